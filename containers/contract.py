@@ -1,0 +1,273 @@
+"""Everything that crosses the border between a flow and a step, and nothing else does.
+
+A step is a command with a JSON request and a JSON result:
+
+    python -m containers.<step> --request request.json --result result.json
+
+Both are frozen; an unknown field is refused, so that a newer flow and an older image cannot
+misunderstand each other in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from containers.digest import Digest, canonical_json
+
+SCHEMA_VERSION: Final = 1
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and strict about the names of its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Step(StrEnum):
+    """The steps, in the order of the chain."""
+
+    DOWNLOAD = "download"
+    QUANTIZE = "quantize"
+    PUSH = "push"
+    SERVE = "serve"
+    EVALUATE = "evaluate"
+
+
+class Kind(StrEnum):
+    """What an artifact is."""
+
+    CHECKPOINT = "checkpoint"
+    SOURCE_FILE = "source-file"
+    GROUP = "group"
+    MEASUREMENT = "measurement"
+    VERDICT = "verdict"
+
+
+class ArtifactRef(Frozen):
+    """Points at one artifact in the store.
+
+    `fingerprint` (64 hex digits) names the manifest and says what made it; `digest` is the digest of the
+    contents (see `containers.store.manifest`). Two sources with the same files have two fingerprints and
+    one digest, and what is made from them is made once.
+    """
+
+    kind: Kind
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    digest: Digest
+
+
+class StoreLocation(Frozen):
+    """Where the store is. Credentials are not part of it: they reach a step through its environment."""
+
+    endpoint: str | None = Field(
+        default=None, description="URL of an S3 endpoint; none means AWS itself"
+    )
+    bucket: str = "carwright"
+    prefix: str = ""
+    region: str = "us-east-1"
+
+
+class StepRequest(Frozen):
+    """What a step is asked to do.
+
+    `inputs` and `parameters` decide the bytes of the outputs and are part of the fingerprint. `options` never
+    change a byte (where, how fast, with how much memory) and are left out of it.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    step: Step
+    run: str = Field(description="identity of the run, for logs and labels")
+    inputs: dict[str, ArtifactRef] = {}
+    parameters: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = {}
+    store: StoreLocation = StoreLocation()
+
+    def fingerprint(self, determinants: dict[str, str]) -> str:
+        """64 hex digits that name the output of this request.
+
+        `determinants` is what else can change the bytes: the step's own bytes version and the versions of the
+        libraries that do the arithmetic (see `containers.determinants`). Inputs count by content, so that the
+        same checkpoint from another place gives the same fingerprint.
+        """
+        identity: dict[str, Any] = {
+            "step": self.step.value,
+            "inputs": {name: str(ref.digest) for name, ref in self.inputs.items()},
+            "parameters": self.parameters,
+            "determinants": determinants,
+        }
+        return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+class StepResult(Frozen):
+    """What a step has done.
+
+    `outputs` are artifacts in the store; `values` is what else the next step or a person needs (a reference, an
+    endpoint); `metrics` are numbers with their unit in the name (`bytes_read`); `timings` are seconds;
+    `versions` are the tools that did the work.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    step: Step
+    outputs: dict[str, ArtifactRef] = {}
+    values: dict[str, JsonValue] = {}
+    metrics: dict[str, float] = {}
+    timings: dict[str, float] = {}
+    versions: dict[str, str] = {}
+
+
+class Values(BaseModel):
+    """Base of the typed views on `parameters`, `options` and `values`, one class per step and direction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def dump(self) -> dict[str, JsonValue]:
+        """As JSON values, defaults included: a changed default changes the fingerprint."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def read(cls, values: dict[str, JsonValue]) -> Self:
+        return cls.model_validate(values)
+
+
+class DownloadParameters(Values):
+    """`source` as the user wrote it to resolve; pinned (`hf://org/name@<commit sha>`) to download.
+
+    resolve  -> values: ResolvedSource
+    download -> outputs: {"checkpoint": checkpoint}
+    """
+
+    action: Literal["resolve", "download"] = "download"
+    source: str
+
+
+class ResolvedSource(Values):
+    """A source that cannot move any more.
+
+    `pinned` names the bytes: for the hub the commit sha, for a folder or a bucket a digest of the listing.
+    `revision` is what was asked for ("main"), `commit` what it resolved to (None off the hub).
+    """
+
+    source: str
+    pinned: str
+    revision: str | None = None
+    commit: str | None = None
+    files: int
+    size: int = Field(description="bytes")
+
+
+class QuantizeParameters(Values):
+    """inputs: {"checkpoint": checkpoint}; outputs: {"checkpoint": checkpoint}."""
+
+    scheme: str = "FP8_DYNAMIC"
+    ignore: tuple[str, ...] = ("lm_head", "re:.*embed_tokens.*")
+
+
+class QuantizeOptions(Values):
+    """`device`: auto, cpu, cuda or cuda:N."""
+
+    device: str = "auto"
+
+
+class PushParameters(Values):
+    """push: inputs {"checkpoint": checkpoint}; values: PushedImage.
+
+    promote: inputs {"verdict": verdict}; gives `tags` to `reference`, which must hold a digest; values: PromotedImage.
+    `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference.
+    """
+
+    action: Literal["push", "promote"] = "push"
+    target: str = ""
+    base: str = "busybox"
+    reference: str = ""
+    tags: tuple[str, ...] = ()
+    annotations: dict[str, str] = {}
+
+
+class PushOptions(Values):
+    """`override` promotes in spite of the gate and is recorded as the reason."""
+
+    override: str = ""
+    layer_limit: int = 120
+
+
+class PushedImage(Values):
+    """`reference` is by digest: `oci:DIR@sha256:...` or `registry/repository@sha256:...`."""
+
+    reference: str
+    digest: Digest
+    candidate_tag: str
+    layers: int
+    size: int = Field(description="bytes of all layers")
+    pushed_bytes: int
+    already_there: bool = Field(description="nothing had to be sent")
+
+
+class PromotedImage(Values):
+    reference: str
+    tags: tuple[str, ...]
+    already_there: bool
+
+
+class ServeParameters(Values):
+    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}.
+
+    `served_model_name` is the name that requests must give; `max_model_len` is in tokens.
+    """
+
+    reference: str = ""
+    served_model_name: str
+    max_model_len: int = 2048
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+
+
+class ServeOptions(Values):
+    """`port` 0 takes a free one; seconds for the times; `lease` is a file whose modification time is its renewal."""
+
+    port: int = 0
+    ready_timeout: float = 600.0
+    lease: str = ""
+    lease_seconds: float = 60.0
+    log_file: str = ""
+
+
+class Endpoint(Values):
+    """A served model: `url` is the base of the OpenAI API, `http://127.0.0.1:8000/v1`."""
+
+    url: str
+    served_model_name: str
+    engine: str
+    emulated_fp8: bool = False
+
+
+class EvaluateParameters(Values):
+    """measure: values of one model; outputs {"measurement": measurement}. `subject` is the digest of what is served
+    at the endpoint: a modelcar's or a checkpoint's.
+
+    judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
+    """
+
+    action: Literal["measure", "judge"] = "measure"
+    suite: str = "smoke"
+    subject: str = ""
+    engine: str = ""
+
+
+class EvaluateOptions(Values):
+    endpoint: str = ""
+    served_model_name: str = ""
+    concurrency: int = 8
+
+
+class Verdict(Values):
+    """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people."""
+
+    decision: Literal["pass", "refuse", "inconclusive"]
+    subject: str
+    suite: str
+    reasons: tuple[str, ...] = ()
+    measures: dict[str, float] = {}

@@ -1,0 +1,80 @@
+"""Every error that Carwright raises on purpose, and the exit code that each one means.
+
+| code | meaning                                                              | retried |
+|------|----------------------------------------------------------------------|---------|
+| 0    | done                                                                 |         |
+| 1    | a bug in Carwright or in a library                                   | no      |
+| 2    | bad input: the user can mend it                                      | no      |
+| 3    | the gate refused the candidate; nothing was promoted                 | no      |
+| 4    | the gate could not decide and the profile says stop                  | no      |
+| 75   | temporary: the network, a full disk, a service that is not there     | yes     |
+| 130  | interrupted (Ctrl-C or SIGTERM)                                      | no      |
+
+75 is EX_TEMPFAIL of sysexits.h; 130 is 128 + SIGINT, as shells report it.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """The root: a message that names the thing and what is wrong, and a remedy that says what to do."""
+
+    exit_code = 1
+    temporary = False
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+class BadInput(Error):
+    """What was asked for cannot be done as asked; a retry would fail in the same way."""
+
+    exit_code = 2
+
+
+class GateRefused(Error):
+    """The candidate was measured and did not pass."""
+
+    exit_code = 3
+
+
+class GateInconclusive(Error):
+    """The samples neither prove nor disprove the margin, and the profile says stop."""
+
+    exit_code = 4
+
+
+class Temporary(Error):
+    """The world was not ready; the same request may succeed later."""
+
+    exit_code = 75
+    temporary = True
+
+
+class DiskFull(Temporary):
+    """No space is left where bytes were being written (ENOSPC, EDQUOT, or the store's own word for it)."""
+
+
+class NotReady(Temporary):
+    """A service did not answer its health check before the deadline."""
+
+
+class Interrupted(Error):
+    """The user or the system asked the run to stop."""
+
+    exit_code = 130
+
+
+class StepFailed(Error):
+    """A step ended without a result; `exit_code` is the step's own."""
+
+    def __init__(self, step: str, exit_code: int, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.step = step
+        self.exit_code = exit_code
+        self.temporary = exit_code == Temporary.exit_code

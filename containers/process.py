@@ -1,0 +1,245 @@
+"""The one place that starts other programs: an argument list, a deadline, captured output, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from containers.errors import BadInput, Error, Temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_TAIL = 40  # lines of output that an error carries
+
+# What a child may inherit: where things are, the language, proxies and certificate bundles. Nothing that holds a
+# secret and nothing of Prefect's: a worker's PREFECT_HOME must not leak into a step.
+INHERITED = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "XDG_CACHE_HOME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+)
+
+
+def inherited() -> dict[str, str]:
+    """The part of this process's environment that a child may see."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+class ProcessFailed(Error):
+    """A program ended with a code other than 0; `output` holds its last lines."""
+
+    def __init__(self, argv: Sequence[str], code: int, output: str) -> None:
+        super().__init__(f"{Path(argv[0]).name} ended with code {code}:\n{output.strip()}")
+        self.code = code
+        self.output = output
+
+
+class TimedOut(Temporary):
+    """A program did not end before its deadline and was stopped."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program that has ended said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+    stdin: str | None = None,
+) -> Completed:
+    """Run a short program to its end.
+
+    `timeout` is in seconds; `env` replaces the environment (default: `inherited()`). Raises BadInput when the program
+    does not exist, TimedOut, and, with `check`, ProcessFailed.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            env=dict(inherited() if env is None else env),
+            cwd=cwd,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise BadInput(f"{argv[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(f"{argv[0]} did not end within {timeout:g} seconds") from error
+    if check and done.returncode != 0:
+        raise ProcessFailed(argv, done.returncode, done.stderr or done.stdout)
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass
+class Child:
+    """A program under a supervisor: it ends when `stop` is called, or when this process ends in whatever way.
+
+    `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
+    gets the same bytes. With `detached` the program outlives this process and must have a lease of its own; its output
+    then goes to `log_file` alone.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path | None = None
+    log_file: Path | None = None
+    on_line: Callable[[str], None] | None = None
+    detached: bool = False
+    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL), init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _reader: threading.Thread | None = field(default=None, init=False)
+
+    def start(self) -> Child:
+        """Start it; returns at once. Raises BadInput when the log file cannot be written."""
+        flags = ["--detached"] if self.detached else []
+        argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
+        log: BinaryIO | None = None
+        if self.log_file is not None:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log_file.open("ab")
+        output: int | BinaryIO = subprocess.PIPE
+        if self.detached:
+            output = log if log is not None else subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            argv,
+            env=dict(self.env),
+            cwd=self.cwd,
+            stdin=subprocess.DEVNULL if self.detached else subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
+        )
+        if self.detached:
+            if log is not None:
+                log.close()
+        else:
+            self._reader = threading.Thread(target=self._read, args=(log,), daemon=True)
+            self._reader.start()
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Process id of the supervisor: SIGTERM to it ends the program and its descendants."""
+        return self._started().pid
+
+    @property
+    def tail(self) -> str:
+        """The last lines of output, for error messages."""
+        return "\n".join(self._tail)
+
+    def poll(self) -> int | None:
+        return self._started().poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; raises TimedOut after `timeout` seconds, without stopping the program."""
+        try:
+            code = self._started().wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(f"{self.argv[0]} is still running after {timeout:g} seconds") from error
+        if self._reader is not None:
+            self._reader.join(timeout=5)
+        return code
+
+    def stop(self) -> int:
+        """End the program and all its descendants (SIGTERM, 10 s, SIGKILL); safe to call twice."""
+        process = self._started()
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        if self._reader is not None:
+            self._reader.join(timeout=5)
+        return code
+
+    def __enter__(self) -> Child:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the program was not started")
+        return self._process
+
+    def _read(self, log: BinaryIO | None) -> None:
+        stream = self._started().stdout
+        assert stream is not None
+        with stream, log if log is not None else contextlib.nullcontext():
+            for raw in stream:
+                if log is not None:
+                    log.write(raw)
+                    log.flush()
+                line = raw.decode(errors="replace").rstrip("\r\n")
+                self._tail.append(line)
+                if self.on_line is not None:
+                    self.on_line(line)
+
+
+def start_time(pid: int) -> str | None:
+    """An opaque mark of the moment a process started (field 22 of /proc/<pid>/stat, proc(5)); None when it is gone.
+
+    Together with the pid it names a process for good: pids are used again. A zombie counts as gone.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def stop_by_pid(pid: int, started: str, *, grace: float = 15.0) -> bool:
+    """Stop a supervisor that another run started; False when that process is gone already."""
+    if start_time(pid) != started:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    waiting = threading.Event()
+    for _ in range(int(grace / 0.05)):
+        if start_time(pid) != started:
+            return True
+        waiting.wait(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return True

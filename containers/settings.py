@@ -1,0 +1,107 @@
+"""The one tree of settings: read at an entry point, passed down, and never looked up again.
+
+Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
+working directory, or, for secrets, as a file under /run/secrets.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+_SECRETS = Path("/run/secrets")
+
+
+class StoreSettings(BaseModel):
+    """The object store. Without an endpoint the embedded server is started."""
+
+    endpoint: str | None = Field(
+        default=None,
+        description="URL of an S3 endpoint; unset starts the embedded server on loopback",
+    )
+    bucket: str = Field(default="carwright", description="bucket; created when missing")
+    prefix: str = Field(default="", description="key prefix inside the bucket")
+    region: str = Field(default="us-east-1", description="region name for request signing")
+    access_key_id: SecretStr | None = Field(
+        default=None, description="unset falls back to the usual AWS credential chain"
+    )
+    secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
+
+
+class ServeSettings(BaseModel):
+    """vLLM as a service."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="port of the served model; 0 takes a free one"
+    )
+    ready_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=600.0, description="seconds until vLLM must answer its health check"
+    )
+    kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
+    )
+
+
+class Settings(BaseSettings):
+    """All of it. `carwright settings` prints the values in force, with secrets masked."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CARWRIGHT_",
+        env_nested_delimiter="__",
+        toml_file="carwright.toml",
+        secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
+        extra="ignore",
+        populate_by_name=True,
+    )
+
+    home: Path = Field(
+        default=Path(".carwright"),
+        description="state of this folder's runs: store, environments, logs, services",
+    )
+    cache: Path = Field(
+        default=Path("~/.cache/carwright"),
+        description="what any folder may share: step environments and the demo model",
+    )
+    store: StoreSettings = StoreSettings()
+    serve: ServeSettings = ServeSettings()
+    hub_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("CARWRIGHT_HUB_ENDPOINT", "HF_ENDPOINT", "hub_endpoint"),
+        description="URL of a Hugging Face hub; unset means the public one",
+    )
+    hub_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "hub_token"),
+        description="hub token for gated models; unset falls back to the token file of the hub's own client",
+    )
+    notify_webhook: SecretStr | None = Field(
+        default=None, description="URL that is sent a JSON POST when a flow run fails"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="how steps write their lines; auto is text on a terminal"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First wins: arguments, environment, mounted secrets, carwright.toml."""
+        return (
+            init_settings,
+            env_settings,
+            file_secret_settings,
+            TomlConfigSettingsSource(settings_cls),
+        )

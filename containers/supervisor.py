@@ -1,0 +1,126 @@
+"""Runs one command and leaves nothing of it behind, whatever happens to the process that asked for it.
+
+    python supervisor.py [--detached] -- COMMAND [ARGUMENT ...]
+
+Unless detached, standard input is a pipe from the parent: when it closes, the parent has gone (SIGKILL included) and
+the command is ended. The supervisor is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that descendants which
+left their process group are found and ended too. It exits with the command's code, or 128 + the signal's number.
+
+It is started for every step, so it imports nothing but the standard library and is run with `-I -S`.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Every process below `pid`, from /proc/<pid>/task/<tid>/children (proc(5)); empty where that is missing."""
+    found: list[int] = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, tasks.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _signal_all(number: int) -> None:
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _reap(main: int) -> int | None:
+    """Collect every ended child; the exit code of `main` if it is among them."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return code
+        if pid == 0:
+            return code
+        if pid == main:
+            code = os.waitstatus_to_exitcode(status)
+            code = 128 - code if code < 0 else code
+
+
+def _end_all(main: int) -> int | None:
+    """SIGTERM, a grace period, SIGKILL; returns the code of `main` if it ended here."""
+    code = None
+    _signal_all(signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    while _descendants(os.getpid()):
+        if time.monotonic() > deadline:
+            _signal_all(signal.SIGKILL)
+        ended = _reap(main)
+        code = ended if ended is not None else code
+        time.sleep(0.02)
+    return code
+
+
+def main(arguments: list[str]) -> int:
+    detached = arguments[:1] == ["--detached"]
+    command = arguments[arguments.index("--") + 1 :]
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    supervisor = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it died between fork and prctl
+            os._exit(1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        try:
+            os.execvpe(command[0], command, os.environ)
+        except OSError as error:
+            os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
+            os._exit(127)
+
+    watched = [wake_read] if detached else [wake_read, 0]
+    while True:
+        code = _reap(child)
+        if code is not None:
+            _end_all(child)
+            return code
+        ready, _, _ = select.select(watched, [], [])
+        if wake_read in ready:
+            os.read(wake_read, 4096)
+        if stopping or (0 in ready and not os.read(0, 4096)):
+            code = _end_all(child)
+            return 128 + signal.SIGTERM if code is None else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
