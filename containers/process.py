@@ -47,9 +47,16 @@ INHERITED = (
 )
 
 
-def inherited() -> dict[str, str]:
-    """The part of this process's environment that a child may see."""
-    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+def inherited(*prefixes: str) -> dict[str, str]:
+    """The part of this process's environment that a child may see.
+
+    `prefixes` names what else a certain program is configured by ("PIP_"): such a child must be that program.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in INHERITED or (prefixes and name.startswith(prefixes))
+    }
 
 
 class ProcessFailed(Error):
