@@ -1,0 +1,187 @@
+"""One bucket: the few S3 calls that the store is made of. Nothing outside `containers.store` imports boto3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from containers.errors import BadInput
+from containers.store.failures import code, is_missing, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from containers.contract import StoreLocation
+    from containers.settings import StoreSettings
+
+CONNECTIONS: Final = 16
+
+# `standard` retries (botocore's guide, "Retries"): transient faults, throttling and 5xx, exponential backoff with
+# jitter. A part that waits for its turn in rclone can take more than botocore's default of 60 s, and a part sent
+# twice costs more than waiting. Payloads are not signed: botocore would read every part once more to hash it, and
+# what is stored is checked against its digest on every read anyway. Checksum trailers, on by default since boto3
+# 1.36, are refused by many S3 servers.
+_CONFIG: Final = Config(
+    signature_version="s3v4",
+    retries={"mode": "standard", "total_max_attempts": 4},
+    connect_timeout=10,
+    read_timeout=300,
+    max_pool_connections=CONNECTIONS,
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+    s3={"payload_signing_enabled": False},
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One key of a listing; `size` in bytes, `modified` with a time zone."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+class Bucket:
+    """Keys under a prefix of a bucket. Every method raises the errors of `containers.store.failures`."""
+
+    def __init__(self, location: StoreLocation, settings: StoreSettings) -> None:
+        key, secret = settings.access_key_id, settings.secret_access_key
+        self.name = f"{location.endpoint or 'https://s3.amazonaws.com'}/{location.bucket}"
+        self._bucket = location.bucket
+        self._region = location.region
+        self._own_endpoint = location.endpoint is not None
+        prefix = location.prefix.strip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        try:
+            with translated("opening the store", self.name):
+                self._s3: Any = boto3.client(
+                    "s3",
+                    endpoint_url=location.endpoint,
+                    region_name=location.region,
+                    aws_access_key_id=key.get_secret_value() if key else None,
+                    aws_secret_access_key=secret.get_secret_value() if secret else None,
+                    # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
+                    config=_CONFIG.merge(Config(s3={**_CONFIG.s3, "addressing_style": "path"}))
+                    if self._own_endpoint
+                    else _CONFIG,
+                )
+        except ValueError as error:  # botocore's word for an endpoint that is no URL
+            raise BadInput(
+                f"the store's endpoint is not a URL: {location.endpoint!r}",
+                remedy="write CARWRIGHT_STORE__ENDPOINT as http(s)://host:port",
+            ) from error
+
+    def ensure(self) -> None:
+        """Check that the bucket answers to these keys; create it when it is missing."""
+        try:
+            with translated(f"opening bucket {self._bucket!r}", self.name):
+                # Unlike HeadBucket's, the answer has a body that tells bad keys from missing permission.
+                self._probe()
+        except BadInput as error:
+            cause = error.__cause__
+            if not (isinstance(cause, ClientError) and code(cause) == "NoSuchBucket"):
+                raise
+        else:
+            return
+        extra: dict[str, Any] = {}
+        if not self._own_endpoint and self._region != "us-east-1":  # S3 API, CreateBucket: us-east-1 must be left out
+            extra["CreateBucketConfiguration"] = {"LocationConstraint": self._region}
+        with translated(f"creating bucket {self._bucket!r}", self.name):
+            try:
+                self._s3.create_bucket(Bucket=self._bucket, **extra)
+            except ClientError as error:
+                if code(error) == "BucketAlreadyOwnedByYou":
+                    return
+                if code(error) != "BucketAlreadyExists":
+                    raise
+                self._probe()  # another process was faster, or the name is taken by somebody else
+
+    def size(self, key: str) -> int | None:
+        """Bytes stored under a key; None when there is nothing."""
+        with translated(f"looking for {key}", self.name):
+            try:
+                return int(self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"])
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+
+    def read(self, key: str) -> bytes | None:
+        """All of a small object; None when it is missing."""
+        with translated(f"reading {key}", self.name):
+            try:
+                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+            with answer["Body"] as body:
+                return bytes(body.read())
+
+    def stream(self, key: str, start: int, stop: int) -> tuple[Any, int]:
+        """The bytes from `start` up to, not including, `stop` (which must be more), and the size of the whole object.
+
+        The first is botocore's StreamingBody, which the caller closes. Raises botocore's own errors: the caller tells
+        a missing key and a range that is not there from faults.
+        """
+        answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes={start}-{stop - 1}")
+        return answer["Body"], int(answer["ContentRange"].rpartition("/")[2])
+
+    def write(self, key: str, content: bytes) -> None:
+        """Store a small object in one request: a reader sees the old content or the new."""
+        with translated(f"writing {key}", self.name):
+            self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+
+    def delete(self, key: str) -> None:
+        """Remove a key; one that is not there is no error."""
+        with translated(f"deleting {key}", self.name):
+            self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        """Every key below a prefix, in no promised order."""
+        with translated(f"listing {prefix}", self.name):
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield Listed(item["Key"].removeprefix(self._prefix), int(item["Size"]), item["LastModified"])
+
+    def begin(self, key: str) -> str:
+        """Start a multipart upload; returns its id. Nothing is under the key until `complete`."""
+        with translated(f"writing {key}", self.name):
+            return str(self._s3.create_multipart_upload(Bucket=self._bucket, Key=self._prefix + key)["UploadId"])
+
+    def part(self, key: str, upload: str, number: int, content: bytes) -> str:
+        """Send one part (numbers start at 1); returns its ETag."""
+        with translated(f"writing {key}", self.name):
+            answer = self._s3.upload_part(
+                Bucket=self._bucket, Key=self._prefix + key, UploadId=upload, PartNumber=number, Body=content
+            )
+            return str(answer["ETag"])
+
+    def complete(self, key: str, upload: str, tags: list[str]) -> None:
+        """Put the parts together under the key."""
+        parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, start=1)]
+        with translated(f"writing {key}", self.name):
+            self._s3.complete_multipart_upload(
+                Bucket=self._bucket, Key=self._prefix + key, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+
+    def abort(self, key: str, upload: str) -> None:
+        """Give a multipart upload up, so that the store keeps none of its parts."""
+        with translated(f"giving up {key}", self.name):
+            try:
+                self._s3.abort_multipart_upload(Bucket=self._bucket, Key=self._prefix + key, UploadId=upload)
+            except ClientError as error:
+                if code(error) != "NoSuchUpload":
+                    raise
+
+    def _probe(self) -> None:
+        self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
