@@ -250,3 +250,8 @@ def stop_by_pid(pid: int, started: str, *, grace: float = 15.0) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     return True
+
+
+def export(variables: Mapping[str, str]) -> None:
+    """Set environment variables of this process, for a library that reads its settings from there when imported."""
+    os.environ.update(variables)

@@ -1,0 +1,201 @@
+"""The `carwright` command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.table import Table
+
+from containers.errors import BadInput, Error, Interrupted
+from containers.settings import Settings
+from flows import cli_steps, terminal
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+app = typer.Typer(
+    name="carwright",
+    help="This model, this revision, this recipe: a served, measured, shippable FP8 model.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 the gate could not decide, 75 temporary (try again), "
+    "130 interrupted, 1 a bug.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+app.add_typer(cli_steps.app)
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub; resolved to a commit first.")]
+Scheme = Annotated[str, typer.Option(help="How weights and activations are quantized.")]
+Profile = Annotated[
+    str, typer.Option(help="Where it runs. embedded: on this machine, with a store and a Prefect server of its own.")
+]
+
+
+@app.command()
+def ship(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="hf://org/name, file:///dir or s3://bucket/prefix. Without it: the demo model.", show_default=False
+        ),
+    ] = None,
+    revision: Revision = None,
+    to: Annotated[
+        str, typer.Option(help="oci:DIR or registry/repository.", show_default="oci:.carwright/images/<model>-<scheme>")
+    ] = "",
+    scheme: Scheme = "FP8_DYNAMIC",
+    suite: Annotated[str, typer.Option(help="The suite that the gate judges by.")] = "smoke",
+    tag: Annotated[str, typer.Option(help="Tag of the promoted image.", show_default="the commit")] = "",
+    base: Annotated[str, typer.Option(help="Base layer: busybox, none, or an image reference.")] = "busybox",
+    max_model_len: Annotated[int, typer.Option(help="Tokens of context that the model is served with.")] = 2048,
+    profile: Profile = "embedded",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the model serving; carwright clean stops it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do every step again, whatever the caches hold.")] = False,
+    override_gate: Annotated[
+        str,
+        typer.Option("--override-gate", metavar="REASON", help="Promote in spite of the gate; the reason is recorded."),
+    ] = "",
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the whole chain: download, quantize, push, deploy, evaluate, promote.
+
+    Nothing is done twice: an unchanged input costs nothing, and a run that was killed goes on where it stopped.
+    """
+    from flows.ship import Wish, ship
+
+    if profile != "embedded":
+        raise BadInput(
+            f"there is no profile {profile!r} here",
+            remedy="use --profile embedded, or start the deployment: prefect deployment run quantize-and-ship/local",
+        )
+    wish = Wish(model, revision, to, scheme, suite, base, tag, max_model_len, override_gate, keep=keep, force=force)
+    with terminal.display(verbose=verbose) as show:
+        shipped = ship(wish, Settings(), show)
+    if json_:
+        print(shipped.model_dump_json(indent=2))
+    else:
+        terminal.show_shipped(shipped)
+
+
+@app.command()
+def runs(
+    number: Annotated[int, typer.Option("--number", "-n", help="How many, newest first.")] = 10, json_: Json = False
+) -> None:
+    """List the runs of this folder and what came of them."""
+    records = []
+    for path in sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)[:number]:
+        records.append({"run": path.parent.name, **json.loads(path.read_text())})
+    if json_:
+        print(json.dumps(records, indent=2))
+        return
+    table = Table("run", "model", "state", "digest", "tags", box=None, padding=(0, 2))
+    for record in records:
+        shipped: dict[str, Any] = record.get("shipped") or {}
+        table.add_row(
+            record["run"],
+            record.get("model", ""),
+            record.get("state", ""),
+            shipped.get("digest", "")[7:19],
+            ", ".join(shipped.get("tags", [])),
+        )
+    terminal.out.print(table if records else "no runs yet in this folder")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 4200) -> None:
+    """Show the Prefect UI with the runs of this folder, until Ctrl-C."""
+    from flows import embedded
+
+    settings = Settings()
+    with embedded.exclusive(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
+        server.wait()
+        terminal.out.print(f"Prefect UI: {server.url}  (Ctrl-C ends it)")
+        server.child.wait()
+
+
+@app.command()
+def settings(json_: Json = False) -> None:
+    """Print the settings in force, where each can be set, and what it means; secrets are masked."""
+    values = Settings().model_dump(mode="json")
+    if json_:
+        print(json.dumps(values, indent=2))
+        return
+    table = Table("setting", "value", "meaning", box=None, padding=(0, 2))
+    for name, variable, meaning in _settings_rows(Settings):
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+        table.add_row(variable, str(value), meaning)
+    terminal.out.print(table)
+
+
+def _settings_rows(model: Any, path: str = "") -> list[tuple[str, str, str]]:
+    rows = []
+    for name, field in model.model_fields.items():
+        here = f"{path}.{name}" if path else name
+        if hasattr(field.annotation, "model_fields"):
+            rows += _settings_rows(field.annotation, here)
+        else:
+            rows.append((here, "CARWRIGHT_" + here.upper().replace(".", "__"), field.description or ""))
+    return rows
+
+
+@app.command()
+def clean(
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Also remove the store, the images, the runs and their database: all of .carwright."
+        ),
+    ] = False,
+) -> None:
+    """Stop what was left serving, and remove what no run needs any more."""
+    from flows import embedded
+    from flows.services.process import ProcessServices
+
+    settings = Settings()
+    with embedded.exclusive(settings, terminal.err.print):
+        for url in ProcessServices(settings).stop_all(kept=True):
+            terminal.out.print(f"stopped {url}")
+        gone = [settings.home] if everything else [settings.home / "serving", settings.home / "partial"]
+        for folder in gone:
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                terminal.out.print(f"removed {folder}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C: everything that was started is stopped."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: the only place that turns an error into an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Error as error:
+        terminal.show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        terminal.show_error(
+            Interrupted("interrupted", remedy="nothing is left running; the same command goes on from here")
+        )
+        sys.exit(Interrupted.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The pipeline: the order of the steps, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from prefect import flow
+
+from containers.contract import PushParameters, QuantizeParameters
+from flows import steps
+from flows.reporting import notify_failure, publish_outcome
+from flows.requests import Subject
+from flows.summary import Shipped, StepSummary, gate_error
+
+if TYPE_CHECKING:
+    from flows.steps import Done
+
+
+@flow(
+    name="quantize-and-ship",
+    flow_run_name="{model} to {scheme}",
+    result_serializer="json",
+    persist_result=False,
+    validate_parameters=False,
+    on_failure=[notify_failure],
+    on_crashed=[notify_failure],
+)
+def quantize_and_ship(
+    model: str,
+    revision: str | None = None,
+    to: str = "",
+    scheme: str = "FP8_DYNAMIC",
+    suite: str = "smoke",
+    base: str = "busybox",
+    tag: str = "",
+    max_model_len: int = 2048,
+    override_gate: str = "",
+    keep: bool = False,  # noqa: FBT001, FBT002 - parameters of a deployment are plain
+    force: bool = False,  # noqa: FBT001, FBT002
+) -> Shipped:
+    """Turn a model, a revision and a recipe into a served, measured and promoted modelcar.
+
+    `model` is `hf://org/name`, `file:///dir` or `s3://bucket/prefix`; `to` is `oci:DIR` or `registry/repository`; `tag`
+    defaults to the first 12 digits of the commit (of the checkpoint's digest where there is no commit). Raises
+    GateRefused or GateInconclusive when the candidate does not pass; the candidate stays, by digest.
+    """
+    clock = _Clock()
+    source, resolved = steps.resolve(model, revision)
+    clock.lap("resolve", "found", source.pinned)
+
+    checkpoint = steps.download(source, after=[resolved], force=force)
+    clock.done("download", checkpoint, f"{source.files} files")
+
+    recipe = QuantizeParameters(scheme=scheme)
+    quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint], force=force)
+    clock.done("quantize", quantized, scheme)
+
+    image, pushed = steps.push(quantized.output("checkpoint"), PushParameters(target=to, base=base), after=[quantized])
+    clock.lap("push", "in place" if image.already_there else "done", f"{image.layers} layers, {image.digest.short}")
+
+    name = model.rstrip("/").rpartition("/")[2]
+    baseline = Subject.checkpoint("baseline", checkpoint.output("checkpoint"), name, max_model_len)
+    before, _ = steps.measure(baseline, suite, after=[checkpoint], force=force)
+    clock.done("baseline", before, suite)
+
+    candidate = Subject.modelcar("candidate", image, name, max_model_len)
+    after, lease = steps.measure(candidate, suite, after=[pushed], force=force, keep=keep)
+    clock.done("evaluate", after, suite)
+
+    verdict, judged = steps.judge(after, before, candidate, suite, force=force)
+    clock.done("judge", judged, verdict.decision)
+
+    tags: tuple[str, ...] = ()
+    if verdict.decision == "pass" or override_gate:
+        tags = (tag or (source.commit or checkpoint.output("checkpoint").digest.hex)[:12],)
+        promoted, _ = steps.promote(image, judged.output("verdict"), tags, override_gate, after=[judged])
+        clock.lap("promote", "in place" if promoted.already_there else "done", ", ".join(tags))
+
+    shipped = Shipped(
+        model=source.source,
+        commit=source.commit,
+        scheme=scheme,
+        size_before=steps.size(checkpoint.output("checkpoint")),
+        size_after=steps.size(quantized.output("checkpoint")),
+        reference=image.reference,
+        digest=image.digest,
+        tags=tags,
+        verdict=verdict,
+        steps=tuple(clock.steps),
+        endpoint=lease.endpoint.url if lease is not None and keep else None,
+        served_model_name=name,
+    )
+    publish_outcome(shipped)
+    if not tags:
+        raise gate_error(shipped)
+    return shipped
+
+
+class _Clock:
+    """Wall time per step, as the summary shows it."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepSummary] = []
+        self._last = time.monotonic()
+
+    def lap(self, name: str, state: str, what: str) -> None:
+        now = time.monotonic()
+        self.steps.append(StepSummary(name=name, state=state, seconds=round(now - self._last, 3), what=what))
+        self._last = now
+
+    def done(self, name: str, done: Done, what: str) -> None:
+        self.lap(name, "cached" if done.cached else "done", what)

@@ -1,0 +1,109 @@
+"""The requests that the chain makes, one function per step; nothing in here knows Prefect.
+
+The flow wraps them in tasks (`flows.steps`), the single commands of the command line send them as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from containers.contract import (
+    ArtifactRef,
+    DownloadParameters,
+    EvaluateOptions,
+    EvaluateParameters,
+    PushOptions,
+    PushParameters,
+    QuantizeOptions,
+    QuantizeParameters,
+    ServeOptions,
+    ServeParameters,
+    Step,
+    StepRequest,
+)
+from containers.determinants import determinants, engine_version
+from flows.runtime import current
+
+if TYPE_CHECKING:
+    from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
+
+
+def fingerprint(request: StepRequest) -> str:
+    """The name of the artifact that a pure step makes of this request."""
+    return request.fingerprint(determinants(request.step))
+
+
+def resolve(model: str, revision: str | None = None) -> StepRequest:
+    source = f"{model}@{revision}" if revision else model
+    return _request(Step.DOWNLOAD, DownloadParameters(action="resolve", source=source))
+
+
+def download(source: ResolvedSource) -> StepRequest:
+    return _request(Step.DOWNLOAD, DownloadParameters(source=source.pinned))
+
+
+def quantize(checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
+    return _request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
+
+
+def push(checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
+    return _request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
+
+
+def promote(reference: str, verdict: ArtifactRef, tags: tuple[str, ...], override: str) -> StepRequest:
+    parameters = PushParameters(action="promote", reference=reference, tags=tags)
+    return _request(Step.PUSH, parameters, {"verdict": verdict}, PushOptions(override=override))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store."""
+
+    role: str
+    digest: str
+    parameters: ServeParameters
+    inputs: dict[str, ArtifactRef]
+
+    @classmethod
+    def checkpoint(cls, role: str, ref: ArtifactRef, name: str, max_model_len: int) -> Subject:
+        parameters = ServeParameters(served_model_name=name, max_model_len=max_model_len)
+        return cls(role, str(ref.digest), parameters, {"checkpoint": ref})
+
+    @classmethod
+    def modelcar(cls, role: str, image: PushedImage, name: str, max_model_len: int) -> Subject:
+        parameters = ServeParameters(reference=image.reference, served_model_name=name, max_model_len=max_model_len)
+        return cls(role, str(image.digest), parameters, {})
+
+
+def serve(subject: Subject, *, port: int = 0) -> StepRequest:
+    timeout = current().settings.serve.ready_timeout
+    return _request(Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout))
+
+
+def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None) -> StepRequest:
+    """Without an endpoint the request can be looked up, and answered by a cache alone."""
+    parameters = EvaluateParameters(action="measure", suite=suite, subject=subject.digest, engine=engine_version())
+    options = EvaluateOptions()
+    if endpoint is not None:
+        options = EvaluateOptions(endpoint=endpoint.url, served_model_name=endpoint.served_model_name)
+    return _request(Step.EVALUATE, parameters, options=options)
+
+
+def judge(candidate: ArtifactRef, baseline: ArtifactRef, subject: Subject, suite: str) -> StepRequest:
+    parameters = EvaluateParameters(action="judge", suite=suite, subject=subject.digest, engine=engine_version())
+    return _request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline})
+
+
+def _request(
+    step: Step, parameters: Values, inputs: dict[str, ArtifactRef] | None = None, options: Values | None = None
+) -> StepRequest:
+    runtime = current()
+    return StepRequest(
+        step=step,
+        run=runtime.run,
+        inputs=inputs or {},
+        parameters=parameters.dump(),
+        options=options.dump() if options is not None else {},
+        store=runtime.location,
+    )

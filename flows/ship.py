@@ -1,0 +1,187 @@
+"""The embedded profile of the pipeline: everything that the flow needs is started, used and stopped by one command."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from containers.contract import Step
+from containers.errors import Error, Interrupted
+from containers.events import Event
+from containers.process import export
+from flows import embedded, environments
+from flows.summary import Shipped
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from containers.settings import Settings
+    from flows.runtime import Listener
+
+DEMO = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
+PUBLIC_HUB = "https://huggingface.co"
+_PROBE = 3.0  # seconds to find out whether the public hub can be reached
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for; `model` None is the demo model."""
+
+    model: str | None
+    revision: str | None = None
+    to: str = ""
+    scheme: str = "FP8_DYNAMIC"
+    suite: str = "smoke"
+    base: str = "busybox"
+    tag: str = ""
+    max_model_len: int = 2048
+    override_gate: str = ""
+    keep: bool = False
+    force: bool = False
+
+
+def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
+    """Run the whole chain on this machine, with a store and a Prefect server of its own.
+
+    Raises the error of the step that failed; whatever happens, nothing is left running but what `keep` asks for.
+    """
+    say = _sayer(listener, "carwright")
+    with ExitStack() as stack:
+        stack.enter_context(embedded.exclusive(settings, say))
+        server = stack.enter_context(embedded.prefect_server(settings))
+        settings = stack.enter_context(embedded.store(settings))
+        _prepare_environments(settings, listener)
+        model, settings = source(wish.model, settings, stack, listener)
+        target = wish.to or f"oci:{settings.home / 'images' / _image_name(model, wish.scheme)}"
+
+        # Prefect reads its settings once, when it is imported.
+        export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server.api))
+        from prefect.logging.configuration import setup_logging
+
+        from flows import runtime
+        from flows.quantize_and_ship import quantize_and_ship
+        from flows.results import result_storage
+
+        setup_logging()
+        server.wait()
+        _close_abandoned_runs(server.api)
+        run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        record = settings.home.resolve() / "runs" / run_id / "summary.json"
+        current = stack.enter_context(runtime.use(runtime.on_this_machine(settings, listener, run_id)))
+        for url in current.services.stop_all():
+            say(f"stopped {url}, which a run that ended had left")
+        _prune(record.parent.parent)
+        say(f"Prefect UI while this runs: {server.url}")
+        record.parent.mkdir(parents=True, exist_ok=True)
+        _note(record, {"model": model, "state": "running", "started": datetime.now(UTC).isoformat()})
+        try:
+            shipped: Shipped = quantize_and_ship.with_options(result_storage=result_storage())(
+                model=model,
+                revision=wish.revision,
+                to=target,
+                scheme=wish.scheme,
+                suite=wish.suite,
+                base=wish.base,
+                tag=wish.tag,
+                max_model_len=wish.max_model_len,
+                override_gate=wish.override_gate,
+                keep=wish.keep,
+                force=wish.force,
+            )
+        except BaseException as error:
+            state = error.message if isinstance(error, Error) else Interrupted.__name__.lower()
+            _note(record, {"state": f"failed: {state}"})
+            raise
+        _note(record, {"state": "shipped", "shipped": shipped.model_dump(mode="json")})
+        return shipped
+
+
+def source(model: str | None, settings: Settings, stack: ExitStack, listener: Listener) -> tuple[str, Settings]:
+    """The model to work on and where its hub is; without a model the demo, from the hub or made here."""
+    if model is not None:
+        return model, settings
+    say = _sayer(listener, "demo")
+    if settings.hub_endpoint is not None:
+        say(f"no model given: the demo, {DEMO}, from {settings.hub_endpoint}")
+        return DEMO, settings
+    try:
+        httpx.head(PUBLIC_HUB, timeout=_PROBE)
+    except httpx.HTTPError:
+        from infra.demo import demo_hub
+
+        say(f"no model given and no hub in reach: the demo, {DEMO}, from weights that a Python package ships")
+        hub = stack.enter_context(
+            demo_hub(settings.cache.expanduser(), settings.home.resolve(), _for(listener, "demo"))
+        )
+        return DEMO, settings.model_copy(update={"hub_endpoint": hub})
+    say(f"no model given: the demo, {DEMO}, from {PUBLIC_HUB}")
+    return DEMO, settings
+
+
+def _image_name(model: str, scheme: str) -> str:
+    name = model.rstrip("/").rpartition("/")[2].partition("@")[0]
+    return f"{name}-{scheme.replace('_', '-')}".lower()
+
+
+def _client_environment(api: str) -> dict[str, str]:
+    return {
+        "PREFECT_API_URL": api,
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the steps' own words
+        "PREFECT_LOGGING_HANDLERS_API_LEVEL": "DEBUG",
+    }
+
+
+def _close_abandoned_runs(api: str) -> None:
+    """Runs that a killed process left as running are marked as crashed: this home's lock is held, none can be alive."""
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+    for run in httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=30).raise_for_status().json():
+        state = {"type": "CRASHED", "message": "the process of this run ended without a word"}
+        httpx.post(f"{api}/flow_runs/{run['id']}/set_state", json={"state": state, "force": True}, timeout=30)
+
+
+def _prune(runs: Path, keep: int = 50) -> None:
+    """Logs and requests of the last runs stay, older ones go."""
+    import shutil
+
+    for folder in sorted(path for path in runs.iterdir() if path.is_dir())[:-keep] if runs.is_dir() else []:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _note(record: Path, news: dict[str, Any]) -> None:
+    """Add to a run's record, which `carwright runs` reads."""
+    known = json.loads(record.read_text()) if record.exists() else {}
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known | news, indent=2) + "\n")
+    temporary.replace(record)
+
+
+def _prepare_environments(settings: Settings, listener: Listener) -> None:
+    """Build the steps' environments beside the first steps, in the order of need, two at a time.
+
+    The threads are daemons: when the run ends early, nobody waits for an environment that is not needed any more. An
+    error here is raised again, in its place, by the step that needs the environment.
+    """
+    lanes = ((Step.DOWNLOAD, Step.QUANTIZE, Step.EVALUATE), (Step.SERVE, Step.PUSH))
+
+    def build(steps: tuple[Step, ...]) -> None:
+        for step in steps:
+            with suppress(Error):
+                environments.ensure(step, settings.cache, _for(listener, step.value))
+
+    for lane in lanes:
+        threading.Thread(target=build, args=(lane,), daemon=True, name=f"environments-{lane[0]}").start()
+
+
+def _for(listener: Listener, name: str) -> Any:
+    return lambda event: listener(name, event)
+
+
+def _sayer(listener: Listener, name: str) -> Any:
+    return lambda text: listener(name, Event(event="log", message=text))

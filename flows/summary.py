@@ -1,0 +1,77 @@
+"""What a run of the chain came to: one value for the terminal, the Prefect UI and machines."""
+
+from __future__ import annotations
+
+from containers.contract import Digest, Frozen, Verdict
+from containers.errors import GateInconclusive, GateRefused
+from containers.events import amount
+
+
+class StepSummary(Frozen):
+    """`state`: done, cached or in place; `seconds` is wall time in this run."""
+
+    name: str
+    state: str
+    seconds: float
+    what: str
+
+
+class Shipped(Frozen):
+    """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate."""
+
+    model: str
+    commit: str | None
+    scheme: str
+    size_before: int
+    size_after: int
+    reference: str
+    digest: Digest
+    tags: tuple[str, ...]
+    verdict: Verdict
+    steps: tuple[StepSummary, ...]
+    endpoint: str | None = None
+    served_model_name: str = ""
+
+    def headline(self) -> str:
+        if self.tags:
+            return f"shipped {self.reference} as {', '.join(self.tags)}"
+        return f"not shipped: {self.verdict.decision} for {self.reference}"
+
+    @property
+    def serve_command(self) -> str:
+        return f"carwright serve {self.reference}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what a person wants to know, in order."""
+        ratio = self.size_after / self.size_before if self.size_before else 0.0
+        rows = [
+            ("model", f"{self.model}" + (f" at {self.commit[:12]}" if self.commit else "")),
+            ("scheme", self.scheme),
+            (
+                "size",
+                f"{amount(self.size_before, 'B')} -> {amount(self.size_after, 'B')} ({ratio:.0%})",
+            ),
+            ("modelcar", self.reference),
+            ("tags", ", ".join(self.tags) or "none"),
+            ("verdict", self.verdict.decision.upper()),
+            *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
+            *(("  because", reason) for reason in self.verdict.reasons),
+        ]
+        if self.endpoint:
+            rows.append(("serving at", self.endpoint))
+        rows.append(("serve it", self.serve_command))
+        return rows
+
+    def markdown(self) -> str:
+        lines = [f"# {self.headline()}", "", "| | |", "|---|---|"]
+        lines += [f"| {name.strip()} | `{text}` |" for name, text in self.facts()]
+        return "\n".join(lines) + "\n"
+
+
+def gate_error(shipped: Shipped) -> GateRefused | GateInconclusive:
+    """The error that says why a candidate got no tag."""
+    kind = GateRefused if shipped.verdict.decision == "refuse" else GateInconclusive
+    return kind(
+        f"{shipped.reference} was not promoted: " + "; ".join(shipped.verdict.reasons),
+        remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same",
+    )
