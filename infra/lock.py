@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from containers.errors import BadInput, Error, Temporary
+from containers.pins import normalized, read_pins
 from containers.process import ProcessFailed, inherited, run
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -44,7 +44,6 @@ PYTHON: Final = "3.11"
 PLATFORM: Final = "x86_64-manylinux_2_28"  # glibc 2.28: Debian 10, RHEL 8 and all that is newer
 
 _EXCLUDE = re.compile(r"#\s*exclude:\s*(?P<name>[\w.-]+)\s+--\s+\S")
-_PIN = re.compile(r"(?P<name>[\w.-]+)(\[[^]]*])?==(?P<version>[^\s;\\]+)")
 _HEADER = "# Made by `make lock` from requirements.in; change that file instead.\n"
 
 
@@ -69,17 +68,11 @@ class Lock:
     def excluded(self) -> list[str]:
         """Normalized names that the closure leaves out."""
         lines = self.source.read_text().splitlines()
-        return sorted(canonicalize_name(match["name"]) for match in map(_EXCLUDE.match, lines) if match)
+        return sorted(normalized(match["name"]) for match in map(_EXCLUDE.match, lines) if match)
 
     def pins(self) -> dict[str, str]:
         """Normalized name -> version; empty when there is no lock yet."""
         return read_pins(self.target.read_text()) if self.target.exists() else {}
-
-
-def read_pins(text: str) -> dict[str, str]:
-    """The pins of a lock: normalized name -> version."""
-    matches = (_PIN.match(line) for line in text.splitlines())
-    return {canonicalize_name(match["name"]): match["version"] for match in matches if match}
 
 
 def locks(root: Path = ROOT) -> list[Lock]:
@@ -121,13 +114,11 @@ def make(lock: Lock, *, upgrade: bool = False) -> dict[str, tuple[str, str]]:
         lock.target.write_text(_HEADER + output.read_text())
     after = lock.pins()
     names = sorted(before.keys() | after.keys())
-    return {
-        name: (before.get(name, ""), after.get(name, "")) for name in names if before.get(name) != after.get(name)
-    }
+    return {name: (before.get(name, ""), after.get(name, "")) for name in names if before.get(name) != after.get(name)}
 
 
 def _sources() -> list[str]:
-    """uv's options for the places that pip is configured to look in (uv reads no pip.conf)."""
+    """Options of uv for the places that pip is configured to look in (uv reads no pip.conf)."""
     settings = configparser.ConfigParser(delimiters=("=",), interpolation=None)
     listed = run([sys.executable, "-m", "pip", "config", "list"], env=inherited("PIP_")).stdout
     settings.read_string("[pip]\n" + listed)

@@ -1,0 +1,80 @@
+"""What pip says while it installs a lock: progress out of its lines, and the one error behind many of them."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.events import Event
+from containers.pins import read_pins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_KEPT: Final = 400  # lines: an index that does not answer gives five warnings for one package
+_SET: Final = "set CARWRIGHT_PIP_EXTRA_INDEX_URL or pip's own configuration to an index that has it"
+
+_FETCHED = re.compile(r"(Collecting|Processing) (?P<what>\S+)")
+_WRONG_HASH = re.compile(r"^\s+(?P<package>[\w.-]+(\[[^]]*])?==\S+?)(:$| from )", re.MULTILINE)
+_ABSENT = re.compile(r"No matching distribution found for (?P<package>\S+)")
+_UNREACHABLE = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Connection refused|Connection (reset|aborted)"
+    r"|Temporary failure in name resolution|Name or service not known|ProxyError|Max retries exceeded|IncompleteRead"
+    r"|Network is unreachable|HTTP error 5\d\d|50[234] Server Error"
+)
+
+
+class PipOutput:
+    """Turns pip's lines into progress events; `lines` are the last ones, for `failure`."""
+
+    def __init__(self, name: str, lock: str, on_event: Callable[[Event], None]) -> None:
+        self.total = len(read_pins(lock))
+        self.lines: deque[str] = deque(maxlen=_KEPT)
+        self._name = name
+        self._on_event = on_event
+        self._fetched = 0
+        self._installing = False
+
+    def line(self, text: str) -> None:
+        """One line of pip's output."""
+        self.lines.append(text)
+        if _FETCHED.match(text):
+            self._fetched = min(self._fetched + 1, self.total)
+            self._progress("fetch packages for", self._fetched)
+        elif text.startswith("Installing collected packages"):
+            self._installing = True
+
+    def installed(self, count: int) -> None:
+        """How many packages lie in the environment; pip says nothing while it puts them there."""
+        if self._installing:
+            self._progress("install packages for", min(count, self.total))
+
+    def _progress(self, verb: str, done: int) -> None:
+        task = f"{verb} {self._name}"
+        self._on_event(Event(event="progress", task=task, done=done, total=self.total, unit="packages"))
+
+
+def failure(name: str, code: int, lines: Iterable[str]) -> Error:
+    """The error that pip's output amounts to."""
+    text = "\n".join(lines)
+    what = f"the environment of {name} cannot be made"
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return DiskFull(f"{what}: no space left", remedy="free some, or set CARWRIGHT_CACHE to a larger disk")
+    if "DO NOT MATCH THE HASHES" in text:
+        found = _WRONG_HASH.search(text.partition("DO NOT MATCH THE HASHES")[2])
+        package = found["package"] if found else "a package"
+        return BadInput(
+            f"{what}: {package} from the index is not the file that was locked",
+            remedy="do not install it; find out which index served it, or lock again if the change is meant",
+        )
+    if _UNREACHABLE.search(text):
+        return Temporary(
+            f"{what}: no package index could be reached",
+            remedy="check the network and pip's configuration (PIP_INDEX_URL, HTTPS_PROXY), then run again",
+        )
+    if found := _ABSENT.search(text):
+        return BadInput(f"{what}: no index offers {found['package']}", remedy=_SET)
+    tail = "\n".join(line for line in text.splitlines()[-15:] if line.strip())
+    return Error(f"{what}: pip ended with code {code}:\n{tail}")
