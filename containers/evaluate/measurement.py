@@ -1,0 +1,133 @@
+"""What one model did on one suite: the values, and the files that they are kept in.
+
+An artifact of kind `measurement` holds
+
+    measurement.json   Measurement, canonical JSON
+    tokens.npy         int32 [n]      token ids of all passages, one after the other
+    logprobs.npy       float32 [n]    natural logarithm of each token's probability; NaN for a passage's first token
+    top_ids.npy        int32 [n, k]   the k likeliest tokens at each position, likeliest first; -1 where unknown
+    top_logprobs.npy   float32 [n, k] their log-probabilities; NaN where unknown
+
+The .npy format (numpy.lib.format, version 1.0) holds nothing but type, shape and values: same values, same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from containers.contract import Frozen
+from containers.digest import Digest, canonical_json
+from containers.errors import BadInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+DECLARATION = "measurement.json"
+_ARRAYS = ("tokens", "logprobs", "top_ids", "top_logprobs")
+
+
+class Check(Frozen):
+    """One sanity check. `detail` is what was seen, as a sentence without the check's name."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class Passage(Frozen):
+    """Where a passage lies in the arrays: tokens `start` to `start + tokens`."""
+
+    path: str
+    start: int
+    tokens: int
+
+
+class Noise(Frozen):
+    """How much the engine differs from itself: the same passage twice, and the same greedy prompts again."""
+
+    abs_dlogp_mean: float
+    abs_dlogp_max: float
+    greedy_alike: float
+    greedy_repeats: int
+    concurrent_alike: float
+
+
+class Speed(Frozen):
+    """`first_token` in seconds, the rest in tokens a second; `alone` is one request at a time."""
+
+    first_token: float
+    alone: float
+    concurrent: float
+    prefill: float
+
+
+class Requests(Frozen):
+    sent: int
+    retried: int
+    failed: int
+
+
+class Measurement(Frozen):
+    """Everything but the arrays. `non_finite` counts positions that have no finite log-probability."""
+
+    schema_version: Literal[1] = 1
+    suite: str
+    suite_digest: Digest
+    subject: str
+    engine: str
+    engine_version: str
+    max_model_len: int
+    checks: tuple[Check, ...]
+    answers: dict[str, str]
+    chat_template_tokens: tuple[int, ...]
+    passages: tuple[Passage, ...]
+    non_finite: int
+    noise: Noise
+    speed: Speed
+    requests: Requests
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Per-token numbers of all passages; see the module's text for shapes and types."""
+
+    tokens: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float32]
+
+    @classmethod
+    def join(cls, parts: list[Arrays]) -> Arrays:
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS))
+
+
+@dataclass(frozen=True)
+class Measured:
+    about: Measurement
+    arrays: Arrays
+
+    def files(self) -> dict[str, bytes]:
+        """The artifact's files by path."""
+        files = {DECLARATION: canonical_json(self.about.model_dump(mode="json"))}
+        for name in _ARRAYS:
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(getattr(self.arrays, name)), version=(1, 0))
+            files[f"{name}.npy"] = buffer.getvalue()
+        return files
+
+    @classmethod
+    def read(cls, folder: Path) -> Measured:
+        """Read a materialized artifact; raises BadInput when it is not a measurement."""
+        try:
+            about = Measurement.model_validate_json((folder / DECLARATION).read_bytes())
+            arrays = Arrays(**{name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS})
+        except (OSError, ValueError, ValidationError) as error:
+            raise BadInput(f"not a measurement: {error}", remedy="measure the model again") from error
+        return cls(about, arrays)

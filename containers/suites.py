@@ -1,0 +1,62 @@
+"""Suites as files: where they are, what is in them, and the digest that makes an edited suite another suite.
+
+A suite is a folder with a `suite.yaml` and the files that it names. The flow needs only its digest and, for a suite of
+the user's own, its contents; what the words in it mean is the evaluate step's business.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from containers.contract import EvaluateOptions, EvaluateParameters, Frozen
+from containers.digest import Digest, canonical_json
+from containers.errors import BadInput
+
+SHIPPED = Path(__file__).parent / "evaluate" / "suites"
+DECLARATION = "suite.yaml"
+_LIMIT = 4_000_000  # bytes: a suite travels inside a request
+
+
+class SuiteFiles(Frozen):
+    """`files` maps paths inside the suite's folder to their text."""
+
+    name: str
+    files: dict[str, str]
+    shipped: bool = False
+
+    @property
+    def digest(self) -> Digest:
+        return Digest.of(canonical_json(self.files))
+
+    def parameters(self, **more: str) -> EvaluateParameters:
+        """The parameters of an evaluate request for this suite."""
+        return EvaluateParameters.model_validate({"suite": self.name, "suite_digest": self.digest, **more})
+
+    def options(self, **more: object) -> EvaluateOptions:
+        """The options of an evaluate request: a suite of the user's own travels with it."""
+        return EvaluateOptions.model_validate({"suite_files": {} if self.shipped else self.files, **more})
+
+
+def names() -> list[str]:
+    """The suites that ship with the project."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{DECLARATION}"))
+
+
+def read(suite: str) -> SuiteFiles:
+    """The suite of that name, or in that folder; raises BadInput when there is none or it is not text."""
+    folder = SHIPPED / suite if suite in names() else Path(suite)
+    if not (folder / DECLARATION).is_file():
+        raise BadInput(
+            f"there is no suite {suite!r}",
+            remedy=f"give one of {', '.join(names())}, or a folder with a {DECLARATION} in it",
+        )
+    files: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
+            try:
+                files[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise BadInput(f"{path} in the suite {suite} is not UTF-8 text") from error
+    if sum(map(len, files.values())) > _LIMIT:
+        raise BadInput(f"the suite {suite} holds more than {_LIMIT} characters", remedy="keep data sets out of it")
+    return SuiteFiles(name=folder.resolve().name, files=files, shipped=folder.parent == SHIPPED)
