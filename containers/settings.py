@@ -36,6 +36,29 @@ class StoreSettings(BaseModel):
     secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
 
 
+class RegistrySettings(BaseModel):
+    """Registries. Without a user name, Docker's and Podman's own login files and helpers are asked."""
+
+    username: str | None = Field(default=None, description="user name for every registry")
+    password: SecretStr | None = Field(default=None, description="password or token; goes with the user name")
+    auth_file: Path | None = Field(
+        default=None, description="login file in Docker's format; unset looks where docker and podman keep theirs"
+    )
+    plain_http: tuple[str, ...] = Field(
+        default=(), description="hosts (with their port) that speak HTTP without TLS; loopback always may"
+    )
+    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=4, description="blobs sent or read at once")
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="seconds without a byte until a connection counts as broken"
+    )
+    attempts: Annotated[int, Field(ge=1)] = Field(
+        default=7, description="how often a request is sent before a temporary error is final"
+    )
+    layer_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="most bytes in one layer; 0 takes the known limit of the registry, if there is one"
+    )
+
+
 class ServeSettings(BaseModel):
     """vLLM as a service."""
 
@@ -71,7 +94,17 @@ class Settings(BaseSettings):
         description="what any folder may share: step environments and the demo model",
     )
     store: StoreSettings = StoreSettings()
+    registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
+    busybox: Path | None = Field(
+        default=None,
+        description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",
+    )
+    docker_config: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("CARWRIGHT_DOCKER_CONFIG", "DOCKER_CONFIG", "docker_config"),
+        description="folder of Docker's config.json; unset means ~/.docker",
+    )
     hub_endpoint: str | None = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_ENDPOINT", "HF_ENDPOINT", "hub_endpoint"),
@@ -81,6 +114,10 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "hub_token"),
         description="hub token for gated models; unset falls back to the token file of the hub's own client",
+    )
+    pip_extra_index_url: SecretStr | None = Field(
+        default=None,
+        description="URL of one more package index for step environments, such as one with PyTorch's CPU wheels",
     )
     notify_webhook: SecretStr | None = Field(
         default=None, description="URL that is sent a JSON POST when a flow run fails"

@@ -1,0 +1,289 @@
+"""Plan a modelcar and bring it to a repository: look at what is there, send what is missing, the manifest last."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.digest import Digest
+from containers.errors import BadInput
+from containers.oci import card, image
+from containers.oci.layer import Layer, LayerFile
+from containers.oci.plan import LAYER_LIMIT, group_files
+from containers.oci.reference import candidate_tag
+from containers.oci.repository import Blob
+from containers.oci.source import Hashing, SourceFile, check_checkpoint, files_key
+from containers.oci.types import INDEX, MANIFEST
+from containers.oci.validate import check_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from containers.oci.base import Base
+    from containers.oci.layer import Readable
+    from containers.oci.memory import Memory
+    from containers.oci.repository import Repository
+    from containers.oci.source import Source
+
+DEFAULT_PLATFORMS: Final = ("linux/amd64",)
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """A layer before it is sent; `digest` where it is known without reading the files."""
+
+    layer: Layer
+    files: tuple[SourceFile, ...]
+    digest: Digest | None
+
+    @property
+    def name(self) -> str:
+        first = self.files[0].path
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a push will do, before anything is uploaded. `notes` are sentences for a person."""
+
+    source: Source
+    bases: tuple[Base, ...]
+    layers: tuple[PlannedLayer, ...]
+    card: bytes
+    annotations: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of every layer of one platform's image."""
+        return (
+            sum(one.layer.size for one in self.layers)
+            + sum(layer.size for layer in self.bases[0].layers)
+            + Layer((LayerFile(card.PATH, len(self.card)),), root="").size
+        )
+
+    @property
+    def layer_count(self) -> int:
+        return len(self.layers) + len(self.bases[0].layers) + 1
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did. `digest` is the image's, or the index's when there are several platforms."""
+
+    digest: Digest
+    candidate_tag: str
+    layers: int
+    size: int
+    pushed_bytes: int
+    already_there: bool
+    skipped: tuple[str, ...] = field(default=())
+    files: tuple[SourceFile, ...] = field(default=())
+
+
+def make_plan(
+    source: Source,
+    bases: Sequence[Base],
+    memory: Memory,
+    *,
+    annotations: Mapping[str, str] | None = None,
+    layer_limit: int = LAYER_LIMIT,
+    layer_bytes: int = 0,
+) -> Plan:
+    """Check the checkpoint and decide its layers; reads config.json and the shard index and nothing else."""
+    config = check_checkpoint(source)
+    files = {file.path: file for file in source.files}
+    groups = group_files((file.planned for file in source.files), limit=layer_limit, layer_bytes=layer_bytes)
+    layers = tuple(_planned(tuple(files[one.path] for one in group), memory) for group in groups)
+    notes: list[str] = []
+    if not card.legal_files(source.files):
+        notes.append("the checkpoint has no licence file: whoever takes the image cannot see its terms")
+    if any(len(one.files) > 1 for one in layers):
+        notes.append(f"{len(files)} files share {len(layers)} layers (the limit is {layer_limit})")
+    pickles = [path for path in files if path.endswith((".bin", ".pth", ".pt", ".ckpt", ".pkl"))]
+    if pickles:
+        notes.append(f"{len(pickles)} pickle file(s) will be in the image: {', '.join(pickles[:3])}")
+    if bases[0].name == "none":
+        notes.append("without a base the image can only be used as an image volume: nothing in it can run")
+    annotations = dict(annotations or {})
+    return Plan(source, tuple(bases), layers, card.render(config, source.files, annotations), annotations, tuple(notes))
+
+
+def _planned(files: tuple[SourceFile, ...], memory: Memory) -> PlannedLayer:
+    layer = Layer(tuple(file.planned for file in files))
+    digest = files[0].layer if len(files) == 1 else None
+    key = files_key(files)
+    if key is None:  # the annotations need every file's digest too, so the files must be read in any case
+        return PlannedLayer(layer, files, None)
+    return PlannedLayer(layer, files, digest or memory.layer(key))
+
+
+_Sent = tuple[PlannedLayer, Digest, tuple[SourceFile, ...]]  # a layer, its digest, its files with theirs
+
+
+class Push:
+    """One push of a plan to a repository. `on_bytes` gets bytes as they are sent, from several threads."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        repository: Repository,
+        memory: Memory,
+        *,
+        parallel: int = 4,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._plan = plan
+        self._repository = repository
+        self._memory = memory
+        self._parallel = parallel
+        self._report = on_bytes
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._sent = 0
+        self._skipped: list[str] = []
+
+    def run(self, tag: str = "") -> Pushed:
+        """Send what is missing and return what is there now; `tag` is given besides the candidate tag.
+
+        Nothing is visible under any tag before every byte is there. Raises what the source and the repository raise.
+        """
+        layers = [one for one in self._plan.layers if one.digest is not None]
+        if len(layers) == len(self._plan.layers):
+            done = self._already([(one, one.digest, one.files) for one in layers if one.digest is not None], tag)
+            if done is not None:
+                return done
+        with ThreadPoolExecutor(self._parallel, thread_name_prefix="push") as pool:
+            bases = [pool.submit(self._put, blob) for base in self._plan.bases for blob in base.blobs]
+            # Large layers first: the last one to finish is then a small one.
+            ordered = sorted(self._plan.layers, key=lambda one: -one.layer.size)
+            futures = {id(one): pool.submit(self._put_layer, one) for one in ordered}
+            self._await([*bases, *futures.values()])
+        return self._finish([futures[id(one)].result() for one in self._plan.layers], tag)
+
+    def _already(self, layers: Sequence[_Sent], tag: str) -> Pushed | None:
+        """The whole image is there, with every blob: then nothing is sent but a missing tag."""
+        images, blobs, content, media_type = self._compose(layers)
+        digest = Digest.of(content)
+        if self._repository.get(str(digest)) is None or any(
+            self._repository.get(str(one.digest)) is None for one in images
+        ):
+            return None
+        wanted = {one.digest: one for built in images for one in built.manifest.blobs}
+        with ThreadPoolExecutor(self._parallel) as pool:
+            sizes = list(pool.map(lambda one: self._repository.blob_size(one.digest), wanted.values()))
+        if any(size != one.size for size, one in zip(sizes, wanted.values(), strict=True)):
+            return None
+        self._skipped = [blob.name for blob in blobs] + [one.name for one, _, _ in layers]
+        changed = self._tag(digest, content, media_type, tag)
+        return self._pushed(digest, layers, already_there=not changed)
+
+    def _tag(self, digest: Digest, content: bytes, media_type: str, tag: str) -> bool:
+        changed = False
+        for name in filter(None, (candidate_tag(digest), tag)):
+            stored = self._repository.get(name)
+            if stored is None or stored.digest != digest:
+                self._repository.put(content, media_type, name)
+                changed = True
+        return changed
+
+    def _finish(self, layers: Sequence[_Sent], tag: str) -> Pushed:
+        images, blobs, content, media_type = self._compose(layers)
+        for blob in blobs:
+            self._put(blob)
+        for built in images:
+            check_image(built.manifest, built.config)
+        if media_type == INDEX:
+            for built in images:
+                self._repository.put(built.content, MANIFEST)
+        digest = Digest.of(content)
+        self._tag(digest, content, media_type, tag)
+        return self._pushed(digest, layers, already_there=False)
+
+    def _compose(self, layers: Sequence[_Sent]) -> tuple[list[image.Image], list[Blob], bytes, str]:
+        """The images of every platform, the small blobs that they need, and what is tagged: a manifest or an index."""
+        model = [image.model_layer(files, digest, one.layer.size) for one, digest, files in layers]
+        card_blob = _card_blob(self._plan.card)
+        assert card_blob.digest is not None
+        model.append(image.card_layer(card_blob.digest, card_blob.size))
+        images = [image.compose(base, model, self._plan.annotations) for base in self._plan.bases]
+        blobs = [card_blob, *(Blob.of(one.config, "config") for one in images)]
+        if len(images) == 1:
+            return images, blobs, images[0].content, MANIFEST
+        pairs = list(zip(images, (base.config for base in self._plan.bases), strict=True))
+        return images, blobs, image.compose_index(pairs, self._plan.annotations), INDEX
+
+    def _pushed(
+        self,
+        digest: Digest,
+        layers: Sequence[_Sent],
+        *,
+        already_there: bool,
+    ) -> Pushed:
+        return Pushed(
+            digest=digest,
+            candidate_tag=candidate_tag(digest),
+            layers=self._plan.layer_count,
+            size=self._plan.size,
+            pushed_bytes=self._sent,
+            already_there=already_there,
+            skipped=tuple(self._skipped),
+            files=tuple(file for _, _, files in layers for file in files),
+        )
+
+    def _put_layer(self, planned: PlannedLayer) -> _Sent:
+        hashing = Hashing(self._plan.source, planned.files)
+        blob = Blob(
+            planned.layer.size,
+            lambda offset: planned.layer.chunks(hashing.open if planned.digest is None else self._open, offset),
+            planned.digest,
+            planned.name,
+        )
+        digest = self._put(blob)
+        files = planned.files if planned.digest is not None else hashing.result()
+        key = files_key(files)
+        if key is not None:
+            self._memory.remember_layer(key, digest)
+        return planned, digest, files
+
+    def _open(self, file: LayerFile, offset: int) -> Readable:
+        return self._plan.source.open(file.path, offset)
+
+    def _put(self, blob: Blob) -> Digest:
+        if blob.digest is not None and self._repository.blob_size(blob.digest) == blob.size:
+            with self._lock:
+                self._skipped.append(blob.name)
+            return blob.digest
+        return self._repository.put_blob(replace(blob, chunks=lambda offset: self._watched(blob, offset)), self._count)
+
+    def _watched(self, blob: Blob, offset: int) -> Iterator[bytes]:
+        for chunk in blob.chunks(offset):
+            if self._stop.is_set():
+                raise BadInput(f"{blob.name} was not sent: another part of the push failed")
+            yield chunk
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._sent += size
+        self._report(size)
+
+    def _await(self, futures: Sequence[Future[Digest] | Future[_Sent]]) -> None:
+        """Wait for all; at the first failure, and at Ctrl-C, tell the others to stop, and raise it."""
+        waiting: list[Future[Any]] = list(futures)
+        try:
+            done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
+            failed = next((error for one in done if (error := one.exception()) is not None), None)
+            if failed is not None:
+                raise failed
+        except BaseException:
+            self._stop.set()
+            for one in waiting:
+                one.cancel()
+            raise
+
+
+def _card_blob(content: bytes) -> Blob:
+    layer = Layer((LayerFile(card.PATH, len(content)),), root="")
+    return Blob.of(layer.glue[0] + content + layer.glue[1], "card")

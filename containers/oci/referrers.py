@@ -1,0 +1,88 @@
+"""What is attached to an image without changing its digest: reports, cards, later signatures and provenance.
+
+A referrer is a manifest with a `subject` (image specification 1.1, manifest.md); a repository lists the referrers of
+a digest. The same files attached twice are the same manifest, so attaching again changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from containers.digest import Digest
+from containers.errors import BadInput
+from containers.oci.repository import Blob, found, read_small
+from containers.oci.types import EMPTY, EMPTY_CONTENT, Descriptor, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from containers.oci.repository import Repository
+
+EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
+TITLE: Final = "org.opencontainers.image.title"
+_EMPTY: Final = Descriptor(media_type=EMPTY, digest=Digest.of(EMPTY_CONTENT), size=len(EMPTY_CONTENT))
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One small file of a referrer."""
+
+    title: str
+    media_type: str
+    content: bytes
+
+
+def attach(
+    repository: Repository,
+    subject: Digest,
+    artifact_type: str,
+    files: Sequence[Attachment],
+    annotations: Mapping[str, str] | None = None,
+) -> tuple[Digest, bool]:
+    """Attach `files` to the manifest `subject`; the referrer's digest, and whether it was there already."""
+    blobs = [(one, Blob.of(one.content, one.title)) for one in files]
+    target = found(repository, str(subject)).descriptor
+    manifest = Manifest(
+        artifact_type=artifact_type,
+        config=_EMPTY,
+        layers=tuple(
+            Descriptor(
+                media_type=one.media_type,
+                digest=Digest.of(one.content),
+                size=len(one.content),
+                annotations={TITLE: one.title},
+            )
+            for one, _ in blobs
+        )
+        or (_EMPTY,),
+        subject=target,
+        annotations=dict(annotations or {}),
+    )
+    content = manifest.encode()
+    digest = Digest.of(content)
+    if any(one.digest == digest for one in repository.referrers(subject)):
+        return digest, True
+    for blob in (Blob.of(EMPTY_CONTENT, "{}"), *(blob for _, blob in blobs)):
+        if blob.digest is None or repository.blob_size(blob.digest) != blob.size:
+            repository.put_blob(blob, lambda _: None)
+    repository.refer(content, manifest)
+    return digest, False
+
+
+def attached(repository: Repository, subject: Digest, artifact_type: str = "") -> tuple[Descriptor, ...]:
+    """The referrers of a manifest, all or those of one type, in the order of their digests."""
+    every = sorted(repository.referrers(subject), key=lambda one: one.digest)
+    return tuple(one for one in every if artifact_type in ("", one.artifact_type))
+
+
+def fetch(repository: Repository, referrer: Descriptor) -> tuple[Attachment, ...]:
+    """The files of a referrer, verified; raises BadInput when one is too large to be a report."""
+    manifest = found(repository, str(referrer.digest)).parse()
+    if not isinstance(manifest, Manifest):
+        raise BadInput(f"the referrer {referrer.digest} is an index")
+    return tuple(
+        Attachment(layer.annotations.get(TITLE, layer.digest.hex), layer.media_type, read_small(repository, layer))
+        for layer in manifest.layers
+        if layer.media_type != EMPTY
+    )

@@ -1,0 +1,158 @@
+"""Documents of the OCI image specification 1.1 (descriptor.md, manifest.md, image-index.md, config.md) as frozen values.
+
+What the specification demands is demanded; fields that it does not know are kept, because a base image's own must
+survive. Docker's older media types (image manifest version 2, schema 2) are read and never written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from containers.digest import Digest, canonical_json
+from containers.errors import BadInput
+
+MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+INDEX: Final = "application/vnd.oci.image.index.v1+json"
+CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+EMPTY: Final = "application/vnd.oci.empty.v1+json"
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFEST_TYPES: Final = (MANIFEST, DOCKER_MANIFEST)
+INDEX_TYPES: Final = (INDEX, DOCKER_LIST)
+EMPTY_CONTENT: Final = b"{}"
+REF_NAME: Final = "org.opencontainers.image.ref.name"
+EPOCH: Final = "1970-01-01T00:00:00Z"
+_DOCUMENT_MAX: Final = 32 << 20  # bytes; registries refuse manifests above 4 MiB, a config may be larger
+
+
+class Document(BaseModel):
+    """A JSON value of the specification. `document()` is its canonical form; None and empty optional parts are left out."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    @classmethod
+    def parse(cls, content: bytes, what: str) -> Self:
+        """Raises BadInput, naming `what`, for anything that is not such a document."""
+        if len(content) > _DOCUMENT_MAX:
+            raise BadInput(f"{what} is {len(content)} bytes long: not a manifest or configuration")
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the document"
+            raise BadInput(f"{what} is not a valid {cls.__name__.lower()}: {where}: {first['msg']}") from error
+
+    def document(self) -> dict[str, Any]:
+        return _lean(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    def encode(self) -> bytes:
+        """Canonical JSON: the bytes that the document's digest is taken of."""
+        return canonical_json(self.document())
+
+
+class Platform(Document):
+    architecture: str
+    os: str
+
+    def __str__(self) -> str:
+        return f"{self.os}/{self.architecture}"
+
+    @classmethod
+    def named(cls, text: str) -> Platform:
+        """`linux/amd64`; raises BadInput for anything else than linux on an architecture."""
+        system, _, architecture = text.partition("/")
+        if system != "linux" or not architecture.isalnum():
+            raise BadInput(f"{text!r} is not a platform", remedy="write it as linux/amd64")
+        return cls(architecture=architecture, os=system)
+
+
+class Descriptor(Document):
+    media_type: str = Field(alias="mediaType", min_length=1)
+    digest: Digest
+    size: int = Field(ge=0)
+    annotations: dict[str, str] = {}
+    artifact_type: str | None = Field(default=None, alias="artifactType")
+    platform: Platform | None = None
+
+
+class Manifest(Document):
+    schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
+    media_type: str = Field(default=MANIFEST, alias="mediaType")
+    artifact_type: str | None = Field(default=None, alias="artifactType")
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    subject: Descriptor | None = None
+    annotations: dict[str, str] = {}
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Everything that must be there before the manifest may be, each once."""
+        unique = {blob.digest: blob for blob in (*self.layers, self.config)}
+        return tuple(unique.values())
+
+
+class Index(Document):
+    schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
+    media_type: str = Field(default=INDEX, alias="mediaType")
+    artifact_type: str | None = Field(default=None, alias="artifactType")
+    manifests: tuple[Descriptor, ...]
+    subject: Descriptor | None = None
+    annotations: dict[str, str] = {}
+
+
+class RootFs(Document):
+    type: Literal["layers"] = "layers"
+    diff_ids: tuple[Digest, ...]
+
+
+class History(Document):
+    created: str | None = None
+    created_by: str | None = None
+    empty_layer: bool | None = None
+
+
+class RunConfig(Document):
+    """How a container of the image is started (config.md, "config"); names are the specification's."""
+
+    user: str | None = Field(default=None, alias="User")
+    env: tuple[str, ...] = Field(default=(), alias="Env")
+    entrypoint: tuple[str, ...] | None = Field(default=None, alias="Entrypoint")
+    cmd: tuple[str, ...] | None = Field(default=None, alias="Cmd")
+    working_dir: str | None = Field(default=None, alias="WorkingDir")
+    labels: dict[str, str] | None = Field(default=None, alias="Labels")
+
+
+class ImageConfig(Document):
+    created: str | None = None
+    architecture: str
+    os: str
+    config: RunConfig = RunConfig()
+    rootfs: RootFs
+    history: tuple[History, ...] = ()
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(architecture=self.architecture, os=self.os)
+
+
+def parse_manifest(content: bytes, what: str) -> Manifest | Index:
+    """A manifest or an index, by its shape; raises BadInput for anything else (image manifests version 1 included)."""
+    probe = Document.parse(content, what)
+    return Index.parse(content, what) if "manifests" in (probe.model_extra or {}) else Manifest.parse(content, what)
+
+
+def _lean(value: dict[str, Any]) -> dict[str, Any]:
+    """Without optional parts that are empty; required ones (`layers`, `manifests`, `diff_ids`) stay."""
+    required = {"layers", "manifests", "diff_ids", "config", "rootfs"}
+    lean: dict[str, Any] = {}
+    for key, item in value.items():
+        inner: Any = item
+        if isinstance(item, dict):
+            inner = _lean(item)
+        elif isinstance(item, list):
+            inner = [_lean(one) if isinstance(one, dict) else one for one in item]
+        if key in required or inner not in ({}, []):
+            lean[key] = inner
+    return lean

@@ -1,0 +1,131 @@
+"""The checkpoint out of a modelcar, from a layout or a registry, every byte checked before anybody sees it."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.errors import BadInput, DiskFull, Temporary
+from containers.oci.access import look, open_repository
+from containers.oci.layer import CHUNK, ROOT, check_path
+from containers.oci.layout import FULL
+from containers.oci.repository import image, read_config
+from containers.oci.validate import read_layer
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from containers.digest import Digest
+    from containers.oci.repository import Repository
+    from containers.oci.types import Descriptor
+    from containers.settings import Settings
+
+_MARK: Final = ".digest"
+
+
+def unpack(
+    reference: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    platform: str = "linux/amd64",
+) -> Digest:
+    """Make `folder` hold what the image has under /models; the manifest's digest.
+
+    The folder appears in one step when everything in it is verified; a run that broke off goes on with the layers that
+    are missing; a folder that holds that image already is left alone. `on_bytes` gets bytes as they are written. Raises
+    BadInput for damage, for an image without /models, and for members that would leave the folder; DiskFull.
+    """
+    with open_repository(reference, settings) as repository, _only_one(folder):
+        stored, manifest = image(repository, str(look(repository).digest), platform)
+        mark = folder.with_name(folder.name + _MARK)
+        if folder.is_dir() and mark.is_file() and mark.read_text() == str(stored.digest):
+            return stored.digest
+        config = read_config(repository, manifest)
+        work = folder.with_name(f".{folder.name}.{stored.digest.short}.partial")
+        try:
+            done = work / "done"
+            done.mkdir(parents=True, exist_ok=True)
+            (work / ROOT).mkdir(exist_ok=True)
+            ids = config.rootfs.diff_ids
+            for number, layer in enumerate(manifest.layers):
+                stamp = done / layer.digest.hex
+                if not stamp.exists():
+                    _unpack_layer(repository, layer, ids[number] if number < len(ids) else None, work, on_bytes)
+                    stamp.touch()
+            if not any((work / ROOT).iterdir()):
+                raise BadInput(
+                    f"{reference} has nothing under /{ROOT}",
+                    remedy="give a modelcar; `carwright lint` says what one is",
+                )
+            mark.unlink(missing_ok=True)
+            if folder.exists():
+                shutil.rmtree(folder)
+            (work / ROOT).rename(folder)
+            mark.write_text(str(stored.digest))
+            shutil.rmtree(work)
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskFull(
+                    f"no space is left to unpack {reference} to {folder}", remedy="free some space"
+                ) from error
+            raise Temporary(f"cannot unpack {reference} to {folder}: {error}") from error
+        return stored.digest
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Two runs that unpack to the same folder take turns; the second finds it done."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = (folder.parent / f".{folder.name}.lock").open("w")
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder.parent}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _unpack_layer(
+    repository: Repository, layer: Descriptor, diff_id: Digest | None, work: Path, on_bytes: Callable[[int], None]
+) -> None:
+    written: set[Path] = set()
+
+    def take(member: tarfile.TarInfo, content: Any) -> None:
+        path = member.name.removeprefix("./").removeprefix("/").rstrip("/")
+        if path != ROOT and not path.startswith(f"{ROOT}/"):
+            return
+        _check_member(member, path, layer)
+        target = work / path
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.add(target)
+        with target.open("wb") as file:
+            while chunk := content.read(CHUNK):
+                file.write(chunk)
+                on_bytes(len(chunk))
+
+    try:
+        read_layer(repository, layer, diff_id, take)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _check_member(member: tarfile.TarInfo, path: str, layer: Descriptor) -> None:
+    """Raises BadInput for what could write anywhere else than below the folder, and for deletions."""
+    check_path(path)
+    if path.rpartition("/")[2].startswith(".wh."):
+        raise BadInput(f"{layer.digest} deletes {path}: not a modelcar", remedy="build the image without deletions")
+    if not member.isdir() and not member.isreg():
+        raise BadInput(
+            f"{path} in {layer.digest} is neither a file nor a folder", remedy="a modelcar holds plain files only"
+        )

@@ -1,0 +1,187 @@
+"""Is an image what it says: every digest, size, diff id and annotation, and, on demand, every byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.digest import Digest
+from containers.errors import BadInput
+from containers.oci.image import FILES
+from containers.oci.layer import LayerFile, check_path
+from containers.oci.types import ImageConfig, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from containers.oci.repository import Repository
+    from containers.oci.types import Descriptor
+
+_TAR: Final = "application/vnd.oci.image.layer.v1.tar"
+_GZIP: Final = (_TAR + "+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip")
+_PLAIN: Final = (_TAR, "application/vnd.docker.image.rootfs.diff.tar")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file of a modelcar as its manifest lists it."""
+
+    path: str
+    size: int
+    sha256: Digest
+
+
+def listed_files(layer: Descriptor) -> tuple[ListedFile, ...]:
+    """The files that a layer's annotation lists; empty without one. Raises BadInput when it is not well formed."""
+    text = layer.annotations.get(FILES)
+    if text is None:
+        return ()
+    try:
+        listed = tuple(
+            ListedFile(str(path), int(size), Digest.parse(digest)) for path, size, digest in json.loads(text)
+        )
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"the layer {layer.digest} has an annotation {FILES} that cannot be read") from error
+    for file in listed:
+        check_path(file.path)
+    return listed
+
+
+def check_image(manifest: Manifest, config: bytes) -> ImageConfig:
+    """The image's parts agree with each other; no layer is read. Raises BadInput with the first thing that does not."""
+    if Digest.of(config) != manifest.config.digest or len(config) != manifest.config.size:
+        raise BadInput(f"the configuration is not the one that the manifest names ({manifest.config.digest})")
+    parsed = ImageConfig.parse(config, "the configuration")
+    if len(parsed.rootfs.diff_ids) != len(manifest.layers):
+        raise BadInput(f"{len(manifest.layers)} layers and {len(parsed.rootfs.diff_ids)} diff ids")
+    with_layer = sum(1 for one in parsed.history if not one.empty_layer)
+    if parsed.history and with_layer != len(manifest.layers):
+        raise BadInput(f"{len(manifest.layers)} layers and {with_layer} entries of history")
+    seen: set[str] = set()
+    for layer, diff_id in zip(manifest.layers, parsed.rootfs.diff_ids, strict=True):
+        if layer.media_type == _TAR and layer.digest != diff_id:
+            raise BadInput(f"the uncompressed layer {layer.digest} has another diff id: {diff_id}")
+        for file in listed_files(layer):
+            if file.path in seen:
+                raise BadInput(f"{file.path} is in two layers")
+            seen.add(file.path)
+        _check_size(layer)
+    return parsed
+
+
+def _check_size(layer: Descriptor) -> None:
+    from containers.oci.layer import Layer
+
+    files = listed_files(layer)
+    if files and Layer(tuple(LayerFile(one.path, one.size) for one in files)).size != layer.size:
+        raise BadInput(f"the layer {layer.digest} is not as long as the tar of the files that it lists")
+
+
+def verified(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iterator[bytes]:
+    """The same chunks; raises BadInput at the end when they are not what the descriptor says."""
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        if size > descriptor.size:
+            break
+        yield chunk
+    if size != descriptor.size or digest.hexdigest() != descriptor.digest.hex:
+        raise BadInput(
+            f"{what} gave other bytes than {descriptor.digest} names ({size} bytes of {descriptor.size})",
+            remedy="what is stored there is damaged or was tampered with; push it again",
+        )
+
+
+class ChunkReader:
+    """A readable file over chunks, for tarfile's stream mode; keeps at most one chunk."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int = -1, /) -> bytes:
+        parts: list[bytes] = []
+        left = size
+        while left != 0:
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks, b""))
+                if not self._rest:
+                    break
+            taken = self._rest[:left] if left > 0 else self._rest
+            parts.append(bytes(taken))
+            self._rest = self._rest[len(taken) :]
+            left -= len(taken) if left > 0 else 0
+        return b"".join(parts)
+
+    def drain(self) -> None:
+        """Read to the end, so that the digest of everything is checked."""
+        self._rest = memoryview(b"")
+        for _ in self._chunks:
+            pass
+
+
+def inflated(chunks: Iterator[bytes], layer: Descriptor) -> Iterator[bytes]:
+    """The tar inside a layer; raises BadInput for a compression other than gzip."""
+    if layer.media_type in _PLAIN:
+        yield from chunks
+        return
+    if layer.media_type not in _GZIP:
+        raise BadInput(
+            f"the layer {layer.digest} is of type {layer.media_type}: only plain tar and gzip can be read",
+            remedy="push the image again with uncompressed layers",
+        )
+    engine = zlib.decompressobj(wbits=31)
+    try:
+        for chunk in chunks:
+            data = engine.decompress(chunk, 1 << 22)
+            while data:
+                yield data
+                data = engine.decompress(engine.unconsumed_tail, 1 << 22)
+            while engine.eof and engine.unused_data:  # gzip members one after the other (RFC 1952, 2.2)
+                rest, engine = engine.unused_data, zlib.decompressobj(wbits=31)
+                data = engine.decompress(rest)
+                if data:
+                    yield data
+    except zlib.error as error:
+        raise BadInput(f"the layer {layer.digest} is not valid gzip: {error}") from error
+
+
+def read_layer(
+    repository: Repository, layer: Descriptor, diff_id: Digest | None, on_file: Callable[[tarfile.TarInfo, Any], None]
+) -> None:
+    """Read a layer from the repository, every digest checked; `on_file` gets each member and its bytes, if it has any.
+
+    Raises BadInput for damage. What `on_file` was given is unverified until this returns.
+    """
+    what = str(repository.reference.target)
+    with repository.read_blob(layer.digest) as raw:
+        checked = verified(raw, layer, what)
+        plain = inflated(checked, layer)
+        if diff_id is not None and layer.digest != diff_id:
+            plain = _diffed(plain, diff_id, what)
+        reader = ChunkReader(plain)
+        try:
+            with tarfile.open(fileobj=reader, mode="r|", bufsize=1 << 16) as tar:  # type: ignore[call-overload]
+                for member in tar:
+                    on_file(member, tar.extractfile(member) if member.isreg() else None)
+        except tarfile.TarError as error:
+            reader.drain()  # wrong bytes are a better explanation than a bad tar
+            raise BadInput(f"the layer {layer.digest} of {what} is not a tar: {error}") from error
+        reader.drain()
+        for _ in checked:
+            pass
+
+
+def _diffed(chunks: Iterator[bytes], diff_id: Digest, what: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != diff_id.hex:
+        raise BadInput(f"a layer of {what} does not unpack to its diff id {diff_id}", remedy="push it again")

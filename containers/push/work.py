@@ -1,0 +1,163 @@
+"""Two effects, reconciled: `push` sends what is missing, `promote` gives tags that are not there yet."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult, Verdict
+from containers.errors import BadInput, GateInconclusive, GateRefused
+from containers.oci import referrers
+from containers.oci.access import open_memory, open_repository, pinned
+from containers.oci.modelcar import Push, make_plan
+from containers.oci.prepare import open_bases, registry_layer_bytes
+from containers.oci.reference import Reference, check_tag
+from containers.oci.repository import found
+from containers.oci.source import StoreSource
+from containers.store import Store
+
+if TYPE_CHECKING:
+    from containers.contract import StepRequest
+    from containers.digest import Digest
+    from containers.step import Context
+
+
+def work(request: StepRequest, context: Context) -> StepResult:
+    """Push a checkpoint as a modelcar, or promote one that was measured."""
+    parameters = PushParameters.read(request.parameters)
+    options = PushOptions.read(request.options)
+    store = Store.open(request.store, context.settings.store)
+    if parameters.action == "push":
+        return _push(request, parameters, options, store, context)
+    return _promote(request, parameters, options, store, context)
+
+
+def _push(
+    request: StepRequest, parameters: PushParameters, options: PushOptions, store: Store, context: Context
+) -> StepResult:
+    target = Reference.parse(parameters.target).target
+    if "checkpoint" not in request.inputs:
+        raise BadInput("push needs the input 'checkpoint'")
+    source = StoreSource(store, store.load(request.inputs["checkpoint"]))
+    memory = open_memory(context.settings)
+    started = time.monotonic()
+    with (
+        open_repository(target, context.settings, memory=memory, write=True) as repository,
+        open_bases(parameters.base, parameters.platforms, context.settings) as bases,
+    ):
+        plan = make_plan(
+            source,
+            bases,
+            memory,
+            annotations=parameters.annotations,
+            layer_limit=options.layer_limit,
+            layer_bytes=registry_layer_bytes(target, context.settings),
+        )
+        for note in plan.notes:
+            context.report.log(note, "warning")
+        with context.report.progress("push", plan.size) as progress:
+            push = Push(
+                plan,
+                repository,
+                memory,
+                parallel=context.settings.registry.parallel,
+                on_bytes=progress.advance,
+            )
+            pushed = push.run()
+            progress.total = progress.done
+    skipped = len(pushed.skipped)
+    context.report.log(
+        f"{target.at(pushed.digest)}: already there, nothing sent"
+        if pushed.already_there
+        else f"{target.at(pushed.digest)}: {pushed.pushed_bytes} bytes sent, {skipped} layer(s) were there"
+    )
+    values = PushedImage(
+        reference=str(target.at(pushed.digest)),
+        digest=pushed.digest,
+        candidate_tag=pushed.candidate_tag,
+        layers=pushed.layers,
+        size=pushed.size,
+        pushed_bytes=pushed.pushed_bytes,
+        already_there=pushed.already_there,
+    )
+    return StepResult(
+        step=Step.PUSH,
+        values=values.dump(),
+        metrics={"pushed_bytes": pushed.pushed_bytes, "skipped_layers": skipped, "layers": pushed.layers},
+        timings={"push": round(time.monotonic() - started, 3)},
+        versions={"httpx": version("httpx")},
+    )
+
+
+def _promote(
+    request: StepRequest, parameters: PushParameters, options: PushOptions, store: Store, context: Context
+) -> StepResult:
+    reference, digest = pinned(parameters.reference)
+    if not parameters.tags:
+        raise BadInput("promote needs at least one tag")
+    for name in parameters.tags:
+        check_tag(name)
+    files = _evaluation(request, store)
+    _gate(files, digest, options.override)
+    annotations = {"dev.carwright.override": options.override} if options.override else {}
+    with open_repository(reference, context.settings, write=True) as repository:
+        stored = found(repository, str(digest))
+        there = True
+        if files:
+            attached, there = referrers.attach(repository, digest, referrers.EVALUATION, files, annotations)
+            context.report.log(f"evaluation {attached} {'was' if there else 'is now'} attached to {digest}")
+        elif annotations:
+            _, there = referrers.attach(repository, digest, referrers.EVALUATION, (), annotations)
+        changed = []
+        for name in parameters.tags:
+            before = repository.get(name)
+            if before is None or before.digest != digest:
+                repository.put(stored.content, stored.media_type, name)
+                changed.append(name)
+    tagged = ", ".join(str(reference.tagged(name)) for name in parameters.tags)
+    context.report.log(f"{tagged} {'is' if changed else 'was already'} {digest}")
+    values = PromotedImage(reference=str(reference), tags=parameters.tags, already_there=there and not changed)
+    return StepResult(step=Step.PUSH, values=values.dump(), versions={"httpx": version("httpx")})
+
+
+def _evaluation(request: StepRequest, store: Store) -> tuple[referrers.Attachment, ...]:
+    """The files of the verdict artifact; none without one."""
+    ref = request.inputs.get("verdict")
+    if ref is None:
+        return ()
+    return tuple(
+        referrers.Attachment(entry.path, _media_type(entry.path), store.read_bytes(entry.sha256))
+        for entry in store.load(ref).files
+    )
+
+
+def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, override: str) -> None:
+    """Raises GateRefused or GateInconclusive unless the verdict passes exactly this digest, or `override` says why not."""
+    verdict_file = next((one for one in files if one.title == "verdict.json"), None)
+    if override:
+        return
+    if verdict_file is None:
+        raise GateRefused(f"{digest} was not measured", remedy="evaluate it first, or give --override REASON")
+    verdict = Verdict.model_validate_json(verdict_file.content)
+    if verdict.subject != str(digest):
+        raise GateRefused(
+            f"the verdict is for {verdict.subject or 'nothing in particular'}, not for {digest}",
+            remedy="evaluate the image that is to be promoted",
+        )
+    reasons = "; ".join(verdict.reasons) or "no reason given"
+    remedy = "nothing was promoted; --override REASON does it all the same and records the reason"
+    if verdict.decision == "inconclusive":
+        raise GateInconclusive(f"the gate could not decide about {digest}: {reasons}", remedy=remedy)
+    if verdict.decision != "pass":
+        raise GateRefused(f"the gate refused {digest}: {reasons}", remedy=remedy)
+
+
+def _media_type(path: str) -> str:
+    kinds = {
+        ".json": "application/json",
+        ".jsonl": "application/jsonl",
+        ".md": "text/markdown",
+        ".svg": "image/svg+xml",
+    }
+    return next((kind for end, kind in kinds.items() if path.endswith(end)), "application/octet-stream")
