@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from containers import suites
+from containers import suites
 from containers.contract import (
     ArtifactRef,
     DownloadParameters,
-    EvaluateOptions,
-    EvaluateParameters,
     PushOptions,
     PushParameters,
     QuantizeOptions,
@@ -83,16 +83,16 @@ def serve(subject: Subject, *, port: int = 0) -> StepRequest:
 
 def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None) -> StepRequest:
     """Without an endpoint the request can be looked up, and answered by a cache alone."""
-    parameters = EvaluateParameters(action="measure", suite=suite, subject=subject.digest, engine=engine_version())
-    options = EvaluateOptions()
-    if endpoint is not None:
-        options = EvaluateOptions(endpoint=endpoint.url, served_model_name=endpoint.served_model_name)
-    return _request(Step.EVALUATE, parameters, options=options)
+    files = suites.read(suite)
+    parameters = files.parameters(action="measure", subject=subject.digest, engine=engine_version())
+    where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name} if endpoint else {}
+    return _request(Step.EVALUATE, parameters, options=files.options(**where))
 
 
 def judge(candidate: ArtifactRef, baseline: ArtifactRef, subject: Subject, suite: str) -> StepRequest:
-    parameters = EvaluateParameters(action="judge", suite=suite, subject=subject.digest, engine=engine_version())
-    return _request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline})
+    files = suites.read(suite)
+    parameters = files.parameters(action="judge", subject=subject.digest, engine=engine_version())
+    return _request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
 
 
 def _request(
