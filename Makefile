@@ -1,0 +1,45 @@
+# The few commands that work on Carwright. What `carwright` itself can do: .venv/bin/carwright --help
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help ship test lint format lock bench clean
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+TESTS ?= tests
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv: tests/requirements.lock pyproject.toml ## make the virtual environment, exactly as locked
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-compile --progress-bar=off -r tests/requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch .venv
+
+ship: .venv ## ship a model: make ship MODEL=hf://org/name
+	$(BIN)/carwright ship $(MODEL)
+
+test: .venv ## run the tests; some of them: make test TESTS=tests/unit
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: .venv ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv ## put the code in its one format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lock: .venv ## make every requirements.lock again (LOCK=--upgrade for newer versions)
+	$(BIN)/python -m infra.lock $(LOCK)
+
+bench: .venv ## measure
+	@for bench in infra/bench/*.py; do case "$$bench" in */_*) ;; *) $(BIN)/python -m "infra.bench.$$(basename "$$bench" .py)" ;; esac; done
+
+clean: ## remove what was made here, the environment included
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
