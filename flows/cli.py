@@ -41,7 +41,7 @@ Profile = Annotated[
 
 
 @app.command()
-def ship(
+def ship(  # noqa: PLR0917 - typer makes options of them
     model: Annotated[
         str | None,
         typer.Argument(
@@ -92,9 +92,8 @@ def runs(
     number: Annotated[int, typer.Option("--number", "-n", help="How many, newest first.")] = 10, json_: Json = False
 ) -> None:
     """List the runs of this folder and what came of them."""
-    records = []
-    for path in sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)[:number]:
-        records.append({"run": path.parent.name, **json.loads(path.read_text())})
+    paths = sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)[:number]
+    records = [{"run": path.parent.name, **json.loads(path.read_text())} for path in paths]
     if json_:
         print(json.dumps(records, indent=2))
         return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from containers.contract import StepRequest, StepResult
-    from containers.events import Event
     from flows.requests import Subject
     from flows.runtime import Runtime
 
@@ -97,7 +96,7 @@ def download(
 
 
 @app.command()
-def quantize(
+def quantize(  # noqa: PLR0917 - typer makes options of them
     model: Model = None,
     revision: Revision = None,
     scheme: Annotated[str, typer.Option(help="How weights and activations are quantized.")] = "FP8_DYNAMIC",
@@ -145,7 +144,7 @@ def serve(
 
 
 @app.command(name="eval")
-def evaluate(
+def evaluate(  # noqa: PLR0917 - typer makes options of them
     candidate: Annotated[str, typer.Argument(help="A modelcar by reference, or a model source.")],
     baseline: Annotated[str, typer.Option(help="What it is compared with: a model source or another modelcar.")],
     suite: Annotated[str, typer.Option(help="The suite to measure and judge by.")] = "smoke",
@@ -191,12 +190,11 @@ def _subject(what: str, name: str, max_model_len: int, role: str = "candidate") 
         return requests.Subject.checkpoint(
             role, ref, name or source.source.rstrip("/").rpartition("/")[2], max_model_len
         )
-    from containers.oci import Reference, resolve
+    from containers.oci.access import resolve
+    from containers.oci.reference import Reference
 
-    reference = Reference.parse(what)
-    digest = resolve(reference)
-    pinned = reference.at(digest)
-    parameters = ServeParameters(
-        reference=str(pinned), served_model_name=name or reference.name, max_model_len=max_model_len
-    )
+    digest = resolve(what, runtime.current().settings)
+    pinned = replace(Reference.parse(what), tag="", digest=digest)
+    served = name or (pinned.layout.name if pinned.layout else pinned.repository.rpartition("/")[2])
+    parameters = ServeParameters(reference=str(pinned), served_model_name=served, max_model_len=max_model_len)
     return requests.Subject(role, str(digest), parameters, {})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     on_failure=[notify_failure],
     on_crashed=[notify_failure],
 )
-def quantize_and_ship(
+def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     model: str,
     revision: str | None = None,
     to: str = "",
@@ -36,8 +36,8 @@ def quantize_and_ship(
     tag: str = "",
     max_model_len: int = 2048,
     override_gate: str = "",
-    keep: bool = False,  # noqa: FBT001, FBT002 - parameters of a deployment are plain
-    force: bool = False,  # noqa: FBT001, FBT002
+    keep: bool = False,  # noqa: FBT001
+    force: bool = False,  # noqa: FBT001
 ) -> Shipped:
     """Turn a model, a revision and a recipe into a served, measured and promoted modelcar.
 

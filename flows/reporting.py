@@ -21,7 +21,6 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from containers.events import amount
-from flows.summary import Shipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from containers.events import Event
     from flows.runtime import Runtime
+    from flows.summary import Shipped
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact: each is a request to the server

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from containers import suites
-from containers import suites
 from containers.contract import (
     ArtifactRef,
     DownloadParameters,

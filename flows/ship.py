@@ -16,13 +16,13 @@ from containers.errors import Error, Interrupted
 from containers.events import Event
 from containers.process import export
 from flows import embedded, environments
-from flows.summary import Shipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.settings import Settings
     from flows.runtime import Listener
+    from flows.summary import Shipped
 
 DEMO = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 PUBLIC_HUB = "https://huggingface.co"
@@ -173,7 +173,7 @@ def _prepare_environments(settings: Settings, listener: Listener) -> None:
     def build(steps: tuple[Step, ...]) -> None:
         for step in steps:
             with suppress(Error):
-                environments.ensure(step, settings.cache, _for(listener, step.value))
+                environments.prepare(step, settings, _for(listener, step.value))
 
     for lane in lanes:
         threading.Thread(target=build, args=(lane,), daemon=True, name=f"environments-{lane[0]}").start()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from flows.services import Lease
 
 RETRIES = 2  # of a step that said "temporary"; a bug or bad input is never retried
-RETRY_SECONDS = [2, 15]
+RETRY_SECONDS = [2.0, 15.0]
 
 
 @dataclass(frozen=True)

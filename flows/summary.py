@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from containers.contract import Digest, Frozen, Verdict
+from containers.contract import Frozen, Verdict
+from containers.digest import Digest
 from containers.errors import GateInconclusive, GateRefused
 from containers.events import amount
 

@@ -16,6 +16,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
@@ -57,7 +58,7 @@ class Display:
     def __init__(self, progress: Progress | None, *, verbose: bool) -> None:
         self._progress = progress
         self._verbose = verbose
-        self._bars: dict[tuple[str, str], int] = {}
+        self._bars: dict[tuple[str, str], TaskID] = {}
         self._said: dict[tuple[str, str], float] = {}
 
     def __call__(self, step: str, event: Event) -> None:
@@ -83,8 +84,7 @@ class Display:
             self._bars[key] = self._progress.add_task(
                 f"[bold cyan]{step:>9}[/]  {event.task}", total=event.total or None, unit=event.unit
             )
-        bar = self._progress.tasks[self._progress.task_ids.index(self._bars[key])].id
-        self._progress.update(bar, completed=event.done, total=event.total or None)
+        self._progress.update(self._bars[key], completed=event.done, total=event.total or None)
 
 
 @contextmanager

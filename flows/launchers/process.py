@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import tempfile
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import Interrupted, StepFailed
 from containers.events import Event
 from containers.process import Child, inherited
-from flows.environments import ensure
+from flows.environments import prepare
 
 if TYPE_CHECKING:
     from containers.settings import Settings
@@ -30,10 +31,10 @@ class ProcessLauncher:
     settings: Settings
 
     def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
-        ensure(request.step, self.settings.cache, on_event)
+        prepare(request.step, self.settings, on_event)
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
-        environment = ensure(request.step, self.settings.cache, on_event)
+        environment = prepare(request.step, self.settings, on_event)
         folder = run_folder(self.settings, request)
         said: list[Event] = []
 
@@ -88,35 +89,51 @@ def step_command(environment: Environment, request: StepRequest, folder: Path) -
     ]
 
 
+# The secrets that a step gets, by setting; every other setting is no secret and goes to all of them.
+_SECRETS = {
+    Step.DOWNLOAD: ("store", "hub_token"),
+    Step.QUANTIZE: ("store",),
+    Step.PUSH: ("store", "registry"),
+    Step.SERVE: ("store", "registry"),
+    Step.EVALUATE: ("store",),
+}
+
+
 def step_environment(settings: Settings, step: Step, environment: Environment, folder: Path) -> dict[str, str]:
-    """Environment variables of a step: where things are, and the secrets that this very step needs."""
-    store = settings.store
-    given: dict[str, str | SecretStr | None] = {
-        "CARWRIGHT_HOME": str(settings.home.resolve()),
-        "CARWRIGHT_CACHE": str(settings.cache.expanduser().resolve()),
-        "CARWRIGHT_LOG_FORMAT": "json",
-        "CARWRIGHT_STORE__ENDPOINT": store.endpoint,
-        "CARWRIGHT_STORE__BUCKET": store.bucket,
-        "CARWRIGHT_STORE__PREFIX": store.prefix,
-        "CARWRIGHT_STORE__REGION": store.region,
-        "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id,
-        "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key,
-        "CARWRIGHT_SERVE__PORT": str(settings.serve.port),
-        "CARWRIGHT_SERVE__READY_TIMEOUT": str(settings.serve.ready_timeout),
-        "CARWRIGHT_SERVE__KV_CACHE_GIB": str(settings.serve.kv_cache_gib),
+    """Environment variables of a step: the settings, with the secrets that this very step needs and no others."""
+    here = settings.model_copy(
+        update={
+            "home": settings.home.resolve(),
+            "cache": settings.cache.expanduser().resolve(),
+            "log_format": "json",
+        }
+    )
+    return {
+        **inherited(),
+        **environment.environment(),
+        **_variables(here, "CARWRIGHT", _SECRETS[step]),
         # Temporary files go beside the request: those of a killed step are found and removed.
         "TMPDIR": str(folder / SCRATCH),
         "PYTHONUNBUFFERED": "1",
     }
-    if step is Step.DOWNLOAD:
-        given["HF_ENDPOINT"] = settings.hub_endpoint
-        given["HF_TOKEN"] = settings.hub_token
-    plain = {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else value
-        for name, value in given.items()
-        if value is not None
-    }
-    return inherited() | environment.environment() | plain
+
+
+def _variables(settings: BaseModel, prefix: str, secrets: tuple[str, ...], root: str = "") -> dict[str, str]:
+    """A tree of settings as the environment variables that it is read from; what is unset is left out."""
+    found: dict[str, str] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        top, variable = root or name, f"{prefix}{'__' if root else '_'}{name.upper()}"
+        if isinstance(value, BaseModel):
+            found |= _variables(value, variable, secrets, top)
+        elif isinstance(value, SecretStr):
+            if top in secrets:
+                found[variable] = value.get_secret_value()
+        elif isinstance(value, (tuple, list, dict)):
+            found[variable] = json.dumps(value)
+        elif value is not None:
+            found[variable] = str(value)
+    return found
 
 
 def read_result(path: Path, step: Step) -> StepResult:

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import httpx
@@ -17,7 +16,7 @@ from containers.contract import Endpoint, ServeOptions, StepRequest
 from containers.determinants import determinants
 from containers.events import Event
 from containers.process import Child, start_time, stop_by_pid
-from flows.environments import ensure
+from flows.environments import prepare
 from flows.launchers.process import (
     LOG,
     RESULT,
@@ -29,6 +28,8 @@ from flows.launchers.process import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from containers.settings import Settings
     from flows.launchers import OnEvent
 
@@ -108,7 +109,7 @@ class ProcessServices:
         if state is not None:
             stop_by_pid(state.pid, state.started)
 
-        environment = ensure(request.step, self.settings.cache, on_event)
+        environment = prepare(request.step, self.settings, on_event)
         folder = run_folder(self.settings, request)
         lease.touch()
         os.utime(lease)
