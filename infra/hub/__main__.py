@@ -1,0 +1,42 @@
+"""Serve a folder of repositories on loopback until SIGINT or SIGTERM.
+
+    python -m infra.hub --root DIR [--port N] [--cdn-port N] [--publish org/name=FOLDER ...]
+
+The first line on standard output is the endpoint: give it to clients as HF_ENDPOINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+
+from infra.hub import Hub, Repositories
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.hub", description="A local Hugging Face hub on loopback.")
+    parser.add_argument("--root", type=Path, required=True, help="folder with the repositories; made when missing")
+    parser.add_argument("--port", type=int, default=0, help="port of the API; 0 takes a free one")
+    parser.add_argument("--cdn-port", type=int, default=0, help="port that LFS files come from; 0 takes a free one")
+    parser.add_argument("--publish", action="append", default=[], metavar="ORG/NAME=FOLDER", help="publish on main")
+    arguments = parser.parse_args()
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    repositories = Repositories(arguments.root)
+    for wish in arguments.publish:
+        repo_id, _, folder = wish.partition("=")
+        if repo_id.count("/") != 1 or not Path(folder).is_dir():
+            parser.error(f"--publish wants ORG/NAME=FOLDER, with a folder that is there: {wish!r}")
+        repositories.publish(repo_id, Path(folder))
+    with Hub(repositories, port=arguments.port, cdn_port=arguments.cdn_port) as hub:
+        print(hub.endpoint, flush=True)
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()
