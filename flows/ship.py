@@ -116,9 +116,7 @@ def source(model: str | None, settings: Settings, stack: ExitStack, listener: Li
         from infra.demo import demo_hub
 
         say(f"no model given and no hub in reach: the demo, {DEMO}, from weights that a Python package ships")
-        hub = stack.enter_context(
-            demo_hub(settings.cache.expanduser(), settings.home.resolve(), _for(listener, "demo"))
-        )
+        hub = stack.enter_context(demo_hub(settings.cache.expanduser().absolute(), _for(listener, "demo")))
         return DEMO, settings.model_copy(update={"hub_endpoint": hub})
     say(f"no model given: the demo, {DEMO}, from {PUBLIC_HUB}")
     return DEMO, settings
