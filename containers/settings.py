@@ -34,6 +34,10 @@ class StoreSettings(BaseModel):
         default=None, description="unset falls back to the usual AWS credential chain"
     )
     secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
+    folder: Path | None = Field(
+        default=None,
+        description="folder behind the embedded server, which sets this: its free space is looked at before a write",
+    )
 
 
 class RegistrySettings(BaseModel):

@@ -67,7 +67,11 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
             if waited > _DEADLINE:
                 raise NotReady(f"the embedded store was not ready after {_DEADLINE:g} seconds:\n{server.tail}")
         yield StoreSettings(
-            endpoint=address[0], bucket=bucket, access_key_id=SecretStr(key), secret_access_key=SecretStr(secret)
+            endpoint=address[0],
+            bucket=bucket,
+            access_key_id=SecretStr(key),
+            secret_access_key=SecretStr(secret),
+            folder=folder.absolute(),
         )
 
 

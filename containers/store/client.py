@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from containers.errors import BadInput
+from containers.errors import BadInput, DiskFull, Temporary
+from containers.events import amount
 from containers.store.failures import code, is_missing, translated
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Bucket:
         self._bucket = location.bucket
         self._region = location.region
         self._own_endpoint = location.endpoint is not None
+        self._folder = settings.folder if settings.folder is not None and settings.folder.is_dir() else None
         prefix = location.prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         try:
@@ -135,8 +138,27 @@ class Bucket:
 
     def write(self, key: str, content: bytes) -> None:
         """Store a small object in one request: a reader sees the old content or the new."""
-        with translated(f"writing {key}", self.name):
-            self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+        try:
+            with translated(f"writing {key}", self.name):
+                self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+        except Temporary as error:
+            raise (self.full(len(content)) or error) from error.__cause__
+
+    def full(self, needed: int) -> DiskFull | None:
+        """The error for an embedded store whose disk has no room for `needed` bytes more; None when it has, or is elsewhere.
+
+        rclone says no more than "Internal Error" when its disk is full, so this looks for itself.
+        """
+        if self._folder is None:
+            return None
+        status = os.statvfs(self._folder)
+        free = status.f_bavail * status.f_frsize
+        if free >= needed and (status.f_favail or not status.f_files):  # without an inode limit both are 0
+            return None
+        return DiskFull(
+            f"the store's disk has {amount(free, 'B')} free and needs {amount(needed, 'B')} ({self._folder})",
+            remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk; the same run goes on from here",
+        )
 
     def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,  # noqa: A004  # botocore's own
     HTTPClientError,
     NoCredentialsError,
     ParamValidationError,
@@ -90,7 +91,7 @@ def translate(error: BotoCoreError | ClientError, doing: str, store: str) -> Err
         )
     if isinstance(error, ParamValidationError | ValueError):
         return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET and CARWRIGHT_STORE__ENDPOINT")
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, HTTPClientError | ConnectionError):
         return unreachable(doing, store, str(error))
     return BadInput(f"{message} ({store})", remedy="check the settings of the store (CARWRIGHT_STORE__...)")
 
@@ -121,5 +122,5 @@ def _refused(error: ClientError, message: str, store: str) -> Error:
     if name in _BAD_REQUESTS:
         return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET, __ENDPOINT and __REGION")
     if status == 429 or status >= 500 or name in {"RequestTimeout", "SlowDown", "NoSuchUpload", "InvalidPart"}:
-        return Temporary(f"{message} ({store})", remedy="the store is busy or failing; run it again")
+        return Temporary(f"{message} ({store})", remedy="the store is busy, failing or full: see its log; run it again")
     return Error(f"{message} ({store})")

@@ -58,6 +58,8 @@ class Manifest(Frozen):
         names = set(paths)
         if len(names) != len(paths):
             raise ValueError("a manifest must name each path once")
+        if len({(entry.sha256, entry.size) for entry in self.files}) != len({entry.sha256 for entry in self.files}):
+            raise ValueError("files with one digest must have one size")
         for path in paths:
             parts = path.split("/")
             for depth in range(1, len(parts)):

@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
 from containers.digest import Digest
-from containers.errors import BadInput, Error
+from containers.errors import BadInput, Error, Temporary
 from containers.store.failures import DamagedBlob, code, is_missing, translate, unreachable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _UPLOADS: Final = 2  # parts on the wire; rclone writes them in order and holds 
 _RANGE: Final = 8 * MIB
 _RESUMES: Final = 5  # broken connections in a row that brought no byte
 
-_BROKEN: Final = (HTTPClientError, HTTPError, HTTPException, ConnectionError, TimeoutError)
+_BROKEN: Final = (HTTPClientError, IncompleteReadError, HTTPError, HTTPException, ConnectionError, TimeoutError)
 
 
 class Readable(Protocol):
@@ -60,8 +60,10 @@ def upload(
     """Store exactly `size` bytes of `stream` under their digest.
 
     The digest is known to be right before anything is there under the key: raises BadInput for other bytes, and then,
-    as after any other failure, nothing is stored.
+    as after any other failure, nothing is stored. Raises DiskFull before a byte is sent where that can be known.
     """
+    if full := bucket.full(size):
+        raise full
     key, step = key_of(digest), part_size(size)
     hashed = hashlib.sha256()
     if size <= step:
@@ -85,9 +87,11 @@ def upload(
         tags, sent = _send(lambda at, piece: bucket.part(key, number, at, piece), pieces(), on_bytes)
         _check(hashed.hexdigest(), sent, stream, digest, size)
         bucket.complete(key, number, tags)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(Error):
             bucket.abort(key, number)
+        if isinstance(error, Temporary) and (full := bucket.full(size)):
+            raise full from error
         raise
 
 
