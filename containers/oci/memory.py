@@ -6,6 +6,7 @@ inode, size, mtime and ctime, as git's index does): a write moves the ctime, and
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -13,9 +14,9 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest
+from containers.process import start_time
 
 if TYPE_CHECKING:
-    import os
     from pathlib import Path
 
 _SETTLED: Final = 2_000_000_000  # ns; a younger file may change again within one tick of the clock
@@ -24,7 +25,7 @@ _BLOB_LIFE: Final = 14 * 24 * 3600.0  # seconds; a wrong guess costs one request
 _TABLES: Final = (
     "create table if not exists file (stat text primary key, digest text not null)",
     "create table if not exists layer (files text primary key, digest text not null)",
-    "create table if not exists upload (blob text primary key, location text not null, time real not null)",
+    "create table if not exists upload (blob text primary key, location text not null, owner text not null, time real)",
     """create table if not exists blob (registry text, digest text, repository text, time real not null,
     primary key (registry, digest, repository))""",
 )
@@ -74,12 +75,21 @@ class Memory:
     def remember_layer(self, files: str, digest: Digest) -> None:
         self._do("insert or replace into layer values (?, ?)", files, str(digest))
 
-    def upload(self, blob: str) -> str | None:
-        """Where an upload that broke off can go on; `blob` is registry/repository@digest."""
-        return self._one("select location from upload where blob = ? and time > ?", blob, time.time() - _UPLOAD_LIFE)
+    def take_upload(self, blob: str) -> str | None:
+        """Where an upload can go on whose process is gone; `blob` is registry/repository@digest. Only one caller gets it."""
+        with self._lock, closing(self._base.cursor()) as cursor, suppress(sqlite3.Error):
+            row = cursor.execute(
+                "select location, owner from upload where blob = ? and time > ?", (blob, time.time() - _UPLOAD_LIFE)
+            ).fetchone()
+            if row is None or _alive(row[1]):
+                return None
+            cursor.execute("delete from upload where blob = ? and owner = ?", (blob, row[1]))
+            return str(row[0]) if cursor.rowcount == 1 else None
+        return None
 
     def remember_upload(self, blob: str, location: str) -> None:
-        self._do("insert or replace into upload values (?, ?, ?)", blob, location, time.time())
+        owner = f"{os.getpid()}:{start_time(os.getpid())}"
+        self._do("insert or replace into upload values (?, ?, ?, ?)", blob, location, owner, time.time())
 
     def forget_upload(self, blob: str) -> None:
         self._do("delete from upload where blob = ?", blob)
@@ -106,6 +116,11 @@ class Memory:
     def _do(self, statement: str, *values: object) -> None:
         with self._lock, suppress(sqlite3.Error):
             self._base.execute(statement, values)
+
+
+def _alive(owner: str) -> bool:
+    pid, _, started = owner.partition(":")
+    return start_time(int(pid)) == started
 
 
 def _stat(stat: os.stat_result) -> str:

@@ -273,10 +273,8 @@ class Push:
         """Wait for all; at the first failure, and at Ctrl-C, tell the others to stop, and raise it."""
         waiting: list[Future[Any]] = list(futures)
         try:
-            done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
-            failed = next((error for one in done if (error := one.exception()) is not None), None)
-            if failed is not None:
-                raise failed
+            for one in wait(waiting, return_when=FIRST_EXCEPTION).done:
+                one.result()
         except BaseException:
             self._stop.set()
             for one in waiting:

@@ -1,0 +1,259 @@
+"""A repository of a registry (OCI distribution specification 1.1).
+
+The referrers of a digest come from the referrers API; where a registry has none (404), from the tag `sha256-<hex>`,
+which is an index that every client changes by itself ("Referrers tag schema"). Two that change it at once would lose
+one entry, so it is read again after it was written until the entry stays.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from containers.digest import Digest
+from containers.errors import BadInput, Temporary
+from containers.oci.layer import CHUNK
+from containers.oci.reference import check_tag
+from containers.oci.repository import Stored
+from containers.oci.transport import Transport
+from containers.oci.types import DOCKER_LIST, DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, Index, Manifest
+from containers.oci.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from containers.oci.memory import Memory
+    from containers.oci.reference import Reference
+    from containers.oci.repository import Blob
+    from containers.settings import Settings
+
+_ACCEPT: Final = f"{MANIFEST}, {INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
+_MANIFEST_MAX: Final = 32 << 20  # bytes
+_TAG_ROUNDS: Final = 12  # how often the fallback tag is written before we give up
+
+
+class Registry:
+    """A `Repository` behind HTTP; threads may share it."""
+
+    def __init__(self, reference: Reference, settings: Settings, memory: Memory, *, write: bool = False) -> None:
+        self.reference = reference
+        self._memory = memory
+        self._actions = "pull,push" if write else "pull"
+        self._transport = Transport(reference.registry, reference.repository, settings, actions=self._actions)
+        self._url = f"/v2/{reference.repository}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def blob_size(self, digest: Digest) -> int | None:
+        answer = self._transport.request("HEAD", f"{self._url}/blobs/{digest}", accept=(200, 404))
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        self._memory.remember_blob(self.reference.registry, self.reference.repository, digest)
+        return int(answer.headers.get("Content-Length", "-1"))
+
+    @contextmanager
+    def read_blob(self, digest: Digest, offset: int = 0) -> Iterator[Iterator[bytes]]:
+        """A connection that breaks off is taken up again where it broke."""
+        reader = _BlobReader(self._transport, f"{self._url}/blobs/{digest}", offset)
+        try:
+            yield iter(reader)
+        finally:
+            reader.close()
+
+    def put_blob(self, blob: Blob, on_bytes: Callable[[int], None]) -> Digest:
+        upload = Upload(self._transport, self._memory, self.reference, blob, on_bytes)
+        return upload.run()
+
+    def get(self, what: str) -> Stored | None:
+        answer = self._transport.request(
+            "GET", f"{self._url}/manifests/{what}", accept=(200, 404), headers={"Accept": _ACCEPT}
+        )
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        content = answer.content
+        if len(content) > _MANIFEST_MAX:
+            raise BadInput(f"the manifest {what} has {len(content)} bytes")
+        digest = Digest.of(content)
+        named = Digest.parse(what) if ":" in what else _header_digest(answer)
+        if named is not None and named != digest:
+            raise BadInput(
+                f"{self.reference.name} gave a manifest {digest} as {named}",
+                remedy="the registry, or something on the way, changes what it stores; do not trust it",
+            )
+        media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        return Stored(content, media_type or MANIFEST, digest)
+
+    def put(self, content: bytes, media_type: str, tag: str = "") -> Digest:
+        digest = Digest.of(content)
+        name = check_tag(tag) if tag else str(digest)
+        answer = self._transport.request(
+            "PUT",
+            f"{self._url}/manifests/{name}",
+            accept=(200, 201, 202),
+            headers={"Content-Type": media_type},
+            content=content,
+        )
+        said = _header_digest(answer)
+        if said is not None and said != digest:
+            raise BadInput(
+                f"{self.reference.name} stored the manifest {digest} as {said}",
+                remedy="the registry changes what it is given; use one that keeps digests",
+            )
+        return digest
+
+    def tags(self) -> tuple[str, ...]:
+        found: set[str] = set()
+        url = f"{self._url}/tags/list?n=1000"
+        while url:
+            answer = self._transport.request("GET", url, accept=(200, 404))
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                break
+            names = _json(answer, "tags").get("tags")
+            found.update(str(name) for name in names or ())
+            url = answer.links.get("next", {}).get("url", "")
+        return tuple(sorted(found))
+
+    def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        url = f"{self._url}/referrers/{subject}"
+        found: list[Descriptor] = []
+        while url:
+            answer = self._transport.request("GET", url, accept=(200, 404, 400, 405))
+            if answer.status_code != httpx.codes.OK or "json" not in answer.headers.get("Content-Type", ""):
+                return self._fallback(subject).manifests
+            found += Index.parse(answer.content, f"the referrers of {subject}").manifests
+            url = answer.links.get("next", {}).get("url", "")
+        return tuple(found)
+
+    def refer(self, content: bytes, manifest: Manifest) -> Digest:
+        """Store a manifest with a subject. A registry that knows referrers says so in its answer (OCI-Subject)."""
+        digest = Digest.of(content)
+        if manifest.subject is None:
+            raise BadInput(f"{digest} has no subject")
+        answer = self._transport.request(
+            "PUT",
+            f"{self._url}/manifests/{digest}",
+            accept=(200, 201, 202),
+            headers={"Content-Type": manifest.media_type},
+            content=content,
+        )
+        if not answer.headers.get("OCI-Subject"):
+            kind = manifest.artifact_type or manifest.config.media_type
+            entry = Descriptor(
+                media_type=manifest.media_type,
+                digest=digest,
+                size=len(content),
+                artifact_type=kind if kind != EMPTY else None,
+                annotations=manifest.annotations,
+            )
+            self._list_in_fallback(manifest.subject.digest, entry)
+        return digest
+
+    def _fallback(self, subject: Digest) -> Index:
+        stored = self.get(_fallback_tag(subject))
+        parsed = stored.parse() if stored is not None else None
+        return parsed if isinstance(parsed, Index) else Index(manifests=())
+
+    def _list_in_fallback(self, subject: Digest, entry: Descriptor) -> None:
+        """Add an entry to the fallback tag. HTTP gives no lock: whoever finds its entry gone writes again, and pauses
+        of random length make sure that one of two is the last to look.
+        """
+        for round_ in range(_TAG_ROUNDS):
+            started = time.monotonic()
+            index = self._fallback(subject)
+            if not any(one.digest == entry.digest for one in index.manifests):
+                manifests = tuple(sorted((*index.manifests, entry), key=lambda one: one.digest))
+                after = index.model_copy(update={"manifests": manifests, "media_type": INDEX})
+                self.put(after.encode(), INDEX, _fallback_tag(subject))
+            # Longer than another's read and write take, as far as our own can tell.
+            pause = 3 * (time.monotonic() - started) + random.uniform(0.05, 0.15) * (1 + round_)  # noqa: S311 -- no secret
+            time.sleep(pause)
+            if any(one.digest == entry.digest for one in self._fallback(subject).manifests):
+                return
+        raise Temporary(
+            f"{self.reference.name}: others change the referrers of {subject} all the time", remedy="start again later"
+        )
+
+    def delete(self, digest: Digest) -> None:
+        transport = Transport(
+            self.reference.registry,
+            self.reference.repository,
+            self._transport.settings,
+            actions=f"{self._actions},delete",
+        )
+        try:
+            answer = transport.request("DELETE", f"{self._url}/manifests/{digest}", accept=(200, 202, 404, 405))
+        finally:
+            transport.close()
+        if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+            raise BadInput(f"{self.reference.registry} does not allow deleting", remedy="delete in the registry itself")
+
+
+class _BlobReader:
+    """The bytes of a blob in pieces of at most 1 MiB, over as many connections as it takes."""
+
+    def __init__(self, transport: Transport, url: str, offset: int) -> None:
+        self._transport = transport
+        self._url = url
+        self._at = offset
+        self._response: httpx.Response | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        for attempt in self._transport.retrying():
+            with attempt:
+                response = self._connect()
+                try:
+                    for chunk in response.iter_raw(CHUNK):
+                        self._at += len(chunk)
+                        yield chunk
+                except httpx.TransportError as error:
+                    raise self._transport.broken(error) from error
+                finally:
+                    response.close()
+
+    def _connect(self) -> httpx.Response:
+        headers = {"Range": f"bytes={self._at}-"} if self._at else {}
+        response = self._response = self._transport.stream(self._url, headers)
+        if self._at and response.status_code == httpx.codes.OK:  # no ranges there: pass over what we have
+            skip = self._at
+            for chunk in response.iter_raw(CHUNK):
+                skip -= len(chunk)
+                if skip <= 0:
+                    break
+            if skip != 0:
+                response.close()
+                raise BadInput(f"{self._url}: the registry cannot send a part of a blob", remedy="start again")
+        return response
+
+    def close(self) -> None:
+        if self._response is not None:
+            with suppress(httpx.HTTPError):
+                self._response.close()
+
+
+def _fallback_tag(subject: Digest) -> str:
+    return f"sha256-{quote(subject.hex)}"
+
+
+def _header_digest(answer: httpx.Response) -> Digest | None:
+    value = answer.headers.get("Docker-Content-Digest", "")
+    return Digest.parse(value) if value.startswith("sha256:") else None
+
+
+def _json(answer: httpx.Response, what: str) -> dict[str, Any]:
+    try:
+        value = answer.json()
+    except ValueError as error:
+        raise BadInput(f"the registry's answer for {what} is not JSON") from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,294 @@
+"""HTTP to one registry: login, retries with backoff, redirects, and errors that say what to do.
+
+httpx, and not oras-py: that one reads a whole blob into memory for its PUT (`data=fd.read()`), takes blobs from files
+only, cannot resume, mount or take a digest while it streams.
+
+Authentication is the distribution specification's: a 401 names the scheme in WWW-Authenticate; Basic sends the login,
+Bearer fetches a token for it (GET with the login, or POST with a refresh token, as Docker's token specification says).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from containers.errors import BadInput, Error, Temporary
+from containers.oci.credentials import Credentials, find_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from containers.settings import Settings
+
+_PARAMETER: Final = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
+_LONGEST_WAIT: Final = 60.0  # seconds; a registry that asks for more is not worth waiting for
+_TOKEN_LIFE: Final = 60.0  # seconds; what a token lives when the answer does not say (Docker's token specification)
+_LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
+
+
+class Again(Temporary):
+    """An answer, or none, after which the same request may be sent again; `after` is in seconds."""
+
+    def __init__(self, message: str, *, after: float = 0.0) -> None:
+        super().__init__(message, remedy="the registry may be busy; start again later: what was sent is not sent twice")
+        self.after = after
+
+
+@dataclass
+class _Token:
+    value: str
+    until: float
+
+
+class Transport:
+    """One registry, one repository; may be used from several threads."""
+
+    def __init__(self, registry: str, repository: str, settings: Settings, *, actions: str = "pull") -> None:
+        plain = _LOOPBACK.fullmatch(registry) or registry in settings.registry.plain_http
+        host = "registry-1.docker.io" if registry == "docker.io" else registry
+        self.base = f"{'http' if plain else 'https'}://{host}"
+        self.registry = registry
+        self.attempts = settings.registry.attempts
+        self._repository = repository
+        self.settings = settings
+        self._actions = actions
+        self._lock = threading.Lock()
+        self._challenge: tuple[str, dict[str, str]] | None = None
+        self._credentials: Credentials | None = None
+        self._asked = False
+        self._tokens: dict[str, _Token] = {}
+        limit = settings.registry.parallel + 4
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(settings.registry.timeout),
+            limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
+            headers={"User-Agent": "carwright", "Accept-Encoding": "identity"},
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        accept: tuple[int, ...],
+        headers: Mapping[str, str] | None = None,
+        content: bytes = b"",
+        mount_from: str = "",
+        what: str = "",
+    ) -> httpx.Response:
+        """Send a small request, again after temporary errors, and return an answer whose status is in `accept`."""
+        for attempt in self.retrying():
+            with attempt:
+                return self._once(
+                    method,
+                    url,
+                    accept=accept,
+                    headers=headers or {},
+                    content=content,
+                    mount_from=mount_from,
+                    what=what,
+                )
+        raise AssertionError("tenacity raises the last error")
+
+    def retrying(self) -> Retrying:
+        """Attempts with growing, random pauses; a registry's Retry-After is kept to."""
+        backoff = wait_random_exponential(multiplier=0.2, max=20)
+
+        def pause(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return max(float(backoff(state)), error.after if isinstance(error, Again) else 0.0)
+
+        return Retrying(
+            retry=retry_if_exception_type(Again), wait=pause, stop=stop_after_attempt(self.attempts), reraise=True
+        )
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        *,
+        accept: tuple[int, ...],
+        headers: Mapping[str, str],
+        content: bytes,
+        mount_from: str,
+        what: str,
+    ) -> httpx.Response:
+        for last in (False, True):
+            response = self.send(method, url, headers=headers, content=content, mount_from=mount_from)
+            if response.status_code == httpx.codes.UNAUTHORIZED and not last and self.challenged(response):
+                continue
+            if response.status_code not in accept:
+                raise self.explain(response, what or f"{method} {urlsplit(url).path}")
+            break
+        return response
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | Iterator[bytes],
+        mount_from: str = "",
+    ) -> httpx.Response:
+        """One request with the login that is known so far; connection errors become Again."""
+        try:
+            return self._client.request(
+                method,
+                self.absolute(url),
+                headers={**headers, **self._authorization(mount_from)},
+                content=content,
+                follow_redirects=method in ("GET", "HEAD"),
+            )
+        except httpx.TransportError as error:
+            raise self.broken(error) from error
+
+    def stream(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        """A GET whose body is still to be read; the caller closes it. Status 200 or 206."""
+        for last in (False, True):
+            request = self._client.build_request(
+                "GET", self.absolute(url), headers={**headers, **self._authorization("")}
+            )
+            try:
+                response = self._client.send(request, stream=True, follow_redirects=True)
+                if response.status_code in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+                    return response
+                response.read()
+            except httpx.TransportError as error:
+                raise self.broken(error) from error
+            response.close()
+            if response.status_code == httpx.codes.UNAUTHORIZED and not last and self.challenged(response):
+                continue
+            break
+        raise self.explain(response, f"GET {urlsplit(url).path}")
+
+    def absolute(self, url: str) -> str:
+        """A Location may be relative (RFC 9110, 10.2.2)."""
+        return urljoin(self.base, url)
+
+    def broken(self, error: httpx.TransportError) -> Again:
+        return Again(f"{self.registry}: {_reason(error)}")
+
+    def challenged(self, response: httpx.Response) -> bool:
+        """Take note of what a 401 asks for; False when we have already answered it and are still not welcome."""
+        header = response.headers.get("WWW-Authenticate", "")
+        scheme, _, rest = header.partition(" ")
+        found = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(rest)}
+        with self._lock:
+            if not self._asked:
+                self._credentials = find_credentials(self.registry, self._repository, self.settings)
+                self._asked = True
+            if scheme.lower() == "basic":
+                fresh = self._challenge is None and self._credentials is not None
+                self._challenge = ("basic", found)
+                return fresh
+            if scheme.lower() != "bearer" or "realm" not in found:
+                return False
+            self._challenge = ("bearer", found)
+            self._tokens.clear()
+            return True
+
+    def _authorization(self, mount_from: str) -> dict[str, str]:
+        with self._lock:
+            if self._challenge is None:
+                return {}
+            scheme, parameters = self._challenge
+            if scheme == "basic":
+                return {"Authorization": self._credentials.basic} if self._credentials else {}
+            token = self._tokens.get(mount_from)
+            if token is None or token.until < time.monotonic():
+                token = self._tokens[mount_from] = self._fetch_token(parameters, mount_from)
+            return {"Authorization": f"Bearer {token.value}"}
+
+    def _fetch_token(self, parameters: dict[str, str], mount_from: str) -> _Token:
+        realm = parameters["realm"]
+        if self.base.startswith("https:") and not realm.startswith("https:"):
+            raise BadInput(f"{self.registry} wants the login sent to {realm}, without TLS; it was not sent")
+        scopes = [f"repository:{self._repository}:{self._actions}"]
+        scopes += [f"repository:{mount_from}:pull"] if mount_from else []
+        query: dict[str, Any] = {"scope": scopes, "client_id": "carwright"}
+        if "service" in parameters:
+            query["service"] = parameters["service"]
+        who = self._credentials
+        try:
+            if who is not None and not who.username:
+                form = query | {
+                    "scope": " ".join(scopes),
+                    "grant_type": "refresh_token",
+                    "refresh_token": who.secret.get_secret_value(),
+                }
+                response = self._client.post(realm, data=form)
+            else:
+                response = self._client.get(realm, params=query, headers={"Authorization": who.basic} if who else {})
+        except httpx.TransportError as error:
+            raise Again(f"{urlsplit(realm).netloc}: {_reason(error)}") from error
+        if response.status_code != httpx.codes.OK:
+            raise self.explain(response, "the login")
+        try:
+            body = response.json()
+            value = str(body.get("token") or body["access_token"])
+        except (ValueError, KeyError, AttributeError) as error:
+            raise BadInput(f"{urlsplit(realm).netloc} answered a login without a token") from error
+        life = body.get("expires_in")
+        seconds = float(life) if isinstance(life, (int, float)) else _TOKEN_LIFE
+        return _Token(value, time.monotonic() + 0.75 * seconds)
+
+    def explain(self, response: httpx.Response, what: str) -> Error:
+        """The error of an answer that was not expected."""
+        status = response.status_code
+        said = _said(response)
+        message = f"{self.registry} answered {status} to {what}" + (f": {said}" if said else "")
+        where = f"{self.registry}/{self._repository}"
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return Again(message, after=_retry_after(response))
+        if status == httpx.codes.REQUEST_TIMEOUT:
+            return Again(message)
+        remedies = {
+            401: f"log in with `docker login {self.registry}` or `podman login {self.registry}`, "
+            "or set CARWRIGHT_REGISTRY__USERNAME and CARWRIGHT_REGISTRY__PASSWORD",
+            403: f"the login is not allowed to do this in {where}; ask its owner for the permission",
+            404: f"check the name {where}; some registries want a repository to be created first",
+            413: "the registry, or a proxy before it, takes no bodies of this size: raise its limit, or use smaller shards",
+        }
+        return BadInput(message, remedy=remedies.get(status, ""))
+
+
+def _reason(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return f"cannot connect: {error}"
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return f"the connection broke off: {error or type(error).__name__}"
+
+
+def _said(response: httpx.Response) -> str:
+    """What the answer's body says (distribution specification, "Error codes"), at most 300 characters."""
+    try:
+        errors = json.loads(response.content)["errors"]
+        text = "; ".join(f"{one.get('code', '')} {one.get('message', '')}".strip() for one in errors)
+    except (ValueError, KeyError, TypeError, AttributeError, httpx.ResponseNotRead):
+        return ""
+    return text[:300]
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds to wait (RFC 9110, 10.2.3), at most a minute."""
+    value = response.headers.get("Retry-After", "")
+    if value.isdigit():
+        return min(float(value), _LONGEST_WAIT)
+    try:
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT)
