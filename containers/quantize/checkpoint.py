@@ -1,0 +1,200 @@
+"""A checkpoint to be quantized, known by its small files and its shards' headers: no weight is read."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from containers.errors import BadInput
+from containers.quantize.header import Header, read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from containers.digest import Digest
+    from containers.quantize.header import Stream
+    from containers.store import FileEntry, Manifest, Store
+
+CONFIG: Final = "config.json"
+INDEX_SUFFIX: Final = ".safetensors.index.json"
+SHARD_SUFFIX: Final = ".safetensors"
+_READERS: Final = 8  # headers read at once
+_DUPLICATES: Final = "consolidated"  # Mistral's own layout of the same weights, beside the Hugging Face one
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the checkpoint; `digest` is None where nothing has hashed it yet (a folder)."""
+
+    path: str
+    size: int
+    digest: Digest | None = None
+
+
+class Files(Protocol):
+    """Where a checkpoint's files are."""
+
+    def listing(self) -> tuple[SourceFile, ...]: ...
+
+    def open(self, file: SourceFile) -> AbstractContextManager[Stream]: ...
+
+
+class StoredFiles:
+    """The files of an artifact in the store."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._store = store
+        self._entries: dict[str, FileEntry] = {entry.path: entry for entry in manifest.files}
+
+    def listing(self) -> tuple[SourceFile, ...]:
+        return tuple(SourceFile(entry.path, entry.size, entry.sha256) for entry in self._entries.values())
+
+    def open(self, file: SourceFile) -> AbstractContextManager[Stream]:
+        entry = self._entries[file.path]
+        return self._store.open_blob(entry.sha256, size=entry.size)
+
+
+class FolderFiles:
+    """The files below a folder, hidden ones left out."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise BadInput(f"{folder} is not a folder", remedy="name a folder with a checkpoint in Hugging Face layout")
+        self._folder = folder
+
+    def listing(self) -> tuple[SourceFile, ...]:
+        found = (path for path in self._folder.rglob("*") if path.is_file())
+        names = ((path.relative_to(self._folder), path.stat().st_size) for path in found)
+        return tuple(
+            SourceFile(name.as_posix(), size)
+            for name, size in sorted(names)
+            if not any(part.startswith(".") for part in name.parts)
+        )
+
+    def open(self, file: SourceFile) -> AbstractContextManager[Stream]:
+        return (self._folder / file.path).open("rb", buffering=0)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the headers and the small files say. `shards` is in the order of the file names.
+
+    `index` is the path of the index, None for a checkpoint of one file without one. `left_out` are weights that the
+    index does not name because they are the same ones in another layout.
+    """
+
+    files: tuple[SourceFile, ...]
+    config: Mapping[str, Any]
+    index: str | None
+    shards: Mapping[SourceFile, Header]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return [tensor.name for header in self.shards.values() for tensor in header.tensors]
+
+    def setting(self, name: str) -> Any:
+        """A value of config.json, of its text part in a multimodal one; None when it is in neither."""
+        text = self.config.get("text_config")
+        inner = text.get(name) if isinstance(text, dict) else None
+        return self.config.get(name, inner)
+
+
+def read_checkpoint(files: Files) -> Checkpoint:
+    """Read config, index and headers, and hold them against each other.
+
+    Raises BadInput: no config or no weights, a file that is not what it should be, a tensor in two shards, an index and
+    shards that disagree.
+    """
+    listing = {file.path: file for file in files.listing()}
+    if CONFIG not in listing:
+        raise BadInput("the checkpoint has no config.json", remedy="quantize a checkpoint in Hugging Face layout")
+    config = _read_json(files, listing[CONFIG])
+    found = [file for path, file in sorted(listing.items()) if path.endswith(SHARD_SUFFIX)]
+    index = _find_index(listing)
+    mapped = _weight_map(files, listing[index]) if index else None
+    if mapped is None and [file.path for file in found] != ["model.safetensors"]:
+        raise BadInput(
+            f"the checkpoint has no index and these weights: {', '.join(file.path for file in found) or 'none'}",
+            remedy="a checkpoint of several shards needs its model.safetensors.index.json, one of one file has model.safetensors",
+        )
+    left_out = tuple(file.path for file in found if mapped and _is_duplicate(file.path, mapped))
+    shards = _read_headers(files, [file for file in found if file.path not in left_out])
+    owners = _owners(shards)
+    if mapped is not None and mapped != owners:
+        raise _disagreement(index or "", mapped, owners)
+    return Checkpoint(tuple(listing.values()), config, index, shards, left_out)
+
+
+def read_small(files: Files, file: SourceFile) -> bytes:
+    """All of a small file."""
+    parts: list[bytes] = []
+    with files.open(file) as stream:
+        while part := stream.read(1 << 20):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _find_index(listing: Mapping[str, SourceFile]) -> str | None:
+    """The index of the Hugging Face layout, or else the only other one."""
+    indexes = sorted(path for path in listing if path.endswith(INDEX_SUFFIX))
+    preferred = f"model{INDEX_SUFFIX}"
+    return preferred if preferred in indexes else next(iter(indexes), None)
+
+
+def _read_json(files: Files, file: SourceFile) -> dict[str, Any]:
+    try:
+        content = json.loads(read_small(files, file))
+    except ValueError as error:
+        raise BadInput(f"{file.path} is not JSON: {error}", remedy="fetch the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{file.path} is not a JSON object", remedy="fetch the checkpoint again")
+    return content
+
+
+def _weight_map(files: Files, index: SourceFile) -> dict[str, str]:
+    mapped = _read_json(files, index).get("weight_map")
+    if not isinstance(mapped, dict) or not all(isinstance(path, str) for path in mapped.values()):
+        raise BadInput(f"{index.path} has no weight_map", remedy="fetch the checkpoint again")
+    folder = index.path.rpartition("/")[0]
+    return {name: f"{folder}/{path}" if folder else path for name, path in mapped.items()}
+
+
+def _is_duplicate(path: str, mapped: Mapping[str, str]) -> bool:
+    return path.startswith(_DUPLICATES) and path not in set(mapped.values())
+
+
+def _read_headers(files: Files, shards: list[SourceFile]) -> dict[SourceFile, Header]:
+    def read(file: SourceFile) -> Header:
+        with files.open(file) as stream:
+            return read_header(stream, file.path, file.size)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(shards, pool.map(read, shards), strict=True))
+
+
+def _owners(shards: Mapping[SourceFile, Header]) -> dict[str, str]:
+    owners: dict[str, str] = {}
+    for file, header in shards.items():
+        for tensor in header.tensors:
+            other = owners.setdefault(tensor.name, file.path)
+            if other != file.path:
+                raise BadInput(
+                    f"the tensor {tensor.name} is in {other} and in {file.path}",
+                    remedy="remove the shards that do not belong to the checkpoint, or fetch it again",
+                )
+    return owners
+
+
+def _disagreement(index: str, mapped: Mapping[str, str], owners: Mapping[str, str]) -> BadInput:
+    name = next(name for name in sorted({*mapped, *owners}) if mapped.get(name) != owners.get(name))
+    said = f"in {mapped[name]}" if name in mapped else "nowhere"
+    there = f"in {owners[name]}" if name in owners else "in no shard"
+    return BadInput(
+        f"{index} and the shards disagree: it has the tensor {name} {said}, and it is {there}",
+        remedy="fetch the checkpoint again; index and shards are from different versions",
+    )

@@ -1,0 +1,179 @@
+"""Layer groups: what becomes of every tensor of a shard, and the layout of what is written, before a weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from containers.digest import canonical_json
+from containers.errors import BadInput
+from containers.quantize.header import Header, arrange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from containers.quantize.checkpoint import Checkpoint, SourceFile
+    from containers.quantize.header import Tensor
+    from containers.quantize.recipe import Reason, Recipe
+    from containers.quantize.schemes import Scheme
+
+QUANTIZABLE: Final = ("BF16", "F16", "F32")
+_EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor of the source, or one expert's part of it, under the name that it gets.
+
+    `start` and `stop` are bytes behind the source's header. `kept` says why it is copied; None means quantized.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    kept: Reason | None
+
+    @property
+    def scale_name(self) -> str:
+        return f"{self.name}_scale"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One shard and what it becomes. `parts` is in the order of the source's bytes and covers them all."""
+
+    source: SourceFile
+    data_start: int
+    parts: tuple[Part, ...]
+    scheme: Scheme
+
+    @property
+    def path(self) -> str:
+        return self.source.path
+
+    @cached_property
+    def output(self) -> Header:
+        """The layout of the quantized shard; its size is known from here on."""
+        return arrange(self._outputs())
+
+    def fingerprint(self, determinants: Mapping[str, str]) -> str:
+        """64 hex digits that name the quantized shard: source, recipe as far as it concerns this shard, and what else
+        can change the bytes. The path counts too: it is in the layer's tar header.
+        """
+        if self.source.digest is None:
+            raise BadInput(
+                f"{self.path} has no digest yet", remedy="download the checkpoint into the store before quantizing it"
+            )
+        identity = {
+            "kind": "group",
+            "path": self.path,
+            "source": str(self.source.digest),
+            "scheme": self.scheme.name,
+            "quantized": [part.name for part in self.parts if part.kept is None],
+            "determinants": dict(determinants),
+        }
+        return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+    def _outputs(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for part in self.parts:
+            if part.kept is None:
+                rows, columns = part.shape
+                yield part.name, self.scheme.weight_dtype, part.shape
+                yield part.scale_name, part.dtype, self.scheme.scale_shape(rows, columns)
+            else:
+                yield part.name, part.dtype, part.shape
+
+
+def plan_groups(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Group, ...]:
+    """The groups of a checkpoint in the order of their file names.
+
+    Raises BadInput, naming the tensor, for one that the recipe means to quantize and that cannot be.
+    """
+    hidden = checkpoint.setting("hidden_size")
+    groups = []
+    for file, header in checkpoint.shards.items():
+        parts = tuple(
+            part
+            for tensor in header.tensors
+            for part in _parts(tensor, recipe, hidden if isinstance(hidden, int) else 0)
+        )
+        groups.append(Group(file, header.data_start, parts, recipe.scheme))
+        _check_parts(groups[-1])
+    return tuple(groups)
+
+
+def _parts(tensor: Tensor, recipe: Recipe, hidden: int) -> Iterator[Part]:
+    """The tensor itself, or, for experts fused into three dimensions, a part for each one's matrix.
+
+    The split and its names are llm-compressor's (`split_fused_moe_experts`): an expert's `gate_up_proj` holds the rows
+    of `gate_proj` and then those of `up_proj`.
+    """
+    fused = [leaf for leaf in _EXPERTS if leaf in tensor.name]
+    if len(tensor.shape) != 3 or not fused:
+        yield Part(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop, recipe.kept(tensor.name))
+        return
+    leaf, leaves = fused[0], _EXPERTS[fused[0]]
+    experts, rows, columns = tensor.shape
+    if rows % len(leaves) or (
+        hidden and hidden in (rows, columns) and hidden != (columns if len(leaves) == 2 else rows)
+    ):
+        raise BadInput(
+            f"the tensor {tensor.name} of shape {list(tensor.shape)} holds its experts transposed",
+            remedy="llm-compressor would split them along the wrong side; ignore them with 're:.*experts.*' cannot help "
+            "either, because it splits ignored experts too: unfuse them with the model's own tools first",
+        )
+    size = tensor.size // (experts * len(leaves))
+    start = tensor.start
+    for expert in range(experts):
+        for name in leaves:
+            key = tensor.name.replace(leaf, f"{expert}.{name}")
+            key = key if key.endswith(".weight") else f"{key}.weight"
+            yield Part(key, tensor.dtype, (rows // len(leaves), columns), start, start + size, recipe.kept(key))
+            start += size
+
+
+def _check_parts(group: Group) -> None:
+    """Raises BadInput for a tensor that cannot be quantized, or two that would have one name."""
+    seen: set[str] = set()
+    for part in group.parts:
+        names = (part.name,) if part.kept is not None else (part.name, part.scale_name)
+        for name in names:
+            if name in seen:
+                raise BadInput(f"{group.path} would hold the tensor {name} twice")
+            seen.add(name)
+        if part.kept is None:
+            _check_quantizable(group.path, part, group.scheme)
+
+
+def _check_quantizable(path: str, part: Part, scheme: Scheme) -> None:
+    module = part.name.removesuffix(".weight")
+    if part.dtype.startswith("F8") or part.dtype == "I8":
+        raise BadInput(
+            f"the tensor {part.name} in {path} is quantized already ({part.dtype})",
+            remedy="quantize the unquantized checkpoint, or ignore this module",
+        )
+    if part.dtype not in QUANTIZABLE:
+        raise BadInput(
+            f"the tensor {part.name} in {path} has the type {part.dtype}, and only {', '.join(QUANTIZABLE)} can be quantized",
+            remedy=f"convert it, or add {module!r} to the ignore list",
+        )
+    if len(part.shape) != 2 or 0 in part.shape:
+        raise BadInput(
+            f"the tensor {part.name} in {path} has the shape {list(part.shape)}, and only a matrix can be quantized",
+            remedy=f"add {module!r}, or a regex behind 're:' that matches it, to the ignore list",
+        )
+    width = scheme.block[1]
+    if scheme.strategy == "block" and part.shape[1] % width:
+        raise BadInput(
+            f"the tensor {part.name} in {path} has {part.shape[1]} columns, and {scheme.name} needs a multiple of {width}",
+            remedy=f"take FP8_DYNAMIC, or add {module!r} to the ignore list",
+        )
