@@ -1,0 +1,204 @@
+"""An OpenAI-compatible server with vLLM's additions and a toy for a model, in this process, that can misbehave on demand.
+
+The toy's tokens are the bytes of the text; its probabilities are a fixed function of the byte before. It exists for the
+paths that a healthy server does not take; what a real engine answers is tested with a real engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORDS = " one two three four five six seven eight nine ten"
+
+
+@dataclass
+class Behaviour:
+    """`failing` is the share of requests that are answered with 503; `shift` moves the toy's log-probabilities."""
+
+    model: str = "toy"
+    context: int = 2048
+    failing: float = 0.0
+    hang: float = 0.0
+    not_finite: str = ""
+    role: str = "assistant"
+    breaks_streams: int = 0
+    ignores_stop: bool = False
+    cuts_long_prompts: bool = False
+    gives_logprobs: bool = True
+    template: str = "<{role}>{content}"
+    text: str = WORDS
+    shift: float = 0.0
+    random: random.Random = field(default_factory=lambda: random.Random(7))
+    paths: list[str] = field(default_factory=list)
+    most_at_once: int = 0
+    _now: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, path: str) -> bool:
+        """Count a request; whether it shall fail."""
+        with self._lock:
+            self.paths.append(path)
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+            return self.random.random() < self.failing
+
+    def leave(self) -> None:
+        with self._lock:
+            self._now -= 1
+
+
+def toy_distribution(before: int, shift: float) -> list[tuple[int, float]]:
+    """The 20 likeliest tokens after a byte, with log-probabilities: geometric, shifted for a damaged model."""
+    weights = [math.exp(-0.5 * i * (1 - shift)) for i in range(40)]
+    total = sum(weights)
+    return [((before * 31 + i * 7) % 256, math.log(weights[i] / total)) for i in range(20)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    behaviour: Behaviour
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
+        """Nothing: a test's output is its own."""
+
+    def do_GET(self) -> None:
+        self._serve({})
+
+    def do_POST(self) -> None:
+        self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _serve(self, body: dict[str, Any]) -> None:
+        what = self.behaviour
+        fails = what.enter(self.path)
+        try:
+            time.sleep(what.hang)
+            if fails:
+                self._send({"error": {"message": "busy"}}, 503)
+            else:
+                self._answer(body)
+        finally:
+            what.leave()
+
+    def _send(self, value: Any, status: int = 200) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        what = self.behaviour
+        if self.path == "/health":
+            self._send({})
+        elif self.path == "/version":
+            self._send({"version": "toy 1"})
+        elif self.path == "/v1/models":
+            self._send({"data": [{"id": what.model, "max_model_len": what.context}]})
+        elif body.get("model") != what.model:
+            self._send({"error": {"message": f"The model `{body.get('model')}` does not exist."}}, 404)
+        elif self.path == "/v1/completions":
+            self._completion(body)
+        else:
+            self._chat(body)
+
+    def _generated(self, body: dict[str, Any]) -> tuple[str, str]:
+        text, finish = self.behaviour.text[: 4 * body["max_tokens"]], "length"
+        if len(self.behaviour.text) < 4 * body["max_tokens"]:
+            finish = "stop"
+        for word in () if self.behaviour.ignores_stop else body.get("stop", ()):
+            if word in text:
+                text, finish = text[: text.index(word)], "stop"
+        return text, finish
+
+    def _completion(self, body: dict[str, Any]) -> None:
+        what = self.behaviour
+        prompt = body["prompt"]
+        tokens = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
+        if len(tokens) + body["max_tokens"] > what.context:
+            if not what.cuts_long_prompts:
+                self._send({"error": {"message": f"maximum context length is {what.context} tokens"}}, 400)
+                return
+            tokens = tokens[-what.context :]
+        if what.not_finite == "error" and "prompt_logprobs" in body:
+            self._send({"error": {"message": "Out of range float values are not JSON compliant: nan"}}, 500)
+            return
+        text, finish = self._generated(body)
+        choice: dict[str, Any] = {"text": text, "finish_reason": finish}
+        if body.get("return_token_ids"):
+            choice["prompt_token_ids"] = tokens
+        if "prompt_logprobs" in body and what.gives_logprobs:
+            choice["prompt_logprobs"] = [
+                None,
+                *(self._position(*pair) for pair in pairwise(tokens)),
+            ]
+        self._send({"choices": [choice], "usage": _usage(len(tokens), text)})
+
+    def _position(self, before: int, token: int) -> dict[str, Any]:
+        found = toy_distribution(before, self.behaviour.shift)
+        entries = {str(t): {"logprob": value, "rank": i + 1} for i, (t, value) in enumerate(found)}
+        entries.setdefault(str(token), {"logprob": -12.0, "rank": 99})
+        if self.behaviour.not_finite == "value":
+            entries[str(token)] = {"logprob": math.nan, "rank": 1}
+        return entries
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        what = self.behaviour
+        prompt = "".join(what.template.format(**message) for message in body["messages"])
+        text, finish = self._generated(body)
+        if body.get("stream"):
+            self._stream(text, finish, len(prompt))
+            return
+        choice = {"message": {"role": what.role, "content": text}, "finish_reason": finish}
+        self._send({"choices": [choice], "usage": _usage(len(prompt), text), "prompt_token_ids": list(prompt.encode())})
+
+    def _stream(self, text: str, finish: str, prompt: int) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        pieces = [text[i : i + 4] for i in range(0, len(text), 4)]
+        for i, piece in enumerate(pieces):
+            if self.behaviour.breaks_streams and i == 2:
+                self.behaviour.breaks_streams -= 1
+                break
+            last = i == len(pieces) - 1
+            event = {"choices": [{"delta": {"content": piece}, "finish_reason": finish if last else None}]}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        else:
+            self.wfile.write(f"data: {json.dumps({'choices': [], 'usage': _usage(prompt, text)})}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+
+def _usage(prompt: int, text: str) -> dict[str, int]:
+    completion = math.ceil(len(text) / 4)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+@contextmanager
+def openai_server(behaviour: Behaviour) -> Iterator[str]:
+    """Serve until the end of the block; gives the base of the API."""
+    handler = type("Handler", (_Handler,), {"behaviour": behaviour})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
