@@ -137,11 +137,23 @@ class DownloadParameters(Values):
     """`source` as the user wrote it to resolve; pinned (`hf://org/name@<commit sha>`) to download.
 
     resolve  -> values: ResolvedSource
-    download -> outputs: {"checkpoint": checkpoint}
+    download -> outputs: {"checkpoint": checkpoint}; values: ResolvedSource
+
+    Sources are `hf://org/name[@revision]`, `file:///folder` and `s3://bucket/prefix`; pinned, the last two end in
+    `#sha256:<digest of the listing>`.
     """
 
     action: Literal["resolve", "download"] = "download"
     source: str
+
+
+class DownloadOptions(Values):
+    """`parallel`: files on their way at once, and so the most that lie on the disk. `revision`: what the user asked for,
+    as the manifest's metadata will say it.
+    """
+
+    parallel: int = Field(default=4, ge=1, le=64)
+    revision: str = ""
 
 
 class ResolvedSource(Values):

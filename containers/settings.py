@@ -63,6 +63,17 @@ class RegistrySettings(BaseModel):
     )
 
 
+class SourceSettings(BaseModel):
+    """Where `s3://bucket/prefix` sources are read from: any S3 endpoint, which need not be the store's."""
+
+    endpoint: str | None = Field(default=None, description="URL of the S3 endpoint of s3:// sources; unset means AWS")
+    region: str = Field(default="us-east-1", description="region name for request signing")
+    access_key_id: SecretStr | None = Field(
+        default=None, description="unset falls back to the usual AWS credential chain"
+    )
+    secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
+
+
 class ServeSettings(BaseModel):
     """vLLM as a service."""
 
@@ -98,6 +109,7 @@ class Settings(BaseSettings):
         description="what any folder may share: step environments and the demo model",
     )
     store: StoreSettings = StoreSettings()
+    source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
     busybox: Path | None = Field(

@@ -91,7 +91,7 @@ def step_command(environment: Environment, request: StepRequest, folder: Path) -
 
 # The secrets that a step gets, by setting; every other setting is no secret and goes to all of them.
 _SECRETS = {
-    Step.DOWNLOAD: ("store", "hub_token"),
+    Step.DOWNLOAD: ("store", "hub_token", "source"),
     Step.QUANTIZE: ("store",),
     Step.PUSH: ("store", "registry"),
     Step.SERVE: ("store", "registry"),
