@@ -1,0 +1,84 @@
+"""Which of our errors each failure of S3 becomes: the table that says who can mend it and whether a retry helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from botocore import exceptions as botocore_errors
+
+from containers.contract import StoreLocation
+from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.settings import StoreSettings
+from containers.store.client import Bucket
+from containers.store.failures import translated
+from containers.store.store import Store
+
+URL = "http://127.0.0.1:1"
+
+
+def refused(code: str, status: int, message: str = "") -> botocore_errors.ClientError:
+    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return botocore_errors.ClientError(answer, "PutObject")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes", "says"),
+    [
+        (refused("InvalidAccessKeyId", 403), BadInput, "ACCESS_KEY_ID"),
+        (refused("SignatureDoesNotMatch", 403), BadInput, "SECRET_ACCESS_KEY"),
+        (refused("ExpiredToken", 400), BadInput, "ACCESS_KEY_ID"),
+        (refused("AccessDenied", 403), BadInput, "grant"),
+        (refused("403", 403), BadInput, "grant"),
+        (refused("NoSuchBucket", 404), BadInput, "BUCKET"),
+        (refused("SlowDown", 503), Temporary, "again"),
+        (refused("InternalError", 500), Temporary, "again"),
+        (refused("502", 502), Temporary, "again"),
+        (refused("XMinioStorageFull", 507), DiskFull, "free space"),
+        (refused("InternalError", 500, "write x: no space left on device"), DiskFull, "free space"),
+        (refused("QuotaExceeded", 403), DiskFull, "free space"),
+        (botocore_errors.EndpointConnectionError(endpoint_url=URL), Temporary, "ENDPOINT"),
+        (botocore_errors.ConnectTimeoutError(endpoint_url=URL), Temporary, "ENDPOINT"),
+        (botocore_errors.ReadTimeoutError(endpoint_url=URL), Temporary, "ENDPOINT"),
+        (botocore_errors.ConnectionClosedError(endpoint_url=URL), Temporary, "ENDPOINT"),
+        (botocore_errors.SSLError(endpoint_url=URL, error="self-signed"), BadInput, "SSL_CERT_FILE"),
+        (botocore_errors.NoCredentialsError(), BadInput, "ACCESS_KEY_ID"),
+        (OSError(errno.ENOSPC, "No space left on device", "/full/file"), DiskFull, "/full/file"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), DiskFull, "free some space"),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/no/such"), BadInput, "/no/such"),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, Exception) else None,
+)
+def test_each_failure_has_its_error(raised: Exception, becomes: type[Error], says: str) -> None:
+    """The message names what was being done and the store; the remedy names what to change."""
+    with pytest.raises(Error) as caught, translated("writing blobs/x", f"{URL}/bucket"):
+        raise raised
+    assert type(caught.value) is becomes
+    assert "writing blobs/x" in str(caught.value)
+    assert says in str(caught.value)
+    assert caught.value.__cause__ is raised
+    if not isinstance(raised, OSError):
+        assert URL in str(caught.value)
+
+
+def test_what_nobody_foresaw_is_a_bug_and_not_temporary() -> None:
+    with pytest.raises(Error) as caught, translated("x", "y"):
+        raise refused("SomethingNew", 418)
+    assert type(caught.value) is Error
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "not a url", "http://"])
+def test_an_endpoint_that_is_no_url_is_bad_input(endpoint: str) -> None:
+    with pytest.raises(BadInput, match="endpoint"):
+        Bucket(StoreLocation(endpoint=endpoint), StoreSettings())
+
+
+@pytest.mark.parametrize("key", ["blobs/sha256/x", "results", "results/", "results/../artifacts/x", "results//x", ""])
+def test_results_stay_in_their_corner(key: str) -> None:
+    """Prefect picks the keys of its results; none of them may reach a blob or a manifest."""
+    store = Store(Bucket(StoreLocation(endpoint=URL), StoreSettings()))
+    for call in (store.read_key, store.has_key, lambda name: store.write_key(name, b"")):
+        with pytest.raises(BadInput, match="results"):
+            call(key)
