@@ -8,7 +8,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.table import Table
 
@@ -182,18 +181,16 @@ def main() -> None:
     """Entry point: the only place that turns an error into an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except Error as error:
         terminal.show_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        terminal.show_error(
-            Interrupted("interrupted", remedy="nothing is left running; the same command goes on from here")
-        )
-        sys.exit(Interrupted.exit_code)
+    except SystemExit as end:  # what the command line library makes of Ctrl-C
+        if end.code == Interrupted.exit_code:
+            terminal.show_error(
+                Interrupted("interrupted", remedy="nothing is left running; the same command goes on from here")
+            )
+        raise
 
 
 if __name__ == "__main__":

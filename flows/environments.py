@@ -11,7 +11,6 @@ for vLLM, where compiling everything that is installed costs minutes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import containers
-from containers.errors import BadInput, DiskFull, Error
+from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
 from containers.process import Child, ProcessFailed, TimedOut, inherited, run
 from flows.pip_output import PipOutput, failure
@@ -229,7 +228,7 @@ def _exclusive(path: Path, name: str, on_event: Callable[[Event], None]) -> Iter
 
 
 def _disk(error: OSError, cache: Path) -> Error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return _no_space(cache)
     return BadInput(f"cannot write under {cache}: {error.strerror}", remedy="set CARWRIGHT_CACHE to a writable folder")
 

@@ -90,6 +90,8 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
         steps=tuple(clock.steps),
         endpoint=lease.endpoint.url if lease is not None and keep else None,
         served_model_name=name,
+        seconds=sum(step.seconds for step in clock.steps),
+        work_seconds=round(steps.worked(), 3),
     )
     publish_outcome(shipped)
     if not tags:

@@ -5,9 +5,10 @@ One value per run, held in a context variable, so that tasks take what makes the
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from containers.contract import StoreLocation
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """`listener` gets every event with the name of the task that it belongs to; `run` identifies the run."""
+    """`listener` gets every event with the name of the task that it belongs to; `run` identifies the run.
+
+    `worked` collects the seconds that each start of a step or a service took: what is left of the run's wall time is
+    the flow's own cost.
+    """
 
     settings: Settings
     store: Store
@@ -36,6 +41,16 @@ class Runtime:
     services: Services
     listener: Listener
     run: str
+    worked: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count the time of the block as a step's work."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.worked.append(time.monotonic() - started)
 
     @property
     def location(self) -> StoreLocation:

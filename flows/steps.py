@@ -72,7 +72,7 @@ def _by_fingerprint(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 def _launch(request: StepRequest) -> StepResult:
     runtime = current()
-    with task_listener(runtime) as listen:
+    with task_listener(runtime) as listen, runtime.working():
         return runtime.launcher.run(request, listen)
 
 
@@ -105,7 +105,7 @@ def effect_step(request: StepRequest) -> StepResult:
 def deploy_step(request: StepRequest, *, keep: bool) -> Lease:
     """Have something served; what serves already is found."""
     runtime = current()
-    with task_listener(runtime) as listen:
+    with task_listener(runtime) as listen, runtime.working():
         return runtime.services.start(request, listen, keep=keep)
 
 
@@ -189,6 +189,11 @@ def promote(
     request = requests.promote(image.reference, verdict, tags, override)
     done = _run(effect_step, request, "promote", f"promote {image.digest.short} to {', '.join(tags)}", after)
     return PromotedImage.read(done.result.values), done
+
+
+def worked() -> float:
+    """Seconds of this run in which a step or the start of a service was at work."""
+    return sum(current().worked)
 
 
 def size(ref: ArtifactRef) -> int:

@@ -18,7 +18,10 @@ class StepSummary(Frozen):
 
 
 class Shipped(Frozen):
-    """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate."""
+    """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
+
+    `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked.
+    """
 
     model: str
     commit: str | None
@@ -32,6 +35,8 @@ class Shipped(Frozen):
     steps: tuple[StepSummary, ...]
     endpoint: str | None = None
     served_model_name: str = ""
+    seconds: float
+    work_seconds: float
 
     def headline(self) -> str:
         if self.tags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +14,9 @@ from containers.settings import Settings
 from flows.environments import Environment
 from flows.launchers import process
 from flows.launchers.process import ProcessLauncher, read_result, run_folder, step_environment, step_failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,9 @@ from containers.settings import Settings
 from flows.environments import Environment
 from flows.services import process
 from flows.services.process import ProcessServices
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry.
 _SERVE = f"""#!{sys.executable}

@@ -1,0 +1,148 @@
+"""The whole chain on the demo model, with the real engines, as a user would run it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from containers.process import start_time
+
+if TYPE_CHECKING:
+    from tests.e2e.workspace import Workspace
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+
+def test_the_demo_is_shipped(first: Workspace, shipped: dict[str, Any]) -> None:
+    """Half the size, a passing verdict, a tag, and nothing left running."""
+    assert shipped["verdict"]["decision"] == "pass", shipped["verdict"]["reasons"]
+    assert len(shipped["tags"]) == 1
+    assert shipped["size_after"] < 0.8 * shipped["size_before"]
+    assert [step["name"] for step in shipped["steps"]] == [
+        "resolve", "download", "quantize", "push", "baseline", "evaluate", "judge", "promote",
+    ]  # fmt: skip
+    assert first.none_left() == {}
+
+
+def test_the_second_run_does_nothing_twice(first: Workspace, shipped: dict[str, Any]) -> None:
+    """Pure steps are cached, effects found in place, the digest is the same."""
+    again = first.run("ship", "--json").json()
+    states = {step["name"]: step["state"] for step in again["steps"]}
+    assert states == {
+        "resolve": "found",
+        "download": "cached",
+        "quantize": "cached",
+        "push": "in place",
+        "baseline": "cached",
+        "evaluate": "cached",
+        "judge": "cached",
+        "promote": "in place",
+    }
+    assert again["digest"] == shipped["digest"]
+
+
+def test_runs_are_listed(first: Workspace, shipped: dict[str, Any]) -> None:
+    records = json.loads(first.run("runs", "--json").stdout)
+    assert records[-1]["state"] == "shipped"
+    assert records[-1]["shipped"]["digest"] == shipped["digest"]
+
+
+def test_skopeo_reads_the_layout_and_tar_unpacks_a_checkpoint(
+    first: Workspace, shipped: dict[str, Any], tmp_path: Path
+) -> None:
+    """Other people's tools find the promoted tag, the tested digest, and files that are a checkpoint."""
+    layout = first.folder / shipped["reference"].removeprefix("oci:").partition("@")[0]
+    inspected = subprocess.run(
+        ["skopeo", "inspect", "--raw", f"oci:{layout}:{shipped['tags'][0]}"], capture_output=True, check=True
+    ).stdout
+    assert shipped["digest"] == "sha256:" + _sha256sum(inspected)
+    manifest = json.loads(inspected)
+    for layer in manifest["layers"]:
+        with tarfile.open(layout / "blobs" / "sha256" / layer["digest"].partition(":")[2]) as tar:
+            tar.extractall(tmp_path, filter="tar")
+    model = tmp_path / "models"
+    assert (
+        json.loads((model / "config.json").read_text())["quantization_config"]["quant_method"] == "compressed-tensors"
+    )
+    python = next((Path("~/.cache/carwright/envs").expanduser()).glob("quantize-*/bin/python"))
+    answer = subprocess.run([str(python), "-c", _GENERATE, str(model)], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Paris" in answer.stdout
+
+
+_GENERATE = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+chat = [{"role": "user", "content": "What is the capital of France?"}]
+asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+print(tokenizer.decode(model.generate(**asked, max_new_tokens=12, do_sample=False)[0]))
+"""
+
+
+def _sha256sum(content: bytes) -> str:
+    return subprocess.run(["sha256sum"], input=content, capture_output=True, check=True).stdout.decode().split()[0]
+
+
+def test_keep_leaves_a_model_that_answers_and_clean_stops_it(first: Workspace, shipped: dict[str, Any]) -> None:
+    kept = first.run("ship", "--keep", "--json").json()
+    assert kept["digest"] == shipped["digest"]
+    answer = httpx.post(
+        f"{kept['endpoint']}/chat/completions",
+        json={
+            "model": kept["served_model_name"],
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "max_tokens": 12,
+            "temperature": 0,
+        },
+        timeout=120,
+    )
+    assert answer.json()["choices"][0]["message"]["content"].strip()
+    assert any("containers.serve" in arguments for arguments in first.processes().values())
+    cleaned = first.run("clean")
+    assert kept["endpoint"] in cleaned.stdout
+    assert first.none_left() == {}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(kept["endpoint"])
+
+
+def test_a_damaged_candidate_is_refused_and_gets_no_tag(
+    first: Workspace, shipped: dict[str, Any], workspace: Workspace
+) -> None:
+    """One layer of the quantized checkpoint is damaged in the store: the smoke suite must see it in the real vLLM."""
+    shutil.copytree(first.home / "store", workspace.home / "store")
+    damaged = subprocess.run(
+        [workspace.command[0], str(Path(__file__).with_name("damage.py")), str(workspace.home / "store")],
+        env=workspace.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert damaged.returncode == 0, damaged.stderr
+    ended = workspace.run("ship", "--json")
+    assert ended.code == 3, ended.stderr
+    record = json.loads(workspace.run("runs", "--json").stdout)[0]
+    assert record["state"].startswith("failed")
+    (layout,) = (workspace.home / "images").iterdir()
+    index = json.loads((layout / "index.json").read_text())
+    tags = [entry.get("annotations", {}).get("org.opencontainers.image.ref.name", "") for entry in index["manifests"]]
+    assert [tag for tag in tags if not tag.startswith("candidate-") and not tag.startswith("sha256-")] == [], tags
+    assert workspace.none_left() == {}
+
+
+def test_interrupting_a_run_leaves_nothing_running(workspace: Workspace) -> None:
+    process = workspace.start("ship")
+    while workspace.step_process("download") is None and workspace.step_process("quantize") is None:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    assert workspace.none_left() == {}
+    assert start_time(process.pid) is None
