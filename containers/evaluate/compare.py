@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from containers.evaluate.measurement import Arrays, Passage
 
 
+_TINY = 1e-6
+
+
 @dataclass(frozen=True)
 class PerToken:
     """One value for each position that both models have finite numbers for."""
@@ -45,7 +48,7 @@ def per_token(baseline: Arrays, candidate: Arrays, passages: Sequence[Passage], 
     used = (offset >= max(skip, 1)) & np.isfinite(p) & np.isfinite(q)
     kl = np.array(
         [
-            coarse_kl(
+            least_kl(
                 dict(zip(baseline.top_ids[i].tolist(), baseline.top_logprobs[i].tolist(), strict=True)),
                 dict(zip(candidate.top_ids[i].tolist(), candidate.top_logprobs[i].tolist(), strict=True)),
             )
@@ -61,23 +64,28 @@ def per_token(baseline: Arrays, candidate: Arrays, passages: Sequence[Passage], 
     )
 
 
-def coarse_kl(p: dict[int, float], q: dict[int, float]) -> float:
-    """KL(P || Q) in nats, over the tokens that both lists know and one cell for all others.
+def least_kl(p: dict[int, float], q: dict[int, float]) -> float:
+    """The smallest KL(P || Q), in nats, that agrees with what the two lists of likeliest tokens say.
 
-    Lumping outcomes together never increases the divergence (data processing inequality), so this is a lower bound of
-    the full one, and it is finite. `p` and `q` map token ids to log-probabilities; id -1 stands for nothing.
+    `p` and `q` map token ids to log-probabilities; id -1 stands for nothing. What P lists and Q does not has at most
+    the probability of Q's least likely listed token. Below those caps the divergence is smallest when Q's unlisted
+    probability is dealt out in proportion to P's, so the tokens that P finds likeliest reach the cap first. Everything
+    that P does not list counts as one token; lumping never increases a divergence (data processing inequality).
     """
-    total, rest_p, rest_q = 0.0, 1.0, 1.0
-    for token, logp in p.items():
-        logq = q.get(token, math.nan)
-        if token < 0 or not math.isfinite(logp) or not math.isfinite(logq):
-            continue
-        total += math.exp(logp) * (logp - logq)
-        rest_p -= math.exp(logp)
-        rest_q -= math.exp(logq)
-    # Below this the rest is rounding of float32 log-probabilities, not probability.
-    tiny = 1e-6
-    rest_p, rest_q = max(rest_p, tiny), max(rest_q, tiny)
+    p, q = ({token: value for token, value in x.items() if token >= 0 and math.isfinite(value)} for x in (p, q))
+    common = p.keys() & q.keys()
+    total = sum(math.exp(p[token]) * (p[token] - q[token]) for token in common)
+    # Float32 log-probabilities do not add up to 1 exactly; below this a rest is rounding and no probability.
+    rest_p = max(1 - sum(math.exp(p[token]) for token in common), _TINY)
+    rest_q = max(1 - sum(math.exp(q[token]) for token in common), _TINY)
+    cap = min(q.values(), default=0.0)
+    for logp in sorted((p[token] for token in p.keys() - common), reverse=True):
+        share = math.exp(logp)
+        if rest_q * share <= rest_p * math.exp(cap) or rest_p - share < _TINY or rest_q - math.exp(cap) < _TINY:
+            break
+        total += share * (logp - cap)
+        rest_p -= share
+        rest_q -= math.exp(cap)
     return max(total + rest_p * math.log(rest_p / rest_q), 0.0)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr
 from scipy.stats import norm
 
-from containers.evaluate.compare import coarse_kl, estimate, measures, per_token, perplexity
+from containers.evaluate.compare import estimate, least_kl, measures, per_token, perplexity
 from containers.evaluate.measurement import Arrays, Passage
 
 K = 20
@@ -33,19 +33,26 @@ def test_kl_of_two_tokens_by_hand() -> None:
     """KL((0.5, 0.5) || (0.25, 0.75)) = 0.5 ln 2 + 0.5 ln(2/3) = 0.143841..."""
     p = {1: math.log(0.5), 2: math.log(0.5)}
     q = {1: math.log(0.25), 2: math.log(0.75)}
-    assert coarse_kl(p, q) == pytest.approx(0.1438410362, abs=1e-9)
+    assert least_kl(p, q) == pytest.approx(0.1438410362, abs=1e-9)
 
 
-def test_kl_lumps_what_only_one_side_lists() -> None:
-    """Only token 1 is in both lists: KL((0.5, 0.5) || (0.25, 0.75)) again, the rest being one cell."""
-    p = {1: math.log(0.5), 2: math.log(0.3)}
-    q = {1: math.log(0.25), 3: math.log(0.6)}
-    assert coarse_kl(p, q) == pytest.approx(0.1438410362, abs=1e-9)
+def test_kl_lumps_what_is_not_listed() -> None:
+    """P's rest of 0.5 against Q's of 0.75: KL((0.5, 0.5) || (0.25, 0.75)) again."""
+    assert least_kl({1: math.log(0.5)}, {1: math.log(0.25)}) == pytest.approx(0.1438410362, abs=1e-9)
+
+
+def test_kl_caps_what_the_other_does_not_list() -> None:
+    """P = (0.9, rest 0.1). Q lists tokens 2 and 3 with 0.6 and 0.1, so it gives token 1 at most 0.1.
+
+    0.9 ln(0.9 / 0.1) + 0.1 ln(0.1 / 0.9) = 1.757780...
+    """
+    p, q = {1: math.log(0.9)}, {2: math.log(0.6), 3: math.log(0.1)}
+    assert least_kl(p, q) == pytest.approx(0.8 * math.log(9), abs=1e-9)
 
 
 def test_kl_ignores_unknown_entries() -> None:
     p = {1: math.log(0.5), -1: math.nan}
-    assert coarse_kl(p, {1: math.log(0.5), -1: math.nan}) == 0
+    assert least_kl(p, {1: math.log(0.5), -1: math.nan}) == 0
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.05, 0.5, 3.0]))
@@ -58,9 +65,11 @@ def test_kl_is_a_lower_bound_that_is_close(seed: int, damage: float) -> None:
     q = np.exp(moved) / np.exp(moved).sum()
     full = float(rel_entr(p, q).sum())
     both = [dict(enumerate(np.log(x).tolist())) for x in (p, q)]
-    assert coarse_kl(*both) == pytest.approx(full, abs=1e-5)
+    assert least_kl(*both) == pytest.approx(full, abs=1e-5)
     top = [dict(sorted(x.items(), key=lambda item: -item[1])[:K]) for x in both]
-    assert -1e-12 <= coarse_kl(*top) <= full + 1e-6
+    least = least_kl(*top)
+    assert -1e-12 <= least <= full + 1e-6
+    assert least >= 0.4 * full or full < 0.02
 
 
 def test_measures_of_a_small_text_by_numpy() -> None:

@@ -1,0 +1,183 @@
+"""The verdict: each way of being wrong is refused for its own reason, and what cannot be known never passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from containers import suites
+from containers.errors import BadInput
+from containers.evaluate import suite
+from containers.evaluate.judge import Report, judge
+from containers.evaluate.measurement import Arrays, Check, Measured, Measurement, Noise, Passage, Requests, Speed
+
+SMOKE = suites.read("smoke")
+LOADED = suite.parse(SMOKE)
+TOKENS = 256  # a passage
+
+
+def measured(*, damage: float = 0.0, seed: int = 0, **changes: object) -> Measured:
+    """A model over 1,000 tokens whose logits are moved by normal noise of size `damage`."""
+    rng = np.random.default_rng(17)
+    count = TOKENS * len(LOADED.passages)
+    logits = rng.normal(0, 3, (count, 1000))
+    tokens = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1).astype(np.int32)
+    logits = logits + np.random.default_rng(seed).normal(0, damage, logits.shape) if damage else logits
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    order = np.argsort(-logs, axis=1)[:, :20].astype(np.int32)
+    about = Measurement(
+        suite="smoke",
+        suite_digest=SMOKE.digest,
+        subject="sha256:" + "a" * 64,
+        engine="toy",
+        engine_version="1",
+        max_model_len=2048,
+        checks=(Check(name="health", passed=True, detail="fine"), Check(name="no loops", passed=True, detail="none")),
+        answers={},
+        chat_template_tokens=(1, 2, 3),
+        passages=tuple(Passage(path=p, start=i * TOKENS, tokens=TOKENS) for i, p in enumerate(LOADED.passages)),
+        non_finite=0,
+        noise=Noise(abs_dlogp_mean=0, abs_dlogp_max=0, greedy_alike=1, greedy_repeats=3, concurrent_alike=1),
+        speed=Speed(first_token=0.1, alone=10, concurrent=80, prefill=500),
+        requests=Requests(sent=10, retried=0, failed=0),
+    )
+    arrays = Arrays(
+        tokens,
+        logs[np.arange(count), tokens].astype(np.float32),
+        order,
+        np.take_along_axis(logs, order, axis=1).astype(np.float32),
+    )
+    return Measured(about.model_copy(update=changes), arrays)
+
+
+@pytest.fixture(scope="module")
+def baseline() -> Measured:
+    return measured()
+
+
+def decided(candidate: Measured, baseline: Measured) -> tuple[str, str]:
+    verdict = judge(LOADED, candidate, baseline).verdict
+    return verdict.decision, " ".join(verdict.reasons)
+
+
+def test_a_model_passes_against_itself(baseline: Measured) -> None:
+    report = judge(LOADED, baseline, baseline)
+    assert report.verdict.decision == "pass"
+    assert report.verdict.measures["kl_mean"] == 0
+    assert report.verdict.measures["perplexity_ratio"] == 1
+    assert report.positions == (TOKENS - 1) * len(LOADED.passages)
+
+
+def test_small_damage_passes_and_large_damage_is_refused(baseline: Measured) -> None:
+    assert decided(measured(damage=0.05), baseline)[0] == "pass"
+    decision, reasons = decided(measured(damage=1.5), baseline)
+    assert decision == "refuse"
+    assert "KL divergence" in reasons
+    assert "beyond the limit" in reasons
+
+
+def test_an_interval_that_holds_the_limit_is_inconclusive(baseline: Measured) -> None:
+    """The limit is set to what was measured, so that the interval holds it."""
+    candidate = measured(damage=0.3)
+    value = judge(LOADED, candidate, baseline).measures["kl_mean"].value
+    limits = {"kl_mean": suite.Limit(at_most=value * 1.0001)}
+    gate = LOADED.suite.gate.model_copy(update={"limits": limits})
+    loaded = LOADED.model_copy(update={"suite": LOADED.suite.model_copy(update={"gate": gate})})
+    verdict = judge(loaded, candidate, baseline).verdict
+    assert verdict.decision == "inconclusive"
+    assert "times as much text would decide" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chat_template_tokens": (1, 2)}, "The chat template renders"),
+        ({"non_finite": 3}, "3 of 3584 tokens have no finite log-probability"),
+        ({"checks": (Check(name="health", passed=False, detail="no"),)}, "'health' failed: no"),
+        (
+            {
+                "checks": (
+                    Check(name="health", passed=True, detail=""),
+                    Check(name="no loops", passed=False, detail="4"),
+                )
+            },
+            "'no loops' failed: 4 (baseline: none)",
+        ),
+    ],
+)
+def test_each_fault_is_refused_for_its_reason(baseline: Measured, changes: dict[str, object], reason: str) -> None:
+    decision, reasons = decided(measured(**changes), baseline)
+    assert decision == "refuse"
+    assert reason in reasons
+
+
+def test_a_fault_of_the_model_that_the_baseline_shares_does_not_refuse() -> None:
+    loops = (Check(name="health", passed=True, detail=""), Check(name="no loops", passed=False, detail="4 of 4"))
+    assert decided(measured(checks=loops), measured(checks=loops))[0] == "pass"
+
+
+def test_another_tokenizer_is_refused(baseline: Measured) -> None:
+    candidate = measured()
+    tokens = candidate.arrays.tokens.copy()
+    tokens[300] += 1
+    decision, reasons = decided(Measured(candidate.about, replace(candidate.arrays, tokens=tokens)), baseline)
+    assert decision == "refuse"
+    assert "the tokenizer was changed" in reasons
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"requests": Requests(sent=10, retried=9, failed=1)},
+        {"checks": (Check(name="health", passed=True, detail=""),)},
+    ],
+)
+def test_an_incomplete_measurement_never_passes(baseline: Measured, changes: dict[str, object]) -> None:
+    assert decided(measured(**changes), baseline)[0] == "inconclusive"
+
+
+def test_fewer_passages_never_pass(baseline: Measured) -> None:
+    """Another number of samples on one side than on the other."""
+    passages = baseline.about.passages[:-1]
+    kept = slice(0, passages[-1].start + TOKENS)
+    arrays = Arrays(*(getattr(baseline.arrays, n)[kept] for n in ("tokens", "logprobs", "top_ids", "top_logprobs")))
+    decision, reasons = decided(Measured(baseline.about.model_copy(update={"passages": passages}), arrays), baseline)
+    assert decision == "inconclusive"
+    assert "not measured on the same passages" in reasons
+
+
+def test_a_broken_baseline_never_lets_pass(baseline: Measured) -> None:
+    assert decided(baseline, measured(non_finite=5))[0] == "inconclusive"
+
+
+def test_numbers_that_are_all_missing_are_refused_without_a_crash(baseline: Measured) -> None:
+    arrays = replace(baseline.arrays, logprobs=np.full_like(baseline.arrays.logprobs, np.nan))
+    broken = Measured(baseline.about.model_copy(update={"non_finite": 3570}), arrays)
+    assert decided(broken, baseline)[0] == "refuse"
+
+
+def test_another_version_of_the_suite_is_bad_input(baseline: Measured) -> None:
+    other = measured(suite_digest=suites.SuiteFiles(name="smoke", files={}).digest)
+    with pytest.raises(BadInput, match="measured with another version of the suite"):
+        judge(LOADED, other, baseline)
+
+
+def test_the_report_is_json_and_reads_back(baseline: Measured) -> None:
+    report = judge(LOADED, measured(damage=0.2), baseline)
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_measurement_reads_back_from_its_files(baseline: Measured, tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    for name, content in baseline.files().items():
+        (folder / name).write_bytes(content)
+    again = Measured.read(folder)
+    assert again.about == baseline.about
+    assert again.files() == baseline.files()
+    (folder / "logprobs.npy").write_bytes(b"not an array")
+    with pytest.raises(BadInput, match="not a measurement"):
+        Measured.read(folder)

@@ -1,0 +1,83 @@
+"""Suites: a typing error is one clear message, and an edited suite is another suite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers import suites
+from containers.errors import BadInput
+from containers.evaluate import suite
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMOKE = suites.read("smoke")
+
+
+def edited(old: str, new: str) -> suites.SuiteFiles:
+    text = SMOKE.files["suite.yaml"]
+    assert old in text
+    return SMOKE.model_copy(update={"files": {**SMOKE.files, "suite.yaml": text.replace(old, new)}})
+
+
+def test_the_shipped_suites_parse() -> None:
+    assert "smoke" in suites.names()
+    for name in suites.names():
+        assert suite.parse(suites.read(name)).suite.name == name
+
+
+def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:
+    text = "\n".join(suite.parse(SMOKE).passages.values())
+    assert 2000 < len(text.split()) < 4000
+    assert all(sign in text for sign in "üéóãाต{0")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("top_k: 20", "top_k: 40", "fidelity.top_k: Input should be less than or equal to 20"),
+        ("repeats: 3", "repeat: 3", "sanity.repeat: Extra inputs are not permitted"),
+        ("kl_mean:", "kl_meen:", "gate.limits.kl_meen"),
+        ("kl_mean: {at_most: ", "kl_mean: {at_most: 1, at_least: ", "a limit has either at_most or at_least"),
+        ("name: smoke", "name: smoky", "calls itself smoky"),
+        ("[text/*.txt]", "[texts/*.txt]", "no file of the suite smoke matches"),
+        ("repeat: text/01-bridge.txt", "repeat: text/01.txt", "fidelity.repeat of the suite smoke is none"),
+        ("sanity:", "sanity: [", "is not YAML"),
+        ("max_model_len: 2048", "max_model_len: many", "serving.max_model_len: Input should be a valid integer"),
+    ],
+)
+def test_a_typing_error_is_named(old: str, new: str, message: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        suite.parse(edited(old, new))
+    assert message in str(raised.value)
+
+
+def test_an_edited_suite_has_another_digest() -> None:
+    assert edited("repeats: 3", "repeats: 4").digest != SMOKE.digest
+
+
+def test_a_step_with_another_version_of_the_suite_refuses() -> None:
+    parameters = edited("repeats: 3", "repeats: 4").parameters(subject="x")
+    with pytest.raises(BadInput, match="the request means sha256:"):
+        suite.of_request(parameters, SMOKE.options())
+
+
+def test_a_suite_of_the_users_own_travels_with_the_request(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for path, text in edited("name: smoke", "name: mine").files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    files = suites.read(str(folder))
+    assert not files.shipped
+    assert suite.of_request(files.parameters(subject="x"), files.options()).suite.name == "mine"
+    assert SMOKE.options().suite_files == {}
+
+
+def test_a_suite_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no suite 'smok'"):
+        suites.read("smok")
+    (tmp_path / "suite.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="not UTF-8 text"):
+        suites.read(str(tmp_path))
