@@ -14,9 +14,10 @@ import hashlib
 from enum import StrEnum
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from containers.digest import Digest, canonical_json
+from containers.errors import BadInput, faults
 
 SCHEMA_VERSION: Final = 1
 
@@ -63,9 +64,7 @@ class ArtifactRef(Frozen):
 class StoreLocation(Frozen):
     """Where the store is. Credentials are not part of it: they reach a step through its environment."""
 
-    endpoint: str | None = Field(
-        default=None, description="URL of an S3 endpoint; none means AWS itself"
-    )
+    endpoint: str | None = Field(default=None, description="URL of an S3 endpoint; none means AWS itself")
     bucket: str = "carwright"
     prefix: str = ""
     region: str = "us-east-1"
@@ -91,7 +90,8 @@ class StepRequest(Frozen):
 
         `determinants` is what else can change the bytes: the step's own bytes version and the versions of the
         libraries that do the arithmetic (see `containers.determinants`). Inputs count by content, so that the
-        same checkpoint from another place gives the same fingerprint.
+        same checkpoint from another place gives the same fingerprint. Raises BadInput for a parameter that is no
+        number (NaN, infinity).
         """
         identity: dict[str, Any] = {
             "step": self.step.value,
@@ -99,7 +99,10 @@ class StepRequest(Frozen):
             "parameters": self.parameters,
             "determinants": determinants,
         }
-        return hashlib.sha256(canonical_json(identity)).hexdigest()
+        try:
+            return hashlib.sha256(canonical_json(identity)).hexdigest()
+        except ValueError as error:
+            raise BadInput(f"the parameters of {self.step} cannot be written as JSON: {error}") from error
 
 
 class StepResult(Frozen):
@@ -130,7 +133,11 @@ class Values(BaseModel):
 
     @classmethod
     def read(cls, values: dict[str, JsonValue]) -> Self:
-        return cls.model_validate(values)
+        """The typed view; raises BadInput, which names the field, for what does not fit and for unknown names."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BadInput(f"not {cls.__name__}: {faults(error)}") from error
 
 
 class DownloadParameters(Values):
@@ -216,13 +223,15 @@ class PushParameters(Values):
 
     promote: inputs {"verdict": verdict}; gives `tags` to `reference`, which must hold a digest; values: PromotedImage.
     `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference. With more than
-    one platform (`linux/amd64`) an index over one image each is pushed.
+    one platform (`linux/amd64`) an index over one image each is pushed. `also` asks for the raw-file artifact beside the
+    modelcar, for `ilab` and ModelPack; it doubles what the registry holds.
     """
 
     action: Literal["push", "promote"] = "push"
     target: str = ""
     base: str = "busybox"
     platforms: tuple[str, ...] = ("linux/amd64",)
+    also: tuple[Literal["raw"], ...] = ()
     reference: str = ""
     tags: tuple[str, ...] = ()
     annotations: dict[str, str] = {}
@@ -245,6 +254,7 @@ class PushedImage(Values):
     size: int = Field(description="bytes of all layers")
     pushed_bytes: int
     already_there: bool = Field(description="nothing had to be sent")
+    raw: Digest | None = Field(default=None, description="the raw-file artifact, where it was asked for")
 
 
 class PromotedImage(Values):

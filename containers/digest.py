@@ -60,9 +60,7 @@ class Digest:
         return self.hex[:12]
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: type[Any], handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def read(value: str) -> Digest:
             try:
                 return cls.parse(value)
@@ -70,9 +68,7 @@ class Digest:
                 raise ValueError(str(error)) from error
 
         return core_schema.json_or_python_schema(
-            json_schema=core_schema.no_info_after_validator_function(
-                read, core_schema.str_schema()
-            ),
+            json_schema=core_schema.no_info_after_validator_function(read, core_schema.str_schema()),
             python_schema=core_schema.union_schema(
                 [
                     core_schema.is_instance_schema(cls),
@@ -88,6 +84,4 @@ def canonical_json(value: Any) -> bytes:
 
     Raises ValueError for NaN and infinities, which JSON has no words for.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

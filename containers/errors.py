@@ -15,6 +15,14 @@
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
 
 class Error(Exception):
     """The root: a message that names the thing and what is wrong, and a remedy that says what to do."""
@@ -78,3 +86,14 @@ class StepFailed(Error):
         self.step = step
         self.exit_code = exit_code
         self.temporary = exit_code == Temporary.exit_code
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the system refused to write for want of space or quota."""
+    return error.errno in _DISK_FULL
+
+
+def faults(error: ValidationError) -> str:
+    """What does not fit, in one line and without the values, which may be secrets: `store.port: Input should be ...`."""
+    found = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}" for fault in found)

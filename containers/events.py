@@ -80,13 +80,11 @@ class Reporter:
         self._structured = not self._stream.isatty() if structured is None else structured
         self._lock = threading.Lock()
 
-    def log(
-        self, message: str, level: Literal["debug", "info", "warning", "error"] = "info"
-    ) -> None:
-        self._write(Event(event="log", level=level, message=message))
+    def log(self, message: str, level: Literal["debug", "info", "warning", "error"] = "info") -> None:
+        self.write(Event(event="log", level=level, message=message))
 
     def error(self, error: Error) -> None:
-        self._write(
+        self.write(
             Event(
                 event="error",
                 level="error",
@@ -106,7 +104,8 @@ class Reporter:
         finally:
             progress.report()
 
-    def _write(self, event: Event) -> None:
+    def write(self, event: Event) -> None:
+        """Write one event as a line of its own."""
         if self._structured:
             stamped = event.model_copy(update={"time": datetime.now(UTC).isoformat()})
             line = json.dumps(stamped.model_dump(exclude_defaults=True), ensure_ascii=False)
@@ -140,7 +139,7 @@ class Progress:
             self.report()
 
     def report(self) -> None:
-        self._reporter._write(
+        self._reporter.write(
             Event(
                 event="progress",
                 task=self._task,

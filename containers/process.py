@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -11,13 +12,14 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from containers.errors import BadInput, Error, Temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+_LOGGER = logging.getLogger(__name__)
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _TAIL = 40  # lines of output that an error carries
 
@@ -96,24 +98,35 @@ def run(
     does not exist, TimedOut, and, with `check`, ProcessFailed.
     """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             list(argv),
             env=dict(inherited() if env is None else env),
             cwd=cwd,
-            timeout=timeout,
-            capture_output=True,
-            text=True,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            check=False,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,  # one group, so that a deadline ends its children too
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if cwd is not None and not cwd.is_dir():
+            raise BadInput(f"there is no folder {cwd} to run {argv[0]} in") from error
         raise BadInput(f"{argv[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise TimedOut(f"{argv[0]} did not end within {timeout:g} seconds") from error
-    if check and done.returncode != 0:
-        raise ProcessFailed(argv, done.returncode, done.stderr or done.stdout)
-    return Completed(done.returncode, done.stdout, done.stderr)
+    except PermissionError as error:
+        raise BadInput(f"{argv[0]} may not be run: {error.strerror}") from error
+    try:
+        stdout, stderr = process.communicate(stdin, timeout)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimedOut(f"{argv[0]} did not end within {timeout:g} seconds") from error
+        raise
+    if check and process.returncode != 0:
+        raise ProcessFailed(argv, process.returncode, stderr or stdout)
+    return Completed(process.returncode, stdout, stderr)
 
 
 @dataclass
@@ -135,7 +148,7 @@ class Child:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _reader: threading.Thread | None = field(default=None, init=False)
 
-    def start(self) -> Child:
+    def start(self) -> Self:
         """Start it; returns at once. Raises BadInput when the log file cannot be written."""
         flags = ["--detached"] if self.detached else []
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
@@ -199,7 +212,7 @@ class Child:
             self._reader.join(timeout=5)
         return code
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -221,7 +234,10 @@ class Child:
                 line = raw.decode(errors="replace").rstrip("\r\n")
                 self._tail.append(line)
                 if self.on_line is not None:
-                    self.on_line(line)
+                    try:
+                        self.on_line(line)
+                    except Exception:  # a listener's trouble must neither end nor stall the program
+                        _LOGGER.exception("a line of %s could not be passed on", self.argv[0])
 
 
 def start_time(pid: int) -> str | None:

@@ -6,21 +6,31 @@ working directory, or, for secrets, as a file under /run/secrets.
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
+
+from containers.errors import BadInput, faults
 
 _SECRETS = Path("/run/secrets")
 
 
-class StoreSettings(BaseModel):
+class Section(BaseModel):
+    """Settings of one concern; a misspelt name is refused and not passed over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class StoreSettings(Section):
     """The object store. Without an endpoint the embedded server is started."""
 
     endpoint: str | None = Field(
@@ -40,7 +50,7 @@ class StoreSettings(BaseModel):
     )
 
 
-class RegistrySettings(BaseModel):
+class RegistrySettings(Section):
     """Registries. Without a user name, Docker's and Podman's own login files and helpers are asked."""
 
     username: str | None = Field(default=None, description="user name for every registry")
@@ -63,7 +73,7 @@ class RegistrySettings(BaseModel):
     )
 
 
-class SourceSettings(BaseModel):
+class SourceSettings(Section):
     """Where `s3://bucket/prefix` sources are read from: any S3 endpoint, which need not be the store's."""
 
     endpoint: str | None = Field(default=None, description="URL of the S3 endpoint of s3:// sources; unset means AWS")
@@ -74,7 +84,7 @@ class SourceSettings(BaseModel):
     secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Section):
     """vLLM as a service."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -86,6 +96,10 @@ class ServeSettings(BaseModel):
     kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
         default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
     )
+    keep_gb: Annotated[float, Field(ge=0)] = Field(
+        default=50.0,
+        description="GB of unpacked models that are kept for the next run; more only while they are served",
+    )
 
 
 class Settings(BaseSettings):
@@ -96,9 +110,23 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         toml_file="carwright.toml",
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
-        extra="ignore",
+        extra="forbid",
         populate_by_name=True,
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Raises BadInput, which names the setting, for a value that does not fit and for an unknown name."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise BadInput(
+                f"the settings do not fit: {faults(error)}",
+                remedy="change the variable CARWRIGHT_<NAME> or the entry in carwright.toml",
+            ) from None  # the cause would show the value, which may be a secret
+        except SettingsError as error:
+            raise BadInput(f"the settings do not fit: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise BadInput(f"carwright.toml is not TOML: {error}") from error
 
     home: Path = Field(
         default=Path(".carwright"),

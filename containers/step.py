@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pydantic import ValidationError
 
 from containers.contract import Step, StepRequest, StepResult
-from containers.errors import BadInput, Error, Interrupted
+from containers.errors import BadInput, DiskFull, Error, Interrupted, faults, is_disk_full
 from containers.events import Reporter
 from containers.settings import Settings
 
@@ -42,35 +42,36 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
         epilog="Exit codes: 0 done, 2 bad input (not retried), 75 temporary (retried), anything else a bug.",
     )
     parser.add_argument("--request", type=Path, required=True, help="StepRequest, JSON")
-    parser.add_argument(
-        "--result", type=Path, required=True, help="where to write the StepResult, JSON"
-    )
+    parser.add_argument("--result", type=Path, required=True, help="where to write the StepResult, JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _terminate)
 
-    settings = Settings()
-    report = Reporter(
-        structured=None if settings.log_format == "auto" else settings.log_format == "json"
-    )
     started = time.monotonic()
+    report = Reporter()
     try:
+        settings = Settings()
+        report = Reporter(structured=None if settings.log_format == "auto" else settings.log_format == "json")
         request = read_request(arguments.request, step)
+        if not arguments.result.parent.is_dir():  # said before hours of work, not after
+            raise BadInput(f"cannot write {arguments.result}: there is no folder {arguments.result.parent}")
         with tempfile.TemporaryDirectory(prefix=f"carwright-{step}-") as scratch:
-            result = work(
-                request, Context(settings, report, Path(scratch), arguments.result)
-            )
+            result = work(request, Context(settings, report, Path(scratch), arguments.result))
         timings = {"total": round(time.monotonic() - started, 3), **result.timings}
         write_result(arguments.result, result.model_copy(update={"timings": timings}))
     except Error as error:
-        report.error(error)
-        sys.exit(error.exit_code)
-    except ValidationError as error:
-        report.error(BadInput(f"the request for {step} does not fit: {error}"))
-        sys.exit(BadInput.exit_code)
+        _fail(report, error)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _fail(report, DiskFull(f"no space left while {step} wrote {error.filename or 'a file'}", remedy="free some"))
     except KeyboardInterrupt:
-        report.error(Interrupted(f"{step} was interrupted"))
-        sys.exit(Interrupted.exit_code)
+        _fail(report, Interrupted(f"{step} was interrupted"))
     sys.exit(0)
+
+
+def _fail(report: Reporter, error: Error) -> NoReturn:
+    report.error(error)
+    sys.exit(error.exit_code)
 
 
 def read_request(path: Path, step: Step) -> StepRequest:
@@ -80,7 +81,7 @@ def read_request(path: Path, step: Step) -> StepRequest:
     except OSError as error:
         raise BadInput(f"cannot read the request {path}: {error.strerror}") from error
     except ValidationError as error:
-        raise BadInput(f"{path} is not a StepRequest: {error}") from error
+        raise BadInput(f"{path} is not a StepRequest: {faults(error)}") from error
     if request.step is not step:
         raise BadInput(f"{path} is a request for {request.step}, and this is {step}")
     return request

@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -29,12 +30,21 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Every process below `pid`, from /proc/<pid>/task/<tid>/children (proc(5)); empty where that is missing."""
+    """Every process below `pid`, by the parent that each process in /proc names (proc(5), /proc/<pid>/stat, field 4).
+
+    Not from /proc/<pid>/task/<tid>/children: not every kernel and sandbox has that file.
+    """
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended since
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
     found: list[int] = []
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, tasks.read_text().split()):
-                found += [child, *_descendants(child)]
+    waiting = [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
     return found
 
 
@@ -69,8 +79,24 @@ def _end_all(main: int) -> int | None:
             _signal_all(signal.SIGKILL)
         ended = _reap(main)
         code = ended if ended is not None else code
-        time.sleep(0.02)
+        time.sleep(0.05)
     return code
+
+
+def _become(command: list[str], supervisor: int) -> NoReturn:
+    """In the forked child: turn into the command, which dies with the supervisor."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it died between fork and prctl
+        os._exit(1)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        os.execvpe(command[0], command, os.environ)
+    except OSError as error:
+        os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
+    os._exit(127)
 
 
 def main(arguments: list[str]) -> int:
@@ -94,19 +120,7 @@ def main(arguments: list[str]) -> int:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died between fork and prctl
-            os._exit(1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        try:
-            os.execvpe(command[0], command, os.environ)
-        except OSError as error:
-            os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
-            os._exit(127)
+        _become(command, supervisor)
 
     watched = [wake_read] if detached else [wake_read, 0]
     while True:

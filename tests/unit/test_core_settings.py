@@ -1,0 +1,97 @@
+"""One tree of settings, from several places, strict about names and silent about secrets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.errors import BadInput
+from containers.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_need_nothing() -> None:
+    settings = Settings()
+    assert settings.store.bucket == "carwright"
+    assert settings.hub_token is None
+
+
+def test_the_first_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments, then environment, then carwright.toml."""
+    (tmp_path / "carwright.toml").write_text(
+        'home = "/toml"\ncache = "/toml"\nlog_format = "text"\n[store]\nbucket = "toml"\nprefix = "toml"\n'
+    )
+    monkeypatch.setenv("CARWRIGHT_CACHE", "/environment")
+    monkeypatch.setenv("CARWRIGHT_STORE__BUCKET", "environment")
+    monkeypatch.setenv("CARWRIGHT_LOG_FORMAT", "json")
+    settings = Settings(log_format="auto")
+    assert str(settings.home) == "/toml"
+    assert str(settings.cache) == "/environment"
+    assert (settings.store.bucket, settings.store.prefix) == ("environment", "toml")
+    assert settings.log_format == "auto"
+
+
+@pytest.mark.parametrize("name", ["CARWRIGHT_HUB_TOKEN", "HF_TOKEN"])
+def test_the_hub_token_has_two_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "hf_secret")
+    token = Settings().hub_token
+    assert token is not None
+    assert token.get_secret_value() == "hf_secret"
+
+
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARWRIGHT_HUB_TOKEN", "hf_secret")
+    monkeypatch.setenv("CARWRIGHT_STORE__SECRET_ACCESS_KEY", "s3_secret")
+    monkeypatch.setenv("CARWRIGHT_PIP_EXTRA_INDEX_URL", "http://user:pip_secret@localhost/")
+    settings = Settings()
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "_secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('hoem = "/x"\n', "hoem"),
+        ('[store]\nbuckit = "x"\n', "store.buckit"),
+        ("[serve]\nport = 70000\n", "serve.port"),
+        ('log_format = "xml"\n', "log_format"),
+        ("home = \n", "carwright.toml"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, text: str, named: str) -> None:
+    """A misspelt name is refused: it would otherwise be a setting that silently does nothing."""
+    (tmp_path / "carwright.toml").write_text(text)
+    with pytest.raises(BadInput, match=named):
+        Settings()
+
+
+def test_a_bad_value_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a secret that went into the wrong variable."""
+    monkeypatch.setenv("CARWRIGHT_SERVE__PORT", "hf_secret")
+    with pytest.raises(BadInput, match=r"serve\.port") as caught:
+        Settings()
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_every_setting_is_described() -> None:
+    """`carwright settings` shows them, with what they mean."""
+
+    def check(model: type, prefix: str = "") -> int:
+        count = 0
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            if hasattr(field.annotation, "model_fields"):
+                count += check(field.annotation, f"{prefix}{name}.")
+            else:
+                assert field.description, f"{prefix}{name}"
+                count += 1
+        return count
+
+    assert check(Settings) > 15
