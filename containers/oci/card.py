@@ -28,8 +28,13 @@ _KNOWN: Final = {
 
 def legal_files(files: Sequence[SourceFile]) -> tuple[str, ...]:
     """Licence, notice and use policy files among the files of a checkpoint."""
-    names = {file.path: file.path.rpartition("/")[2].lower() for file in files}
-    return tuple(path for path, name in names.items() if any(word in name for word in _LEGAL))
+    return tuple(file.path for file in files if is_legal(file.path))
+
+
+def is_legal(path: str) -> bool:
+    """By its name, a licence, a notice or a use policy."""
+    name = path.rpartition("/")[2].lower()
+    return any(word in name for word in _LEGAL)
 
 
 def render(config: Mapping[str, Any], files: Sequence[SourceFile], annotations: Mapping[str, str]) -> bytes:

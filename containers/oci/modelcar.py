@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci import card, image
-from containers.oci.layer import Layer, LayerFile
+from containers.events import amount
+from containers.oci import card, image, raw
+from containers.oci.layer import CHUNK, Layer, LayerFile
 from containers.oci.plan import LAYER_LIMIT, group_files
 from containers.oci.reference import candidate_tag
 from containers.oci.repository import Blob
 from containers.oci.source import Hashing, SourceFile, check_checkpoint, files_key
-from containers.oci.types import INDEX, MANIFEST
+from containers.oci.types import INDEX, MANIFEST, Descriptor
 from containers.oci.validate import check_image
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Plan:
     layers: tuple[PlannedLayer, ...]
     card: bytes
     annotations: Mapping[str, str]
+    config: Mapping[str, Any]
+    raw: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,6 +66,11 @@ class Plan:
             + sum(layer.size for layer in self.bases[0].layers)
             + Layer((LayerFile(card.PATH, len(self.card)),), root="").size
         )
+
+    @property
+    def raw_size(self) -> int:
+        """Bytes that the raw artifact adds; 0 when it is not asked for."""
+        return sum(file.size for file in self.source.files) if self.raw else 0
 
     @property
     def layer_count(self) -> int:
@@ -79,8 +87,8 @@ class Pushed:
     size: int
     pushed_bytes: int
     already_there: bool
-    skipped: tuple[str, ...] = field(default=())
-    files: tuple[SourceFile, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
+    raw: Digest | None = None
 
 
 def make_plan(
@@ -91,6 +99,7 @@ def make_plan(
     annotations: Mapping[str, str] | None = None,
     layer_limit: int = LAYER_LIMIT,
     layer_bytes: int = 0,
+    also_raw: bool = False,
 ) -> Plan:
     """Check the checkpoint and decide its layers; reads config.json and the shard index and nothing else."""
     config = check_checkpoint(source)
@@ -108,7 +117,18 @@ def make_plan(
     if bases[0].name == "none":
         notes.append("without a base the image can only be used as an image volume: nothing in it can run")
     annotations = dict(annotations or {})
-    return Plan(source, tuple(bases), layers, card.render(config, source.files, annotations), annotations, tuple(notes))
+    if also_raw:
+        notes.append(f"the raw artifact doubles what is stored: {amount(sum(file.size for file in source.files), 'B')}")
+    return Plan(
+        source,
+        tuple(bases),
+        layers,
+        card.render(config, source.files, annotations),
+        annotations,
+        config,
+        also_raw,
+        tuple(notes),
+    )
 
 
 def _planned(files: tuple[SourceFile, ...], memory: Memory) -> PlannedLayer:
@@ -144,6 +164,7 @@ class Push:
         self._lock = threading.Lock()
         self._sent = 0
         self._skipped: list[str] = []
+        self._raw: Digest | None = None
 
     def run(self, tag: str = "") -> Pushed:
         """Send what is missing and return what is there now; `tag` is given besides the candidate tag.
@@ -178,7 +199,8 @@ class Push:
             return None
         self._skipped = [blob.name for blob in blobs] + [one.name for one, _, _ in layers]
         changed = self._tag(digest, content, media_type, tag)
-        return self._pushed(digest, layers, already_there=not changed)
+        changed |= self._also_raw(layers, digest, content, media_type, tag)
+        return self._pushed(digest, already_there=not changed)
 
     def _tag(self, digest: Digest, content: bytes, media_type: str, tag: str) -> bool:
         changed = False
@@ -200,7 +222,8 @@ class Push:
                 self._repository.put(built.content, MANIFEST)
         digest = Digest.of(content)
         self._tag(digest, content, media_type, tag)
-        return self._pushed(digest, layers, already_there=False)
+        self._also_raw(layers, digest, content, media_type, tag)
+        return self._pushed(digest, already_there=False)
 
     def _compose(self, layers: Sequence[_Sent]) -> tuple[list[image.Image], list[Blob], bytes, str]:
         """The images of every platform, the small blobs that they need, and what is tagged: a manifest or an index."""
@@ -218,7 +241,6 @@ class Push:
     def _pushed(
         self,
         digest: Digest,
-        layers: Sequence[_Sent],
         *,
         already_there: bool,
     ) -> Pushed:
@@ -230,7 +252,36 @@ class Push:
             pushed_bytes=self._sent,
             already_there=already_there,
             skipped=tuple(self._skipped),
-            files=tuple(file for _, _, files in layers for file in files),
+            raw=self._raw,
+        )
+
+    def _also_raw(self, layers: Sequence[_Sent], digest: Digest, content: bytes, media_type: str, tag: str) -> bool:
+        """Bring the raw artifact, if it was asked for; whether anything had to be sent for it."""
+        if not self._plan.raw:
+            return False
+        files = [(file, layer) for _, layer, held in layers for file in held]
+        subject = Descriptor(media_type=media_type, digest=digest, size=len(content))
+        manifest, config = raw.compose(files, self._plan.config, self._plan.annotations, subject)
+        encoded = manifest.encode()
+        self._raw = Digest.of(encoded)
+        before = self._sent
+        with ThreadPoolExecutor(self._parallel, thread_name_prefix="raw") as pool:
+            blobs = [Blob.of(config, "raw config"), *(self._raw_blob(file) for file, _ in files)]
+            self._await([pool.submit(self._put, blob) for blob in blobs])
+        changed = self._sent != before
+        if not any(one.digest == self._raw for one in self._repository.referrers(digest)):
+            self._repository.refer(encoded, manifest)
+            changed = True
+        for name in (f"{candidate_tag(digest)}-raw", f"{tag}-raw" if tag else ""):
+            stored = self._repository.get(name) if name else None
+            if name and (stored is None or stored.digest != self._raw):
+                self._repository.put(encoded, MANIFEST, name)
+                changed = True
+        return changed
+
+    def _raw_blob(self, file: SourceFile) -> Blob:
+        return Blob(
+            file.size, lambda offset: _read(self._plan.source.open(file.path, offset)), file.sha256, f"raw {file.path}"
         )
 
     def _put_layer(self, planned: PlannedLayer) -> _Sent:
@@ -280,6 +331,14 @@ class Push:
             for one in waiting:
                 one.cancel()
             raise
+
+
+def _read(stream: Readable) -> Iterator[bytes]:
+    try:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+    finally:
+        stream.close()
 
 
 def _card_blob(content: bytes) -> Blob:

@@ -10,8 +10,10 @@ from containers.contract import PromotedImage, PushedImage, PushOptions, PushPar
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
 from containers.oci.access import open_memory, open_repository, pinned
+from containers.oci.candidates import mark_pushed
 from containers.oci.modelcar import Push, make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
+from containers.oci.raw import ARTIFACT
 from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found
 from containers.oci.source import StoreSource
@@ -20,6 +22,7 @@ from containers.store import Store
 if TYPE_CHECKING:
     from containers.contract import StepRequest
     from containers.digest import Digest
+    from containers.oci.repository import Repository
     from containers.step import Context
 
 
@@ -52,11 +55,12 @@ def _push(
             memory,
             annotations=parameters.annotations,
             layer_limit=options.layer_limit,
+            also_raw="raw" in parameters.also,
             layer_bytes=registry_layer_bytes(target, context.settings),
         )
         for note in plan.notes:
             context.report.log(note, "warning")
-        with context.report.progress("push", plan.size) as progress:
+        with context.report.progress("push", plan.size + plan.raw_size) as progress:
             push = Push(
                 plan,
                 repository,
@@ -65,6 +69,8 @@ def _push(
                 on_bytes=progress.advance,
             )
             pushed = push.run()
+            if not pushed.already_there and target.registry:
+                mark_pushed(repository, pushed.digest)
             progress.total = progress.done
     skipped = len(pushed.skipped)
     context.report.log(
@@ -80,6 +86,7 @@ def _push(
         size=pushed.size,
         pushed_bytes=pushed.pushed_bytes,
         already_there=pushed.already_there,
+        raw=pushed.raw,
     )
     return StepResult(
         step=Step.PUSH,
@@ -115,10 +122,24 @@ def _promote(
             if before is None or before.digest != digest:
                 repository.put(stored.content, stored.media_type, name)
                 changed.append(name)
+        changed += _tag_raw(repository, digest, parameters.tags)
     tagged = ", ".join(str(reference.tagged(name)) for name in parameters.tags)
     context.report.log(f"{tagged} {'is' if changed else 'was already'} {digest}")
     values = PromotedImage(reference=str(reference), tags=parameters.tags, already_there=there and not changed)
     return StepResult(step=Step.PUSH, values=values.dump(), versions={"httpx": version("httpx")})
+
+
+def _tag_raw(repository: Repository, digest: Digest, tags: tuple[str, ...]) -> list[str]:
+    """The raw artifact of a promoted modelcar, where there is one, gets the same tags with `-raw` behind them."""
+    changed: list[str] = []
+    for one in referrers.attached(repository, digest, ARTIFACT):
+        stored = found(repository, str(one.digest))
+        for name in (f"{tag}-raw" for tag in tags):
+            before = repository.get(name)
+            if before is None or before.digest != stored.digest:
+                repository.put(stored.content, stored.media_type, name)
+                changed.append(name)
+    return changed
 
 
 def _evaluation(request: StepRequest, store: Store) -> tuple[referrers.Attachment, ...]:

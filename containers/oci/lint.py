@@ -1,0 +1,271 @@
+"""Would the readers of a modelcar accept it: KServe, ilab, ModelPack, registries. Weights are not read for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from containers.errors import BadInput
+from containers.oci import raw
+from containers.oci.access import look, open_repository
+from containers.oci.card import is_legal
+from containers.oci.image import CARD
+from containers.oci.layer import ROOT
+from containers.oci.prepare import registry_layer_bytes
+from containers.oci.referrers import TITLE
+from containers.oci.repository import image, read_small
+from containers.oci.source import INDEX_FILE
+from containers.oci.validate import check_image, inflated, listed_files, read_layer
+
+if TYPE_CHECKING:
+    from containers.digest import Digest
+    from containers.oci.repository import Repository
+    from containers.oci.types import Descriptor, ImageConfig, Manifest
+    from containers.settings import Settings
+
+Level = Literal["error", "warning", "ok"]
+_LAYERS_MAX: Final = 127  # what overlay file systems mount
+_BIG: Final = 64 << 20  # bytes; layers above are looked at by their first header only
+_HARBOR: Final = 32 << 30  # bytes of a layer beyond which Harbor was seen to fail
+_TOOLS: Final = ("sh", "ln", "sleep", "ls")  # KServe's sidecar and init container call them
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`rule` is stable, for machines; `message` is for people."""
+
+    rule: str
+    level: Level
+    message: str
+
+
+@dataclass
+class _Content:
+    """What the layers hold, as far as it can be told without reading weights."""
+
+    files: list[tuple[str, int]] = field(default_factory=list)  # under /models
+    programs: set[str] = field(default_factory=set)
+    unread: list[Descriptor] = field(default_factory=list)
+
+
+def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
+    """Every rule's finding, the good ones included, in a fixed order. Raises BadInput when there is nothing to look at."""
+    with open_repository(reference, settings) as repository:
+        _, manifest = image(repository, str(look(repository).digest))
+        config = read_small(repository, manifest.config)
+        if raw.is_raw(manifest):
+            return tuple(_raw_rules(repository, manifest))
+        try:
+            parsed = check_image(manifest, config)
+        except BadInput as error:
+            return (Finding("consistent", "error", error.message),)
+        findings = [Finding("consistent", "ok", "manifest, configuration and annotations agree")]
+        limit = registry_layer_bytes(repository.reference, settings)
+        findings += _layer_rules(manifest, limit)
+        content = _contents(repository, manifest, parsed)
+        findings += _kserve_rules(parsed, content)
+        findings += _path_rules(content)
+        findings += _annotation_rules(manifest)
+        findings += _checkpoint_rules(content, lambda path: _read_model_file(repository, manifest, parsed, path))
+        return tuple(findings)
+
+
+def _layer_rules(manifest: Manifest, limit: int) -> list[Finding]:
+    count = len(manifest.layers)
+    biggest = max((layer.size for layer in manifest.layers), default=0)
+    kinds = Counter(layer.media_type for layer in manifest.layers)
+    zstd = [kind for kind in kinds if "zstd" in kind]
+    squeezed = [kind for kind in kinds if kind.endswith("gzip")]
+    large = (
+        Finding("layer-size", "error", f"the largest layer has {biggest} bytes; this registry takes {limit}")
+        if limit and biggest > limit
+        else Finding(
+            "layer-size", "warning", f"the largest layer has {biggest} bytes; Harbor was seen to fail above 32 GiB"
+        )
+        if biggest > _HARBOR
+        else Finding("layer-size", "ok", f"the largest layer has {biggest} bytes")
+    )
+    return [
+        _judge("layer-count", count <= _LAYERS_MAX, f"{count} layers (overlay file systems mount {_LAYERS_MAX})"),
+        large,
+        _judge("no-zstd", not zstd, f"layer types: {', '.join(sorted(kinds))} (KServe's oci+fetch refuses zstd)"),
+        _judge(
+            "uncompressed",
+            not squeezed,
+            "weights do not compress, and a compressed layer has no fixed digest",
+            "warning",
+        ),
+    ]
+
+
+def _kserve_rules(config: ImageConfig, content: _Content) -> list[Finding]:
+    run = config.config
+    missing = [tool for tool in _TOOLS if tool not in content.programs]
+    user = (run.user or "").partition(":")[0]
+    if missing and content.unread:
+        tools = Finding("tools", "warning", f"{', '.join(missing)} not seen in the layers that were read")
+    elif missing:
+        tools = Finding(
+            "tools",
+            "error",
+            f"{', '.join(missing)} missing: KServe's sidecar cannot start (an image volume can be mounted)",
+        )
+    else:
+        tools = Finding("tools", "ok", f"{', '.join(_TOOLS)} are there")
+    return [
+        _judge(
+            "entrypoint", not run.entrypoint, "KServe passes its command as arguments: there must be no entry point"
+        ),
+        tools,
+        _judge("user", user not in ("", "0", "root"), f"runs as user {user or 'root'}", "warning"),
+    ]
+
+
+def _path_rules(content: _Content) -> list[Finding]:
+    paths = Counter(path for path, _ in content.files)
+    twice = sorted(path for path, count in paths.items() if count > 1)
+    unsafe = sorted(path for path in paths if path.startswith("/") or ".." in path.split("/"))
+    nested = sum("/" in path for path in paths)
+    return [
+        _judge(
+            "models", bool(paths) or bool(content.unread), f"{len(paths)} files under /{ROOT}, {nested} in sub-folders"
+        ),
+        _judge("paths-once", not twice, f"files that another layer overwrites: {', '.join(twice[:5]) or 'none'}"),
+        _judge("paths-safe", not unsafe, f"paths that leave /{ROOT}: {', '.join(unsafe[:5]) or 'none'}"),
+    ]
+
+
+def _annotation_rules(manifest: Manifest) -> list[Finding]:
+    model = [layer for layer in manifest.layers if layer.annotations.get("olot.layer.content.inlayerpath")]
+    listed = sum(bool(listed_files(layer)) for layer in manifest.layers)
+    titled = [layer for layer in manifest.layers if TITLE in layer.annotations]
+    return [
+        _judge("annotations", listed > 0 and listed >= len(model), f"{listed} layers list their files", "warning"),
+        _judge(
+            "ilab-titles",
+            not titled,
+            f"{len(titled)} tar layers have a title: `ilab model download` would take the tar for the file",
+            "warning",
+        ),
+    ]
+
+
+def _checkpoint_rules(content: _Content, read: Any) -> list[Finding]:
+    paths = {path for path, _ in content.files}
+    findings: list[Finding] = []
+    try:
+        config = json.loads(read("config.json"))
+        findings.append(_judge("config", isinstance(config, dict), "config.json is a JSON object"))
+    except (BadInput, ValueError) as error:
+        findings.append(Finding("config", "error", f"config.json cannot be loaded: {error}"))
+    if INDEX_FILE in paths:
+        try:
+            weights = set(json.loads(read(INDEX_FILE))["weight_map"].values())
+            missing = sorted(weights - paths)
+            shards = f"{INDEX_FILE} names {len(weights)} shards, missing: {', '.join(missing[:5]) or 'none'}"
+            findings.append(_judge("shards", not missing, shards))
+        except (BadInput, ValueError, KeyError, AttributeError) as error:
+            findings.append(Finding("shards", "error", f"{INDEX_FILE} cannot be loaded: {error}"))
+    else:
+        count = sum(path.endswith(".safetensors") for path in paths)
+        findings.append(_judge("shards", count > 0, f"{count} safetensors file(s), no index"))
+    tokenizer = any(path.rpartition("/")[2].startswith(("tokenizer", "vocab", "spiece")) for path in paths)
+    findings.append(_judge("tokenizer", tokenizer, "a tokenizer is there" if tokenizer else "no tokenizer", "warning"))
+    legal = sorted(path for path in paths if is_legal(path))
+    findings.append(_judge("licence", bool(legal), f"licence files: {', '.join(legal) or 'none'}", "warning"))
+    pickles = sorted(path for path in paths if path.endswith((".bin", ".pth", ".pt", ".ckpt", ".pkl")))
+    findings.append(_judge("no-pickles", not pickles, f"pickles: {', '.join(pickles[:5]) or 'none'}", "warning"))
+    return findings
+
+
+def _raw_rules(repository: Repository, manifest: Manifest) -> list[Finding]:
+    untitled = [layer for layer in manifest.layers if not layer.annotations.get(TITLE)]
+    pathless = [layer for layer in manifest.layers if not layer.annotations.get(raw.FILEPATH)]
+    tars = [layer for layer in manifest.layers if "tar" in layer.media_type.rpartition(".")[2]]
+    titles = Counter(layer.annotations.get(TITLE, "") for layer in manifest.layers)
+    twice = [title for title, count in titles.items() if count > 1]
+    content = _Content(files=[(layer.annotations.get(TITLE, ""), layer.size) for layer in manifest.layers])
+    by_title = {layer.annotations.get(TITLE, ""): layer for layer in manifest.layers}
+
+    def read(path: str) -> bytes:
+        if path not in by_title:
+            raise BadInput(f"there is no {path}")
+        return read_small(repository, by_title[path])
+
+    return [
+        _judge(
+            "ilab-titles",
+            not untitled and not twice,
+            f"{len(untitled)} layers without a title, {len(twice)} titles twice",
+        ),
+        _judge("ilab-raw", not tars, f"{len(tars)} layers are tars: `ilab` links blobs as they are"),
+        _judge("modelpack-paths", not pathless, f"{len(pathless)} layers without {raw.FILEPATH}"),
+        *_path_rules(content),
+        *_checkpoint_rules(content, read),
+    ]
+
+
+def _contents(repository: Repository, manifest: Manifest, config: ImageConfig) -> _Content:
+    content = _Content()
+    for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
+        listed = listed_files(layer)
+        if listed:
+            content.files += [(file.path, file.size) for file in listed]
+        elif CARD in layer.annotations:
+            continue
+        elif layer.size <= _BIG:
+            _read_members(repository, layer, diff_id, content)
+        else:
+            _first_member(repository, layer, content)
+    return content
+
+
+def _read_members(repository: Repository, layer: Descriptor, diff_id: Digest, content: _Content) -> None:
+    read_layer(repository, layer, diff_id, lambda member, _: _note(member, content))
+
+
+def _first_member(repository: Repository, layer: Descriptor, content: _Content) -> None:
+    """The headers before the first content of a large layer without a list; what is behind is not looked at."""
+    content.unread.append(layer)
+    with repository.read_blob(layer.digest) as chunks:
+        start = next(inflated(chunks, layer), b"")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(start), mode="r:") as tar:
+            for member in tar:
+                _note(member, content)
+    except tarfile.TarError:
+        return
+
+
+def _note(member: tarfile.TarInfo, content: _Content) -> None:
+    path = member.name.removeprefix("./").removeprefix("/")
+    folder, _, name = path.rpartition("/")
+    if path.startswith(f"{ROOT}/") and member.isreg():
+        content.files.append((path.removeprefix(f"{ROOT}/"), member.size))
+    elif folder in ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin") and not member.isdir():
+        content.programs.add(name)
+
+
+def _read_model_file(repository: Repository, manifest: Manifest, config: ImageConfig, path: str) -> bytes:
+    """A small file of the checkpoint, from the layer that holds it."""
+    found: list[bytes] = []
+
+    def take(member: tarfile.TarInfo, content: Any) -> None:
+        if content is not None and member.name.removeprefix("./").removeprefix("/") == f"{ROOT}/{path}":
+            found.append(content.read())
+
+    for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
+        listed = {file.path for file in listed_files(layer)}
+        if layer.size <= _BIG and (path in listed or not listed):
+            read_layer(repository, layer, diff_id, take)
+    if not found:
+        raise BadInput(f"there is no {path} in a layer of up to {_BIG >> 20} MiB")
+    return found[-1]
+
+
+def _judge(rule: str, good: bool, message: str, otherwise: Level = "error") -> Finding:  # noqa: FBT001
+    return Finding(rule, "ok" if good else otherwise, message)

@@ -1,0 +1,191 @@
+"""Recompute every digest of an image from the repository's own bytes, and say which file differs."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from containers.digest import Digest
+from containers.errors import BadInput
+from containers.oci.access import look, open_repository
+from containers.oci.layer import CHUNK, ROOT
+from containers.oci.raw import is_raw
+from containers.oci.referrers import TITLE
+from containers.oci.repository import image, read_small
+from containers.oci.source import FolderSource
+from containers.oci.validate import check_image, listed_files, read_layer, verified
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Callable
+
+    from containers.oci.memory import Memory
+    from containers.oci.repository import Repository
+    from containers.oci.types import Descriptor, Manifest
+    from containers.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it should be. `path` is a file of the checkpoint, or "" for the image itself."""
+
+    path: str
+    kind: Literal["changed", "missing", "extra", "damaged", "unlisted"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found: the files with their recomputed digests, and every difference."""
+
+    reference: str
+    digest: Digest
+    files: dict[str, Digest]
+    differences: tuple[Difference, ...]
+    bytes_read: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.differences
+
+
+@dataclass
+class _Layer:
+    files: dict[str, Digest] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+
+
+def verify(
+    reference: str,
+    settings: Settings,
+    memory: Memory,
+    *,
+    against: str = "",
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> Verified:
+    """Read the whole image, or raw artifact, and check it; `against` is a folder or another reference.
+
+    Damage and differences are in the result; BadInput is for what cannot be looked at in the first place.
+    """
+    with open_repository(reference, settings) as repository:
+        digest = look(repository).digest
+        stored, manifest = image(repository, str(digest))
+        found, differences = _read_image(repository, manifest, settings.registry.parallel, on_bytes)
+        size = sum(layer.size for layer in manifest.layers)
+    if against:
+        differences += _compare(found, _other(against, settings, memory, on_bytes), against)
+    return Verified(reference, stored.digest, dict(sorted(found.items())), tuple(differences), size)
+
+
+def _read_image(
+    repository: Repository, manifest: Manifest, parallel: int, on_bytes: Callable[[int], None]
+) -> tuple[dict[str, Digest], list[Difference]]:
+    differences: list[Difference] = []
+    ids: tuple[Digest | None, ...] = (None,) * len(manifest.layers)
+    raw = is_raw(manifest)
+    try:
+        config = read_small(repository, manifest.config)
+        if not raw:
+            ids = check_image(manifest, config).rootfs.diff_ids
+    except BadInput as error:
+        differences.append(Difference("", "damaged", error.message))
+    with ThreadPoolExecutor(parallel, thread_name_prefix="verify") as pool:
+        read = [
+            pool.submit(_read_raw, repository, layer, on_bytes)
+            if raw
+            else pool.submit(_read_tar, repository, layer, diff_id, on_bytes)
+            for layer, diff_id in zip(manifest.layers, ids, strict=True)
+        ]
+        layers = [one.result() for one in read]
+    files: dict[str, Digest] = {}
+    for layer in layers:
+        differences += layer.differences
+        files |= layer.files
+    return files, differences
+
+
+def _read_tar(
+    repository: Repository, layer: Descriptor, diff_id: Digest | None, on_bytes: Callable[[int], None]
+) -> _Layer:
+    """One layer: the digest of each file under /models, held against the layer's own list."""
+    result = _Layer()
+
+    def take(member: tarfile.TarInfo, content: Any) -> None:
+        path = member.name.removeprefix("./").removeprefix("/")
+        if content is None:
+            return
+        digest = hashlib.sha256()
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+        if path.startswith(f"{ROOT}/"):
+            result.files[path.removeprefix(f"{ROOT}/")] = Digest(digest.hexdigest())
+
+    listed = {file.path: file.sha256 for file in listed_files(layer)}
+    try:
+        read_layer(repository, layer, diff_id, take)
+    except BadInput as error:
+        wrong = [path for path, digest in listed.items() if result.files.get(path) != digest]
+        result.differences += [Difference(path, "damaged", error.message) for path in wrong or sorted(listed) or [""]]
+        return result
+    for path, digest in listed.items():
+        actual = result.files.get(path)
+        if actual != digest:
+            result.differences.append(
+                Difference(path, "changed" if actual else "missing", f"{path} is {actual}, and listed as {digest}")
+            )
+    if listed:
+        result.differences += [
+            Difference(path, "unlisted", f"{path} is in {layer.digest}, which does not list it")
+            for path in result.files.keys() - listed.keys()
+        ]
+    return result
+
+
+def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int], None]) -> _Layer:
+    path = layer.annotations.get(TITLE, str(layer.digest))
+    result = _Layer({path: layer.digest})
+    try:
+        with repository.read_blob(layer.digest) as chunks:
+            for chunk in verified(chunks, layer, str(repository.reference.target)):
+                on_bytes(len(chunk))
+    except BadInput as error:
+        result.differences.append(Difference(path, "damaged", error.message))
+    return result
+
+
+def _other(against: str, settings: Settings, memory: Memory, on_bytes: Callable[[int], None]) -> dict[str, Digest]:
+    """The digests of the other side: a folder's files, or a whole other image, read in the same way."""
+    folder = Path(against)
+    if not folder.is_dir():
+        return verify(against, settings, memory, on_bytes=on_bytes).files
+    source = FolderSource(folder, memory)
+    found: dict[str, Digest] = {}
+    for file in source.files:
+        digest = hashlib.sha256()
+        stream = source.open(file.path)
+        try:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        finally:
+            stream.close()
+        found[file.path] = Digest(digest.hexdigest())
+    return found
+
+
+def _compare(found: dict[str, Digest], other: dict[str, Digest], against: str) -> list[Difference]:
+    differences: list[Difference] = []
+    for path in sorted(found.keys() | other.keys()):
+        here, there = found.get(path), other.get(path)
+        if here == there:
+            continue
+        if here is None:
+            differences.append(Difference(path, "missing", f"{path} is in {against} and not in the image"))
+        elif there is None:
+            differences.append(Difference(path, "extra", f"{path} is in the image and not in {against}"))
+        else:
+            differences.append(Difference(path, "changed", f"{path} is {here} in the image and {there} in {against}"))
+    return differences
