@@ -1,0 +1,45 @@
+"""Checkpoints below a prefix of an S3 bucket."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from containers.download.selection import Remote
+from containers.errors import BadInput
+from containers.store.source import SourceBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.download.sources import BucketSource
+    from containers.settings import SourceSettings
+
+
+class BucketOrigin:
+    """The keys below the prefix; their ETags are the marks of the listing."""
+
+    def __init__(self, source: BucketSource, settings: SourceSettings) -> None:
+        self._source = source
+        self._bucket = SourceBucket(source.bucket, source.prefix, settings)
+
+    def commit(self) -> str | None:
+        return None
+
+    def files(self, commit: str | None) -> list[Remote]:
+        found = [Remote(item.path, item.size, mark=item.etag) for item in self._bucket.listing()]
+        if not found:
+            raise BadInput(
+                f"there is nothing below {self._source}",
+                remedy="check the bucket, the prefix, and CARWRIGHT_SOURCE__ENDPOINT",
+            )
+        return found
+
+    @contextmanager
+    def open(self, file: Remote, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        with self._bucket.read(file.path, file.mark, start, stop) as pieces:
+            yield start, pieces
+
+    def path(self, file: Remote) -> Path | None:
+        return None

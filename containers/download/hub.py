@@ -1,0 +1,103 @@
+"""Checkpoints on a Hugging Face hub, through its own client, `huggingface_hub`.
+
+Listings, access checks, addresses, headers and errors are the client's. The bytes are read here, over the client's HTTP
+session: its `hf_hub_download` writes to a temporary file of its own and removes it when it fails (2.4,
+`_download_to_tmp_and_move`), so that nothing would be left to go on from after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # documented
+
+from containers.digest import Digest
+from containers.download.hub_errors import translated
+from containers.download.retries import retrying
+from containers.download.selection import Remote
+from containers.errors import BadInput, Temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pydantic import SecretStr
+
+    from containers.download.sources import HubSource
+
+T = TypeVar("T")
+
+_PIECE: Final = 256 << 10
+_TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client itself would wait for ever
+
+
+class HubOrigin:
+    """A model repository. The token goes to the hub alone: a redirect to another origin loses it (RFC 9110, 15.4)."""
+
+    def __init__(self, source: HubSource, endpoint: str | None, token: SecretStr | None) -> None:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in our own words
+        self._source = source
+        self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._token = token.get_secret_value() if token is not None else None  # None: the client's own token file
+        self._api = HfApi(endpoint=self._endpoint, token=self._token)
+
+    def commit(self) -> str | None:
+        info = self._call(lambda: self._api.model_info(self._source.repo, revision=self._source.revision))
+        if info.sha is None:
+            raise BadInput(f"{self._endpoint} names no commit of {self._source}", remedy="check CARWRIGHT_HUB_ENDPOINT")
+        return info.sha
+
+    def files(self, commit: str | None) -> list[Remote]:
+        # Listings of a gated repository are public, its files are not: ask before anything is planned.
+        self._call(lambda: self._api.auth_check(self._source.repo))
+        tree = self._call(lambda: list(self._api.list_repo_tree(self._source.repo, recursive=True, revision=commit)))
+        return [_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
+
+    @contextmanager
+    def open(self, file: Remote, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        url = hf_hub_url(self._source.repo, file.path, revision=self._source.revision, endpoint=self._endpoint)
+        headers = build_hf_headers(token=self._token)
+        headers["Accept-Encoding"] = "identity"  # a range of a compressed body is no range of the file
+        if (start, stop) != (0, file.size):
+            headers["Range"] = f"bytes={start}-{stop - 1}"
+        with (
+            translated(self._source, self._endpoint),
+            _client().stream("GET", url, headers=headers, follow_redirects=True) as response,
+        ):
+            hf_raise_for_status(response)
+            if response.status_code == 206 and not _starts_at(response, start):
+                raise Temporary(f"{self._endpoint} sent another part of {file.path} than was asked for")
+            yield (start if response.status_code == 206 else 0), response.iter_bytes(_PIECE)
+
+    def path(self, file: Remote) -> Path | None:
+        return None
+
+    def _call(self, ask: Callable[[], T]) -> T:
+        def once() -> T:
+            _client()
+            with translated(self._source, self._endpoint):
+                return ask()
+
+        return retrying()(once)
+
+
+def _client() -> httpx2.Client:
+    """The client's session, with a deadline. It is made anew after a failed connection, so this is asked each time."""
+    session = get_session()
+    session.timeout = _TIMEOUT
+    return session
+
+
+def _remote(entry: RepoFile) -> Remote:
+    if entry.lfs is None:
+        return Remote(entry.path, entry.size, git=entry.blob_id)
+    return Remote(entry.path, entry.lfs.size, sha256=Digest(entry.lfs.sha256))
+
+
+def _starts_at(response: Any, start: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {start}-")

@@ -1,0 +1,96 @@
+"""What the hub's client raises, as the errors of Carwright. None of them holds the token."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from containers.download.retries import Busy
+from containers.errors import BadInput, Error, Temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containers.download.sources import HubSource
+
+_BUSY: Final = {408, 429, 500, 502, 503, 504}  # those that huggingface_hub retries (utils/_http.py)
+_ENDPOINT: Final = "check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)"
+_LOG_IN: Final = "set HF_TOKEN or run `hf auth login`"
+
+
+@contextmanager
+def translated(source: HubSource, endpoint: str) -> Iterator[None]:
+    """Raises BadInput for what the user can mend, Busy (a Temporary) and Temporary for what may pass."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise BadInput(
+            f"{source} is on a hub, and HF_HUB_OFFLINE is set", remedy="unset it, or give a file:/// source"
+        ) from error
+    except HFValidationError as error:
+        raise BadInput(f"not a model on the hub: {source.repo!r}: {error}") from error
+    except HfHubHTTPError as error:
+        raise _answered(error, source, endpoint) from error
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        raise BadInput(f"the hub's endpoint is not a URL: {endpoint!r}", remedy=_ENDPOINT) from error
+    except httpx2.TransportError as error:
+        raise Temporary(
+            f"the hub does not answer ({endpoint}): {error or type(error).__name__}",
+            remedy=f"check the network; {_ENDPOINT}; a second run goes on from here",
+        ) from error
+    except (httpx2.HTTPError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}", remedy=_ENDPOINT
+        ) from error
+
+
+def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
+    status, page = error.response.status_code, f"{endpoint}/{source.repo}"
+    if status in _BUSY:
+        return Busy(
+            f"the hub is busy or failing ({status} from {endpoint})",
+            remedy="wait a little; a second run goes on from here",
+            after=_seconds(error.response.headers.get("Retry-After")),
+        )
+    if isinstance(error, GatedRepoError) and status == 403:
+        message = f"{source.repo} is gated, and this token's owner has no access to it"
+        remedy = f"ask for access at {page}"
+    elif isinstance(error, GatedRepoError):
+        message = f"{source.repo} is gated, and no token was given"
+        remedy = f"accept its terms at {page}, then {_LOG_IN}"
+    elif isinstance(error, RepositoryNotFoundError):
+        message = f"there is no model {source.repo} at {endpoint}, or it is private"
+        remedy = f"check the name; for a private model {_LOG_IN}"
+    elif isinstance(error, RevisionNotFoundError):
+        message = f"{source.repo} has no revision {source.revision!r}"
+        remedy = f"its branches and tags are at {page}/tree/main"
+    elif isinstance(error, EntryNotFoundError):
+        message = f"a file of {source} is gone: {error.response.url.path}"
+        remedy = "resolve the source again"
+    elif isinstance(error, DisabledRepoError):
+        message = f"the hub has disabled {source.repo}"
+        remedy = f"see {page}"
+    elif status == 401:
+        message = "the hub does not know this token"
+        remedy = f"{_LOG_IN}, with a token that is valid"
+    else:
+        message = f"the hub refuses {source} with code {status}"
+        remedy = f"check what the token may do: it must read models; {_ENDPOINT}"
+    return BadInput(message, remedy=remedy)
+
+
+def _seconds(text: str | None) -> float | None:
+    """Retry-After in seconds; its other form, a date, is not used by the hub."""
+    return float(text) if text is not None and text.isdigit() else None

@@ -1,0 +1,55 @@
+"""What the step needs of a source, and the three kinds there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from containers.digest import Digest, canonical_json
+from containers.download.sources import FolderSource, HubSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from containers.download.selection import Remote
+    from containers.download.sources import Source
+    from containers.settings import Settings
+
+
+class Origin(Protocol):
+    """A place with files. Methods raise BadInput for what a user can mend, and Temporary."""
+
+    def commit(self) -> str | None:
+        """The commit that the source's revision names now; None where there are no commits."""
+
+    def files(self, commit: str | None) -> list[Remote]:
+        """All files, of this commit where there are commits. Also checks that they may be read."""
+
+    def open(self, file: Remote, start: int, stop: int) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """The bytes from `start` up to, not including, `stop` (which is more), as pieces, and where they really start:
+        at 0 when the source cannot start elsewhere.
+        """
+
+    def path(self, file: Remote) -> Path | None:
+        """The file itself, where it lies on this machine already."""
+
+
+def open_origin(source: Source, settings: Settings) -> Origin:
+    """Late imports: a step pays for the client that it uses."""
+    if isinstance(source, HubSource):
+        from containers.download.hub import HubOrigin
+
+        return HubOrigin(source, settings.hub_endpoint, settings.hub_token)
+    if isinstance(source, FolderSource):
+        from containers.download.folder import FolderOrigin
+
+        return FolderOrigin(source)
+    from containers.download.bucket import BucketOrigin
+
+    return BucketOrigin(source, settings.source)
+
+
+def listing_digest(files: Iterable[Remote]) -> Digest:
+    """What pins a source without commits: sha256 of canonical JSON of `[[path, size, mark], ...]`, sorted by path."""
+    return Digest.of(canonical_json([[file.path, file.size, file.mark] for file in sorted(files)]))

@@ -1,0 +1,161 @@
+"""Which files of a source make the checkpoint, and why the others are left: safetensors only, and no code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from containers.digest import Digest
+
+_WHY: Final = {
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "a pickle"),
+    **dict.fromkeys((".gguf", ".ggml"), "weights for llama.cpp"),
+    **dict.fromkeys((".onnx", ".onnx_data", ".ort"), "weights for ONNX"),
+    **dict.fromkeys(
+        (".h5", ".keras", ".msgpack", ".tflite", ".ot", ".mlmodel", ".npz"), "weights for another framework"
+    ),
+    ".py": "code, and none that comes with a model is run",
+}
+_PICKLES: Final = "a pickle"
+_DATA: Final = frozenset({".safetensors", ".json", ".jinja", ".tiktoken"})
+_TOKENIZER_PARTS: Final = frozenset(
+    {
+        "merges.txt",
+        "vocab.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "source.spm",
+        "target.spm",
+    }
+)
+# The licence and what must travel with it, in the spellings that are in use: LICENSE.txt, LICENCE, Notice, USE_POLICY.md.
+_PAPERS: Final = re.compile(r"(licen[cs]e|notice|copying|use[_-]?policy|acceptable[_-]use)", re.IGNORECASE)
+_PAPER_SUFFIXES: Final = frozenset({"", ".txt", ".md", ".pdf", ".rst"})
+# Either of these is a whole tokenizer.
+_TOKENIZERS: Final = (
+    {"tokenizer.json"},
+    {"tokenizer.model"},
+    {"spiece.model"},
+    {"sentencepiece.bpe.model"},
+    {"vocab.json", "merges.txt"},
+    {"vocab.txt"},
+    {"tekken.json"},
+)
+INDEX_SUFFIX: Final = ".safetensors.index.json"
+
+
+@dataclass(frozen=True, order=True)
+class Remote:
+    """A file of a source. `size` in bytes; `sha256` where the source tells it, `git` (sha1 of git's blob) where not.
+
+    `mark` is what the source says of its state (an ETag, a time of modification), part of a listing's digest.
+    """
+
+    path: str
+    size: int
+    sha256: Digest | None = None
+    git: str | None = None
+    mark: str = ""
+
+    @property
+    def weights(self) -> bool:
+        return self.path.endswith(".safetensors")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`taken` is sorted by path; `skipped` says of each other file why, in the words of a sentence."""
+
+    taken: tuple[Remote, ...]
+    skipped: tuple[tuple[Remote, str], ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.taken)
+
+
+def select(files: Iterable[Remote], source: str) -> Selection:
+    """Choose; raises BadInput when what is left is no checkpoint: no config, no safetensors, no tokenizer."""
+    taken: list[Remote] = []
+    skipped: list[tuple[Remote, str]] = []
+    listed = sorted(files)
+    names = {file.path for file in listed}
+    for file in listed:
+        why = _why_not(file.path, names)
+        if why is None:
+            _plain(file.path, source)
+            taken.append(file)
+        elif not _hidden(file.path):
+            skipped.append((file, why))
+    selection = Selection(tuple(taken), tuple(skipped))
+    _check(selection, source)
+    return selection
+
+
+def _why_not(path: str, names: set[str]) -> str | None:
+    """Why a file is not taken; None when it is."""
+    name = PurePosixPath(path).name
+    suffix = PurePosixPath(name.lower()).suffix
+    if _hidden(path):
+        return "hidden"
+    if (_PAPERS.match(name) and suffix in _PAPER_SUFFIXES) or name == "README.md" or name in _TOKENIZER_PARTS:
+        return None
+    if name.endswith(".bin.index.json"):
+        return "the index of pickles"
+    if _second_copy(path, name, names):
+        return "a second copy of the weights, in another layout"
+    return None if suffix in _DATA else _WHY.get(suffix, "not a part of a checkpoint")
+
+
+def _second_copy(path: str, name: str, names: set[str]) -> bool:
+    """Whether this is a vendor's own file beside the same weights in Hugging Face layout (Mistral's repositories)."""
+    folder = path.removesuffix(name)
+    layout = {f"{folder}model.safetensors", f"{folder}model{INDEX_SUFFIX}"}
+    return name.startswith("consolidated") and name.endswith(".safetensors") and bool(layout & names)
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _plain(path: str, source: str) -> None:
+    """A path is joined to folders later: refuse what could lead out of them."""
+    if any(part in {"", ".", ".."} for part in path.split("/")) or "\\" in path or not path.isprintable():
+        raise BadInput(f"{source} has a file with the name {path!r}", remedy="rename it there, or take it out")
+
+
+def _check(selection: Selection, source: str) -> None:
+    names = {file.path for file in selection.taken}
+    pickles = [file.path for file, why in selection.skipped if why == _PICKLES]
+    weights = any(file.weights for file in selection.taken)
+    if not weights and pickles:
+        raise BadInput(
+            f"{source} has its weights as pickles only ({_some(pickles)}), and those can run code when they are read",
+            remedy="ask for a revision with safetensors (often refs/pr/N), or convert it yourself and use file:///",
+        )
+    if not weights:
+        raise BadInput(f"{source} has no safetensors files", remedy="give a source with a checkpoint in safetensors")
+    if "config.json" not in names:
+        raise BadInput(
+            f"{source} has no config.json",
+            remedy="give a checkpoint in Hugging Face layout: config.json, tokenizer and weights in one folder",
+        )
+    if not any(parts <= names for parts in _TOKENIZERS) and not any(
+        name.endswith(".tiktoken") and "/" not in name for name in names
+    ):
+        raise BadInput(
+            f"{source} has no tokenizer",
+            remedy="add the tokenizer's files (tokenizer.json, or tokenizer.model) to the checkpoint",
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

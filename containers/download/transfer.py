@@ -1,0 +1,139 @@
+"""Brings one file from its source to this machine's disk, or a few bytes of it into memory."""
+
+from __future__ import annotations
+
+import errno
+import io
+from typing import TYPE_CHECKING, Final
+
+from containers.download.retries import retrying
+from containers.errors import BadInput, DiskFull, Error, Interrupted, Temporary
+from containers.safetensors import read_header
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from containers.download.origin import Origin
+    from containers.download.selection import Remote
+
+_FIRST: Final = 256 << 10  # bytes: the whole header of most shards
+
+
+class Transfer:
+    """Reads files of one source; `stopping` ends what other threads are doing. Raises what the source raises."""
+
+    def __init__(self, origin: Origin, stopping: threading.Event) -> None:
+        self._origin = origin
+        self._stopping = stopping
+
+    def fetch(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
+        """Make `path` the whole file, going on from the bytes that it has. `on_bytes` gets what is added, or, below 0,
+        taken back.
+
+        A source that fails is asked again for as long as each round of attempts brings something.
+        """
+        while (before := _size(path)) != file.size or not path.exists():
+            try:
+                retrying(self._sleep)(self._go_on, file, path, on_bytes)
+            except Temporary:
+                if _size(path) <= before:
+                    raise
+
+    def check_weights(self, file: Remote) -> None:
+        """Read the header of a safetensors file and hold it against the file's size; BadInput when it does not fit.
+
+        Two short reads, before anything is fetched: a truncated upload of 800 GB is refused in a second.
+        """
+        header = _Header(self, file)
+        read_header(header, file.path, file.size)
+
+    def read(self, file: Remote, start: int, stop: int) -> bytes:
+        """A few bytes of a file."""
+
+        def once() -> bytes:
+            with self._origin.open(file, start, stop) as (offset, pieces):
+                skip, found = start - offset, bytearray()
+                for piece in pieces:
+                    found += piece
+                    if len(found) >= stop - offset:
+                        break
+                if len(found) < stop - offset:
+                    raise Temporary(f"{file.path} was cut off at {offset + len(found)} bytes", remedy="run it again")
+                return bytes(found[skip : stop - offset])
+
+        return retrying(self._sleep)(once)
+
+    def _go_on(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("ab", buffering=0) as out:
+                have = out.tell()
+                if have > file.size:  # of another version: nothing of it can be used
+                    out.truncate(0)
+                    on_bytes(-have)
+                    have = 0
+                if have == file.size:
+                    return
+                with self._origin.open(file, have, file.size) as (offset, pieces):
+                    if offset != have:
+                        out.truncate(offset)
+                        on_bytes(offset - have)
+                        have = offset
+                    for piece in pieces:
+                        self._check_stop()
+                        have += len(piece)
+                        if have > file.size:
+                            raise BadInput(
+                                f"{file.path} has more than the {file.size} bytes that its source promised",
+                                remedy="resolve the source again",
+                            )
+                        out.write(piece)
+                        on_bytes(len(piece))
+        except OSError as error:
+            raise _disk(error, path) from error
+        if have != file.size:
+            raise Temporary(
+                f"{file.path} was cut off at {have} of {file.size} bytes", remedy="run it again: it goes on"
+            )
+
+    def _sleep(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        if self._stopping.is_set():
+            raise Interrupted("the download was stopped")
+
+
+class _Header(io.RawIOBase):
+    """The front of a file as a stream, read in two pieces at most: the first bytes, and what they say is missing."""
+
+    def __init__(self, transfer: Transfer, file: Remote) -> None:
+        self._transfer = transfer
+        self._file = file
+        self._have = b""
+        self._place = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        end = min(self._place + size, self._file.size)
+        if end > len(self._have):
+            stop = min(max(end, _FIRST), self._file.size)
+            self._have += self._transfer.read(self._file, len(self._have), stop)
+        piece = self._have[self._place : end]
+        self._place = end
+        return piece
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _disk(error: OSError, path: Path) -> Error:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull(f"no space is left for {path}", remedy="free some space and run it again: it goes on from here")
+    return BadInput(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,151 @@
+"""The work of the step: resolve a source, or bring a pinned one into the store as a checkpoint."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from containers.contract import (
+    DownloadOptions,
+    DownloadParameters,
+    Kind,
+    ResolvedSource,
+    Step,
+    StepResult,
+)
+from containers.determinants import determinants
+from containers.download.bring import Bringer
+from containers.download.checks import check_small_files, licence
+from containers.download.origin import listing_digest, open_origin
+from containers.download.partial import partial_folder
+from containers.download.selection import select
+from containers.download.sources import BucketSource, FolderSource, HubSource, parse
+from containers.errors import BadInput
+from containers.store import Manifest, Store
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from containers.contract import StepRequest
+    from containers.download.origin import Origin
+    from containers.download.selection import Selection
+    from containers.download.sources import Source
+    from containers.settings import Settings
+    from containers.step import Context
+
+
+def work(request: StepRequest, context: Context) -> StepResult:
+    """Resolve the source of a checkpoint, or download it."""
+    parameters = DownloadParameters.read(request.parameters)
+    source = parse(parameters.source)
+    if parameters.action == "resolve":
+        return StepResult(step=Step.DOWNLOAD, values=resolve(source, context.settings).dump())
+    return download(source, request, context)
+
+
+def resolve(source: Source, settings: Settings) -> ResolvedSource:
+    """Look at the source and say what it names now; refuses what is no checkpoint by the names of its files."""
+    origin = open_origin(source, settings)
+    commit = origin.commit()
+    selection = select(origin.files(commit), _name(source))
+    if isinstance(source, HubSource):
+        assert commit is not None
+        pinned: Source = source.at(commit)
+    else:
+        digest = listing_digest(selection.taken)
+        _check_pin(source, selection)
+        pinned = source.at(digest)
+    return ResolvedSource(
+        source=str(source),
+        pinned=str(pinned),
+        revision=(source.revision or "main") if isinstance(source, HubSource) else None,
+        commit=commit,
+        files=len(selection.taken),
+        size=selection.size,
+    )
+
+
+def download(source: Source, request: StepRequest, context: Context) -> StepResult:
+    """Bring the files of a pinned source into the store.
+
+    Everything that can be told from names, small files and headers is checked before the first blob is stored.
+    """
+    if not source.pinned:
+        raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first and download what that gives")
+    options = DownloadOptions.read(request.options)
+    store = Store.open(request.store, context.settings.store)
+    fingerprint = request.fingerprint(determinants(Step.DOWNLOAD))
+    if (done := store.find(Kind.CHECKPOINT, fingerprint)) is not None:
+        return _result(source, done, options, {})
+
+    with partial_folder(context.settings.home, fingerprint, context.report) as folder:
+        if (done := store.find(Kind.CHECKPOINT, fingerprint)) is not None:  # made by the run that held the folder
+            return _result(source, done, options, {})
+        origin = open_origin(source, context.settings)
+        selection = _select(source, origin)
+        for file, why in selection.skipped:
+            context.report.log(f"skipped {file.path} ({why})")
+        bringer = Bringer(origin, store, folder, context.report, options.parallel)
+        entries, metrics = bringer.bring(
+            selection.taken, check=lambda small: check_small_files(selection, small, _name(source))
+        )
+        manifest = Manifest(
+            kind=Kind.CHECKPOINT,
+            fingerprint=fingerprint,
+            files=entries,
+            metadata=_metadata(source, selection, options, licence(bringer.small)),
+        )
+        store.commit(manifest)
+        metrics["skipped"] = len(selection.skipped)
+        return _result(source, manifest, options, metrics)
+
+
+def _select(source: Source, origin: Origin) -> Selection:
+    commit = source.revision if isinstance(source, HubSource) else None
+    selection = select(origin.files(commit), _name(source))
+    _check_pin(source, selection)
+    return selection
+
+
+def _check_pin(source: Source, selection: Selection) -> None:
+    """A folder or a bucket must still be what it was pinned as; a commit cannot change."""
+    if isinstance(source, HubSource) or source.listing is None:
+        return
+    if listing_digest(selection.taken) != source.listing:
+        raise BadInput(f"{_name(source)} has changed since it was resolved", remedy="run again to take it as it is now")
+
+
+def _name(source: Source) -> str:
+    """The source as messages call it."""
+    if isinstance(source, FolderSource):
+        return str(FolderSource(source.folder))
+    if isinstance(source, BucketSource):
+        return str(BucketSource(source.bucket, source.prefix))
+    return str(source)
+
+
+def _metadata(
+    source: Source, selection: Selection, options: DownloadOptions, named: str | None
+) -> dict[str, JsonValue]:
+    metadata: dict[str, JsonValue] = {"source": str(source), "skipped": [file.path for file, _ in selection.skipped]}
+    if isinstance(source, HubSource):
+        metadata |= {"repository": source.repo, "commit": source.revision}
+    if options.revision:
+        metadata["revision"] = options.revision
+    if named is not None:
+        metadata["license"] = named
+    return metadata
+
+
+def _result(source: Source, manifest: Manifest, options: DownloadOptions, metrics: dict[str, float]) -> StepResult:
+    commit = source.revision if isinstance(source, HubSource) else None
+    files, revision = len(manifest.files), options.revision or None
+    return StepResult(
+        step=Step.DOWNLOAD,
+        outputs={"checkpoint": manifest.ref},
+        values=ResolvedSource(
+            source=str(source), pinned=str(source), revision=revision, commit=commit, files=files, size=manifest.size
+        ).dump(),
+        metrics={"bytes_read": 0, "bytes_stored": 0, "files": files, **metrics},
+        versions={"huggingface-hub": version("huggingface-hub")} if isinstance(source, HubSource) else {},
+    )

@@ -1,0 +1,113 @@
+"""A bucket to read checkpoints from: any S3 endpoint, with settings of its own, and never written to."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError, IncompleteReadError
+
+from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.store.failures import code, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containers.settings import SourceSettings
+
+E = TypeVar("E", bound=Error)
+
+_PIECE: Final = 1 << 20
+_CONFIG: Final = Config(
+    signature_version="s3v4",
+    retries={"mode": "standard", "total_max_attempts": 4},
+    connect_timeout=10,
+    read_timeout=60,
+    max_pool_connections=64,
+    response_checksum_validation="when_required",  # many S3 servers have none; the store hashes what arrives
+)
+
+
+@dataclass(frozen=True)
+class SourceKey:
+    """One object: `path` is relative to the prefix, `etag` without its quotation marks."""
+
+    path: str
+    size: int
+    etag: str
+
+
+class SourceBucket:
+    """The objects below a prefix. Raises BadInput (keys, permission, names) and Temporary."""
+
+    def __init__(self, bucket: str, prefix: str, settings: SourceSettings) -> None:
+        key, secret = settings.access_key_id, settings.secret_access_key
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._name = f"s3://{bucket}/{prefix}"
+        own = settings.endpoint is not None
+        try:
+            with self._translated("opening"):
+                self._s3: Any = boto3.client(
+                    "s3",
+                    endpoint_url=settings.endpoint,
+                    region_name=settings.region,
+                    aws_access_key_id=key.get_secret_value() if key else None,
+                    aws_secret_access_key=secret.get_secret_value() if secret else None,
+                    config=_CONFIG.merge(Config(s3={"addressing_style": "path"})) if own else _CONFIG,
+                )
+        except ValueError as error:  # botocore's word for an endpoint that is no URL
+            raise BadInput(
+                f"the endpoint of s3:// sources is not a URL: {settings.endpoint!r}",
+                remedy="write CARWRIGHT_SOURCE__ENDPOINT as http(s)://host:port",
+            ) from error
+
+    def listing(self) -> Iterator[SourceKey]:
+        """Every object; what S3 consoles make to show a folder (an empty key that ends in /) is left out."""
+        with self._translated("listing"):
+            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            for page in pages:
+                for item in page.get("Contents", []):
+                    path = item["Key"].removeprefix(self._prefix)
+                    if path and not path.endswith("/"):
+                        yield SourceKey(path, int(item["Size"]), str(item["ETag"]).strip('"'))
+
+    @contextmanager
+    def read(self, path: str, etag: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
+        """The bytes from `start` up to, not including, `stop`, in pieces; BadInput when the object has changed."""
+        with self._translated(f"reading {path} from"):
+            try:
+                answer = self._s3.get_object(
+                    Bucket=self._bucket,
+                    Key=self._prefix + path,
+                    Range=f"bytes={start}-{stop - 1}",
+                    **({"IfMatch": f'"{etag}"'} if etag else {}),
+                )
+            except ClientError as error:
+                if code(error) in {"PreconditionFailed", "412"}:
+                    raise BadInput(
+                        f"{path} in {self._name} has changed since it was listed",
+                        remedy="run again to take the new one",
+                    ) from error
+                raise
+            with answer["Body"] as body:
+                yield iter(lambda: body.read(_PIECE), b"")
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """As `containers.store.failures`, with the names of these settings in what to do."""
+        try:
+            with translated(f"{doing} {self._name}", "the source"):
+                yield
+        except BadInput as error:
+            if isinstance(error.__cause__, IncompleteReadError):
+                raise Temporary(f"{doing} {self._name}: {error.__cause__}", remedy="run it again") from error
+            raise self._renamed(error) from error
+        except (DiskFull, Temporary) as error:
+            raise self._renamed(error) from error
+
+    def _renamed(self, error: E) -> E:
+        return type(error)(error.message, remedy=error.remedy.replace("CARWRIGHT_STORE__", "CARWRIGHT_SOURCE__"))
