@@ -99,7 +99,7 @@ def make(lock: Lock, *, upgrade: bool = False) -> dict[str, tuple[str, str]]:
         output = Path(scratch, "requirements.lock")
         if lock.target.exists() and not upgrade:
             output.write_text(lock.target.read_text())
-        argv = ["uv", "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--no-annotate", "--no-header"]
+        argv = [_uv(), "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--no-annotate", "--no-header"]
         argv += ["--python-version", PYTHON, "--python-platform", PLATFORM, "--excludes", str(excludes)]
         argv += [*_sources(), "--output-file", str(output), str(lock.source)]
         try:
@@ -115,6 +115,12 @@ def make(lock: Lock, *, upgrade: bool = False) -> dict[str, tuple[str, str]]:
     after = lock.pins()
     names = sorted(before.keys() | after.keys())
     return {name: (before.get(name, ""), after.get(name, "")) for name in names if before.get(name) != after.get(name)}
+
+
+def _uv() -> str:
+    """The uv of this environment, where there is one: what is locked should not depend on whose uv it was."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else "uv"
 
 
 def _sources() -> list[str]:
