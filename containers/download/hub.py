@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PIECE: Final = 256 << 10
 _TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client itself would wait for ever
 
 
@@ -72,7 +71,8 @@ class HubOrigin:
             hf_raise_for_status(response)
             if response.status_code == 206 and not _starts_at(response, start):
                 raise Temporary(f"{self._endpoint} sent another part of {file.path} than was asked for")
-            yield (start if response.status_code == 206 else 0), response.iter_bytes(_PIECE)
+            # In the pieces that arrive: asked for larger ones, httpx2 loses what it has gathered when the line is cut.
+            yield (start if response.status_code == 206 else 0), response.iter_bytes()
 
     def path(self, file: Remote) -> Path | None:
         return None

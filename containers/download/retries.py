@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from containers.errors import Temporary
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tenacity import RetryCallState
+    from tenacity.wait import wait_base
 
 ATTEMPTS: Final = 5
+FIRST_WAIT: Final = 0.5  # seconds; doubled each time
 _LONGEST: Final = 60.0  # seconds: whoever asks for more is answered with an error, and the flow tries again later
 
 
@@ -43,7 +45,11 @@ def _stop(state: RetryCallState) -> bool:
 
 def _wait(state: RetryCallState) -> float:
     asked = _asked(state)
-    return asked if asked is not None else wait_exponential_jitter(initial=0.5, max=8, jitter=0.25)(state)
+    return asked if asked is not None else _growing()(state)
+
+
+def _growing() -> wait_base:
+    return wait_exponential(multiplier=FIRST_WAIT, max=8) + wait_random(0, FIRST_WAIT)
 
 
 def _asked(state: RetryCallState) -> float | None:

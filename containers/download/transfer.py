@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from containers.download.origin import Origin
     from containers.download.selection import Remote
 
-_FIRST: Final = 256 << 10  # bytes: the whole header of most shards
+_FIRST: Final = 64 << 10  # bytes: the whole header of most shards
 
 
 class Transfer:
