@@ -177,6 +177,7 @@ class _Builder:
         output = PipOutput(self.name, self.lock.read_text(), self.on_event)
         variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
         argv = [*pip, "install", "--no-deps", "--require-hashes", "--no-compile", "--no-input", "--progress-bar=off"]
+        argv += ["--retries=3"]  # without retries pip would not say that it reached no index
         with contextlib.ExitStack() as stack:
             if self.extra_index_url is not None:  # in a file: it may hold a password, and command lines are public
                 scratch = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="carwright-pip-", suffix=".txt"))

@@ -1,0 +1,335 @@
+"""Step environments: made once from a lock, complete or absent, with one clear error when they cannot be made.
+
+The index is a folder with one small wheel, written here; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import SecretStr
+
+from containers.contract import Step
+from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.process import run, start_time
+from flows import environments
+from flows.environments import Environment, ensure, key, lock_of, prepare
+from flows.pip_output import PipOutput, failure
+
+if TYPE_CHECKING:
+    from containers.events import Event
+
+
+def wheel(folder: Path, name: str = "tiny", version: str = "1.0") -> Path:
+    """A wheel with one module (the binary distribution format, PEP 427)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", f"VERSION = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return path
+
+
+def pin(path: Path) -> str:
+    name, version = path.name.split("-")[:2]
+    return f"{name}=={version} \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@dataclass
+class Desk:
+    """A cache, an index in a folder, a lock, and what was said."""
+
+    folder: Path
+    said: list[Event] = field(default_factory=list)
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "requirements.lock"
+
+    @property
+    def envs(self) -> Path:
+        return self.folder / "cache" / "envs"
+
+    def make(self, **more: object) -> Environment:
+        return ensure("paint", self.lock, self.folder / "cache", on_event=self.said.append, **more)  # type: ignore[arg-type]
+
+    def built(self) -> int:
+        return sum(event.message.startswith("making the environment") for event in self.said)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    desk = Desk(tmp_path)
+    desk.lock.write_text(pin(wheel(desk.index)))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(desk.index))
+    return desk
+
+
+def test_an_environment_holds_its_lock_and_nothing_of_the_flow(desk: Desk) -> None:
+    environment = desk.make()
+    script = """if True:
+        import importlib.util, sys, tiny, containers.errors
+        print(tiny.VERSION, importlib.util.find_spec("prefect"), importlib.util.find_spec("flows"), sys.prefix)
+    """
+    argv = [str(environment.python), "-c", script]
+    done = run(argv, env={"PATH": os.environ["PATH"]} | environment.environment(), cwd=desk.folder)
+    assert done.stdout.split() == ["1.0", "None", "None", str(environment.folder)]
+    assert [entry.name for entry in environment.modules.iterdir()] == ["containers"]
+    assert {event.task for event in desk.said if event.event == "progress"} >= {"fetch packages for paint"}
+
+
+def test_it_is_made_once(desk: Desk) -> None:
+    """The second time needs neither pip nor an index."""
+    first = desk.make()
+    shutil.rmtree(desk.index)
+    assert desk.make() == first
+    assert desk.built() == 1
+
+
+def test_another_lock_is_another_environment(desk: Desk) -> None:
+    first = desk.make()
+    desk.lock.write_text(pin(wheel(desk.index, version="2.0")))
+    assert desk.make().folder != first.folder
+    assert first.python.exists()
+
+
+def test_the_key_is_of_lock_python_and_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    r"""printf 'lock\0CPython 3.11.7 linux-x86_64' | sha256sum | cut -c-12."""
+    monkeypatch.setattr(environments.platform, "python_version", lambda: "3.11.7")
+    monkeypatch.setattr(environments.sysconfig, "get_platform", lambda: "linux-x86_64")
+    assert key(b"lock") == "871411580d08"
+    monkeypatch.setattr(environments.platform, "python_version", lambda: "3.11.8")
+    assert key(b"lock") != "871411580d08"
+
+
+def test_an_interpreter_that_went_away_is_replaced(desk: Desk) -> None:
+    environment = desk.make()
+    environment.python.unlink()
+    environment.python.symlink_to("/no/such/python")
+    assert desk.make().python.exists()
+    assert desk.built() == 2
+
+
+def test_two_runs_that_want_the_same_wait_for_each_other(desk: Desk) -> None:
+    """Only one builds; the other says that it waits, or comes when all is done."""
+    made: list[Environment] = []
+    threads = [threading.Thread(target=lambda: made.append(desk.make())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 3
+    assert len(set(made)) == 1
+    assert desk.built() == 1
+
+
+def test_a_file_with_another_hash_is_refused(desk: Desk) -> None:
+    desk.lock.write_text("tiny==1.0 \\\n    --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(BadInput, match=r"tiny==1\.0 .*is not the file that was locked"):
+        desk.make()
+    assert not [path for path in desk.envs.iterdir() if path.is_dir()]
+
+
+def test_a_package_that_no_index_has_is_named(desk: Desk) -> None:
+    desk.lock.write_text("absent==1.0 \\\n    --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(BadInput, match=r"no index offers absent==1\.0") as caught:
+        desk.make()
+    assert "CARWRIGHT_PIP_EXTRA_INDEX_URL" in caught.value.remedy
+
+
+def test_an_index_that_does_not_answer_is_temporary(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+    shutil.rmtree(desk.index)
+    with pytest.raises(Temporary, match="no package index could be reached"):
+        desk.make()
+
+
+def test_a_lock_that_is_not_there_is_named(desk: Desk) -> None:
+    desk.lock.unlink()
+    with pytest.raises(BadInput, match=r"cannot read the lock .*requirements\.lock"):
+        desk.make()
+
+
+def test_a_cache_that_cannot_be_written_is_named(desk: Desk) -> None:
+    (desk.folder / "cache").write_text("a file")
+    with pytest.raises(BadInput, match="CARWRIGHT_CACHE"):
+        desk.make()
+
+
+def test_a_killed_build_leaves_nothing_that_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL while pip waits for an index that accepts and never answers: pip ends too, and the next run builds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        script = (
+            "import sys; from pathlib import Path; from flows.environments import ensure\n"
+            "ensure('paint', Path(sys.argv[1]), Path(sys.argv[2]), on_event=lambda event: None)\n"
+        )
+        variables = {name: value for name, value in os.environ.items() if name != "PIP_NO_INDEX"} | {
+            "PIP_INDEX_URL": url
+        }
+        argv = [sys.executable, "-c", script, str(desk.lock), str(desk.folder / "cache")]
+        builder = subprocess.Popen(argv, env=variables)
+        connection, _ = silent.accept()
+        (folder,) = (path for path in desk.envs.iterdir() if path.is_dir())
+        (supervisor,) = Path(f"/proc/{builder.pid}/task/{builder.pid}/children").read_text().split()
+        builder.kill()
+        builder.wait()
+        with connection:
+            while connection.recv(4096):  # ends when pip, the last to hold the other end, is gone
+                pass
+    assert folder.exists()
+    assert start_time(builder.pid) is None
+    environment = desk.make()
+    assert environment.folder == folder
+    assert desk.built() == 1
+    assert start_time(int(supervisor)) is None
+
+
+def test_an_index_with_a_password_is_used_and_kept_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It appears in no command line, where every user of the machine could read it."""
+    content = next(desk.index.iterdir()).read_bytes()
+    seen: list[str | None] = []
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            page = b'<a href="tiny-1.0-py3-none-any.whl">tiny</a>'
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/zip")
+            self.end_headers()
+            self.wfile.write(page if self.path.endswith("/") else content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    commands: list[list[str]] = []
+    original = environments.Child
+
+    def child(argv: list[str], *rest: object, **named: object) -> object:
+        commands.append(argv)
+        return original(argv, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(environments, "Child", child)
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        host = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://{host}/other/simple")
+        desk.make(extra_index_url=SecretStr(f"http://user:pass_word@{host}/simple"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "Basic " + base64.b64encode(b"user:pass_word").decode() in seen
+    assert commands
+    assert "pass_word" not in str(commands)
+    assert not any("pass_word" in event.model_dump_json() for event in desk.said)
+
+
+def test_variables_that_send_packages_elsewhere_are_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_TARGET", str(desk.folder / "elsewhere"))
+    monkeypatch.setenv("PIP_USER", "1")
+    environment = desk.make()
+    assert list(environment.folder.glob("lib/python*/site-packages/tiny.py"))
+
+
+def test_a_python_that_cannot_make_environments_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = desk.folder / "python"
+    python.write_text("#!/bin/sh\necho 'No module named venv' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(environments.sys, "executable", str(python))
+    with pytest.raises(BadInput, match="venv module is missing") as caught:
+        desk.make()
+    assert "python3-venv" in caught.value.remedy
+
+
+def test_every_step_has_a_lock_that_ships() -> None:
+    """`prepare` finds it beside the step's code."""
+    for step in Step:
+        assert lock_of(step).is_file()
+    assert prepare.__doc__
+
+
+FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+MISMATCH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the package...
+    numpy==2.4.6 from https://files.example/numpy.whl (from -r requirements.lock (line 30)):
+        Expected sha256 00
+             Got        11"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "named"),
+    [
+        (FULL, DiskFull, "no space left"),
+        (MISMATCH, BadInput, "numpy==2.4.6"),
+        (
+            "ERROR: Could not find a version\nERROR: No matching distribution found for torch==2.13.0+cpu",
+            BadInput,
+            "torch",
+        ),
+        (
+            "WARNING: NewConnectionError\nERROR: No matching distribution found for torch==2",
+            Temporary,
+            "no package index",
+        ),
+        ("ERROR: something new", Error, "pip ended with code 9:\nERROR: something new"),
+    ],
+)
+def test_what_pip_says_becomes_one_error(text: str, kind: type[Error], named: str) -> None:
+    error = failure("quantize", 9, text.splitlines())
+    assert type(error) is kind
+    assert named in error.message
+
+
+def test_progress_counts_packages() -> None:
+    said: list[Event] = []
+    output = PipOutput("quantize", "a==1 \\\n    --hash=x\nb==2 \\\nc[x]==3 \\\n", said.append)
+    output.installed(2)
+    assert said == []
+    for line in (
+        "Collecting a==1 (from -r x)",
+        "  Downloading a.whl (2 MB)",
+        "Processing /wheels/b.whl",
+        "Collecting c==3",
+    ):
+        output.line(line)
+    output.line("Installing collected packages: a, b, c")
+    output.installed(2)
+    assert [(event.task, event.done, event.total) for event in said] == [
+        ("fetch packages for quantize", 1, 3),
+        ("fetch packages for quantize", 2, 3),
+        ("fetch packages for quantize", 3, 3),
+        ("install packages for quantize", 2, 3),
+    ]

