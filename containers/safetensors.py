@@ -103,6 +103,17 @@ def read_exactly(stream: Stream, count: int, path: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def read_into(stream: Stream, target: memoryview, path: str) -> None:
+    """Fill `target`; raises BadInput when the file ends before."""
+    at = 0
+    while at < len(target):
+        part = stream.read(len(target) - at)
+        if not part:
+            raise _broken(path, "is cut off")
+        target[at : at + len(part)] = part
+        at += len(part)
+
+
 class _NamedTwiceError(ValueError):
     """A key appears twice in one JSON object."""
 

@@ -20,8 +20,6 @@ from compressed_tensors.quantization import preset_name_to_scheme
 from compressed_tensors.quantization.quant_args import round_to_quantized_type_args
 from compressed_tensors.quantization.utils import calculate_qparams, calculate_range, maybe_pad_tensor_for_block_quant
 
-from containers.errors import BadInput
-
 if TYPE_CHECKING:
     from containers.quantize.schemes import Scheme
 
@@ -31,10 +29,15 @@ _CACHED: Final = 1 << 19  # elements worked on at once on a CPU: what the passes
 
 @dataclass(frozen=True)
 class Quantized:
-    """Rows of a weight, as bytes (uint8 tensors) on the device where they were made."""
+    """Rows of a weight, as bytes (uint8 tensors) on the device where they were made.
+
+    `sound` (one bool) says whether every scale is a finite number: they are not when a value is infinite or not a
+    number. It is a tensor because asking a GPU for it waits for all the work before.
+    """
 
     weight: torch.Tensor
     scale: torch.Tensor
+    sound: torch.Tensor
 
 
 class Arithmetic:
@@ -47,11 +50,10 @@ class Arithmetic:
         self._low, self._high = calculate_range(self._args, device)
         self._dtype: torch.dtype = self._args.pytorch_dtype()
 
-    def quantize(self, name: str, raw: torch.Tensor, dtype: str, columns: int) -> Quantized:
+    def quantize(self, raw: torch.Tensor, dtype: str, columns: int) -> Quantized:
         """Quantize whole rows: `raw` is their bytes (uint8, on this device), `columns` the length of one.
 
-        For a block scheme the rows start at a block's first. Raises BadInput, naming the tensor, when a value is
-        infinite or not a number, or so near the type's limit that the scale is.
+        For a block scheme the rows start at a block's first.
         """
         rows = raw.view(DTYPES[dtype]).view(-1, columns)  # plain tensors, so nothing here records gradients
         step = self._step(columns) if self.device.type == "cpu" else rows.shape[0]
@@ -65,12 +67,8 @@ class Arithmetic:
                 part, part_scale = self._rows(rows[start : start + step])
                 weight[start : start + step].copy_(part)
                 scale[start // height : start // height + part_scale.shape[0]].copy_(part_scale)
-        if not bool(torch.isfinite(scale).all()):
-            raise BadInput(
-                f"the tensor {name} holds values that are infinite, not a number or too large: its scale would be too",
-                remedy="the checkpoint is damaged, or its training diverged; fetch it again or ignore this module",
-            )
-        return Quantized(weight.view(torch.uint8).view(-1), scale.view(torch.uint8).view(-1))
+        sound = torch.isfinite(scale).all()
+        return Quantized(weight.view(torch.uint8).view(-1), scale.view(torch.uint8).view(-1), sound)
 
     def _step(self, columns: int) -> int:
         height = self.scheme.block[0]

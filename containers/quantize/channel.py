@@ -58,3 +58,16 @@ class Channel(Generic[T]):
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
+
+
+class Countdown:
+    """Tells the last of several threads that it is the last."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._lock = threading.Lock()
+
+    def last(self) -> bool:
+        with self._lock:
+            self._left -= 1
+            return self._left == 0

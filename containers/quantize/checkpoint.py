@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from containers.errors import BadInput
-from containers.quantize.header import Header, read_header
+from containers.safetensors import Header, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.digest import Digest
-    from containers.quantize.header import Stream
+    from containers.safetensors import Stream
     from containers.store import FileEntry, Manifest, Store
 
 CONFIG: Final = "config.json"

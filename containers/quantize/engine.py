@@ -8,26 +8,25 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from containers.quantize.channel import Channel, StoppedError
-from containers.quantize.header import ITEM_SIZE, encode, read_exactly
+from containers.errors import BadInput
+from containers.quantize.channel import Channel, Countdown, StoppedError
+from containers.quantize.layout import encode
+from containers.quantize.resources import WAITING
 from containers.quantize.sink import Sink
+from containers.safetensors import ITEM_SIZE, read_exactly, read_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from containers.quantize.arithmetic import Arithmetic
+    from containers.quantize.devices import Device, Lane
     from containers.quantize.groups import Group, Part
-    from containers.quantize.header import Stream
     from containers.quantize.sink import Written
-
-PIECE: Final = 8 << 20  # bytes of the source in one piece on a CPU
-CUDA_PIECE: Final = 64 << 20
-_WAITING: Final = 2  # pieces between two stages
+    from containers.safetensors import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Output:
-    offset: int
-    content: memoryview
+class _Done:
+    """Bytes and where they belong in the output, on their way from the device perhaps."""
+
+    name: str
+    size: int
+    pieces: tuple[tuple[int, torch.Tensor], ...]
+    sound: torch.Tensor | None = None
+    ready: Callable[[], None] = lambda: None
 
 
 def pieces(group: Group, limit: int) -> Iterator[Piece]:
@@ -64,44 +68,48 @@ def pieces(group: Group, limit: int) -> Iterator[Piece]:
 def quantize_group(
     group: Group,
     source: Stream,
-    arithmetic: Arithmetic,
+    device: Device,
     file: Path,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> Written:
     """Quantize the shard that `source` gives from its first byte on, and write it to `file`.
 
-    `on_bytes` gets the number of source bytes of each piece that is done. Raises what `source` raises, and BadInput for
-    a shard that ends early or a tensor that cannot be quantized; `file` is then worthless.
+    `on_bytes` gets the number of source bytes of each piece that is done; what it raises ends the work. Raises what
+    `source` raises, torch.OutOfMemoryError, and BadInput for a shard that ends early or a tensor that cannot be
+    quantized; `file` is then worthless.
     """
-    with Sink(file, group.path, group.output, encode(group.output.tensors)) as sink:
-        _run(group, source, arithmetic, sink, on_bytes)
-        return sink.finish()
-
-
-def _run(group: Group, source: Stream, arithmetic: Arithmetic, sink: Sink, on_bytes: Callable[[int], None]) -> None:
+    front = encode(group.output.tensors)
     places = {tensor.name: tensor.start for tensor in group.output.tensors}
-    incoming = Channel[tuple[Piece, torch.Tensor]](_WAITING)
-    outgoing = Channel[_Output](2 * _WAITING)
-    limit = PIECE
+    incoming = Channel[tuple[Piece, torch.Tensor]](WAITING)
+    outgoing = Channel[_Done](WAITING)
+    computing = Countdown(device.threads)
 
     def read() -> None:
         read_exactly(source, group.data_start, group.path)
-        for piece in pieces(group, limit):
-            incoming.put((piece, _read_piece(source, piece, group.path)))
+        for piece in pieces(group, device.piece):
+            incoming.put((piece, _read_piece(source, piece, device, group.path)))
         incoming.close()
 
     def compute() -> None:
-        for piece, raw in incoming:
-            for output in _outputs(piece, raw, arithmetic, places):
-                outgoing.put(output)
-            on_bytes(piece.size)
-        outgoing.close()
+        with device.thread() as lane:
+            for piece, raw in incoming:
+                outgoing.put(_compute(piece, raw, lane, places))
+        if computing.last():
+            outgoing.close()
 
-    def write() -> None:
-        for output in outgoing:
-            sink.write(output.offset, output.content)
+    with Sink(file, group.path, group.output, front) as sink:
 
-    run_stages([read, compute, write], [incoming, outgoing])
+        def write() -> None:
+            for done in outgoing:
+                done.ready()
+                if done.sound is not None and not bool(done.sound):
+                    raise unsound(done.name, group.path)
+                for offset, content in done.pieces:
+                    sink.write(offset, memoryview(content.numpy()))
+                on_bytes(done.size)
+
+        run_stages([read, *[compute] * device.threads, write], [incoming, outgoing])
+        return sink.finish()
 
 
 def run_stages(stages: Sequence[Callable[[], None]], channels: Sequence[Channel[Any]]) -> None:
@@ -130,20 +138,28 @@ def run_stages(stages: Sequence[Callable[[], None]], channels: Sequence[Channel[
         raise error
 
 
-def _read_piece(source: Stream, piece: Piece, path: str) -> torch.Tensor:
-    raw = torch.empty(piece.size, dtype=torch.uint8)
-    memoryview(raw.numpy())[:] = read_exactly(source, piece.size, path)
+def unsound(name: str, path: str) -> BadInput:
+    return BadInput(
+        f"the tensor {name} in {path} holds values that are infinite or not a number, so its scale would be too",
+        remedy="the checkpoint is damaged or its training diverged: fetch it again, or ignore this module",
+    )
+
+
+def _read_piece(source: Stream, piece: Piece, device: Device, path: str) -> torch.Tensor:
+    raw = device.buffer(piece.size, pinned=piece.part.kept is None)
+    into = memoryview(raw.numpy())
+    read_into(source, into, path)
     return raw
 
 
-def _outputs(piece: Piece, raw: torch.Tensor, arithmetic: Arithmetic, places: dict[str, int]) -> Iterator[_Output]:
+def _compute(piece: Piece, raw: torch.Tensor, lane: Lane, places: dict[str, int]) -> _Done:
     part = piece.part
     if part.kept is not None:
-        yield _Output(places[part.name] + piece.start - part.start, memoryview(raw.numpy()))
-        return
+        return _Done(part.name, piece.size, ((places[part.name] + piece.start - part.start, raw),))
     columns = part.shape[1]
-    done = arithmetic.quantize(part.name, raw, part.dtype, columns)
-    yield _Output(places[part.name] + piece.row * columns, memoryview(done.weight.numpy()))
-    scheme = arithmetic.scheme
+    scheme = lane.arithmetic.scheme
+    weight_at = places[part.name] + piece.row * columns
     scale_row = scheme.scale_shape(1, columns)[1] * ITEM_SIZE[part.dtype]
-    yield _Output(places[part.scale_name] + piece.row // scheme.block[0] * scale_row, memoryview(done.scale.numpy()))
+    scale_at = places[part.scale_name] + piece.row // scheme.block[0] * scale_row
+    done, ready = lane.quantize(raw, part.dtype, columns)
+    return _Done(part.name, piece.size, ((weight_at, done.weight), (scale_at, done.scale)), done.sound, ready)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from containers.digest import canonical_json
 from containers.errors import BadInput
-from containers.quantize.header import Header, arrange
+from containers.quantize.layout import arrange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from containers.quantize.checkpoint import Checkpoint, SourceFile
-    from containers.quantize.header import Tensor
     from containers.quantize.recipe import Reason, Recipe
     from containers.quantize.schemes import Scheme
+    from containers.safetensors import Header, Tensor
 
 QUANTIZABLE: Final = ("BF16", "F16", "F32")
 _EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}

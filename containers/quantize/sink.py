@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from containers.quantize.header import Header
+    from containers.safetensors import Header
 
 _WAITING: Final = 4  # pieces between the writer and a hasher
 _BLOCK: Final = 1 << 20

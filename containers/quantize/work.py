@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers.contract import (
@@ -17,13 +18,18 @@ from containers.contract import (
 from containers.determinants import determinants
 from containers.errors import BadInput
 from containers.quantize.assemble import config_json, index_json, taken_over
-from containers.quantize.checkpoint import CONFIG, StoredFiles
-from containers.quantize.preflight import Job, prepare
-from containers.quantize.worker import quantize_groups
+from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
+from containers.quantize.plan import make_plan
+from containers.quantize.preflight import prepare
+from containers.quantize.worker import Stored, find_stored, quantize_groups
 from containers.store import FileEntry, Manifest, Store
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from containers.contract import ArtifactRef, StepRequest
+    from containers.quantize.plan import Plan
+    from containers.quantize.preflight import Job
     from containers.step import Context
 
 
@@ -31,35 +37,45 @@ def work(request: StepRequest, context: Context) -> StepResult:
     """Quantize a checkpoint, or plan to."""
     parameters = QuantizeParameters.read(request.parameters)
     options = QuantizeOptions.read(request.options)
-    store = Store.open(request.store, context.settings.store)
-    manifest = store.load(_input(request))
     fixed = determinants(Step.QUANTIZE)
-    fingerprint = request.fingerprint(fixed)
-    done = store.find(Kind.CHECKPOINT, fingerprint)
-    if done is not None and not options.groups:
-        return _result(done, reused=True)
+    if parameters.action == "plan" and options.folder:
+        job = prepare(FolderFiles(Path(options.folder)), parameters, fixed)
+        return _planned(make_plan(job, lanes=options.lanes))
 
-    started = time.monotonic()
-    job = prepare(StoredFiles(store, manifest), parameters, fixed)
-    planned = time.monotonic()
+    store = Store.open(request.store, context.settings.store)
+    source = store.load(_input(request))
+    fingerprint = request.fingerprint(fixed)
+    if parameters.action == "quantize" and not options.groups:
+        done = store.find(Kind.CHECKPOINT, fingerprint)
+        if done is not None:
+            return _result(done)
+
+    clock = Clock()
+    job = prepare(StoredFiles(store, source), parameters, fixed)
+    shards, missing = find_stored(job, store, options.groups)
+    if parameters.action == "plan":
+        return _planned(make_plan(job, shards, options.lanes))
+    clock.lap("plan")
     for warning in job.warnings:
         context.report.log(warning, "warning")
-    stored = quantize_groups(job, store, context, options)
-    quantized = time.monotonic()
+    if shards:
+        context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are quantized already")
+    done_now = quantize_groups(job, store, context, options, missing) if missing else Stored({})
+    clock.lap("quantize")
+    reused = len(shards)
+    shards |= done_now.shards
+    metrics = {"groups": len(shards), "groups_reused": reused, "bytes_read": done_now.bytes_read}
     if options.groups:
-        return StepResult(step=Step.QUANTIZE, metrics={"groups": len(stored.shards), "reused": stored.reused})
-    result = _assemble(job, store, manifest, stored.shards, fingerprint, device=stored.device)
-    return _result(
-        result,
-        reused=False,
-        groups_reused=stored.reused,
-        timings={
-            "plan": round(planned - started, 3),
-            "quantize": round(quantized - planned, 3),
-            "assemble": round(time.monotonic() - quantized, 3),
-        },
-        bytes_read=stored.bytes_read,
-    )
+        return StepResult(step=Step.QUANTIZE, metrics=metrics, timings=clock.laps, versions=versions())
+    manifest = _assemble(job, store, source, shards, fingerprint)
+    clock.lap("assemble")
+    result = _result(manifest, reused, done_now.device)
+    written = sum(entry.size for entry in done_now.shards.values())
+    return result.model_copy(update={"metrics": {**metrics, "bytes_written": written}, "timings": clock.laps})
+
+
+def _planned(plan: Plan) -> StepResult:
+    return StepResult(step=Step.QUANTIZE, values={"plan": plan.model_dump(mode="json")})
 
 
 def _input(request: StepRequest) -> ArtifactRef:
@@ -68,9 +84,7 @@ def _input(request: StepRequest) -> ArtifactRef:
     return request.inputs["checkpoint"]
 
 
-def _assemble(
-    job: Job, store: Store, source: Manifest, shards: dict[str, FileEntry], fingerprint: str, *, device: str
-) -> Manifest:
+def _assemble(job: Job, store: Store, source: Manifest, shards: Mapping[str, FileEntry], fingerprint: str) -> Manifest:
     """Store the small files and commit the quantized checkpoint."""
     entries = {entry.path: entry for entry in source.files}
     files = [*shards.values(), *(entries[path] for path in taken_over(job.checkpoint))]
@@ -95,7 +109,6 @@ def _assemble(
                 "groups": len(job.groups),
                 "quantized_tensors": quantized,
                 "kept_tensors": len(parts) - quantized,
-                "device": device,
                 "versions": versions(),
             },
         },
@@ -104,33 +117,38 @@ def _assemble(
     return manifest
 
 
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, str]:
     """The libraries that do the arithmetic and whose results these are held to."""
     return {name: version(name) for name in ("torch", "compressed-tensors", "llmcompressor")}
 
 
-def _result(
-    manifest: Manifest,
-    *,
-    reused: bool,
-    groups_reused: int = 0,
-    timings: dict[str, float] | None = None,
-    bytes_read: int = 0,
-) -> StepResult:
+def _result(manifest: Manifest, reused: int | None = None, device: str = "") -> StepResult:
+    """The result for a quantized checkpoint in the store; `reused` None means that nothing had to be done."""
     facts: Any = manifest.metadata["quantization"]
     return StepResult(
         step=Step.QUANTIZE,
         outputs={"checkpoint": manifest.ref},
         values=QuantizedCheckpoint(
             groups=facts["groups"],
-            reused=facts["groups"] if reused else groups_reused,
+            reused=facts["groups"] if reused is None else reused,
             quantized_tensors=facts["quantized_tensors"],
             kept_tensors=facts["kept_tensors"],
             size_before=facts["source_size"],
             size_after=manifest.size,
-            device=facts["device"],
+            device=device,
         ).dump(),
-        metrics={"bytes_read": bytes_read, "bytes_written": 0 if reused else manifest.size},
-        timings=timings or {},
         versions=facts["versions"],
     )
+
+
+class Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now

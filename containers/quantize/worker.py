@@ -1,21 +1,26 @@
-"""One worker process: the groups that it was dealt, quantized and put into the store one after the other."""
+"""One worker process: the groups that it was dealt, quantized and put into the store, a few of them at once."""
 
 from __future__ import annotations
 
 import errno
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from containers.contract import Kind
-from containers.errors import BadInput, DiskFull
+from containers.errors import BadInput, DiskFull, Temporary
+from containers.quantize.channel import StoppedError
+from containers.quantize.resources import lanes_for
 from containers.store import FileEntry, Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from containers.contract import QuantizeOptions
     from containers.events import Progress
-    from containers.quantize.arithmetic import Arithmetic
+    from containers.quantize.devices import Device
     from containers.quantize.groups import Group
     from containers.quantize.preflight import Job
     from containers.step import Context
@@ -27,43 +32,93 @@ class Stored:
     """Shards in the store by path; `reused` of them were there before. `bytes_read` are those of the source."""
 
     shards: dict[str, FileEntry]
-    reused: int
-    bytes_read: int
-    device: str
+    reused: int = 0
+    bytes_read: int = 0
+    device: str = ""
 
 
-def quantize_groups(job: Job, store: Store, context: Context, options: QuantizeOptions) -> Stored:
-    """Bring every group of the job (or those that `options` names) into the store; finished ones are not redone."""
-    wanted = chosen(job.groups, options.groups)
+def find_stored(job: Job, store: Store, names: Sequence[str]) -> tuple[dict[str, FileEntry], list[Group]]:
+    """The groups of these names (or all): the shards that the store has, and what is still to be done."""
+    groups = chosen(job.groups, names)
+    with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
+        found = list(pool.map(lambda group: find(store, group, job), groups))
+    shards = {group.path: entry for group, entry in zip(groups, found, strict=True) if entry is not None}
+    return shards, [group for group in groups if group.path not in shards]
+
+
+def quantize_groups(
+    job: Job, store: Store, context: Context, options: QuantizeOptions, groups: Sequence[Group]
+) -> Stored:
+    """Bring these groups into the store, each with its manifest as soon as it is there.
+
+    When the GPU has no memory for several at once, they go on one by one and in smaller pieces. Raises Temporary when
+    it has too little even for that, DiskFull, and BadInput for what is wrong with a shard.
+    """
+    from containers.quantize.devices import open_device
+
+    lanes = lanes_for(options.lanes, len(groups))
+    device = open_device(job.recipe.scheme, options.device, lanes)
+    name = str(device.arithmetic.device)
+    total = sum(group.source.size for group in groups)
+    stop = threading.Event()
+    with context.report.progress(f"quantize ({name})", total) as progress:
+
+        def attempt(group: Group, device: Device) -> FileEntry:
+            return _quantize(group, device, _Surroundings(job, store, context.scratch, progress, stop))
+
+        def say(message: str) -> None:
+            context.report.log(message, "warning")
+
+        shards = run_lanes(groups, device, lanes, attempt=attempt, stop=stop, say=say)
+    return Stored(shards, bytes_read=total, device=device.arithmetic.device.type)
+
+
+def run_lanes(
+    groups: Sequence[Group],
+    device: Device,
+    lanes: int,
+    *,
+    attempt: Callable[[Group, Device], FileEntry],
+    stop: threading.Event,
+    say: Callable[[str], None],
+) -> dict[str, FileEntry]:
+    """Attempt every group, `lanes` at once; then those that ran out of GPU memory, alone and in ever smaller pieces.
+
+    The first other error sets `stop`, upon which attempts end soon, and is raised.
+    """
+    import torch
+
     shards: dict[str, FileEntry] = {}
-    missing: list[Group] = []
-    for group in wanted:
-        entry = find(store, group, job)
-        if entry is None:
-            missing.append(group)
-        else:
-            shards[group.path] = entry
-    if shards:
-        context.report.log(f"{len(shards)} of {len(wanted)} groups are in the store already")
-    device = "none"
-    if missing:
-        from containers.quantize.devices import choose
+    short: list[Group] = []
 
-        torch_device = choose(options.device)
-        device = torch_device.type
-        from containers.quantize.arithmetic import Arithmetic
+    def guarded(group: Group) -> None:
+        if stop.is_set():
+            return
+        try:
+            shards[group.path] = attempt(group, device)
+        except torch.OutOfMemoryError:
+            short.append(group)
 
-        arithmetic = Arithmetic(job.recipe.scheme, torch_device)
-        total = sum(group.source.size for group in missing)
-        with context.report.progress(f"quantize ({torch_device})", total) as progress:
-            for group in missing:
-                shards[group.path] = _quantize(
-                    group, job, store, arithmetic=arithmetic, scratch=context.scratch, progress=progress
-                )
-    return Stored(shards, len(wanted) - len(missing), sum(group.source.size for group in missing), device)
+    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+        futures = [pool.submit(guarded, group) for group in groups]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = any(future.exception() is not None for future in done)
+        except BaseException:  # Ctrl-C
+            failed = True
+            raise
+        finally:
+            if failed:
+                stop.set()
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
+        raise error
+    for group in sorted(short, key=lambda group: group.path):
+        shards[group.path] = _alone(group, device, attempt, say)
+    return shards
 
 
-def chosen(groups: tuple[Group, ...], names: tuple[str, ...]) -> list[Group]:
+def chosen(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
     """The groups of these names, or all; raises BadInput for a name that is none of them."""
     if not names:
         return list(groups)
@@ -80,25 +135,59 @@ def find(store: Store, group: Group, job: Job) -> FileEntry | None:
     return None if manifest is None else manifest.files[0]
 
 
-def _quantize(
-    group: Group, job: Job, store: Store, *, arithmetic: Arithmetic, scratch: Path, progress: Progress
+@dataclass(frozen=True)
+class _Surroundings:
+    job: Job
+    store: Store
+    scratch: Path
+    progress: Progress
+    stop: threading.Event
+
+    def tick(self, count: int) -> None:
+        """Count bytes; ends the work on the thread that calls it once the worker is to stop."""
+        if self.stop.is_set():
+            raise StoppedError
+        self.progress.advance(count)
+
+
+def _alone(
+    group: Group, device: Device, attempt: Callable[[Group, Device], FileEntry], say: Callable[[str], None]
 ) -> FileEntry:
+    """One group while no other is in hand, in smaller pieces each time the GPU has no memory for them."""
+    import torch
+
+    say(f"the GPU had no memory for {group.path} beside other shards: it is done alone, in smaller pieces")
+    smaller = device.smaller()
+    while smaller is not None:
+        torch.cuda.empty_cache()
+        try:
+            return attempt(group, smaller)
+        except torch.OutOfMemoryError:
+            smaller = smaller.smaller()
+    raise Temporary(
+        f"the GPU has too little free memory for {group.path}, even in the smallest pieces",
+        remedy="end what else runs on it, take another with --device, or wait",
+    )
+
+
+def _quantize(group: Group, device: Device, around: _Surroundings) -> FileEntry:
     from containers.quantize.engine import quantize_group
 
-    file = scratch / group.source.path.replace("/", "__")
+    file = around.scratch / group.path.replace("/", "__")
     try:
-        with job.files.open(group.source) as stream:
-            written = quantize_group(group, stream, arithmetic, file, progress.advance)
-        store.put_file(file, digest=written.sha256)
+        with around.job.files.open(group.source) as stream:
+            written = quantize_group(group, stream, device, file, around.tick)
+        around.store.put_file(file, digest=written.sha256, on_bytes=lambda _: around.tick(0))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"no space for the quantized {group.path} ({group.output.size} bytes) in {scratch}",
+                f"no space for the quantized {group.path} ({group.output.size} bytes) in {around.scratch}",
                 remedy="free space there, or set TMPDIR to a folder with room",
             ) from error
         raise
     finally:
         file.unlink(missing_ok=True)
     entry = FileEntry(path=group.path, size=written.size, sha256=written.sha256, layer=written.layer)
-    store.commit(Manifest(kind=Kind.GROUP, fingerprint=group.fingerprint(job.determinants), files=(entry,)))
+    fingerprint = group.fingerprint(around.job.determinants)
+    around.store.commit(Manifest(kind=Kind.GROUP, fingerprint=fingerprint, files=(entry,)))
     return entry

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, written canonically (`containers.safetensors` reads it)."""
+"""The layout and the header of the safetensors files that this step writes: one set of tensors, one text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.safetensors import ITEM_SIZE, LENGTH, Header, Stream, Tensor, read_exactly, read_header
+from containers.safetensors import ITEM_SIZE, LENGTH, Header, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-__all__ = ["ITEM_SIZE", "Header", "Stream", "Tensor", "arrange", "encode", "read_exactly", "read_header"]
 
 _ALIGNMENT: Final = 8
 

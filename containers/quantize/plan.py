@@ -1,0 +1,145 @@
+"""The plan of a quantization: what `carwright quantize --plan` shows, as a value that goes into JSON."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field
+
+from containers.contract import Frozen, PushOptions
+from containers.quantize.assemble import taken_over
+from containers.quantize.resources import disk_needed, gpu_memory_needed, lanes_for, memory_needed
+from containers.safetensors import ITEM_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from containers.quantize.groups import Part
+    from containers.quantize.preflight import Job
+
+_EXAMPLES: Final = 3
+# The largest layer in bytes that registries take (AWS's quotas page) or have been seen to take.
+_LAYER_LIMITS: Final = {"Amazon ECR": 52_000 << 20, "Harbor": 32 << 30, "Quay": 20_000_000_000}
+
+
+class Kept(Frozen):
+    """Tensors that are copied as they are, for one reason; `examples` are some of their names."""
+
+    reason: str
+    tensors: int
+    size: int = Field(description="bytes")
+    examples: tuple[str, ...]
+
+
+class PlannedGroup(Frozen):
+    """One layer group: the shard at `path`. `stored`: an earlier run has done it, and it will not be done again."""
+
+    path: str
+    fingerprint: str = Field(default="", description="empty for a checkpoint that is not in the store")
+    quantized: int = Field(description="tensors")
+    kept: int = Field(description="tensors")
+    size_before: int
+    size_after: int
+    stored: bool = False
+
+
+class Plan(Frozen):
+    """Sizes in bytes. `layers` counts those of the modelcar, its base included.
+
+    `linear_layers` are the matrices that get quantized and `parameters` their elements. `disk_needed`, `memory_needed`
+    and `gpu_memory_needed` are for one worker with `lanes` groups in hand.
+    """
+
+    architecture: str
+    scheme: str
+    ignore: tuple[str, ...]
+    tied_head: bool = Field(description="the output head is the embedding, and so stays unquantized")
+    linear_layers: int
+    parameters: int
+    kept: tuple[Kept, ...]
+    groups: tuple[PlannedGroup, ...]
+    size_before: int
+    size_after: int
+    layers: int
+    largest_layer: int
+    lanes: int
+    disk_needed: int
+    memory_needed: int
+    gpu_memory_needed: int
+    warnings: tuple[str, ...]
+
+
+def make_plan(job: Job, stored: Collection[str] = (), lanes: int = 0) -> Plan:
+    """The plan of a job; `stored` are the paths of shards whose quantized form the store has."""
+    parts = [part for group in job.groups for part in group.parts]
+    quantized = [part for part in parts if part.kept is None]
+    others = {file.path: file.size for file in job.checkpoint.files}
+    copied = [others[path] for path in taken_over(job.checkpoint)]
+    largest = max(group.output.size for group in job.groups)
+    at_once = lanes_for(lanes, len(job.groups))
+    files = len(job.groups) + len(copied) + 2  # config and index
+    return Plan(
+        architecture=_architecture(job.checkpoint.config),
+        scheme=job.recipe.scheme.name,
+        ignore=job.ignore,
+        tied_head=bool(job.checkpoint.setting("tie_word_embeddings")),
+        linear_layers=len(quantized),
+        parameters=sum(part.elements for part in quantized),
+        kept=_kept(parts),
+        groups=tuple(
+            PlannedGroup(
+                path=group.path,
+                fingerprint=group.fingerprint(job.determinants) if group.source.digest is not None else "",
+                quantized=sum(part.kept is None for part in group.parts),
+                kept=sum(part.kept is not None for part in group.parts),
+                size_before=group.source.size,
+                size_after=group.output.size,
+                stored=group.path in stored,
+            )
+            for group in job.groups
+        ),
+        size_before=sum(others.values()),
+        size_after=sum(group.output.size for group in job.groups) + sum(copied),
+        layers=1 + min(files, _layer_limit()),
+        largest_layer=largest,
+        lanes=at_once,
+        disk_needed=disk_needed(job.groups, at_once),
+        memory_needed=memory_needed(at_once),
+        gpu_memory_needed=gpu_memory_needed(at_once),
+        warnings=(*job.warnings, *_registry_warnings(largest)),
+    )
+
+
+def _kept(parts: list[Part]) -> tuple[Kept, ...]:
+    by_reason: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        if part.kept is not None:
+            by_reason[part.kept.value].append(part)
+    return tuple(
+        Kept(
+            reason=reason,
+            tensors=len(same),
+            size=sum(part.elements * ITEM_SIZE[part.dtype] for part in same),
+            examples=tuple(part.name for part in same[:_EXAMPLES]),
+        )
+        for reason, same in sorted(by_reason.items())
+    )
+
+
+def _architecture(config: Any) -> str:
+    architectures = config.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
+
+
+def _layer_limit() -> int:
+    limit: int = PushOptions.model_fields["layer_limit"].default
+    return limit
+
+
+def _registry_warnings(largest: int) -> list[str]:
+    return [
+        f"the largest layer has {largest / 1e9:.1f} GB, and {registry} takes up to {limit / 1e9:.1f} GB"
+        for registry, limit in _LAYER_LIMITS.items()
+        if largest > limit
+    ]
