@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DEMO = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 PUBLIC_HUB = "https://huggingface.co"
+_DRAIN = 10.0  # seconds for the last log lines of a run to reach the Prefect server
 _PROBE = 3.0  # seconds to find out whether the public hub can be reached
 
 
@@ -95,9 +96,12 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
                 force=wish.force,
             )
         except BaseException as error:
+            # Only what is meant for people goes into the record; a bug's details are in the log.
             state = error.message if isinstance(error, Error) else Interrupted.__name__.lower()
             _note(record, {"state": f"failed: {state}"})
             raise
+        finally:
+            _send_what_is_left()
         _note(record, {"state": "shipped", "shipped": shipped.model_dump(mode="json")})
         return shipped
 
@@ -142,6 +146,15 @@ def _close_abandoned_runs(api: str) -> None:
     for run in httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=30).raise_for_status().json():
         state = {"type": "CRASHED", "message": "the process of this run ended without a word"}
         httpx.post(f"{api}/flow_runs/{run['id']}/set_state", json={"state": state, "force": True}, timeout=30)
+
+
+def _send_what_is_left() -> None:
+    """Logs and events leave in background threads, which would wait at exit for a server that is gone by then."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=_DRAIN)
 
 
 def _prune(runs: Path, keep: int = 50) -> None:

@@ -60,6 +60,7 @@ class Display:
         self._verbose = verbose
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._said: dict[tuple[str, str], float] = {}
+        self._finished: set[tuple[str, str]] = set()
 
     def __call__(self, step: str, event: Event) -> None:
         if event.event == "progress":
@@ -67,18 +68,18 @@ class Display:
         elif event.event == "log" and (self._verbose or event.level != "debug"):
             style = {"warning": "yellow", "error": "red", "debug": "dim"}.get(event.level, "")
             console = self._progress.console if self._progress is not None else err
-            console.print(Text.assemble((f"{step:>9}  ", "bold cyan"), (event.message, style)))
+            console.print(Text.assemble((f"{step:>9}  ", "bold cyan"), (event.message, style)), soft_wrap=True)
 
     def _advance(self, step: str, event: Event) -> None:
         key = (step, event.task)
         finished = bool(event.total) and event.done >= event.total
         if self._progress is None:
             now = time.monotonic()
-            if key not in self._said:
+            if now - self._said.setdefault(key, now) >= _PLAIN_INTERVAL or (finished and key not in self._finished):
                 self._said[key] = now
-            elif finished or now - self._said[key] >= _PLAIN_INTERVAL:
-                self._said[key] = now
-                err.print(f"{step:>9}  {event.text()}")
+                err.print(f"{step:>9}  {event.text()}", soft_wrap=True)
+            if finished:
+                self._finished.add(key)
             return
         if key not in self._bars:
             self._bars[key] = self._progress.add_task(
@@ -118,6 +119,6 @@ def show_shipped(shipped: Shipped) -> None:
 
 def show_error(error: Error) -> None:
     """One clear message: what, why, what to do."""
-    err.print(Text.assemble(("error: ", "bold red"), error.message))
+    err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     if error.remedy:
-        err.print(Text(f"  {error.remedy}"))
+        err.print(Text(f"  {error.remedy}"), soft_wrap=True)
