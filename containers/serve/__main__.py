@@ -1,0 +1,64 @@
+"""Serve a model with vLLM until the lease runs out or SIGTERM: `python -m containers.serve --request R --result R`.
+
+The result is written as soon as the model answers, while this process goes on; it exits with 0 when it was stopped
+after that. Its values are an Endpoint.
+"""
+
+from __future__ import annotations
+
+import time
+
+from containers import step
+from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
+from containers.serve import engine
+from containers.serve.models import unpacked
+from containers.serve.ports import claimed
+from containers.serve.server import Server
+
+
+def work(request: StepRequest, context: step.Context) -> StepResult:
+    """Serve a modelcar or a checkpoint with vLLM on loopback."""
+    parameters = ServeParameters.read(request.parameters)
+    options = ServeOptions.read(request.options)
+    vllm = engine.installed()
+    started = time.monotonic()
+    with unpacked(parameters.reference, request, context) as model, claimed(options.port) as port:
+        there = time.monotonic()
+        server = Server(
+            argv=engine.command(vllm, parameters, model, port),
+            env=engine.environment(vllm, parameters, context.settings),
+            port=port,
+            served_model_name=parameters.served_model_name,
+            options=options,
+            report=context.report,
+        )
+        with server.child() as child:
+            server.wait_ready(child)
+            ready = time.monotonic()
+            server.first_answer()
+            endpoint = Endpoint(
+                url=server.url,
+                served_model_name=parameters.served_model_name,
+                engine=str(vllm),
+                emulated_fp8=server.emulates,
+            )
+            result = StepResult(
+                step=Step.SERVE,
+                values=endpoint.dump(),
+                metrics={"model_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file())},
+                timings={
+                    "unpack": round(there - started, 3),
+                    "load": round(ready - there, 3),
+                    "first_answer": round(time.monotonic() - ready, 3),
+                },
+                versions={vllm.name: vllm.version},
+            )
+            step.write_result(context.result_path, result)
+            context.report.log(f"{parameters.served_model_name} is ready at {endpoint.url}")
+            ending = server.stay(child)
+    context.report.log(f"{parameters.served_model_name} {ending}")
+    return result
+
+
+if __name__ == "__main__":
+    step.run(Step.SERVE, work)

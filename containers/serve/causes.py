@@ -1,0 +1,143 @@
+"""From what vLLM printed before it ended to one error that says what to do.
+
+The patterns are of vLLM 0.32's own messages (tests/unit/serve_logs holds logs as they were captured). What no pattern
+knows is reported with the last lines that look like an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from containers.errors import BadInput, Error, NotReady, Temporary
+
+_LAST: Final = 8  # lines of an unknown end that are shown
+_PREFIX: Final = re.compile(r"^(\(\w[\w-]* pid=\d+\) )?((DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d: -]+\[[\w.]+:\d+\] ?)?")
+_NOISE: Final = re.compile(r"\[shutdown]|resource_tracker|^\s*warnings\.warn|^\s*$|^\s*\^+\s*$|^\s*File \"|leaked")
+
+_Reading = Callable[[re.Match[str]], Error]
+
+
+def _unsupported(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"vLLM does not know the architecture {match['name']}",
+        remedy="vLLM's list of supported models names those that can be served; a newer vLLM may know this one",
+    )
+
+
+def _model_type(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"vLLM does not know the architecture of this model: model_type {match['name']!r} in config.json",
+        remedy="vLLM's list of supported models names those that can be served; a newer vLLM may know this one",
+    )
+
+
+def _port(match: re.Match[str]) -> Error:
+    return BadInput(
+        "another program took the port while vLLM was starting",
+        remedy="start again; CARWRIGHT_SERVE__PORT=0 takes a free port",
+    )
+
+
+def _context(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"a context of {match['asked']} tokens is more than the {match['most']} that the model was made for",
+        remedy=f"ask for {match['most']} or fewer (--max-model-len)",
+    )
+
+
+def _memory(match: re.Match[str]) -> Error:
+    return Temporary(
+        f"vLLM could not get the memory that it needs: {match['detail'].strip()}",
+        remedy="free memory, or lower CARWRIGHT_SERVE__KV_CACHE_GIB and --max-model-len",
+    )
+
+
+def _killed(match: re.Match[str]) -> Error:
+    return Temporary(
+        "vLLM's engine process disappeared without a word, as the kernel ends what needs too much memory",
+        remedy="free memory, or lower CARWRIGHT_SERVE__KV_CACHE_GIB; `dmesg` says whether it was the kernel",
+    )
+
+
+def _kv_cache(match: re.Match[str]) -> Error:
+    return BadInput(
+        "the KV cache is too small for one request of the longest length",
+        remedy="raise CARWRIGHT_SERVE__KV_CACHE_GIB, or lower --max-model-len",
+    )
+
+
+def _damaged(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"a shard of the checkpoint is damaged: {match['detail'].strip()}",
+        remedy="make or download the checkpoint again",
+    )
+
+
+def _no_weights(match: re.Match[str]) -> Error:
+    return BadInput("there are no weights in the checkpoint", remedy="a checkpoint needs safetensors files")
+
+
+def _config(match: re.Match[str]) -> Error:
+    return BadInput("config.json of the checkpoint is missing or not JSON", remedy="make or download it again")
+
+
+def _tokenizer(match: re.Match[str]) -> Error:
+    return BadInput(
+        "vLLM cannot load a tokenizer from the checkpoint",
+        remedy="a checkpoint needs its tokenizer's files (tokenizer.json, tokenizer_config.json)",
+    )
+
+
+def _scheme(match: re.Match[str]) -> Error:
+    return BadInput(
+        "vLLM has no kernel on this machine for the checkpoint's quantization scheme",
+        remedy="serve it on a GPU, or quantize with FP8_DYNAMIC",
+    )
+
+
+def _nodes(match: re.Match[str]) -> Error:
+    return BadInput(
+        "this machine has fewer memory nodes than the parts that the model was to be split into",
+        remedy="serve with a tensor parallel size of 1",
+    )
+
+
+# The first pattern of this list that is found anywhere in the log decides: particular ones stand before general ones.
+_KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
+    (re.compile(pattern), reading)
+    for pattern, reading in (
+        (r"Model architectures \['(?P<name>[^']+)'.*(not supported|failed to be inspected)", _unsupported),
+        (r"model type `?(?P<name>[^`\s]+)`? but Transformers does not recognize", _model_type),
+        (r"max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \(\D*(?P<most>\d+)", _context),
+        (r"address already in use|\[Errno 98\]", _port),
+        (r"(?P<detail>(DefaultCPUAllocator: |Unable to )?can't allocate memory.*|CUDA out of memory.*)", _memory),
+        (r"(?P<detail>(Available|Free) memory on \S+ .* is less than .*)", _memory),
+        (r"To serve at least one request with the model's max seq len", _kv_cache),
+        (r"(?P<detail>(SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeader)\b.*)", _damaged),
+        (r"Cannot find any model weights|no safetensors", _no_weights),
+        (r"It looks like the config file at|Invalid repository ID or local directory|not a valid JSON file", _config),
+        (r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|Error retrieving .*tokenizer", _tokenizer),
+        (r"Failed to find a kernel that can implement", _scheme),
+        (r"Not enough allowed NUMA nodes", _nodes),
+        (r"(?P<detail>MemoryError.*|Cannot allocate memory.*)", _memory),
+        (r"Engine core proc \S+ died unexpectedly|engine core .*exit code -9|died with exit code: -9", _killed),
+    )
+)
+
+
+def explain(lines: Iterable[str], ending: str) -> Error:
+    """The error for a server that ended or never got ready; `ending` says which ("vLLM ended with code 1")."""
+    plain = [_PREFIX.sub("", line) for line in lines]
+    text = "\n".join(plain)
+    for pattern, reading in _KNOWN:
+        if match := pattern.search(text):
+            return reading(match)
+    return NotReady(f"{ending}\n{last(plain)}", remedy="the whole log says more")
+
+
+def last(lines: Iterable[str]) -> str:
+    """The last lines that mean something."""
+    telling = [line.rstrip() for line in (_PREFIX.sub("", line) for line in lines) if not _NOISE.search(line)]
+    return "\n".join(telling[-_LAST:])

@@ -1,0 +1,147 @@
+"""The folder that vLLM reads: a modelcar's /models or a checkpoint of the store, under `<home>/serving/<12 hex>`.
+
+Beside a folder lie `.<name>.use`, locked (flock(2), shared) by each server that reads it and touched at each use, and
+`.<name>.sizes`, written last: what a complete folder holds. Folders stay for the next run, up to a size in total.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+from containers.oci.access import look, open_repository, pinned
+from containers.oci.repository import image
+from containers.oci.unpack import unpack
+from containers.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.contract import ArtifactRef, StepRequest
+    from containers.step import Context
+
+_GB: Final = 1_000_000_000
+
+
+@contextmanager
+def unpacked(reference: str, request: StepRequest, context: Context) -> Iterator[Path]:
+    """A folder with the model, there and unchanged for as long as the block runs.
+
+    `reference` is a modelcar by digest; empty takes the input "checkpoint". Raises BadInput when neither is given or
+    the modelcar is damaged, DiskFull, and Temporary when the registry or the store cannot be reached.
+    """
+    home = context.settings.home.resolve() / "serving"
+    checkpoint = request.inputs.get("checkpoint")
+    if reference:
+        digest = pinned(reference)[1]
+    elif checkpoint is not None:
+        digest = checkpoint.digest
+    else:
+        raise BadInput(
+            "nothing to serve: neither a modelcar nor a checkpoint is given",
+            remedy='give the parameter `reference` or the input "checkpoint"',
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / digest.short
+    with _use_file(folder).open("w") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        os.utime(used.fileno())
+        with folder.with_name(f".{folder.name}.make").open("w") as making:  # two servers of one model take turns
+            fcntl.flock(making, fcntl.LOCK_EX)
+            if not _complete(folder):
+                make_room(home, context.settings.serve.keep_gb * _GB)
+                if reference:
+                    _from_modelcar(reference, folder, context)
+                else:
+                    assert checkpoint is not None
+                    _from_store(checkpoint, folder, request, context)
+                _write_sizes(folder)
+        yield folder
+
+
+def make_room(home: Path, limit: float) -> list[str]:
+    """Remove what was used longest ago until at most `limit` bytes remain; what a server reads stays. Names removed."""
+    kept = sorted(home.glob(".*.use"), key=lambda path: path.stat().st_mtime)
+    sizes = {path: sum(_size(part) for part in _parts(home, _name(path))) for path in kept}
+    removed = []
+    for path in kept:
+        if sum(sizes.values()) <= limit:
+            break
+        with path.open() as used:
+            try:
+                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            (home / f".{_name(path)}.sizes").unlink(missing_ok=True)  # from here on it counts as incomplete
+            for part in _parts(home, _name(path)):
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        del sizes[path]
+        removed.append(_name(path))
+    return removed
+
+
+def _from_modelcar(reference: str, folder: Path, context: Context) -> None:
+    with open_repository(reference, context.settings) as repository:
+        _, manifest = image(repository, str(look(repository).digest))
+    total = sum(layer.size for layer in manifest.layers)
+    with context.report.progress("unpacking the modelcar", total) as progress:
+        unpack(reference, folder, context.settings, on_bytes=progress.advance)
+
+
+def _from_store(checkpoint: ArtifactRef, folder: Path, request: StepRequest, context: Context) -> None:
+    store = Store.open(request.store, context.settings.store)
+    total = sum(entry.size for entry in store.load(checkpoint).files)
+    with context.report.progress("unpacking the checkpoint", total) as progress:
+        store.materialize(checkpoint, folder, on_bytes=progress.advance)
+
+
+def _complete(folder: Path) -> bool:
+    """Whether the folder holds the files that it once held, by name and size; nothing is read."""
+    try:
+        recorded = json.loads(_sizes_file(folder).read_text())
+    except (OSError, ValueError):
+        return False
+    if recorded == _listing(folder):
+        return True
+    # Something is gone, which the mark by which `unpack` knows its own work would hide.
+    folder.with_name(f"{folder.name}.digest").unlink(missing_ok=True)
+    return False
+
+
+def _write_sizes(folder: Path) -> None:
+    path = _sizes_file(folder)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(_listing(folder)))
+    unfinished.replace(path)
+
+
+def _listing(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def _use_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.use")
+
+
+def _sizes_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.sizes")
+
+
+def _name(use_file: Path) -> str:
+    return use_file.name.removeprefix(".").removesuffix(".use")
+
+
+def _parts(home: Path, name: str) -> list[Path]:
+    """The folder, its marks, and what a killed run left of it; not the locks, which others may hold open."""
+    parts = [home / name, home / f"{name}.digest", *home.glob(f".{name}.*partial")]
+    return [part for part in parts if part.exists()]
+
+
+def _size(path: Path) -> int:
+    return sum(_listing(path).values()) if path.is_dir() else 0

@@ -1,0 +1,131 @@
+"""One vLLM from its start to its end: ready or an error that says why, then served until nobody wants it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from containers.errors import Interrupted, NotReady
+from containers.process import Child
+from containers.serve.causes import explain, last
+from containers.serve.engine import EMULATION, HOST
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from containers.contract import ServeOptions
+    from containers.events import Reporter
+
+_POLL: Final = 0.25  # seconds between two health checks
+_WATCH: Final = 1.0  # seconds between two looks at the lease
+_LINES: Final = 400  # of the log, in memory: a failure's first word can stand far above its last
+_FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which includes late initialization
+
+
+@dataclass
+class Server:
+    """`log` holds vLLM's last lines; `emulates` is set as soon as the plugin says that it took over."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    port: int
+    served_model_name: str
+    options: ServeOptions
+    report: Reporter
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES), init=False)
+    emulates: bool = field(default=False, init=False)
+
+    @property
+    def url(self) -> str:
+        """The base of the OpenAI API."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    def child(self) -> Child:
+        """The process, to be entered with `with`: it and what it started end with the block."""
+        log_file = Path(self.options.log_file) if self.options.log_file else None
+        return Child(self.argv, self.env, log_file=log_file, on_line=self._take)
+
+    def wait_ready(self, child: Child) -> None:
+        """Return once the health check succeeds.
+
+        Raises what `explain` makes of the log when vLLM ends first or the deadline passes, Interrupted when the lease
+        runs out.
+        """
+        started = time.monotonic()
+        address = f"http://{HOST}:{self.port}/health"
+        with (
+            httpx.Client(trust_env=False, timeout=5) as client,
+            self.report.progress("vLLM is loading", unit="s") as progress,
+        ):
+            while True:
+                elapsed = time.monotonic() - started
+                progress.advance(elapsed - progress.done)
+                self._check_alive(child)
+                try:
+                    if client.get(address).status_code == httpx.codes.OK:
+                        return
+                except httpx.TransportError:
+                    pass  # not listening yet, or too busy loading to answer
+                if elapsed > self.options.ready_timeout:
+                    raise self._late()
+                if expired(self.options):
+                    raise Interrupted("nobody waits for vLLM any more: its lease ran out while it was loading")
+                time.sleep(_POLL)
+
+    def first_answer(self) -> None:
+        """Ask for one token: a server can be healthy and unable to answer. Raises NotReady."""
+        body = {"model": self.served_model_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        try:
+            answer = httpx.Client(trust_env=False, timeout=_FIRST_ANSWER).post(f"{self.url}/completions", json=body)
+        except httpx.TransportError as error:
+            raise explain(self.log, f"vLLM was healthy and broke off its first answer: {error}") from error
+        if answer.status_code != httpx.codes.OK:
+            raise explain(self.log, f"vLLM refused its first request with HTTP {answer.status_code}: {answer.text}")
+
+    def stay(self, child: Child) -> str:
+        """Return why serving ends: the lease ran out, or the user or the system asked (SIGINT, SIGTERM).
+
+        Raises what `explain` makes of the log when vLLM ends by itself.
+        """
+        try:
+            while not expired(self.options):
+                self._check_alive(child)
+                time.sleep(_WATCH)
+        except KeyboardInterrupt:
+            return "stopped on request"
+        return f"stopped: nobody renewed the lease for {self.options.lease_seconds:g} s"
+
+    def _check_alive(self, child: Child) -> None:
+        code = child.poll()
+        if code is None:
+            return
+        child.stop()  # reads what is left of its output
+        raise explain(self.log, f"vLLM ended with code {code}")
+
+    def _late(self) -> NotReady:
+        return NotReady(
+            f"vLLM did not get ready within {self.options.ready_timeout:g} s; its last lines:\n{last(self.log)}",
+            remedy="a large model on a slow disk needs longer: raise CARWRIGHT_SERVE__READY_TIMEOUT (seconds)",
+        )
+
+    def _take(self, line: str) -> None:
+        self.log.append(line)
+        if EMULATION in line and not self.emulates:
+            self.emulates = True
+            self.report.log("FP8 is emulated in bfloat16: this machine has no GPU, and speed says nothing about one")
+
+
+def expired(options: ServeOptions, now: float | None = None) -> bool:
+    """Whether the lease was not renewed for longer than it lasts, or is gone; without a lease path never."""
+    if not options.lease:
+        return False
+    try:
+        renewed = Path(options.lease).stat().st_mtime
+    except OSError:
+        return True
+    return (time.time() if now is None else now) - renewed > options.lease_seconds
