@@ -93,7 +93,7 @@ class Layer:
             if index == len(self.files):
                 return
             file = self.files[index]
-            if offset < file.size or file.size == 0:
+            if offset < file.size or offset == file.size == 0:
                 yield from _content(file, open_file, offset)
             offset = max(offset - file.size, 0)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from containers.oci.layer import LayerFile
 
 LAYER_LIMIT: Final = 120  # model layers; overlay file systems mount about 127, and base and card need some
-SMALL: Final = 8 << 20  # bytes; files up to here are grouped first
+SMALL: Final = 64 << 20  # bytes; files up to here are grouped first
 _GROUP_MAX: Final = 1 << 30  # bytes of a layer of small files
 
 

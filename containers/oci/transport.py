@@ -189,14 +189,17 @@ class Transport:
             if not self._asked:
                 self._credentials = find_credentials(self.registry, self._repository, self.settings)
                 self._asked = True
+            sent = response.request.headers.get("Authorization")
             if scheme.lower() == "basic":
-                fresh = self._challenge is None and self._credentials is not None
                 self._challenge = ("basic", found)
-                return fresh
-            if scheme.lower() != "bearer" or "realm" not in found:
+                return self._credentials is not None and sent != self._credentials.basic
+            if sent is not None and sent not in {f"Bearer {one.value}" for one in self._tokens.values()}:
+                return True  # another thread has fetched a new token since
+            if scheme.lower() == "bearer" and "realm" in found:
+                self._challenge = ("bearer", found)
+            elif self._challenge is None or not self._tokens:
                 return False
-            self._challenge = ("bearer", found)
-            self._tokens.clear()
+            self._tokens.clear()  # what we have is not, or no longer, accepted
             return True
 
     def _authorization(self, mount_from: str) -> dict[str, str]:
