@@ -38,7 +38,7 @@ def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:
     ("old", "new", "message"),
     [
         ("top_k: 20", "top_k: 40", "fidelity.top_k: Input should be less than or equal to 20"),
-        ("repeats: 3", "repeat: 3", "sanity.repeat: Extra inputs are not permitted"),
+        ("repeats: 2", "repeat: 3", "sanity.repeat: Extra inputs are not permitted"),
         ("kl_mean:", "kl_meen:", "gate.limits.kl_meen"),
         ("kl_mean: {at_most: ", "kl_mean: {at_most: 1, at_least: ", "a limit has either at_most or at_least"),
         ("name: smoke", "name: smoky", "calls itself smoky"),
@@ -55,11 +55,11 @@ def test_a_typing_error_is_named(old: str, new: str, message: str) -> None:
 
 
 def test_an_edited_suite_has_another_digest() -> None:
-    assert edited("repeats: 3", "repeats: 4").digest != SMOKE.digest
+    assert edited("repeats: 2", "repeats: 4").digest != SMOKE.digest
 
 
 def test_a_step_with_another_version_of_the_suite_refuses() -> None:
-    parameters = edited("repeats: 3", "repeats: 4").parameters(subject="x")
+    parameters = edited("repeats: 2", "repeats: 4").parameters(subject="x")
     with pytest.raises(BadInput, match="the request means sha256:"):
         suite.of_request(parameters, SMOKE.options())
 
