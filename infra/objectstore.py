@@ -1,8 +1,8 @@
 """The embedded object store: `rclone serve s3` on loopback over a local folder.
 
 It is a child of the process that wants it and ends with it. Several may serve one folder at once, from one process or
-many: rclone (1.75 and later) writes every object to a hidden temporary file and renames it into place, and nothing it
-knows about the folder is cached.
+many: rclone (1.75 and later) writes every object to a hidden temporary file and renames it into place. A server sees its
+own writes at once, and those of another within five seconds.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _argv(binary: Path, folder: Path) -> list[str]:
         "--no-checksum",  # the client knows each blob's sha256 and checks it itself
         "--ignore-checksum",
         "--dir-cache-time",
-        "0s",  # another server may write to the same folder
+        # Another server may write to the same folder. Not shorter: rclone 1.75 gets slower with every file, without
+        # bound, when what it has read of a folder is out of date before it has read it all (0s: 30 files took minutes).
+        "5s",
         "--no-cleanup",  # an empty folder is still a bucket
         "--buffer-size",
         "0",  # read ahead is the kernel's business here; 16 MiB a reader otherwise

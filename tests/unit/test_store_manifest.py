@@ -28,7 +28,8 @@ def manifest(*files: FileEntry, **fields: Any) -> Manifest:
 
 
 def test_digest_is_what_other_tools_say() -> None:
-    """
+    """As jq and coreutils compute it.
+
     jq -cjn '[["config.json",2,"sha256:"+"a"*64],["sub/model.safetensors",5000000000,"sha256:"+"b"*64]]' | sha256sum
     """
     files = (entry("config.json", 2, A), entry("sub/model.safetensors", 5_000_000_000, B))
@@ -42,7 +43,10 @@ def test_digest_of_nothing() -> None:
 
 def test_digest_of_a_name_outside_ascii() -> None:
     """printf '[["schön/模.json",0,"sha256:%s"]]' $(printf 'a%.0s' {1..64}) | sha256sum"""
-    assert manifest(entry("schön/模.json", 0)).digest.hex == "5a58dc9c5db915098ac2a4ed3457d2c2252a807b93812c936e4441e7e21b14a6"
+    assert (
+        manifest(entry("schön/模.json", 0)).digest.hex
+        == "5a58dc9c5db915098ac2a4ed3457d2c2252a807b93812c936e4441e7e21b14a6"
+    )
 
 
 def test_digest_ignores_what_is_not_content() -> None:
