@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 _STREAMS: Final = 4  # ranges or files on the wire at once
 _RESULTS: Final = "results/"
 _BLOBS: Final = "blobs/sha256/"
+_BLOB: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}")
+_MANIFEST: Final = re.compile(r"artifacts/(?P<kind>[a-z-]+)/(?P<fingerprint>[0-9a-f]{64})\.json")
 _DAY: Final = timedelta(days=1)
+
+
+class UnreadableManifest(BadInput):
+    """A manifest that is damaged or of another version."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class Store:
         """The artifact with this fingerprint; None when it, or any of its blobs, is missing or of another size."""
         try:
             manifest = self._read(kind, fingerprint)
-        except BadInput:  # unreadable: as good as missing, and written anew by whoever makes the artifact again
+        except UnreadableManifest:  # as good as missing: whoever makes the artifact again writes it anew
             return None
         return manifest if manifest is not None and not self._absent(manifest) else None
 
@@ -177,9 +184,14 @@ class Store:
     def manifests(self, kind: Kind | None = None) -> Iterator[Manifest]:
         """Every manifest, or those of one kind; BadInput at one that cannot be read."""
         for listed in self._bucket.listing("artifacts/" if kind is None else f"artifacts/{kind}/"):
-            _, owner, name = listed.key.split("/", 2)
-            manifest = self._read(Kind(owner), name.removesuffix(".json"))
-            if manifest is not None:
+            match = _MANIFEST.fullmatch(listed.key)
+            if match is None or match["kind"] not in set(Kind):
+                raise UnreadableManifest(
+                    f"{listed.key} is not the name of a manifest that this version knows ({self._bucket.name})",
+                    remedy="remove it, or use the version of Carwright that wrote it",
+                )
+            manifest = self._read(Kind(match["kind"]), match["fingerprint"])
+            if manifest is not None:  # else it was forgotten since it was listed
                 yield manifest
 
     def materialize(self, ref: ArtifactRef, folder: Path, on_bytes: Callable[[int], None] | None = None) -> Manifest:
@@ -216,15 +228,15 @@ class Store:
     def sweep(self, *, keep: Collection[Digest] = (), older: timedelta = _DAY, delete: bool = False) -> list[Orphan]:
         """The blobs that no manifest names, that are not in `keep`, and that were last written before `older` ago.
 
-        They are removed only with `delete`. The age protects runs that have stored blobs and not yet their manifest;
+        They are removed only with `delete`, and none when a manifest cannot be read (BadInput). The age protects runs that have stored blobs and not yet their manifest;
         one that found an old orphan and counts on it is refused at its commit and stores it again on its next try.
         """
         before = datetime.now(UTC) - older
         # Blobs are listed first: what a manifest written meanwhile names is then either known or too young.
         found = [
-            Orphan(Digest(listed.key.removeprefix(_BLOBS)), listed.size, listed.modified)
+            Orphan(Digest(listed.key.rpartition("/")[2]), listed.size, listed.modified)
             for listed in self._bucket.listing(_BLOBS)
-            if listed.modified < before
+            if listed.modified < before and _BLOB.fullmatch(listed.key)  # other names are not ours to remove
         ]
         named = {entry.sha256 for manifest in self.manifests() for entry in manifest.files} | set(keep)
         orphans = [orphan for orphan in found if orphan.digest not in named]
@@ -254,11 +266,12 @@ class Store:
         try:
             manifest = Manifest.model_validate_json(content)
         except ValidationError as error:
-            raise BadInput(
-                f"{key} is not a manifest that this version can read: {error}", remedy="delete it and run again"
+            raise UnreadableManifest(
+                f"{key} is not a manifest that this version can read: {error}",
+                remedy="delete it and run again, or use the version of Carwright that wrote it",
             ) from error
         if (manifest.kind, manifest.fingerprint) != (kind, fingerprint):
-            raise BadInput(f"{key} describes another artifact", remedy="delete it and run again")
+            raise UnreadableManifest(f"{key} describes another artifact", remedy="delete it and run again")
         return manifest
 
     def _absent(self, manifest: Manifest) -> list[FileEntry]:

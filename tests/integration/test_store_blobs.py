@@ -475,3 +475,28 @@ def test_sweep_takes_what_nobody_names_and_only_on_request(store: Store) -> None
     assert not store.has_blob(orphan.sha256, 6)
     assert store.has_blob(named.sha256, 5)
     assert store.has_blob(kept.sha256, 4)
+
+
+def test_sweep_stops_at_what_it_cannot_read(store: Store) -> None:
+    """A manifest of a newer version may name any blob: nothing is removed. Names that are no blobs' are left alone."""
+    orphan = put(store, "orphan", b"orphan")
+    overwrite(store, "blobs/sha256/README", b"not a blob")
+    for key in (f"artifacts/unheard-of/{FINGERPRINT}.json", f"artifacts/group/{FINGERPRINT}.json", "artifacts/x"):
+        overwrite(store, key, b'{"schema_version": 2}')
+        with pytest.raises(BadInput, match=key):
+            store.sweep(older=timedelta(), delete=True)
+        assert store.has_blob(orphan.sha256, orphan.size)
+        store._bucket.delete(key)
+    assert [found.digest for found in store.sweep(older=timedelta(), delete=True)] == [orphan.sha256]
+    assert store._bucket.read("blobs/sha256/README") == b"not a blob"
+
+
+def test_find_says_when_the_keys_may_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing permission is not a missing artifact, which would be made again for nothing."""
+
+    def denied(key: str) -> bytes:
+        raise BadInput(f"reading {key}: AccessDenied")
+
+    monkeypatch.setattr(store._bucket, "read", denied)
+    with pytest.raises(BadInput, match="AccessDenied"):
+        store.find(Kind.CHECKPOINT, FINGERPRINT)
