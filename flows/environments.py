@@ -23,7 +23,6 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -138,8 +137,8 @@ class _Builder:
             shutil.rmtree(folder)
         self._log(f"making the environment of {self.name} (first use)")
         try:
-            pip = self._create()
-            packages = self._install(pip)
+            self._create()
+            packages = self._install()
             seconds = round(time.monotonic() - started, 1)
             about = {"name": self.name, "packages": packages, "seconds": seconds, "python": platform.python_version()}
             unfinished = folder / f".{_FINISHED}"
@@ -150,33 +149,27 @@ class _Builder:
             raise
         self._log(f"made the environment of {self.name}: {packages} packages in {seconds:.0f} s")
 
-    def _create(self) -> list[str]:
-        """Make an empty environment; the command that runs pip for it.
-
-        The flow's own pip serves it: installing another one into each environment takes 4 s.
-        """
+    def _create(self) -> None:
+        """Make an empty environment, without pip: the flow's own serves it, and installing another takes 4 s."""
         folder = self.environment.folder
-        shared = find_spec("pip") is not None
-        argv = [sys.executable, "-m", "venv", *(["--without-pip"] if shared else []), str(folder)]
         try:
-            run(argv, env=inherited(), timeout=120)
+            run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
         except ProcessFailed as error:
-            if "No module named venv" in error.output or "ensurepip" in error.output:
+            if "No module named venv" in error.output:
                 raise BadInput(
-                    "this Python cannot make virtual environments: its venv module is missing or incomplete",
+                    "this Python cannot make virtual environments: it has no module venv",
                     remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
                 ) from error
             if "No space left" in error.output:
                 raise _no_space(folder) from error
             raise
-        python = str(self.environment.python)
-        return [sys.executable, "-m", "pip", "--python", python] if shared else [python, "-m", "pip"]
 
-    def _install(self, pip: list[str]) -> int:
+    def _install(self) -> int:
         """Install the lock, which is a whole closure, and return the number of packages."""
         output = PipOutput(self.name, self.lock.read_text(), self.on_event)
         variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
-        argv = [*pip, "install", "--no-deps", "--require-hashes", "--no-compile", "--no-input", "--progress-bar=off"]
+        argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-input"]
+        argv += ["--no-deps", "--require-hashes", "--no-compile", "--progress-bar=off", "--disable-pip-version-check"]
         argv += ["--retries=3"]  # without retries pip would not say that it reached no index
         with contextlib.ExitStack() as stack:
             if self.extra_index_url is not None:  # in a file: it may hold a password, and command lines are public
