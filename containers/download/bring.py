@@ -37,7 +37,7 @@ class Bringer:
         self._report = report
         self._parallel = parallel
         self._stopping = threading.Event()
-        self._transfer = Transfer(origin, self._stopping)
+        self._transfer = Transfer(origin, report.log, self._stopping)
         self._lock = threading.Lock()
         self._metrics = {"bytes_read": 0.0, "bytes_stored": 0.0}
         self.small = folder / "small"

@@ -38,9 +38,12 @@ _TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client its
 class HubOrigin:
     """A model repository. The token goes to the hub alone: a redirect to another origin loses it (RFC 9110, 15.4)."""
 
-    def __init__(self, source: HubSource, endpoint: str | None, token: SecretStr | None) -> None:
+    def __init__(
+        self, source: HubSource, endpoint: str | None, token: SecretStr | None, say: Callable[[str], object]
+    ) -> None:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in our own words
         self._source = source
+        self._say = say
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._token = token.get_secret_value() if token is not None else None  # None: the client's own token file
         self._api = HfApi(endpoint=self._endpoint, token=self._token)
@@ -83,7 +86,7 @@ class HubOrigin:
             with translated(self._source, self._endpoint):
                 return ask()
 
-        return retrying()(once)
+        return retrying(self._say)(once)
 
 
 def _client() -> httpx2.Client:

@@ -16,12 +16,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # documented by its docstring
 
 from containers.download.retries import Busy
 from containers.errors import BadInput, Error, Temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from containers.download.sources import HubSource
 
@@ -62,7 +63,7 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
         return Busy(
             f"the hub is busy or failing ({status} from {endpoint})",
             remedy="wait a little; a second run goes on from here",
-            after=_seconds(error.response.headers.get("Retry-After")),
+            after=asked_to_wait(error.response.headers),
         )
     if isinstance(error, GatedRepoError) and status == 403:
         message = f"{source.repo} is gated, and this token's owner has no access to it"
@@ -91,6 +92,13 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
     return BadInput(message, remedy=remedy)
 
 
-def _seconds(text: str | None) -> float | None:
-    """Retry-After in seconds; its other form, a date, is not used by the hub."""
-    return float(text) if text is not None and text.isdigit() else None
+def asked_to_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds: the hub's own RateLimit header (its documentation, "Rate limits"), or Retry-After; None without either.
+
+    Retry-After's other form, a date, is not used by the hub.
+    """
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    after = headers.get("Retry-After", "")
+    return float(after) if after.isdigit() else None

@@ -8,7 +8,7 @@ from containers.digest import Digest, canonical_json
 from containers.download.sources import FolderSource, HubSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -35,12 +35,13 @@ class Origin(Protocol):
         """The file itself, where it lies on this machine already."""
 
 
-def open_origin(source: Source, settings: Settings) -> Origin:
-    """Late imports: a step pays for the client that it uses."""
+def open_origin(source: Source, settings: Settings, say: Callable[[str], object]) -> Origin:
+    """The place that a source names; `say` is told when it makes us wait."""
+    # Late imports: a step pays for the client that it uses.
     if isinstance(source, HubSource):
         from containers.download.hub import HubOrigin
 
-        return HubOrigin(source, settings.hub_endpoint, settings.hub_token)
+        return HubOrigin(source, settings.hub_endpoint, settings.hub_token, say)
     if isinstance(source, FolderSource):
         from containers.download.folder import FolderOrigin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = 5
 FIRST_WAIT: Final = 0.5  # seconds; doubled each time
-_LONGEST: Final = 60.0  # seconds: whoever asks for more is answered with an error, and the flow tries again later
+_LONGEST: Final = 300.0  # seconds: the hub's rate limits count over five minutes; who asks for more gets an error
+_NOTICED: Final = 2.0  # seconds
 
 
 class Busy(Temporary):
@@ -27,15 +29,24 @@ class Busy(Temporary):
         self.after = after
 
 
-def retrying(sleep: Callable[[float], object] | None = None) -> Retrying:
-    """Calls what it is given up to `ATTEMPTS` times while it raises Temporary; `sleep` may raise to end the waiting."""
-    options = {} if sleep is None else {"sleep": sleep}
+def retrying(say: Callable[[str], object], sleep: Callable[[float], None] = time.sleep) -> Retrying:
+    """Calls what it is given up to `ATTEMPTS` times while it raises Temporary.
+
+    `say` is told of waits that a person would notice; `sleep` may raise to end the waiting.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if state.upcoming_sleep >= _NOTICED and isinstance(error, Temporary):
+            say(f"{error.message}: asking again in {state.upcoming_sleep:.0f} s")
+
     return Retrying(
         stop=_stop,
         wait=_wait,
         retry=retry_if_exception_type(Temporary),
+        before_sleep=tell,
+        sleep=sleep,
         reraise=True,
-        **options,  # type: ignore[arg-type]
     )
 
 

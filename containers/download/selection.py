@@ -123,7 +123,7 @@ def _second_copy(path: str, name: str, names: set[str]) -> bool:
 
 
 def _hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
+    return any(part.startswith(".") and part not in {".", ".."} for part in path.split("/"))
 
 
 def _plain(path: str, source: str) -> None:

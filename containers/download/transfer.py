@@ -22,10 +22,14 @@ _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
 
 
 class Transfer:
-    """Reads files of one source; `stopping` ends what other threads are doing. Raises what the source raises."""
+    """Reads files of one source; `say` is told of waits, `stopping` ends what other threads are doing.
 
-    def __init__(self, origin: Origin, stopping: threading.Event) -> None:
+    Raises what the source raises, and Interrupted.
+    """
+
+    def __init__(self, origin: Origin, say: Callable[[str], object], stopping: threading.Event) -> None:
         self._origin = origin
+        self._say = say
         self._stopping = stopping
 
     def fetch(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
@@ -36,7 +40,7 @@ class Transfer:
         """
         while (before := _size(path)) != file.size or not path.exists():
             try:
-                retrying(self._sleep)(self._go_on, file, path, on_bytes)
+                retrying(self._say, self._sleep)(self._go_on, file, path, on_bytes)
             except Temporary:
                 if _size(path) <= before:
                     raise
@@ -63,7 +67,7 @@ class Transfer:
                     raise Temporary(f"{file.path} was cut off at {offset + len(found)} bytes", remedy="run it again")
                 return bytes(found[skip : stop - offset])
 
-        return retrying(self._sleep)(once)
+        return retrying(self._say, self._sleep)(once)
 
     def _go_on(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from containers.download.origin import Origin
     from containers.download.selection import Selection
     from containers.download.sources import Source
-    from containers.settings import Settings
     from containers.step import Context
 
 
@@ -39,13 +38,13 @@ def work(request: StepRequest, context: Context) -> StepResult:
     parameters = DownloadParameters.read(request.parameters)
     source = parse(parameters.source)
     if parameters.action == "resolve":
-        return StepResult(step=Step.DOWNLOAD, values=resolve(source, context.settings).dump())
+        return StepResult(step=Step.DOWNLOAD, values=resolve(source, context).dump())
     return download(source, request, context)
 
 
-def resolve(source: Source, settings: Settings) -> ResolvedSource:
+def resolve(source: Source, context: Context) -> ResolvedSource:
     """Look at the source and say what it names now; refuses what is no checkpoint by the names of its files."""
-    origin = open_origin(source, settings)
+    origin = open_origin(source, context.settings, context.report.log)
     commit = origin.commit()
     selection = select(origin.files(commit), _name(source))
     if isinstance(source, HubSource):
@@ -81,7 +80,7 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
     with partial_folder(context.settings.home, fingerprint, context.report) as folder:
         if (done := store.find(Kind.CHECKPOINT, fingerprint)) is not None:  # made by the run that held the folder
             return _result(source, done, options, {})
-        origin = open_origin(source, context.settings)
+        origin = open_origin(source, context.settings, context.report.log)
         selection = _select(source, origin)
         for file, why in selection.skipped:
             context.report.log(f"skipped {file.path} ({why})")

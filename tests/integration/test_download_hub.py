@@ -22,14 +22,16 @@ from containers.determinants import determinants
 from containers.digest import Digest
 from containers.download import retries
 from containers.errors import BadInput, Temporary
+from containers.events import Event
 from containers.process import Child, inherited
 from infra.hub import Fault, Hub, Repositories, handler
 from infra.objectstore import EmbeddedStore
 from tests.download_world import REPO, TAKEN, World, checkpoint, safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from containers.contract import StepRequest
     from containers.settings import StoreSettings
 
 pytestmark = pytest.mark.integration
@@ -64,6 +66,29 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def cdn(hub: Hub) -> list[tuple[str | None, int]]:
     """Range header and bytes of the body of each request for contents in LFS."""
     return [(served.range, served.sent) for served in hub.served if served.origin == "cdn"]
+
+
+def start(world: World, request: StepRequest, folder: Path) -> Child:
+    """The step as a process, as the launcher starts it."""
+    (folder / "request.json").write_text(request.model_dump_json())
+    store = world.store_settings
+    environment = inherited() | {
+        "CARWRIGHT_HOME": str(world.home),
+        "CARWRIGHT_HUB_ENDPOINT": world.hub.endpoint,
+        "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id.get_secret_value(),
+        "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key.get_secret_value(),
+    }
+    argv = [sys.executable, "-m", "containers.download", "--request", str(folder / "request.json")]
+    return Child([*argv, "--result", str(folder / "result.json")], environment, cwd=Path(__file__).parents[2])
+
+
+def wait_for(look: Callable[[], list[Path]], child: Child) -> list[Path]:
+    deadline = time.monotonic() + 60
+    while not (found := look()):
+        assert child.poll() is None, child.tail
+        assert time.monotonic() < deadline, "no bytes moved"
+        time.sleep(0.02)
+    return found
 
 
 def test_a_checkpoint_arrives_whole(world: World, tmp_path: Path) -> None:
@@ -196,23 +221,9 @@ def test_a_killed_download_goes_on_where_it_was(world: World, tmp_path: Path) ->
     pinned = world.resolve(SOURCE).pinned
     world.hub.faults.add(Fault(match=r"^/lfs/", bytes_per_second=1_500_000))
     request = world.request("download", pinned, parallel=1)
-    (tmp_path / "request.json").write_text(request.model_dump_json())
-    store = world.store_settings
-    environment = {
-        **inherited(),
-        "CARWRIGHT_HOME": str(world.home),
-        "CARWRIGHT_HUB_ENDPOINT": world.hub.endpoint,
-        "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id.get_secret_value(),
-        "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key.get_secret_value(),
-    }
-    argv = [sys.executable, "-m", "containers.download", "--request", str(tmp_path / "request.json")]
     partial = world.home / "partial"
-    with Child([*argv, "--result", str(tmp_path / "result.json")], environment, cwd=Path(__file__).parents[2]) as child:
-        deadline = time.monotonic() + 60
-        while not (found := [p for p in partial.rglob("*.safetensors") if p.stat().st_size > 500_000]):
-            assert child.poll() is None, child.tail
-            assert time.monotonic() < deadline, "no bytes moved"
-            time.sleep(0.02)
+    with start(world, request, tmp_path) as child:
+        found = wait_for(lambda: [p for p in partial.rglob("*.safetensors") if p.stat().st_size > 500_000], child)
         descendants = [int(pid) for pid in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()]
         for pid in descendants:
             signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL)
@@ -230,6 +241,20 @@ def test_a_killed_download_goes_on_where_it_was(world: World, tmp_path: Path) ->
     assert (f"bytes={reached}-{whole - 1}", whole - reached) in after
     assert result.metrics["bytes_read"] < world.manifest(result).size - reached + 1
     assert not list(partial.iterdir())
+
+
+def test_an_interrupted_download_ends_soon_and_keeps_what_it_has(world: World, tmp_path: Path) -> None:
+    """SIGTERM while bytes are moving: exit code 130 within seconds, and the partial files stay for the next run."""
+    world.hub.faults.add(Fault(match=r"^/lfs/", bytes_per_second=100_000))
+    request = world.request("download", world.resolve(SOURCE).pinned)
+    with start(world, request, tmp_path) as child:
+        wait_for(lambda: [p for p in (world.home / "partial").rglob("*.safetensors") if p.stat().st_size], child)
+        began = time.monotonic()
+        child.stop()
+        assert time.monotonic() - began < 9  # the supervisor's patience is 10
+    error = Event.parse(child.tail.splitlines()[-1])
+    assert (error.event, error.exit_code) == ("error", 130)
+    assert list((world.home / "partial").rglob("*.safetensors"))
 
 
 def test_damage_of_a_killed_run_is_mended(world: World, tmp_path: Path) -> None:
