@@ -56,7 +56,6 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
         **inherited(),
         "RCLONE_AUTH_KEY": f'"{key},{secret}"',  # not an argument, which `ps` would show; CSV, hence the quotes
         "RCLONE_CONFIG": "",  # no configuration file: the user's own remotes and defaults stay out of this
-        "GOGC": "50",  # collect twice as often: a fifth less memory, and no difference in speed that could be measured
     }
     with _sharing(folder), Child(_argv(binary, folder), environment, log_file=log, on_line=listen) as server:
         waited = 0.0
