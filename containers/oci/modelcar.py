@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from containers.oci.repository import Repository
     from containers.oci.source import Source
 
-DEFAULT_PLATFORMS: Final = ("linux/amd64",)
+_IN_MEMORY: Final = 4 << 20  # bytes of a layer whose digest is not known yet
 
 
 @dataclass(frozen=True)
@@ -286,12 +286,19 @@ class Push:
 
     def _put_layer(self, planned: PlannedLayer) -> _Sent:
         hashing = Hashing(self._plan.source, planned.files)
-        blob = Blob(
-            planned.layer.size,
-            lambda offset: planned.layer.chunks(hashing.open if planned.digest is None else self._open, offset),
-            planned.digest,
-            planned.name,
-        )
+        if planned.digest is not None:
+            blob = Blob(
+                planned.layer.size,
+                lambda offset: planned.layer.chunks(self._open, offset),
+                planned.digest,
+                planned.name,
+            )
+        elif planned.layer.size <= _IN_MEMORY:  # read once, and still looked for before it is sent
+            blob = Blob.of(b"".join(planned.layer.chunks(hashing.open)), planned.name)
+        else:
+            blob = Blob(
+                planned.layer.size, lambda offset: planned.layer.chunks(hashing.open, offset), name=planned.name
+            )
         digest = self._put(blob)
         files = planned.files if planned.digest is not None else hashing.result()
         key = files_key(files)
