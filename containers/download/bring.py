@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from containers.digest import Digest
-from containers.download.transfer import Transfer
-from containers.errors import BadInput
+from containers.download.transfer import Transfer, size_of
+from containers.errors import BadInput, DiskFull
+from containers.events import amount
 from containers.store import FileEntry
 from containers.store.files import digest_of
 
@@ -62,9 +64,25 @@ class Bringer:
                 partial(self._put, file, self.small / file.path, digest)
                 for file, digest in zip(rest, digests, strict=True)
             )
+            self._check_room(weights)
             weights.sort(key=lambda file: -file.size)  # the last to finish should be a small one
             entries += self._all(partial(self._bring_large, file, progress) for file in weights)
         return tuple(sorted(entries, key=lambda entry: entry.path)), {**self._metrics, "files": len(entries)}
+
+    def _check_room(self, weights: list[Remote]) -> None:
+        """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
+        coming = [file for file in weights if self._origin.path(file) is None and not self._stored(file)]
+        present = {file.path: size_of(self._large / file.path) for file in coming}
+        needed = sum(sorted((file.size - present[file.path] for file in coming), reverse=True)[: self._parallel])
+        free = shutil.disk_usage(self.small.parent).free
+        if needed > free:
+            raise DiskFull(
+                f"{self.small.parent} has {amount(free, 'B')} free, and {amount(needed, 'B')} will be under way at once",
+                remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk",
+            )
+
+    def _stored(self, file: Remote) -> bool:
+        return file.sha256 is not None and self._store.has_blob(file.sha256, file.size)
 
     def _all(self, calls: Iterable[Callable[[], T]]) -> list[T]:
         """What each of the calls returns, `parallel` of them at a time; the first error ends the others."""
@@ -85,7 +103,7 @@ class Bringer:
         return self._fetch_and(file, path, progress, lambda: _verified(file, path))
 
     def _bring_large(self, file: Remote, progress: Progress) -> FileEntry:
-        if file.sha256 is not None and self._store.has_blob(file.sha256, file.size):
+        if file.sha256 is not None and self._stored(file):
             progress.advance(file.size)
             return FileEntry(path=file.path, size=file.size, sha256=file.sha256)
         if (local := self._origin.path(file)) is not None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # documented
 
@@ -55,10 +55,14 @@ class HubOrigin:
         return info.sha
 
     def files(self, commit: str | None) -> list[Remote]:
-        # Listings of a gated repository are public, its files are not: ask before anything is planned.
-        self._call(lambda: self._api.auth_check(self._source.repo))
         tree = self._call(lambda: list(self._api.list_repo_tree(self._source.repo, recursive=True, revision=commit)))
-        return [_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
+        files = [_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
+        # The listing of a gated repository is public, its contents are not: ask for one before anything is planned.
+        # (There is a call for that, auth_check; mirrors of the hub do not have it.)
+        if files:
+            address = hf_hub_url(self._source.repo, files[0].path, revision=commit, endpoint=self._endpoint)
+            self._call(lambda: get_hf_file_metadata(address, token=self._token))
+        return files
 
     @contextmanager
     def open(self, file: Remote, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:

@@ -38,11 +38,11 @@ class Transfer:
 
         A source that fails is asked again for as long as each round of attempts brings something.
         """
-        while (before := _size(path)) != file.size or not path.exists():
+        while (before := size_of(path)) != file.size or not path.exists():
             try:
                 retrying(self._say, self._sleep)(self._go_on, file, path, on_bytes)
             except Temporary:
-                if _size(path) <= before:
+                if size_of(path) <= before:
                     raise
 
     def check_weights(self, file: Remote) -> None:
@@ -130,7 +130,8 @@ class _Header(io.RawIOBase):
         return piece
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 when it is not there."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
