@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from containers import suites
 from containers.contract import (
     ArtifactRef,
+    DownloadOptions,
     DownloadParameters,
     PushOptions,
     PushParameters,
@@ -39,7 +40,8 @@ def resolve(model: str, revision: str | None = None) -> StepRequest:
 
 
 def download(source: ResolvedSource) -> StepRequest:
-    return _request(Step.DOWNLOAD, DownloadParameters(source=source.pinned))
+    options = DownloadOptions(revision=source.revision or "")
+    return _request(Step.DOWNLOAD, DownloadParameters(source=source.pinned), options=options)
 
 
 def quantize(checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
