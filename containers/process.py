@@ -33,6 +33,8 @@ INHERITED = (
     "LC_ALL",
     "TZ",
     "XDG_CACHE_HOME",
+    "HF_HOME",
+    "HF_TOKEN_PATH",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
