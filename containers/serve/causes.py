@@ -13,8 +13,9 @@ from typing import Final
 from containers.errors import BadInput, Error, NotReady, Temporary
 
 _LAST: Final = 8  # lines of an unknown end that are shown
+_WIDTH: Final = 300  # characters of each: vLLM prints its configuration in one line
 _PREFIX: Final = re.compile(r"^(\(\w[\w-]* pid=\d+\) )?((DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d: -]+\[[\w.]+:\d+\] ?)?")
-_NOISE: Final = re.compile(r"\[shutdown]|resource_tracker|^\s*warnings\.warn|^\s*$|^\s*\^+\s*$|^\s*File \"|leaked")
+_NOISE: Final = re.compile(r"\[shutdown]|resource_tracker|^\s*$|^  |^Traceback|^During handling|^The above exception")
 
 _Reading = Callable[[re.Match[str]], Error]
 
@@ -97,6 +98,13 @@ def _scheme(match: re.Match[str]) -> Error:
     )
 
 
+def _refused(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"vLLM refuses to serve this model as asked: {match['detail']}",
+        remedy="change the checkpoint's configuration or the options of the request",
+    )
+
+
 def _nodes(match: re.Match[str]) -> Error:
     return BadInput(
         "this machine has fewer memory nodes than the parts that the model was to be split into",
@@ -106,7 +114,7 @@ def _nodes(match: re.Match[str]) -> Error:
 
 # The first pattern of this list that is found anywhere in the log decides: particular ones stand before general ones.
 _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
-    (re.compile(pattern), reading)
+    (re.compile(pattern, re.MULTILINE), reading)
     for pattern, reading in (
         (r"Model architectures \['(?P<name>[^']+)'.*(not supported|failed to be inspected)", _unsupported),
         (r"model type `?(?P<name>[^`\s]+)`? but Transformers does not recognize", _model_type),
@@ -114,7 +122,10 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
         (r"address already in use|\[Errno 98\]", _port),
         (r"(?P<detail>(DefaultCPUAllocator: |Unable to )?can't allocate memory.*|CUDA out of memory.*)", _memory),
         (r"(?P<detail>(Available|Free) memory on \S+ .* is less than .*)", _memory),
-        (r"To serve at least one request with the model's max seq len", _kv_cache),
+        (
+            r"To serve at least one request with the model's max seq len|No available memory for the cache blocks",
+            _kv_cache,
+        ),
         (r"(?P<detail>(SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeader)\b.*)", _damaged),
         (r"Cannot find any model weights|no safetensors", _no_weights),
         (r"It looks like the config file at|Invalid repository ID or local directory|not a valid JSON file", _config),
@@ -122,7 +133,9 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
         (r"Failed to find a kernel that can implement", _scheme),
         (r"Not enough allowed NUMA nodes", _nodes),
         (r"(?P<detail>MemoryError.*|Cannot allocate memory.*)", _memory),
-        (r"Engine core proc \S+ died unexpectedly|engine core .*exit code -9|died with exit code: -9", _killed),
+        (r"Value error, (?P<detail>.+?)( \[type=|$)", _refused),
+        (r"Engine core proc \S+ died unexpectedly", _killed),
+        (r"\A(?![\s\S]*EngineCore failed to start)[\s\S]*Engine core initialization failed", _killed),
     )
 )
 
@@ -139,5 +152,6 @@ def explain(lines: Iterable[str], ending: str) -> Error:
 
 def last(lines: Iterable[str]) -> str:
     """The last lines that mean something."""
-    telling = [line.rstrip() for line in (_PREFIX.sub("", line) for line in lines) if not _NOISE.search(line)]
+    plain = (_PREFIX.sub("", line) for line in lines)
+    telling = [line.rstrip()[:_WIDTH] for line in plain if not _NOISE.search(line)]
     return "\n".join(telling[-_LAST:])

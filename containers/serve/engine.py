@@ -51,14 +51,16 @@ def installed() -> Engine:
     )
 
 
-def command(engine: Engine, parameters: ServeParameters, model: Path, port: int) -> list[str]:
-    """The argument list of the server.
+def command(
+    engine: Engine, parameters: ServeParameters, model: Path, port: int, *, python: str = sys.executable
+) -> list[str]:
+    """The argument list of the server; `python` is an interpreter that has the engine.
 
     On a CPU: nothing is compiled (it would need a C++ compiler and take longer than all answers of a smoke suite), and
     nothing is taken from a prefix cache, so that the same question gets the same arithmetic. One process fewer, of the
     three that vLLM starts, saves 12 s of two cores' time; vLLM needs it only to spread a model over memory nodes.
     """
-    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(model), "--served-model-name", parameters.served_model_name]
     argv += ["--host", HOST, "--port", str(port)]
     argv += ["--max-model-len", str(parameters.max_model_len), "--dtype", parameters.dtype]

