@@ -101,7 +101,7 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
             _note(record, {"state": f"failed: {state}"})
             raise
         finally:
-            _send_what_is_left()
+            send_what_is_left()
         _note(record, {"state": "shipped", "shipped": shipped.model_dump(mode="json")})
         return shipped
 
@@ -148,7 +148,7 @@ def _close_abandoned_runs(api: str) -> None:
         httpx.post(f"{api}/flow_runs/{run['id']}/set_state", json={"state": state, "force": True}, timeout=30)
 
 
-def _send_what_is_left() -> None:
+def send_what_is_left() -> None:
     """Logs and events leave in background threads, which would wait at exit for a server that is gone by then."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker

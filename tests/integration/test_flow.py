@@ -1,0 +1,283 @@
+"""The flow under a real Prefect server and a real store; only the steps themselves are played by the test."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from containers.contract import (
+    Endpoint,
+    Kind,
+    PromotedImage,
+    PushedImage,
+    QuantizeOptions,
+    QuantizeParameters,
+    ResolvedSource,
+    StepRequest,
+    StepResult,
+    Verdict,
+)
+from containers.determinants import determinants
+from containers.digest import Digest
+from containers.errors import GateRefused, StepFailed
+from containers.process import export
+from containers.settings import Settings
+from containers.store import FileEntry, Manifest, Store
+from flows import embedded, requests
+from flows.runtime import Runtime, location, use
+from flows.ship import send_what_is_left
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flows.launchers import OnEvent
+    from flows.summary import Shipped
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class PlayedLauncher:
+    """Answers each request as the step would, commits what a pure step makes, and remembers what it was asked."""
+
+    store: Store
+    decision: str = "pass"
+    failures: list[StepFailed] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
+        del request, on_event
+
+    def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
+        del on_event
+        name = str(request.parameters.get("action") or request.step)
+        self.asked.append(name)
+        if self.failures and name == self.failures[0].step:
+            raise self.failures.pop(0)
+        digest = Digest.of(b"an image")
+        values: Any
+        match name:
+            case "resolve":
+                values = ResolvedSource(
+                    source="hf://a/b", pinned="hf://a/b@" + "0" * 40, commit="0" * 40, files=1, size=1
+                )
+            case "push":
+                values = PushedImage(
+                    reference=f"oci:x@{digest}", digest=digest, candidate_tag="c", layers=1, size=1, pushed_bytes=0,
+                    already_there=False,
+                )  # fmt: skip
+            case "promote":
+                values = PromotedImage(reference=f"oci:x@{digest}", tags=("t",), already_there=False)
+            case "judge":
+                values = Verdict(decision=self.decision, subject=str(digest), suite="smoke", reasons=("because",))
+                return self._made(request, Kind.VERDICT, "verdict", values.dump())
+            case "measure":
+                return self._made(request, Kind.MEASUREMENT, "measurement", {})
+            case _:
+                return self._made(request, Kind.CHECKPOINT, "checkpoint", {})
+        return StepResult(step=request.step, values=values.dump())
+
+    def _made(self, request: StepRequest, kind: Kind, output: str, values: dict[str, Any]) -> StepResult:
+        fingerprint = request.fingerprint(determinants(request.step))
+        content = fingerprint.encode()
+        entry = FileEntry(path="file", size=len(content), sha256=self.store.put_bytes(content))
+        ref = self.store.commit(Manifest(kind=kind, fingerprint=fingerprint, files=(entry,)))
+        return StepResult(step=request.step, outputs={output: ref}, values=values)
+
+
+@dataclass
+class PlayedServices:
+    served: list[str] = field(default_factory=list)
+
+    def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> PlayedServices:
+        del on_event, keep
+        self.served.append(str(request.parameters["reference"]))
+        return self
+
+    endpoint = Endpoint(url="http://127.0.0.1:1/v1", served_model_name="m", engine="played")
+    found = False
+
+    def end(self) -> None: ...
+
+    def keep(self) -> None: ...
+
+    def stop_all(self, *, kept: bool = False) -> list[str]:
+        del kept
+        return []
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    home = tmp_path_factory.mktemp("home")
+    given = Settings(home=home)
+    with embedded.prefect_server(given) as server, embedded.store(given) as up:
+        export(embedded.prefect_environment(home) | {"PREFECT_API_URL": server.api})
+        server.wait()
+        yield up
+        send_what_is_left()
+
+
+@dataclass(frozen=True)
+class Chain:
+    runtime: Runtime
+    launcher: PlayedLauncher
+    services: PlayedServices
+
+    def ship(self, **parameters: Any) -> Shipped:
+        from flows.quantize_and_ship import quantize_and_ship
+        from flows.results import result_storage
+
+        with use(self.runtime):
+            flow = quantize_and_ship.with_options(result_storage=result_storage())
+            return flow(model="hf://a/b", to="oci:x", **parameters)
+
+    def again(self) -> Chain:
+        """The same store, with nothing asked yet."""
+        launcher, services = replace(self.launcher, asked=[], failures=[]), PlayedServices()
+        return Chain(replace(self.runtime, launcher=launcher, services=services), launcher, services)
+
+
+@pytest.fixture
+def chain(settings: Settings, request: pytest.FixtureRequest) -> Chain:
+    name = request.node.name.replace("_", "-").lower()[:40].strip("-")
+    own = settings.model_copy(update={"store": settings.store.model_copy(update={"prefix": name})})
+    store = Store.open(location(own), own.store)
+    launcher, services = PlayedLauncher(store), PlayedServices()
+    return Chain(Runtime(own, store, launcher, services, lambda *_: None, "run"), launcher, services)
+
+
+def test_the_order_of_the_chain(chain: Chain) -> None:
+    shipped = chain.ship()
+    assert chain.launcher.asked == [
+        "resolve", "download", "quantize", "push", "measure", "measure", "judge", "promote",
+    ]  # fmt: skip
+    assert chain.services.served == ["", f"oci:x@{Digest.of(b'an image')}"]
+    assert shipped.tags == ("0" * 12,)
+
+
+def test_pure_steps_are_cached_and_effects_are_looked_at(chain: Chain) -> None:
+    chain.ship()
+    second = chain.again()
+    shipped = second.ship()
+    assert second.launcher.asked == ["resolve", "push", "promote"]
+    assert second.services.served == []
+    assert [step.state for step in shipped.steps if step.name in {"download", "quantize", "judge"}] == ["cached"] * 3
+
+
+def test_a_cache_does_not_answer_for_a_blob_that_is_gone(chain: Chain) -> None:
+    chain.ship()
+    store = chain.runtime.store
+    quantized = store.find(Kind.CHECKPOINT, _fingerprint_of_quantized(chain))
+    assert quantized is not None
+    store.discard_blob(quantized.files[0].sha256)
+    second = chain.again()
+    second.ship()
+    assert second.launcher.asked == ["resolve", "quantize", "push", "promote"]
+
+
+def _fingerprint_of_quantized(chain: Chain) -> str:
+    with use(chain.runtime):
+        source = ResolvedSource(source="hf://a/b", pinned="hf://a/b@" + "0" * 40, commit="0" * 40, files=1, size=1)
+        downloaded = chain.runtime.store.find(Kind.CHECKPOINT, requests.fingerprint(requests.download(source)))
+        assert downloaded is not None
+        return requests.fingerprint(requests.quantize(downloaded.ref, QuantizeParameters(), QuantizeOptions()))
+
+
+def test_force_does_every_step_again(chain: Chain) -> None:
+    chain.ship()
+    second = chain.again()
+    second.ship(force=True)
+    assert second.launcher.asked.count("measure") == 2
+    assert {"download", "quantize", "judge"} <= set(second.launcher.asked)
+
+
+def test_a_temporary_failure_is_tried_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import steps
+
+    monkeypatch.setattr(steps, "effect_step", steps.effect_step.with_options(retry_delay_seconds=0.1))
+    chain.launcher.failures.append(StepFailed("push", 75, "the registry is busy"))
+    chain.ship()
+    assert chain.launcher.asked.count("push") == 2
+
+
+def test_bad_input_is_not_tried_again(chain: Chain) -> None:
+    chain.launcher.failures.append(StepFailed("download", 2, "no such revision"))
+    with pytest.raises(StepFailed, match="no such revision"):
+        chain.ship()
+    assert chain.launcher.asked == ["resolve", "download"]
+
+
+def test_a_refused_candidate_is_not_promoted(chain: Chain) -> None:
+    chain.launcher.decision = "refuse"
+    with pytest.raises(GateRefused, match="because") as caught:
+        chain.ship()
+    assert caught.value.exit_code == 3
+    assert "promote" not in chain.launcher.asked
+
+
+def test_an_overridden_gate_promotes(chain: Chain) -> None:
+    chain.launcher.decision = "refuse"
+    assert chain.ship(override_gate="known and accepted").tags
+    assert chain.launcher.asked[-1] == "promote"
+
+
+@contextmanager
+def _webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    received: list[dict[str, Any]] = []
+
+    class Receive(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Receive) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", received
+        server.shutdown()
+
+
+def test_a_failed_run_is_announced(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _webhook() as (url, received):
+        monkeypatch.setenv("CARWRIGHT_NOTIFY_WEBHOOK", url)
+        chain.launcher.failures.append(StepFailed("quantize", 2, "already quantized"))
+        with pytest.raises(StepFailed):
+            chain.ship()
+    assert [(message["flow"], message["state"]) for message in received] == [("quantize-and-ship", "Failed")]
+    assert "already quantized" in received[0]["message"]
+
+
+def test_a_person_can_read_the_run_in_prefect(chain: Chain) -> None:
+    """Names of runs and tasks, and the outcome as an artifact."""
+    from prefect.settings import PREFECT_API_URL
+
+    chain.ship()
+    api = PREFECT_API_URL.value()
+    (run,) = httpx.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
+    assert run["name"] == "hf://a/b to FP8_DYNAMIC"
+    tasks = httpx.post(
+        f"{api}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    ).json()
+    assert [task["name"] for task in tasks] == [
+        "resolve hf://a/b",
+        "download hf://a/b at 000000000000",
+        "quantize to FP8_DYNAMIC",
+        "push to oci:x",
+        "deploy the baseline",
+        "evaluate the baseline (smoke)",
+        "deploy the candidate",
+        "evaluate the candidate (smoke)",
+        "judge by smoke",
+        f"promote {Digest.of(b'an image').short} to 000000000000",
+    ]
+    artifacts = httpx.post(f"{api}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+    assert {artifact["key"] for artifact in artifacts} == {"outcome", "steps"}
