@@ -45,6 +45,7 @@ def main(folder: Path) -> None:
                 files.append(file.model_copy(update={"sha256": store.put_bytes(content), "layer": layer}))
             else:
                 files.append(file)
+        store.forget(quantized.ref)  # what stands under a fingerprint stays, unless it is forgotten
         store.commit(
             Manifest(
                 kind=quantized.kind,
