@@ -30,8 +30,6 @@ from containers.oci.reference import Reference
 from containers.oci.source import FolderSource, StoreSource
 from containers.oci.verify import verify as verify_reference
 from containers.settings import Settings
-from containers.store import Store
-from flows import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,6 +187,9 @@ def _source(source: str, settings: Settings, memory: Memory) -> Iterator[Source]
     if folder.exists() or not _FINGERPRINT.fullmatch(source):
         yield FolderSource(folder, memory)
         return
+    from containers.store import Store  # the object store's client is slow to load, and a folder needs none
+    from flows import embedded
+
     with embedded.store(settings) as served:
         where = served.store
         location = StoreLocation(endpoint=where.endpoint, bucket=where.bucket, prefix=where.prefix, region=where.region)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _VERSION: Final = {"imageLayoutVersion": "1.0.0"}
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG)
 
 
 class Layout:
@@ -215,7 +216,7 @@ class Layout:
                     f"no space is left for {self.reference.target}; nothing was published",
                     remedy="free some space and start again: what was written stays and is not written twice",
                 ) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            if error.errno in _REFUSED:
                 raise BadInput(f"cannot write to {self.reference.target}: {error.strerror}") from error
             raise Temporary(f"cannot write to {self.reference.target}: {error.strerror}") from error
 

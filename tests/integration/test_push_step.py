@@ -1,0 +1,222 @@
+"""The push step through its own command line: from the store to a layout and a registry, gated and promoted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from containers.contract import (
+    ArtifactRef,
+    Kind,
+    PromotedImage,
+    PushedImage,
+    PushOptions,
+    PushParameters,
+    Step,
+    StepRequest,
+    StepResult,
+    StoreLocation,
+    Verdict,
+)
+from containers.oci import referrers
+from containers.oci.access import open_repository, resolve
+from containers.oci.layer import LayerHasher
+from containers.oci.unpack import unpack
+from containers.settings import Settings
+from containers.store import FileEntry, Manifest, Store
+from infra.objectstore import EmbeddedStore
+from infra.registry import LocalRegistry
+from tests.modelcars import write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.settings import StoreSettings
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Lab:
+    """A store with a checkpoint, and the step's command."""
+
+    folder: Path
+    root: Path
+    served: StoreSettings
+    store: Store
+    checkpoint: ArtifactRef
+    source: Path
+
+    @property
+    def location(self) -> StoreLocation:
+        return StoreLocation(endpoint=self.served.endpoint, bucket=self.served.bucket)
+
+    def run(self, parameters: PushParameters, options: PushOptions | None = None, **inputs: ArtifactRef) -> Any:
+        """The step's exit code, its result (or None) and its events."""
+        request = StepRequest(
+            step=Step.PUSH,
+            run="test",
+            inputs=inputs,
+            parameters=parameters.dump(),
+            options=(options or PushOptions()).dump(),
+            store=self.location,
+        )
+        (self.folder / "request.json").write_text(request.model_dump_json())
+        result = self.folder / "result.json"
+        result.unlink(missing_ok=True)
+        assert self.served.access_key_id is not None
+        assert self.served.secret_access_key is not None
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "CARWRIGHT_CACHE": str(self.folder / "cache"),
+            "CARWRIGHT_STORE__ENDPOINT": str(self.served.endpoint),
+            "CARWRIGHT_STORE__ACCESS_KEY_ID": self.served.access_key_id.get_secret_value(),
+            "CARWRIGHT_STORE__SECRET_ACCESS_KEY": self.served.secret_access_key.get_secret_value(),
+        }
+        argv = [sys.executable, "-m", "containers.push", "--request", str(self.folder / "request.json")]
+        done = subprocess.run(
+            [*argv, "--result", str(result)],
+            env=environment,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        read = StepResult.model_validate_json(result.read_bytes()) if result.exists() else None
+        return done.returncode, read, done.stderr
+
+    def verdict(self, subject: str, decision: str, fingerprint: str = "e") -> ArtifactRef:
+        said = Verdict.model_validate(
+            {"decision": decision, "subject": subject, "suite": "smoke", "reasons": ["as told"]}
+        )
+        content = said.model_dump_json().encode()
+        entry = FileEntry(path="verdict.json", size=len(content), sha256=self.store.put_bytes(content))
+        return self.store.commit(Manifest(kind=Kind.VERDICT, fingerprint=fingerprint * 64, files=(entry,)))
+
+
+@pytest.fixture
+def lab(tmp_path: Path, root: Path) -> Iterator[Lab]:
+    source = write_checkpoint(tmp_path / "checkpoint")
+    with EmbeddedStore(tmp_path / "store", tmp_path / "store.log") as served:
+        store = Store.open(StoreLocation(endpoint=served.endpoint, bucket=served.bucket), served)
+        entries = []
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            name = str(path.relative_to(source))
+            hasher = LayerHasher(name, path.stat().st_size)
+            hasher.update(path.read_bytes())
+            entries.append(
+                FileEntry(
+                    path=name,
+                    size=path.stat().st_size,
+                    sha256=store.put_file(path),
+                    # One file's layer is not known beforehand, as in a checkpoint that was stored by an older version.
+                    layer=None if name == "LICENSE" else hasher.digest(),
+                )
+            )
+        files = tuple(sorted(entries, key=lambda entry: entry.path))
+        ref = store.commit(Manifest(kind=Kind.CHECKPOINT, fingerprint="c" * 64, files=files))
+        yield Lab(tmp_path, root, served, store, ref, source)
+
+
+def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
+    """Pushed once, found the second time, promoted by its verdict, promoted again without a change."""
+    with LocalRegistry(tmp_path / "registry") as registry:
+        for target in (f"oci:{tmp_path}/car", f"{registry}/org/car"):
+            push = PushParameters(target=target, annotations={"org.opencontainers.image.revision": "abc"})
+            code, result, said = lab.run(push, checkpoint=lab.checkpoint)
+            assert code == 0, said
+            pushed = PushedImage.read(result.values)
+            assert not pushed.already_there
+            code, result, said = lab.run(push, checkpoint=lab.checkpoint)
+            again = PushedImage.read(result.values)
+            assert (again.digest, again.already_there, again.pushed_bytes) == (pushed.digest, True, 0)
+            promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1", "latest"))
+            verdict = lab.verdict(str(pushed.digest), "pass")
+            for there in (False, True):
+                code, result, said = lab.run(promote, verdict=verdict)
+                assert code == 0, said
+                promoted = PromotedImage.read(result.values)
+                assert promoted.already_there is there
+            settings = Settings(cache=tmp_path / "cache")
+            assert resolve(f"{target}:latest", settings) == pushed.digest
+            with open_repository(target, settings) as repository:
+                (found,) = referrers.attached(repository, pushed.digest, referrers.EVALUATION)
+                (file,) = referrers.fetch(repository, found)
+            assert json.loads(file.content)["decision"] == "pass"
+            unpack(f"{target}:v1", tmp_path / f"model-{bool(target.startswith('oci'))}", settings)
+        assert pushed.digest == resolve(f"oci:{tmp_path}/car:v1", settings)
+
+
+@pytest.mark.parametrize(
+    ("decision", "other", "code"), [("refuse", False, 3), ("inconclusive", False, 4), ("pass", True, 3)]
+)
+def test_the_gate(lab: Lab, tmp_path: Path, decision: str, *, other: bool, code: int) -> None:
+    """Only a pass for exactly this digest gives a tag; an override does it too, and is recorded."""
+    _, result, _ = lab.run(PushParameters(target=f"oci:{tmp_path}/car", base="none"), checkpoint=lab.checkpoint)
+    pushed = PushedImage.read(result.values)
+    promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+    verdict = lab.verdict("sha256:" + "0" * 64 if other else str(pushed.digest), decision)
+    got, result, said = lab.run(promote, verdict=verdict)
+    assert (got, result) == (code, None), said
+    settings = Settings(cache=tmp_path / "cache")
+    with open_repository(f"oci:{tmp_path}/car", settings) as repository:
+        assert repository.tags() == (pushed.candidate_tag,)
+    got, result, said = lab.run(promote, PushOptions(override="for the demo"), verdict=verdict)
+    assert got == 0, said
+    with open_repository(f"oci:{tmp_path}/car", settings) as repository:
+        assert "v1" in repository.tags()
+        (found,) = referrers.attached(repository, pushed.digest, referrers.EVALUATION)
+        assert found.annotations["dev.carwright.override"] == "for the demo"
+
+
+def test_without_a_verdict(lab: Lab, tmp_path: Path) -> None:
+    """What was not measured is not promoted, and what is not pinned cannot be."""
+    _, result, _ = lab.run(PushParameters(target=f"oci:{tmp_path}/car", base="none"), checkpoint=lab.checkpoint)
+    pushed = PushedImage.read(result.values)
+    code, _, said = lab.run(PushParameters(action="promote", reference=pushed.reference, tags=("v1",)))
+    assert code == 3
+    assert "was not measured" in said
+    code, _, said = lab.run(PushParameters(action="promote", reference=f"oci:{tmp_path}/car:x", tags=("v1",)))
+    assert code == 2
+    assert "not pinned" in said
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (PushParameters(target="name"), "names no registry"),
+        (PushParameters(target="oci:x", base="alpine"), "names no registry"),
+        (PushParameters(target="oci:x", base="none", platforms=("windows/amd64",)), "not a platform"),
+        (PushParameters(target="oci:/proc/car", base="none"), "cannot write"),
+    ],
+)
+def test_bad_parameters(lab: Lab, parameters: PushParameters, says: str) -> None:
+    """Each is exit code 2 and one message."""
+    code, result, said = lab.run(parameters, checkpoint=lab.checkpoint)
+    assert (code, result) == (2, None), said
+    assert says in said
+
+
+def test_several_platforms(lab: Lab, tmp_path: Path) -> None:
+    """Two platforms make an index over two images that share the model's layers."""
+    target = f"oci:{tmp_path}/car"
+    code, result, said = lab.run(
+        PushParameters(target=target, base="none", platforms=("linux/amd64", "linux/arm64")), checkpoint=lab.checkpoint
+    )
+    assert code == 0, said
+    pushed = PushedImage.read(result.values)
+    blobs = tmp_path / "car/blobs/sha256"
+    index = json.loads((blobs / pushed.digest.hex).read_bytes())
+    platforms = [one["platform"]["architecture"] for one in index["manifests"]]
+    assert platforms == ["amd64", "arm64"]
+    layers = [json.loads((blobs / one["digest"][7:]).read_bytes())["layers"] for one in index["manifests"]]
+    assert layers[0] == layers[1]
+    settings = Settings(cache=tmp_path / "cache")
+    unpack(f"{target}@{pushed.digest}", tmp_path / "model", settings)
+    assert (tmp_path / "model/onnx/config.json").read_bytes() == (lab.source / "onnx/config.json").read_bytes()
