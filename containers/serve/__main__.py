@@ -22,11 +22,15 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     options = ServeOptions.read(request.options)
     vllm = engine.installed()
     started = time.monotonic()
-    with unpacked(parameters.reference, request, context) as model, claimed(options.port) as port:
+    with (
+        unpacked(parameters.reference, request, context) as model,
+        claimed(options.port) as port,
+        engine.sockets_folder(context.scratch) as sockets,
+    ):
         there = time.monotonic()
         server = Server(
             argv=engine.command(vllm, parameters, model, port),
-            env=engine.environment(vllm, parameters, context.settings),
+            env=engine.environment(vllm, parameters, context.settings, sockets),
             port=port,
             served_model_name=parameters.served_model_name,
             options=options,

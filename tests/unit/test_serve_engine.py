@@ -70,6 +70,16 @@ def test_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any("secret" in value for value in variables.values())
 
 
+def test_sockets_get_a_folder_whose_name_leaves_room_for_theirs(tmp_path: Path) -> None:
+    short = Path("/tmp/s")
+    with engine.sockets_folder(short) as folder:
+        assert folder == short
+    with engine.sockets_folder(tmp_path / ("x" * 80)) as folder:
+        assert folder.is_dir()
+        assert len(f"{folder}/00000000-0000-0000-0000-000000000000") < 107
+    assert not folder.exists()
+
+
 def test_the_entry_point_names_a_function_of_the_plugin() -> None:
     points = next(engine.PLUGIN.glob("*.dist-info")) / "entry_points.txt"
     assert points.read_text() == "[vllm.general_plugins]\ncarwright_cpu_fp8 = carwright_cpu_fp8:register\n"
