@@ -13,7 +13,7 @@ from rich.table import Table
 
 from containers.errors import BadInput, Error, Interrupted
 from containers.settings import Settings
-from flows import cli_steps, terminal
+from flows import cli_images, cli_steps, terminal
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_steps.app)
+app.add_typer(cli_images.app)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -156,8 +157,17 @@ def clean(
             "--all", help="Also remove the store, the images, the runs and their database: all of .carwright."
         ),
     ] = False,
+    registry: Annotated[
+        str, typer.Option(help="Instead: list the candidates in registry/repository that never passed the gate.")
+    ] = "",
+    older: Annotated[str, typer.Option(help="With --registry: pushed longer ago than this; 36h, 14d.")] = "14d",
+    delete: Annotated[bool, typer.Option("--delete", help="With --registry: remove what is listed.")] = False,
+    json_: Json = False,
 ) -> None:
     """Stop what was left serving, and remove what no run needs any more."""
+    if registry:
+        cli_images.show_candidates(registry, older, delete=delete, as_json=json_)
+        return
     from flows import embedded
     from flows.services.process import ProcessServices
 

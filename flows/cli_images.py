@@ -91,7 +91,7 @@ def push(  # noqa: PLR0917 -- typer makes options of them
             return
         with (
             open_repository(target, settings, memory=memory, write=True) as repository,
-            _bar("push", plan.size) as advance,
+            _bar("push", plan.size + plan.raw_size) as advance,
         ):
             pushed = Push(plan, repository, memory, parallel=settings.registry.parallel, on_bytes=advance).run(
                 target.tag
@@ -208,8 +208,8 @@ def _age(text: str) -> timedelta:
     match = re.fullmatch(r"([0-9]+)([hd])", text)
     if match is None:
         raise BadInput(f"{text!r} is not an age", remedy="write hours or days: 36h, 14d")
-    amount_ = int(match[1])
-    return timedelta(hours=amount_) if match[2] == "h" else timedelta(days=amount_)
+    count = int(match[1])
+    return timedelta(hours=count) if match[2] == "h" else timedelta(days=count)
 
 
 def _annotations(pairs: list[str]) -> dict[str, str]:
@@ -246,12 +246,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _show_plan(plan: Plan, target: Reference) -> None:
-    files = sum(len(one.files) for one in plan.layers)
-    text = (
-        f"{target.target}: {files} files in {plan.layer_count} layers, {amount(plan.size, 'B')}, base {plan.bases[0].name}"
-        + (f", and {amount(plan.raw_size, 'B')} as raw files" if plan.raw else "")
-    )
-    print(text, file=sys.stderr)
+    print(plan.summary(str(target.target)), file=sys.stderr)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
 

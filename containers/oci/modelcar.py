@@ -72,6 +72,13 @@ class Plan:
         """Bytes that the raw artifact adds; 0 when it is not asked for."""
         return sum(file.size for file in self.source.files) if self.raw else 0
 
+    def summary(self, target: str) -> str:
+        """One line for a person."""
+        files = len(self.source.files)
+        raw_files = f", and {amount(self.raw_size, 'B')} as raw files" if self.raw else ""
+        layers = f"{files} files in {self.layer_count} layers, {amount(self.size, 'B')}"
+        return f"{target}: {layers}, base {self.bases[0].name}{raw_files}"
+
     @property
     def layer_count(self) -> int:
         return len(self.layers) + len(self.bases[0].layers) + 1

@@ -58,6 +58,7 @@ def _push(
             also_raw="raw" in parameters.also,
             layer_bytes=registry_layer_bytes(target, context.settings),
         )
+        context.report.log(plan.summary(str(target)))
         for note in plan.notes:
             context.report.log(note, "warning")
         with context.report.progress("push", plan.size + plan.raw_size) as progress:
