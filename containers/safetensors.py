@@ -97,21 +97,10 @@ def read_exactly(stream: Stream, count: int, path: str) -> bytes:
     while count:
         part = stream.read(count)
         if not part:
-            raise _broken(path, "is cut off")
+            raise cut_off(path)
         parts.append(part)
         count -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def read_into(stream: Stream, target: memoryview, path: str) -> None:
-    """Fill `target`; raises BadInput when the file ends before."""
-    at = 0
-    while at < len(target):
-        part = stream.read(len(target) - at)
-        if not part:
-            raise _broken(path, "is cut off")
-        target[at : at + len(part)] = part
-        at += len(part)
 
 
 class _NamedTwiceError(ValueError):
@@ -143,6 +132,10 @@ def _tensor(path: str, name: str, entry: Any) -> Tensor:
     if stop - start != math.prod(shape) * ITEM_SIZE[dtype]:
         raise _broken(path, f"gives the tensor {name} {stop - start} bytes, and its shape {list(shape)} needs others")
     return Tensor(name, dtype, shape, start, stop)
+
+
+def cut_off(path: str) -> BadInput:
+    return _broken(path, "is cut off")
 
 
 def _broken(path: str, wrong: str) -> BadInput:

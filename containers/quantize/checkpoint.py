@@ -40,7 +40,8 @@ class Files(Protocol):
 
     def listing(self) -> tuple[SourceFile, ...]: ...
 
-    def open(self, file: SourceFile) -> AbstractContextManager[Stream]: ...
+    def open(self, file: SourceFile, offset: int = 0) -> AbstractContextManager[Stream]:
+        """The file's bytes from `offset` on. Only from 0 to the end are they checked against a known digest."""
 
 
 class StoredFiles:
@@ -53,9 +54,9 @@ class StoredFiles:
     def listing(self) -> tuple[SourceFile, ...]:
         return tuple(SourceFile(entry.path, entry.size, entry.sha256) for entry in self._entries.values())
 
-    def open(self, file: SourceFile) -> AbstractContextManager[Stream]:
+    def open(self, file: SourceFile, offset: int = 0) -> AbstractContextManager[Stream]:
         entry = self._entries[file.path]
-        return self._store.open_blob(entry.sha256, size=entry.size)
+        return self._store.open_blob(entry.sha256, size=entry.size, offset=offset)
 
 
 class FolderFiles:
@@ -75,8 +76,10 @@ class FolderFiles:
             if not any(part.startswith(".") for part in name.parts)
         )
 
-    def open(self, file: SourceFile) -> AbstractContextManager[Stream]:
-        return (self._folder / file.path).open("rb", buffering=0)
+    def open(self, file: SourceFile, offset: int = 0) -> AbstractContextManager[Stream]:
+        opened = (self._folder / file.path).open("rb", buffering=0)
+        opened.seek(offset)
+        return opened
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,13 @@ class Device:
     piece: int
     threads: int
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the device copies by itself from memory that is pinned."""
+        return bool(self.arithmetic.device.type == "cuda")
+
     def buffer(self, size: int, *, pinned: bool) -> torch.Tensor:
-        """Room for `size` bytes, from which the device can copy by itself when `pinned`."""
-        pin = pinned and self.arithmetic.device.type == "cuda"
-        return torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
 
     @contextmanager
     def thread(self) -> Iterator[Lane]:

@@ -6,27 +6,35 @@ stream -> [reader] -> pieces -> [compute] -> [writer] -> file
 
 from __future__ import annotations
 
+import hashlib
+import io
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from containers.errors import BadInput
+from containers.errors import BadInput, Temporary
 from containers.quantize.channel import Channel, Countdown, StoppedError
 from containers.quantize.layout import encode
 from containers.quantize.resources import WAITING
 from containers.quantize.sink import Sink
-from containers.safetensors import ITEM_SIZE, read_exactly, read_into
+from containers.safetensors import ITEM_SIZE, cut_off, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from containers.quantize.checkpoint import Files, SourceFile
     from containers.quantize.devices import Device, Lane
     from containers.quantize.groups import Group, Part
     from containers.quantize.sink import Written
     from containers.safetensors import Stream
+
+
+# Tensors over bytes that were read are only read from.
+warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,49 +75,74 @@ def pieces(group: Group, limit: int) -> Iterator[Piece]:
 
 def quantize_group(
     group: Group,
-    source: Stream,
+    files: Files,
     device: Device,
     file: Path,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> Written:
-    """Quantize the shard that `source` gives from its first byte on, and write it to `file`.
+    """Quantize the group's shard, read from `files`, and write it to `file`.
 
-    `on_bytes` gets the number of source bytes of each piece that is done; what it raises ends the work. Raises what
-    `source` raises, torch.OutOfMemoryError, and BadInput for a shard that ends early or a tensor that cannot be
-    quantized; `file` is then worthless.
+    What is read is checked against the shard's digest where that is known. `on_bytes` gets the number of source bytes of
+    each piece that is done; what it raises ends the work. Raises what `files` raises, torch.OutOfMemoryError, and
+    BadInput for a shard that ends early or a tensor that cannot be quantized; `file` is then worthless.
     """
-    front = encode(group.output.tensors)
-    places = {tensor.name: tensor.start for tensor in group.output.tensors}
-    incoming = Channel[tuple[Piece, torch.Tensor]](WAITING)
-    outgoing = Channel[_Done](WAITING)
-    computing = Countdown(device.threads)
-
-    def read() -> None:
-        read_exactly(source, group.data_start, group.path)
-        for piece in pieces(group, device.piece):
-            incoming.put((piece, _read_piece(source, piece, device, group.path)))
-        incoming.close()
-
-    def compute() -> None:
-        with device.thread() as lane:
-            for piece, raw in incoming:
-                outgoing.put(_compute(piece, raw, lane, places))
-        if computing.last():
-            outgoing.close()
-
-    with Sink(file, group.path, group.output, front) as sink:
-
-        def write() -> None:
-            for done in outgoing:
-                done.ready()
-                if done.sound is not None and not bool(done.sound):
-                    raise unsound(done.name, group.path)
-                for offset, content in done.pieces:
-                    sink.write(offset, memoryview(content.numpy()))
-                on_bytes(done.size)
-
-        run_stages([read, *[compute] * device.threads, write], [incoming, outgoing])
+    run = _Run(group, files, device)
+    with Sink(file, group.path, group.output, encode(group.output.tensors)) as sink:
+        stages = [run.read, run.check, *[run.compute] * device.threads, lambda: run.write(sink, on_bytes)]
+        run_stages(stages, [run.incoming, run.checked, run.outgoing])
         return sink.finish()
+
+
+class _Run:
+    """The stages of one group and the channels between them."""
+
+    def __init__(self, group: Group, files: Files, device: Device) -> None:
+        self.group = group
+        self.files = files
+        self.device = device
+        self.incoming = Channel[tuple[Piece, torch.Tensor]](WAITING)
+        self.checked = Channel[torch.Tensor](WAITING)
+        self.outgoing = Channel[_Done](WAITING)
+        self._computing = Countdown(device.threads)
+        self._places = {tensor.name: tensor.start for tensor in group.output.tensors}
+
+    def read(self) -> None:
+        group = self.group
+        with self.files.open(group.source, group.data_start) as source:
+            for piece in pieces(group, self.device.piece):
+                raw = _read_piece(source, piece, self.device, group.path)
+                self.incoming.put((piece, raw))
+                if group.source.digest is not None:
+                    self.checked.put(raw)
+        self.incoming.close()
+        self.checked.close()
+
+    def check(self) -> None:
+        source = self.group.source
+        if source.digest is None:
+            return
+        with self.files.open(source) as stream:
+            found = hashlib.sha256(read_exactly(stream, self.group.data_start, source.path))
+        for raw in self.checked:
+            found.update(memoryview(raw.numpy()))
+        if found.hexdigest() != source.digest.hex:
+            raise damaged(source, self.files)
+
+    def compute(self) -> None:
+        with self.device.thread() as lane:
+            for piece, raw in self.incoming:
+                self.outgoing.put(_compute(piece, raw, lane, self._places))
+        if self._computing.last():
+            self.outgoing.close()
+
+    def write(self, sink: Sink, on_bytes: Callable[[int], None]) -> None:
+        for done in self.outgoing:
+            done.ready()
+            if done.sound is not None and not bool(done.sound):
+                raise unsound(done.name, self.group.path)
+            for offset, content in done.pieces:
+                sink.write(offset, memoryview(content.numpy()))
+            on_bytes(done.size)
 
 
 def run_stages(stages: Sequence[Callable[[], None]], channels: Sequence[Channel[Any]]) -> None:
@@ -145,11 +178,31 @@ def unsound(name: str, path: str) -> BadInput:
     )
 
 
+def damaged(file: SourceFile, files: Files) -> Exception:
+    """The error for a file with other bytes than its digest promises: the store's own, which it raises when asked."""
+    with files.open(file) as stream:
+        while stream.read(1 << 20):
+            pass
+    return Temporary(
+        f"{file.path} was read with other bytes than {file.digest}, and is right when read again",
+        remedy="run it again; if this comes back, check this machine's memory and disks",
+    )
+
+
 def _read_piece(source: Stream, piece: Piece, device: Device, path: str) -> torch.Tensor:
-    raw = device.buffer(piece.size, pinned=piece.part.kept is None)
-    into = memoryview(raw.numpy())
-    read_into(source, into, path)
-    return raw
+    """The bytes of a piece, in memory that the device can take them from. No byte is copied while the GIL is held."""
+    pinned = piece.part.kept is None and device.pinned
+    if isinstance(source, io.RawIOBase):
+        raw = device.buffer(piece.size, pinned=pinned)
+        view = memoryview(raw.numpy())
+        while view:
+            count = source.readinto(view)
+            if not count:
+                raise cut_off(path)
+            view = view[count:]
+        return raw
+    content = torch.frombuffer(read_exactly(source, piece.size, path), dtype=torch.uint8)
+    return device.buffer(piece.size, pinned=True).copy_(content) if pinned else content
 
 
 def _compute(piece: Piece, raw: torch.Tensor, lane: Lane, places: dict[str, int]) -> _Done:

@@ -175,8 +175,7 @@ def _quantize(group: Group, device: Device, around: _Surroundings) -> FileEntry:
 
     file = around.scratch / group.path.replace("/", "__")
     try:
-        with around.job.files.open(group.source) as stream:
-            written = quantize_group(group, stream, device, file, around.tick)
+        written = quantize_group(group, around.job.files, device, file, around.tick)
         around.store.put_file(file, digest=written.sha256, on_bytes=lambda _: around.tick(0))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
