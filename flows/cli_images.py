@@ -23,8 +23,8 @@ from containers.events import amount
 from containers.oci.access import open_memory, open_repository
 from containers.oci.candidates import find_candidates, mark_pushed, remove
 from containers.oci.lint import lint as lint_reference
-from containers.oci.modelcar import Push, make_plan
-from containers.oci.plan import LAYER_LIMIT
+from containers.oci.modelcar import Push
+from containers.oci.plan import LAYER_LIMIT, make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.reference import Reference
 from containers.oci.source import FolderSource, StoreSource
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from containers.oci.candidates import Candidate
     from containers.oci.memory import Memory
-    from containers.oci.modelcar import Plan, Pushed
+    from containers.oci.modelcar import Pushed
+    from containers.oci.plan import Plan
     from containers.oci.source import Source
 
 app = typer.Typer()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from containers.oci.access import open_memory, open_repository
 from containers.oci.base import empty_base
-from containers.oci.modelcar import Push, make_plan
+from containers.oci.modelcar import Push
+from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases
 from containers.oci.reference import Reference
 from containers.oci.source import FolderSource

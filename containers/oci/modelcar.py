@@ -1,4 +1,4 @@
-"""Plan a modelcar and bring it to a repository: look at what is there, send what is missing, the manifest last."""
+"""Bring a planned modelcar to a repository: look at what is there, send what is missing, the manifest last."""
 
 from __future__ import annotations
 
@@ -9,79 +9,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.events import amount
 from containers.oci import card, image, raw
 from containers.oci.layer import CHUNK, Layer, LayerFile
-from containers.oci.plan import LAYER_LIMIT, group_files
+from containers.oci.plan import Plan, PlannedLayer
 from containers.oci.reference import candidate_tag
 from containers.oci.repository import Blob
-from containers.oci.source import Hashing, SourceFile, check_checkpoint, files_key
+from containers.oci.source import Hashing, SourceFile, files_key
 from containers.oci.types import INDEX, MANIFEST, Descriptor
 from containers.oci.validate import check_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from containers.oci.base import Base
     from containers.oci.layer import Readable
     from containers.oci.memory import Memory
     from containers.oci.repository import Repository
-    from containers.oci.source import Source
 
 _IN_MEMORY: Final = 4 << 20  # bytes of a layer whose digest is not known yet
-
-
-@dataclass(frozen=True)
-class PlannedLayer:
-    """A layer before it is sent; `digest` where it is known without reading the files."""
-
-    layer: Layer
-    files: tuple[SourceFile, ...]
-    digest: Digest | None
-
-    @property
-    def name(self) -> str:
-        first = self.files[0].path
-        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a push will do, before anything is uploaded. `notes` are sentences for a person."""
-
-    source: Source
-    bases: tuple[Base, ...]
-    layers: tuple[PlannedLayer, ...]
-    card: bytes
-    annotations: Mapping[str, str]
-    config: Mapping[str, Any]
-    raw: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of every layer of one platform's image."""
-        return (
-            sum(one.layer.size for one in self.layers)
-            + sum(layer.size for layer in self.bases[0].layers)
-            + Layer((LayerFile(card.PATH, len(self.card)),), root="").size
-        )
-
-    @property
-    def raw_size(self) -> int:
-        """Bytes that the raw artifact adds; 0 when it is not asked for."""
-        return sum(file.size for file in self.source.files) if self.raw else 0
-
-    def summary(self, target: str) -> str:
-        """One line for a person."""
-        files = len(self.source.files)
-        raw_files = f", and {amount(self.raw_size, 'B')} as raw files" if self.raw else ""
-        layers = f"{files} files in {self.layer_count} layers, {amount(self.size, 'B')}"
-        return f"{target}: {layers}, base {self.bases[0].name}{raw_files}"
-
-    @property
-    def layer_count(self) -> int:
-        return len(self.layers) + len(self.bases[0].layers) + 1
 
 
 @dataclass(frozen=True)
@@ -96,55 +40,6 @@ class Pushed:
     already_there: bool
     skipped: tuple[str, ...] = ()
     raw: Digest | None = None
-
-
-def make_plan(
-    source: Source,
-    bases: Sequence[Base],
-    memory: Memory,
-    *,
-    annotations: Mapping[str, str] | None = None,
-    layer_limit: int = LAYER_LIMIT,
-    layer_bytes: int = 0,
-    also_raw: bool = False,
-) -> Plan:
-    """Check the checkpoint and decide its layers; reads config.json and the shard index and nothing else."""
-    config = check_checkpoint(source)
-    files = {file.path: file for file in source.files}
-    groups = group_files((file.planned for file in source.files), limit=layer_limit, layer_bytes=layer_bytes)
-    layers = tuple(_planned(tuple(files[one.path] for one in group), memory) for group in groups)
-    notes: list[str] = []
-    if not card.legal_files(source.files):
-        notes.append("the checkpoint has no licence file: whoever takes the image cannot see its terms")
-    if any(len(one.files) > 1 for one in layers):
-        notes.append(f"{len(files)} files share {len(layers)} layers (the limit is {layer_limit})")
-    pickles = [path for path in files if path.endswith((".bin", ".pth", ".pt", ".ckpt", ".pkl"))]
-    if pickles:
-        notes.append(f"{len(pickles)} pickle file(s) will be in the image: {', '.join(pickles[:3])}")
-    if bases[0].name == "none":
-        notes.append("without a base the image can only be used as an image volume: nothing in it can run")
-    annotations = dict(annotations or {})
-    if also_raw:
-        notes.append(f"the raw artifact doubles what is stored: {amount(sum(file.size for file in source.files), 'B')}")
-    return Plan(
-        source,
-        tuple(bases),
-        layers,
-        card.render(config, source.files, annotations),
-        annotations,
-        config,
-        also_raw,
-        tuple(notes),
-    )
-
-
-def _planned(files: tuple[SourceFile, ...], memory: Memory) -> PlannedLayer:
-    layer = Layer(tuple(file.planned for file in files))
-    digest = files[0].layer if len(files) == 1 else None
-    key = files_key(files)
-    if key is None:  # the annotations need every file's digest too, so the files must be read in any case
-        return PlannedLayer(layer, files, None)
-    return PlannedLayer(layer, files, digest or memory.layer(key))
 
 
 _Sent = tuple[PlannedLayer, Digest, tuple[SourceFile, ...]]  # a layer, its digest, its files with theirs

@@ -11,7 +11,8 @@ from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
 from containers.oci.access import open_memory, open_repository, pinned
 from containers.oci.candidates import mark_pushed
-from containers.oci.modelcar import Push, make_plan
+from containers.oci.modelcar import Push
+from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.raw import ARTIFACT
 from containers.oci.reference import Reference, check_tag

@@ -37,7 +37,8 @@ from containers.oci.access import open_memory, open_repository
 from containers.oci.base import empty_base
 from containers.oci.busybox import base_layer, find_binary
 from containers.oci.layer import LayerHasher
-from containers.oci.modelcar import Push, make_plan
+from containers.oci.modelcar import Push
+from containers.oci.plan import make_plan
 from containers.oci.reference import Reference
 from containers.oci.source import StoreSource
 from containers.process import Child, inherited, run
