@@ -38,6 +38,7 @@ NAMES: Final = (
     "containers/push",
     "containers/serve",
     "containers/evaluate",
+    "containers/evaluate/harness",
     "infra/demo",
 )
 PYTHON: Final = "3.11"

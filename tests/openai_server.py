@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             tokens = tokens[-what.context :]
         if what.not_finite == "error" and "prompt_logprobs" in body:
-            self._send({"error": {"message": "Out of range float values are not JSON compliant: nan"}}, 500)
+            self._send({"error": {"message": "Out of range float values are not JSON compliant"}}, 400)
             return
         text, finish = self._generated(body)
         choice: dict[str, Any] = {"text": text, "finish_reason": finish}

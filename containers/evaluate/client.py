@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LONGEST_WAIT = 20.0  # seconds between two attempts
-_NOT_FINITE = ("out of range float", "nan", "not json compliant")
+# What Python's JSON encoder says of NaN and infinities; vLLM 0.32 passes it on with status 400.
+_NOT_FINITE = ("out of range float values", "not json compliant")
 
 
 class NotFinite(Error):
@@ -183,7 +184,7 @@ def _raise_for(status: int, text: str) -> None:
     if status == httpx.codes.OK:
         return
     message = _message(text)
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR and any(word in message.lower() for word in _NOT_FINITE):
+    if any(words in message.lower() for words in _NOT_FINITE):
         raise NotFinite(f"the endpoint could not answer because the model's numbers are not finite: {message}")
     if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
         raise _Again(f"status {status}: {message}")

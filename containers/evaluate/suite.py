@@ -5,12 +5,12 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.suites import DECLARATION, SuiteFiles, read
+from containers.evaluate.benchmarks import declaration, unfit
+from containers.suites import SuiteFiles, read
 
 if TYPE_CHECKING:
     from containers.contract import EvaluateOptions, EvaluateParameters
@@ -99,14 +99,9 @@ class Loaded(Frozen):
 def parse(files: SuiteFiles) -> Loaded:
     """Read the declaration; raises BadInput that names the suite, the field and what is wrong with it."""
     try:
-        declared = yaml.safe_load(files.files.get(DECLARATION, ""))
-    except yaml.YAMLError as error:
-        raise BadInput(f"{DECLARATION} of the suite {files.name} is not YAML: {error}") from error
-    try:
-        suite = Suite.model_validate(declared)
+        suite = Suite.model_validate(declaration(files))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise BadInput(f"{DECLARATION} of the suite {files.name} does not fit: {wrong}") from error
+        raise unfit(files, error) from error
     loaded = Loaded(suite=suite, files=files)
     if suite.name != files.name:
         raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")

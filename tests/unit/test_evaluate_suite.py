@@ -8,7 +8,7 @@ import pytest
 
 from containers import suites
 from containers.errors import BadInput
-from containers.evaluate import suite
+from containers.evaluate import benchmarks, suite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,9 +23,55 @@ def edited(old: str, new: str) -> suites.SuiteFiles:
 
 
 def test_the_shipped_suites_parse() -> None:
-    assert "smoke" in suites.names()
-    for name in suites.names():
-        assert suite.parse(suites.read(name)).suite.name == name
+    assert suites.names() == ["multilingual-mmlu", "openllm-v1", "openllm-v2", "smoke"]
+    for files in map(suites.read, suites.names()):
+        if benchmarks.of_benchmarks(files):
+            assert benchmarks.parse(files).name == files.name
+        else:
+            assert suite.parse(files).suite.name == files.name
+
+
+def test_the_suites_have_the_rows_of_the_reference_card() -> None:
+    """In its order and with its few-shot counts; HumanEval is no task of the harness."""
+    v1, v2, languages = (
+        [(one.title, one.num_fewshot) for one in benchmarks.parse(suites.read(name)).benchmarks]
+        for name in ("openllm-v1", "openllm-v2", "multilingual-mmlu")
+    )
+    assert v1 == [
+        ("MMLU (5-shot)", 5),
+        ("MMLU (CoT, 0-shot)", 0),
+        ("ARC Challenge (0-shot)", 0),
+        ("GSM-8K (CoT, 8-shot, strict-match)", 8),
+        ("Hellaswag (10-shot)", 10),
+        ("Winogrande (5-shot)", 5),
+        ("TruthfulQA (0-shot, mc2)", 0),
+    ]
+    assert [title for title, _ in v2] == [
+        "MMLU-Pro (5-shot)",
+        "IFEval (0-shot)",
+        "BBH (3-shot)",
+        "Math-lvl-5 (4-shot)",
+        "GPQA (0-shot)",
+        "MuSR (0-shot)",
+    ]
+    assert [shots for _, shots in v2] == [5, 0, 3, 4, 0, 0]
+    assert [title.split()[0] for title, _ in languages] == [
+        "Portuguese",
+        "Spanish",
+        "Italian",
+        "German",
+        "French",
+        "Hindi",
+        "Thai",
+    ]
+
+
+def test_a_benchmark_that_the_server_would_cut_is_bad_input() -> None:
+    """The harness would truncate without a word, so the declaration is refused."""
+    files = suites.read("openllm-v1")
+    text = files.files["suite.yaml"].replace("max_model_len: 4097", "max_model_len: 2048")
+    with pytest.raises(BadInput, match="sends up to 3850 tokens, and serving"):
+        benchmarks.parse(files.model_copy(update={"files": {"suite.yaml": text}}))
 
 
 def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:

@@ -1,0 +1,241 @@
+"""The gate for benchmarks: is the candidate, question by question, not worse than the baseline by more than a margin?
+
+Differences are candidate minus baseline; scores of single questions lie between 0 and 1, everything else is in points.
+Both models answer the same questions, so only the questions on which they differ carry information (McNemar). For right
+and wrong answers the bounds are Tango's score bounds (Statistics in Medicine 17, 1998, 891-908), which hold where few
+questions differ; for partial credit they are normal bounds of the mean difference.
+
+Two levels. To pass, every benchmark must show that it loses less than its margin, each at the full level: a candidate
+that is really worse somewhere slips through with at most `1 - confidence`, however many benchmarks there are (an
+intersection-union test needs no correction). To refuse, one benchmark is enough, so there the level is divided by the
+number of tests (Bonferroni): an honest candidate is refused with at most `1 - confidence` over the whole suite.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from containers.contract import Frozen
+from containers.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+Decision = Literal["pass", "refuse", "inconclusive"]
+_HALVINGS = 50  # of the interval from -1 to 1: far below rounding
+
+
+class Comparison(Frozen):
+    """One benchmark. `lower` is the bound that passes, `upper` the one that refuses (see the module's text).
+
+    `more` is how many times the samples would decide, if the difference stayed what it is; 1 where it is decided.
+    """
+
+    title: str
+    samples: int
+    baseline: float
+    candidate: float
+    difference: float
+    lower: float
+    upper: float
+    margin: float
+    decision: Decision
+    more: float = 1.0
+    gain_beyond_noise: bool = False
+
+    @property
+    def recovery(self) -> float | None:
+        """Percent of the baseline's score; None for a baseline of zero."""
+        return 100 * self.candidate / self.baseline if self.baseline else None
+
+
+class GateReport(Frozen):
+    decision: Decision
+    comparisons: tuple[Comparison, ...]
+    average: Comparison | None
+    reasons: tuple[str, ...]
+
+
+def tango(
+    lost: NDArray[np.float64], won: NDArray[np.float64], samples: NDArray[np.float64], z: float
+) -> NDArray[np.float64]:
+    """The difference at which Tango's score statistic equals `z` (a lower bound for z > 0, an upper one for z < 0).
+
+    `lost` questions only the baseline has right, `won` only the candidate; as shares, not points. Elementwise.
+    """
+    low, high = np.full(np.shape(lost), -1.0), np.full(np.shape(lost), 1.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        # The score falls as the hypothetical difference grows.
+        above = _score(lost, won, samples, middle) > z
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.asarray((low + high) / 2, np.float64)
+
+
+def _score(
+    lost: NDArray[np.float64], won: NDArray[np.float64], samples: NDArray[np.float64], difference: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(won - lost - n d) / sqrt(n (2 p + d (1 - d))), p being the likeliest share of `lost` given the difference d.
+
+    p solves 2n p^2 + B p + C = 0 with B = -won - lost + (2n - won + lost) d and C = -lost d (1 - d) (Tango 1998, eq. 6).
+    """
+    b = -won - lost + (2 * samples - won + lost) * difference
+    c = -lost * difference * (1 - difference)
+    share = (np.sqrt(np.maximum(b**2 - 8 * samples * c, 0)) - b) / (4 * samples)
+    variance = samples * (2 * share + difference * (1 - difference))
+    distance = won - lost - samples * difference
+    # Without any variance there is nothing to doubt: the difference is the one that was seen, or it is not.
+    certain = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
+    score = distance / np.sqrt(np.maximum(variance, 1e-300))
+    return np.asarray(np.where(variance > 1e-12, score, certain), np.float64)
+
+
+def bounds(
+    baseline: NDArray[np.float64], candidate: NDArray[np.float64], *, passing: float, refusing: float
+) -> tuple[float, float]:
+    """Lower and upper bound of the difference, as shares; `passing` and `refusing` are one-sided confidences."""
+    z_low, z_high = (NormalDist().inv_cdf(level) for level in (passing, refusing))
+    if _binary(baseline) and _binary(candidate):
+        lost = np.array(float(((baseline == 1) & (candidate == 0)).sum()))
+        won = np.array(float(((baseline == 0) & (candidate == 1)).sum()))
+        count = np.array(float(len(baseline)))
+        return float(tango(lost, won, count, z_low)), float(tango(lost, won, count, -z_high))
+    each = candidate - baseline
+    error = float(each.std(ddof=1)) / math.sqrt(len(each))
+    return float(each.mean()) - z_low * error, float(each.mean()) + z_high * error
+
+
+def _binary(scores: NDArray[np.float64]) -> bool:
+    return bool(np.isin(scores, (0.0, 1.0)).all())
+
+
+def compare(
+    title: str,
+    baseline: Mapping[str, float],
+    candidate: Mapping[str, float],
+    *,
+    margin: float,
+    confidence: float,
+    tests: int,
+) -> Comparison:
+    """One benchmark from the scores of its questions by identity.
+
+    Raises BadInput when the two did not answer the same questions: an incomplete sample set never passes.
+    """
+    if baseline.keys() != candidate.keys() or len(baseline) < 2:
+        raise BadInput(
+            f"{title}: the baseline answered {len(baseline)} questions and the candidate {len(candidate)}, "
+            f"{len(baseline.keys() & candidate.keys())} of them the same",
+            remedy="measure both on the whole benchmark",
+        )
+    keys = sorted(baseline)
+    scores = [np.array([one[key] for key in keys], np.float64) for one in (baseline, candidate)]
+    if not all(np.isfinite(one).all() for one in scores):
+        raise BadInput(f"{title}: some scores are not numbers", remedy="measure both again")
+    lower, upper = bounds(*scores, passing=confidence, refusing=1 - (1 - confidence) / tests)
+    return _decided(
+        title,
+        len(keys),
+        (float(scores[0].mean()) * 100, float(scores[1].mean()) * 100),
+        (lower * 100, upper * 100),
+        margin,
+    )
+
+
+def _decided(
+    title: str, samples: int, scores: tuple[float, float], interval: tuple[float, float], margin: float
+) -> Comparison:
+    baseline, candidate = scores
+    difference = candidate - baseline
+    lower, upper = interval
+    decision: Decision = "pass" if lower > -margin else "refuse" if upper < -margin else "inconclusive"
+    more = 1.0
+    if decision == "inconclusive":
+        # A bound moves towards the difference as the square root of the number of samples.
+        distance = difference + margin
+        reach = difference - lower if distance > 0 else upper - difference
+        more = min((reach / distance) ** 2, 1e6) if distance else 1e6
+    return Comparison(
+        title=title,
+        samples=samples,
+        baseline=baseline,
+        candidate=candidate,
+        difference=difference,
+        lower=lower,
+        upper=upper,
+        margin=margin,
+        decision=decision,
+        more=more,
+        gain_beyond_noise=2 * difference - upper > 0,
+    )
+
+
+def average(
+    title: str, comparisons: Sequence[Comparison], *, margin: float, confidence: float, tests: int
+) -> Comparison:
+    """The mean over benchmarks, whose errors are independent: the half widths add up in squares."""
+    count = len(comparisons)
+    base, mine = (sum(getattr(c, name) for c in comparisons) / count for name in ("baseline", "candidate"))
+    down = math.sqrt(sum((c.difference - c.lower) ** 2 for c in comparisons)) / count
+    up = math.sqrt(sum((c.upper - c.difference) ** 2 for c in comparisons)) / count
+    samples = sum(c.samples for c in comparisons)
+    return _decided(title, samples, (base, mine), (mine - base - down, mine - base + up), margin)
+
+
+def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateReport:
+    """The verdict over a suite, with a sentence for each benchmark that stands in the way."""
+    every = [*comparisons, *([mean] if mean is not None else [])]
+    decisions = {one.decision for one in every}
+    decision: Decision = (
+        "refuse" if "refuse" in decisions else "inconclusive" if "inconclusive" in decisions or not every else "pass"
+    )
+    reasons = []
+    for one in every:
+        said = (
+            f"{one.title}: {one.baseline:.2f} became {one.candidate:.2f}, a difference of {one.difference:+.2f} points "
+            f"({one.lower:+.2f} to {one.upper:+.2f}) against a margin of {one.margin:g}"
+        )
+        if one.decision == "refuse":
+            reasons.append(f"{said}: beyond the margin.")
+        elif one.decision == "inconclusive":
+            needed = math.ceil(one.samples * (one.more - 1))
+            reasons.append(f"{said}: not decided; about {needed:,} more samples would decide.")
+        elif one.gain_beyond_noise:
+            reasons.append(f"{said}: a gain beyond noise, which quantization does not explain.")
+    return GateReport(
+        decision=decision,
+        comparisons=tuple(comparisons),
+        average=mean,
+        reasons=tuple(reasons) or ("Every benchmark stays within its margin.",),
+    )
+
+
+def simulated(
+    *, samples: int, differing: float, loss: float, margin: float, confidence: float, tests: int, runs: int, seed: int
+) -> dict[Decision, float]:
+    """How often the gate decides what, for a candidate that truly loses `loss` points.
+
+    `differing` is the share of questions on which the two models differ. Shares of `runs` simulated benchmarks.
+    """
+    if differing < abs(loss) / 100:
+        raise BadInput(f"a loss of {loss} points needs at least {abs(loss)} % of differing answers")
+    lost = (differing + loss / 100) / 2
+    drawn = (
+        np.random.default_rng(seed).multinomial(samples, [lost, differing - lost, 1 - differing], runs).astype(float)
+    )
+    count = np.full(runs, float(samples))
+    z_low, z_high = (NormalDist().inv_cdf(level) for level in (confidence, 1 - (1 - confidence) / tests))
+    lower = 100 * tango(drawn[:, 0], drawn[:, 1], count, z_low)
+    upper = 100 * tango(drawn[:, 0], drawn[:, 1], count, -z_high)
+    passed, refused = lower > -margin, upper < -margin
+    return {
+        "pass": float(passed.mean()),
+        "refuse": float((refused & ~passed).mean()),
+        "inconclusive": float((~passed & ~refused).mean()),
+    }

@@ -1,0 +1,69 @@
+"""The declared suites against the pinned lm-evaluation-harness: every task, metric, data set and command line resolves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers import suites
+from containers.evaluate import benchmarks
+from containers.process import inherited, run
+from containers.settings import Settings
+from flows.environments import ensure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+HARNESS = suites.SHIPPED.parent / "harness"
+DECLARED = [benchmarks.parse(files) for files in map(suites.read, suites.names()) if benchmarks.of_benchmarks(files)]
+ROWS = [one for suite in DECLARED for one in suite.benchmarks]
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """The interpreter of the harness's environment, in the cache that all tests share."""
+    return ensure("harness", HARNESS / "requirements.lock", Settings().cache, on_event=print).python
+
+
+def check(python: Path, *arguments: str) -> dict[str, object]:
+    env = {**inherited(), "HF_HUB_OFFLINE": "1"}
+    done = run([str(python), str(HARNESS / "check.py"), *arguments], env=env, timeout=600)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_every_task_resolves_without_data(python: Path) -> None:
+    """Names, data sets, kinds of output, metrics and filters are what the pinned harness declares."""
+    found = check(python, "tasks", *(one.task for one in ROWS), "no_such_task")
+    assert found.pop("no_such_task") is None
+    assert len(found) == 20
+    for one in ROWS:
+        about = found[one.task]
+        assert isinstance(about, dict), one.task
+        metric, filter_name = one.metric.split(",")
+        assert about["data_set"] == one.data_set, one.task
+        assert metric in about["metrics"], one.task
+        assert filter_name in about["filters"], one.task
+        if about["output_type"] != "generate_until":
+            assert one.api == "completions", f"{one.task}: the chat API gives no log-likelihoods"
+
+
+@pytest.mark.parametrize("key", ["mmlu", "gsm8k", "hellaswag"])
+def test_the_command_parses(python: Path, key: str) -> None:
+    """What the card prints is read by the harness as it was meant, after a shell has had it too."""
+    one = next(row for row in ROWS if row.key == key)
+    argv = benchmarks.command(one, url="http://127.0.0.1:8000/v1", model="demo", tokenizer="org/name", output="out")
+    read = check(python, "command", *shlex.split(shlex.join(argv))[1:])
+    assert read["tasks"] == [one.task]
+    assert read["num_fewshot"] == one.num_fewshot
+    assert read["fewshot_as_multiturn"] is one.fewshot_as_multiturn
+    assert bool(read.get("apply_chat_template")) is one.apply_chat_template
+    arguments = read["model_args"]
+    assert isinstance(arguments, dict)
+    assert arguments["max_length"] == one.max_length
+    assert arguments.get("max_gen_toks") == one.max_gen_toks
+    assert bool(arguments.get("add_bos_token")) is one.add_bos_token

@@ -1,0 +1,198 @@
+"""The gate's statistics, against first principles and against how often it is right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import norm
+
+from containers.errors import BadInput
+from containers.evaluate.gate import Comparison, average, bounds, compare, decide, simulated, tango
+
+# The reference card: benchmark, baseline, FP8, number of questions.
+CARD = [
+    ("MMLU (5-shot)", 81.60, 81.31, 14042),
+    ("MMLU (CoT, 0-shot)", 86.58, 86.34, 14042),
+    ("ARC Challenge (0-shot)", 49.23, 51.96, 1172),
+    ("GSM-8K (CoT, 8-shot, strict-match)", 94.16, 94.92, 1319),
+    ("Hellaswag (10-shot)", 86.49, 86.43, 10042),
+    ("Winogrande (5-shot)", 84.77, 84.53, 1267),
+    ("TruthfulQA (0-shot, mc2)", 62.75, 63.21, 817),
+    ("MMLU-Pro (5-shot)", 51.89, 51.50, 12032),
+    ("IFEval (0-shot)", 90.89, 90.92, 541),
+    ("BBH (3-shot)", 63.15, 62.84, 5761),
+    ("Math-lvl-5 (4-shot)", 0.17, 0.33, 1324),
+    ("GPQA (0-shot)", 46.10, 46.30, 1192),
+    ("MuSR (0-shot)", 44.35, 43.96, 756),
+    ("HumanEval pass@1", 83.20, 83.70, 164),
+    ("HumanEval+ pass@1", 78.40, 78.70, 164),
+    ("Portuguese MMLU (5-shot)", 79.76, 79.75, 14042),
+    ("Spanish MMLU (5-shot)", 79.33, 79.17, 14042),
+    ("Italian MMLU (5-shot)", 79.15, 78.84, 14042),
+    ("German MMLU (5-shot)", 77.94, 77.95, 14042),
+    ("French MMLU (5-shot)", 75.69, 75.45, 14042),
+    ("Hindi MMLU (5-shot)", 73.81, 73.71, 14042),
+    ("Thai MMLU (5-shot)", 71.98, 71.77, 14042),
+]
+
+
+def by_likelihood(lost: int, won: int, count: int, z: float) -> float:
+    """The score bound with the nuisance share found by maximizing the likelihood numerically (scipy)."""
+
+    def score(difference: float) -> float:
+        def against(share: float) -> float:
+            parts = (share, share + difference, 1 - 2 * share - difference)
+            if min(parts) <= 0:
+                return 1e9
+            return -(lost * math.log(parts[0]) + won * math.log(parts[1]) + (count - lost - won) * math.log(parts[2]))
+
+        low, high = max(0.0, -difference), (1 - difference) / 2
+        share = minimize_scalar(against, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+        variance = count * (2 * share + difference - difference**2)
+        return (won - lost - count * difference) / math.sqrt(variance) - z
+
+    return float(brentq(score, -0.9, 0.9, xtol=1e-10))
+
+
+@pytest.mark.parametrize(("lost", "won", "count"), [(12, 7, 100), (30, 45, 1319), (3, 1, 44), (80, 20, 200)])
+@pytest.mark.parametrize("z", [1.645, -1.645, 2.5, -2.5])
+def test_bounds_are_those_of_the_score_test(lost: int, won: int, count: int, z: float) -> None:
+    found = tango(np.array(float(lost)), np.array(float(won)), np.array(float(count)), z)
+    assert float(found) == pytest.approx(by_likelihood(lost, won, count, z), abs=2e-5)
+
+
+def test_identical_answers_are_bounded_too() -> None:
+    """No question differs: the bound of z^2 / (n + z^2) by hand, 0.0263 for n = 100 and 95 %."""
+    right = np.array([1.0] * 60 + [0.0] * 40)
+    lower, upper = bounds(right, right, passing=0.95, refusing=0.95)
+    z = norm.ppf(0.95)
+    assert upper == pytest.approx(z**2 / (100 + z**2), abs=1e-6)
+    assert lower == pytest.approx(-upper, abs=1e-6)
+
+
+def test_partial_credit_has_normal_bounds() -> None:
+    rng = np.random.default_rng(2)
+    base, mine = rng.uniform(size=50), rng.uniform(size=50)
+    each = mine - base
+    lower, _ = bounds(base, mine, passing=0.975, refusing=0.975)
+    assert lower == pytest.approx(each.mean() - norm.ppf(0.975) * each.std(ddof=1) / math.sqrt(50))
+
+
+def scores(right: int, count: int) -> dict[str, float]:
+    return {f"{i:05}": float(i < right) for i in range(count)}
+
+
+def by_hand(
+    title: str, base: float, mine: float, count: int, differing: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Answers that give these scores (in points) with about this share of differing questions."""
+    right, after = round(base * count / 100), round(mine * count / 100)
+    lost = max(round((differing * count - (after - right)) / 2), 0, right - after)
+    lost = min(lost, right, count - after)
+    first = scores(right, count)
+    kept = right - lost
+    gained = after - kept
+    second = {key: float(i < kept or right <= i < right + gained) for i, key in enumerate(first)}
+    assert sum(second.values()) == after, title
+    return first, second
+
+
+@pytest.mark.parametrize("differing", [0.0, 0.03, 0.1, 0.2])
+def test_the_reference_card_is_not_refused(differing: float) -> None:
+    """Its scores with its benchmarks' numbers of questions, however many answers differ."""
+    found = [
+        compare(title, *by_hand(title, base, mine, count, differing), margin=2.0, confidence=0.95, tests=len(CARD) + 1)
+        for title, base, mine, count in CARD
+    ]
+    mean = average("Average", found, margin=1.0, confidence=0.95, tests=len(CARD) + 1)
+    report = decide(found, mean)
+    assert report.decision != "refuse"
+    assert {one.title for one in found if one.decision == "refuse"} == set()
+    assert mean.decision == "pass"
+
+
+def test_a_clear_loss_is_refused_and_said() -> None:
+    base, mine = by_hand("x", 80, 72, 1319, 0.1)
+    report = decide([compare("GSM-8K", base, mine, margin=2.0, confidence=0.95, tests=8)], None)
+    assert report.decision == "refuse"
+    assert "79.98 became 72.02, a difference of -7.96 points" in report.reasons[0]
+    assert "beyond the margin" in report.reasons[0]
+
+
+def test_too_few_questions_are_inconclusive_and_say_how_many_more() -> None:
+    """Ten times the samples at the same rates decide, as promised by the number given."""
+    base, mine = by_hand("x", 80, 79.5, 400, 0.1)
+    one = compare("x", base, mine, margin=2.0, confidence=0.95, tests=8)
+    assert one.decision == "inconclusive"
+    assert "more samples would decide" in decide([one], None).reasons[0]
+    enough = math.ceil(400 * one.more * 1.05)
+    assert compare("x", *by_hand("x", 80, 79.5, enough, 0.1), margin=2.0, confidence=0.95, tests=8).decision == "pass"
+
+
+def test_a_gain_beyond_noise_is_flagged() -> None:
+    base, mine = by_hand("x", 60, 68, 2000, 0.1)
+    one = compare("x", base, mine, margin=2.0, confidence=0.95, tests=8)
+    assert one.gain_beyond_noise
+    assert "a gain beyond noise" in decide([one], None).reasons[0]
+    assert not compare("x", *by_hand("x", 60, 60.4, 2000, 0.1), margin=2, confidence=0.95, tests=8).gain_beyond_noise
+
+
+@pytest.mark.parametrize(
+    ("base", "mine", "message"),
+    [
+        (scores(5, 10), scores(5, 9), "answered 10 questions and the candidate 9"),
+        (scores(5, 10), {f"x{i}": 1.0 for i in range(10)}, "0 of them the same"),
+        (scores(5, 10), {**scores(5, 10), "00003": math.nan}, "are not numbers"),
+    ],
+)
+def test_samples_that_do_not_match_are_bad_input(base: dict[str, float], mine: dict[str, float], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        compare("x", base, mine, margin=2.0, confidence=0.95, tests=1)
+
+
+def test_an_empty_suite_never_passes() -> None:
+    assert decide([], None).decision == "inconclusive"
+
+
+def test_a_candidate_at_the_margin_passes_as_rarely_as_promised() -> None:
+    """4,000 simulated benchmarks whose true loss is the margin: at most about 5 % pass."""
+    found = simulated(samples=1319, differing=0.1, loss=2.0, margin=2.0, confidence=0.95, tests=8, runs=4000, seed=1)
+    assert 0.03 <= found["pass"] <= 0.065
+    assert found["refuse"] <= 0.0125
+
+
+@pytest.mark.parametrize(("samples", "differing"), [(817, 0.05), (1319, 0.1), (14042, 0.1)])
+def test_an_honest_candidate_is_practically_never_refused(samples: int, differing: float) -> None:
+    found = simulated(
+        samples=samples, differing=differing, loss=0.2, margin=2.0, confidence=0.95, tests=8, runs=2000, seed=2
+    )
+    assert found["refuse"] <= 0.001
+
+
+def test_damage_above_the_detectable_size_is_refused() -> None:
+    """6 points on 1,319 questions are refused nearly always, 1 point never (the power table has the rest)."""
+    settings = {"samples": 1319, "differing": 0.1, "margin": 2.0, "confidence": 0.95, "tests": 8, "runs": 2000}
+    assert simulated(loss=6.0, seed=3, **settings)["refuse"] > 0.95
+    assert simulated(loss=1.0, seed=4, **settings)["refuse"] < 0.005
+
+
+@pytest.mark.parametrize(("row", "printed"), [(0, "99.6"), (2, "105.5"), (7, "99.2"), (13, "100.6"), (21, "99.7")])
+def test_recovery_is_that_of_the_card(row: int, printed: str) -> None:
+    """As the card prints it, for two rows 0.1 higher: it divides scores with more digits than it shows."""
+    title, base, mine, count = CARD[row]
+    one = Comparison(
+        title=title,
+        samples=count,
+        baseline=base,
+        candidate=mine,
+        difference=mine - base,
+        lower=0,
+        upper=0,
+        margin=2,
+        decision="pass",
+    )
+    assert one.recovery is not None
+    assert f"{one.recovery:.1f}" == printed
