@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from containers.contract import Verdict
 from containers.oci import referrers
 from containers.oci.types import Index
 
@@ -98,4 +98,7 @@ def _passed(repository: Repository, referrer: Descriptor) -> bool:
     files = {one.title: one.content for one in referrers.fetch(repository, referrer)}
     if "verdict.json" not in files:
         return False
-    return Verdict.model_validate_json(files["verdict.json"]).decision == "pass"
+    try:
+        return bool(json.loads(files["verdict.json"])["decision"] == "pass")
+    except (ValueError, KeyError, TypeError):  # another version's: better kept than removed
+        return True
