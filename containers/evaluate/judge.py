@@ -47,7 +47,7 @@ class Report(Frozen):
     confidence_each: float
     perplexity: dict[str, float]
     positions: int
-    per_passage: tuple[dict[str, float | str], ...]
+    per_passage: tuple[dict[str, int | float | str], ...]
     dlogp_histogram: dict[str, list[float]]
     candidate: dict[str, object]
     baseline: dict[str, object]
@@ -225,8 +225,8 @@ def _speed(candidate: Measured, baseline: Measured) -> dict[str, float]:
     }
 
 
-def _per_passage(candidate: Measured, tokens: compare.PerToken) -> list[dict[str, float | str]]:
-    rows: list[dict[str, float | str]] = []
+def _per_passage(candidate: Measured, tokens: compare.PerToken) -> list[dict[str, int | float | str]]:
+    rows: list[dict[str, int | float | str]] = []
     for number, passage in enumerate(candidate.about.passages):
         chosen = tokens.passage == number
         if chosen.any():

@@ -10,6 +10,7 @@ from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters
 from containers.determinants import determinants
 from containers.digest import canonical_json
 from containers.errors import BadInput
+from containers.evaluate import page
 from containers.evaluate import suite as suites
 from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -64,6 +66,7 @@ def _judge(request: StepRequest, loaded: Loaded, store: Store, context: Context)
     return {
         VERDICT_FILE: canonical_json(report.verdict.model_dump(mode="json")),
         REPORT_FILE: canonical_json(report.model_dump(mode="json")),
+        PAGE_FILE: page.render(report).encode(),
     }
 
 

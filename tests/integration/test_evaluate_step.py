@@ -118,8 +118,8 @@ def test_measure_twice_and_judge(runner: Runner) -> None:
         assert verdict.decision == decision, verdict
         store = Store.open(runner.location, runner.settings)
         manifest = store.load(result.outputs["verdict"])
-        assert [entry.path for entry in manifest.files] == ["report.json", "verdict.json"]
-        kept = store.read_bytes(manifest.files[1].sha256)
+        assert [entry.path for entry in manifest.files] == ["report.html", "report.json", "verdict.json"]
+        kept = store.read_bytes(manifest.files[2].sha256)
         assert Verdict.model_validate_json(kept) == verdict
 
 

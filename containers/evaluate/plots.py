@@ -1,0 +1,125 @@
+"""Small plots as SVG text: no script, no fonts and no files of anybody else, so that a page holds them for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WIDTH: Final = 680
+_LABEL: Final = 230  # pixels for the names on the left
+_ROW: Final = 30
+_COLOURS: Final = {
+    "pass": "#2e7d32",
+    "refuse": "#c62828",
+    "inconclusive": "#b26a00",
+    "plain": "#3f6fb5",
+    "base": "#9aa5b1",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row: a value with its bounds, and the limit that it must keep (on the good side of which it passes)."""
+
+    name: str
+    value: float
+    lower: float
+    upper: float
+    limit: float | None
+    colour: str = "plain"
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One pair of bars: the baseline's and the candidate's value."""
+
+    name: str
+    baseline: float
+    candidate: float
+    unit: str
+
+
+def intervals(rows: Sequence[Interval], *, title: str) -> str:
+    """Values with their bounds, one row each, every row on a scale of its own that ends a little beyond what it shows."""
+    height = _ROW * len(rows) + 10
+    parts = []
+    for number, row in enumerate(rows):
+        y = number * _ROW + 20
+        shown = [row.value, row.lower, row.upper, *([] if row.limit is None else [row.limit])]
+        low, high = min(shown), max(shown)
+        pad = (high - low) * 0.12 or 1.0
+        low, high = low - pad, high + pad
+
+        def x(value: float, low: float = low, high: float = high) -> float:
+            return _LABEL + (value - low) / (high - low) * (_WIDTH - _LABEL - 120)
+
+        colour = _COLOURS[row.colour]
+        parts += [
+            _text(0, y + 4, row.name),
+            _line((x(row.lower), y), (x(row.upper), y), colour, 3),
+            f'<circle cx="{x(row.value):.1f}" cy="{y}" r="4.5" fill="{colour}"/>',
+            _text(_WIDTH - 112, y + 4, row.text),
+        ]
+        if row.limit is not None:
+            parts.append(_line((x(row.limit), y - 10), (x(row.limit), y + 10), "#333", 1.5, dash="3 3"))
+    return _svg(parts, height, title)
+
+
+def bars(rows: Sequence[Bar], *, title: str) -> str:
+    """Baseline above candidate, each pair on its own scale from zero."""
+    parts = []
+    for number, row in enumerate(rows):
+        y = number * 44 + 14
+        largest = max(row.baseline, row.candidate) or 1.0
+        reach = _WIDTH - _LABEL - 130
+        parts.append(_text(0, y + 14, row.name))
+        for offset, value, colour in ((0, row.baseline, "base"), (16, row.candidate, "plain")):
+            width = max(value / largest * reach, 1.0)
+            parts.append(
+                f'<rect x="{_LABEL}" y="{y + offset}" width="{width:.1f}" height="13" fill="{_COLOURS[colour]}"/>'
+            )
+            parts.append(_text(_LABEL + width + 6, y + offset + 11, f"{value:.3g} {row.unit}"))
+    return _svg(parts, 44 * len(rows) + 10, title)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[float], *, title: str, axis: str) -> str:
+    """Counts between edges; what lies beyond the outermost edges is in the outermost bars."""
+    largest = max(counts, default=1.0) or 1.0
+    height, left = 180, 30
+    step = (_WIDTH - 2 * left) / max(len(counts), 1)
+    parts = []
+    for number, count in enumerate(counts):
+        tall = count / largest * 130
+        parts.append(
+            f'<rect x="{left + number * step:.1f}" y="{145 - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}" '
+            f'fill="{_COLOURS["plain"]}"/>'
+        )
+    for part in range(5):
+        at = edges[0] + (edges[-1] - edges[0]) * part / 4
+        parts.append(_text(left + (_WIDTH - 2 * left) * part / 4, 160, f"{at:g}", anchor="middle"))
+    parts.append(_text(_WIDTH / 2, 176, axis, anchor="middle"))
+    return _svg(parts, height, title)
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _line(start: tuple[float, float], end: tuple[float, float], colour: str, width: float, dash: str = "none") -> str:
+    return (
+        f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" stroke="{colour}" '
+        f'stroke-width="{width}" stroke-dasharray="{dash}"/>'
+    )
+
+
+def _svg(parts: Sequence[str], height: int, title: str) -> str:
+    body = "\n".join(parts)
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" role="img" '
+        f'aria-label="{escape(title, quote=True)}">\n<title>{escape(title)}</title>\n{body}\n</svg>'
+    )

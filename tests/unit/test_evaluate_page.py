@@ -1,0 +1,86 @@
+"""The HTML report: complete in itself, well formed, and safe with whatever a model wrote."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.evaluate import page
+from containers.evaluate.compare import Estimate
+from tests.unit.test_evaluate_judge import LOADED, judge, measured
+
+if TYPE_CHECKING:
+    from containers.evaluate.judge import Report
+
+_VOID = {"meta", "br", "circle", "rect", "line"}
+
+
+class Reader(HTMLParser):
+    """Collects text and attributes; complains about a tag that is closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        if tag != "li":
+            assert self.open.pop() == tag
+        else:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(report: Report) -> Reader:
+    reader = Reader()
+    reader.feed(page.render(report))
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_says_all_and_needs_nothing() -> None:
+    hostile = {"Who are you?": "<script>alert(1)</script><img src=http://x/y>"}
+    report = judge(LOADED, measured(damage=0.1, answers=hostile), measured(answers={"Who are you?": "A & B"}))
+    reader = read(report)
+    assert reader.links == []
+    assert "script" not in reader.tags
+    assert "img" not in reader.tags
+    text = " ".join(reader.text)
+    assert "<script>alert(1)</script>" in text
+    assert "A & B" in text
+    for reason in report.verdict.reasons:
+        assert reason in text
+    assert f"{report.measures['kl_mean'].value:.4g}" in text
+    assert "text/07-deutsch.txt" in text
+    assert reader.tags.count("svg") == 3
+
+
+def test_a_verdict_without_numbers_has_a_page_too() -> None:
+    """Another tokenizer: nothing can be compared token by token."""
+    report = judge(LOADED, measured(passages=measured().about.passages[:3]), measured())
+    assert report.measures == {}
+    assert "Fidelity to the baseline" not in " ".join(read(report).text)
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (0.1, 0.1)])
+def test_a_measure_without_a_spread_is_drawn(bounds: tuple[float | None, float | None]) -> None:
+    report = judge(LOADED, measured(), measured())
+    estimate = Estimate(value=0.1, lower=bounds[0], upper=bounds[1], blocks=1)
+    read(report.model_copy(update={"measures": {"kl_mean": estimate}}))
