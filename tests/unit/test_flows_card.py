@@ -1,0 +1,121 @@
+"""The model card: the reference card's sections, metadata that huggingface_hub reads, code and manifests that parse."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from containers.digest import Digest
+from containers.errors import BadInput
+from flows.card import CardFacts, Score, check, render, smoke_scores
+
+DIGEST = Digest("ab" * 32)
+FACTS = CardFacts(
+    name="Llama-3.3-70B-Instruct-FP8-dynamic",
+    base_model="meta-llama/Llama-3.3-70B-Instruct",
+    base_revision="0123456789abcdef0123456789abcdef01234567",
+    license="llama3.3",
+    license_link="https://example.com/license",
+    architecture="LlamaForCausalLM",
+    languages=("en", "de"),
+    reference=f"quay.io/models/llama-3-3-70b@{DIGEST}",
+    tag="1.5",
+    digest=DIGEST,
+    size_before=141_000_000_000,
+    size_after=71_000_000_000,
+    versions={"llmcompressor": "0.14.0.1"},
+    tensor_parallel_size=8,
+    max_model_len=32768,
+    engine="vllm 0.23.0",
+    suite="openllm-v1",
+    decision="pass",
+    reasons=("Every benchmark stays within its margin.",),
+    scores=(
+        Score(category="OpenLLM v1", title="MMLU (5-shot)", data_set="hails/mmlu_no_train", baseline=81.60, candidate=81.31,
+              lower=-0.61, upper=0.11),
+        Score(category="OpenLLM v2", title="Math-lvl-5 (4-shot)", data_set="math", baseline=0.17, candidate=0.33,
+              not_applicable=True),
+        *smoke_scores({"perplexity_baseline": 20.0, "perplexity_candidate": 25.0}),
+    ),
+    commands=("lm_eval run --model local-completions --tasks mmlu_llama",),
+)  # fmt: skip
+
+
+def blocks(card: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+
+
+def test_the_metadata_is_what_the_hub_reads() -> None:
+    data = check(render(FACTS)).data
+    assert data.base_model == "meta-llama/Llama-3.3-70B-Instruct"
+    assert data.license == "llama3.3"
+    assert data.language == ["en", "de"]
+    assert data.get("base_model_relation") == "quantized"
+    assert [(one.dataset_name, one.metric_value) for one in data.eval_results or ()] == [
+        ("MMLU (5-shot)", 81.31),
+        ("Math-lvl-5 (4-shot)", 0.33),
+        ("Perplexity, shipped text", 25.0),
+    ]
+
+
+def test_the_table_has_scores_recovery_and_interval() -> None:
+    card = render(FACTS)
+    assert "| OpenLLM v1 | MMLU (5-shot) | 81.60 | 81.31 | 99.6% | -0.29 (-0.61 to +0.11) |" in card
+    assert "| OpenLLM v2 | Math-lvl-5 (4-shot) | 0.17 | 0.33 | N/A | +0.16 |" in card
+    assert "| Smoke | Perplexity, shipped text | 20.00 | 25.00 | 80.0% | +5.00 |" in card
+
+
+def test_the_code_is_python_and_names_the_recipe() -> None:
+    quick, creation = (ast.parse(code) for code in blocks(render(FACTS), "python"))
+    assert any(isinstance(node, ast.ImportFrom) and node.module == "vllm" for node in quick.body)
+    calls = {
+        node.func.id: node
+        for node in ast.walk(creation)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    given: dict[str, Any] = {
+        word.arg or "": ast.literal_eval(word.value)
+        for name in ("snapshot_download", "model_free_ptq")
+        for word in calls[name].keywords
+    }
+    assert given["revision"] == FACTS.base_revision
+    assert given["scheme"] == "FP8_DYNAMIC"
+    assert given["ignore"] == ["lm_head", "re:.*embed_tokens.*"]
+
+
+def test_the_manifests_are_pinned_by_digest() -> None:
+    runtime, service = yaml.safe_load_all(blocks(render(FACTS), "yaml")[0])
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["storageUri"] == f"oci://quay.io/models/llama-3-3-70b@{DIGEST}"
+    assert model["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+
+
+def test_the_commands_of_the_reference_card_that_were_wrong_are_right() -> None:
+    """The release of `ilab model download` goes into its own option."""
+    card = render(FACTS)
+    assert "ilab model download --repository docker://quay.io/models/llama-3-3-70b-raw --release 1.5" in card
+    assert f"source=quay.io/models/llama-3-3-70b@{DIGEST}" in card
+
+
+def test_a_local_layout_is_copied_first() -> None:
+    card = render(FACTS.model_copy(update={"reference": f"oci:out@{DIGEST}"}))
+    assert "skopeo copy oci:out:1.5 docker://registry.example.com/models/" in card
+
+
+def test_a_card_that_lacks_something_is_refused() -> None:
+    whole = render(FACTS)
+    with pytest.raises(BadInput, match="lacks ### Accuracy"):
+        check(whole.replace("### Accuracy", "### Numbers"))
+    with pytest.raises(BadInput, match="lacks license"):
+        check(whole.replace("license: llama3.3\n", ""))
+
+
+def test_no_scores_no_rows() -> None:
+    assert smoke_scores({"kl_mean": 0.1}) == ()
+    card = render(FACTS.model_copy(update={"scores": (), "commands": ()}))
+    assert check(card).data.eval_results is None
