@@ -115,6 +115,9 @@ def environment(
     variables |= {
         "PYTHONPATH": str(PLUGIN),
         "OMP_WAIT_POLICY": "PASSIVE",
+        # vLLM compiles a few helpers with torch.compile even with --enforce-eager: 10-40 s of the first request, and a
+        # C++ compiler that a serving machine need not have.
+        "TORCHDYNAMO_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.serve.kv_cache_gib),
     }
     if parameters.tensor_parallel_size == 1:
