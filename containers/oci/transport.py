@@ -53,7 +53,8 @@ class Transport:
     """One registry, one repository; may be used from several threads."""
 
     def __init__(self, registry: str, repository: str, settings: Settings, *, actions: str = "pull") -> None:
-        plain = _LOOPBACK.fullmatch(registry) or registry in settings.registry.plain_http
+        loopback = _LOOPBACK.fullmatch(registry) is not None
+        plain = loopback or registry in settings.registry.plain_http
         host = "registry-1.docker.io" if registry == "docker.io" else registry
         self.base = f"{'http' if plain else 'https'}://{host}"
         self.registry = registry
@@ -71,6 +72,7 @@ class Transport:
             timeout=httpx.Timeout(settings.registry.timeout),
             limits=httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
             headers={"User-Agent": "carwright", "Accept-Encoding": "identity"},
+            trust_env=not loopback,  # no proxy, and no .netrc, on the way to this machine itself
         )
 
     def close(self) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.oci.access import look, open_repository
+from containers.oci.image import CARD
 from containers.oci.layer import CHUNK, ROOT, check_path
 from containers.oci.layout import FULL
 from containers.oci.repository import image, read_config
-from containers.oci.validate import read_layer
+from containers.oci.validate import listed_files, read_layer
 
 if TYPE_CHECKING:
     import tarfile
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from containers.digest import Digest
@@ -53,11 +55,25 @@ def unpack(
             done.mkdir(parents=True, exist_ok=True)
             (work / ROOT).mkdir(exist_ok=True)
             ids = config.rootfs.diff_ids
-            for number, layer in enumerate(manifest.layers):
+
+            def bring(number: int) -> None:
+                layer = manifest.layers[number]
                 stamp = done / layer.digest.hex
                 if not stamp.exists():
                     _unpack_layer(repository, layer, ids[number] if number < len(ids) else None, work, on_bytes)
                     stamp.touch()
+
+            ordered = _ordered(manifest.layers)
+            for number in range(ordered):
+                bring(number)
+            with ThreadPoolExecutor(settings.registry.parallel, thread_name_prefix="unpack") as pool:
+                futures = [pool.submit(bring, number) for number in range(ordered, len(manifest.layers))]
+                try:
+                    for one in futures:
+                        one.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
             if not any((work / ROOT).iterdir()):
                 raise BadInput(
                     f"{reference} has nothing under /{ROOT}",
@@ -76,6 +92,18 @@ def unpack(
                 ) from error
             raise Temporary(f"cannot unpack {reference} to {folder}: {error}") from error
         return stored.digest
+
+
+def _ordered(layers: Sequence[Descriptor]) -> int:
+    """How many layers, from the first, must be unpacked one after the other: all before those that list their files.
+
+    Layers that list theirs hold different files and can be unpacked at once; in others a later one may overwrite.
+    """
+    for number in range(len(layers), 0, -1):
+        layer = layers[number - 1]
+        if not listed_files(layer) and CARD not in layer.annotations:
+            return number
+    return 0
 
 
 @contextmanager

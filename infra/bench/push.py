@@ -249,17 +249,18 @@ def large(work: Path, size: int) -> str:
         whole.update(piece)
         layer.update(piece)
     digest = Digest(whole.hexdigest())
+    blob = work / "store" / "carwright" / "blobs" / "sha256" / digest.hex
+    blob.parent.mkdir(parents=True)
+    with blob.open("wb") as file:
+        file.truncate(size)  # sparse, and put there by hand: to send 20 GB of nothing would tell nothing
     with ExitStack() as stack:
-        served = stack.enter_context(EmbeddedStore(work / "store", work / "store.log"))
+        served = stack.enter_context(EmbeddedStore(work / "store", work / "store.log", bucket="carwright"))
         store = Store.open(StoreLocation(endpoint=served.endpoint, bucket=served.bucket), served)
         small = b'{"architectures": ["LlamaForCausalLM"]}'
         entries = (
             FileEntry(path="config.json", size=len(small), sha256=store.put_bytes(small)),
             FileEntry(path=path, size=size, sha256=digest, layer=layer.digest()),
         )
-        blob = work / "store" / served.bucket / "blobs" / "sha256" / digest.hex
-        with blob.open("wb") as file:
-            file.truncate(size)
         manifest = Manifest(kind=Kind.CHECKPOINT, fingerprint="0" * 64, files=entries)
         registry = stack.enter_context(LocalRegistry(work / "registry"))
         servers = [pid for pid in _below(os.getpid()) if "rclone" in _command(pid)]
