@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from containers.digest import Digest
     from containers.oci.repository import Repository
-    from containers.oci.types import Descriptor
+    from containers.oci.types import Descriptor, Manifest
     from containers.settings import Settings
 
 _MARK: Final = ".digest"
@@ -48,32 +48,9 @@ def unpack(
         mark = folder.with_name(folder.name + _MARK)
         if folder.is_dir() and mark.is_file() and mark.read_text() == str(stored.digest):
             return stored.digest
-        config = read_config(repository, manifest)
         work = folder.with_name(f".{folder.name}.{stored.digest.short}.partial")
         try:
-            done = work / "done"
-            done.mkdir(parents=True, exist_ok=True)
-            (work / ROOT).mkdir(exist_ok=True)
-            ids = config.rootfs.diff_ids
-
-            def bring(number: int) -> None:
-                layer = manifest.layers[number]
-                stamp = done / layer.digest.hex
-                if not stamp.exists():
-                    _unpack_layer(repository, layer, ids[number] if number < len(ids) else None, work, on_bytes)
-                    stamp.touch()
-
-            ordered = _ordered(manifest.layers)
-            for number in range(ordered):
-                bring(number)
-            with ThreadPoolExecutor(settings.registry.parallel, thread_name_prefix="unpack") as pool:
-                futures = [pool.submit(bring, number) for number in range(ordered, len(manifest.layers))]
-                try:
-                    for one in futures:
-                        one.result()
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            _unpack_layers(repository, manifest, work, settings.registry.parallel, on_bytes)
             if not any((work / ROOT).iterdir()):
                 raise BadInput(
                     f"{reference} has nothing under /{ROOT}",
@@ -92,6 +69,35 @@ def unpack(
                 ) from error
             raise Temporary(f"cannot unpack {reference} to {folder}: {error}") from error
         return stored.digest
+
+
+def _unpack_layers(
+    repository: Repository, manifest: Manifest, work: Path, parallel: int, on_bytes: Callable[[int], None]
+) -> None:
+    """Every layer that an earlier run has not finished already, into `work`."""
+    done = work / "done"
+    done.mkdir(parents=True, exist_ok=True)
+    (work / ROOT).mkdir(exist_ok=True)
+    ids = read_config(repository, manifest).rootfs.diff_ids
+
+    def bring(number: int) -> None:
+        layer = manifest.layers[number]
+        stamp = done / layer.digest.hex
+        if not stamp.exists():
+            _unpack_layer(repository, layer, ids[number] if number < len(ids) else None, work, on_bytes)
+            stamp.touch()
+
+    ordered = _ordered(manifest.layers)
+    for number in range(ordered):
+        bring(number)
+    with ThreadPoolExecutor(parallel, thread_name_prefix="unpack") as pool:
+        futures = [pool.submit(bring, number) for number in range(ordered, len(manifest.layers))]
+        try:
+            for one in futures:
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _ordered(layers: Sequence[Descriptor]) -> int:
