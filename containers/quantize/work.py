@@ -16,9 +16,10 @@ from containers.contract import (
     StepResult,
 )
 from containers.determinants import determinants
-from containers.errors import BadInput
+from containers.errors import BadInput, Temporary
 from containers.quantize.assemble import config_json, index_json, taken_over
 from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
+from containers.quantize.fleet import Fleet
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
 from containers.quantize.worker import Stored, find_stored, quantize_groups
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from containers.contract import ArtifactRef, StepRequest
+    from containers.quantize.groups import Group
     from containers.quantize.plan import Plan
     from containers.quantize.preflight import Job
     from containers.step import Context
@@ -60,7 +62,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
         context.report.log(warning, "warning")
     if shards:
         context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are quantized already")
-    done_now = quantize_groups(job, store, context, options, missing) if missing else Stored({})
+    done_now = _bring(missing, request, job, store, context) if missing else Stored({})
     clock.lap("quantize")
     reused = len(shards)
     shards |= done_now.shards
@@ -72,6 +74,18 @@ def work(request: StepRequest, context: Context) -> StepResult:
     result = _result(manifest, reused, done_now.device)
     written = sum(entry.size for entry in done_now.shards.values())
     return result.model_copy(update={"metrics": {**metrics, "bytes_written": written}, "timings": clock.laps})
+
+
+def _bring(missing: list[Group], request: StepRequest, job: Job, store: Store, context: Context) -> Stored:
+    """Bring groups into the store, in this process or in several."""
+    options = QuantizeOptions.read(request.options)
+    if options.groups or min(options.workers, len(missing)) == 1:
+        return quantize_groups(job, store, context, options, missing)
+    Fleet(request, job, store, context, options).run(missing)
+    shards, lost = find_stored(job, store, [group.path for group in missing])
+    if lost:
+        raise Temporary(f"{lost[0].path} was put into the store and is not there any more", remedy="run it again")
+    return Stored(shards, sum(group.source.size for group in missing), f"{options.workers} workers")
 
 
 def _planned(plan: Plan) -> StepResult:

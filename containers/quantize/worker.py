@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stored:
-    """Shards in the store by path; `reused` of them were there before. `bytes_read` are those of the source."""
+    """Shards that were put into the store, by path. `bytes_read` are those of the source."""
 
     shards: dict[str, FileEntry]
-    reused: int = 0
     bytes_read: int = 0
     device: str = ""
 
@@ -64,6 +63,10 @@ def quantize_groups(
     with context.report.progress(f"quantize ({name})", total) as progress:
 
         def attempt(group: Group, device: Device) -> FileEntry:
+            done = find(store, group, job)  # by another worker, meanwhile
+            if done is not None:
+                progress.advance(group.source.size)
+                return done
             return _quantize(group, device, _Surroundings(job, store, context.scratch, progress, stop))
 
         def say(message: str) -> None:
