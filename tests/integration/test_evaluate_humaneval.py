@@ -1,0 +1,148 @@
+"""HumanEval in the sandbox: the reference solutions all pass, mutated ones do not, and hostile code gets nowhere."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import socket
+from math import comb
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.contract import EvaluateOptions
+from containers.errors import BadInput
+from containers.evaluate import humaneval, sandbox
+from containers.evaluate.client import Client
+from containers.evaluate.sandbox import Limits, Sandbox
+from tests.openai_server import Behaviour, openai_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+PROBLEMS = humaneval.problems()
+
+
+@pytest.fixture(scope="module")
+def box() -> Sandbox:
+    return Sandbox.find(Limits(wall=60.0))
+
+
+def passed(box: Sandbox, written: dict[str, str]) -> set[str]:
+    found = asyncio.run(humaneval.score(box, PROBLEMS, {name: [text] for name, text in written.items()}))
+    return {name for name, outcomes in found.items() if outcomes[0].passed}
+
+
+def test_all_164_reference_solutions_pass(box: Sandbox) -> None:
+    written = {name: one.canonical_solution for name, one in PROBLEMS.items()}
+    assert len(written) == 164
+    assert passed(box, written) == set(written)
+
+
+class Mutant(ast.NodeTransformer):
+    """Every number is one more than it was, and every comparison is turned round."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        is_number = isinstance(node.value, int) and not isinstance(node.value, bool)
+        return ast.Constant(node.value + 1) if is_number else node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        return ast.UnaryOp(ast.Not(), self.generic_visit(node))
+
+
+def mutated(problem: humaneval.Problem) -> str:
+    """The body of the solution with what `Mutant` does to it; the same text where there is nothing to change."""
+    tree = ast.parse(problem.prompt + problem.canonical_solution)
+    changed = ast.unparse(ast.fix_missing_locations(Mutant().visit(tree)))
+    return (
+        f"    pass\n\n{changed}\n"
+        if changed != ast.unparse(ast.parse(problem.prompt + problem.canonical_solution))
+        else ""
+    )
+
+
+def test_mutated_solutions_are_caught(box: Sandbox) -> None:
+    """Of those that can be mutated: a few mutants compute the same, or what the few tests of a problem do not ask."""
+    some = list(PROBLEMS)[:60]
+    written = {name: text for name in some if (text := mutated(PROBLEMS[name]))}
+    assert len(written) > 40
+    assert len(passed(box, written)) <= 0.1 * len(written)
+    assert passed(box, dict.fromkeys(some[:10], "    return None\n")) == set()
+
+
+@pytest.mark.parametrize(
+    ("program", "seen"),
+    [
+        ("exit(0)", ""),
+        ("import os; os._exit(0)", ""),
+        ("raise SystemExit", ""),
+        ("while True: pass", ""),
+        ("x = bytearray(8 << 30)", "MemoryError"),
+        ("open('/tmp/big', 'wb').write(b'x' * (64 << 20))", ""),
+        ("open('/etc/passwd').read()", "No such file"),
+        ("open('/usr/evil', 'w')", "Read-only file system"),
+        ("open('/evil', 'w')", "Read-only file system"),
+        ("import os; os.kill(1, 9); os.kill(-1, 9)", ""),
+        ("import os\nassert any('root' in v or 'HOME' in k for k, v in os.environ.items())", "AssertionError"),
+        ("import socket; socket.create_connection(('127.0.0.1', 1), 2)", "refused"),
+        ("import socket; socket.create_connection(('192.0.2.1', 80), 2)", "unreachable"),
+        ("import os\nos.setuid(0)", ""),
+        ("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "not allowed to raise"),
+        (
+            "import ctypes, os\nassert ctypes.CDLL(None, use_errno=True).mount(b'a', b'/tmp', b'tmpfs', 0, None) == 0",
+            "",
+        ),
+        ("import os\nwhile True: os.fork()", ""),
+        ("print('a' * 10, flush=True)\n1/0", "ZeroDivisionError"),
+    ],
+)
+def test_hostile_programs_get_nowhere(program: str, seen: str) -> None:
+    outcome = Sandbox.find(Limits(wall=15.0, cpu=3)).run(program)
+    assert not outcome.passed
+    assert seen in outcome.detail
+
+
+def test_files_of_this_machine_are_out_of_sight(box: Sandbox, tmp_path: Path) -> None:
+    """Neither a file in the temporary folder nor this repository can be read or changed."""
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    assert not box.run(f"open({str(secret)!r}).read()").passed
+    assert not box.run(f"open({str(secret)!r}, 'w').write('x')").passed
+    assert not box.run(f"open({__file__!r}).read()").passed
+    assert secret.read_text() == "mine"
+
+
+def test_a_server_of_this_machine_is_out_of_reach(box: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not box.run(f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)").passed
+
+
+def test_nothing_is_run_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    with pytest.raises(BadInput, match="no bubblewrap"):
+        Sandbox.find()
+
+
+def test_completions_are_asked_for_as_declared() -> None:
+    behaviour = Behaviour()
+
+    async def ask(url: str) -> list[str]:
+        async with Client(EvaluateOptions(endpoint=url, served_model_name="toy")) as client:
+            return await humaneval.completions(client, PROBLEMS["HumanEval/0"], humaneval.Sampling(max_tokens=64))
+
+    with openai_server(behaviour) as url:
+        assert asyncio.run(ask(url)) == [behaviour.text]
+
+
+@pytest.mark.parametrize(("samples", "correct", "k"), [(10, 3, 1), (50, 7, 10), (5, 5, 1), (5, 0, 2), (10, 9, 2)])
+def test_pass_at_k_is_the_combinatorial_estimate(samples: int, correct: int, k: int) -> None:
+    wrong = comb(samples - correct, k) / comb(samples, k)
+    assert humaneval.pass_at_k(samples, correct, k) == pytest.approx(1 - wrong)
+
+
+def test_pass_at_k_of_nonsense_is_bad_input() -> None:
+    with pytest.raises(BadInput):
+        humaneval.pass_at_k(5, 6, 1)
