@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from containers.settings import Settings
 
-# Most bytes that a registry takes in one layer, by host. Amazon ECR: "Amazon ECR service quotas", 52,000 MiB.
-_LAYER_BYTES: Final = ((re.compile(r"[0-9]+\.dkr\.ecr\..*|public\.ecr\.aws"), 52_000 << 20),)
+# Most bytes that a registry takes in one layer, by host: Amazon ECR ("Amazon ECR service quotas"), GitHub ("Working with
+# the Container registry").
+_LAYER_BYTES: Final = (
+    (re.compile(r"[0-9]+\.dkr\.ecr\..*|public\.ecr\.aws"), 52_000 << 20),
+    (re.compile(r"ghcr\.io"), 10_000_000_000),
+)
 
 
 @contextmanager
