@@ -1,11 +1,12 @@
 """Runs inside the environment of the serve step: the plugin's kernels beside plain arithmetic; prints JSON.
 
-    PYTHONPATH=containers/serve/plugin python tests/cpu_fp8_check.py
+    PYTHONPATH=containers/serve/plugin VLLM_CACHE_ROOT=<new> python tests/cpu_fp8_check.py
 
 The reference is written out in float64 and shares no code with the plugin or with vLLM.
 """
 
 import json
+import subprocess
 
 import carwright_cpu_fp8 as plugin  # type: ignore[import-not-found] # on PYTHONPATH of this program alone
 import torch
@@ -17,6 +18,7 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
     kFp8DynamicTokenSym,
     kFp8StaticChannelSym,
 )
+from vllm.model_executor.models import registry
 from vllm.plugins import load_general_plugins
 
 E4M3 = torch.float8_e4m3fn
@@ -115,16 +117,24 @@ def block_wise() -> dict[str, object]:
     return {"kernel": type(kernel).__name__, "error": float((got.double() - exact).norm() / exact.norm())}
 
 
+def inspected() -> str:
+    """The class of a model, looked at without another process; nothing is cached in a new VLLM_CACHE_ROOT."""
+    subprocess.run = None  # type: ignore[assignment] # whoever calls it fails
+    return str(registry.ModelRegistry.models["LlamaForCausalLM"].inspect_model_cls().architecture)
+
+
 def main() -> None:
     load_general_plugins()
     plugin.register()  # a second time: vLLM does so in several processes
     fp8 = [kernel.__name__ for kernel in linear._POSSIBLE_FP8_KERNELS[linear.PlatformEnum.CPU]]
+    architecture = inspected()
     eager = VllmConfig(compilation_config=CompilationConfig(mode=CompilationMode.NONE))
     with set_current_vllm_config(eager), torch.no_grad():
         print(
             "RESULT "
             + json.dumps(
                 {
+                    "architecture": architecture,
                     "kernels": fp8,
                     "whole_numbers": whole_numbers(),
                     "any_numbers": any_numbers(),

@@ -173,9 +173,15 @@ def _gone(processes: list[tuple[int, str]], within: float = 20) -> bool:
 
 def test_the_kernels_give_the_numbers_of_plain_arithmetic(environment: Environment, root: Path, folder: Path) -> None:
     """Exactly, where nothing has to be rounded; within bfloat16's two roundings elsewhere."""
-    env = {**inherited(), "PYTHONPATH": str(PLUGIN), "VLLM_CACHE_ROOT": str(folder), "VLLM_NO_USAGE_STATS": "1"}
+    env = {
+        **inherited(),
+        "PYTHONPATH": str(PLUGIN),
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     done = run([str(environment.python), str(root / "tests" / "cpu_fp8_check.py")], env=env, timeout=_SLOW)
     said = json.loads(done.stdout.partition("RESULT ")[2])
+    assert said["architecture"] == "LlamaForCausalLM"
     assert said["kernels"][0] == "EmulatedFp8LinearKernel"
     assert said["kernels"].count("EmulatedFp8LinearKernel") == 1
     assert said["whole_numbers"] == {"kernel": "EmulatedFp8LinearKernel", "equal": True, "held": 48}  # scales alone

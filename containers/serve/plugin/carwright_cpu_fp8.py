@@ -13,6 +13,9 @@ multiplication as that of a bfloat16 model gives the same sum, rounded once more
 The module imports torch and vLLM only: it runs in vLLM's processes and not in a step.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from vllm import _custom_ops as ops
 from vllm.logger import init_logger
@@ -23,14 +26,17 @@ from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
     FP8ScaledMMLinearLayerConfig,
 )
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+from vllm.model_executor.models import registry
 from vllm.model_executor.utils import replace_parameter
 from vllm.platforms import PlatformEnum, current_platform
+
+T = TypeVar("T")
 
 logger = init_logger("vllm.carwright_cpu_fp8")
 
 
 def register() -> None:
-    """Put the emulation first in the CPU's lists; does nothing elsewhere or when called again."""
+    """Put the emulation first in the CPU's lists; does nothing on a GPU, and no more when called again."""
     if not current_platform.is_cpu():
         return
     # vLLM's own `register_linear_kernel` appends, and what comes first is taken.
@@ -41,6 +47,13 @@ def register() -> None:
         kernels = table.setdefault(PlatformEnum.CPU, [])
         if kernel not in kernels:
             kernels.insert(0, kernel)
+    # vLLM looks at a model's class in a process of its own, so that no GPU is initialized in this one. There is none,
+    # and the process costs 12 s of a core when an architecture is served for the first time.
+    registry._run_in_subprocess = _run_here  # noqa: SLF001
+
+
+def _run_here(function: Callable[[], T]) -> T:
+    return function()
 
 
 class _OnlyCpu:
