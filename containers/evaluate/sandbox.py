@@ -1,8 +1,9 @@
 """Run Python that a model wrote, and believe nothing of it.
 
 The program gets a file system of its own (this Python and the system's libraries, read only; an empty /tmp in memory),
-its own user, process, network and IPC namespaces through bubblewrap, no capability, no variable of this environment, and
-limits of processor time, memory, file size, processes and wall time. Without bubblewrap nothing is run.
+its own user, process, network and IPC namespaces through bubblewrap, no capability, no variable of this environment, no
+way to start a process or a thread, and limits of processor time, memory, file size and wall time. Without bubblewrap
+nothing is run.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ class Limits(Frozen):
     cpu: int = 10
     memory: int = 1 << 30
     file: int = 16 << 20
-    processes: int = 32
 
 
 class Outcome(Frozen):

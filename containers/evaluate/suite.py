@@ -112,8 +112,8 @@ def parse(files: SuiteFiles) -> Loaded:
     return loaded
 
 
-def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> Loaded:
-    """The suite that a request means; raises BadInput when its files are not those of the digest."""
+def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> SuiteFiles:
+    """The files of the suite that a request means; raises BadInput when they are not those of the digest."""
     files = (
         SuiteFiles(name=parameters.suite, files=options.suite_files) if options.suite_files else read(parameters.suite)
     )
@@ -122,4 +122,4 @@ def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> Load
             f"the suite {files.name} here is {files.digest}, and the request means {parameters.suite_digest}",
             remedy="start the step from the same version of the project as the flow",
         )
-    return parse(files)
+    return files

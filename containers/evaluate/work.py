@@ -10,17 +10,21 @@ from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters
 from containers.determinants import determinants
 from containers.digest import canonical_json
 from containers.errors import BadInput
-from containers.evaluate import page
+from containers.evaluate import page, samples
 from containers.evaluate import suite as suites
+from containers.evaluate.benchmarks import of_benchmarks
 from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
 from containers.evaluate.measurement import Measured
 from containers.store import FileEntry, Manifest, Store
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from containers.contract import StepRequest
     from containers.evaluate.suite import Loaded
     from containers.step import Context
+    from containers.suites import SuiteFiles
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.json"
@@ -40,34 +44,53 @@ def work(request: StepRequest, context: Context) -> StepResult:
     if manifest is not None:
         context.report.log(f"found the {kind.value} that was made before: {fingerprint[:12]}")
     else:
-        loaded = suites.of_request(parameters, EvaluateOptions.read(request.options))
-        files = make(request, loaded, store, context)
+        files = make(request, suites.of_request(parameters, EvaluateOptions.read(request.options)), store, context)
         manifest = _keep(store, kind, fingerprint, files)
     return _result(request, store, manifest)
 
 
-def _measure(request: StepRequest, loaded: Loaded, store: Store, context: Context) -> dict[str, bytes]:
+def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Context) -> dict[str, bytes]:
     parameters = EvaluateParameters.read(request.parameters)
     if not parameters.subject:
         raise BadInput("the request does not say what is measured", remedy="give the digest of what is served")
     options = EvaluateOptions.read(request.options)
-    return asyncio.run(measure(loaded, parameters, options, context.report)).files()
+    if samples.is_humaneval(suite):
+        return asyncio.run(samples.measure(suite, parameters, options, context.report)).files()
+    return asyncio.run(measure(_fidelity(suite), parameters, options, context.report)).files()
 
 
-def _judge(request: StepRequest, loaded: Loaded, store: Store, context: Context) -> dict[str, bytes]:
-    measured = {}
+def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Context) -> dict[str, bytes]:
+    folders = []
     for name in ("candidate", "baseline"):
         ref = request.inputs.get(name)
         if ref is None or ref.kind is not Kind.MEASUREMENT:
             raise BadInput(f"judge needs a measurement as its input {name!r}")
         store.materialize(ref, context.scratch / name)
-        measured[name] = Measured.read(context.scratch / name)
-    report = judge(loaded, measured["candidate"], measured["baseline"])
+        folders.append(context.scratch / name)
+    if samples.is_humaneval(suite):
+        candidate, baseline = (samples.Samples.read(folder) for folder in folders)
+        verdict, table = samples.judge(suite, candidate, baseline)
+        return {VERDICT_FILE: _json(verdict), REPORT_FILE: _json(table)}
+    loaded = _fidelity(suite)
+    report = judge(loaded, *(Measured.read(folder) for folder in folders))
     return {
-        VERDICT_FILE: canonical_json(report.verdict.model_dump(mode="json")),
-        REPORT_FILE: canonical_json(report.model_dump(mode="json")),
+        VERDICT_FILE: _json(report.verdict),
+        REPORT_FILE: _json(report),
         PAGE_FILE: page.render(report).encode(),
     }
+
+
+def _fidelity(suite: SuiteFiles) -> Loaded:
+    if of_benchmarks(suite):
+        raise BadInput(
+            f"the suite {suite.name} is run with lm-evaluation-harness, not with this step",
+            remedy="its commands are in the model card and in the documentation of evaluation",
+        )
+    return suites.parse(suite)
+
+
+def _json(value: BaseModel) -> bytes:
+    return canonical_json(value.model_dump(mode="json"))
 
 
 def _keep(store: Store, kind: Kind, fingerprint: str, files: dict[str, bytes]) -> Manifest:

@@ -8,7 +8,7 @@ import pytest
 
 from containers import suites
 from containers.errors import BadInput
-from containers.evaluate import benchmarks, suite
+from containers.evaluate import benchmarks, samples, suite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +23,19 @@ def edited(old: str, new: str) -> suites.SuiteFiles:
 
 
 def test_the_shipped_suites_parse() -> None:
-    assert suites.names() == ["multilingual-mmlu", "openllm-v1", "openllm-v2", "smoke"]
+    assert suites.names() == [
+        "humaneval",
+        "humaneval-greedy",
+        "multilingual-mmlu",
+        "openllm-v1",
+        "openllm-v2",
+        "smoke",
+    ]
     for files in map(suites.read, suites.names()):
         if benchmarks.of_benchmarks(files):
             assert benchmarks.parse(files).name == files.name
+        elif samples.is_humaneval(files):
+            assert samples.parse(files).name == files.name
         else:
             assert suite.parse(files).suite.name == files.name
 
@@ -117,7 +126,7 @@ def test_a_suite_of_the_users_own_travels_with_the_request(tmp_path: Path) -> No
         (folder / path).write_text(text)
     files = suites.read(str(folder))
     assert not files.shipped
-    assert suite.of_request(files.parameters(subject="x"), files.options()).suite.name == "mine"
+    assert suite.parse(suite.of_request(files.parameters(subject="x"), files.options())).suite.name == "mine"
     assert SMOKE.options().suite_files == {}
 
 

@@ -1,0 +1,98 @@
+"""Suites that score single questions: declared, measured against an endpoint, judged by the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers import suites
+from containers.errors import BadInput
+from containers.evaluate import humaneval, samples
+from containers.evaluate.measurement import Requests
+from containers.evaluate.sandbox import Outcome, Sandbox
+from containers.events import Reporter
+from tests.openai_server import Behaviour, openai_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GREEDY = suites.read("humaneval-greedy")
+
+
+def scored(right: int, *, count: int = 164, **changes: object) -> samples.Samples:
+    one = samples.Samples(
+        suite=GREEDY.name,
+        suite_digest=GREEDY.digest,
+        subject="sha256:" + "a" * 64,
+        engine="toy",
+        benchmarks=(
+            samples.Scored(
+                key="humaneval", title="HumanEval", scores={f"{i:03}": float(i < right) for i in range(count)}
+            ),
+        ),
+        requests=Requests(sent=count, retried=0, failed=0),
+    )
+    return one.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(("right", "decision"), [(120, "pass"), (118, "inconclusive"), (80, "refuse")])
+def test_the_gate_decides(right: int, decision: str) -> None:
+    """Against 120 of 164: the same answers, two lost, forty lost."""
+    verdict, report = samples.judge(GREEDY, scored(right), scored(120))
+    assert verdict.decision == report.decision == decision
+    assert verdict.measures["humaneval_baseline"] == pytest.approx(73.1707)
+
+
+def test_another_number_of_samples_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="answered 164 questions and the candidate 163"):
+        samples.judge(GREEDY, scored(120, count=163), scored(120))
+    with pytest.raises(BadInput, match="not measured on the same benchmarks"):
+        samples.judge(GREEDY, scored(120, benchmarks=()), scored(120))
+    with pytest.raises(BadInput, match="another version of the suite"):
+        samples.judge(GREEDY, scored(120, suite_digest=suites.read("humaneval").digest), scored(120))
+
+
+def test_scores_read_back(tmp_path: Path) -> None:
+    for name, content in scored(7).files().items():
+        (tmp_path / name).write_bytes(content)
+    assert samples.Samples.read(tmp_path) == scored(7)
+    (tmp_path / samples.FILE).write_text("{}")
+    with pytest.raises(BadInput, match="not a measurement of benchmarks"):
+        samples.Samples.read(tmp_path)
+
+
+def test_a_typing_error_in_the_declaration_is_named() -> None:
+    text = GREEDY.files["suite.yaml"].replace("temperature: 0.0", "temperatur: 0.0")
+    with pytest.raises(BadInput, match=r"humaneval\.temperatur: Extra inputs"):
+        samples.parse(GREEDY.model_copy(update={"files": {"suite.yaml": text}}))
+
+
+def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sandbox that lets every second program pass: what is run is the prompt, the answer and the test."""
+    programs: list[str] = []
+
+    class Box:
+        def run(self, program: str) -> Outcome:
+            programs.append(program)
+            return Outcome(passed="HumanEval/" not in program and len(program) % 2 == 0, detail="")
+
+    monkeypatch.setattr(Sandbox, "find", classmethod(lambda cls: Box()))
+    behaviour = Behaviour(text="    return 1\n")
+    with openai_server(behaviour) as url:
+        one = asyncio.run(
+            samples.measure(
+                GREEDY,
+                GREEDY.parameters(subject="x", engine="toy"),
+                GREEDY.options(endpoint=url, served_model_name="toy"),
+                Reporter(io.StringIO()),
+            )
+        )
+    known = humaneval.problems()
+    assert behaviour.paths.count("/v1/completions") == len(programs) == 164
+    assert one.benchmarks[0].scores.keys() == known.keys()
+    first = known["HumanEval/0"]
+    assert f"{first.prompt}    return 1\n\n{first.test}\ncheck({first.entry_point})\n" in programs
+    assert sum(one.benchmarks[0].scores.values()) == sum(len(text) % 2 == 0 for text in programs)
