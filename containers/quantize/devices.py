@@ -25,6 +25,7 @@ class Device:
     arithmetic: Arithmetic
     piece: int
     threads: int
+    out_of_memory: type[Exception] = torch.OutOfMemoryError
 
     @property
     def pinned(self) -> bool:
@@ -43,6 +44,11 @@ class Device:
         stream = torch.cuda.Stream(self.arithmetic.device)
         with torch.cuda.device(self.arithmetic.device), torch.cuda.stream(stream):
             yield CudaLane(self.arithmetic)
+
+    def free(self) -> None:
+        """Give memory that nothing uses back to the GPU."""
+        if self.pinned:
+            torch.cuda.empty_cache()
 
     def smaller(self) -> Device | None:
         """The same with half as many bytes at a time; None when that would be too few to go on."""

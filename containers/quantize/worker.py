@@ -89,8 +89,6 @@ def run_lanes(
 
     The first other error sets `stop`, upon which attempts end soon, and is raised.
     """
-    import torch
-
     shards: dict[str, FileEntry] = {}
     short: list[Group] = []
 
@@ -99,7 +97,7 @@ def run_lanes(
             return
         try:
             shards[group.path] = attempt(group, device)
-        except torch.OutOfMemoryError:
+        except device.out_of_memory:
             short.append(group)
 
     with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
@@ -157,15 +155,13 @@ def _alone(
     group: Group, device: Device, attempt: Callable[[Group, Device], FileEntry], say: Callable[[str], None]
 ) -> FileEntry:
     """One group while no other is in hand, in smaller pieces each time the GPU has no memory for them."""
-    import torch
-
     say(f"the GPU had no memory for {group.path} beside other shards: it is done alone, in smaller pieces")
     smaller = device.smaller()
     while smaller is not None:
-        torch.cuda.empty_cache()
+        smaller.free()
         try:
             return attempt(group, smaller)
-        except torch.OutOfMemoryError:
+        except smaller.out_of_memory:
             smaller = smaller.smaller()
     raise Temporary(
         f"the GPU has too little free memory for {group.path}, even in the smallest pieces",
