@@ -130,7 +130,7 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
         (r"Cannot find any model weights|no safetensors", _no_weights),
         (r"It looks like the config file at|Invalid repository ID or local directory|not a valid JSON file", _config),
         (r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|Error retrieving .*tokenizer", _tokenizer),
-        (r"Failed to find a kernel that can implement", _scheme),
+        (r"Failed to find a kernel that can implement|No FP8 MoE backend supports", _scheme),
         (r"Not enough allowed NUMA nodes", _nodes),
         (r"(?P<detail>MemoryError.*|Cannot allocate memory.*)", _memory),
         (r"Value error, (?P<detail>.+?)( \[type=|$)", _refused),

@@ -82,7 +82,7 @@ class Server:
         """Ask for one token: a server can be healthy and unable to answer. Raises NotReady."""
         body = {"model": self.served_model_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         try:
-            answer = httpx.Client(trust_env=False, timeout=_FIRST_ANSWER).post(f"{self.url}/completions", json=body)
+            answer = httpx.post(f"{self.url}/completions", json=body, timeout=_FIRST_ANSWER, trust_env=False)
         except httpx.TransportError as error:
             raise explain(self.log, f"vLLM was healthy and broke off its first answer: {error}") from error
         if answer.status_code != httpx.codes.OK:

@@ -61,3 +61,16 @@ def test_a_failed_start_with_another_cause_is_not_taken_for_a_killed_engine() ->
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
     ]
     assert "division by zero" in explain(lines, "vLLM ended with code 1").message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "NotImplementedError: No FP8 MoE backend supports the deployment configuration.",
+        "ValueError: Failed to find a kernel that can implement the ScaledMM linear layer. Reasons: ",
+    ],
+)
+def test_a_scheme_that_this_machine_cannot_compute_is_not_retried(words: str) -> None:
+    error = explain([f"(EngineCore pid=9) ERROR 11-23 13:22:52 [core.py:1510] {words}"], "vLLM ended with code 1")
+    assert type(error) is BadInput
+    assert "no kernel on this machine" in error.message
