@@ -34,7 +34,9 @@ def damaged(content: bytes) -> bytes:
 def main(folder: Path) -> None:
     with EmbeddedStore(folder, folder.parent / "damage.log") as settings:
         store = Store.open(StoreLocation(endpoint=settings.endpoint, bucket=settings.bucket), settings)
-        (quantized,) = (manifest for manifest in store.manifests(Kind.CHECKPOINT) if "recipe" in manifest.metadata)
+        (quantized,) = (
+            manifest for manifest in store.manifests(Kind.CHECKPOINT) if "quantization" in manifest.metadata
+        )
         files = []
         for file in quantized.files:
             if file.path.endswith(".safetensors"):
