@@ -194,13 +194,13 @@ class QuantizeOptions(Values):
     """`device`: auto, cpu, cuda or cuda:N. `lanes`: layer groups in hand at once in one process; 0 means as the machine is.
 
     `workers`: processes that share the groups, one on each of `devices` in turn (none given: every GPU there is, or
-    `device`). `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
+    `device`); 0 means one for each of these. `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
     that was started elsewhere. `folder`: plan a checkpoint in this folder instead of one in the store.
     """
 
     device: str = "auto"
     lanes: int = Field(default=0, ge=0)
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=0, ge=0)
     devices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     folder: str = ""

@@ -61,12 +61,11 @@ class Fleet:
         self._advanced = 0.0  # bytes; a group that two workers do counts twice
         self._lines: queue.SimpleQueue[tuple[_Worker, Child, Event]] = queue.SimpleQueue()
 
-    def run(self, groups: Sequence[Group]) -> None:
-        """Bring these groups into the store."""
+    def run(self, groups: Sequence[Group], devices: Sequence[str]) -> None:
+        """Bring these groups into the store, with a worker for each of `devices` (a device may be named twice)."""
         sizes = {group.path: group.source.size for group in groups}
-        count = min(self._options.workers, len(groups))
-        devices = worker_devices(self._options)
-        workers = [_Worker(number, devices[number % len(devices)]) for number in range(count)]
+        count = min(len(devices), len(groups))
+        workers = [_Worker(number, devices[number]) for number in range(count)]
         dealer = Dealer(sizes, count)
         starts = 0
         with self._context.report.progress(f"quantize ({count} workers)", sum(sizes.values())) as progress:
@@ -186,11 +185,11 @@ def _files(folder: Path) -> tuple[str, ...]:
 
 
 def worker_devices(options: QuantizeOptions) -> list[str]:
-    """The devices that workers share: those named, else every GPU, else the one device of the request."""
-    if options.devices:
-        return list(options.devices)
-    if options.device != "auto":
-        return [options.device]
-    import torch
+    """The device of each worker: those named, else every GPU, else the one device of the request, `workers` in all."""
+    devices = list(options.devices)
+    if not devices and options.device == "auto":
+        import torch
 
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    devices = devices or [options.device]
+    return [devices[number % len(devices)] for number in range(options.workers or len(devices))]

@@ -19,7 +19,7 @@ from containers.determinants import determinants
 from containers.errors import BadInput, Temporary
 from containers.quantize.assemble import config_json, index_json, taken_over
 from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
-from containers.quantize.fleet import Fleet
+from containers.quantize.fleet import Fleet, worker_devices
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
 from containers.quantize.worker import Stored, find_stored, quantize_groups
@@ -79,13 +79,16 @@ def work(request: StepRequest, context: Context) -> StepResult:
 def _bring(missing: list[Group], request: StepRequest, job: Job, store: Store, context: Context) -> Stored:
     """Bring groups into the store, in this process or in several."""
     options = QuantizeOptions.read(request.options)
-    if options.groups or min(options.workers, len(missing)) == 1:
+    devices = worker_devices(options) if not options.groups else []
+    if min(len(devices), len(missing)) <= 1:
+        if devices:
+            options = options.model_copy(update={"device": devices[0]})
         return quantize_groups(job, store, context, options, missing)
-    Fleet(request, job, store, context, options).run(missing)
+    Fleet(request, job, store, context, options).run(missing, devices)
     shards, lost = find_stored(job, store, [group.path for group in missing])
     if lost:
         raise Temporary(f"{lost[0].path} was put into the store and is not there any more", remedy="run it again")
-    return Stored(shards, sum(group.source.size for group in missing), f"{options.workers} workers")
+    return Stored(shards, sum(group.source.size for group in missing), ", ".join(sorted(set(devices))))
 
 
 def _planned(plan: Plan) -> StepResult:

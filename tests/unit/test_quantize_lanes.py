@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from containers.contract import QuantizeOptions
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
 from containers.quantize.checkpoint import SourceFile
+from containers.quantize.fleet import worker_devices
 from containers.quantize.groups import Group
 from containers.quantize.schemes import scheme_named
 from containers.quantize.worker import chosen, run_lanes
@@ -108,3 +110,18 @@ def test_only_groups_of_the_checkpoint_can_be_dealt():
     assert chosen(GROUPS, ()) == GROUPS
     with pytest.raises(BadInput, match="has no shard"):
         chosen(GROUPS, ["model-9.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("options", "devices"),
+    [
+        ({"device": "cpu"}, ["cpu"]),
+        ({"device": "cpu", "workers": 3}, ["cpu"] * 3),
+        ({"devices": ("cuda:0", "cuda:1")}, ["cuda:0", "cuda:1"]),
+        ({"devices": ("cuda:0", "cuda:1"), "workers": 3}, ["cuda:0", "cuda:1", "cuda:0"]),
+        ({"devices": ("cuda:1",), "workers": 2}, ["cuda:1", "cuda:1"]),
+    ],
+)
+def test_every_worker_has_its_device(options, devices):
+    """Those named in turn, and as many workers as were asked for."""
+    assert worker_devices(QuantizeOptions(**options)) == devices
