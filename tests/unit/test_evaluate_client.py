@@ -15,6 +15,7 @@ from containers.errors import BadInput, NotReady, Temporary
 from containers.evaluate import client as client_module
 from containers.evaluate import suite
 from containers.evaluate.client import Client, Rejected
+from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
 from containers.events import Reporter
 from tests.openai_server import Behaviour, openai_server
@@ -170,3 +171,17 @@ def test_log_probabilities_are_read_by_position() -> None:
     assert one.arrays.top_ids[at, :3].tolist() == [54, 61, 68]
     assert one.arrays.top_logprobs[at, 1] == pytest.approx(-0.5 - math.log(total), abs=1e-6)
     assert math.isnan(one.arrays.logprobs[0])
+
+
+def test_a_base_model_is_measured_without_chat() -> None:
+    """It has no chat template: said in one check, which does not count against a candidate whose baseline is one too."""
+    one = measured(Behaviour(template=""))
+    assert failed(one) == {"chat": "the model has no chat template"}
+    assert one.about.chat_template_tokens == ()
+    assert judge(suite.parse(SMOKE), one, one).verdict.decision == "pass"
+
+
+def test_a_candidate_that_lost_its_chat_template_is_refused() -> None:
+    verdict = judge(suite.parse(SMOKE), measured(Behaviour(template="")), measured(Behaviour())).verdict
+    assert verdict.decision == "refuse"
+    assert any("'chat' failed: the model has no chat template" in reason for reason in verdict.reasons)
