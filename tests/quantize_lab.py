@@ -107,6 +107,7 @@ MODELS = {
     "odd-rows": (decoder(2, 128, 384, 72), {"model_type": "llama"}, "BF16", 2, []),
     "half": (decoder(2, 128, 256, 64), {"model_type": "llama"}, "F16", 1, []),
     "float": (decoder(2, 128, 256, 64), {"model_type": "llama"}, "F32", 1, []),
+    "large-blocks": (decoder(1, 2048, 5120, 4500), {"model_type": "llama"}, "BF16", 1, []),
     "large-rows": (decoder(1, 2048, 5000, 512), {"model_type": "llama"}, "BF16", 1, []),
 }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from containers.digest import Digest
 from containers.oci.layer import LayerHasher
-from containers.quantize.channel import Channel
+from containers.quantize.channel import Channel, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,8 +96,14 @@ class Sink:
             self._send(range(start, stop))
 
     def _send(self, piece: memoryview | range) -> None:
-        for channel in self._channels:
-            channel.put(piece)
+        try:
+            for channel in self._channels:
+                channel.put(piece)
+        except StoppedError:
+            for hasher in self._hashers:
+                if hasher.done() and (error := hasher.exception()) is not None:
+                    raise error from None
+            raise
 
     def _hash(self, channel: Channel[memoryview | range], update: Callable[[memoryview], None]) -> None:
         try:

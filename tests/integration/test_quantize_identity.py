@@ -25,6 +25,7 @@ MODELS = (
     "odd-rows",
     "half",
     "float",
+    "large-blocks",
     "large-rows",
 )
 UNFIT = {
