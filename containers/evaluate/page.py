@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from containers.evaluate import plots
 
 if TYPE_CHECKING:
+    from containers.contract import Verdict
+    from containers.evaluate.gate import GateReport
     from containers.evaluate.judge import Report
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
@@ -24,24 +26,57 @@ _TITLES: Final = {
 
 def render(report: Report) -> str:
     """The page. Everything that a model wrote is escaped: it is not ours."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     told = report.model_dump(mode="json")
     of_baseline = {check["name"]: check["detail"] for check in told["baseline"]["checks"]}
-    return environment.get_template("report.html.j2").render(
-        **told,
-        plots={
-            "fidelity": _fidelity(report),
-            "differences": _differences(report),
-            "speed": _speed(told["candidate"]["speed"], told["baseline"]["speed"]),
-        },
-        rows=[_row(report, name) for name in report.measures],
-        checks=[{**check, "baseline": of_baseline.get(check["name"], "")} for check in told["candidate"]["checks"]],
-        answers=[
-            {"prompt": prompt, "candidate": answer, "baseline": told["baseline"]["answers"].get(prompt, "")}
-            for prompt, answer in told["candidate"]["answers"].items()
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **told,
+            plots={
+                "fidelity": _fidelity(report),
+                "differences": _differences(report),
+                "speed": _speed(told["candidate"]["speed"], told["baseline"]["speed"]),
+            },
+            rows=[_row(report, name) for name in report.measures],
+            checks=[{**check, "baseline": of_baseline.get(check["name"], "")} for check in told["candidate"]["checks"]],
+            answers=[
+                {"prompt": prompt, "candidate": answer, "baseline": told["baseline"]["answers"].get(prompt, "")}
+                for prompt, answer in told["candidate"]["answers"].items()
+            ],
+        )
+    )
+
+
+def render_gate(verdict: Verdict, report: GateReport, *, recovery_needs: float) -> str:
+    """The page of a suite of benchmarks; a recovery is N/A below `recovery_needs` points of the baseline."""
+    rows = [*report.comparisons, *([report.average] if report.average is not None else [])]
+    plot = plots.intervals(
+        [
+            plots.Interval(
+                row.title, row.difference, row.lower, row.upper, -row.margin, row.decision, f"{row.difference:+.2f}"
+            )
+            for row in rows
         ],
+        title="Differences of scores with intervals and margins",
+    )
+    return (
+        _environment()
+        .get_template("gate.html.j2")
+        .render(
+            verdict=verdict.model_dump(mode="json"),
+            plot=plot,
+            rows=[
+                {**row.model_dump(), "recovery": row.recovery if row.baseline >= recovery_needs else None}
+                for row in rows
+            ],
+        )
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
 
 

@@ -70,7 +70,9 @@ def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Conte
     if samples.is_humaneval(suite):
         candidate, baseline = (samples.Samples.read(folder) for folder in folders)
         verdict, table = samples.judge(suite, candidate, baseline)
-        return {VERDICT_FILE: _json(verdict), REPORT_FILE: _json(table)}
+        needed = samples.parse(suite).gate.recovery_needs
+        shown = page.render_gate(verdict, table, recovery_needs=needed).encode()
+        return {VERDICT_FILE: _json(verdict), REPORT_FILE: _json(table), PAGE_FILE: shown}
     loaded = _fidelity(suite)
     report = judge(loaded, *(Measured.read(folder) for folder in folders))
     return {

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.evaluate import page
+from containers.evaluate import page, samples
 from containers.evaluate.compare import Estimate
 from tests.unit.test_evaluate_judge import LOADED, judge, measured
+from tests.unit.test_evaluate_samples import GREEDY, scored
 
 if TYPE_CHECKING:
     from containers.evaluate.judge import Report
@@ -48,8 +49,12 @@ class Reader(HTMLParser):
 
 
 def read(report: Report) -> Reader:
+    return parsed(page.render(report))
+
+
+def parsed(content: str) -> Reader:
     reader = Reader()
-    reader.feed(page.render(report))
+    reader.feed(content)
     reader.close()
     assert reader.open == []
     return reader
@@ -84,3 +89,15 @@ def test_a_measure_without_a_spread_is_drawn(bounds: tuple[float | None, float |
     report = judge(LOADED, measured(), measured())
     estimate = Estimate(value=0.1, lower=bounds[0], upper=bounds[1], blocks=1)
     read(report.model_copy(update={"measures": {"kl_mean": estimate}}))
+
+
+def test_the_page_of_a_gate_has_scores_recovery_and_interval() -> None:
+    """120 of 164 became 118: 73.17 and 71.95 points, 98.3 % of it; a baseline near zero has no recovery."""
+    verdict, report = samples.judge(GREEDY, scored(118), scored(120))
+    reader = parsed(page.render_gate(verdict, report, recovery_needs=5.0))
+    assert reader.links == []
+    row = report.comparisons[0]
+    for text in ("73.17", "71.95", "98.3 %", f"-1.22 ({row.lower:+.2f} to {row.upper:+.2f})", "inconclusive"):
+        assert text in reader.text
+    low = samples.judge(GREEDY, scored(2), scored(1))
+    assert "N/A" in parsed(page.render_gate(*low, recovery_needs=5.0)).text
