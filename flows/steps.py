@@ -117,9 +117,12 @@ def _run(what: Task[..., Any], request: StepRequest, name: str, label: str, afte
 
 
 def _pure(request: StepRequest, kind: Kind, name: str, label: str, *, after: list[Done], force: bool = False) -> Done:
-    """Run a pure step, or take the answer of the cache when the store still holds every blob of it."""
+    """Run a pure step, or take the answer of the cache when the store still holds that very artifact, every blob of it."""
     held = current().store.find(kind, requests.fingerprint(request))
-    return _run(pure_step, request, name, label, after, refresh_cache=force or held is None)
+    done = _run(pure_step, request, name, label, after, refresh_cache=force or held is None)
+    if done.cached and held is not None and held.ref not in done.result.outputs.values():
+        return _run(pure_step, request, name, label, after, refresh_cache=True)
+    return done
 
 
 def resolve(model: str, revision: str | None) -> tuple[ResolvedSource, Done]:

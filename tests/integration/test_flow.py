@@ -182,6 +182,20 @@ def test_a_cache_does_not_answer_for_a_blob_that_is_gone(chain: Chain) -> None:
     assert second.launcher.asked == ["resolve", "quantize", "push", "promote"]
 
 
+def test_the_store_is_the_truth_when_the_cache_remembers_other_contents(chain: Chain) -> None:
+    chain.ship()
+    store = chain.runtime.store
+    quantized = store.find(Kind.CHECKPOINT, _fingerprint_of_quantized(chain))
+    assert quantized is not None
+    store.forget(quantized.ref)
+    entry = FileEntry(path="file", size=5, sha256=store.put_bytes(b"other"))
+    other = store.commit(quantized.model_copy(update={"files": (entry,)}))
+    assert other != quantized.ref
+    second = chain.again()
+    second.ship()
+    assert second.launcher.asked[:2] == ["resolve", "quantize"]
+
+
 def _fingerprint_of_quantized(chain: Chain) -> str:
     with use(chain.runtime):
         source = ResolvedSource(source="hf://a/b", pinned="hf://a/b@" + "0" * 40, commit="0" * 40, files=1, size=1)
