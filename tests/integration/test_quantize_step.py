@@ -7,107 +7,21 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import ArtifactRef, Kind, Step, StepRequest, StepResult, StoreLocation
-from containers.digest import Digest
-from containers.settings import Settings
-from containers.store import FileEntry, Manifest, Store
-from flows.launchers.process import step_environment
-from infra.objectstore import EmbeddedStore
+from containers.contract import StepResult
 from tests.checkpoints import ends, layer, write
-from tests.quantize_client import environment
-
-if TYPE_CHECKING:
-    from flows.environments import Environment
+from tests.quantize_world import SHARDS, open_world, put, put_aside, workers_of
 
 pytestmark = pytest.mark.integration
-SHARDS = [ends(256, 512), *[layer(index, 256, 1024) for index in range(23)]]  # 24 shards of about 2 MB
-
-
-@dataclass
-class World:
-    """A store with a checkpoint in it, and a way to start the step."""
-
-    folder: Path
-    settings: Settings
-    store: Store
-    location: StoreLocation
-    checkpoint: ArtifactRef
-    environment: Environment
-    starts: int = 0
-
-    def start(self, parameters: dict | None = None, **options) -> tuple[subprocess.Popen[str], Path]:
-        self.starts += 1
-        run = self.folder / f"run-{self.starts}"
-        (run / "scratch").mkdir(parents=True)
-        request = StepRequest(
-            step=Step.QUANTIZE,
-            run=f"test-{self.starts}",
-            inputs={"checkpoint": self.checkpoint},
-            parameters=parameters or {},
-            options=options,
-            store=self.location,
-        )
-        (run / "request.json").write_text(request.model_dump_json())
-        command = [str(self.environment.python), "-m", "containers.quantize"]
-        process = subprocess.Popen(
-            [*command, "--request", str(run / "request.json"), "--result", str(run / "result.json")],
-            env=step_environment(self.settings, Step.QUANTIZE, self.environment, run),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return process, run
-
-    def run(self, parameters: dict | None = None, **options) -> StepResult:
-        process, run = self.start(parameters, **options)
-        _, said = process.communicate(timeout=600)
-        assert process.returncode == 0, said
-        return StepResult.model_validate_json((run / "result.json").read_text())
-
-    def finished(self) -> dict[str, tuple[float, ...]]:
-        """The shards whose groups are in the store, with the times at which blob and manifest were written."""
-        top = self.folder / "store" / self.location.bucket
-        found = {}
-        for path in (top / "artifacts" / "group").glob("*.json"):
-            entry = json.loads(path.read_text())["files"][0]
-            blob = top / "blobs" / "sha256" / entry["sha256"].removeprefix("sha256:")
-            found[entry["path"]] = (path.stat().st_mtime, blob.stat().st_mtime)
-        return found
-
-    def blob(self, path: str, result: StepResult) -> Path:
-        manifest = self.store.load(result.outputs["checkpoint"])
-        entry = next(entry for entry in manifest.files if entry.path == path)
-        return self.folder / "store" / self.location.bucket / "blobs" / "sha256" / entry.sha256.hex
-
-    def forget(self, result: StepResult) -> None:
-        self.store.forget(result.outputs["checkpoint"])
-
-
-def put(store: Store, folder: Path) -> ArtifactRef:
-    files = [
-        FileEntry(path=path.name, size=path.stat().st_size, sha256=store.put_file(path))
-        for path in sorted(folder.iterdir())
-    ]
-    fingerprint = Digest.of(str(files).encode()).hex
-    return store.commit(Manifest(kind=Kind.CHECKPOINT, fingerprint=fingerprint, files=tuple(files)))
 
 
 @pytest.fixture
 def world(tmp_path):
-    source = write(tmp_path / "source", SHARDS)
-    with EmbeddedStore(tmp_path / "store", tmp_path / "store.log") as reached:
-        location = StoreLocation(endpoint=reached.endpoint, bucket=reached.bucket)
-        store = Store.open(location, reached)
-        settings = Settings(store=reached, home=tmp_path / "home")
-        yield World(tmp_path, settings, store, location, put(store, source), environment())
+    with open_world(tmp_path) as opened:
+        yield opened
 
 
 def test_killed_ten_times_the_digest_is_the_same_and_no_shard_is_done_twice(world):
@@ -141,16 +55,6 @@ def test_killed_ten_times_the_digest_is_the_same_and_no_shard_is_done_twice(worl
     assert fresh.values["reused"] == 0
 
 
-def put_aside(world: World) -> StepResult:
-    """Quantize without any finished group: all of their manifests are taken away."""
-    for manifest in list(world.store.manifests(Kind.GROUP)):
-        world.store.forget(manifest.ref)
-    for manifest in list(world.store.manifests(Kind.CHECKPOINT)):
-        if "quantization" in manifest.metadata:
-            world.store.forget(manifest.ref)
-    return world.run()
-
-
 def test_two_workers_one_of_them_killed(world):
     """Groups are spread, the dead one's are dealt out again, and the bytes are those of one process."""
     process, _ = world.start(workers=2, lanes=1)
@@ -158,7 +62,7 @@ def test_two_workers_one_of_them_killed(world):
     for line in process.stderr:
         said.append(line)
         if victim is None and "progress" in line and json.loads(line).get("done", 0) > 0:
-            victim = next(iter(workers_below(process.pid)))
+            victim = next(iter(workers_of(world.folder)))
             os.kill(victim, signal.SIGKILL)
     assert process.wait(60) == 0, "".join(said)
     text = "".join(said)
@@ -170,19 +74,6 @@ def test_two_workers_one_of_them_killed(world):
     alone = put_aside(world)
     assert alone.outputs["checkpoint"].digest == shared.outputs["checkpoint"].digest
     assert not list((world.folder / "run-1" / "scratch").rglob("*.safetensors"))
-
-
-def workers_below(pid: int) -> list[int]:
-    """Python processes below `pid` that work on a list of groups."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"containers.quantize" in words and any(b"worker-" in word for word in words) and b"-S" not in words:
-            found.append(int(entry.name))
-    return sorted(found)
 
 
 def test_a_result_that_lost_a_blob_is_made_again(world):
