@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from containers.contract import (
-    ArtifactRef,
-    Kind,
-    QuantizeOptions,
-    QuantizeParameters,
-    ResolvedSource,
-    ServeParameters,
-    Verdict,
-)
-from containers.errors import GateInconclusive, GateRefused
-from containers.events import amount
-from containers.settings import Settings
-from flows import embedded, requests, runtime, terminal
-from flows.ship import source as source_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from containers.contract import StepRequest, StepResult
-    from flows.requests import Subject
-    from flows.runtime import Runtime
+from containers.contract import QuantizeOptions, QuantizeParameters, Verdict
+from containers.errors import GateInconclusive, GateRefused, Temporary
+from flows import terminal
 
 app = typer.Typer()
 
@@ -49,50 +28,16 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 MaxModelLen = Annotated[int, typer.Option(help="Tokens of context.")]
 
 
-@contextmanager
-def _session(model: str | None, *, verbose: bool, source: bool = True) -> Iterator[tuple[str, Runtime]]:
-    """A store, a launcher and a display for one command; the model, or the demo when none was named."""
-    with terminal.display(verbose=verbose) as show, ExitStack() as stack:
-        settings = stack.enter_context(embedded.store(Settings()))
-        if source:
-            model, settings = source_of(model, settings, stack, show)
-        run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        yield model or "", stack.enter_context(runtime.use(runtime.on_this_machine(settings, show, run)))
-
-
-def _run(request: StepRequest) -> StepResult:
-    now = runtime.current()
-    return now.launcher.run(request, lambda event: now.listener(request.step.value, event))
-
-
-def _checkpoint(model: str, revision: str | None) -> tuple[ResolvedSource, ArtifactRef]:
-    source = ResolvedSource.read(_run(requests.resolve(model, revision)).values)
-    return source, _run(requests.download(source)).outputs["checkpoint"]
-
-
-def _show_artifact(ref: ArtifactRef, output: Path | None, *, as_json: bool) -> None:
-    store = runtime.current().store
-    manifest = store.load(ref)
-    if output is not None:
-        store.materialize(ref, output)
-    if as_json:
-        print(manifest.model_dump_json(indent=2))
-        return
-    table = Table("file", "size", "sha256", box=None, padding=(0, 2))
-    for file in manifest.files:
-        table.add_row(file.path, amount(file.size, "B"), file.sha256.short)
-    terminal.out.print(table)
-    terminal.out.print(f"{ref.kind} {ref.digest}" + (f", written to {output}" if output else ""))
-
-
 @app.command()
 def download(
     model: Model = None, revision: Revision = None, output: Output = None, json_: Json = False, verbose: Verbose = False
 ) -> None:
     """Bring a checkpoint into the store: safetensors only, every file verified, a broken transfer resumed."""
-    with _session(model, verbose=verbose) as (name, _):
-        _, ref = _checkpoint(name, revision)
-        _show_artifact(ref, output, as_json=json_)
+    from flows import single
+
+    with single.session(model, verbose=verbose) as (name, _):
+        _, ref = single.checkpoint(name, revision)
+        single.show_artifact(ref, output, as_json=json_)
 
 
 @app.command()
@@ -104,16 +49,34 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
         list[str] | None, typer.Option(help="Module names to leave alone; a regular expression begins with re:.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done, from the headers alone, and do nothing.")
+    ] = False,
     output: Output = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Quantize a checkpoint with llm-compressor's arithmetic, shard by shard; a killed run goes on where it stopped."""
-    with _session(model, verbose=verbose) as (name, _):
-        _, checkpoint = _checkpoint(name, revision)
-        recipe = QuantizeParameters(scheme=scheme, **({"ignore": tuple(ignore)} if ignore else {}))
-        result = _run(requests.quantize(checkpoint, recipe, QuantizeOptions(device=device)))
-        _show_artifact(result.outputs["checkpoint"], output, as_json=json_)
+    """Quantize a checkpoint with llm-compressor's arithmetic, shard by shard; a killed run goes on where it stopped.
+
+    With --plan a folder (file:///dir) is looked at where it is; a checkpoint from elsewhere is downloaded first.
+    """
+    from flows import requests, single
+
+    recipe = QuantizeParameters(
+        action="plan" if plan else "quantize", scheme=scheme, **({"ignore": tuple(ignore)} if ignore else {})
+    )
+    with single.session(model, verbose=verbose) as (name, _):
+        folder = name.removeprefix("file://")
+        if plan and folder != name:
+            single.show_plan(single.run(requests.plan(recipe, QuantizeOptions(folder=folder))), as_json=json_)
+            return
+        _, checkpoint = single.checkpoint(name, revision)
+        if plan:
+            result = single.run(requests.quantize(checkpoint, recipe, QuantizeOptions()))
+            single.show_plan(result, as_json=json_)
+            return
+        result = single.run(requests.quantize(checkpoint, recipe, QuantizeOptions(device=device)))
+        single.show_artifact(result.outputs["checkpoint"], output, as_json=json_)
 
 
 @app.command()
@@ -128,8 +91,10 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C."""
-    with _session(what, verbose=verbose, source=False) as (_, now):
-        subject = _subject(what, name, max_model_len)
+    from flows import requests, single
+
+    with single.session(what, verbose=verbose, source=False) as (_, now):
+        subject = single.subject(what, name, max_model_len)
         lease = now.services.start(requests.serve(subject, port=port), lambda event: now.listener("serve", event))
         try:
             terminal.out.print(f"serving {lease.endpoint.served_model_name} at {lease.endpoint.url}  (Ctrl-C ends it)")
@@ -137,8 +102,9 @@ def serve(
                 f"  curl {lease.endpoint.url}/chat/completions -H 'Content-Type: application/json' -d "
                 f"""'{{"model": "{lease.endpoint.served_model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
             )
-            while True:
-                time.sleep(3600)
+            while lease.serves:
+                time.sleep(1)
+            raise Temporary("vLLM ended", remedy="its log is the newest engine.log under .carwright/runs")
         finally:
             lease.end()
 
@@ -153,11 +119,13 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
     verbose: Verbose = False,
 ) -> None:
     """Measure a candidate against its baseline, both served by vLLM, and judge. Exits 3 when it is refused."""
-    with _session(candidate, verbose=verbose, source=False) as (_, now):
-        before = _measured(now, _subject(baseline, "baseline", max_model_len, role="baseline"), suite)
-        subject = _subject(candidate, "candidate", max_model_len)
-        after = _measured(now, subject, suite)
-        verdict = Verdict.read(_run(requests.judge(after, before, subject, suite)).values)
+    from flows import requests, single
+
+    with single.session(candidate, verbose=verbose, source=False) as (_, now):
+        before = single.measured(now, single.subject(baseline, "baseline", max_model_len, role="baseline"), suite)
+        subject = single.subject(candidate, "candidate", max_model_len)
+        after = single.measured(now, subject, suite)
+        verdict = Verdict.read(single.run(requests.judge(after, before, subject, suite)).values)
         if json_:
             print(verdict.model_dump_json(indent=2))
         else:
@@ -170,31 +138,3 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
         raise GateRefused(f"{candidate} was refused by {suite}")
     if verdict.decision == "inconclusive":
         raise GateInconclusive(f"{suite} could not decide about {candidate}")
-
-
-def _measured(now: Runtime, subject: Subject, suite: str) -> ArtifactRef:
-    known = now.store.find(Kind.MEASUREMENT, requests.fingerprint(requests.measure(subject, suite)))
-    if known is not None:
-        return known.ref
-    lease = now.services.start(requests.serve(subject), lambda event: now.listener("serve", event))
-    try:
-        return _run(requests.measure(subject, suite, lease.endpoint)).outputs["measurement"]
-    finally:
-        lease.end()
-
-
-def _subject(what: str, name: str, max_model_len: int, role: str = "candidate") -> Subject:
-    """A modelcar by reference or a model source, ready to be served."""
-    if what.startswith(("hf://", "file://", "s3://")):
-        source, ref = _checkpoint(what, None)
-        return requests.Subject.checkpoint(
-            role, ref, name or source.source.rstrip("/").rpartition("/")[2], max_model_len
-        )
-    from containers.oci.access import resolve
-    from containers.oci.reference import Reference
-
-    digest = resolve(what, runtime.current().settings)
-    pinned = replace(Reference.parse(what), tag="", digest=digest)
-    served = name or (pinned.layout.name if pinned.layout else pinned.repository.rpartition("/")[2])
-    parameters = ServeParameters(reference=str(pinned), served_model_name=served, max_model_len=max_model_len)
-    return requests.Subject(role, str(digest), parameters, {})

@@ -48,6 +48,11 @@ def quantize(checkpoint: ArtifactRef, recipe: QuantizeParameters, options: Quant
     return _request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
 
 
+def plan(recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
+    """What quantize would do with the checkpoint in the folder that the options name."""
+    return _request(Step.QUANTIZE, recipe, options=options)
+
+
 def push(checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
     return _request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
 

@@ -20,6 +20,11 @@ class Lease(Protocol):
         """Whether it was already serving when it was asked for."""
         ...
 
+    @property
+    def serves(self) -> bool:
+        """Whether it has not ended by itself."""
+        ...
+
     def end(self) -> None:
         """Stop the service; safe to call twice."""
         ...

@@ -72,6 +72,10 @@ class ProcessLease:
     def __post_init__(self) -> None:
         threading.Thread(target=self._renew, daemon=True, name=f"lease-{self._state.key}").start()
 
+    @property
+    def serves(self) -> bool:
+        return self._state.runs
+
     def end(self) -> None:
         self._done.set()
         stop_by_pid(self._state.pid, self._state.started)

@@ -103,6 +103,7 @@ class PlayedServices:
 
     endpoint = Endpoint(url="http://127.0.0.1:1/v1", served_model_name="m", engine="played")
     found = False
+    serves = True
 
     def end(self) -> None: ...
 
