@@ -133,7 +133,7 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
             for measure, value in verdict.measures.items():
                 table.add_row(measure, f"{value:.4g}")
             terminal.out.print(table)
-            terminal.out.print(f"{verdict.decision.upper()}: " + "; ".join(verdict.reasons))
+            terminal.out.print(f"{verdict.decision.upper()}: " + " ".join(verdict.reasons))
     if verdict.decision == "refuse":
         raise GateRefused(f"{candidate} was refused by {suite}")
     if verdict.decision == "inconclusive":

@@ -78,6 +78,6 @@ def gate_error(shipped: Shipped) -> GateRefused | GateInconclusive:
     """The error that says why a candidate got no tag."""
     kind = GateRefused if shipped.verdict.decision == "refuse" else GateInconclusive
     return kind(
-        f"{shipped.reference} was not promoted: " + "; ".join(shipped.verdict.reasons),
+        f"{shipped.reference} was not promoted: " + " ".join(shipped.verdict.reasons),
         remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same",
     )
