@@ -72,6 +72,7 @@ def ship(  # noqa: PLR0917 - typer makes options of them
     Nothing is done twice: an unchanged input costs nothing, and a run that was killed goes on where it stopped.
     """
     from flows.ship import Wish, ship
+    from flows.summary import NotPromoted
 
     if profile != "embedded":
         raise BadInput(
@@ -80,11 +81,16 @@ def ship(  # noqa: PLR0917 - typer makes options of them
         )
     wish = Wish(model, revision, to, scheme, suite, base, tag, max_model_len, override_gate, keep=keep, force=force)
     with terminal.display(verbose=verbose) as show:
-        shipped = ship(wish, Settings(), show)
+        try:
+            shipped, stopped = ship(wish, Settings(), show), None
+        except NotPromoted as error:
+            shipped, stopped = error.shipped, error
     if json_:
         print(shipped.model_dump_json(indent=2))
     else:
         terminal.show_shipped(shipped)
+    if stopped is not None:
+        raise stopped
 
 
 @app.command()

@@ -11,7 +11,7 @@ from containers.contract import PushParameters, QuantizeParameters
 from flows import steps
 from flows.reporting import notify_failure, publish_outcome
 from flows.requests import Subject
-from flows.summary import Shipped, StepSummary, gate_error
+from flows.summary import NotPromoted, Shipped, StepSummary
 
 if TYPE_CHECKING:
     from flows.steps import Done
@@ -43,7 +43,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
 
     `model` is `hf://org/name`, `file:///dir` or `s3://bucket/prefix`; `to` is `oci:DIR` or `registry/repository`; `tag`
     defaults to the first 12 digits of the commit (of the checkpoint's digest where there is no commit). Raises
-    GateRefused or GateInconclusive when the candidate does not pass; the candidate stays, by digest.
+    NotPromoted when the candidate does not pass; the candidate stays, by digest.
     """
     clock = _Clock()
     source, resolved = steps.resolve(model, revision)
@@ -95,7 +95,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     )
     publish_outcome(shipped)
     if not tags:
-        raise gate_error(shipped)
+        raise NotPromoted(shipped)
     return shipped
 
 

@@ -16,13 +16,13 @@ from containers.errors import Error, Interrupted
 from containers.events import Event
 from containers.process import export
 from flows import embedded, environments
+from flows.summary import NotPromoted, Shipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.settings import Settings
     from flows.runtime import Listener
-    from flows.summary import Shipped
 
 DEMO = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 PUBLIC_HUB = "https://huggingface.co"
@@ -99,6 +99,8 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
             # Only what is meant for people goes into the record; a bug's details are in the log.
             state = error.message if isinstance(error, Error) else Interrupted.__name__.lower()
             _note(record, {"state": f"failed: {state}"})
+            if isinstance(error, NotPromoted):
+                _note(record, {"shipped": error.shipped.model_dump(mode="json")})
             raise
         finally:
             send_what_is_left()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from containers.contract import Frozen, Verdict
 from containers.digest import Digest
-from containers.errors import GateInconclusive, GateRefused
+from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
 
 
@@ -74,10 +74,14 @@ class Shipped(Frozen):
         return "\n".join(lines) + "\n"
 
 
-def gate_error(shipped: Shipped) -> GateRefused | GateInconclusive:
-    """The error that says why a candidate got no tag."""
-    kind = GateRefused if shipped.verdict.decision == "refuse" else GateInconclusive
-    return kind(
-        f"{shipped.reference} was not promoted: " + " ".join(shipped.verdict.reasons),
-        remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same",
-    )
+class NotPromoted(Error):
+    """The gate stopped the candidate; `shipped` is the whole outcome, `exit_code` that of the verdict."""
+
+    def __init__(self, shipped: Shipped) -> None:
+        super().__init__(
+            f"{shipped.reference} was not promoted: " + " ".join(shipped.verdict.reasons),
+            remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same",
+        )
+        self.shipped = shipped
+        refused = shipped.verdict.decision == "refuse"
+        self.exit_code = GateRefused.exit_code if refused else GateInconclusive.exit_code

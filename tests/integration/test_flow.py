@@ -26,13 +26,14 @@ from containers.contract import (
 )
 from containers.determinants import determinants
 from containers.digest import Digest
-from containers.errors import GateRefused, StepFailed
+from containers.errors import StepFailed
 from containers.process import export
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from flows import embedded, requests
 from flows.runtime import Runtime, location, use
 from flows.ship import send_what_is_left
+from flows.summary import NotPromoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,9 +232,10 @@ def test_bad_input_is_not_tried_again(chain: Chain) -> None:
 
 def test_a_refused_candidate_is_not_promoted(chain: Chain) -> None:
     chain.launcher.decision = "refuse"
-    with pytest.raises(GateRefused, match="because") as caught:
+    with pytest.raises(NotPromoted, match="because") as caught:
         chain.ship()
     assert caught.value.exit_code == 3
+    assert caught.value.shipped.tags == ()
     assert "promote" not in chain.launcher.asked
 
 
