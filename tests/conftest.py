@@ -30,6 +30,7 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (`make test` takes one per core): a file's tests stay together, because they share servers.
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from containers.process import start_time
+from infra.registry import LocalRegistry
 
 if TYPE_CHECKING:
     from tests.e2e.workspace import Workspace
@@ -58,6 +59,18 @@ def test_skopeo_reads_the_layout_and_tar_unpacks_a_checkpoint(
     first: Workspace, shipped: dict[str, Any], tmp_path: Path
 ) -> None:
     """Other people's tools find the promoted tag, the tested digest, and files that are a checkpoint."""
+    model = _unpacked(first, shipped, tmp_path)
+    assert (
+        json.loads((model / "config.json").read_text())["quantization_config"]["quant_method"] == "compressed-tensors"
+    )
+    python = next((Path("~/.cache/carwright/envs").expanduser()).glob("quantize-*/bin/python"))
+    answer = subprocess.run([str(python), "-c", _GENERATE, str(model)], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Paris" in answer.stdout
+
+
+def _unpacked(first: Workspace, shipped: dict[str, Any], folder: Path) -> Path:
+    """The checkpoint in the promoted image, by skopeo's word on the manifest and plain tar."""
     layout = first.folder / shipped["reference"].removeprefix("oci:").partition("@")[0]
     inspected = subprocess.run(
         ["skopeo", "inspect", "--raw", f"oci:{layout}:{shipped['tags'][0]}"], capture_output=True, check=True
@@ -66,15 +79,8 @@ def test_skopeo_reads_the_layout_and_tar_unpacks_a_checkpoint(
     manifest = json.loads(inspected)
     for layer in manifest["layers"]:
         with tarfile.open(layout / "blobs" / "sha256" / layer["digest"].partition(":")[2]) as tar:
-            tar.extractall(tmp_path, filter="tar")
-    model = tmp_path / "models"
-    assert (
-        json.loads((model / "config.json").read_text())["quantization_config"]["quant_method"] == "compressed-tensors"
-    )
-    python = next((Path("~/.cache/carwright/envs").expanduser()).glob("quantize-*/bin/python"))
-    answer = subprocess.run([str(python), "-c", _GENERATE, str(model)], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    assert "Paris" in answer.stdout
+            tar.extractall(folder, filter="tar")
+    return folder / "models"
 
 
 _GENERATE = """
@@ -112,6 +118,46 @@ def test_keep_leaves_a_model_that_answers_and_clean_stops_it(first: Workspace, s
     assert first.none_left() == {}
     with pytest.raises(httpx.ConnectError):
         httpx.get(kept["endpoint"])
+
+
+def test_the_raw_artifact_is_served_after_what_ilab_does(
+    first: Workspace, shipped: dict[str, Any], workspace: Workspace
+) -> None:
+    """`ilab model download` copies the artifact with skopeo and links each blob by its title; vLLM serves the result."""
+    model = _unpacked(first, shipped, workspace.folder)
+    with LocalRegistry(workspace.folder / "registry") as host:
+        pushed = workspace.run("push", str(model), f"{host}/models/demo:1.0", "--also", "raw")
+        assert pushed.code == 0, pushed.stderr
+        subprocess.run(
+            ["skopeo", "copy", "--src-tls-verify=false", "--remove-signatures",
+             f"docker://{host}/models/demo:1.0-raw", f"oci:{workspace.folder}/ilab"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    blobs = workspace.folder / "ilab" / "blobs" / "sha256"
+    index = json.loads((workspace.folder / "ilab" / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"].partition(":")[2]).read_text())
+    linked = workspace.folder / "linked"
+    linked.mkdir()
+    for layer in manifest["layers"]:
+        blob = blobs / layer["digest"].partition(":")[2]
+        (linked / layer["annotations"]["org.opencontainers.image.title"]).hardlink_to(blob)
+    process = workspace.start("serve", f"file://{linked}", "--port", "0", "--name", "raw")
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "serving raw at" in line, line
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        answer = httpx.post(
+            f"{line.split()[3]}/chat/completions",
+            json={"model": "raw", "messages": question, "max_tokens": 12, "temperature": 0},
+            timeout=120,
+        )
+        assert answer.json()["choices"][0]["message"]["content"].strip()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert workspace.none_left() == {}
 
 
 def test_a_damaged_candidate_is_refused_and_gets_no_tag(
