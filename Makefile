@@ -23,7 +23,7 @@ ship: .venv ## ship a model: make ship MODEL=hf://org/name
 	$(BIN)/carwright ship $(MODEL)
 
 test: .venv ## run the tests; some of them: make test TESTS=tests/unit
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations=25 $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25 $(TESTS)
 
 lint: .venv ## check style, format and types
 	$(BIN)/ruff check .

@@ -30,14 +30,6 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`make test` takes one per core): a file's tests stay together, because they share servers.
-
-    The whole chain comes first: it takes longest, and most of its time is waiting for an engine.
-    """
-    for item in items:
-        chain = item.path.parent.name == "e2e" and item.path.name in {"test_ship.py", "test_kill.py"}
-        group = "chain" if chain else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path.parent.name != "e2e")
+    """The whole chain comes first: `make test` deals files to the cores in this order, and these take longest."""
+    items.sort(key=lambda item: (item.path.parent.name != "e2e", item.path.name != "test_ship.py"))

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import pytest
 
 from containers.process import start_time
 from infra.registry import LocalRegistry
+from tests.e2e.kills import STEPS, kill_in
 
 if TYPE_CHECKING:
     from tests.e2e.workspace import Workspace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 
 def test_the_demo_is_shipped(first: Workspace, shipped: dict[str, Any]) -> None:
@@ -192,3 +194,31 @@ def test_interrupting_a_run_leaves_nothing_running(workspace: Workspace) -> None
     assert process.wait(timeout=60) == 130
     assert workspace.none_left() == {}
     assert start_time(process.pid) is None
+
+
+def test_killed_in_every_step_and_run_again(
+    workspace: Workspace, shipped: dict[str, Any], record_property: pytest.RecordProperty
+) -> None:
+    for step, wanted in STEPS:
+        event = kill_in(workspace, step, wanted)
+        record_property(f"killed in {step}", event.text())
+        print(f"killed in {step}: {event.text()}")
+
+    # the command itself, while a step works: its children must not outlive it
+    process = workspace.start("ship")
+    while workspace.step_process("serve") is None:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert workspace.none_left() == {}
+
+    finished = workspace.run("ship", "--json").json()
+    assert finished["digest"] == shipped["digest"]
+    assert finished["tags"] == shipped["tags"]
+    states = {entry["name"]: entry["state"] for entry in finished["steps"]}
+    assert states["download"] == "cached"
+    assert states["quantize"] == "cached"
+    assert workspace.none_left() == {}
+    records = json.loads(workspace.run("runs", "--json").stdout)
+    assert records[0]["state"] == "shipped"
