@@ -80,6 +80,9 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
         _prune(record.parent.parent)
         say(f"Prefect UI while this runs: {server.url}")
         record.parent.mkdir(parents=True, exist_ok=True)
+        for other in record.parent.parent.glob("*/summary.json"):
+            if json.loads(other.read_text()).get("state") == "running":  # this home's lock is held: it cannot be
+                _note(other, {"state": "killed"})
         _note(record, {"model": model, "state": "running", "started": datetime.now(UTC).isoformat()})
         try:
             shipped: Shipped = quantize_and_ship.with_options(result_storage=result_storage())(
