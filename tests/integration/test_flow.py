@@ -27,13 +27,12 @@ from containers.contract import (
 from containers.determinants import determinants
 from containers.digest import Digest
 from containers.errors import StepFailed
-from containers.process import export
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from flows import embedded, requests
 from flows.runtime import Runtime, location, use
-from flows.ship import send_what_is_left
 from flows.summary import NotPromoted
+from tests.prefect_api import prefect_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,11 +118,8 @@ class PlayedServices:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("home")
     given = Settings(home=home)
-    with embedded.prefect_server(given) as server, embedded.store(given) as up:
-        export(embedded.prefect_environment(home) | {"PREFECT_API_URL": server.api})
-        server.wait()
+    with prefect_api(given), embedded.store(given) as up:
         yield up
-        send_what_is_left()
 
 
 @dataclass(frozen=True)

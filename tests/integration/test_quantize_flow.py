@@ -10,8 +10,7 @@ import time
 import pytest
 
 from containers.contract import QuantizeOptions, QuantizeParameters
-from containers.process import export
-from flows import embedded
+from tests.prefect_api import prefect_api
 from tests.quantize_world import SHARDS, open_world, put_aside, workers_of
 
 pytestmark = pytest.mark.integration
@@ -19,15 +18,12 @@ pytestmark = pytest.mark.integration
 
 def test_a_flow_run_survives_the_death_of_a_worker(tmp_path):
     """Groups are spread over both, what the dead one left is dealt out again, and the digest is that of one process."""
-    with open_world(tmp_path) as world, embedded.prefect_server(world.settings) as server:
-        export(embedded.prefect_environment(tmp_path) | {"PREFECT_API_URL": server.api})
-        server.wait()
+    with open_world(tmp_path) as world, prefect_api(world.settings):
         from prefect import flow
 
         from flows import requests, steps
         from flows.results import result_storage
         from flows.runtime import on_this_machine, use
-        from flows.ship import send_what_is_left
 
         said: list[str] = []
         runtime = on_this_machine(world.settings, lambda task, event: said.append(event.text()), "two-workers")
@@ -54,7 +50,6 @@ def test_a_flow_run_survives_the_death_of_a_worker(tmp_path):
             killer.start()
             state = quantize(return_state=True)
             killer.join()
-        send_what_is_left()
         assert killed
         assert state.is_completed()
         text = "\n".join(said)
