@@ -9,9 +9,12 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from containers.contract import StoreLocation
+from containers.errors import BadInput
+from containers.settings import Settings
 from containers.store import Store
 from flows.launchers.process import ProcessLauncher
 from flows.services.process import ProcessServices
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from containers.events import Event
-    from containers.settings import Settings
     from flows.launchers import Launcher
     from flows.services import Services
 
@@ -63,16 +65,21 @@ def location(settings: Settings) -> StoreLocation:
     return StoreLocation(endpoint=store.endpoint, bucket=store.bucket, prefix=store.prefix, region=store.region)
 
 
-def on_this_machine(settings: Settings, listener: Listener, run: str) -> Runtime:
-    """Steps and services as processes; `settings` must name a store that is up."""
+def open_runtime(settings: Settings, listener: Listener, run: str) -> Runtime:
+    """What `settings.launcher` says: steps and services as processes or as containers; the store must be up."""
+    launcher, services = _parts(settings)
     return Runtime(
         settings=settings,
         store=Store.open(location(settings), settings.store),
-        launcher=ProcessLauncher(settings),
-        services=ProcessServices(settings),
+        launcher=launcher,
+        services=services,
         listener=listener,
         run=run,
     )
+
+
+def _parts(settings: Settings) -> tuple[Launcher, Services]:
+    return ProcessLauncher(settings), ProcessServices(settings)
 
 
 _current: ContextVar[Runtime] = ContextVar("carwright_runtime")
@@ -89,4 +96,19 @@ def use(runtime: Runtime) -> Iterator[Runtime]:
 
 
 def current() -> Runtime:
-    return _current.get()
+    """The runtime in use; in a run that a worker started, one made of the worker's settings."""
+    return _current.get(None) or _of_this_process()
+
+
+@cache
+def _of_this_process() -> Runtime:
+    """Of a flow run in a process of its own. Raises BadInput when the settings name no store that others reach, too."""
+    from prefect.runtime import flow_run
+
+    settings = Settings()
+    if settings.store.endpoint is None:
+        raise BadInput(
+            "a deployed flow needs an object store that outlives it",
+            remedy="set CARWRIGHT_STORE__ENDPOINT, ..._ACCESS_KEY_ID and ..._SECRET_ACCESS_KEY for the worker's runs",
+        )
+    return open_runtime(settings, lambda task, event: None, str(flow_run.id))

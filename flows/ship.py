@@ -74,7 +74,7 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
         _close_abandoned_runs(server.api)
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         record = settings.home.resolve() / "runs" / run_id / "summary.json"
-        current = stack.enter_context(runtime.use(runtime.on_this_machine(settings, listener, run_id)))
+        current = stack.enter_context(runtime.use(runtime.open_runtime(settings, listener, run_id)))
         for url in current.services.stop_all():
             say(f"stopped {url}, which a run that ended had left")
         _prune(record.parent.parent)

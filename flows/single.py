@@ -39,7 +39,7 @@ def session(model: str | None, *, verbose: bool, source: bool = True) -> Iterato
         if source:
             model, settings = source_of(model, settings, stack, show)
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        yield model or "", stack.enter_context(runtime.use(runtime.on_this_machine(settings, show, run)))
+        yield model or "", stack.enter_context(runtime.use(runtime.open_runtime(settings, show, run)))
 
 
 def run(request: StepRequest) -> StepResult:

@@ -23,10 +23,10 @@ def test_a_flow_run_survives_the_death_of_a_worker(tmp_path):
 
         from flows import requests, steps
         from flows.results import result_storage
-        from flows.runtime import on_this_machine, use
+        from flows.runtime import open_runtime, use
 
         said: list[str] = []
-        runtime = on_this_machine(world.settings, lambda task, event: said.append(event.text()), "two-workers")
+        runtime = open_runtime(world.settings, lambda task, event: said.append(event.text()), "two-workers")
         killed: list[int] = []
 
         def kill_one() -> None:
