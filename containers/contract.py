@@ -20,6 +20,7 @@ from containers.digest import Digest, canonical_json
 from containers.errors import BadInput, faults
 
 SCHEMA_VERSION: Final = 1
+GateProfile = Literal["smoke", "release"]
 
 
 class Frozen(BaseModel):
@@ -46,6 +47,7 @@ class Kind(StrEnum):
     GROUP = "group"
     MEASUREMENT = "measurement"
     VERDICT = "verdict"
+    CARD = "card"
 
 
 class ArtifactRef(Frozen):
@@ -221,7 +223,8 @@ class QuantizedCheckpoint(Values):
 class PushParameters(Values):
     """push: inputs {"checkpoint": checkpoint}; values: PushedImage.
 
-    promote: inputs {"verdict": verdict}; gives `tags` to `reference`, which must hold a digest; values: PromotedImage.
+    promote: inputs {"verdict": verdict, "card": card}; gives `tags` to `reference`, which must hold a digest, and attaches
+    the inputs' files to it; values: PromotedImage. The card may be missing.
     `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference. With more than
     one platform (`linux/amd64`) an index over one image each is pushed. `also` asks for the raw-file artifact beside the
     modelcar, for `ilab` and ModelPack; it doubles what the registry holds.
@@ -238,9 +241,12 @@ class PushParameters(Values):
 
 
 class PushOptions(Values):
-    """`override` promotes in spite of the gate and is recorded as the reason."""
+    """`override` promotes in spite of the gate and is recorded as the reason; `gate_profile` says what an inconclusive
+    verdict does: `release` stops, `smoke` warns and promotes, and is recorded too.
+    """
 
     override: str = ""
+    gate_profile: GateProfile = "release"
     layer_limit: int = 120
 
 
@@ -258,9 +264,12 @@ class PushedImage(Values):
 
 
 class PromotedImage(Values):
+    """`attached` are the digests of the image's referrers by what they are: evaluation, card, provenance."""
+
     reference: str
     tags: tuple[str, ...]
     already_there: bool
+    attached: dict[str, Digest] = {}
 
 
 class ServeParameters(Values):
@@ -301,7 +310,8 @@ class EvaluateParameters(Values):
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
 
-    `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew.
+    `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew. `size_baseline`
+    and `size_candidate` are the checkpoints' bytes, for the report; 0 where they are not known.
     """
 
     action: Literal["measure", "judge"] = "measure"
@@ -309,6 +319,8 @@ class EvaluateParameters(Values):
     suite_digest: Digest
     subject: str = ""
     engine: str = ""
+    size_baseline: int = 0
+    size_candidate: int = 0
 
 
 class EvaluateOptions(Values):
@@ -322,17 +334,3 @@ class EvaluateOptions(Values):
     request_timeout: float = Field(default=300.0, gt=0)
     attempts: int = Field(default=4, ge=1)
     suite_files: dict[str, str] = {}
-
-
-class Verdict(Values):
-    """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people.
-
-    `measures` are numbers with their unit in the name where they have one; `report` of the step's artifact has the rest.
-    """
-
-    decision: Literal["pass", "refuse", "inconclusive"]
-    subject: str
-    baseline: str = ""
-    suite: str
-    reasons: tuple[str, ...] = ()
-    measures: dict[str, float] = {}

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from containers.contract import QuantizeOptions, QuantizeParameters, Verdict
+from containers.contract import QuantizeOptions, QuantizeParameters
 from containers.errors import GateInconclusive, GateRefused, Temporary
+from containers.verdict import Verdict
 from flows import terminal
 
 app = typer.Typer()

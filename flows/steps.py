@@ -25,8 +25,8 @@ from containers.contract import (
     ResolvedSource,
     StepRequest,
     StepResult,
-    Verdict,
 )
+from containers.verdict import Verdict
 from flows import requests
 from flows.reporting import task_listener
 from flows.runtime import current

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from containers.contract import Frozen, Verdict
+from containers.contract import Frozen
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
+from containers.verdict import Verdict
 
 
 class StepSummary(Frozen):

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from containers.contract import Frozen, Verdict
+from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate import compare
 from containers.evaluate.compare import Estimate
+from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from containers.evaluate.measurement import Arrays, Measured

@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from containers.evaluate import plots
 
 if TYPE_CHECKING:
-    from containers.contract import Verdict
     from containers.evaluate.gate import GateReport
     from containers.evaluate.judge import Report
+    from containers.verdict import Verdict
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _TITLES: Final = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from containers.contract import Frozen, Verdict
+from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.evaluate import gate, humaneval, sanity
@@ -18,6 +18,7 @@ from containers.evaluate.client import Client
 from containers.evaluate.measure import together
 from containers.evaluate.measurement import Requests
 from containers.evaluate.sandbox import Sandbox
+from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import asyncio
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult, Verdict
+from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult
 from containers.determinants import determinants
 from containers.digest import canonical_json
 from containers.errors import BadInput
@@ -17,6 +17,7 @@ from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
 from containers.evaluate.measurement import Measured
 from containers.store import FileEntry, Manifest, Store
+from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -6,7 +6,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult, Verdict
+from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
 from containers.oci.access import open_memory, open_repository, pinned
@@ -19,6 +19,7 @@ from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found
 from containers.oci.source import StoreSource
 from containers.store import Store
+from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from containers.contract import Verdict
     from containers.evaluate.measurement import Measured
+    from containers.verdict import Verdict
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

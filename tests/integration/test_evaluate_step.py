@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers import suites
-from containers.contract import ArtifactRef, Kind, Step, StepRequest, StepResult, StoreLocation, Verdict
+from containers.contract import ArtifactRef, Kind, Step, StepRequest, StepResult, StoreLocation
 from containers.process import Completed, inherited, run
 from containers.store import Store
+from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from tests.openai_server import Behaviour, openai_server
 

@@ -22,13 +22,13 @@ from containers.contract import (
     ResolvedSource,
     StepRequest,
     StepResult,
-    Verdict,
 )
 from containers.determinants import determinants
 from containers.digest import Digest
 from containers.errors import StepFailed
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
+from containers.verdict import Verdict
 from flows import embedded, requests
 from flows.runtime import Runtime, location, use
 from flows.summary import NotPromoted

@@ -21,7 +21,6 @@ from containers.contract import (
     StepRequest,
     StepResult,
     StoreLocation,
-    Verdict,
 )
 from containers.oci import referrers
 from containers.oci.access import open_repository, resolve
@@ -29,6 +28,7 @@ from containers.oci.layer import LayerHasher
 from containers.oci.unpack import unpack
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
+from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
 from tests.modelcars import write_checkpoint
