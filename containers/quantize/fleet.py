@@ -14,7 +14,7 @@ from containers.contract import QuantizeOptions, StepRequest
 from containers.errors import BadInput, Error, StepFailed
 from containers.events import Event
 from containers.process import Child, inherited
-from containers.quantize.dealing import Dealer
+from containers.dealing import Dealer
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
 

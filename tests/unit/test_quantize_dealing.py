@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containers.errors import Temporary
-from containers.quantize.dealing import Dealer
+from containers.dealing import Dealer
 
 if TYPE_CHECKING:
     import random

@@ -19,10 +19,12 @@ class Dealer:
 
     A worker that asks gets a fair part of what nobody has, else half of what the busiest other one has not yet
     finished, from its end: a group that two workers have done is the same bytes, and the second finds it in the store.
+    `least` groups must come of that: it is not worth a worker's start for fewer.
     """
 
     sizes: Mapping[str, int]
     workers: int
+    least: int = 1
     waiting: list[str] = field(init=False)
     hands: dict[int, list[str]] = field(init=False, default_factory=dict)
     _lost: dict[str, int] = field(init=False, default_factory=dict)
@@ -52,7 +54,7 @@ class Dealer:
             finished = done(hand)
             left = [path for path in hand if path not in finished]
             self.hands[other] = left
-            if len(left) > 1:
+            if len(left) > 1 and len(left) // 2 >= self.least:
                 self.hands[worker] = left[(len(left) + 1) // 2 :]
                 return self.hands[worker]
         return []
