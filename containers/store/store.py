@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from containers.settings import StoreSettings
 
 _STREAMS: Final = 4  # ranges or files on the wire at once
-_RESULTS: Final = "results/"
+_KEYS: Final = ("results/", "watch/")
 _BLOBS: Final = "blobs/sha256/"
 _BLOB: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}")
 _MANIFEST: Final = re.compile(r"artifacts/(?P<kind>[a-z-]+)/(?P<fingerprint>[0-9a-f]{64})\.json")
@@ -52,8 +52,8 @@ class Store:
     """Content-addressed artifacts on S3; safe to use from several threads.
 
     Keys: `blobs/sha256/<hex>` for contents, `artifacts/<kind>/<fingerprint>.json` for manifests, `results/<name>` for
-    what Prefect remembers. Besides what each method says, all raise Temporary (the store cannot be reached), DiskFull
-    and BadInput (keys, permission, settings).
+    what Prefect remembers, `watch/<name>` for what was shipped and what the watcher has seen. Besides what each method
+    says, all raise Temporary (the store cannot be reached), DiskFull and BadInput (keys, permission, settings).
     """
 
     def __init__(self, bucket: Bucket) -> None:
@@ -246,17 +246,21 @@ class Store:
         return orphans
 
     def has_key(self, key: str) -> bool:
-        return self._bucket.size(_result_key(key)) is not None
+        return self._bucket.size(_key(key)) is not None
 
     def read_key(self, key: str) -> bytes:
-        """The value under a key that starts with `results/`; KeyError when there is none."""
-        content = self._bucket.read(_result_key(key))
+        """The value under a key that starts with `results/` or `watch/`; KeyError when there is none."""
+        content = self._bucket.read(_key(key))
         if content is None:
             raise KeyError(key)
         return content
 
     def write_key(self, key: str, content: bytes) -> None:
-        self._bucket.write(_result_key(key), content)
+        self._bucket.write(_key(key), content)
+
+    def delete_key(self, key: str) -> None:
+        """No error when it is gone already."""
+        self._bucket.delete(_key(key))
 
     def _read(self, kind: Kind, fingerprint: str) -> Manifest | None:
         key = _manifest_key(kind, fingerprint)
@@ -297,7 +301,7 @@ def _manifest_key(kind: Kind, fingerprint: str) -> str:
     return f"artifacts/{kind}/{fingerprint}.json"
 
 
-def _result_key(key: str) -> str:
-    if not key.startswith(_RESULTS) or any(part in {"", ".", ".."} for part in key.split("/")):
-        raise BadInput(f"not a key for results: {key!r}", remedy=f"a key starts with {_RESULTS!r} and has no '..'")
+def _key(key: str) -> str:
+    if not key.startswith(_KEYS) or any(part in {"", ".", ".."} for part in key.split("/")):
+        raise BadInput(f"not a key: {key!r}", remedy=f"a key starts with one of {', '.join(_KEYS)} and has no '..'")
     return key
