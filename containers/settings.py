@@ -102,6 +102,37 @@ class ServeSettings(Section):
     )
 
 
+class PlacementSettings(Section):
+    """Steps that run on other machines, as child runs of a deployment of the flow `run-step`; empty: where the flow runs."""
+
+    download: str = Field(default="", description="deployment that runs download, such as run-step/cpu")
+    quantize: str = Field(default="", description="deployment that runs quantize, such as run-step/gpu")
+    push: str = Field(default="", description="deployment that runs push and promote")
+    serve: str = Field(default="", description="deployment that serves models, such as run-step/gpu")
+    evaluate: str = Field(default="", description="deployment that runs evaluate")
+    runs: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="child runs that share one quantization: one for each GPU of the work pool"
+    )
+    patience: Annotated[float, Field(ge=0)] = Field(
+        default=10.0, description="seconds to wait for a live worker of the work pool, at each of three attempts"
+    )
+    start_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=900.0, description="seconds from a worker's taking a child run to its start (an image may be pulled)"
+    )
+    silence: Annotated[float, Field(ge=1)] = Field(
+        default=90.0, description="seconds without a sign of life after which a child run, or its parent, counts as dead"
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether any step is placed."""
+        return any((self.download, self.quantize, self.push, self.serve, self.evaluate))
+
+    def deployment(self, step: str) -> str:
+        """The deployment (flow/deployment) for a step; empty where there is none."""
+        return str(getattr(self, step))
+
+
 class Settings(BaseSettings):
     """All of it. `carwright settings` prints the values in force, with secrets masked."""
 
@@ -140,6 +171,7 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
+    placement: PlacementSettings = PlacementSettings()
     busybox: Path | None = Field(
         default=None,
         description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",
