@@ -14,18 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from containers.contract import Endpoint, ServeOptions, StepRequest
 from containers.determinants import determinants
-from containers.events import Event
 from containers.process import Child, start_time, stop_by_pid
 from flows.environments import prepare
-from flows.launchers.process import (
-    LOG,
-    RESULT,
-    read_result,
-    run_folder,
-    step_command,
-    step_environment,
-    step_failure,
-)
+from flows.launchers.process import left, run_folder, step_command, step_environment, where
+from flows.launchers.wire import LOG, RESULT, Heard, read_result, step_failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,7 +131,7 @@ class ProcessServices:
         _write(path, state)
         try:
             _wait(child, request, folder, lease, on_event)
-            endpoint = Endpoint.read(read_result(folder / RESULT, request.step).values)
+            endpoint = Endpoint.read(read_result(left(folder), request.step).values)
         except BaseException:
             child.stop()
             path.unlink(missing_ok=True)
@@ -169,7 +161,7 @@ class ProcessServices:
 
 def _wait(child: Child, request: StepRequest, folder: Path, lease: Path, on_event: OnEvent) -> None:
     """Forward what the step says until it is ready; raises when it ends first."""
-    said: list[Event] = []
+    heard = Heard(on_event)
     tail: list[str] = []
     log = folder / LOG
     while not log.exists():
@@ -179,15 +171,12 @@ def _wait(child: Child, request: StepRequest, folder: Path, lease: Path, on_even
         while True:
             ended, ready = child.poll(), (folder / RESULT).exists()
             for line in _complete_lines(lines):
-                event = Event.parse(line)
                 tail.append(line)
-                if event.event == "error":
-                    said.append(event)
-                on_event(event)
+                heard.line(line)
             if ready:
                 return
             if ended is not None:
-                raise step_failure(request.step, ended, said, "\n".join(tail), folder)
+                raise step_failure(request.step, ended, heard.errors, "\n".join(tail), where(folder))
             if time.monotonic() - renewed > _RENEWAL:
                 os.utime(lease)
                 renewed = time.monotonic()

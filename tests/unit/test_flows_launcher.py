@@ -13,7 +13,8 @@ from containers.events import Event
 from containers.settings import Settings
 from flows.environments import Environment
 from flows.launchers import process
-from flows.launchers.process import ProcessLauncher, read_result, run_folder, step_environment, step_failure
+from flows.launchers.process import ProcessLauncher, run_folder, step_environment
+from flows.launchers.wire import read_result, step_failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,33 +77,32 @@ def test_nothing_of_prefect_reaches_a_step(
     assert not [name for name in variables if name.startswith(("PREFECT", "AWS"))]
 
 
-def test_a_steps_own_words_become_the_error(tmp_path: Path) -> None:
+def test_a_steps_own_words_become_the_error() -> None:
     said = [Event(event="error", message="config.json is missing", remedy="add it", exit_code=2)]
-    error = step_failure(Step.DOWNLOAD, 2, said, "", tmp_path)
+    error = step_failure(Step.DOWNLOAD, 2, said, "", "its log")
     assert isinstance(error, StepFailed)
     assert (error.exit_code, error.temporary, error.message) == (2, False, "config.json is missing")
     assert "add it" in error.remedy
 
 
-def test_exit_75_is_temporary_and_130_an_interruption(tmp_path: Path) -> None:
+def test_exit_75_is_temporary_and_130_an_interruption() -> None:
     said = [Event(event="error", message="no")]
-    temporary = step_failure(Step.PUSH, 75, said, "", tmp_path)
+    temporary = step_failure(Step.PUSH, 75, said, "", "its log")
     assert temporary.temporary
-    assert isinstance(step_failure(Step.PUSH, 130, said, "", tmp_path), Interrupted)
+    assert isinstance(step_failure(Step.PUSH, 130, said, "", "its log"), Interrupted)
 
 
-def test_a_killed_step_is_named_by_its_signal(tmp_path: Path) -> None:
-    error = step_failure(Step.QUANTIZE, 137, [], "some output", tmp_path)
+def test_a_killed_step_is_named_by_its_signal() -> None:
+    error = step_failure(Step.QUANTIZE, 137, [], "some output", "its log")
     assert "SIGKILL" in error.message
     assert not error.temporary
 
 
-def test_a_step_that_ends_well_without_a_result_has_failed(tmp_path: Path) -> None:
+def test_a_step_that_ends_well_without_a_result_has_failed() -> None:
     with pytest.raises(StepFailed, match="no readable result"):
-        read_result(tmp_path / "result.json", Step.PUSH)
-    (tmp_path / "result.json").write_text('{"step": "push", "surprise": 1}')
+        read_result(None, Step.PUSH)
     with pytest.raises(StepFailed, match="surprise"):
-        read_result(tmp_path / "result.json", Step.PUSH)
+        read_result(b'{"step": "push", "surprise": 1}', Step.PUSH)
 
 
 _SCRIPT = """#!/bin/sh
