@@ -1,7 +1,7 @@
 """The one tree of settings: read at an entry point, passed down, and never looked up again.
 
 Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
-working directory, or, for secrets, as a file under /run/secrets.
+working directory, or, for secrets, as a file of the variable's name under /run/secrets.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -102,6 +103,42 @@ class ServeSettings(Section):
     )
 
 
+class DockerSettings(Section):
+    """Steps and services as containers of a Docker engine. The tables are by step (`quantize`), or `*` for all of them."""
+
+    host: str | None = Field(
+        default=None,
+        description="URL of the engine (unix://, tcp:// or ssh://); unset follows DOCKER_HOST, then the local socket",
+    )
+    project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = Field(
+        default="carwright",
+        description="whose containers these are: nothing of another project on the same engine is found, swept or stopped",
+    )
+    image: str = Field(
+        default="carwright/{target}:latest",
+        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
+    )
+    network: str = Field(
+        default="host",
+        description="network of the containers: host shares the engine's machine; else a network of the engine, by name",
+    )
+    extra_hosts: dict[str, str] = Field(default={}, description="names that containers know: name to address")
+    registry_aliases: dict[str, str] = Field(
+        default={}, description="registries that the engine knows under another name than the steps: theirs to its own"
+    )
+    memory_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, description="most GiB of memory, by step")
+    cpus: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, description="most processors, by step")
+    gpus: dict[str, Annotated[int, Field(ge=-1)]] = Field(default={}, description="GPUs, by step; -1 takes all of them")
+    gpu_kind: Literal["nvidia", "rocm"] = Field(default="nvidia", description="whose GPUs the engine's machine has")
+    modelcar: Literal["sidecar", "mount"] = Field(
+        default="sidecar",
+        description="how vLLM reads a modelcar: sidecar as KServe does; mount as an image mount (Docker 28 or later)",
+    )
+    step_timeout: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="seconds after which a step's container is ended; unset means never"
+    )
+
+
 class PlacementSettings(Section):
     """Steps that run on other machines, as child runs of a deployment of the flow `run-step`; empty: where the flow runs."""
 
@@ -120,7 +157,8 @@ class PlacementSettings(Section):
         default=900.0, description="seconds from a worker's taking a child run to its start (an image may be pulled)"
     )
     silence: Annotated[float, Field(ge=1)] = Field(
-        default=90.0, description="seconds without a sign of life after which a child run, or its parent, counts as dead"
+        default=90.0,
+        description="seconds without a sign of life after which a child run, or its parent, counts as dead",
     )
 
     @property
@@ -172,6 +210,10 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
     placement: PlacementSettings = PlacementSettings()
+    launcher: Literal["process", "docker", "kubernetes"] = Field(
+        default="process", description="how steps are started: in environments of this machine, or from images"
+    )
+    docker: DockerSettings = DockerSettings()
     busybox: Path | None = Field(
         default=None,
         description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",
@@ -211,10 +253,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """First wins: arguments, environment, mounted secrets, carwright.toml."""
+        """First wins: arguments, environment, mounted secrets (files named like the variables), carwright.toml."""
         return (
             init_settings,
             env_settings,
-            file_secret_settings,
+            NestedSecretsSettingsSource(file_secret_settings),
             TomlConfigSettingsSource(settings_cls),
         )
