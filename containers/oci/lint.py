@@ -13,6 +13,7 @@ from containers.errors import BadInput
 from containers.oci import raw
 from containers.oci.access import look, open_repository
 from containers.oci.card import is_legal
+from containers.oci.files import BIG, read_model_file
 from containers.oci.image import CARD
 from containers.oci.layer import ROOT
 from containers.oci.prepare import registry_layer_bytes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Level = Literal["error", "warning", "ok"]
 _LAYERS_MAX: Final = 127  # what overlay file systems mount
-_BIG: Final = 64 << 20  # bytes; layers above are looked at by their first header only
 _HARBOR: Final = 32 << 30  # bytes of a layer beyond which Harbor was seen to fail
 _TOOLS: Final = ("sh", "ln", "sleep", "ls")  # KServe's sidecar and init container call them
 
@@ -70,7 +70,7 @@ def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
         findings += _kserve_rules(parsed, content)
         findings += _path_rules(content)
         findings += _annotation_rules(manifest)
-        findings += _checkpoint_rules(content, lambda path: _read_model_file(repository, manifest, parsed, path))
+        findings += _checkpoint_rules(content, lambda path: read_model_file(repository, manifest, path))
         return tuple(findings)
 
 
@@ -217,7 +217,7 @@ def _contents(repository: Repository, manifest: Manifest, config: ImageConfig) -
             content.files += [(file.path, file.size) for file in listed]
         elif CARD in layer.annotations:
             continue
-        elif layer.size <= _BIG:
+        elif layer.size <= BIG:
             _read_members(repository, layer, diff_id, content)
         else:
             _first_member(repository, layer, content)
@@ -248,23 +248,6 @@ def _note(member: tarfile.TarInfo, content: _Content) -> None:
         content.files.append((path.removeprefix(f"{ROOT}/"), member.size))
     elif folder in ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin") and not member.isdir():
         content.programs.add(name)
-
-
-def _read_model_file(repository: Repository, manifest: Manifest, config: ImageConfig, path: str) -> bytes:
-    """A small file of the checkpoint, from the layer that holds it."""
-    found: list[bytes] = []
-
-    def take(member: tarfile.TarInfo, content: Any) -> None:
-        if content is not None and member.name.removeprefix("./").removeprefix("/") == f"{ROOT}/{path}":
-            found.append(content.read())
-
-    for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
-        listed = {file.path for file in listed_files(layer)}
-        if layer.size <= _BIG and (path in listed or not listed):
-            read_layer(repository, layer, diff_id, take)
-    if not found:
-        raise BadInput(f"there is no {path} in a layer of up to {_BIG >> 20} MiB")
-    return found[-1]
 
 
 def _judge(rule: str, good: bool, message: str, otherwise: Level = "error") -> Finding:  # noqa: FBT001
