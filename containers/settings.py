@@ -94,6 +94,10 @@ class ServeSettings(Section):
     ready_timeout: Annotated[float, Field(gt=0)] = Field(
         default=600.0, description="seconds until vLLM must answer its health check"
     )
+    advertise: str = Field(
+        default="",
+        description="name or address by which other machines reach a model served on this one; empty: as it listens",
+    )
     kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
         default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
     )
@@ -171,6 +175,23 @@ class PlacementSettings(Section):
         return str(getattr(self, step))
 
 
+class WatchSettings(Section):
+    """The models that are watched for new revisions, base images and tools."""
+
+    models: Path | None = Field(
+        default=None, description="file with the watched models; unset means the one that ships, infra/models.yaml"
+    )
+    interval: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="seconds between two looks")
+    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="models that are looked at at once")
+    lost_after: Annotated[float, Field(ge=0)] = Field(
+        default=600.0,
+        description="seconds after which a change whose event started no run is announced again, three times at most",
+    )
+    index: bool = Field(
+        default=False, description="also ask pip's package index for newer versions of the tools that decide the bytes"
+    )
+
+
 class Settings(BaseSettings):
     """All of it. `carwright settings` prints the values in force, with secrets masked."""
 
@@ -209,6 +230,7 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
+    watch: WatchSettings = WatchSettings()
     placement: PlacementSettings = PlacementSettings()
     launcher: Literal["process", "docker", "kubernetes"] = Field(
         default="process", description="how steps are started: in environments of this machine, or from images"
