@@ -23,7 +23,7 @@ _BYTES_VERSION: Final[Mapping[Step, str]] = {
     Step.QUANTIZE: "1",
     Step.PUSH: "1",
     Step.SERVE: "1",
-    Step.EVALUATE: "2",
+    Step.EVALUATE: "3",
 }
 _ARITHMETIC: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.QUANTIZE: ("compressed-tensors", "llmcompressor"),

@@ -14,21 +14,37 @@ number of tests (Bonferroni): an honest candidate is refused with at most `1 - c
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.verdict import Decision, Score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-Decision = Literal["pass", "refuse", "inconclusive"]
+    from containers.evaluate.benchmarks import Gate
+
 _HALVINGS = 50  # of the interval from -1 to 1: far below rounding
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One benchmark as both models answered it: scores from 0 to 1 by question; `margin` in points, None the suite's."""
+
+    title: str
+    baseline: Mapping[str, float]
+    candidate: Mapping[str, float]
+    category: str = ""
+    data_set: str = ""
+    metric: str = "accuracy"
+    margin: float | None = None
 
 
 class Comparison(Frozen):
@@ -49,17 +65,60 @@ class Comparison(Frozen):
     more: float = 1.0
     gain_beyond_noise: bool = False
 
-    @property
-    def recovery(self) -> float | None:
-        """Percent of the baseline's score; None for a baseline of zero."""
-        return 100 * self.candidate / self.baseline if self.baseline else None
-
 
 class GateReport(Frozen):
+    """`more_samples` is how many more questions would decide what is open; 0 when nothing is."""
+
     decision: Decision
     comparisons: tuple[Comparison, ...]
     average: Comparison | None
     reasons: tuple[str, ...]
+    more_samples: int = 0
+    scores: tuple[Score, ...] = ()
+
+
+def assess(pairs: Sequence[Pair], gate: Gate) -> GateReport:
+    """The verdict over a suite: every benchmark against its margin and, where there are several, their average too.
+
+    Raises BadInput when the two did not answer the same questions.
+    """
+    several = len(pairs) > 1
+    tests = len(pairs) + several
+    rows = [
+        compare(
+            pair.title,
+            pair.baseline,
+            pair.candidate,
+            margin=gate.margin if pair.margin is None else pair.margin,
+            confidence=gate.confidence,
+            tests=tests,
+        )
+        for pair in pairs
+    ]
+    mean = average("Average", rows, margin=gate.margin_average, groups=[p.data_set for p in pairs]) if several else None
+    report = decide(rows, mean)
+    described = list(zip(pairs, rows, strict=True))
+    if mean is not None:
+        described.append((Pair("Average", {}, {}, category=pairs[0].category), mean))
+    scores = [
+        Score(
+            title=row.title,
+            category=pair.category,
+            data_set=pair.data_set,
+            metric=pair.metric,
+            samples=row.samples,
+            baseline=row.baseline,
+            candidate=row.candidate,
+            lower=row.lower,
+            upper=row.upper,
+            margin=row.margin,
+            decision=row.decision,
+            not_applicable=row.baseline < gate.recovery_needs,
+            gain_beyond_noise=row.gain_beyond_noise,
+        )
+        for pair, row in described
+    ]
+    return report.model_copy(update={"scores": tuple(scores)})
 
 
 def tango(
@@ -176,16 +235,23 @@ def _decided(
     )
 
 
-def average(
-    title: str, comparisons: Sequence[Comparison], *, margin: float, confidence: float, tests: int
-) -> Comparison:
-    """The mean over benchmarks, whose errors are independent: the half widths add up in squares."""
+def average(title: str, comparisons: Sequence[Comparison], *, margin: float, groups: Sequence[str] = ()) -> Comparison:
+    """The mean over benchmarks. Errors of different data sets are independent, so half widths add up in squares.
+
+    `groups` names the data set of each: benchmarks over one data set (translations, another prompt) err together, and
+    their half widths simply add up. An empty name, and no names at all, stand for data sets of their own.
+    """
     count = len(comparisons)
     base, mine = (sum(getattr(c, name) for c in comparisons) / count for name in ("baseline", "candidate"))
-    down = math.sqrt(sum((c.difference - c.lower) ** 2 for c in comparisons)) / count
-    up = math.sqrt(sum((c.upper - c.difference) ** 2 for c in comparisons)) / count
-    samples = sum(c.samples for c in comparisons)
-    return _decided(title, samples, (base, mine), (mine - base - down, mine - base + up), margin)
+    down: dict[object, float] = {}
+    up: dict[object, float] = {}
+    for number, one in enumerate(comparisons):
+        group = groups[number] if number < len(groups) and groups[number] else number
+        down[group] = down.get(group, 0.0) + one.difference - one.lower
+        up[group] = up.get(group, 0.0) + one.upper - one.difference
+    lower = mine - base - math.hypot(*down.values()) / count
+    upper = mine - base + math.hypot(*up.values()) / count
+    return _decided(title, sum(c.samples for c in comparisons), (base, mine), (lower, upper), margin)
 
 
 def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateReport:
@@ -195,7 +261,7 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
     decision: Decision = (
         "refuse" if "refuse" in decisions else "inconclusive" if "inconclusive" in decisions or not every else "pass"
     )
-    reasons = []
+    reasons, more = [], 0
     for one in every:
         said = (
             f"{one.title}: {one.baseline:.2f} became {one.candidate:.2f}, a difference of {one.difference:+.2f} points "
@@ -205,6 +271,7 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
             reasons.append(f"{said}: beyond the margin.")
         elif one.decision == "inconclusive":
             needed = math.ceil(one.samples * (one.more - 1))
+            more = max(more, needed)
             reasons.append(f"{said}: not decided; about {needed:,} more samples would decide.")
         elif one.gain_beyond_noise:
             reasons.append(f"{said}: a gain beyond noise, which quantization does not explain.")
@@ -213,6 +280,7 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
         comparisons=tuple(comparisons),
         average=mean,
         reasons=tuple(reasons) or ("Every benchmark stays within its margin.",),
+        more_samples=more,
     )
 
 

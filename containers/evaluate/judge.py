@@ -17,7 +17,7 @@ from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate import compare
 from containers.evaluate.compare import Estimate
-from containers.verdict import Verdict
+from containers.verdict import Decision, Score, Verdict
 
 if TYPE_CHECKING:
     from containers.evaluate.measurement import Arrays, Measured
@@ -35,7 +35,12 @@ _NAMES = {
 }
 _UNITS = {"kl_mean": " nats", "abs_dlogp_mean": " nats", "worst_passage_kl": " nats"}
 
-Decision = Literal["pass", "refuse", "inconclusive"]
+
+class Sizes(Frozen):
+    """Bytes of the two checkpoints; 0 where they are not known."""
+
+    baseline: int = 0
+    candidate: int = 0
 
 
 class Report(Frozen):
@@ -52,6 +57,7 @@ class Report(Frozen):
     dlogp_histogram: dict[str, list[float]]
     candidate: dict[str, object]
     baseline: dict[str, object]
+    sizes: Sizes = Sizes()
 
 
 @dataclass
@@ -71,7 +77,7 @@ class _Findings:
         return tuple(self.refuse + self.open) or tuple(self.good)
 
 
-def judge(loaded: Loaded, candidate: Measured, baseline: Measured) -> Report:
+def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes | None = None) -> Report:
     """Raises BadInput when the two were not measured with this suite."""
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.about.suite_digest != loaded.files.digest:
@@ -110,6 +116,9 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured) -> Report:
             suite=loaded.suite.name,
             reasons=findings.reasons,
             measures={name: float(f"{value:.6g}") for name, value in numbers.items()},
+            scores=_scores(loaded, perplexities, estimates),
+            engine=candidate.about.engine,
+            baseline_engine=baseline.about.engine,
         ),
         measures=estimates,
         limits={name: limit.model_dump(exclude_none=True) for name, limit in gate.limits.items()},
@@ -120,6 +129,29 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured) -> Report:
         dlogp_histogram={} if tokens is None else _histogram(tokens),
         candidate=candidate.about.model_dump(mode="json"),
         baseline=baseline.about.model_dump(mode="json"),
+        sizes=sizes or Sizes(),
+    )
+
+
+def _scores(loaded: Loaded, perplexities: dict[str, float], estimates: dict[str, Estimate]) -> tuple[Score, ...]:
+    """The suite's rows of the accuracy table: the perplexity of both over the shipped text."""
+    ratio = estimates.get("perplexity_ratio")
+    if not perplexities or ratio is None:
+        return ()
+    before = perplexities["baseline"]
+    return (
+        Score(
+            title="Perplexity, shipped text",
+            category=loaded.suite.name,
+            data_set=f"carwright/{loaded.suite.name}",
+            metric="perplexity",
+            samples=ratio.blocks,
+            baseline=before,
+            candidate=perplexities["candidate"],
+            lower=None if ratio.lower is None else before * (ratio.lower - 1),
+            upper=None if ratio.upper is None else before * (ratio.upper - 1),
+            lower_is_better=True,
+        ),
     )
 
 

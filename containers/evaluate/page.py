@@ -10,9 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from containers.evaluate import plots
 
 if TYPE_CHECKING:
-    from containers.evaluate.gate import GateReport
-    from containers.evaluate.judge import Report
-    from containers.verdict import Verdict
+    from collections.abc import Sequence
+
+    from containers.evaluate.judge import Report, Sizes
+    from containers.evaluate.samples import SamplesReport
+    from containers.verdict import Score
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _TITLES: Final = {
@@ -34,10 +36,13 @@ def render(report: Report) -> str:
         .render(
             **told,
             plots={
+                "recovery": _recovery(report.verdict.scores),
+                "size": _size(report.sizes),
                 "fidelity": _fidelity(report),
                 "differences": _differences(report),
                 "speed": _speed(told["candidate"]["speed"], told["baseline"]["speed"]),
             },
+            scores=[_score(one) for one in report.verdict.scores],
             rows=[_row(report, name) for name in report.measures],
             checks=[{**check, "baseline": of_baseline.get(check["name"], "")} for check in told["candidate"]["checks"]],
             answers=[
@@ -48,30 +53,76 @@ def render(report: Report) -> str:
     )
 
 
-def render_gate(verdict: Verdict, report: GateReport, *, recovery_needs: float) -> str:
-    """The page of a suite of benchmarks; a recovery is N/A below `recovery_needs` points of the baseline."""
-    rows = [*report.comparisons, *([report.average] if report.average is not None else [])]
-    plot = plots.intervals(
-        [
-            plots.Interval(
-                row.title, row.difference, row.lower, row.upper, -row.margin, row.decision, f"{row.difference:+.2f}"
-            )
-            for row in rows
-        ],
-        title="Differences of scores with intervals and margins",
-    )
+def render_gate(report: SamplesReport) -> str:
+    """The page of a suite of benchmarks."""
+    verdict = report.verdict
+    differences = [
+        plots.Interval(
+            row.title,
+            row.difference,
+            row.difference if row.lower is None else row.lower,
+            row.difference if row.upper is None else row.upper,
+            None if row.margin is None else -row.margin,
+            row.decision or "plain",
+            f"{row.difference:+.2f}",
+        )
+        for row in verdict.scores
+    ]
     return (
         _environment()
         .get_template("gate.html.j2")
         .render(
             verdict=verdict.model_dump(mode="json"),
-            plot=plot,
-            rows=[
-                {**row.model_dump(), "recovery": row.recovery if row.baseline >= recovery_needs else None}
-                for row in rows
-            ],
+            plots={
+                "recovery": _recovery(verdict.scores),
+                "size": _size(report.sizes),
+                "differences": plots.intervals(differences, title="Differences of scores with intervals and margins"),
+            },
+            scores=[_score(one) for one in verdict.scores],
+            sizes=report.sizes.model_dump(),
+            noise=report.noise,
         )
     )
+
+
+def _recovery(scores: Sequence[Score]) -> str:
+    """Recovery with its interval and, where there is a margin, what of the baseline must be left."""
+    rows = []
+    for one in scores:
+        recovery, bounds = one.recovery, one.recovery_bounds
+        if recovery is None or bounds is None:
+            continue
+        needed = None if one.margin is None else 100 * (1 - one.margin / one.baseline)
+        colour = one.decision or "plain"
+        rows.append(plots.Interval(one.title, recovery, *bounds, needed, colour, f"{recovery:.1f} %"))
+    return plots.intervals(rows, title="Recovery by benchmark with intervals") if rows else ""
+
+
+def _score(one: Score) -> dict[str, str]:
+    """One line of the accuracy table, as text."""
+    recovery, bounds = one.recovery, one.recovery_bounds
+    said = "N/A" if recovery is None else f"{recovery:.1f} %"
+    known = one.lower is not None and one.upper is not None
+    return {
+        "category": one.category,
+        "title": one.title,
+        "samples": f"{one.samples:,}" if one.samples else "",
+        "baseline": f"{one.baseline:.2f}",
+        "candidate": f"{one.candidate:.2f}",
+        "recovery": said if bounds is None else f"{said} ({bounds[0]:.1f} to {bounds[1]:.1f})",
+        "difference": f"{one.difference:+.2f}" + (f" ({one.lower:+.2f} to {one.upper:+.2f})" if known else ""),
+        "margin": "" if one.margin is None else f"{one.margin:g}",
+        "decision": (one.decision or "") + (", a gain beyond noise" if one.gain_beyond_noise else ""),
+    }
+
+
+def _size(sizes: Sizes) -> str:
+    largest = max(sizes.baseline, sizes.candidate)
+    if not sizes.baseline or not sizes.candidate:
+        return ""
+    factor, unit = next((f, u) for f, u in ((1e9, "GB"), (1e6, "MB"), (1.0, "B")) if largest >= f)
+    bar = plots.Bar("Files of the checkpoint", sizes.baseline / factor, sizes.candidate / factor, unit)
+    return plots.bars([bar], title="Size of baseline and candidate")
 
 
 def _environment() -> Environment:

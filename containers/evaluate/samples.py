@@ -15,6 +15,7 @@ from containers.errors import BadInput
 from containers.evaluate import gate, humaneval, sanity
 from containers.evaluate.benchmarks import Gate, Serving, declaration, unfit
 from containers.evaluate.client import Client
+from containers.evaluate.judge import Sizes
 from containers.evaluate.measure import together
 from containers.evaluate.measurement import Requests
 from containers.evaluate.sandbox import Sandbox
@@ -67,6 +68,19 @@ class Samples(Frozen):
             return cls.model_validate_json((folder / FILE).read_bytes())
         except (OSError, ValidationError) as error:
             raise BadInput(f"not a measurement of benchmarks: {error}", remedy="measure the model again") from error
+
+
+class SamplesReport(Frozen):
+    """Everything that the verdict rests on; `noise` is the share of questions by benchmark that the engine, asked again,
+    scored otherwise.
+    """
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    gate: gate.GateReport
+    sizes: Sizes = Sizes()
+    requests: Requests
+    noise: dict[str, float] = Field(default_factory=dict)
 
 
 def is_humaneval(files: SuiteFiles) -> bool:
@@ -122,7 +136,7 @@ async def measure(
     )
 
 
-def judge(files: SuiteFiles, candidate: Samples, baseline: Samples) -> tuple[Verdict, gate.GateReport]:
+def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes | None = None) -> SamplesReport:
     """The gate over every benchmark; raises BadInput when the two did not answer the same questions."""
     suite = parse(files)
     for name, one in (("candidate", candidate), ("baseline", baseline)):
@@ -133,20 +147,15 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples) -> tuple[Ver
     before = {one.key: one for one in baseline.benchmarks}
     if before.keys() != {one.key for one in candidate.benchmarks}:
         raise BadInput("candidate and baseline were not measured on the same benchmarks", remedy="measure both again")
-    found = [
-        gate.compare(
-            one.title,
-            before[one.key].scores,
-            one.scores,
-            margin=suite.gate.margin,
-            confidence=suite.gate.confidence,
-            tests=len(candidate.benchmarks),
-        )
-        for one in candidate.benchmarks
-    ]
-    report = gate.decide(found, None)
+    report = gate.assess(
+        [
+            gate.Pair(one.title, before[one.key].scores, one.scores, category=files.name, metric=_KEY)
+            for one in candidate.benchmarks
+        ],
+        suite.gate,
+    )
     measures: dict[str, float] = {}
-    for benchmark, row in zip(candidate.benchmarks, found, strict=True):
+    for benchmark, row in zip(candidate.benchmarks, report.comparisons, strict=True):
         measures |= {f"{benchmark.key}_baseline": row.baseline, f"{benchmark.key}_candidate": row.candidate}
     verdict = Verdict(
         decision=report.decision,
@@ -155,5 +164,8 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples) -> tuple[Ver
         suite=files.name,
         reasons=report.reasons,
         measures={name: float(f"{value:.6g}") for name, value in measures.items()},
+        scores=report.scores,
+        engine=candidate.engine,
+        baseline_engine=baseline.engine,
     )
-    return verdict, report
+    return SamplesReport(verdict=verdict, gate=report, sizes=sizes or Sizes(), requests=candidate.requests)

@@ -13,7 +13,7 @@ from containers.errors import BadInput
 from containers.evaluate import page, samples
 from containers.evaluate import suite as suites
 from containers.evaluate.benchmarks import of_benchmarks
-from containers.evaluate.judge import judge
+from containers.evaluate.judge import Sizes, judge
 from containers.evaluate.measure import measure
 from containers.evaluate.measurement import Measured
 from containers.store import FileEntry, Manifest, Store
@@ -61,6 +61,8 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
 
 
 def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Context) -> dict[str, bytes]:
+    parameters = EvaluateParameters.read(request.parameters)
+    sizes = Sizes(baseline=parameters.size_baseline, candidate=parameters.size_candidate)
     folders = []
     for name in ("candidate", "baseline"):
         ref = request.inputs.get(name)
@@ -70,12 +72,12 @@ def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Conte
         folders.append(context.scratch / name)
     if samples.is_humaneval(suite):
         candidate, baseline = (samples.Samples.read(folder) for folder in folders)
-        verdict, table = samples.judge(suite, candidate, baseline)
-        needed = samples.parse(suite).gate.recovery_needs
-        shown = page.render_gate(verdict, table, recovery_needs=needed).encode()
-        return {VERDICT_FILE: _json(verdict), REPORT_FILE: _json(table), PAGE_FILE: shown}
+        scored = samples.judge(suite, candidate, baseline, sizes)
+        shown = page.render_gate(scored).encode()
+        return {VERDICT_FILE: _json(scored.verdict), REPORT_FILE: _json(scored), PAGE_FILE: shown}
     loaded = _fidelity(suite)
-    report = judge(loaded, *(Measured.read(folder) for folder in folders))
+    mine, theirs = (Measured.read(folder) for folder in folders)
+    report = judge(loaded, mine, theirs, sizes)
     return {
         VERDICT_FILE: _json(report.verdict),
         REPORT_FILE: _json(report),

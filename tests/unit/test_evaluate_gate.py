@@ -10,7 +10,9 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
 from containers.errors import BadInput
-from containers.evaluate.gate import Comparison, average, bounds, compare, decide, simulated, tango
+from containers.evaluate.benchmarks import Gate
+from containers.evaluate.gate import Pair, assess, average, bounds, compare, decide, simulated, tango
+from containers.verdict import Score
 
 # The reference card: benchmark, baseline, FP8, number of questions.
 CARD = [
@@ -107,7 +109,7 @@ def test_the_reference_card_is_not_refused(differing: float) -> None:
         compare(title, *by_hand(title, base, mine, count, differing), margin=2.0, confidence=0.95, tests=len(CARD) + 1)
         for title, base, mine, count in CARD
     ]
-    mean = average("Average", found, margin=1.0, confidence=0.95, tests=len(CARD) + 1)
+    mean = average("Average", found, margin=1.0)
     report = decide(found, mean)
     assert report.decision != "refuse"
     assert {one.title for one in found if one.decision == "refuse"} == set()
@@ -153,6 +155,48 @@ def test_samples_that_do_not_match_are_bad_input(base: dict[str, float], mine: d
         compare("x", base, mine, margin=2.0, confidence=0.95, tests=1)
 
 
+@pytest.mark.parametrize("differing", [0.0, 0.03, 0.1, 0.2])
+def test_every_group_of_the_reference_card_is_assessed_without_a_refusal(differing: float) -> None:
+    """Group by group as the card has them, with an average for each, and its N/A where the baseline is next to nothing."""
+    for group in (CARD[:7], CARD[7:13], CARD[13:15], CARD[15:]):
+        pairs = [Pair(row[0], *by_hand(*row, differing)) for row in group]
+        report = assess(pairs, Gate())
+        assert report.decision != "refuse"
+        assert [one.title for one in report.scores if one.not_applicable] == [
+            row[0] for row in group if row[0].startswith("Math-lvl-5")
+        ]
+        mean = report.scores[-1]
+        assert (mean.title, mean.margin) == ("Average", 1.0)
+        assert mean.baseline == pytest.approx(sum(row[1] for row in group) / len(group), abs=0.05)
+
+
+def test_each_benchmark_has_its_margin_and_the_average_its_own() -> None:
+    """Three points lost on each of four: within a margin of five, and far beyond the average's of one."""
+    pairs = [Pair(f"b{i}", *by_hand("x", 80, 77, 8000, 0.06), margin=5.0) for i in range(4)]
+    report = assess(pairs, Gate())
+    assert [one.decision for one in report.scores] == ["pass"] * 4 + ["refuse"]
+    assert report.decision == "refuse"
+    assert "Average: 80.00 became 77.00" in report.reasons[0]
+
+
+def test_the_verdict_says_how_many_more_samples_would_decide() -> None:
+    report = assess([Pair("x", *by_hand("x", 80, 79.5, 400, 0.1))], Gate())
+    assert report.decision == "inconclusive"
+    assert report.average is None
+    assert f"about {report.more_samples:,} more samples" in report.reasons[0]
+    assert report.more_samples > 400
+
+
+def test_benchmarks_over_one_data_set_do_not_make_the_average_surer() -> None:
+    """Four translations of one benchmark: the average's interval is as wide as each one's, not half as wide."""
+    one = by_hand("x", 80, 79.5, 2000, 0.1)
+    translations = assess([Pair(f"t{i}", *one, data_set="mmlu") for i in range(4)], Gate()).scores
+    apart = assess([Pair(f"t{i}", *one, data_set=f"d{i}") for i in range(4)], Gate()).scores
+    each = translations[0].difference - (translations[0].lower or 0)
+    assert translations[-1].difference - (translations[-1].lower or 0) == pytest.approx(each)
+    assert apart[-1].difference - (apart[-1].lower or 0) == pytest.approx(each / 2)
+
+
 def test_an_empty_suite_never_passes() -> None:
     assert decide([], None).decision == "inconclusive"
 
@@ -183,16 +227,6 @@ def test_damage_above_the_detectable_size_is_refused() -> None:
 def test_recovery_is_that_of_the_card(row: int, printed: str) -> None:
     """As the card prints it, for two rows 0.1 higher: it divides scores with more digits than it shows."""
     title, base, mine, count = CARD[row]
-    one = Comparison(
-        title=title,
-        samples=count,
-        baseline=base,
-        candidate=mine,
-        difference=mine - base,
-        lower=0,
-        upper=0,
-        margin=2,
-        decision="pass",
-    )
+    one = Score(title=title, samples=count, baseline=base, candidate=mine)
     assert one.recovery is not None
     assert f"{one.recovery:.1f}" == printed

@@ -9,6 +9,8 @@ import pytest
 
 from containers.evaluate import page, samples
 from containers.evaluate.compare import Estimate
+from containers.evaluate.judge import Sizes
+from containers.verdict import Score
 from tests.unit.test_evaluate_judge import LOADED, judge, measured
 from tests.unit.test_evaluate_samples import GREEDY, scored
 
@@ -74,7 +76,7 @@ def test_the_page_says_all_and_needs_nothing() -> None:
         assert reason in text
     assert f"{report.measures['kl_mean'].value:.4g}" in text
     assert "text/07-deutsch.txt" in text
-    assert reader.tags.count("svg") == 3
+    assert reader.tags.count("svg") == 4
 
 
 def test_a_verdict_without_numbers_has_a_page_too() -> None:
@@ -93,11 +95,31 @@ def test_a_measure_without_a_spread_is_drawn(bounds: tuple[float | None, float |
 
 def test_the_page_of_a_gate_has_scores_recovery_and_interval() -> None:
     """120 of 164 became 118: 73.17 and 71.95 points, 98.3 % of it; a baseline near zero has no recovery."""
-    verdict, report = samples.judge(GREEDY, scored(118), scored(120))
-    reader = parsed(page.render_gate(verdict, report, recovery_needs=5.0))
+    report = samples.judge(GREEDY, scored(118), scored(120), Sizes(baseline=270_000_000, candidate=163_000_000))
+    reader = parsed(page.render_gate(report.model_copy(update={"noise": {"HumanEval": 0.125}})))
     assert reader.links == []
-    row = report.comparisons[0]
-    for text in ("73.17", "71.95", "98.3 %", f"-1.22 ({row.lower:+.2f} to {row.upper:+.2f})", "inconclusive"):
+    row = report.verdict.scores[0]
+    recovery = f"98.3 % ({100 + row.lower / 0.7317073:.1f} to {100 + row.upper / 0.7317073:.1f})"
+    difference = f"-1.22 ({row.lower:+.2f} to {row.upper:+.2f})"
+    for text in ("73.17", "71.95", recovery, difference, "inconclusive", "HumanEval: 12.5 %"):
         assert text in reader.text
+    assert "270,000,000 bytes became 163,000,000, 39.6 % less" in " ".join(reader.text)
+    assert reader.tags.count("svg") == 3
     low = samples.judge(GREEDY, scored(2), scored(1))
-    assert "N/A" in parsed(page.render_gate(*low, recovery_needs=5.0)).text
+    assert "N/A" in parsed(page.render_gate(low)).text
+
+
+def test_recovery_of_a_perplexity_is_baseline_over_candidate() -> None:
+    """20 that became 25, give or take 1: 80 %, and 20/26 to 20/24."""
+    score = Score(title="x", baseline=20, candidate=25, lower=4, upper=6, lower_is_better=True)
+    assert score.recovery == pytest.approx(80)
+    assert score.recovery_bounds == pytest.approx((100 * 20 / 26, 100 * 20 / 24))
+
+
+def test_the_report_of_the_smoke_suite_has_scores_sizes_and_recovery() -> None:
+    report = judge(LOADED, measured(damage=0.1), measured(), Sizes(baseline=2_000, candidate=1_000))
+    score = report.verdict.scores[0]
+    text = " ".join(read(report).text)
+    assert f"{score.baseline:.2f}" in text
+    assert f"{score.recovery:.1f} %" in text
+    assert "2,000 bytes became 1,000, 50.0 % less" in text

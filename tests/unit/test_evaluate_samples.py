@@ -41,8 +41,9 @@ def scored(right: int, *, count: int = 164, **changes: object) -> samples.Sample
 @pytest.mark.parametrize(("right", "decision"), [(120, "pass"), (118, "inconclusive"), (80, "refuse")])
 def test_the_gate_decides(right: int, decision: str) -> None:
     """Against 120 of 164: the same answers, two lost, forty lost."""
-    verdict, report = samples.judge(GREEDY, scored(right), scored(120))
-    assert verdict.decision == report.decision == decision
+    report = samples.judge(GREEDY, scored(right), scored(120))
+    verdict = report.verdict
+    assert verdict.decision == report.gate.decision == decision
     assert verdict.measures["humaneval_baseline"] == pytest.approx(73.1707)
 
 
