@@ -91,6 +91,12 @@ def task_listener(runtime: Runtime) -> Iterator[Callable[[Event], None]]:
     yield listen
 
 
+def publish_reason(reason: str) -> None:
+    """Why the run was started, on its page from the start; nothing when nobody said."""
+    if reason:
+        create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
+
+
 def publish_outcome(shipped: Shipped) -> None:
     """The outcome of a run as a markdown page and a table of the steps."""
     create_markdown_artifact(key="outcome", markdown=shipped.markdown(), description=shipped.headline())

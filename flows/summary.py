@@ -21,7 +21,8 @@ class StepSummary(Frozen):
 class Shipped(Frozen):
     """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
 
-    `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked.
+    `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
+    `reason` says why the run was started, where that was said.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Shipped(Frozen):
     served_model_name: str = ""
     seconds: float
     work_seconds: float
+    reason: str = ""
 
     def headline(self) -> str:
         if self.tags:
@@ -64,6 +66,8 @@ class Shipped(Frozen):
             *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
             *(("  because", reason) for reason in self.verdict.reasons),
         ]
+        if self.reason:
+            rows.insert(0, ("why", self.reason))
         if self.endpoint:
             rows.append(("serving at", self.endpoint))
         rows.append(("serve it", self.serve_command))

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _PIECE: Final = 256 << 10
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
-_API: Final = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|refs|auth-check)(?:/([^/]+)(?:/(.+))?)?)?")
+_API: Final = re.compile(
+    r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|refs|commits|auth-check)(?:/([^/]+)(?:/(.+))?)?)?"
+)
 _RESOLVE: Final = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _CACHED: Final = re.compile(r"/api/resolve-cache/models/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
 _BLOB: Final = re.compile(r"/lfs/([0-9a-f]{64})")
@@ -125,15 +127,23 @@ class Handler(BaseHTTPRequestHandler):
         elif what == "tree":
             _, name, commit = self._find(repo_id, revision)
             self._tree(commit, name, below, query)
+        elif what == "commits":
+            repository, name, _ = self._find(repo_id, revision)
+            self._page(_history(repository, name), query)
         else:
             repository, name, commit = self._find(repo_id, revision)
-            self._json(_info(repository, name, commit, blobs="blobs" in query))
+            info = _info(repository, name, commit, blobs="blobs" in query)
+            wanted = {"_id", "id", *parse_qs(urlsplit(self.path).query).get("expand", info)}
+            self._json({field: value for field, value in info.items() if field in wanted})
 
     def _tree(self, commit: Commit, name: str, below: str, query: dict[str, str]) -> None:
         prefix = f"{below.rstrip('/')}/" if below else ""
         entries = _entries(commit, prefix, recursive=query.get("recursive", "").lower() == "true")
         if not entries and prefix:
             raise _Refused(404, f"{below} does not exist on {name}", "EntryNotFound")
+        self._page(entries, query)
+
+    def _page(self, entries: list[dict[str, Any]], query: dict[str, str]) -> None:
         start = int(query.get("cursor", "0"))
         stop = start + min(int(query.get("limit", self._hub.page)), self._hub.page)
         headers = {}
@@ -237,7 +247,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _json(self, value: object, **headers: str) -> None:
         body = json.dumps(value).encode()
-        self._start(200, len(body), **{"Content-Type": "application/json; charset=utf-8"}, **headers)
+        etag = f'W/"{len(body):x}-{hashlib.sha256(body).hexdigest()[:27]}"'  # the hub's are weak and look like this
+        if self.headers.get("If-None-Match") == etag:
+            self._start(304, None, ETag=etag, **headers)
+            return
+        self._start(200, len(body), **{"Content-Type": "application/json; charset=utf-8", "ETag": etag}, **headers)
         self._write(body)
 
     def _body(self, path: Path, etag: str, **headers: str) -> None:
@@ -339,6 +353,17 @@ def _entry(file: File) -> dict[str, Any]:
     if file.lfs:
         entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer_size}
     return entry
+
+
+def _history(repository: Repository, name: str) -> list[dict[str, Any]]:
+    """The commit and its ancestors, newest first."""
+    found: list[dict[str, Any]] = []
+    following: str | None = name
+    while following is not None:
+        commit = repository.commits[following]
+        found.append({"id": following, "title": commit.title, "message": "", "authors": [], "date": commit.date})
+        following = commit.parent
+    return found
 
 
 def _info(repository: Repository, name: str, commit: Commit, *, blobs: bool) -> dict[str, Any]:

