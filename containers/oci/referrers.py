@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from containers.oci.repository import Repository
 
 EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
+CARD: Final = "application/vnd.carwright.card.v1"
+PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
+SEQUENCE: Final = "dev.carwright.sequence"  # 1 for the first referrer of its type, and one more for each that follows
 TITLE: Final = "org.opencontainers.image.title"
 _EMPTY: Final = Descriptor(media_type=EMPTY, digest=Digest.of(EMPTY_CONTENT), size=len(EMPTY_CONTENT))
 
@@ -68,6 +71,37 @@ def attach(
             repository.put_blob(blob, lambda _: None)
     repository.refer(content, manifest)
     return digest, False
+
+
+def renew(
+    repository: Repository, subject: Digest, artifact_type: str, files: Sequence[Attachment]
+) -> tuple[Digest, bool]:
+    """Attach `files` as the newest of their type, unless the newest holds them already; earlier ones stay."""
+    before = newest(repository, subject, artifact_type)
+    number = 0
+    if before is not None:
+        last, manifest = before
+        if sorted((one.annotations.get(TITLE, ""), one.digest) for one in manifest.layers) == sorted(
+            (one.title, Digest.of(one.content)) for one in files
+        ):
+            return last.digest, True
+        number = _sequence(manifest)
+    return attach(repository, subject, artifact_type, files, {SEQUENCE: str(number + 1)})
+
+
+def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple[Descriptor, Manifest] | None:
+    """The referrer of a type that was attached last, None when there is none."""
+    found_ones = []
+    for one in attached(repository, subject, artifact_type):
+        manifest = found(repository, str(one.digest)).parse()
+        if isinstance(manifest, Manifest):
+            found_ones.append((one, manifest))
+    return max(found_ones, key=lambda one: _sequence(one[1]), default=None)
+
+
+def _sequence(manifest: Manifest) -> int:
+    said = manifest.annotations.get(SEQUENCE, "")
+    return int(said) if said.isdecimal() else 0
 
 
 def attached(repository: Repository, subject: Digest, artifact_type: str = "") -> tuple[Descriptor, ...]:

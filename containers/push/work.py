@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.repository import Repository
     from containers.step import Context
+
+CARD_FILE: Final = "README.md"
+PROVENANCE_FILE: Final = "provenance.json"
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -108,17 +111,17 @@ def _promote(
         raise BadInput("promote needs at least one tag")
     for name in parameters.tags:
         check_tag(name)
-    files = _evaluation(request, store)
-    _gate(files, digest, options.override)
-    annotations = {"dev.carwright.override": options.override} if options.override else {}
+    files = _files(request, "verdict", store)
+    warning = _gate(files, digest, options)
+    if warning:
+        context.report.log(warning, "warning")
     with open_repository(reference, context.settings, write=True) as repository:
         stored = found(repository, str(digest))
-        there = True
-        if files:
-            attached, there = referrers.attach(repository, digest, referrers.EVALUATION, files, annotations)
-            context.report.log(f"evaluation {attached} {'was' if there else 'is now'} attached to {digest}")
-        elif annotations:
-            _, there = referrers.attach(repository, digest, referrers.EVALUATION, (), annotations)
+        attached = _attach(repository, digest, files, _recorded(options, warning))
+        attached |= _attach_card(repository, digest, _files(request, "card", store))
+        there = all(was_there for _, was_there in attached.values())
+        for name, (one, was_there) in attached.items():
+            context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")
         changed = []
         for name in parameters.tags:
             before = repository.get(name)
@@ -128,7 +131,12 @@ def _promote(
         changed += _tag_raw(repository, digest, parameters.tags)
     tagged = ", ".join(str(reference.tagged(name)) for name in parameters.tags)
     context.report.log(f"{tagged} {'is' if changed else 'was already'} {digest}")
-    values = PromotedImage(reference=str(reference), tags=parameters.tags, already_there=there and not changed)
+    values = PromotedImage(
+        reference=str(reference),
+        tags=parameters.tags,
+        already_there=there and not changed,
+        attached={name: one for name, (one, _) in attached.items()},
+    )
     return StepResult(step=Step.PUSH, values=values.dump(), versions={"httpx": version("httpx")})
 
 
@@ -145,9 +153,39 @@ def _tag_raw(repository: Repository, digest: Digest, tags: tuple[str, ...]) -> l
     return changed
 
 
-def _evaluation(request: StepRequest, store: Store) -> tuple[referrers.Attachment, ...]:
-    """The files of the verdict artifact; none without one."""
-    ref = request.inputs.get("verdict")
+def _recorded(options: PushOptions, warning: str) -> dict[str, str]:
+    """What the evaluation's annotations say of a promotion that a plain pass did not decide."""
+    recorded = {"dev.carwright.override": options.override} if options.override else {}
+    return recorded | ({"dev.carwright.gate.profile": options.gate_profile} if warning else {})
+
+
+def _attach(
+    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...], annotations: dict[str, str]
+) -> dict[str, tuple[Digest, bool]]:
+    """The evaluation; without one, what is recorded still needs a place."""
+    if not files and not annotations:
+        return {}
+    return {"evaluation": referrers.attach(repository, digest, referrers.EVALUATION, files, annotations)}
+
+
+def _attach_card(
+    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...]
+) -> dict[str, tuple[Digest, bool]]:
+    """The card and the provenance, each a referrer of its own; the newest is the one that counts."""
+    attached = {}
+    for name, kind, title in (
+        ("card", referrers.CARD, CARD_FILE),
+        ("provenance", referrers.PROVENANCE, PROVENANCE_FILE),
+    ):
+        chosen = [one for one in files if one.title == title]
+        if chosen:
+            attached[name] = referrers.renew(repository, digest, kind, chosen)
+    return attached
+
+
+def _files(request: StepRequest, name: str, store: Store) -> tuple[referrers.Attachment, ...]:
+    """The files of an input artifact; none without it."""
+    ref = request.inputs.get(name)
     if ref is None:
         return ()
     return tuple(
@@ -156,13 +194,15 @@ def _evaluation(request: StepRequest, store: Store) -> tuple[referrers.Attachmen
     )
 
 
-def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, override: str) -> None:
-    """Raises GateRefused or GateInconclusive unless the verdict passes exactly this digest, or `override` says why not."""
+def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, options: PushOptions) -> str:
+    """What the promotion should warn of, "" for nothing. Raises GateRefused or GateInconclusive unless the verdict passes
+    exactly this digest, or the options say why it is promoted all the same.
+    """
     verdict_file = next((one for one in files if one.title == "verdict.json"), None)
-    if override:
-        return
+    if options.override:
+        return ""
     if verdict_file is None:
-        raise GateRefused(f"{digest} was not measured", remedy="evaluate it first, or give --override REASON")
+        raise GateRefused(f"{digest} was not measured", remedy="evaluate it first, or give --override-gate REASON")
     verdict = Verdict.model_validate_json(verdict_file.content)
     if verdict.subject != str(digest):
         raise GateRefused(
@@ -170,15 +210,22 @@ def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, override: str
             remedy="evaluate the image that is to be promoted",
         )
     reasons = "; ".join(verdict.reasons) or "no reason given"
-    remedy = "nothing was promoted; --override REASON does it all the same and records the reason"
+    remedy = "nothing was promoted; --override-gate REASON does it all the same and records the reason"
     if verdict.decision == "inconclusive":
-        raise GateInconclusive(f"the gate could not decide about {digest}: {reasons}", remedy=remedy)
+        said = f"the gate could not decide about {digest}: {reasons}"
+        if options.gate_profile == "smoke":
+            return f"{said} (promoted all the same: the gate's profile is smoke)"
+        raise GateInconclusive(said, remedy=f"{remedy}; --gate-profile smoke warns and promotes")
     if verdict.decision != "pass":
         raise GateRefused(f"the gate refused {digest}: {reasons}", remedy=remedy)
+    return ""
 
 
 def _media_type(path: str) -> str:
+    if path == PROVENANCE_FILE:
+        return "application/vnd.in-toto+json"
     kinds = {
+        ".html": "text/html",
         ".json": "application/json",
         ".jsonl": "application/jsonl",
         ".md": "text/markdown",

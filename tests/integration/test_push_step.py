@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -99,6 +100,13 @@ class Lab:
         entry = FileEntry(path="verdict.json", size=len(content), sha256=self.store.put_bytes(content))
         return self.store.commit(Manifest(kind=Kind.VERDICT, fingerprint=fingerprint * 64, files=(entry,)))
 
+    def card(self, text: str) -> ArtifactRef:
+        """A card of that text, with a provenance that says nothing."""
+        files = {"README.md": text.encode(), "provenance.json": b"{}"}
+        entries = tuple(FileEntry(path=p, size=len(c), sha256=self.store.put_bytes(c)) for p, c in files.items())
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        return self.store.commit(Manifest(kind=Kind.CARD, fingerprint=fingerprint, files=entries))
+
 
 @pytest.fixture
 def lab(tmp_path: Path, root: Path) -> Iterator[Lab]:
@@ -138,17 +146,31 @@ def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
             assert (again.digest, again.already_there, again.pushed_bytes) == (pushed.digest, True, 0)
             promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1", "latest"))
             verdict = lab.verdict(str(pushed.digest), "pass")
-            for there in (False, True):
-                code, result, said = lab.run(promote, verdict=verdict)
+            for text, there in (("# old", False), ("# old", True), ("# new", False), ("# new", True)):
+                code, result, said = lab.run(promote, verdict=verdict, card=lab.card(text))
                 assert code == 0, said
                 promoted = PromotedImage.read(result.values)
                 assert promoted.already_there is there
+                assert set(promoted.attached) == {"evaluation", "card", "provenance"}
             settings = Settings(cache=tmp_path / "cache")
             assert resolve(f"{target}:latest", settings) == pushed.digest
             with open_repository(target, settings) as repository:
                 (found,) = referrers.attached(repository, pushed.digest, referrers.EVALUATION)
                 (file,) = referrers.fetch(repository, found)
+                cards = referrers.attached(repository, pushed.digest, referrers.CARD)
+                newest = referrers.newest(repository, pushed.digest, referrers.CARD)
+                assert newest is not None
+                (card,) = referrers.fetch(repository, newest[0])
+                (provenance,) = referrers.attached(repository, pushed.digest, referrers.PROVENANCE)
+                (statement,) = referrers.fetch(repository, provenance)
             assert json.loads(file.content)["decision"] == "pass"
+            assert (len(cards), card.title, card.media_type, card.content) == (
+                2,
+                "README.md",
+                "text/markdown",
+                b"# new",
+            )
+            assert (statement.title, statement.media_type) == ("provenance.json", "application/vnd.in-toto+json")
             unpack(f"{target}:v1", tmp_path / f"model-{bool(target.startswith('oci'))}", settings)
         assert pushed.digest == resolve(f"oci:{tmp_path}/car:v1", settings)
 
@@ -173,6 +195,23 @@ def test_the_gate(lab: Lab, tmp_path: Path, decision: str, *, other: bool, code:
         assert "v1" in repository.tags()
         (found,) = referrers.attached(repository, pushed.digest, referrers.EVALUATION)
         assert found.annotations["dev.carwright.override"] == "for the demo"
+
+
+def test_the_smoke_profile_promotes_what_is_not_decided_and_nothing_worse(lab: Lab, tmp_path: Path) -> None:
+    """It warns with the gate's own words, and the profile is on record."""
+    _, result, _ = lab.run(PushParameters(target=f"oci:{tmp_path}/car", base="none"), checkpoint=lab.checkpoint)
+    pushed = PushedImage.read(result.values)
+    promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+    smoke = PushOptions(gate_profile="smoke")
+    code, _, said = lab.run(promote, smoke, verdict=lab.verdict(str(pushed.digest), "refuse", "d"))
+    assert code == 3, said
+    code, _, said = lab.run(promote, smoke, verdict=lab.verdict(str(pushed.digest), "inconclusive"))
+    assert code == 0, said
+    assert any("could not decide" in line and '"warning"' in line for line in said.splitlines())
+    with open_repository(f"oci:{tmp_path}/car", Settings(cache=tmp_path / "cache")) as repository:
+        assert "v1" in repository.tags()
+        (found,) = referrers.attached(repository, pushed.digest, referrers.EVALUATION)
+        assert found.annotations["dev.carwright.gate.profile"] == "smoke"
 
 
 def test_without_a_verdict(lab: Lab, tmp_path: Path) -> None:
