@@ -13,7 +13,7 @@ from rich.table import Table
 
 from containers.errors import BadInput, Error, Interrupted
 from containers.settings import Settings
-from flows import cli_images, cli_steps, terminal
+from flows import cli_images, cli_steps, cli_watch, terminal
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -30,6 +30,7 @@ app = typer.Typer(
 
 app.add_typer(cli_steps.app)
 app.add_typer(cli_images.app)
+app.add_typer(cli_watch.app)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

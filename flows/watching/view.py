@@ -1,0 +1,110 @@
+"""What was seen, for people: rows for a table, and for machines."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
+
+    from flows.watching.look import Seen
+    from flows.watching.records import ShipRecord
+
+_SCORES: Final = 2  # measures in a table; the rest is in the JSON
+
+
+def status_rows(seen: Sequence[Seen], newer: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """One row a product: what is shipped, how good and how old it is, and what is newer."""
+    return [_status(one, newer or {}) for one in seen]
+
+
+def plan_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
+    """One row a product: what would be done about it, why, and which steps would work."""
+    return [
+        {"model": one.line.name, "target": one.to, "plan": plan(one), "why": why(one), "reruns": ", ".join(one.reruns)}
+        for one in seen
+    ]
+
+
+def plan(seen: Seen) -> str:
+    """In a word or two."""
+    if seen.problem:
+        return "not known"
+    if not seen.changes:
+        return "nothing"
+    if seen.tried and seen.attempted is not None and seen.attempted.state == "failed":
+        return "failed before"
+    if seen.tried and seen.attempted is not None:
+        return f"rebuild {seen.attempted.state}"
+    return "ship" if seen.record is None else "rebuild"
+
+
+def why(seen: Seen) -> str:
+    if seen.problem:
+        return seen.problem
+    said = [str(change) for change in seen.changes]
+    if seen.changes and seen.tried and seen.attempted is not None and seen.attempted.message:
+        said.append(f"the last try failed: {seen.attempted.message}")
+    return "; ".join([*said, *seen.notes])
+
+
+def as_json(seen: Seen) -> dict[str, Any]:
+    """Everything that is known, for `--json`."""
+    return {
+        "name": seen.line.name,
+        "model": seen.line.model,
+        "revision": str(seen.line.revision),
+        "target": seen.to,
+        "scheme": seen.line.recipe.scheme,
+        "shipped": seen.record.model_dump(mode="json") if seen.record is not None else None,
+        "latest": seen.commit or None,
+        "plan": plan(seen),
+        "changes": [
+            {**change.model_dump(mode="json"), "reruns": list(change.reruns), "text": str(change)}
+            for change in seen.changes
+        ],
+        "reruns": list(seen.reruns),
+        "notes": list(seen.notes),
+        "problem": seen.problem or None,
+        "attempt": seen.attempted.model_dump(mode="json") if seen.attempted is not None else None,
+        "parameters": seen.wanted.parameters(seen.line, seen.reason)
+        if seen.wanted is not None and seen.changes
+        else None,
+    }
+
+
+def _status(seen: Seen, newer: Mapping[str, str]) -> dict[str, str]:
+    record = seen.record
+    if record is None:
+        told = {"shipped": "nothing yet", "base revision": "", "scores": "", "age": ""}
+    else:
+        told = {
+            "shipped": f"{record.digest.short} ({', '.join(record.tags)})",
+            "base revision": (record.commit or "")[:12],
+            "scores": _scores(record),
+            "age": age(datetime.now(UTC) - record.shipped),
+        }
+    known = [f"last known {seen.commit[:12]}"] if seen.problem and seen.commit else []
+    indexed = [f"{name} {version} on the index" for name, version in newer.items()]
+    return {
+        "model": seen.line.name,
+        **told,
+        "recipe": seen.line.recipe.scheme,
+        "newer": "; ".join(filter(None, [why(seen), *known, *indexed])) or "nothing",
+    }
+
+
+def _scores(record: ShipRecord) -> str:
+    measures = [f"{name} {value:.3g}" for name, value in list(record.measures.items())[:_SCORES]]
+    return f"{record.decision} by {record.suite}" + (f": {', '.join(measures)}" if measures else "")
+
+
+def age(passed: timedelta) -> str:
+    """The two coarsest units that say something: 3 d 4 h, 5 min."""
+    minutes = int(passed.total_seconds() // 60)
+    days, hours = divmod(minutes // 60, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
