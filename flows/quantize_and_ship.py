@@ -9,9 +9,11 @@ from prefect import flow
 
 from containers.contract import PushParameters, QuantizeParameters
 from flows import steps
-from flows.reporting import notify_failure, publish_outcome
+from flows.reporting import notify_failure, publish_outcome, publish_reason
 from flows.requests import Subject
+from flows.results import STORAGE
 from flows.summary import NotPromoted, Shipped, StepSummary
+from flows.watching import outcome
 
 if TYPE_CHECKING:
     from flows.steps import Done
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 @flow(
     name="quantize-and-ship",
     flow_run_name="{model} to {scheme}",
+    result_storage=STORAGE,
     result_serializer="json",
     persist_result=False,
     validate_parameters=False,
-    on_failure=[notify_failure],
-    on_crashed=[notify_failure],
+    on_failure=[notify_failure, outcome.note_failure],
+    on_crashed=[notify_failure, outcome.note_failure],
 )
 def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     model: str,
@@ -38,13 +41,18 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     override_gate: str = "",
     keep: bool = False,  # noqa: FBT001
     force: bool = False,  # noqa: FBT001
+    reason: str = "",
+    change: str = "",
 ) -> Shipped:
     """Turn a model, a revision and a recipe into a served, measured and promoted modelcar.
 
     `model` is `hf://org/name`, `file:///dir` or `s3://bucket/prefix`; `to` is `oci:DIR` or `registry/repository`; `tag`
-    defaults to the first 12 digits of the commit (of the checkpoint's digest where there is no commit). Raises
-    NotPromoted when the candidate does not pass; the candidate stays, by digest.
+    defaults to the first 12 digits of the commit (of the checkpoint's digest where there is no commit). `reason` says
+    why the run was started; `change` is the fingerprint of what `watch-releases` announced. Raises NotPromoted when the
+    candidate does not pass; the candidate stays, by digest.
     """
+    publish_reason(reason)
+    outcome.began(model, scheme, to, change)
     clock = _Clock()
     source, resolved = steps.resolve(model, revision)
     clock.lap("resolve", "found", source.pinned)
@@ -92,10 +100,12 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
         served_model_name=name,
         seconds=sum(step.seconds for step in clock.steps),
         work_seconds=round(steps.worked(), 3),
+        reason=reason,
     )
     publish_outcome(shipped)
     if not tags:
         raise NotPromoted(shipped)
+    outcome.remember(shipped, model=model, revision=revision, to=to, base=base, suite=suite, change=change)
     return shipped
 
 

@@ -14,6 +14,7 @@ from prefect.utilities.asyncutils import sync_compatible
 from flows.runtime import current
 
 BLOCK_NAME = "carwright-results"
+STORAGE = f"carwright-results/{BLOCK_NAME}"  # type and name: what a deployed flow loads, where this module is imported
 
 
 class StoreResults(WritableFileSystem):

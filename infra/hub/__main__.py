@@ -1,6 +1,6 @@
-"""Serve a folder of repositories on loopback until SIGINT or SIGTERM.
+"""Serve a folder of repositories until SIGINT or SIGTERM; on loopback, unless told otherwise.
 
-    python -m infra.hub --root DIR [--port N] [--cdn-port N] [--publish org/name=FOLDER ...]
+    python -m infra.hub --root DIR [--port N] [--cdn-port N] [--host ADDRESS --name NAME] [--publish org/name=FOLDER ...]
 
 The first line on standard output is the endpoint: give it to clients as HF_ENDPOINT.
 """
@@ -13,13 +13,16 @@ import threading
 from pathlib import Path
 
 from infra.hub import Hub, Repositories
+from infra.hub.server import HOST
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m infra.hub", description="A local Hugging Face hub on loopback.")
+    parser = argparse.ArgumentParser(prog="python -m infra.hub", description="A local Hugging Face hub.")
     parser.add_argument("--root", type=Path, required=True, help="folder with the repositories; made when missing")
     parser.add_argument("--port", type=int, default=0, help="port of the API; 0 takes a free one")
     parser.add_argument("--cdn-port", type=int, default=0, help="port that LFS files come from; 0 takes a free one")
+    parser.add_argument("--host", default=HOST, help="address to listen on; another one than loopback needs --name")
+    parser.add_argument("--name", default=HOST, help="host name or address that clients know it by")
     parser.add_argument("--publish", action="append", default=[], metavar="ORG/NAME=FOLDER", help="publish on main")
     arguments = parser.parse_args()
 
@@ -33,7 +36,8 @@ def main() -> None:
         if repo_id.count("/") != 1 or not Path(folder).is_dir():
             parser.error(f"--publish wants ORG/NAME=FOLDER, with a folder that is there: {wish!r}")
         repositories.publish(repo_id, Path(folder))
-    with Hub(repositories, port=arguments.port, cdn_port=arguments.cdn_port) as hub:
+    where = {"host": arguments.host, "name": arguments.name, "port": arguments.port, "cdn_port": arguments.cdn_port}
+    with Hub(repositories, **where) as hub:
         print(hub.endpoint, flush=True)
         stop.wait()
 

@@ -41,12 +41,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, hub: Hub, origin: str, port: int) -> None:
+    def __init__(self, hub: Hub, origin: str, host: str, port: int) -> None:
         from infra.hub.handler import Handler
 
         self.hub = hub
         self.origin = origin
-        super().__init__((HOST, port), Handler)
+        super().__init__((host, port), Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hung up is no event worth a traceback."""
@@ -55,11 +55,20 @@ class Server(ThreadingHTTPServer):
 class Hub:
     """A context manager that serves repositories until it is left.
 
-    `endpoint` and `cdn` are URLs without a slash at the end. `page` is the number of entries in one page of a listing
-    (the hub's is 1000).
+    `endpoint` and `cdn` are URLs without a slash at the end. It listens on the address `host`, and clients know it by
+    `name`. `page` is the number of entries in one page of a listing (the hub's is 1000).
     """
 
-    def __init__(self, repositories: Repositories, *, port: int = 0, cdn_port: int = 0, page: int = 1000) -> None:
+    def __init__(
+        self,
+        repositories: Repositories,
+        *,
+        host: str = HOST,
+        name: str = HOST,
+        port: int = 0,
+        cdn_port: int = 0,
+        page: int = 1000,
+    ) -> None:
         self.repositories = repositories
         self.page = page
         self.faults = Faults()
@@ -68,8 +77,8 @@ class Hub:
         self._served: list[Served] = []
         self._transfers = 0
         self._peak = 0
-        self._servers = [Server(self, "hub", port), Server(self, "cdn", cdn_port)]
-        self.endpoint, self.cdn = (f"http://{HOST}:{server.server_address[1]}" for server in self._servers)
+        self._servers = [Server(self, "hub", host, port), Server(self, "cdn", host, cdn_port)]
+        self.endpoint, self.cdn = (f"http://{name}:{server.server_address[1]}" for server in self._servers)
 
     def __enter__(self) -> Self:
         for server in self._servers:

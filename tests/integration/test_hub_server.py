@@ -73,6 +73,17 @@ def test_it_listens_on_loopback_alone(hub: Hub) -> None:
     assert hub.cdn != hub.endpoint
 
 
+def test_clients_may_know_it_by_another_name(tmp_path: Path, model: Path) -> None:
+    """A container is found by its name: what the hub hands out must lead there, the second port included."""
+    repositories = Repositories(tmp_path / "hub")
+    repositories.publish(REPO, model)
+    with Hub(repositories, host="127.0.0.1", name="localhost") as hub:
+        assert hub.endpoint.startswith("http://localhost:")
+        location = httpx.head(url(hub, SHARD)).headers["location"]
+        assert location.startswith(f"{hub.cdn}/")
+        assert httpx.get(location).content == (model / SHARD).read_bytes()
+
+
 def test_head_of_an_lfs_file(hub: Hub, model: Path) -> None:
     """A redirect to another origin that carries size, digest and commit itself."""
     answer = httpx.head(url(hub, SHARD))
