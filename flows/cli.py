@@ -6,14 +6,14 @@ import json
 import shutil
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from containers.errors import BadInput, Error, Interrupted
 from containers.settings import Settings
-from flows import cli_images, cli_steps, cli_watch, terminal
+from flows import cli_images, cli_steps, cli_targets, cli_watch, terminal
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -30,6 +30,7 @@ app = typer.Typer(
 
 app.add_typer(cli_steps.app)
 app.add_typer(cli_images.app)
+app.add_typer(cli_targets.app)
 app.add_typer(cli_watch.app)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
@@ -65,6 +66,10 @@ def ship(  # noqa: PLR0917 - typer makes options of them
         str,
         typer.Option("--override-gate", metavar="REASON", help="Promote in spite of the gate; the reason is recorded."),
     ] = "",
+    gate_profile: Annotated[
+        Literal["smoke", "release"],
+        typer.Option(help="What an undecided gate does. release: stop, exit code 4. smoke: warn and promote."),
+    ] = "release",
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -80,7 +85,20 @@ def ship(  # noqa: PLR0917 - typer makes options of them
             f"there is no profile {profile!r} here",
             remedy="use --profile embedded, or start the deployment: prefect deployment run quantize-and-ship/local",
         )
-    wish = Wish(model, revision, to, scheme, suite, base, tag, max_model_len, override_gate, keep=keep, force=force)
+    wish = Wish(
+        model,
+        revision,
+        to,
+        scheme,
+        suite,
+        base,
+        tag,
+        max_model_len,
+        override_gate,
+        gate_profile,
+        keep=keep,
+        force=force,
+    )
     with terminal.display(verbose=verbose) as show:
         try:
             shipped, stopped = ship(wish, Settings(), show), None

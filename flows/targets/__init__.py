@@ -1,0 +1,1 @@
+"""Where a modelcar can be deployed: one description, one module for each target, always by digest."""

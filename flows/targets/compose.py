@@ -1,0 +1,55 @@
+"""A service for a single host, for `docker compose` (and docker-compose 1.28 or later)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flows.targets.description import MODULE, USER, File, Rendered, unpinned
+from flows.targets.docker import MODELS, image_for
+from flows.targets.size import GIB
+from flows.targets.text import yaml
+
+if TYPE_CHECKING:
+    from flows.targets.description import Deployment
+
+
+def render(deployment: Deployment) -> Rendered:
+    """`<name>.compose.yaml` with the services `model` and `vllm`."""
+    image = image_for(deployment)
+    vllm: dict[str, Any] = {
+        "image": image,
+        "restart": "unless-stopped",
+        "user": f"{USER}:0",
+        "pid": "service:model",
+        "depends_on": ["model"],
+        "entrypoint": ["python3", "-m", MODULE],
+        "command": deployment.vllm(MODELS, deployment.port),
+        "environment": deployment.environment,
+        "ports": [f"{deployment.listen}:{deployment.port}:{deployment.port}"],
+        "shm_size": f"{deployment.shared_memory // GIB}g",
+        "healthcheck": {
+            "test": ["CMD", "python3", "-c", _probe(deployment.port)],
+            "interval": "10s",
+            "timeout": "10s",
+            "retries": -(-deployment.startup_seconds // 10),  # before that it counts as starting, not as unhealthy
+        },
+    }
+    if deployment.on_gpu:
+        device = {"driver": "nvidia", "count": deployment.gpus, "capabilities": ["gpu"]}
+        vllm["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    services = {
+        "model": {
+            "image": deployment.hub,
+            "restart": "unless-stopped",
+            "user": f"{USER}:0",
+            "network_mode": "none",
+            "command": ["sleep", "infinity"],
+        },
+        "vllm": vllm,
+    }
+    text = yaml({"version": "3.8", "services": services})
+    return Rendered(files=(File(name=f"{deployment.name}.compose.yaml", text=text),), notes=unpinned(image))
+
+
+def _probe(port: int) -> str:
+    return f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/health', timeout=5)"

@@ -1,0 +1,216 @@
+"""OpenShift AI and any KServe: a ServingRuntime and an InferenceService, and the pod that KServe makes of them.
+
+The pod is what KServe's webhook does to a predictor with an `oci://` URI (pkg/utils/storage.go): an init container that
+looks whether the image holds a model, a sidecar that links its own root's /models, one pid namespace. It is rendered for
+`podman kube play`, which needs no cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from flows.targets.description import MODULE, USER, File, Rendered, unpinned
+from flows.targets.docker import CPU_IMAGE
+from flows.targets.size import GIB
+from flows.targets.text import yaml
+
+if TYPE_CHECKING:
+    from flows.targets.description import Deployment
+
+IMAGE: Final = "quay.io/modh/vllm:rhoai-2.20-cuda"  # the reference card's
+PORT: Final = 8080  # KServe's own
+MODELS: Final = "/mnt/models"
+GPU: Final = "nvidia.com/gpu"
+Mode = Literal["oci", "oci+native", "oci+fetch"]
+_PERIOD: Final = 10  # seconds between two probes while vLLM loads
+
+
+def image_for(deployment: Deployment) -> str:
+    return deployment.image or (IMAGE if deployment.on_gpu else CPU_IMAGE)
+
+
+def render(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> Rendered:
+    """`<name>.kserve.yaml`: both objects, in the order in which they must be applied."""
+    image = image_for(deployment)
+    notes = list(unpinned(image))
+    if mode == "oci":
+        notes.append("oci:// needs `enableModelcar` in KServe's ConfigMap, and both containers must run as one user")
+    elif mode == "oci+native":
+        notes.append("oci+native:// needs Kubernetes 1.33 or later with image volumes")
+    else:
+        notes.append("oci+fetch:// copies the weights to the node's disk at every start of a pod")
+    text = yaml(*objects(deployment, mode, namespace))
+    return Rendered(files=(File(name=f"{deployment.name}.kserve.yaml", text=text),), notes=tuple(notes))
+
+
+def objects(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """ServingRuntime and InferenceService."""
+    image = image_for(deployment)
+    where = {"namespace": namespace} if namespace else {}
+    return serving_runtime(image, where, on_gpu=deployment.on_gpu), _service(deployment, image, mode, where)
+
+
+def runtime_name(image: str, *, on_gpu: bool) -> str:
+    """One runtime for each engine image: a new image never touches what serves by an older one."""
+    return f"vllm-{'cuda' if on_gpu else 'cpu'}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
+
+
+def serving_runtime(image: str, where: dict[str, str], *, on_gpu: bool) -> dict[str, Any]:
+    """What all models on one engine image share; what depends on the model is in the InferenceService."""
+    annotations = {"openshift.io/display-name": f"vLLM {'NVIDIA GPU' if on_gpu else 'CPU'} ServingRuntime for KServe"}
+    if on_gpu:
+        annotations["opendatahub.io/recommended-accelerators"] = f'["{GPU}"]'
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": {
+            "name": runtime_name(image, on_gpu=on_gpu),
+            **where,
+            "annotations": annotations,
+            "labels": {"opendatahub.io/dashboard": "true", "app.kubernetes.io/managed-by": "carwright"},
+        },
+        "spec": {
+            "annotations": {
+                "prometheus.io/scrape": "true",
+                "prometheus.io/port": str(PORT),
+                "prometheus.io/path": "/metrics",
+            },
+            "multiModel": False,
+            "supportedModelFormats": [{"name": "vLLM", "autoSelect": False}],
+            "containers": [
+                {
+                    "name": "kserve-container",
+                    "image": image,
+                    "command": ["python3", "-m", MODULE],
+                    "args": [f"--port={PORT}", f"--model={MODELS}", "--served-model-name={{.Name}}"],
+                    "ports": [{"containerPort": PORT, "protocol": "TCP"}],
+                }
+            ],
+        },
+    }
+
+
+def _service(deployment: Deployment, image: str, mode: Mode, where: dict[str, str]) -> dict[str, Any]:
+    predictor: dict[str, Any] = {
+        "minReplicas": 1,
+        "maxReplicas": 1,
+        # The old pod serves until the new one is ready; that takes the GPUs of both for a while.
+        "deploymentStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "model": {
+            "modelFormat": {"name": "vLLM"},
+            "runtime": runtime_name(image, on_gpu=deployment.on_gpu),
+            "storageUri": f"{mode}://{deployment.hub}",
+            "args": deployment.tuning,
+            "env": _environment(deployment),
+            "resources": resources(deployment),
+            "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- NCCL's shared memory
+            **probes(deployment),
+        },
+        "volumes": [_shared_memory(deployment)],
+    }
+    if deployment.on_gpu:
+        predictor["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": deployment.name,
+            **where,
+            "annotations": {
+                "openshift.io/display-name": deployment.name,
+                "serving.kserve.io/deploymentMode": "RawDeployment",
+                "serving.kserve.io/enable-prometheus-scraping": "true",
+            },
+            "labels": {"opendatahub.io/dashboard": "true", "app.kubernetes.io/managed-by": "carwright"},
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def resources(deployment: Deployment) -> dict[str, dict[str, str]]:
+    """Requests and limits; a GPU is not shared, so both ask for as many."""
+    gpus = {GPU: str(deployment.gpus)} if deployment.on_gpu else {}
+    return {
+        "requests": {"cpu": str(deployment.cpu_request), "memory": f"{deployment.memory_request // GIB}Gi", **gpus},
+        "limits": {"cpu": str(deployment.cpu_limit), "memory": f"{deployment.memory_limit // GIB}Gi", **gpus},
+    }
+
+
+def probes(deployment: Deployment) -> dict[str, Any]:
+    """vLLM's /health; until it first answers, only the startup probe counts, with the time that the weights may take."""
+    health = {"httpGet": {"path": "/health", "port": PORT, "scheme": "HTTP"}}
+    tries = -(-deployment.startup_seconds // _PERIOD)
+    return {
+        "startupProbe": {**health, "periodSeconds": _PERIOD, "timeoutSeconds": 5, "failureThreshold": tries},
+        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
+        "livenessProbe": {**health, "periodSeconds": 30, "timeoutSeconds": 15, "failureThreshold": 4},
+    }
+
+
+def _environment(deployment: Deployment) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in deployment.environment.items()]
+
+
+def _shared_memory(deployment: Deployment) -> dict[str, Any]:
+    return {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{deployment.shared_memory // GIB}Gi"}}
+
+
+def render_pod(deployment: Deployment) -> Rendered:
+    """`<name>.pod.yaml` for `podman kube play` (or a cluster without KServe)."""
+    text = yaml(pod(deployment))
+    return Rendered(
+        files=(File(name=f"{deployment.name}.pod.yaml", text=text),),
+        notes=(
+            *unpinned(image_for(deployment)),
+            "the pod that KServe makes, for trials: a cluster should get `kserve`",
+        ),
+    )
+
+
+def pod(deployment: Deployment) -> dict[str, Any]:
+    """What KServe's webhook makes of the predictor, in its words; `$$$$` is `$$` behind Kubernetes' own expansion."""
+    modelcar = {
+        "image": deployment.hub,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "15Mi"},
+            "limits": {"cpu": "10m", "memory": "15Mi"},
+        },
+        "securityContext": {"runAsUser": USER},
+    }
+    look = (
+        f"echo 'Pre-fetching modelcar {deployment.hub}: ' && [ -d /models ] && [ \"$$(ls -A /models)\" ] "
+        "&& echo 'OK ... Prefetched and valid (/models exists)' "
+        "|| (echo 'NOK ... Prefetched but modelcar is invalid (/models does not exist or is empty)' && exit 1)"
+    )
+    mount = {"name": "kserve-provision-location", "mountPath": "/mnt"}
+    runtime = serving_runtime(image_for(deployment), {}, on_gpu=deployment.on_gpu)["spec"]["containers"][0]
+    shared = [*runtime["args"][:-1], f"--served-model-name={deployment.name}"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": deployment.name, "labels": {"app.kubernetes.io/managed-by": "carwright"}},
+        "spec": {
+            "shareProcessNamespace": True,
+            "initContainers": [{"name": "modelcar-init", "args": ["sh", "-c", look], **modelcar}],
+            "containers": [
+                {
+                    **runtime,
+                    "args": [*shared, *deployment.tuning],
+                    "env": [*_environment(deployment), {"name": "MODEL_INIT_MODE", "value": "async"}],
+                    "resources": resources(deployment),
+                    "volumeMounts": [mount, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- as above
+                    "securityContext": {"runAsUser": USER},
+                    **probes(deployment),
+                },
+                {
+                    "name": "modelcar",
+                    "args": ["sh", "-c", f"ln -sf /proc/$$$$/root/models {MODELS} && sleep infinity"],
+                    "volumeMounts": [mount],
+                    **modelcar,
+                },
+            ],
+            "volumes": [{"name": "kserve-provision-location", "emptyDir": {}}, _shared_memory(deployment)],
+        },
+    }

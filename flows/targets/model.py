@@ -1,0 +1,189 @@
+"""What a deployment has to know of a model: read from config.json and sizes, of an image or of a folder.
+
+Names are those of Hugging Face's `config.json`; of a multimodal model the text part (`text_config`) counts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field
+
+from containers.contract import Frozen
+from containers.errors import BadInput
+from containers.oci.access import look, open_repository
+from containers.oci.files import read_model_file, weights
+from containers.oci.raw import is_raw
+from containers.oci.repository import image
+from containers.oci.source import INDEX_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from containers.oci.reference import Reference
+    from containers.settings import Settings
+
+CONFIG: Final = "config.json"
+_DTYPES: Final = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
+# State-space and linear-attention layers keep a state per sequence instead of keys and values per token.
+_NO_KEYS: Final = ("linear_attention", "mamba", "mamba2", "recurrent", "conv")
+_GATED: Final = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3")
+
+
+class ModelFacts(Frozen):
+    """Sizes of one model. `weights` is in bytes and `weights_from` says where the figure is from.
+
+    `latent` is the width of MLA's compressed keys and values (`kv_lora_rank + qk_rope_head_dim`), 0 without MLA;
+    `value_bytes` is what one number of the KV cache takes; `window` is the sliding window in tokens, 0 for none.
+    """
+
+    architecture: str
+    layers: int = Field(gt=0)
+    hidden: int = Field(gt=0)
+    intermediate: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    vocabulary: int = Field(gt=0)
+    longest: int = Field(default=0, description="max_position_embeddings; 0 when the configuration has none")
+    latent: int = 0
+    window: int = 0
+    value_bytes: int = 2
+    quantization: str = ""
+    weights: int = Field(gt=0)
+    weights_from: str
+    notes: tuple[str, ...] = ()
+    raw: bool = Field(default=False, description="read from a raw artifact, which is no image")
+
+
+def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Reference]:
+    """Of a modelcar or a raw artifact, with its reference pinned by digest. Weights are not read.
+
+    Raises BadInput when there is nothing under the name or its config.json lacks what sizing needs.
+    """
+    with open_repository(reference, settings) as repository:
+        digest = look(repository).digest
+        _, manifest = image(repository, str(digest))
+        content = read_model_file(repository, manifest, CONFIG)
+        size = weights(manifest)
+        pinned = repository.reference.at(digest)
+    raw = is_raw(manifest)
+    kind = "raw files" if raw else "layers"
+    source = f"the {kind} of the image" if size.exact else "the sizes of the layers, which do not list their files"
+    read = facts(_parse(content, reference), size.size, source)
+    return read.model_copy(update={"raw": raw}), pinned
+
+
+def of_folder(folder: Path) -> ModelFacts:
+    """Of a checkpoint, or of a folder with nothing but its config.json: the size is then computed from the shapes."""
+    try:
+        config = _parse((folder / CONFIG).read_bytes(), str(folder))
+    except OSError as error:
+        raise BadInput(f"cannot read {folder / CONFIG}: {error.strerror}") from error
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return facts(config, sum(file.stat().st_size for file in files), "the files in the folder")
+    index = folder / INDEX_FILE
+    if index.exists():
+        total = _parse(index.read_bytes(), str(index)).get("metadata", {}).get("total_size", 0)
+        if total:
+            return facts(config, int(total), f"{INDEX_FILE}")
+    return facts(config, _computed_weights(_text(config), config), "the shapes in config.json")
+
+
+def facts(config: Mapping[str, Any], size: int, source: str) -> ModelFacts:
+    """The typed view; raises BadInput, which names the field, for a model whose memory cannot be told from it."""
+    text = _text(config)
+    if config.get("is_encoder_decoder"):
+        raise BadInput("an encoder-decoder model cannot be sized", remedy="give --tensor-parallel-size yourself")
+    kinds = set(text.get("layer_types") or ())
+    if odd := sorted(kinds.intersection(_NO_KEYS)):
+        raise BadInput(
+            f"{', '.join(odd)} layers keep a state that is not known here, so the KV cache cannot be sized",
+            remedy="measure the model with vLLM on one GPU; it prints how many tokens its cache holds",
+        )
+    heads = _number(text, "num_attention_heads")
+    latent = int(text.get("kv_lora_rank") or 0)
+    window = int(text.get("sliding_window") or 0) if text.get("use_sliding_window", True) else 0
+    quantization = config.get("quantization_config") or {}
+    notes = []
+    if window:
+        notes.append(f"sliding window of {window} tokens: not counted, the KV cache needs at most what is said here")
+    if text is not config:
+        notes.append("multimodal: memory for images or audio is not counted")
+    return ModelFacts(
+        architecture=", ".join(config.get("architectures") or ()) or str(config.get("model_type", "unknown")),
+        layers=_number(text, "num_hidden_layers"),
+        hidden=_number(text, "hidden_size"),
+        intermediate=_number(text, "intermediate_size", "moe_intermediate_size"),
+        heads=heads,
+        kv_heads=int(text.get("num_key_value_heads") or heads),
+        head_dim=int(text.get("head_dim") or _number(text, "hidden_size") // heads),
+        vocabulary=_number(text, "vocab_size"),
+        longest=int(text.get("max_position_embeddings") or 0),
+        latent=latent + int(text.get("qk_rope_head_dim") or 0) if latent else 0,
+        window=window,
+        value_bytes=_value_bytes(text, config, quantization),
+        quantization=str(quantization.get("format") or quantization.get("quant_method") or ""),
+        weights=size,
+        weights_from=source,
+        notes=tuple(notes),
+    )
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _value_bytes(text: Mapping[str, Any], config: Mapping[str, Any], quantization: Mapping[str, Any]) -> int:
+    """What vLLM's `--kv-cache-dtype auto` takes: the model's own type, or 8 bits where the checkpoint has scales for it."""
+    scheme = quantization.get("kv_cache_scheme")
+    if isinstance(scheme, dict) and scheme.get("num_bits") == 8:
+        return 1
+    name = str(text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype") or "")
+    return 2 if name == "float32" else _DTYPES.get(name, 2)  # vLLM serves float32 checkpoints as 16 bits
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise BadInput(
+        f"config.json has no {' or '.join(names)}", remedy="it must be the configuration of a transformer decoder"
+    )
+
+
+def _computed_weights(text: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Bytes of a dense decoder with gated MLPs, from its shapes: 1 byte a quantized weight and 2 any other.
+
+    Embeddings and the head stay at 2 bytes, and each quantized output channel has a 2-byte scale, as FP8_DYNAMIC has it.
+    """
+    kind = str(text.get("model_type", ""))
+    if kind not in _GATED:
+        raise BadInput(
+            f"there are no weights in the folder, and the size of a {kind or 'model'!r} is not computed from its shapes",
+            remedy=f"put {INDEX_FILE} or the weights beside config.json",
+        )
+    hidden, heads = _number(text, "hidden_size"), _number(text, "num_attention_heads")
+    inner, layers = _number(text, "intermediate_size"), _number(text, "num_hidden_layers")
+    head_dim = int(text.get("head_dim") or hidden // heads)
+    kv = int(text.get("num_key_value_heads") or heads) * head_dim
+    channels = heads * head_dim + 2 * kv + hidden + 2 * inner + hidden
+    linear = hidden * (heads * head_dim + 2 * kv) + heads * head_dim * hidden + 3 * hidden * inner
+    each = linear + 2 * channels if config.get("quantization_config") else 2 * linear
+    embeddings = _number(text, "vocab_size") * hidden * (1 if text.get("tie_word_embeddings") else 2)
+    return layers * (each + 2 * 2 * hidden) + 2 * (embeddings + hidden)
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise BadInput(f"{where}: {CONFIG} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: {CONFIG} is not a JSON object")
+    return value
