@@ -33,7 +33,7 @@ ONLY = (
     Only("vllm", ("containers/serve/",), "the engine"),
     Only("boto3", ("containers/store/",), "one way to the object store"),
     Only("botocore", ("containers/store/",), "one way to the object store"),
-    Only("docker", ("flows/launchers/docker.py",), "one place that knows the container engine"),
+    Only("docker", ("flows/engine/",), "one place that knows the container engine"),
     Only("prefect", ("flows/",), "steps are complete without it"),
     Only("subprocess", ("containers/process.py",), "one process runner"),
     Only("pickle", (), "nothing is pickled: what crosses a border is JSON"),

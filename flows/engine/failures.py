@@ -1,0 +1,73 @@
+"""From what the engine says, or leaves unsaid, to errors for people."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from docker.errors import APIError, DockerException, NotFound
+
+from containers.errors import BadInput, DiskFull, Error, Temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What the engine says (moby's sources, daemon/ and runconfig/) and what that means here; the first match decides.
+_KNOWN: Final = (
+    (
+        re.compile(r"could not select device driver|nvidia-container|unresolvable CDI|/dev/kfd|/dev/dri"),
+        "GPUs were asked for, and the engine has none to give",
+        "install the GPU's container toolkit on the engine's machine, or unset CARWRIGHT_DOCKER__GPUS",
+    ),
+    (
+        re.compile(r"network \S+ not found"),
+        "the network of the containers does not exist",
+        "make it with `docker network create NAME`, or set CARWRIGHT_DOCKER__NETWORK",
+    ),
+    (
+        re.compile(r"bind source path does not exist|invalid mount config"),
+        "the engine's machine does not have the folder that the step reads",
+        "give the model as hf:// or s3://, or use the process launcher",
+    ),
+    (
+        re.compile(r"port is already allocated|address already in use"),
+        "the port is in use by another program",
+        "set CARWRIGHT_SERVE__PORT to another one; 0 takes a free port",
+    ),
+    (
+        re.compile(r"manifest unknown|not found|access denied|unauthorized|repository does not exist", re.IGNORECASE),
+        "the image is not there, or may not be read",
+        "build the images with `carwright images build`, or set CARWRIGHT_DOCKER__IMAGE; log in where it is private",
+    ),
+)
+
+
+def refused(text: str, what: str) -> Error:
+    if "no space left" in text:
+        return DiskFull(f"no space is left on the engine's machine to {what}", remedy="free some there")
+    for pattern, meaning, remedy in _KNOWN:
+        if pattern.search(text):
+            return BadInput(f"cannot {what}: {meaning} ({text.strip()})", remedy=remedy)
+    return Error(f"the container engine refused to {what}: {text.strip()}")
+
+
+@contextmanager
+def speaking(what: str) -> Iterator[None]:
+    """Turn what the SDK raises into errors for people."""
+    try:
+        yield
+    except NotFound as error:
+        raise refused(str(error.explanation or error), what) from error
+    except APIError as error:
+        temporary = error.status_code is not None and error.status_code in {502, 503, 504}
+        raise _gone(what, error) if temporary else refused(str(error.explanation or error), what) from error
+    except (DockerException, OSError) as error:
+        raise _gone(what, error) from error
+
+
+def _gone(what: str, error: Exception) -> Temporary:
+    return Temporary(
+        f"the container engine stopped answering (asked to {what}: {type(error).__name__})",
+        remedy="start it again; the same command then goes on, and `carwright sweep` removes what was left",
+    )

@@ -1,0 +1,295 @@
+"""Runs a step in a container of its image: the request goes in, lines and the result come out, nothing stays.
+
+Inside, everything lies in one anonymous volume at /run, since the rest is read only: `/run/carwright/request.json`,
+`result.json`, `scratch` and `home`; and the step's secrets as files under /run/secrets, for its user alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from containers.contract import Step, StepRequest, StepResult
+from containers.errors import BadInput, Error, StepFailed, Temporary
+from containers.oci.credentials import find_credentials
+from containers.oci.reference import Reference
+from flows.engine import Spec, connect
+from flows.engine.ownership import ALIVE, owner
+from flows.launchers.process import run_folder
+from flows.launchers.wire import LOG, REQUEST, RESULT, Heard, read_result, step_failure, variables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from containers.settings import Settings
+    from flows.engine import Container, Engine, State
+    from flows.launchers import OnEvent
+
+    T = TypeVar("T")
+
+VOLUME: Final = "/run"
+WORK: Final = "/run/carwright"
+_LOGINS: Final = "registry-logins.json"
+_BEAT: Final = 60.0  # seconds between two signs of life
+_TAIL: Final = 40  # lines
+_ELSEWHERE: Final = ("CARWRIGHT_DOCKER__", "CARWRIGHT_KUBERNETES__", "CARWRIGHT_PLACEMENT__", "CARWRIGHT_LAUNCHER")
+_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
+
+
+@dataclass(frozen=True)
+class DockerLauncher:
+    """Steps as containers of the engine that the settings name."""
+
+    settings: Settings
+
+    def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
+        """Have the image: pulled where its name has a registry, else it must have been built. Raises BadInput."""
+        with connect(self.settings.docker) as engine:
+            ensure_image(engine, image_of(self.settings, request.step), self.settings, on_event)
+
+    def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
+        refuse_folders(request)
+        folder = run_folder(self.settings, request)
+        with connect(self.settings.docker) as engine:
+            image = image_of(self.settings, request.step)
+            ensure_image(engine, image, self.settings, on_event)
+            spec = step_spec(self.settings, request, image)
+            try:
+                container = engine.create(spec)
+                container.put(VOLUME, payload(self.settings, request))
+                follower = Follower(container, Heard(on_event), folder / LOG)
+                container.start()
+                state = follower.wait(self.settings.docker.step_timeout)
+                result = container.read(f"{WORK}/{RESULT}") if state.code == 0 else None
+            except BaseException:
+                with contextlib.suppress(Error):  # the first error counts; what stays is for the sweeper
+                    engine.end(spec.name)
+                raise
+            engine.remove(spec.name)
+        if state.code != 0:
+            raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
+        return read_result(result, request.step)
+
+
+class Follower:
+    """Passes a container's lines on, in a thread of its own, and writes them to a log; made before the container starts."""
+
+    def __init__(self, container: Container, heard: Heard, log: Path) -> None:
+        self.container = container
+        self.heard = heard
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._thread = threading.Thread(target=self._read, args=(container.lines(), log), daemon=True)
+        self._thread.start()
+        self._said = time.monotonic()
+
+    @property
+    def tail(self) -> str:
+        return "\n".join(self._tail)
+
+    def wait(self, timeout: float | None = None) -> State:
+        """How the container ended. Raises Temporary after `timeout` seconds and when the engine stops answering."""
+        started = time.monotonic()
+        while True:
+            self._thread.join(0.5)
+            if not self._thread.is_alive() and not (state := self.container.state()).running:
+                return state
+            if not self._thread.is_alive():
+                time.sleep(0.1)  # its outputs are closed and it works on, or the engine is not done with its end
+            if timeout is not None and time.monotonic() - started > timeout:
+                raise Temporary(
+                    f"{self.container.name} did not end within {timeout:g} seconds and was stopped",
+                    remedy="raise CARWRIGHT_DOCKER__STEP_TIMEOUT",
+                )
+            self.sign()
+
+    def sign(self) -> None:
+        """Tell sweepers that somebody still waits for the container."""
+        if time.monotonic() - self._said > _BEAT:
+            self._said = time.monotonic()
+            self.container.touch(ALIVE)
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _read(self, lines: Iterator[str], log: Path) -> None:
+        with log.open("a") as file:
+            for line in lines:
+                file.write(line + "\n")
+                file.flush()
+                self._tail.append(line)
+                self.heard.line(line)
+
+
+def image_of(settings: Settings, step: Step) -> str:
+    """The image of a step; another one where it gets GPUs."""
+    gpus = by_step(settings.docker.gpus, step)
+    target = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
+    return settings.docker.image.format(target=target.get(step, step.value))
+
+
+def by_step(table: Mapping[str, T], step: Step) -> T | None:
+    """A value of one of the tables in the settings; the one of `*` where the step has none."""
+    return table.get(step.value, table.get("*"))
+
+
+def ensure_image(engine: Engine, name: str, settings: Settings, on_event: OnEvent) -> None:
+    """Raises BadInput when the engine has no such image and cannot get it."""
+    if engine.has_image(name):
+        return
+    first, slash, _ = name.partition("/")
+    if not slash or not (first == "localhost" or "." in first or ":" in first):  # as Docker tells a host from a name
+        raise BadInput(
+            f"the engine has no image {name}",
+            remedy="build it with `carwright images build` (`make images`), or name a registry's in CARWRIGHT_DOCKER__IMAGE",
+        )
+    engine.pull(name, _engine_login(name, settings), on_event)
+
+
+def _engine_login(name: str, settings: Settings) -> dict[str, str] | None:
+    where = Reference.parse(name)
+    found = find_credentials(where.registry, where.repository, settings)
+    if found is None:
+        return None
+    secret = found.secret.get_secret_value()
+    return {"username": found.username, "password": secret} if found.username else {"identitytoken": secret}
+
+
+def step_spec(settings: Settings, request: StepRequest, image: str, name: str = "") -> Spec:
+    """The container of a step: everything about it but the files that are put into it."""
+    docker, step = settings.docker, request.step
+    memory = by_step(docker.memory_gib, step)
+    return Spec(
+        name=name or f"{docker.project}-{step}-{secrets.token_hex(4)}",
+        image=image,
+        entrypoint="python3",
+        command=("-m", f"containers.{step}", "--request", f"{WORK}/{REQUEST}", "--result", f"{WORK}/{RESULT}"),
+        labels=labels(request),
+        environment=environment(settings, step) | _logins_variable(settings, request),
+        network=docker.network,
+        extra_hosts=docker.extra_hosts,
+        volumes=(VOLUME,),
+        readable=_folders(request),
+        security=_security(request),
+        memory=int(memory * 2**30) if memory else None,
+        cpus=by_step(docker.cpus, step),
+        gpus=by_step(docker.gpus, step) or 0,
+        gpu_kind=docker.gpu_kind,
+    )
+
+
+def labels(request: StepRequest) -> dict[str, str]:
+    """Whose container it is, as the sweeper reads it."""
+    flow_run = {"flow-run": request.run} if _FLOW_RUN.fullmatch(request.run) else {}
+    return {"run": request.run, "step": request.step.value, "owner": owner(), **flow_run}
+
+
+def environment(settings: Settings, step: Step) -> dict[str, str]:
+    """The settings that are no secrets, less what concerns this machine alone."""
+    here = settings.model_copy(
+        update={
+            "log_format": "json",
+            "busybox": None,
+            "docker_config": None,
+            "store": settings.store.model_copy(update={"folder": None}),
+            "registry": settings.registry.model_copy(update={"auth_file": None}),
+        }
+    )
+    plain = {key: value for key, value in variables(here, step)[0].items() if not key.startswith(_ELSEWHERE)}
+    return plain | {
+        "CARWRIGHT_HOME": f"{WORK}/home",
+        "CARWRIGHT_CACHE": f"{WORK}/home/cache",
+        "HOME": f"{WORK}/home",
+        "TMPDIR": f"{WORK}/scratch",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]:
+    """What is put into the volume: the request, empty folders, and the secrets that this very step needs."""
+    secret = variables(settings, request.step)[1]
+    if request.step is Step.DOWNLOAD and settings.hub_token is None:
+        from huggingface_hub import get_token  # of the hub's own login, which the container does not have
+
+        secret |= {"CARWRIGHT_HUB_TOKEN": token} if (token := get_token()) else {}
+    if _logins_variable(settings, request):
+        secret[_LOGINS] = json.dumps({"auths": _logins(settings, request)})
+    folders = ("carwright", "carwright/alive", "carwright/home", "carwright/scratch", "secrets")
+    return {
+        **dict.fromkeys(folders),
+        f"carwright/{REQUEST}": (request.model_dump_json(indent=2) + "\n").encode(),
+        **{f"secrets/{name}": value.encode() for name, value in secret.items()},
+    }
+
+
+def _logins_variable(settings: Settings, request: StepRequest) -> dict[str, str]:
+    if _logins(settings, request):
+        return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"/run/secrets/{_LOGINS}"}
+    return {}
+
+
+def _logins(settings: Settings, request: StepRequest) -> dict[str, dict[str, str]]:
+    """The logins of this machine for the registries that the request names, in the format of Docker's config.json."""
+    if settings.registry.username is not None:
+        return {}
+    found = {}
+    for name in ("target", "reference", "base"):
+        text = request.parameters.get(name)
+        if not isinstance(text, str) or "/" not in text or text.startswith("oci:"):
+            continue
+        where = Reference.parse(text)
+        login = find_credentials(where.registry, where.repository, settings)
+        if login is not None:
+            secret = login.secret.get_secret_value()
+            pair = base64.b64encode(f"{login.username}:{secret}".encode()).decode()
+            found[f"{where.registry}/{where.repository}"] = (
+                {"auth": pair} if login.username else {"identitytoken": secret}
+            )
+    return found
+
+
+def refuse_folders(request: StepRequest) -> None:
+    """Raises BadInput for a target that is a folder of this machine, which no container could write or serve from."""
+    for name in ("target", "reference"):
+        text = str(request.parameters.get(name) or "")
+        if text.startswith("oci:"):
+            raise BadInput(
+                f"{text} is a folder of this machine, and the steps run in containers",
+                remedy="push to a registry (--to registry/repository), or use the process launcher",
+            )
+
+
+def _folders(request: StepRequest) -> tuple[str, ...]:
+    """Folders that the request reads a checkpoint from."""
+    source = str(request.parameters.get("source") or "")
+    named = source.removeprefix("file://").partition("#")[0] if source.startswith("file://") else ""
+    return tuple(folder for folder in (named, str(request.options.get("folder") or "")) if folder.startswith("/"))
+
+
+def _security(request: StepRequest) -> tuple[str, ...]:
+    """Bubblewrap makes user namespaces, which the engine's default profiles forbid: they are lifted where it works."""
+    if request.step is Step.EVALUATE and request.parameters.get("action") == "measure":
+        return ("seccomp=unconfined", "apparmor=unconfined")
+    return ()
+
+
+def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where: str) -> Error:
+    """The error for a container that ended with a code other than 0."""
+    if state.oom and not follower.heard.errors:
+        limit = f"its limit of {spec.memory / 2**30:g} GiB" if spec.memory else "what the engine's machine has"
+        return StepFailed(
+            step,
+            state.code,
+            f"{step} was ended by the kernel: it needed more memory than {limit}",
+            remedy=f"raise CARWRIGHT_DOCKER__MEMORY_GIB__{step.upper()}; {where}",
+        )
+    return step_failure(step, state.code, follower.heard.errors, follower.tail, where)

@@ -1,0 +1,78 @@
+"""A container engine to test with: an image of busybox alone, in which a shell script plays every step."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+import shutil
+import tarfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import docker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What `python3 -m containers.<step> --request R --result R` becomes. The parameter `play` of the request (see
+# `played`) is run as a shell's program; `$result` is where the result belongs.
+_PLAYER = """#!/bin/sh
+request=$4 result=$6
+eval "$(sed -n 's/^ *"play": "\\(.*\\)",*$/\\1/p' "$request" | base64 -d)"
+"""
+_APPLETS = ("sh", "base64", "cat", "dd", "env", "grep", "id", "ln", "ls", "sed", "sleep", "touch")
+
+
+def busybox() -> Path:
+    """The static busybox that the modelcar's base is made from, too."""
+    found = shutil.which("busybox")
+    assert found, "install Debian's busybox-static"
+    return Path(found).resolve()
+
+
+def rootfs(files: dict[str, bytes]) -> bytes:
+    """A tar with busybox, its applets, a /tmp, and the files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+
+        def add(name: str, content: bytes | None = None, mode: int = 0o755, link: str = "") -> None:
+            info = tarfile.TarInfo(name)
+            info.mode, info.size, info.linkname = mode, len(content or b""), link
+            if content is None:
+                info.type = tarfile.SYMTYPE if link else tarfile.DIRTYPE
+            archive.addfile(info, io.BytesIO(content or b""))
+
+        add("bin")
+        add("tmp", mode=0o1777)
+        add("bin/busybox", busybox().read_bytes())
+        for applet in _APPLETS:
+            add(f"bin/{applet}", link="busybox")
+        for name, content in files.items():
+            add(name, content)
+    return buffer.getvalue()
+
+
+@contextmanager
+def played_images() -> Iterator[tuple[str, Any]]:
+    """The pattern of image names (`docker.image`) under which every step is played, and a client of the engine."""
+    api = docker.APIClient(version="auto")
+    repository = f"carwright-played-{secrets.token_hex(4)}"
+    api.import_image_from_data(rootfs({"bin/python3": _PLAYER.encode()}), repository=repository, tag="latest")
+    try:
+        yield repository + ":latest", api
+    finally:
+        api.remove_image(repository + ":latest", force=True)
+        api.close()
+
+
+def played(program: str) -> dict[str, str]:
+    """The parameters of a request whose step is to be this shell program."""
+    return {"play": base64.b64encode(program.encode()).decode()}
+
+
+def left(api: Any, project: str) -> list[str]:
+    """The names of the containers of a project, whatever their state."""
+    found = api.containers(all=True, filters={"label": f"io.carwright.project={project}"})
+    return [one["Names"][0] for one in found]
