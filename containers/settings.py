@@ -38,6 +38,10 @@ class StoreSettings(Section):
         default=None,
         description="URL of an S3 endpoint; unset starts the embedded server on loopback",
     )
+    public_endpoint: str | None = Field(
+        default=None,
+        description="URL under which a browser reaches the endpoint, for links to reports; unset means the endpoint",
+    )
     bucket: str = Field(default="carwright", description="bucket; created when missing")
     prefix: str = Field(default="", description="key prefix inside the bucket")
     region: str = Field(default="us-east-1", description="region name for request signing")
@@ -143,6 +147,44 @@ class DockerSettings(Section):
     )
 
 
+class KubernetesSettings(Section):
+    """Steps as Jobs of a Kubernetes cluster, and deployments to KServe. The tables are by step (`quantize`), or `*`."""
+
+    kubeconfig: Path | None = Field(
+        default=None, description="unset: the pod's service account, then KUBECONFIG, then ~/.kube/config"
+    )
+    context: str | None = Field(default=None, description="context of the kubeconfig; unset takes its current one")
+    namespace: str = Field(default="", description="namespace; empty takes the context's own")
+    image: str = Field(
+        default="carwright/{target}:latest",
+        description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
+    )
+    image_pull_secrets: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
+    service_account: str = Field(default="carwright-step", description="account of a step's pod; it needs no rights")
+    cpus: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={"*": 1, "quantize": 4}, description="processors that a step asks for, by step"
+    )
+    memory_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={"*": 4, "quantize": 32}, description="GiB of memory, asked for and the most, by step"
+    )
+    scratch_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={"*": 20, "download": 100, "quantize": 100}, description="GiB of a node's disk at most, by step"
+    )
+    gpus: dict[str, Annotated[int, Field(ge=0)]] = Field(default={}, description="GPUs, by step")
+    gpu_resource: str = Field(
+        default="nvidia.com/gpu", description="what the cluster calls a GPU; its taint is tolerated"
+    )
+    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes that steps may run on")
+    pending_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=900.0,
+        description="seconds until a step's pod must have started: no node may fit it, or an image be missing",
+    )
+    step_timeout: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="seconds after which the cluster ends a step; unset means never"
+    )
+    ttl: Annotated[int, Field(ge=0)] = Field(default=3600, description="seconds that a finished Job and its log stay")
+
+
 class PlacementSettings(Section):
     """Steps that run on other machines, as child runs of a deployment of the flow `run-step`; empty: where the flow runs."""
 
@@ -236,6 +278,7 @@ class Settings(BaseSettings):
         default="process", description="how steps are started: in environments of this machine, or from images"
     )
     docker: DockerSettings = DockerSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     busybox: Path | None = Field(
         default=None,
         description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",
