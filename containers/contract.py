@@ -286,9 +286,16 @@ class ServeParameters(Values):
 
 
 class ServeOptions(Values):
-    """`port` 0 takes a free one; seconds for the times; `lease` is a file whose modification time is its renewal."""
+    """`port` 0 takes a free one; seconds for the times; `lease` is a file whose modification time is its renewal.
 
+    `host` is the address to listen on, `advertise` the base of the OpenAI API as others reach it (empty: at `host`);
+    `folder` holds the model already, as a modelcar beside the server does.
+    """
+
+    host: str = "127.0.0.1"
     port: int = 0
+    advertise: str = ""
+    folder: str = ""
     ready_timeout: float = 600.0
     lease: str = ""
     lease_seconds: float = 60.0
@@ -296,9 +303,12 @@ class ServeOptions(Values):
 
 
 class Endpoint(Values):
-    """A served model: `url` is the base of the OpenAI API, `http://127.0.0.1:8000/v1`."""
+    """A served model: `url` is the base of the OpenAI API for steps, `http://127.0.0.1:8000/v1`; `published` the one
+    for people on the machine that serves, where it is another.
+    """
 
     url: str
+    published: str = ""
     served_model_name: str
     engine: str
     emulated_fp8: bool = False

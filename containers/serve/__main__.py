@@ -7,6 +7,7 @@ after that. Its values are an Endpoint.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from containers import step
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
@@ -17,19 +18,19 @@ from containers.serve.server import Server
 
 
 def work(request: StepRequest, context: step.Context) -> StepResult:
-    """Serve a modelcar or a checkpoint with vLLM on loopback."""
+    """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise."""
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
     vllm = engine.installed()
     started = time.monotonic()
     with (
-        unpacked(parameters.reference, request, context) as model,
-        claimed(options.port) as port,
+        unpacked(parameters.reference, request, context, Path(options.folder) if options.folder else None) as model,
+        claimed(options.port, host=options.host) as port,
         engine.sockets_folder(context.scratch) as sockets,
     ):
         there = time.monotonic()
         server = Server(
-            argv=engine.command(vllm, parameters, model, port),
+            argv=engine.command(vllm, parameters, model, port, host=options.host),
             env=engine.environment(vllm, parameters, context.settings, sockets),
             port=port,
             served_model_name=parameters.served_model_name,
@@ -41,7 +42,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
             ready = time.monotonic()
             server.first_answer()
             endpoint = Endpoint(
-                url=server.url,
+                url=options.advertise or server.url,
                 served_model_name=parameters.served_model_name,
                 engine=str(vllm),
                 emulated_fp8=server.emulates,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from containers.contract import ServeParameters
     from containers.settings import Settings
 
-HOST: Final = "127.0.0.1"  # loopback only: the server asks for no key
+LOOPBACK: Final = "127.0.0.1"
 PLUGIN: Final = Path(__file__).with_name("plugin")
 EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken over a layer
 _LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt
@@ -57,9 +57,17 @@ def installed() -> Engine:
 
 
 def command(
-    engine: Engine, parameters: ServeParameters, model: Path, port: int, *, python: str = sys.executable
+    engine: Engine,
+    parameters: ServeParameters,
+    model: Path,
+    port: int,
+    *,
+    host: str = LOOPBACK,
+    python: str = sys.executable,
 ) -> list[str]:
     """The argument list of the server; `python` is an interpreter that has the engine.
+
+    The server asks for no key: on a machine's own network `host` is the loopback interface.
 
     On a CPU: nothing is compiled (it would need a C++ compiler and take longer than all answers of a smoke suite), and
     nothing is taken from a prefix cache, so that the same question gets the same arithmetic. One process fewer, of the
@@ -67,7 +75,7 @@ def command(
     """
     argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(model), "--served-model-name", parameters.served_model_name]
-    argv += ["--host", HOST, "--port", str(port)]
+    argv += ["--host", host, "--port", str(port)]
     argv += ["--max-model-len", str(parameters.max_model_len), "--dtype", parameters.dtype]
     argv += ["--tensor-parallel-size", str(parameters.tensor_parallel_size)]
     argv += ["--max-logprobs", str(_LOGPROBS), "--disable-uvicorn-access-log", "--disable-log-stats"]

@@ -10,10 +10,11 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from containers.errors import BadInput
+from containers.errors import BadInput, NotReady
 from containers.oci.access import look, open_repository, pinned
 from containers.oci.repository import image
 from containers.oci.unpack import unpack
@@ -27,15 +28,21 @@ if TYPE_CHECKING:
     from containers.step import Context
 
 _GB: Final = 1_000_000_000
+_PATIENCE: Final = 30.0  # seconds for a modelcar's container to link its folder
 
 
 @contextmanager
-def unpacked(reference: str, request: StepRequest, context: Context) -> Iterator[Path]:
+def unpacked(reference: str, request: StepRequest, context: Context, there: Path | None = None) -> Iterator[Path]:
     """A folder with the model, there and unchanged for as long as the block runs.
 
-    `reference` is a modelcar by digest; empty takes the input "checkpoint". Raises BadInput when neither is given or
-    the modelcar is damaged, DiskFull, and Temporary when the registry or the store cannot be reached.
+    `reference` is a modelcar by digest; empty takes the input "checkpoint"; `there` holds the model already, or will in
+    a moment. Raises BadInput when neither is given or the modelcar is damaged, DiskFull, NotReady when nothing comes to
+    be there, and Temporary when the registry or the store cannot be reached.
     """
+    if there is not None:
+        _wait_for(there)
+        yield there
+        return
     home = context.settings.home.resolve() / "serving"
     checkpoint = request.inputs.get("checkpoint")
     if reference:
@@ -63,6 +70,21 @@ def unpacked(reference: str, request: StepRequest, context: Context) -> Iterator
                     _from_store(checkpoint, folder, request, context)
                 _write_sizes(folder)
         yield folder
+
+
+def _wait_for(folder: Path) -> None:
+    """A modelcar beside the server links its folder when it has started, in whatever order they start."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            if any(folder.iterdir()):
+                return
+            reason = "it is empty"
+        except OSError as error:  # PermissionError: the two containers are not of the same user
+            reason = error.strerror or str(error)
+        if time.monotonic() > until:
+            raise NotReady(f"no model came to be at {folder} within {_PATIENCE:g} seconds: {reason}")
+        time.sleep(0.1)
 
 
 def make_room(home: Path, limit: float) -> list[str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
-from containers.serve.engine import HOST
+from containers.serve.engine import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,8 @@ _CLOSING: Final = 75.0  # seconds: connections of an ended server block its port
 
 
 @contextmanager
-def claimed(port: int, *, patience: float = _CLOSING) -> Iterator[int]:
-    """Hold a port of the loopback interface, 0 for any; raises BadInput when another program has it.
+def claimed(port: int, *, host: str = LOOPBACK, patience: float = _CLOSING) -> Iterator[int]:
+    """Hold a port of an address, 0 for any; raises BadInput when another program has it.
 
     The port is bound without options, which fails beside any other socket, and only then opened to sockets that set
     SO_REUSEADDR or SO_REUSEPORT, as vLLM's does (socket(7); both are looked at when the second socket binds). It is
@@ -29,7 +29,7 @@ def claimed(port: int, *, patience: float = _CLOSING) -> Iterator[int]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as held:
         while True:
             try:
-                held.bind((HOST, port))
+                held.bind((host, port))
                 break
             except OSError as error:
                 if error.errno == errno.EADDRINUSE and not _answers(port) and time.monotonic() < deadline:
@@ -47,7 +47,7 @@ def claimed(port: int, *, patience: float = _CLOSING) -> Iterator[int]:
 
 def _answers(port: int) -> bool:
     try:
-        with socket.create_connection((HOST, port), timeout=1):
+        with socket.create_connection((LOOPBACK, port), timeout=1):
             return True
     except OSError:
         return False

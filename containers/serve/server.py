@@ -13,7 +13,7 @@ import httpx
 from containers.errors import Interrupted, NotReady
 from containers.process import Child
 from containers.serve.causes import explain, last
-from containers.serve.engine import EMULATION, HOST
+from containers.serve.engine import EMULATION, LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,8 +42,8 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The base of the OpenAI API."""
-        return f"http://{HOST}:{self.port}/v1"
+        """The base of the OpenAI API, on this machine."""
+        return f"http://{LOOPBACK}:{self.port}/v1"
 
     def child(self) -> Child:
         """The process, to be entered with `with`: it and what it started end with the block."""
@@ -57,7 +57,7 @@ class Server:
         runs out.
         """
         started = time.monotonic()
-        address = f"http://{HOST}:{self.port}/health"
+        address = f"http://{LOOPBACK}:{self.port}/health"
         with (
             httpx.Client(trust_env=False, timeout=5) as client,
             self.report.progress("vLLM is loading", unit="s") as progress,
