@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,9 +16,7 @@ from containers.contract import Frozen
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.events import amount
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from containers.verdict import Decision, Score
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _SECTIONS: Final = (
@@ -36,41 +34,21 @@ _SECTIONS: Final = (
 )
 
 
-class Score(Frozen):
-    """One row of the accuracy table. For `lower_is_better` recovery is baseline / candidate, as for perplexity.
-
-    `lower` and `upper` bound the difference candidate minus baseline. `not_applicable` is the card's N/A: a baseline
-    so low that a ratio says nothing.
-    """
-
-    category: str
-    title: str
-    data_set: str
-    baseline: float
-    candidate: float
-    metric: str = "accuracy"
-    lower_is_better: bool = False
-    lower: float | None = None
-    upper: float | None = None
-    not_applicable: bool = False
-
-    @property
-    def recovery(self) -> float | None:
-        """Percent; None where it says nothing."""
-        over, under = (self.baseline, self.candidate) if self.lower_is_better else (self.candidate, self.baseline)
-        return None if self.not_applicable or not under else 100 * over / under
-
-
 class CardFacts(Frozen):
-    """Everything that the card says; sizes in bytes. `reference` holds the digest: `oci:DIR@sha256:...` or a registry's."""
+    """Everything that the card says; sizes in bytes. `reference` holds the digest: `oci:DIR@sha256:...` or a registry's.
+
+    `source` is where the base model was taken from, pinned (`hf://org/name@<commit>`). `override` is the reason for which
+    it was promoted in spite of the gate; `gate_profile` counts when the verdict is inconclusive.
+    """
 
     name: str
     base_model: str
     base_revision: str
+    source: str
     license: str
     license_link: str = ""
     architecture: str
-    languages: tuple[str, ...] = ("en",)
+    languages: tuple[str, ...] = ()
     scheme: str = "FP8_DYNAMIC"
     ignore: tuple[str, ...] = ("lm_head", "re:.*embed_tokens.*")
     reference: str
@@ -82,28 +60,14 @@ class CardFacts(Frozen):
     tensor_parallel_size: int = 1
     max_model_len: int = 2048
     engine: str
+    baseline_engine: str = ""
     suite: str
-    decision: Literal["pass", "refuse", "inconclusive"]
+    decision: Decision
     reasons: tuple[str, ...] = ()
+    override: str = ""
+    gate_profile: str = "release"
     scores: tuple[Score, ...] = ()
     commands: tuple[str, ...] = ()
-
-
-def smoke_scores(measures: Mapping[str, float]) -> tuple[Score, ...]:
-    """The rows that a smoke suite's verdict gives: perplexity of both over the shipped text."""
-    if not {"perplexity_baseline", "perplexity_candidate"} <= measures.keys():
-        return ()
-    return (
-        Score(
-            category="Smoke",
-            title="Perplexity, shipped text",
-            data_set="carwright/smoke",
-            baseline=measures["perplexity_baseline"],
-            candidate=measures["perplexity_candidate"],
-            metric="perplexity",
-            lower_is_better=True,
-        ),
-    )
 
 
 def render(facts: CardFacts) -> str:
@@ -137,9 +101,10 @@ def _metadata(facts: CardFacts) -> ModelCardData:
             metric_value=round(score.candidate, 4),
         )
         for score in facts.scores
+        if score.data_set
     ]
     return ModelCardData(
-        language=list(facts.languages),
+        language=list(facts.languages) or None,
         license=facts.license,
         license_link=facts.license_link or None,
         base_model=facts.base_model,
@@ -171,7 +136,12 @@ def _words(facts: CardFacts) -> dict[str, Any]:
         "short_name": short,
         "model_path": "/mnt/models",
         "local": local,
+        "from_hub": facts.source.startswith("hf://"),
+        "undecided": facts.decision == "inconclusive" and not facts.override,
         "layout": place,
+        "destination": place,
+        "ship_source": facts.source.partition("#")[0],
+        "folder": facts.source.partition("#")[0].removeprefix("file://"),
         "repository": repository,
         "pinned": f"{repository}@{facts.digest}",
         "raw_repository": f"{parent}/{last}-raw",
@@ -183,13 +153,15 @@ def _words(facts: CardFacts) -> dict[str, Any]:
 
 def _row(score: Score) -> dict[str, str]:
     recovery = score.recovery
+    bounds = score.recovery_bounds
     known = score.lower is not None and score.upper is not None
     interval = f" ({score.lower:+.2f} to {score.upper:+.2f})" if known else ""
+    spread = f" ({bounds[0]:.1f} to {bounds[1]:.1f})" if bounds else ""
     return {
         "category": score.category,
         "title": score.title,
         "baseline": f"{score.baseline:.2f}",
         "candidate": f"{score.candidate:.2f}",
-        "recovery": "N/A" if recovery is None else f"{recovery:.1f}%",
-        "interval": f"{score.candidate - score.baseline:+.2f}{interval}",
+        "recovery": "N/A" if recovery is None else f"{recovery:.1f}%{spread}",
+        "interval": f"{score.difference:+.2f}{interval}",
     }

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from containers.errors import BadInput, Error, Interrupted
 from containers.settings import Settings
-from flows import cli_images, cli_steps, cli_targets, cli_watch, terminal
+from flows import cli_eval, cli_images, cli_steps, cli_targets, cli_watch, terminal
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_steps.app)
+app.add_typer(cli_eval.app)
 app.add_typer(cli_images.app)
 app.add_typer(cli_targets.app)
 app.add_typer(cli_watch.app)

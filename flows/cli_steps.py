@@ -1,4 +1,4 @@
-"""The steps one by one: `carwright download`, `quantize`, `serve` and `eval`, without a flow and without Prefect."""
+"""The steps one by one: `carwright download`, `quantize` and `serve`, without a flow and without Prefect."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from containers.contract import QuantizeOptions, QuantizeParameters
-from containers.errors import GateInconclusive, GateRefused, Temporary
-from containers.verdict import Verdict
+from containers.errors import Temporary
 from flows import terminal
 
 app = typer.Typer()
@@ -108,34 +106,3 @@ def serve(
             raise Temporary("vLLM ended", remedy="its log is the newest engine.log under .carwright/runs")
         finally:
             lease.end()
-
-
-@app.command(name="eval")
-def evaluate(  # noqa: PLR0917 - typer makes options of them
-    candidate: Annotated[str, typer.Argument(help="A modelcar by reference, or a model source.")],
-    baseline: Annotated[str, typer.Option(help="What it is compared with: a model source or another modelcar.")],
-    suite: Annotated[str, typer.Option(help="The suite to measure and judge by.")] = "smoke",
-    max_model_len: MaxModelLen = 2048,
-    json_: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure a candidate against its baseline, both served by vLLM, and judge. Exits 3 when it is refused."""
-    from flows import requests, single
-
-    with single.session(candidate, verbose=verbose, source=False) as (_, now):
-        before = single.measured(now, single.subject(baseline, "baseline", max_model_len, role="baseline"), suite)
-        subject = single.subject(candidate, "candidate", max_model_len)
-        after = single.measured(now, subject, suite)
-        verdict = Verdict.read(single.run(requests.judge(after, before, subject, suite)).values)
-        if json_:
-            print(verdict.model_dump_json(indent=2))
-        else:
-            table = Table("measure", "value", box=None, padding=(0, 2))
-            for measure, value in verdict.measures.items():
-                table.add_row(measure, f"{value:.4g}")
-            terminal.out.print(table)
-            terminal.out.print(f"{verdict.decision.upper()}: " + " ".join(verdict.reasons))
-    if verdict.decision == "refuse":
-        raise GateRefused(f"{candidate} was refused by {suite}")
-    if verdict.decision == "inconclusive":
-        raise GateInconclusive(f"{suite} could not decide about {candidate}")

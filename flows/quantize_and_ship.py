@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prefect import flow
 
 from containers.contract import PushParameters, QuantizeParameters
-from flows import steps
-from flows.reporting import notify_failure, publish_outcome, publish_reason
+from flows import report, steps
+from flows.release import Release
+from flows.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
 from flows.requests import Subject
 from flows.results import STORAGE
-from flows.summary import NotPromoted, Shipped, StepSummary
+from flows.summary import NotPromoted, Shipped, StepSummary, promoted_by
 from flows.watching import outcome
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     tag: str = "",
     max_model_len: int = 2048,
     override_gate: str = "",
+    gate_profile: Literal["smoke", "release"] = "release",
     keep: bool = False,  # noqa: FBT001
     force: bool = False,  # noqa: FBT001
     reason: str = "",
@@ -76,25 +78,44 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     after, lease = steps.measure(candidate, suite, after=[pushed], force=force, keep=keep)
     clock.done("evaluate", after, suite)
 
-    verdict, judged = steps.judge(after, before, candidate, suite, force=force)
+    sizes = (steps.size(checkpoint.output("checkpoint")), steps.size(quantized.output("checkpoint")))
+    verdict, judged = steps.judge(after, before, candidate, suite, sizes, force=force)
     clock.done("judge", judged, verdict.decision)
+    page = report.place(judged.output("verdict"), image.reference)
+    publish_gate(verdict, page, override=override_gate, profile=gate_profile)
 
     tags: tuple[str, ...] = ()
-    if verdict.decision == "pass" or override_gate:
-        tags = (tag or (source.commit or checkpoint.output("checkpoint").digest.hex)[:12],)
-        promoted, _ = steps.promote(image, judged.output("verdict"), tags, override_gate, after=[judged])
+    if promoted_by(verdict, override_gate, gate_profile):
+        release = Release(
+            source=source,
+            recipe=recipe,
+            image=image,
+            before=checkpoint.output("checkpoint"),
+            after=quantized.output("checkpoint"),
+            verdict=verdict,
+            tag=tag or (source.commit or checkpoint.output("checkpoint").digest.hex)[:12],
+            base=base,
+            max_model_len=max_model_len,
+            override=override_gate,
+            gate_profile=gate_profile,
+        )
+        promoted, _ = steps.promote(release, judged.output("verdict"), after=[judged])
+        tags = (release.tag,)
         clock.lap("promote", "in place" if promoted.already_there else "done", ", ".join(tags))
 
     shipped = Shipped(
         model=source.source,
         commit=source.commit,
         scheme=scheme,
-        size_before=steps.size(checkpoint.output("checkpoint")),
-        size_after=steps.size(quantized.output("checkpoint")),
+        size_before=sizes[0],
+        size_after=sizes[1],
         reference=image.reference,
         digest=image.digest,
         tags=tags,
         verdict=verdict,
+        gate_profile=gate_profile,
+        override=override_gate,
+        report=page.path or page.command if page is not None else "",
         steps=tuple(clock.steps),
         endpoint=lease.endpoint.url if lease is not None and keep else None,
         served_model_name=name,

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import httpx
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -21,6 +22,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from containers.events import amount
+from flows.summary import promoted_in_spite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
+    from containers.contract import GateProfile
     from containers.events import Event
+    from containers.verdict import Score, Verdict
+    from flows.report import Place
     from flows.runtime import Runtime
     from flows.summary import Shipped
 
@@ -95,6 +100,44 @@ def publish_reason(reason: str) -> None:
     """Why the run was started, on its page from the start; nothing when nobody said."""
     if reason:
         create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
+
+
+def publish_gate(verdict: Verdict, page: Place | None, *, override: str, profile: GateProfile) -> None:
+    """The decision with its reasons, the scores as a table, and where the report is; before anything is promoted."""
+    lines = [f"# {verdict.decision.upper()} by {verdict.suite}", ""]
+    lines += [f"- {reason}" for reason in verdict.reasons]
+    decided = promoted_in_spite(verdict, override, profile)
+    if decided:
+        lines += ["", f"**Promoted {decided}**"]
+    elif verdict.decision != "pass":
+        lines += ["", f"Not promoted. The candidate stays by its digest: `{verdict.subject}`"]
+    lines += ["", f"Profile of the gate: `{profile}`"]
+    if page is not None:
+        lines += ["", f"Report: [open it]({page.link})" if page.link else f"Report: `{page.path}` or `{page.command}`"]
+    create_markdown_artifact(key="gate", markdown="\n".join(lines) + "\n", description=verdict.decision.upper())
+    if verdict.scores:
+        create_table_artifact(
+            key="scores", table=[_row(one) for one in verdict.scores], description=f"Accuracy by {verdict.suite}"
+        )
+    if page is not None:
+        create_markdown_artifact(key="report", markdown=page.markdown(), description="The report of the evaluation")
+        if page.link:
+            create_link_artifact(key="report-link", link=page.link, link_text="Open the report")
+
+
+def _row(score: Score) -> dict[str, Any]:
+    bounds = score.recovery_bounds
+    return {
+        "category": score.category,
+        "benchmark": score.title,
+        "baseline": f"{score.baseline:.2f}",
+        "quantized": f"{score.candidate:.2f}",
+        "recovery": "N/A" if score.recovery is None else f"{score.recovery:.1f} %",
+        "recovery interval": f"{bounds[0]:.1f} to {bounds[1]:.1f} %" if bounds else "",
+        "difference": f"{score.difference:+.2f}",
+        "interval": "" if score.lower is None or score.upper is None else f"{score.lower:+.2f} to {score.upper:+.2f}",
+        "decision": (score.decision or "") + (" (a gain beyond noise)" if score.gain_beyond_noise else ""),
+    }
 
 
 def publish_outcome(shipped: Shipped) -> None:

@@ -57,9 +57,12 @@ def push(checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptio
     return _request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
 
 
-def promote(reference: str, verdict: ArtifactRef, tags: tuple[str, ...], override: str) -> StepRequest:
+def promote(
+    reference: str, verdict: ArtifactRef, card: ArtifactRef | None, tags: tuple[str, ...], options: PushOptions
+) -> StepRequest:
     parameters = PushParameters(action="promote", reference=reference, tags=tags)
-    return _request(Step.PUSH, parameters, {"verdict": verdict}, PushOptions(override=override))
+    inputs = {"verdict": verdict, **({"card": card} if card is not None else {})}
+    return _request(Step.PUSH, parameters, inputs, options)
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,21 @@ def serve(subject: Subject, *, port: int = 0) -> StepRequest:
     return _request(Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout))
 
 
-def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None) -> StepRequest:
-    """Without an endpoint the request can be looked up, and answered by a cache alone."""
+def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None, engine: str = "") -> StepRequest:
+    """Without an endpoint the request can be looked up, and answered by a cache alone. `engine`: one that is not ours."""
     files = suites.read(suite)
-    parameters = files.parameters(action="measure", subject=subject.digest, engine=engine_version())
+    parameters = files.parameters(action="measure", subject=subject.digest, engine=engine or engine_version())
     where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name} if endpoint else {}
     return _request(Step.EVALUATE, parameters, options=files.options(**where))
 
 
-def judge(candidate: ArtifactRef, baseline: ArtifactRef, subject: Subject, suite: str) -> StepRequest:
+def judge(
+    candidate: ArtifactRef, baseline: ArtifactRef, subject: Subject, suite: str, sizes: tuple[int, int] = (0, 0)
+) -> StepRequest:
+    """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 where they are not known."""
     files = suites.read(suite)
     parameters = files.parameters(action="judge", subject=subject.digest, engine=engine_version())
+    parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
     return _request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
 
 

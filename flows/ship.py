@@ -21,6 +21,7 @@ from flows.summary import NotPromoted, Shipped
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from containers.contract import GateProfile
     from containers.settings import Settings
     from flows.runtime import Listener
 
@@ -43,6 +44,7 @@ class Wish:
     tag: str = ""
     max_model_len: int = 2048
     override_gate: str = ""
+    gate_profile: GateProfile = "release"
     keep: bool = False
     force: bool = False
 
@@ -95,6 +97,7 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
                 tag=wish.tag,
                 max_model_len=wish.max_model_len,
                 override_gate=wish.override_gate,
+                gate_profile=wish.gate_profile,
                 keep=wish.keep,
                 force=wish.force,
             )

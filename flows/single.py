@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import httpx
 from rich.table import Table
 
-from containers.contract import ArtifactRef, Kind, ResolvedSource, ServeParameters
+from containers.contract import ArtifactRef, Endpoint, Kind, ResolvedSource, ServeParameters
+from containers.errors import BadInput, NotReady
 from containers.events import amount
 from containers.oci.access import resolve
 from containers.oci.reference import Reference
 from containers.settings import Settings
+from containers.verdict import Verdict
 from flows import embedded, requests, runtime, terminal
 from flows.plan import plan_view
+from flows.report import PAGE
 from flows.ship import source as source_of
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from containers.contract import StepRequest, StepResult
     from flows.requests import Subject
     from flows.runtime import Runtime
+
+_STORED = "measurement:"
 
 
 @contextmanager
@@ -84,6 +90,73 @@ def measured(now: Runtime, subject: Subject, suite: str) -> ArtifactRef:
         return run(requests.measure(subject, suite, lease.endpoint)).outputs["measurement"]
     finally:
         lease.end()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, and what is known of its subject: the bytes of a checkpoint, 0 where they are not known."""
+
+    ref: ArtifactRef
+    subject: Subject
+    size: int = 0
+
+
+def measurement(what: str, role: str, suite: str, max_model_len: int) -> Measured:
+    """Measure what was named, or find it measured.
+
+    An endpoint is measured anew each time, because nobody knows what it serves. Raises BadInput when a stored measurement
+    is not there, or is not the only one.
+    """
+    now = runtime.current()
+    if what.startswith(("http://", "https://")):
+        endpoint = served_at(what)
+        parameters = ServeParameters(served_model_name=endpoint.served_model_name)
+        there = requests.Subject(role, f"{what} {endpoint.served_model_name} {now.run}", parameters, {})
+        return Measured(run(requests.measure(there, suite, endpoint, endpoint.engine)).outputs["measurement"], there)
+    if what.startswith(_STORED):
+        begins = what.removeprefix(_STORED)
+        found = [one.ref for one in now.store.manifests(Kind.MEASUREMENT) if one.fingerprint.startswith(begins)]
+        if len(found) != 1 or not begins:
+            raise BadInput(
+                f"{len(found)} stored measurements begin with {begins!r}", remedy="give more of the fingerprint"
+            )
+        stored = requests.Subject(role, what, ServeParameters(served_model_name=role), {})
+        return Measured(found[0], stored)
+    named = subject(what, role, max_model_len, role=role)
+    size = sum(now.store.load(ref).size for ref in named.inputs.values())
+    return Measured(measured(now, named, suite), named, size)
+
+
+def judged(candidate: str, baseline: str, suite: str, max_model_len: int, page: Path | None = None) -> Verdict:
+    """Measure both and judge; the report's page goes to `page`."""
+    before = measurement(baseline, "baseline", suite, max_model_len)
+    after = measurement(candidate, "candidate", suite, max_model_len)
+    result = run(requests.judge(after.ref, before.ref, after.subject, suite, (before.size, after.size)))
+    if page is not None:
+        store = runtime.current().store
+        files = {one.path: one.sha256 for one in store.load(result.outputs["verdict"]).files}
+        page.write_bytes(store.read_bytes(files[PAGE]))
+    return Verdict.read(result.values)
+
+
+def served_at(url: str) -> Endpoint:
+    """An endpoint that somebody else serves: the one model that it lists. Raises NotReady or BadInput."""
+    base = url.rstrip("/")
+    try:
+        answer = httpx.get(f"{base}/models", timeout=30)
+        answer.raise_for_status()
+        models = [str(one["id"]) for one in answer.json()["data"]]
+    except httpx.HTTPError as error:
+        raise NotReady(
+            f"{base}/models does not answer: {error}", remedy="start the server, or check the address"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{base} is no OpenAI-compatible endpoint", remedy="give its base, such as http://HOST:8000/v1"
+        ) from error
+    if not models:
+        raise BadInput(f"{base} serves no model")
+    return Endpoint(url=base, served_model_name=models[0], engine=f"the endpoint {base}")
 
 
 def subject(what: str, name: str, max_model_len: int, role: str = "candidate") -> Subject:

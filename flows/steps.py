@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.context import TaskRunContext
 
+    from flows.release import Release
     from flows.requests import Subject
     from flows.services import Lease
 
@@ -179,18 +180,20 @@ def measure(
         return _pure(request, Kind.MEASUREMENT, "evaluate", label, after=after, force=force), lease
 
 
-def judge(candidate: Done, baseline: Done, subject: Subject, suite: str, *, force: bool) -> tuple[Verdict, Done]:
-    request = requests.judge(candidate.output("measurement"), baseline.output("measurement"), subject, suite)
+def judge(
+    candidate: Done, baseline: Done, subject: Subject, suite: str, sizes: tuple[int, int], *, force: bool
+) -> tuple[Verdict, Done]:
+    request = requests.judge(candidate.output("measurement"), baseline.output("measurement"), subject, suite, sizes)
     after = [candidate, baseline]
     done = _pure(request, Kind.VERDICT, "judge", f"judge by {suite}", after=after, force=force)
     return Verdict.read(done.result.values), done
 
 
-def promote(
-    image: PushedImage, verdict: ArtifactRef, tags: tuple[str, ...], override: str, *, after: list[Done]
-) -> tuple[PromotedImage, Done]:
-    request = requests.promote(image.reference, verdict, tags, override)
-    done = _run(effect_step, request, "promote", f"promote {image.digest.short} to {', '.join(tags)}", after)
+def promote(release: Release, verdict: ArtifactRef, *, after: list[Done]) -> tuple[PromotedImage, Done]:
+    """Give the image its tag and attach the verdict's report, the card and the provenance."""
+    options = PushOptions(override=release.override, gate_profile=release.gate_profile)
+    request = requests.promote(release.image.reference, verdict, release.keep(), (release.tag,), options)
+    done = _run(effect_step, request, "promote", f"promote {release.image.digest.short} to {release.tag}", after)
     return PromotedImage.read(done.result.values), done
 
 

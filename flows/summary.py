@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from containers.contract import Frozen
+from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
@@ -34,6 +34,9 @@ class Shipped(Frozen):
     digest: Digest
     tags: tuple[str, ...]
     verdict: Verdict
+    gate_profile: GateProfile = "release"
+    override: str = ""
+    report: str = ""
     steps: tuple[StepSummary, ...]
     endpoint: str | None = None
     served_model_name: str = ""
@@ -66,6 +69,10 @@ class Shipped(Frozen):
             *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
             *(("  because", reason) for reason in self.verdict.reasons),
         ]
+        if decided := promoted_in_spite(self.verdict, self.override, self.gate_profile):
+            rows.append(("promoted", decided))
+        if self.report:
+            rows.append(("report", self.report))
         if self.reason:
             rows.insert(0, ("why", self.reason))
         if self.endpoint:
@@ -79,14 +86,31 @@ class Shipped(Frozen):
         return "\n".join(lines) + "\n"
 
 
+def promoted_by(verdict: Verdict, override: str, profile: GateProfile) -> bool:
+    """Whether this verdict leads to a promotion; the promote step decides by the same rule once more."""
+    return verdict.decision == "pass" or bool(promoted_in_spite(verdict, override, profile))
+
+
+def promoted_in_spite(verdict: Verdict, override: str, profile: GateProfile) -> str:
+    """In words, what promotes a candidate that did not pass; empty where nothing does."""
+    if verdict.decision == "pass":
+        return ""
+    if override:
+        return f"in spite of the gate: {override}"
+    if verdict.decision == "inconclusive" and profile == "smoke":
+        return "with a warning: the gate's profile is smoke, and the gate could not decide"
+    return ""
+
+
 class NotPromoted(Error):
     """The gate stopped the candidate; `shipped` is the whole outcome, `exit_code` that of the verdict."""
 
     def __init__(self, shipped: Shipped) -> None:
+        refused = shipped.verdict.decision == "refuse"
         super().__init__(
             f"{shipped.reference} was not promoted: " + " ".join(shipped.verdict.reasons),
-            remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same",
+            remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same"
+            + ("" if refused else ", and --gate-profile smoke promotes what is not decided"),
         )
         self.shipped = shipped
-        refused = shipped.verdict.decision == "refuse"
         self.exit_code = GateRefused.exit_code if refused else GateInconclusive.exit_code

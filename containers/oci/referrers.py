@@ -74,19 +74,26 @@ def attach(
 
 
 def renew(
-    repository: Repository, subject: Digest, artifact_type: str, files: Sequence[Attachment]
+    repository: Repository,
+    subject: Digest,
+    artifact_type: str,
+    files: Sequence[Attachment],
+    annotations: Mapping[str, str] | None = None,
 ) -> tuple[Digest, bool]:
-    """Attach `files` as the newest of their type, unless the newest holds them already; earlier ones stay."""
+    """Attach `files` as the newest of their type, unless the newest says just that already; earlier ones stay."""
+    told = dict(annotations or {})
     before = newest(repository, subject, artifact_type)
     number = 0
     if before is not None:
         last, manifest = before
-        if sorted((one.annotations.get(TITLE, ""), one.digest) for one in manifest.layers) == sorted(
-            (one.title, Digest.of(one.content)) for one in files
-        ):
+        held = sorted(
+            (one.annotations.get(TITLE, ""), one.digest) for one in manifest.layers if one.media_type != EMPTY
+        )
+        said = {name: value for name, value in manifest.annotations.items() if name != SEQUENCE}
+        if held == sorted((one.title, Digest.of(one.content)) for one in files) and said == told:
             return last.digest, True
         number = _sequence(manifest)
-    return attach(repository, subject, artifact_type, files, {SEQUENCE: str(number + 1)})
+    return attach(repository, subject, artifact_type, files, {**told, SEQUENCE: str(number + 1)})
 
 
 def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple[Descriptor, Manifest] | None:

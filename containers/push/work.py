@@ -165,7 +165,7 @@ def _attach(
     """The evaluation; without one, what is recorded still needs a place."""
     if not files and not annotations:
         return {}
-    return {"evaluation": referrers.attach(repository, digest, referrers.EVALUATION, files, annotations)}
+    return {"evaluation": referrers.renew(repository, digest, referrers.EVALUATION, files, annotations)}
 
 
 def _attach_card(

@@ -53,7 +53,6 @@ class Bucket:
     """Keys under a prefix of a bucket. Every method raises the errors of `containers.store.failures`."""
 
     def __init__(self, location: StoreLocation, settings: StoreSettings) -> None:
-        key, secret = settings.access_key_id, settings.secret_access_key
         self.name = f"{location.endpoint or 'https://s3.amazonaws.com'}/{location.bucket}"
         self._bucket = location.bucket
         self._region = location.region
@@ -63,22 +62,29 @@ class Bucket:
         self._prefix = f"{prefix}/" if prefix else ""
         try:
             with translated("opening the store", self.name):
-                self._s3: Any = boto3.client(
-                    "s3",
-                    endpoint_url=location.endpoint,
-                    region_name=location.region,
-                    aws_access_key_id=key.get_secret_value() if key else None,
-                    aws_secret_access_key=secret.get_secret_value() if secret else None,
-                    # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
-                    config=_CONFIG.merge(Config(s3={**_CONFIG.s3, "addressing_style": "path"}))
-                    if self._own_endpoint
-                    else _CONFIG,
-                )
+                self._s3: Any = self._client(location.endpoint, settings)
+                # A link is signed for the host that the browser asks.
+                public = settings.public_endpoint
+                self._public: Any = self._client(public, settings) if public else self._s3
         except ValueError as error:  # botocore's word for an endpoint that is no URL
             raise BadInput(
-                f"the store's endpoint is not a URL: {location.endpoint!r}",
-                remedy="write CARWRIGHT_STORE__ENDPOINT as http(s)://host:port",
+                f"the store's endpoint is not a URL: {location.endpoint!r}, {settings.public_endpoint!r}",
+                remedy="write CARWRIGHT_STORE__ENDPOINT (and ..._PUBLIC_ENDPOINT) as http(s)://host:port",
             ) from error
+
+    def _client(self, endpoint: str | None, settings: StoreSettings) -> Any:
+        key, secret = settings.access_key_id, settings.secret_access_key
+        return boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=self._region,
+            aws_access_key_id=key.get_secret_value() if key else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
+            config=_CONFIG.merge(Config(s3={**_CONFIG.s3, "addressing_style": "path"}))
+            if self._own_endpoint
+            else _CONFIG,
+        )
 
     def ensure(self) -> None:
         """Check that the bucket answers to these keys; create it when it is missing."""
@@ -126,6 +132,12 @@ class Bucket:
                 raise
             with answer["Body"] as body:
                 return bytes(body.read())
+
+    def link(self, key: str, *, seconds: int, media_type: str) -> str:
+        """A URL that lets anybody read this key, as `media_type`, for so long (S3 API, presigned GET; AWS: 7 days at most)."""
+        asked = {"Bucket": self._bucket, "Key": self._prefix + key, "ResponseContentType": media_type}
+        with translated(f"signing a link to {key}", self.name):
+            return str(self._public.generate_presigned_url("get_object", Params=asked, ExpiresIn=seconds))
 
     def stream(self, key: str, start: int, stop: int) -> tuple[Any, int]:
         """The bytes from `start` up to, not including, `stop` (which must be more), and the size of the whole object.

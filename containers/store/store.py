@@ -245,6 +245,10 @@ class Store:
                 self.discard_blob(orphan.digest)
         return orphans
 
+    def link(self, entry: FileEntry, *, days: int = 7, media_type: str = "text/html") -> str:
+        """A URL under which a browser reads one file of an artifact for some days, without credentials."""
+        return self._bucket.link(key_of(entry.sha256), seconds=days * 86_400, media_type=media_type)
+
     def has_key(self, key: str) -> bool:
         return self._bucket.size(_key(key)) is not None
 

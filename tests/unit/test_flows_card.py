@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shlex
 from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from containers.contract import ArtifactRef, Kind, PushedImage, QuantizeParameters, ResolvedSource
 from containers.digest import Digest
 from containers.errors import BadInput
-from flows.card import CardFacts, Score, check, render, smoke_scores
+from containers.verdict import Score, Verdict
+from flows.card import CardFacts, check, render
+from flows.cli import app
+from flows.provenance import statement
 
 DIGEST = Digest("ab" * 32)
 FACTS = CardFacts(
     name="Llama-3.3-70B-Instruct-FP8-dynamic",
     base_model="meta-llama/Llama-3.3-70B-Instruct",
     base_revision="0123456789abcdef0123456789abcdef01234567",
+    source="hf://meta-llama/Llama-3.3-70B-Instruct@0123456789abcdef0123456789abcdef01234567",
     license="llama3.3",
     license_link="https://example.com/license",
     architecture="LlamaForCausalLM",
@@ -39,7 +47,8 @@ FACTS = CardFacts(
               lower=-0.61, upper=0.11),
         Score(category="OpenLLM v2", title="Math-lvl-5 (4-shot)", data_set="math", baseline=0.17, candidate=0.33,
               not_applicable=True),
-        *smoke_scores({"perplexity_baseline": 20.0, "perplexity_candidate": 25.0}),
+        Score(category="smoke", title="Perplexity, shipped text", data_set="carwright/smoke", metric="perplexity",
+              baseline=20.0, candidate=25.0, lower=4.0, upper=6.0, lower_is_better=True),
     ),
     commands=("lm_eval run --model local-completions --tasks mmlu_llama",),
 )  # fmt: skip
@@ -64,9 +73,11 @@ def test_the_metadata_is_what_the_hub_reads() -> None:
 
 def test_the_table_has_scores_recovery_and_interval() -> None:
     card = render(FACTS)
-    assert "| OpenLLM v1 | MMLU (5-shot) | 81.60 | 81.31 | 99.6% | -0.29 (-0.61 to +0.11) |" in card
+    assert "| OpenLLM v1 | MMLU (5-shot) | 81.60 | 81.31 | 99.6% (99.3 to 100.1) | -0.29 (-0.61 to +0.11) |" in card
     assert "| OpenLLM v2 | Math-lvl-5 (4-shot) | 0.17 | 0.33 | N/A | +0.16 |" in card
-    assert "| Smoke | Perplexity, shipped text | 20.00 | 25.00 | 80.0% | +5.00 |" in card
+    assert (
+        "| smoke | Perplexity, shipped text | 20.00 | 25.00 | 80.0% (76.9 to 83.3) | +5.00 (+4.00 to +6.00) |" in card
+    )
 
 
 def test_the_code_is_python_and_names_the_recipe() -> None:
@@ -116,6 +127,68 @@ def test_a_card_that_lacks_something_is_refused() -> None:
 
 
 def test_no_scores_no_rows() -> None:
-    assert smoke_scores({"kl_mean": 0.1}) == ()
     card = render(FACTS.model_copy(update={"scores": (), "commands": ()}))
     assert check(card).data.eval_results is None
+
+
+def test_the_commands_parse_with_this_version() -> None:
+    """Every `carwright` line of the card is understood by the command line; those of the harness by its own test."""
+    own = f"carwright eval {FACTS.reference} --baseline {FACTS.source} --suite smoke --max-model-len 4096"
+    card = render(FACTS.model_copy(update={"commands": (own,)}))
+    lines = [line for block in blocks(card, "bash") for line in block.splitlines() if line.startswith("carwright ")]
+    assert own in lines
+    assert len(lines) == 2  # and the creation of the image
+    program: Any = get_command(app)
+    for line in lines:
+        name, *arguments = shlex.split(line)[1:]
+        context = program.commands[name].make_context(name, arguments)
+        assert {"suite", "scheme"} & context.params.keys()
+
+
+def test_a_promotion_that_no_pass_decided_is_on_the_card() -> None:
+    refused = FACTS.model_copy(update={"decision": "refuse", "override": "for a demo"})
+    assert "It was promoted in spite of the gate: for a demo" in render(refused)
+    open_ = FACTS.model_copy(update={"decision": "inconclusive", "gate_profile": "smoke"})
+    assert "It was promoted by the profile `smoke`" in render(open_)
+    assert "It was promoted" not in render(FACTS)
+
+
+def test_a_checkpoint_from_a_folder_names_no_page_of_the_hub() -> None:
+    card = render(FACTS.model_copy(update={"base_model": "mine", "source": "file:///models/mine#sha256:" + "0" * 64}))
+    assert "huggingface.co/mine" not in card
+    assert "snapshot_download" not in card
+    (_, creation) = blocks(card, "python")
+    ast.parse(creation)
+    assert 'folder = "/models/mine"' in creation
+    assert "carwright ship file:///models/mine --scheme FP8_DYNAMIC --to quay.io/models/llama-3-3-70b" in card
+
+
+def test_the_provenance_is_an_in_toto_statement_without_a_time() -> None:
+    """Fields by the specifications of in-toto v1 and SLSA v1; the same run again is the same bytes."""
+    ref = ArtifactRef(kind=Kind.CHECKPOINT, fingerprint="c" * 64, digest=DIGEST)
+    given: dict[str, Any] = {
+        "source": ResolvedSource(
+            source="hf://a/b", pinned="hf://a/b@" + "0" * 40, revision="main", commit="0" * 40, files=1, size=1
+        ),
+        "recipe": QuantizeParameters(),
+        "image": PushedImage(
+            reference=FACTS.reference, digest=DIGEST, candidate_tag="c", layers=1, size=1, pushed_bytes=0,
+            already_there=True,
+        ),
+        "checkpoints": {"base": ref},
+        "versions": {"llmcompressor": "0.14.0.1"},
+        "verdict": Verdict(decision="inconclusive", subject=str(DIGEST), suite="smoke"),
+        "base": "busybox",
+        "promotion": {"gate_profile": "smoke"},
+    }  # fmt: skip
+    written = statement(**given)
+    assert written == statement(**given)
+    told = json.loads(written)
+    assert told["_type"] == "https://in-toto.io/Statement/v1"
+    assert told["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert told["subject"] == [{"name": "quay.io/models/llama-3-3-70b", "digest": {"sha256": DIGEST.hex}}]
+    definition = told["predicate"]["buildDefinition"]
+    assert definition["resolvedDependencies"][0] == {"uri": "hf://a/b@" + "0" * 40, "digest": {"gitCommit": "0" * 40}}
+    assert definition["externalParameters"]["gate_profile"] == "smoke"
+    assert definition["internalParameters"]["versions"] == {"llmcompressor": "0.14.0.1"}
+    assert told["predicate"]["runDetails"]["builder"]["id"]
