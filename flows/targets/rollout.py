@@ -1,0 +1,209 @@
+"""Bring a model to a cluster with KServe: apply, wait until the new one serves, ask it something, or put the old back.
+
+The old pod serves until the new one is ready (`maxUnavailable: 0`), so `Ready` alone proves nothing: the Deployment behind
+the InferenceService must have no pod of the old kind left, as `kubectl rollout status` wants it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.contract import Frozen
+from containers.errors import BadInput, Error, NotReady
+from flows.targets.smoke import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flows.cluster import Cluster
+
+_HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
+_CRASHES: Final = 3  # restarts after which a container is not waited for any longer
+_SERVER_FIELDS: Final = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
+_LABEL: Final = "serving.kserve.io/inferenceservice"
+
+
+class Served(Frozen):
+    """What came of it. `changed` is False when the cluster served that very thing already."""
+
+    name: str
+    url: str
+    answer: str
+    changed: bool
+    seconds: float
+
+
+@dataclass
+class Rollout:
+    """One attempt. Times are in seconds: `timeout` for all of it, `gpu_patience` for a node with enough free GPUs (a
+    cluster that grows by itself may bring one), `poll` between two looks.
+    """
+
+    cluster: Cluster
+    runtime: dict[str, Any]
+    service: dict[str, Any]
+    say: Callable[[str], None]
+    timeout: float
+    gpu_patience: float = 180.0
+    poll: float = 2.0
+    url: str = ""
+    _unplaced: float | None = field(default=None, init=False)
+    _said: str = field(default="", init=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.service["metadata"]["name"])
+
+    def run(self) -> Served:
+        """Raises the error that stopped it, when everything is again as it was; BadInput, NotReady, Temporary."""
+        started = time.monotonic()
+        before = [self.cluster.get(one["kind"], one["metadata"]["name"]) for one in (self.runtime, self.service)]
+        touched: list[dict[str, Any]] = []
+        try:
+            for one in (self.runtime, self.service):
+                applied = self.cluster.apply(one)
+                touched.append(one)
+            url = self.url or self._wait(started + self.timeout)
+            self.say(f"ready: {url}")
+            answer = ask(url, self.name, self.say)
+        except BaseException as error:
+            self._roll_back(touched, before, error)
+            raise
+        was = before[1]
+        changed = was is None or was["metadata"].get("generation") != applied["metadata"].get("generation")
+        return Served(
+            name=self.name, url=url, answer=answer, changed=changed, seconds=round(time.monotonic() - started, 1)
+        )
+
+    def _runtime_used(self) -> bool:
+        """Whether another service has taken to the runtime in the meantime."""
+        services = (one["spec"]["predictor"].get("model") or {} for one in self.cluster.list("InferenceService", {}))
+        return any(model.get("runtime") == self.runtime["metadata"]["name"] for model in services)
+
+    def _wait(self, deadline: float) -> str:
+        """The service's URL, once the new one serves behind it; raises NotReady or BadInput with the cluster's own words."""
+        while True:
+            service = self.cluster.get("InferenceService", self.name)
+            if service is None:
+                raise BadInput(f"the InferenceService {self.name} was deleted while it was waited for")
+            status = service.get("status") or {}
+            why = _not_ready(service, status) or self._not_rolled_out()
+            if not why:
+                return str(status["url"])
+            if failure := _failed(status):
+                raise BadInput(f"KServe gave up on {self.name}: {failure}")
+            self._look_at_pods(time.monotonic())
+            self._tell(why)
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"{self.name} was not ready after {self.timeout:.0f} s: {self._said}",
+                    remedy=f"look at it: kubectl -n {self.cluster.namespace} describe pod -l {_LABEL}={self.name}",
+                )
+            time.sleep(self.poll)
+
+    def _not_rolled_out(self) -> str:
+        """What `kubectl rollout status` would wait for; empty when there is nothing, or no Deployment at all (Knative)."""
+        deployment = self.cluster.get("Deployment", f"{self.name}-predictor")
+        if deployment is None:
+            return ""
+        status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
+        if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+            return "the Deployment has not been looked at yet"
+        if status.get("updatedReplicas", 0) < wanted or status.get("availableReplicas", 0) < wanted:
+            return (
+                f"{status.get('updatedReplicas', 0)} of {wanted} new pod(s), {status.get('availableReplicas', 0)} ready"
+            )
+        if status.get("replicas", 0) > status.get("updatedReplicas", 0):
+            return "an old pod still ends"
+        return ""
+
+    def _look_at_pods(self, now: float) -> None:
+        """Raises for what waiting does not mend: no GPUs, an image that cannot be pulled, a server that keeps crashing."""
+        waiting = ""
+        for pod in self.cluster.list("Pod", {_LABEL: self.name}):
+            status = pod.get("status") or {}
+            for one in status.get("conditions") or ():
+                if one.get("type") == "PodScheduled" and one.get("reason") == "Unschedulable":
+                    waiting = str(one.get("message"))
+            for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+                self._look_at_container(pod["metadata"]["name"], container)
+        if not waiting:
+            self._unplaced = None
+            return
+        self._unplaced = now if self._unplaced is None else self._unplaced
+        self._tell(waiting)
+        if now - self._unplaced >= self.gpu_patience:
+            raise NotReady(
+                f"no node has room for {self.name}: {waiting}",
+                remedy="free GPUs, add a node, or take fewer: --tensor-parallel-size, --max-model-len, --kv-cache-dtype fp8",
+            )
+
+    def _look_at_container(self, pod: str, container: dict[str, Any]) -> None:
+        reason = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
+        message = ((container.get("state") or {}).get("waiting") or {}).get("message", "")
+        if reason in _HOPELESS:
+            raise BadInput(
+                f"{container['name']} of {pod} cannot start: {reason}: {message}",
+                remedy="check the name of the image, and the login that the cluster has for its registry",
+            )
+        if container.get("restartCount", 0) >= _CRASHES:
+            last = "\n".join(self.cluster.log(pod, container["name"], tail=15))
+            raise BadInput(f"{container['name']} of {pod} keeps ending; its last words:\n{last}")
+
+    def _tell(self, why: str) -> None:
+        if why != self._said:
+            self._said = why
+            self.say(why)
+
+    def _roll_back(
+        self, touched: list[dict[str, Any]], before: list[dict[str, Any] | None], error: BaseException
+    ) -> None:
+        """Put what was touched back as it was, or away; the error then says so."""
+        if not touched:
+            return
+        try:
+            for one, was in reversed(list(zip(touched, before, strict=False))):
+                if was is not None:
+                    self.cluster.apply(_own(was))
+                elif one is self.service or not self._runtime_used():
+                    self.cluster.delete(one["kind"], one["metadata"]["name"])
+        except Error as failure:
+            word = f"and could not be put back ({failure.message}): look at {self.name}"
+        else:
+            word = (
+                f"rolled back: {self.name} serves as before"
+                if before[1] is not None
+                else f"rolled back: nothing is left of {self.name}"
+            )
+        self.say(word)
+        if isinstance(error, Error):
+            error.message = f"{error.message}\n{word}"
+
+
+def _own(was: dict[str, Any]) -> dict[str, Any]:
+    """An object as somebody could have written it: without what the server adds."""
+    metadata = {key: value for key, value in was["metadata"].items() if key not in _SERVER_FIELDS}
+    return {key: value for key, value in was.items() if key != "status"} | {"metadata": metadata}
+
+
+def _not_ready(service: dict[str, Any], status: dict[str, Any]) -> str:
+    if status.get("observedGeneration", service["metadata"].get("generation")) != service["metadata"].get("generation"):
+        return "KServe has not looked at it yet"
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    ready = conditions.get("Ready")
+    if ready is None:
+        return "KServe has not said anything yet"
+    if ready.get("status") != "True":
+        return str(ready.get("message") or ready.get("reason") or "not ready")
+    return "" if status.get("url") else "it has no URL yet"
+
+
+def _failed(status: dict[str, Any]) -> str:
+    """KServe's word that this will come to nothing (pkg/apis/serving/v1beta1: TransitionStatus)."""
+    model = status.get("modelStatus") or {}
+    if model.get("transitionStatus") not in ("InvalidSpec", "BlockedByFailedLoad"):
+        return ""
+    failure = model.get("lastFailureInfo") or {}
+    return str(failure.get("message") or failure.get("reason") or model["transitionStatus"])

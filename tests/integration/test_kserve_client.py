@@ -1,0 +1,230 @@
+"""Applying, waiting, asking and rolling back, over HTTP against a small API server (tests/kube_api.py)."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from containers.errors import BadInput, NotReady, Temporary
+from containers.settings import KubernetesSettings
+from flows.cluster import Cluster
+from flows.targets.kserve import objects, runtime_name
+from flows.targets.rollout import Rollout
+from tests.deployments import demo_deployment
+from tests.kube_api import KubeApi, kube_api, kubeconfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+NAME = "smollm2-135m-fp8"
+GPU_MESSAGE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+_STATUS = {"image": "engine", "imageID": "", "ready": False}
+
+
+class World:
+    """What KServe, the scheduler and the kubelet do with a service; `fate` is by the model's digest."""
+
+    def __init__(self) -> None:
+        self.fate: dict[str, str] = {}
+
+    def __call__(self, api: KubeApi) -> None:
+        for (kind, name), service in list(api.objects.items()):
+            if kind == "inferenceservices":
+                self._reconcile(api, name, service)
+        for kind, name in list(api.objects):
+            if (
+                kind in {"deployments", "pods"}
+                and ("inferenceservices", name.partition("-predictor")[0]) not in api.objects
+            ):
+                api.remove(kind, name)
+
+    def _reconcile(self, api: KubeApi, name: str, service: dict[str, Any]) -> None:
+        model = service["spec"]["predictor"]["model"]["storageUri"]
+        fate = self.fate.get(model[-64:], "ok")
+        generation = service["metadata"]["generation"]
+        status = service.setdefault("status", {})
+        if fate == "unseen":
+            return
+        deployment = api.put(
+            "deployments",
+            {
+                "metadata": {"name": f"{name}-predictor"},
+                "spec": {"replicas": 1, "selector": {}, "template": {}, "model": model},
+            },
+        )
+        good = fate == "ok" or api.served.get(name) == model
+        old = name in api.served and api.served[name] != model
+        if good:
+            api.served[name] = model
+            old = False
+        deployment["status"] = {
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": 1 + old,
+            "updatedReplicas": 1,
+            "availableReplicas": int(good or name in api.served),
+        }
+        status["observedGeneration"] = generation
+        status["url"] = f"{api.url}/served/{name}"
+        # As in a cluster: while an old pod is available the service stays Ready, whatever becomes of the new one.
+        ready = name in api.served
+        status["conditions"] = [{"type": "Ready", "status": str(ready), "message": "" if ready else "no pod is ready"}]
+        pod: dict[str, Any] = {
+            "metadata": {"name": f"{name}-predictor-1", "labels": {"serving.kserve.io/inferenceservice": name}},
+            "spec": {"containers": []},
+            "status": {},
+        }
+        if not good and fate == "no-gpus":
+            pod["status"]["conditions"] = [
+                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": GPU_MESSAGE}
+            ]
+        elif not good and fate in {"ImagePullBackOff", "crash"}:
+            waiting = {"reason": "CrashLoopBackOff" if fate == "crash" else fate, "message": "back-off"}
+            pod["status"]["containerStatuses"] = [
+                {
+                    "name": "kserve-container",
+                    **_STATUS,
+                    "restartCount": 3 * (fate == "crash"),
+                    "state": {"waiting": waiting},
+                }
+            ]
+            api.logs[f"{name}-predictor-1"] = ["loading", "ValueError: no such model", None]
+        api.put("pods", pod)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def api(world: World) -> Iterator[KubeApi]:
+    with kube_api(world) as served:
+        yield served
+
+
+@pytest.fixture
+def cluster(api: KubeApi, tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster.open(KubernetesSettings(kubeconfig=kubeconfig(api, tmp_path))) as opened:
+        yield opened
+
+
+def rollout(cluster: Cluster, digit: str = "a", **options: Any) -> Rollout:
+    """A rollout of the demo with a digest of one digit; the fates of `World` go by the digest."""
+    deployment = demo_deployment(digit, options.pop("image", ""))
+    runtime, service = objects(deployment)
+    said: list[str] = options.pop("said", [])
+    settings = {"timeout": 5.0, "gpu_patience": 0.2, "poll": 0.03} | options
+    return Rollout(cluster, runtime, service, said.append, **settings)
+
+
+def test_a_model_is_served(cluster: Cluster, api: KubeApi) -> None:
+    """Both objects are there, the service is asked through its URL, and a second time nothing changes."""
+    served = rollout(cluster).run()
+    assert served.url == f"{api.url}/served/{NAME}"
+    assert served.answer.endswith("a" * 64)
+    assert served.changed
+    assert len(api.names("servingruntimes")) == 1
+    assert not rollout(cluster).run().changed
+
+
+def test_a_new_digest_replaces_the_old(cluster: Cluster, api: KubeApi) -> None:
+    """What answers in the end is the new one; a field that is named no more is gone."""
+    first = rollout(cluster, "a")
+    first.service["spec"]["predictor"]["timeout"] = 60
+    first.run()
+    assert rollout(cluster, "b").run().answer.endswith("b" * 64)
+    assert "timeout" not in api.find("inferenceservices", NAME)["spec"]["predictor"]
+
+
+@pytest.mark.parametrize(
+    ("fate", "error", "words"),
+    [
+        ("no-gpus", NotReady, "Insufficient nvidia.com/gpu"),
+        ("ImagePullBackOff", BadInput, "ImagePullBackOff"),
+        ("crash", BadInput, "ValueError: no such model"),
+        ("never", NotReady, "was not ready after"),
+        ("unseen", NotReady, "KServe has not looked at it yet"),
+    ],
+)
+def test_what_does_not_come_up_is_rolled_back(
+    cluster: Cluster, api: KubeApi, world: World, fate: str, error: type[Exception], words: str
+) -> None:
+    """The error says why, the objects are as before, and the old one still answers."""
+    rollout(cluster, "a").run()
+    before = copy.deepcopy(api.find("inferenceservices", NAME)["spec"])
+    world.fate["b" * 64] = fate
+    with pytest.raises(error) as caught:
+        rollout(cluster, "b", image="registry.example.com/engine:2", timeout=0.6).run()
+    assert words in str(caught.value)
+    assert f"rolled back: {NAME} serves as before" in str(caught.value)
+    assert api.find("inferenceservices", NAME)["spec"] == before
+    assert len(api.names("servingruntimes")) == 1, "the runtime that was made for it is gone again"
+    assert rollout(cluster, "a").run().answer.endswith("a" * 64)
+
+
+def test_a_first_deployment_that_fails_leaves_nothing(cluster: Cluster, api: KubeApi, world: World) -> None:
+    """Nothing was there before, so nothing stays."""
+    world.fate["a" * 64] = "no-gpus"
+    with pytest.raises(NotReady, match=f"rolled back: nothing is left of {NAME}"):
+        rollout(cluster).run()
+    assert api.names("servingruntimes") == api.names("inferenceservices") == []
+
+
+def test_a_runtime_that_another_has_taken_to_stays(cluster: Cluster, api: KubeApi, world: World) -> None:
+    """Two models on one engine: the failure of the second does not take the runtime from the first."""
+    world.fate["a" * 64] = "never"
+    attempt = rollout(cluster, timeout=0.3)
+    other = copy.deepcopy(attempt.service)
+    other["metadata"]["name"] = "other"
+    other["spec"]["predictor"]["model"]["storageUri"] = "oci://r.example.com/other@sha256:" + "c" * 64
+    cluster.apply(other)
+    with pytest.raises(NotReady):
+        attempt.run()
+    assert api.names("servingruntimes") == [runtime_name("carwright/serve-cpu:latest", on_gpu=False)]
+
+
+def test_a_wrong_answer_is_rolled_back(cluster: Cluster, api: KubeApi) -> None:
+    """Ready is not enough: the URL has to know the model by its name."""
+    api.served["other"] = "x"
+    with pytest.raises(NotReady, match=r"serves other, and not smollm2"):
+        rollout(cluster, url=f"{api.url}/served/other").run()
+    assert api.names("inferenceservices") == []
+
+
+def test_a_cluster_that_refuses(cluster: Cluster, api: KubeApi) -> None:
+    """403 names verb and resource and where the rights are; nothing is half done."""
+    api.forbidden.add(("patch", "inferenceservices"))
+    with pytest.raises(BadInput, match="forbidden") as caught:
+        rollout(cluster).run()
+    assert "rbac.yaml" in caught.value.remedy
+    assert api.names("servingruntimes") == []
+
+
+def test_a_cluster_without_kserve(cluster: Cluster, api: KubeApi) -> None:
+    """The missing CRD is named as such."""
+    api.missing.update(("servingruntimes", "inferenceservices"))
+    with pytest.raises(BadInput, match="does not know ServingRuntime") as caught:
+        rollout(cluster).run()
+    assert "install KServe" in caught.value.remedy
+
+
+def test_fields_of_others_survive(cluster: Cluster, api: KubeApi) -> None:
+    """An annotation that somebody else applied is still there after ours came and went."""
+    rollout(cluster, "a").run()
+    theirs = {"metadata": {"name": NAME, "annotations": {"team": "search"}}}
+    assert api.apply("inferenceservices", NAME, theirs, "kubectl", force=False) == ""
+    rollout(cluster, "b").run()
+    assert api.find("inferenceservices", NAME)["metadata"]["annotations"]["team"] == "search"
+
+
+def test_no_cluster_at_all(tmp_path: Path) -> None:
+    """No kubeconfig is bad input; nobody at the address is temporary."""
+    with pytest.raises(BadInput, match="no cluster to talk to"):
+        Cluster.open(KubernetesSettings(kubeconfig=tmp_path / "none"))
+    nobody = KubeApi(url="http://127.0.0.1:9")
+    with pytest.raises(Temporary, match="does not answer"):
+        Cluster.open(KubernetesSettings(kubeconfig=kubeconfig(nobody, tmp_path))).get("Job", "x")
