@@ -1,0 +1,190 @@
+"""What a Prefect server must hold before the deployments of infra/prefect.yaml can run: pools, queues, block, automation.
+
+Everything in here is made when it is missing and brought up to date when it is not, so it may be repeated. What
+belongs to a host (its engine's socket, the network, the volume with the secrets) is the pool's; what belongs to a flow
+(image, environment, parameters) is the deployment's, in infra/prefect.yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+
+from flows.results import result_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.client.orchestration import SyncPrefectClient
+
+CPU: Final = "carwright-cpu"
+GPU: Final = "carwright-gpu"
+SILENT: Final = timedelta(seconds=90)  # three heartbeats of 30 s, the shortest interval that Prefect takes
+_SILENCE: Final = "Carwright: a flow run that fell silent has crashed"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A line in front of a pool; `limit` is the most runs of it at once, `priority` 1 is served first."""
+
+    name: str
+    limit: int | None
+    priority: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool of the docker type; `limit` is the most flow runs at once."""
+
+    name: str
+    description: str
+    limit: int
+    queues: tuple[Queue, ...]
+
+
+# A run of the chain waits for the child runs that it deals out: they have queues of their own, so that parents can
+# never take all the places that their children need.
+POOLS: Final = (
+    Pool(
+        CPU,
+        "Docker hosts without a GPU",
+        8,
+        (
+            Queue("ship", 2, 1, "runs of the whole chain"),
+            Queue("steps", 4, 2, "single steps that a run has placed here"),
+            Queue("watch", 2, 3, "looks at the outside world, and the sweeper"),
+        ),
+    ),
+    Pool(
+        GPU,
+        "Docker hosts with GPUs",
+        8,
+        (
+            Queue("ship", 1, 1, "runs of the whole chain"),
+            Queue("steps", 4, 2, "single steps that a run has placed here: as many as there are GPUs"),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What flow runs find on a Docker host: as many values as the base job template of a pool has for them.
+
+    `socket_group` is the id of the group that may use the engine's socket (on the host, `stat -c %g`); without it flow
+    runs get no socket, and an engine elsewhere must be named in CARWRIGHT_DOCKER__HOST.
+    """
+
+    network: str = "carwright"
+    secrets: str = "carwright-secrets"
+    socket: str = "/var/run/docker.sock"
+    socket_group: int | None = None
+    image: str = "carwright/flow:latest"
+
+    def template(self) -> dict[str, Any]:
+        """The base job template of Prefect's docker worker with this host's defaults."""
+        from prefect_docker.worker import DockerWorker
+
+        template: dict[str, Any] = DockerWorker.get_default_base_job_template()
+        volumes = [f"{self.secrets}:/run/secrets:ro"]
+        create: dict[str, Any] = {"init": True}  # a process 1 that passes signals on and buries orphans
+        if self.socket_group is not None:
+            volumes.append(f"{self.socket}:/var/run/docker.sock")
+            create["group_add"] = [str(self.socket_group)]
+        defaults = {
+            "image": self.image,
+            "image_pull_policy": "IfNotPresent",
+            "networks": [self.network],
+            "volumes": volumes,
+            "auto_remove": True,
+            "labels": {"io.carwright.role": "flow-run"},
+            "container_create_kwargs": create,
+        }
+        for name, value in defaults.items():
+            template["variables"]["properties"][name]["default"] = value
+        return template
+
+
+def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CPU, GPU)) -> None:
+    """Make it all on the server of PREFECT_API_URL; `pools` names those that live on hosts like `host`.
+
+    Raises what the Prefect client raises; `flows.server.connected` says it in words.
+    """
+    with get_client(sync_client=True) as client:
+        for pool in POOLS:
+            if pool.name in pools:
+                _pool(client, pool, host.template())
+                say(f"work pool {pool.name}: {pool.description}; queues {', '.join(q.name for q in pool.queues)}")
+    result_storage()
+    _automation()
+    say("block for results, and the automation that ends runs which fell silent")
+
+
+def _pool(client: SyncPrefectClient, pool: Pool, template: dict[str, Any]) -> None:
+    facts = {"description": pool.description, "concurrency_limit": pool.limit, "base_job_template": template}
+    try:
+        client.read_work_pool(pool.name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=pool.name, type="docker", **facts))
+    else:
+        client.update_work_pool(pool.name, WorkPoolUpdate(**facts))
+    for queue in pool.queues:
+        told: dict[str, Any] = {
+            "description": queue.description,
+            "concurrency_limit": queue.limit,
+            "priority": queue.priority,
+        }
+        try:
+            known = client.read_work_queue_by_name(queue.name, work_pool_name=pool.name)
+        except ObjectNotFound:
+            client.create_work_queue(name=queue.name, work_pool_name=pool.name, **told)
+        else:
+            client.update_work_queue(known.id, **told)
+
+
+def _automation() -> None:
+    """A flow run's own heartbeats: where they stop without a last word, the run is marked as crashed.
+
+    It is what ends the run of a container that was killed: the container removes itself, so no worker sees its code.
+    """
+    wanted = Automation(
+        name=_SILENCE,
+        description="PREFECT_FLOWS_HEARTBEAT_FREQUENCY in the run's environment turns the heartbeats on.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={
+                "prefect.flow-run.heartbeat",
+                "prefect.flow-run.Completed",
+                "prefect.flow-run.Failed",
+                "prefect.flow-run.Cancelled",
+                "prefect.flow-run.Crashed",
+            },
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENT,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"no sign of life for {SILENT.seconds} seconds: its container or its host is gone",
+            )
+        ],
+    )
+    try:
+        known: Any = Automation.read(name=_SILENCE)
+    except ValueError:  # what Prefect raises for a name that is not there
+        wanted.create()
+    else:
+        wanted.model_copy(update={"id": known.id}).update()
