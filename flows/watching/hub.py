@@ -185,7 +185,7 @@ class Hub:
         """An answer that is 200 or 304; waits, asks again and gives up as the module says."""
         retrying = Retrying(
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.5, max=8.0),
+            wait=wait_exponential_jitter(multiplier=0.5, max=8.0),
             retry=retry_if_exception_type(_Again),
             reraise=True,
         )
