@@ -183,6 +183,8 @@ class KubernetesSettings(Section):
         default=None, description="seconds after which the cluster ends a step; unset means never"
     )
     ttl: Annotated[int, Field(ge=0)] = Field(default=3600, description="seconds that a finished Job and its log stay")
+    owner_pod: str = Field(default="", description="pod of the flow, with whose removal its steps go, too")
+    owner_uid: str = Field(default="", description="its uid; both are set by the work pool in infra/kubernetes")
 
 
 class PlacementSettings(Section):
@@ -234,6 +236,25 @@ class WatchSettings(Section):
     )
 
 
+class EvaluateSettings(Section):
+    """Measuring."""
+
+    data: Path | None = Field(
+        default=None,
+        description="folder with data sets as the hub has them (FOLDER/openai/gsm8k); what is not there comes from the hub",
+    )
+    humaneval_plus: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("humaneval_plus", "HUMANEVAL_OVERRIDE_PATH"),
+        description="file with the problems of HumanEval+ (JSON lines, EvalPlus's format)",
+    )
+    sandbox: Literal["auto", "bubblewrap", "container"] = Field(
+        default="auto",
+        description="what generated code runs in: bubblewrap, or the limits of the step's own container; auto takes "
+        "bubblewrap where it works",
+    )
+
+
 class Settings(BaseSettings):
     """All of it. `carwright settings` prints the values in force, with secrets masked."""
 
@@ -272,6 +293,7 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     watch: WatchSettings = WatchSettings()
     placement: PlacementSettings = PlacementSettings()
     launcher: Literal["process", "docker", "kubernetes"] = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pydantic import ValidationError
 
@@ -22,6 +23,8 @@ from containers.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+
+PRINTED: Final = Path("-")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
         epilog="Exit codes: 0 done, 2 bad input (not retried), 75 temporary (retried), anything else a bug.",
     )
     parser.add_argument("--request", type=Path, required=True, help="StepRequest, JSON")
-    parser.add_argument("--result", type=Path, required=True, help="where to write the StepResult, JSON")
+    parser.add_argument(
+        "--result", type=Path, required=True, help="where to write the StepResult, JSON; - says it on standard output"
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _terminate)
 
@@ -52,12 +57,17 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
         settings = Settings()
         report = Reporter(structured=None if settings.log_format == "auto" else settings.log_format == "json")
         request = read_request(arguments.request, step)
-        if not arguments.result.parent.is_dir():  # said before hours of work, not after
+        printed = arguments.result == PRINTED
+        if not printed and not arguments.result.parent.is_dir():  # said before hours of work, not after
             raise BadInput(f"cannot write {arguments.result}: there is no folder {arguments.result.parent}")
         with tempfile.TemporaryDirectory(prefix=f"carwright-{step}-") as scratch:
             result = work(request, Context(settings, report, Path(scratch), arguments.result))
         timings = {"total": round(time.monotonic() - started, 3), **result.timings}
-        write_result(arguments.result, result.model_copy(update={"timings": timings}))
+        finished = result.model_copy(update={"timings": timings})
+        if printed:
+            print(result_line(finished), flush=True)
+        else:
+            write_result(arguments.result, finished)
     except Error as error:
         _fail(report, error)
     except OSError as error:
@@ -72,6 +82,21 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
 def _fail(report: Reporter, error: Error) -> NoReturn:
     report.error(error)
     sys.exit(error.exit_code)
+
+
+def result_line(result: StepResult) -> str:
+    """The result as one line of a log, for launchers that share no folder with the step."""
+    return json.dumps({"event": "result", "result": result.model_dump(mode="json")})
+
+
+def parse_result_line(line: str) -> StepResult | None:
+    """What `result_line` made; None for any other line."""
+    if not line.startswith('{"event": "result"'):
+        return None
+    try:
+        return StepResult.model_validate(json.loads(line)["result"])
+    except (ValueError, KeyError):  # half a line, or one of a newer step: then there is no result
+        return None
 
 
 def read_request(path: Path, step: Step) -> StepRequest:
