@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from containers.contract import StoreLocation
+from containers.contract import Step, StoreLocation
 from containers.errors import BadInput
 from containers.settings import Settings
 from containers.store import Store
@@ -79,6 +79,16 @@ def open_runtime(settings: Settings, listener: Listener, run: str) -> Runtime:
 
 
 def _parts(settings: Settings) -> tuple[Launcher, Services]:
+    parts = _started_here(settings)
+    if not settings.placement.used:
+        return parts
+    from flows.launchers.placed import PlacedLauncher
+    from flows.services.placed import PlacedServices
+
+    return PlacedLauncher(settings, parts[0]), PlacedServices(settings, parts[1])
+
+
+def _started_here(settings: Settings) -> tuple[Launcher, Services]:
     return ProcessLauncher(settings), ProcessServices(settings)
 
 
@@ -98,6 +108,15 @@ def use(runtime: Runtime) -> Iterator[Runtime]:
 def current() -> Runtime:
     """The runtime in use; in a run that a worker started, one made of the worker's settings."""
     return _current.get(None) or _of_this_process()
+
+
+def here() -> Runtime:
+    """The same without placement: a child run does its step itself, whatever the settings around it say."""
+    now = current()
+    if not now.settings.placement.used:
+        return now
+    placement = now.settings.placement.model_copy(update=dict.fromkeys(Step, ""))
+    return open_runtime(now.settings.model_copy(update={"placement": placement}), now.listener, now.run)
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from containers.contract import (
     ArtifactRef,
@@ -26,8 +27,10 @@ from containers.contract import (
     StepRequest,
     StepResult,
 )
+from containers.events import Event
 from containers.verdict import Verdict
 from flows import requests
+from flows.limits import one_at_a_time
 from flows.reporting import task_listener
 from flows.runtime import current
 
@@ -86,8 +89,17 @@ def _launch(request: StepRequest) -> StepResult:
     retry_condition_fn=_temporary,
 )
 def pure_step(request: StepRequest) -> StepResult:
-    """A step whose output is decided by its request; Prefect's cache is an index to the store's manifests."""
-    return _launch(request)
+    """A step whose output is decided by its request; Prefect's cache is an index to the store's manifests.
+
+    Of several runs that want it at once one works, and the others find what it has made.
+    """
+
+    def say(message: str) -> None:
+        get_run_logger().info(message)
+        current().listener(request.step.value, Event(event="log", message=message))
+
+    with one_at_a_time(requests.fingerprint(request), say):
+        return _launch(request)
 
 
 @task(

@@ -1,0 +1,238 @@
+"""Steps in child runs on other workers: a real Prefect server, a real store, two workers of type process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from containers.contract import QuantizeOptions, QuantizeParameters
+from containers.errors import BadInput, NotReady, StepFailed
+from containers.events import Event
+from containers.settings import PlacementSettings
+from flows import requests
+from flows.runtime import Runtime, open_runtime, use
+from tests.prefect_api import prefect_api
+from tests.prefect_worker import Worker, deploy, wait_online
+from tests.quantize_world import SHARDS, World, open_world, put_aside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containers.contract import StepRequest
+    from flows.launchers import OnEvent
+
+pytestmark = pytest.mark.integration
+POOL = "carwright-gpu"
+
+
+@dataclass
+class Place:
+    """The parent's side: a world with a checkpoint in its store, and where its steps are placed."""
+
+    world: World
+    api: str
+    said: list[str]
+
+    def runtime(self, **placement: Any) -> Runtime:
+        chosen = PlacementSettings(**{"quantize": "run-step/gpu", "patience": 1.0, "silence": 12.0, **placement})
+        settings = self.world.settings.model_copy(update={"placement": chosen})
+        return open_runtime(settings, lambda task, event: self.said.append(event.text()), "parent")
+
+    def request(self, **parameters: Any) -> StepRequest:
+        options = QuantizeOptions(device="cpu", lanes=1)
+        return requests.quantize(self.world.checkpoint, QuantizeParameters(**parameters), options)
+
+    def workers(self, *names: str) -> list[Worker]:
+        return [Worker(POOL, name, self.world.settings, self.api) for name in names]
+
+
+def _hold_and_crash(request: StepRequest) -> None:
+    """Take the slot of a request's artifact and never renew the lease, as a run does that is killed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+
+    name = f"carwright-{requests.fingerprint(request)}"
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        client.increment_concurrency_slots_with_lease([name], 1, "concurrency", 60)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with open_world(tmp_path_factory.mktemp("place")) as world, prefect_api(world.settings) as api:
+        deploy(POOL, "flows/run_step.py:run_step", "gpu")
+        made = Place(world, api, [])
+        with use(made.runtime()):
+            _hold_and_crash(made.request(scheme="FP8_BLOCK"))
+        yield made
+
+
+def test_a_pool_without_a_live_worker_is_named(place: Place) -> None:
+    """In seconds, with what to do; nothing stays behind that a worker would start hours later."""
+    from prefect.client.orchestration import get_client
+
+    runtime = place.runtime()
+    with use(runtime), pytest.raises(NotReady, match="work pool carwright-gpu has no live worker") as caught:
+        runtime.launcher.run(place.request(), lambda event: None)
+    assert "prefect worker start --pool carwright-gpu" in caught.value.remedy
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_runs() == []
+
+
+def test_a_deployment_that_is_not_there_is_named(place: Place) -> None:
+    """Bad input: no retry will bring it."""
+    runtime = place.runtime(quantize="run-step/tpu")
+    with use(runtime), pytest.raises(BadInput, match="run-step/tpu"):
+        runtime.launcher.run(place.request(), lambda event: None)
+
+
+def test_two_workers_share_the_groups_and_one_is_killed(place: Place) -> None:
+    """Its part is dealt out again, the run completes, and the bytes are those of one process."""
+    from prefect import flow
+
+    from flows import steps
+    from flows.results import result_storage
+
+    world = place.world
+    workers = place.workers("one", "two")
+    try:
+        wait_online(POOL, 2)
+        killed: list[str] = []
+
+        def kill_one() -> None:
+            deadline = time.monotonic() + 240
+            while not killed and time.monotonic() < deadline:
+                at_work = [worker for worker in workers if worker.working_on(b"containers.quantize")]
+                if at_work and world.finished():
+                    at_work[0].kill()
+                    killed.append(at_work[0].name)
+                time.sleep(0.05)
+
+        with use(place.runtime(runs=2)):
+
+            @flow(result_storage=result_storage())
+            def quantize() -> dict[str, Any]:
+                return steps.pure_step(place.request()).outputs
+
+            killer = threading.Thread(target=kill_one)
+            killer.start()
+            state = quantize(return_state=True)
+            killer.join()
+        text = "\n".join(place.said)
+        assert killed, text + "".join(worker.log for worker in workers)
+        assert state.is_completed(), text
+        assert "part 1: 12 groups" in text
+        assert "part 2: 12 groups" in text
+        assert "dealt out again" in text
+        assert len(world.finished()) == len(SHARDS)
+        assert put_aside(world).outputs["checkpoint"].digest == state.result()["checkpoint"].digest
+
+        _failures_keep_their_exit_code(place)
+        _an_interrupted_parent_ends_its_child(place, [worker for worker in workers if worker.name not in killed])
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _failures_keep_their_exit_code(place: Place) -> None:
+    """What the step says in the child run is what the parent raises."""
+    runtime = place.runtime()
+    with use(runtime), pytest.raises(StepFailed, match="matches no module") as caught:
+        runtime.launcher.run(place.request(ignore=("lm_head", "re:.*embed_tokens.*", "re:nothing.to.see")), _nobody)
+    assert caught.value.exit_code == 2
+    assert not caught.value.temporary
+
+
+def _an_interrupted_parent_ends_its_child(place: Place, workers: list[Worker]) -> None:
+    """Ctrl-C in the parent: the child run ends, and no process of the step is left on the worker."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    runtime = place.runtime()
+    request = place.request(scheme="W8A8")
+
+    def interrupt(event: Event) -> None:
+        if workers[0].working_on(b"containers.quantize"):
+            raise KeyboardInterrupt
+
+    with use(runtime), pytest.raises(KeyboardInterrupt):
+        _run_and_look(runtime, request, interrupt)
+    assert not workers[0].working_on(b"containers.quantize")
+    with get_client(sync_client=True) as client:
+        (last,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    assert last.state is not None
+    assert last.state.is_final()
+
+
+def _run_and_look(runtime: Runtime, request: StepRequest, interrupt: OnEvent) -> None:
+    from flows.children import ChildRun
+
+    poll = ChildRun.poll
+
+    def poll_and_look(child: ChildRun) -> Any:
+        interrupt(Event(event="log"))
+        return poll(child)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChildRun, "poll", poll_and_look)
+        runtime.launcher.run(request, _nobody)
+
+
+def test_two_runs_at_once_do_the_work_once(place: Place) -> None:
+    """Two flow runs want the same artifact: one waits, and finds what the other has made."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from flows import steps
+    from flows.results import result_storage
+
+    world = place.world
+    storage = result_storage()
+    results: list[Any] = []
+    said: list[str] = []
+
+    def run(name: str) -> None:
+        with use(open_runtime(world.settings, lambda task, event: said.append(event.text()), name)):
+
+            @flow(name=name, result_storage=storage)
+            def quantize() -> Any:
+                return steps.pure_step.with_options(refresh_cache=True)(place.request(scheme="W8A8"))
+
+            results.append(quantize())
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert results[0].outputs == results[1].outputs
+    assert sum(result.metrics.get("bytes_written", 0) > 0 for result in results) == 1
+    assert "another run makes the same artifact: waiting for it" in said
+    with get_client(sync_client=True) as client:
+        left = [limit.name for limit in client.read_global_concurrency_limits()]
+    assert not any(requests.fingerprint(place.request(scheme="W8A8")) in name for name in left)
+
+
+def test_the_slot_of_a_run_that_was_killed_comes_free(place: Place) -> None:
+    """Its lease runs out: the one that waits goes on."""
+    from prefect import flow
+
+    from flows import steps
+    from flows.results import result_storage
+
+    with use(open_runtime(place.world.settings, lambda task, event: place.said.append(event.text()), "patient")):
+
+        @flow(result_storage=result_storage())
+        def quantize() -> Any:
+            return steps.pure_step(place.request(scheme="FP8_BLOCK"))
+
+        assert quantize().outputs["checkpoint"]
+
+
+def _nobody(event: Event) -> None:
+    del event
