@@ -89,6 +89,16 @@ def _parts(settings: Settings) -> tuple[Launcher, Services]:
 
 
 def _started_here(settings: Settings) -> tuple[Launcher, Services]:
+    if settings.launcher == "docker":
+        from flows.launchers.docker import DockerLauncher, check_addresses
+        from flows.services.docker import DockerServices
+
+        check_addresses(settings)
+        return DockerLauncher(settings), DockerServices(settings)
+    if settings.launcher == "kubernetes":
+        from flows.launchers.kubernetes import KubernetesLauncher
+
+        return KubernetesLauncher(settings), ProcessServices(settings)
     return ProcessLauncher(settings), ProcessServices(settings)
 
 

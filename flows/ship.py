@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from containers.contract import Step
-from containers.errors import Error, Interrupted
+from containers.errors import BadInput, Error, Interrupted
 from containers.events import Event
 from containers.process import export
 from flows import embedded, environments
@@ -48,6 +48,10 @@ class Wish:
     keep: bool = False
     force: bool = False
 
+    def asked(self) -> dict[str, Any]:
+        """What differs from the defaults: a deployment has defaults of its own."""
+        return {name: value for name, value in vars(self).items() if value != getattr(Wish(None), name)}
+
 
 def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
     """Run the whole chain on this machine, with a store and a Prefect server of its own.
@@ -59,7 +63,10 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
         stack.enter_context(embedded.exclusive(settings, say))
         server = stack.enter_context(embedded.prefect_server(settings))
         settings = stack.enter_context(embedded.store(settings))
-        _prepare_environments(settings, listener)
+        if settings.launcher == "process":
+            _prepare_environments(settings, listener)
+        elif not wish.to:
+            raise BadInput("steps in containers push to a registry", remedy="name it: --to registry/repository")
         model, settings = source(wish.model, settings, stack, listener)
         target = wish.to or f"oci:{settings.home / 'images' / _image_name(model, wish.scheme)}"
 
@@ -77,6 +84,11 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         record = settings.home.resolve() / "runs" / run_id / "summary.json"
         current = stack.enter_context(runtime.use(runtime.open_runtime(settings, listener, run_id)))
+        if settings.launcher == "docker":
+            from flows.sweeper import sweep_quietly
+
+            for one in sweep_quietly(settings.docker):
+                say(f"removed the container {one.name}: {one.why}")
         for url in current.services.stop_all():
             say(f"stopped {url}, which a run that ended had left")
         _prune(record.parent.parent)

@@ -18,7 +18,7 @@ import httpx
 
 from containers.errors import Error
 from flows.engine import connect
-from flows.engine.ownership import ALIVE, LEASE, kept, lives
+from flows.engine.ownership import ALIVE, LEASE, lives, stays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,30 +54,28 @@ def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | N
         for container in engine.containers():
             if container.labels.get("part") == "modelcar":
                 continue  # judged and removed with its server
-            stays, why = _judge(engine, container, ask)
-            found.append(
-                Swept(container.name, container.labels.get("run", ""), container.labels.get("step", ""), not stays, why)
-            )
-            if not stays and not dry_run:
-                engine.remove(container.name)
-        servers = {one.name for one in found if not one.removed}
+            wanted, why = _judge(engine, container, ask)
+            found.append(_swept(container, wanted, why))
+        servers = {one.name: one for one in found}
         for container in engine.containers(part="modelcar"):
-            stays, why = _judge(engine, container, ask)
-            if container.labels.get("server") in servers or (stays and not _started(container, found)):
-                continue  # read by its server, or its server is about to be made
-            found.append(Swept(container.name, container.labels.get("run", ""), "serve", removed=True, why=why))
-            if not dry_run:
-                engine.remove(container.name)
+            server = servers.get(container.labels.get("server", ""))
+            # Without a server: one is about to be made, or the run ended before it was.
+            wanted, why = (not server.removed, server.why) if server else _judge(engine, container, ask)
+            found.append(_swept(container, wanted, why))
+        for one in found:
+            if one.removed and not dry_run:
+                engine.remove(one.name)
     return found
 
 
-def _started(modelcar: Container, found: list[Swept]) -> bool:
-    return any(one.name == modelcar.labels.get("server") for one in found)
+def _swept(container: Container, wanted: bool, why: str) -> Swept:  # noqa: FBT001
+    labels = container.labels
+    return Swept(container.name, labels.get("run", ""), labels.get("step", ""), removed=not wanted, why=why)
 
 
 def _judge(engine: Engine, container: Container, ask: Asked) -> tuple[bool, str]:
-    """Whether it stays, and why."""
-    if container.labels.get("part") == "server" and container.state().running and kept(container):
+    """Whether somebody wants it, and why."""
+    if container.labels.get("part") == "server" and stays(container):
         return True, "a service that was kept"
     alive = lives(container.labels.get("owner", ""))
     if alive is not None:

@@ -18,8 +18,25 @@ if TYPE_CHECKING:
 
 # What `python3 -m containers.<step> --request R --result R` becomes. The parameter `play` of the request (see
 # `played`) is run as a shell's program; `$result` is where the result belongs.
+# A server is played by its contract: the name that it serves says how, /mnt/models is what it reads, and it is stopped
+# by SIGTERM.
 _PLAYER = """#!/bin/sh
 request=$4 result=$6
+if [ "$2" = containers.serve ]; then
+    option() { sed -n "s/^ *\\"$1\\": \\"\\(.*\\)\\",*$/\\1/p" "$request"; }
+    if [ "$(option served_model_name)" = broken ]; then
+        echo '{"event": "error", "message": "no such architecture", "exit_code": 2}' >&2
+        exit 2
+    fi
+    folder=$(option folder)
+    [ -z "$folder" ] || { id -u; echo "link: $(ls -l $folder)"; ls $folder/; cat $folder/config.json && echo || exit 1; }
+    url=$(option advertise)
+    echo "{\\"step\\": \\"serve\\", \\"values\\": {\\"url\\": \\"${url:-http://127.0.0.1:1/v1}\\"," \
+        "\\"served_model_name\\": \\"m\\", \\"engine\\": \\"played\\"}}" > "$result"
+    trap 'exit 0' TERM
+    sleep 1000 &
+    wait
+fi
 eval "$(sed -n 's/^ *"play": "\\(.*\\)",*$/\\1/p' "$request" | base64 -d)"
 """
 _APPLETS = ("sh", "base64", "cat", "dd", "env", "grep", "id", "ln", "ls", "sed", "sleep", "touch")

@@ -136,6 +136,7 @@ class Engine:
                     command=list(spec.command),
                     entrypoint=[spec.entrypoint] if spec.entrypoint else None,
                     environment=dict(spec.environment),
+                    healthcheck={"test": ["NONE"]},  # an image's own would cost processor time and nobody asks it
                     host_config=host_config,
                     labels={LABEL + "project": self.project, **{LABEL + key: at for key, at in spec.labels.items()}},
                     name=spec.name,

@@ -97,6 +97,12 @@ class Container:
                 raise Temporary(f"the container {self.name} was removed while it was needed") from error
         return State(told["Status"], bool(told["Running"]), int(told["ExitCode"]), bool(told["OOMKilled"]))
 
+    def wait(self) -> State:
+        """How a short program ended."""
+        while (state := self.state()).running:
+            time.sleep(0.05)
+        return state
+
     def published(self, port: int) -> int | None:
         """The port of the engine's machine that leads to one of the container."""
         with speaking(f"look at {self.name}"):

@@ -28,8 +28,10 @@ def lives(named: str) -> bool | None:
     return start_time(int(pid)) == started if place == _place() else None
 
 
-def kept(container: Container) -> bool:
-    """Whether it is a service that was meant to stay."""
+def stays(container: Container) -> bool:
+    """Whether it is a service that was meant to stay, and runs."""
+    if not container.state().running:
+        return False
     renewed = container.modified(LEASE)
     return renewed is not None and renewed >= KEPT - 86400  # a day, whatever the engine makes of time zones
 

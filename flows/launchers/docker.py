@@ -16,11 +16,13 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import urlsplit
 
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
+from containers.process import inherited
 from flows.engine import Spec, connect
 from flows.engine.ownership import ALIVE, owner
 from flows.launchers.process import run_folder
@@ -40,6 +42,7 @@ VOLUME: Final = "/run"
 WORK: Final = "/run/carwright"
 _LOGINS: Final = "registry-logins.json"
 _BEAT: Final = 60.0  # seconds between two signs of life
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _TAIL: Final = 40  # lines
 _ELSEWHERE: Final = ("CARWRIGHT_DOCKER__", "CARWRIGHT_KUBERNETES__", "CARWRIGHT_PLACEMENT__", "CARWRIGHT_LAUNCHER")
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
@@ -119,7 +122,12 @@ class Follower:
 
     @property
     def ended(self) -> bool:
+        """Whether there will be no more lines."""
         return not self._thread.is_alive()
+
+    def mute(self) -> None:
+        """Pass nothing on any more."""
+        self.heard = Heard(lambda _: None)
 
     def _read(self, lines: Iterator[str], log: Path) -> None:
         with log.open("a") as file:
@@ -152,11 +160,11 @@ def ensure_image(engine: Engine, name: str, settings: Settings, on_event: OnEven
             f"the engine has no image {name}",
             remedy="build it with `carwright images build` (`make images`), or name a registry's in CARWRIGHT_DOCKER__IMAGE",
         )
-    engine.pull(name, _engine_login(name, settings), on_event)
+    engine.pull(name, engine_login(Reference.parse(name), settings), on_event)
 
 
-def _engine_login(name: str, settings: Settings) -> dict[str, str] | None:
-    where = Reference.parse(name)
+def engine_login(where: Reference, settings: Settings) -> dict[str, str] | None:
+    """The login that the engine is to use for a pull, in the form of its API."""
     found = find_credentials(where.registry, where.repository, settings)
     if found is None:
         return None
@@ -255,6 +263,20 @@ def _logins(settings: Settings, request: StepRequest) -> dict[str, dict[str, str
                 {"auth": pair} if login.username else {"identitytoken": secret}
             )
     return found
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raises BadInput where the steps' containers could not reach this machine's loopback interface, and have to."""
+    docker, endpoint = settings.docker, settings.store.endpoint or ""
+    if urlsplit(endpoint).hostname not in _LOOPBACK:
+        return
+    engine = urlsplit(docker.host or inherited("DOCKER_").get("DOCKER_HOST", ""))
+    if docker.network != "host" or engine.scheme not in {"", "unix", "npipe"}:
+        raise BadInput(
+            f"the store is at {endpoint}, which containers {'elsewhere' if docker.network == 'host' else 'on a network of their own'} cannot reach",
+            remedy="name a store that they reach (CARWRIGHT_STORE__ENDPOINT), or set CARWRIGHT_DOCKER__NETWORK=host "
+            "with an engine on this machine",
+        )
 
 
 def refuse_folders(request: StepRequest) -> None:

@@ -92,7 +92,10 @@ def world(images: tuple[str, Any], tmp_path: Path) -> Iterator[World]:
     )
     world = World(settings, api)
     yield world
-    assert world.left() == []
+    remaining = world.left()
+    for name in remaining:
+        api.remove_container(name, v=True, force=True)
+    assert remaining == []
 
 
 def test_events_come_out_line_by_line_and_the_result_at_the_end(world: World) -> None:

@@ -1,0 +1,218 @@
+"""Servers in containers of a real engine: beside a real modelcar, with a lease, kept, found and swept.
+
+vLLM is played by a shell script; the real one reads a modelcar in test_docker_vllm.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from containers.contract import ServeParameters, Step, StepRequest
+from containers.errors import BadInput, StepFailed
+from containers.settings import Settings
+from flows.engine import connect
+from flows.engine.ownership import KEPT, LEASE
+from flows.services import docker as services
+from flows.services.docker import DockerServices
+from flows.sweeper import sweep
+from infra.registry import LocalRegistry
+from tests.docker_world import left, played_images
+from tests.modelcars import push_folder, write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.events import Event
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[tuple[str, Any]]:
+    with played_images() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def modelcar(tmp_path_factory: pytest.TempPathFactory, images: tuple[str, Any]) -> Iterator[str]:
+    """A modelcar by digest, in a registry that containers would know as `registry:5000`."""
+    folder = tmp_path_factory.mktemp("modelcar")
+    checkpoint = write_checkpoint(folder / "checkpoint")
+    with LocalRegistry(folder / "registry") as registry:
+        pushed = push_folder(checkpoint, f"{registry}/m", Settings(home=folder / "home"), base="busybox")
+        yield f"{registry}/m@{pushed.digest}"
+        images[1].remove_image(f"{registry}/m@{pushed.digest}", force=True)
+
+
+@dataclass
+class World:
+    settings: Settings
+    api: Any
+    heard: list[Event] = field(default_factory=list)
+
+    @property
+    def services(self) -> DockerServices:
+        return DockerServices(self.settings)
+
+    def start(self, name: str = "m", **more: Any) -> services.DockerLease:
+        return self.services.start(request(name, **more), self.heard.append)
+
+    def with_(self, **docker: Any) -> World:
+        update = {"docker": self.settings.docker.model_copy(update=docker)}
+        return World(self.settings.model_copy(update=update), self.api, self.heard)
+
+    def left(self) -> list[str]:
+        return left(self.api, self.settings.docker.project)
+
+
+def request(name: str, **parameters: Any) -> StepRequest:
+    return StepRequest(
+        step=Step.SERVE, run="test", parameters=ServeParameters(served_model_name=name, **parameters).dump()
+    )
+
+
+@pytest.fixture
+def world(images: tuple[str, Any], tmp_path: Path) -> Iterator[World]:
+    pattern, api = images
+    settings = Settings(
+        home=tmp_path / "home", docker={"image": pattern, "project": f"test-{secrets.token_hex(4)}", "network": "host"}
+    )
+    world = World(settings, api)
+    yield world
+    remaining = world.left()
+    for name in remaining:
+        api.remove_container(name, v=True, force=True)
+    assert remaining == []
+
+
+def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World, modelcar: str) -> None:
+    """The server, of the same user, sees through the link the very file of the modelcar's layer; nothing is copied."""
+    registry, _, rest = modelcar.partition("/")
+    lease = world.with_(registry_aliases={"registry:5000": registry}).start(reference=f"registry:5000/{rest}")
+    said = [event.message for event in world.heard if event.event == "log"]
+    assert said[0] == "1001"
+    assert said[1].startswith("link: ")
+    assert said[1].endswith("/mnt/models -> /proc/1/root/models")
+    assert "model.safetensors.index.json" in said
+    assert '"model_type": "llama"' in said[-1]
+    with connect(world.settings.docker) as engine:
+        (beside,) = engine.containers(part="modelcar")
+        about = world.api.inspect_container(beside.id)
+        assert about["Config"]["Cmd"] == ["sh", "-c", "ln -sf /proc/$$/root/models /mnt/models && sleep infinity"]
+        assert about["Config"]["Entrypoint"] is None
+        assert about["Config"]["User"] == "1001:0"
+        assert about["HostConfig"]["ReadonlyRootfs"]
+        (server,) = engine.containers(part="server")
+        assert world.api.inspect_container(server.id)["HostConfig"]["PidMode"] == f"container:{beside.id}"
+    assert lease.serves
+    lease.end()
+    assert world.left() == []
+    assert not lease.serves
+    lease.end()
+
+
+def test_an_image_without_models_is_refused_as_kserve_refuses_it(world: World, images: tuple[str, Any]) -> None:
+    pattern, api = images
+    api.tag(pattern, "127.0.0.1:1/empty", "latest")
+    about = api.inspect_image(pattern)
+    world = world.with_()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DockerServices, "_pulled", lambda *_: about["Id"])
+            with pytest.raises(BadInput, match="no modelcar"):
+                world.start(reference=f"127.0.0.1:1/empty@sha256:{'0' * 64}")
+    finally:
+        api.remove_image("127.0.0.1:1/empty:latest")
+    assert world.left() == []
+
+
+def test_a_server_that_fails_says_why_and_leaves_nothing(world: World, modelcar: str) -> None:
+    with pytest.raises(StepFailed, match="no such architecture") as caught:
+        world.start("broken", reference=modelcar)
+    assert caught.value.exit_code == 2
+    assert world.left() == []
+
+
+def test_a_lease_is_renewed_by_the_engine_s_clock(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_RENEWAL", 0.2)
+    lease = world.start()
+    with connect(world.settings.docker) as engine:
+        (server,) = engine.containers(part="server")
+        first = server.modified(LEASE)
+        assert first
+        server.touch(LEASE, first - 1000)
+        for _ in range(100):
+            if (server.modified(LEASE) or 0) >= first:
+                break
+            time.sleep(0.1)
+        assert abs((server.modified(LEASE) or 0) - engine.now()) < 30
+    lease.end()
+
+
+def test_what_is_kept_is_found_by_other_runs_and_stopped_by_name(world: World) -> None:
+    """And neither swept, nor ended by who found it."""
+    lease = world.start()
+    lease.keep()
+    with connect(world.settings.docker) as engine:
+        (server,) = engine.containers(part="server")
+        assert server.modified(LEASE) == KEPT
+    found = world.start()
+    assert (lease.found, found.found) == (False, True)
+    assert found.endpoint == lease.endpoint
+    found.end()
+    assert found.serves
+    assert [one.removed for one in sweep(world.settings.docker)] == [False]
+    assert world.services.stop_all() == []
+    assert world.services.stop_all(kept=True) == [lease.endpoint.url]
+    assert world.left() == []
+
+
+def test_another_run_s_server_is_left_to_it(world: World) -> None:
+    first, second = world.start(), world.start()
+    assert not second.found
+    assert len(world.left()) == 2
+    second.end()
+    assert first.serves
+    first.end()
+
+
+def test_what_a_dead_run_left_is_stopped(world: World, modelcar: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.launchers import docker
+
+    gone = f"{docker.owner().rpartition('/')[0]}/1"
+    monkeypatch.setattr(docker, "owner", lambda: gone)
+    world.start(reference=modelcar)
+    assert len(world.services.stop_all()) == 1
+    assert world.left() == []
+    world.start(reference=modelcar)
+    assert {one.why for one in sweep(world.settings.docker)} == {"the process that made it has ended"}
+    assert world.left() == []
+
+
+def test_on_a_network_of_its_own_a_server_has_a_name_and_a_port_on_loopback(world: World) -> None:
+    network = f"carwright-test-{secrets.token_hex(4)}"
+    world.api.create_network(network, internal=False)
+    try:
+        lease = world.with_(network=network).start()
+        (name,) = world.left()
+        assert lease.endpoint.url == f"http:/{name}:8000/v1"
+        assert lease.endpoint.published.startswith("http://127.0.0.1:")
+        lease.end()
+    finally:
+        world.api.remove_network(network)
+
+
+def test_networks_without_names_are_refused(world: World) -> None:
+    with pytest.raises(BadInput, match="do not find each other by name"):
+        world.with_(network="bridge").start()
+
+
+def test_an_engine_that_cannot_mount_images_is_told_apart(world: World, modelcar: str) -> None:
+    with pytest.raises(BadInput, match="cannot mount an image"):
+        world.with_(modelcar="mount").start(reference=modelcar)
