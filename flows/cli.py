@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from containers.errors import BadInput, Error, Interrupted
+from containers.errors import Error, Interrupted
 from containers.settings import Settings
-from flows import cli_eval, cli_images, cli_steps, cli_targets, cli_watch, terminal
+from flows import (
+    cli_containers,
+    cli_eval,
+    cli_images,
+    cli_steps,
+    cli_targets,
+    cli_watch,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -31,6 +39,7 @@ app = typer.Typer(
 app.add_typer(cli_steps.app)
 app.add_typer(cli_eval.app)
 app.add_typer(cli_images.app)
+app.add_typer(cli_containers.app)
 app.add_typer(cli_targets.app)
 app.add_typer(cli_watch.app)
 
@@ -39,7 +48,12 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub; resolved to a commit first.")]
 Scheme = Annotated[str, typer.Option(help="How weights and activations are quantized.")]
 Profile = Annotated[
-    str, typer.Option(help="Where it runs. embedded: on this machine, with a store and a Prefect server of its own.")
+    str,
+    typer.Option(
+        help="Where it runs. embedded: on this machine, with a store and a Prefect server of its own; docker: the same, "
+        "with each step in a container of its image, and --to a registry. Else the name of a deployment (local, gpu), on "
+        "the server of PREFECT_API_URL."
+    ),
 ]
 
 
@@ -81,11 +95,6 @@ def ship(  # noqa: PLR0917 - typer makes options of them
     from flows.ship import Wish, ship
     from flows.summary import NotPromoted
 
-    if profile != "embedded":
-        raise BadInput(
-            f"there is no profile {profile!r} here",
-            remedy="use --profile embedded, or start the deployment: prefect deployment run quantize-and-ship/local",
-        )
     wish = Wish(
         model,
         revision,
@@ -100,9 +109,15 @@ def ship(  # noqa: PLR0917 - typer makes options of them
         keep=keep,
         force=force,
     )
+    settings = Settings()
+    if profile not in {"embedded", "docker"}:
+        cli_server.start(f"quantize-and-ship/{profile}", wish.asked(), json_, verbose=verbose)
+        return
+    if profile == "docker":
+        settings = settings.model_copy(update={"launcher": "docker"})
     with terminal.display(verbose=verbose) as show:
         try:
-            shipped, stopped = ship(wish, Settings(), show), None
+            shipped, stopped = ship(wish, settings, show), None
         except NotPromoted as error:
             shipped, stopped = error.shipped, error
     if json_:
@@ -195,12 +210,12 @@ def clean(
         cli_images.show_candidates(registry, older, delete=delete, as_json=json_)
         return
     from flows import embedded
-    from flows.services.process import ProcessServices
 
     settings = Settings()
     with embedded.exclusive(settings, terminal.err.print):
-        for url in ProcessServices(settings).stop_all(kept=True):
-            terminal.out.print(f"stopped {url}")
+        for services in cli_containers.services(settings):
+            for url in services.stop_all(kept=True):
+                terminal.out.print(f"stopped {url}")
         gone = [settings.home] if everything else [settings.home / "serving", settings.home / "partial"]
         for folder in gone:
             if folder.exists():
