@@ -7,27 +7,28 @@ belongs to a host (its engine's socket, the network, the volume with the secrets
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect.automations import Automation
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
+from flows.children import api
 from flows.results import result_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from prefect.client.orchestration import SyncPrefectClient
 
 CPU: Final = "carwright-cpu"
 GPU: Final = "carwright-gpu"
+FLOW_RUNS: Final = "io.carwright.flow-runs"  # label of the containers that workers start; its value is the project
 SILENT: Final = timedelta(seconds=90)  # three heartbeats of 30 s, the shortest interval that Prefect takes
 _SILENCE: Final = "Carwright: a flow run that fell silent has crashed"
 
@@ -79,36 +80,47 @@ POOLS: Final = (
 
 @dataclass(frozen=True)
 class Host:
-    """What flow runs find on a Docker host: as many values as the base job template of a pool has for them.
+    """What flow runs find on a Docker host and its site: the defaults of a pool's base job template.
 
-    `socket_group` is the id of the group that may use the engine's socket (on the host, `stat -c %g`); without it flow
-    runs get no socket, and an engine elsewhere must be named in CARWRIGHT_DOCKER__HOST.
+    `project` names the network, the volume with the secrets (`<project>-secrets`) and the containers of runs.
+    `socket_group` is the id of the group that may use the engine's socket there; without it flow runs get no socket, and
+    `environment` must name an engine elsewhere. `environment` is what all runs see: the addresses of store, hub, registry.
     """
 
-    network: str = "carwright"
-    secrets: str = "carwright-secrets"
+    project: str = "carwright"
+    images: str = "carwright"
+    tag: str = "latest"
     socket: str = "/var/run/docker.sock"
     socket_group: int | None = None
-    image: str = "carwright/flow:latest"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def template(self) -> dict[str, Any]:
         """The base job template of Prefect's docker worker with this host's defaults."""
         from prefect_docker.worker import DockerWorker
 
         template: dict[str, Any] = DockerWorker.get_default_base_job_template()
-        volumes = [f"{self.secrets}:/run/secrets:ro"]
+        volumes = [f"{self.project}-secrets:/run/secrets:ro"]
         create: dict[str, Any] = {"init": True}  # a process 1 that passes signals on and buries orphans
         if self.socket_group is not None:
             volumes.append(f"{self.socket}:/var/run/docker.sock")
             create["group_add"] = [str(self.socket_group)]
         defaults = {
-            "image": self.image,
+            "image": f"{self.images}/flow:{self.tag}",
             "image_pull_policy": "IfNotPresent",
-            "networks": [self.network],
+            "networks": [self.project],
             "volumes": volumes,
             "auto_remove": True,
-            "labels": {"io.carwright.role": "flow-run"},
+            "labels": {FLOW_RUNS: self.project},
             "container_create_kwargs": create,
+            "env": {
+                "CARWRIGHT_LAUNCHER": "docker",
+                "CARWRIGHT_DOCKER__PROJECT": self.project,
+                "CARWRIGHT_DOCKER__NETWORK": self.project,
+                "CARWRIGHT_DOCKER__IMAGE": f"{self.images}/{{target}}:{self.tag}",
+                "PREFECT_HOME": "/tmp/prefect",  # noqa: S108 - of the run's own container; else the worker's leaks in
+                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+                **self.environment,
+            },
         }
         for name, value in defaults.items():
             template["variables"]["properties"][name]["default"] = value
@@ -118,9 +130,9 @@ class Host:
 def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CPU, GPU)) -> None:
     """Make it all on the server of PREFECT_API_URL; `pools` names those that live on hosts like `host`.
 
-    Raises what the Prefect client raises; `flows.server.connected` says it in words.
+    Raises NotReady when the server cannot be reached.
     """
-    with get_client(sync_client=True) as client:
+    with api() as client:
         for pool in POOLS:
             if pool.name in pools:
                 _pool(client, pool, host.template())

@@ -13,6 +13,7 @@ from flows.release import Release
 from flows.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
 from flows.requests import Subject
 from flows.results import STORAGE
+from flows.run_artifacts import tell_failure, tell_outcome
 from flows.summary import NotPromoted, Shipped, StepSummary, promoted_by
 from flows.watching import outcome
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     result_serializer="json",
     persist_result=False,
     validate_parameters=False,
-    on_failure=[notify_failure, outcome.note_failure],
+    on_failure=[tell_failure, notify_failure, outcome.note_failure],
     on_crashed=[notify_failure, outcome.note_failure],
 )
 def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
@@ -124,6 +125,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
         reason=reason,
     )
     publish_outcome(shipped)
+    tell_outcome(shipped)
     if not tags:
         raise NotPromoted(shipped)
     outcome.remember(shipped, model=model, revision=revision, to=to, base=base, suite=suite, change=change)

@@ -1,0 +1,25 @@
+"""The sweeper as a flow: deployed on each kind of Docker host, run by a schedule."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from containers.settings import Settings
+from flows.sweeper import sweep
+
+
+@flow(name="sweep-containers", flow_run_name="sweep containers", persist_result=False)
+def sweep_containers(dry_run: bool = False) -> None:  # noqa: FBT001 - a parameter of a deployment is plain
+    """Remove the containers on this host's engine that nobody waits for; with `dry_run` only say which."""
+    log = get_run_logger()
+    found = sweep(Settings().docker, dry_run=dry_run)
+    for one in found:
+        log.info("%s %s: %s", "removed" if one.removed and not dry_run else "left", one.name, one.why)
+    rows = [
+        {"container": one.name, "step": one.step, "run": one.run, "removed": one.removed, "why": one.why}
+        for one in found
+    ]
+    if rows:
+        create_table_artifact(key="containers", table=rows, description="What was found on this engine")
