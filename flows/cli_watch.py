@@ -70,25 +70,32 @@ def watch(
     force: Annotated[
         list[str] | None, typer.Option(help="Name of a model whose change is announced although it was before.")
     ] = None,
+    reschedule: Annotated[
+        bool, typer.Option("--reschedule", help="Let the deployment look at the interval of the settings, and end.")
+    ] = False,
 ) -> None:
-    """Look at the watched models now and at every interval, and announce changes to the Prefect server.
+    """Look at the watched models now and at every interval (CARWRIGHT_WATCH__INTERVAL), and announce what changed.
 
     The deployment watch-releases/hourly does the same under a worker. PREFECT_API_URL says where the server is.
     """
     settings = Settings()
+    from prefect.settings import PREFECT_API_URL
+
+    from flows import watch_releases as releases
+
+    if not PREFECT_API_URL.value():
+        raise BadInput("there is no Prefect server to tell of changes", remedy="set PREFECT_API_URL")
+    if reschedule:
+        releases.reschedule(settings.watch.interval)
+        terminal.out.print(f"{releases.DEPLOYMENT} looks every {settings.watch.interval:g} s")
+        return
     if settings.store.endpoint is None:
         raise BadInput(
             "the runs that a change starts need an object store that outlives this command",
             remedy="set CARWRIGHT_STORE__ENDPOINT and its keys; `carwright plan` looks without one",
         )
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.watch_releases import watch_releases
-
-    if not PREFECT_API_URL.value():
-        raise BadInput("there is no Prefect server to tell of changes", remedy="set PREFECT_API_URL")
     while True:
-        state = watch_releases(str(models or ""), tuple(force or ()), return_state=True)
+        state = releases.watch_releases(str(models or ""), tuple(force or ()), return_state=True)
         failed = state.result(raise_on_failure=False)
         if isinstance(failed, Error):
             raise failed

@@ -13,9 +13,9 @@ from containers.digest import Digest
 from containers.download.selection import _why_not
 from containers.oci.card import is_legal
 from containers.settings import Settings
-from flows.watch_releases import TIMES, decide
 from flows.watching import view
 from flows.watching.changes import Change, Wanted, changes, tools_now
+from flows.watching.decide import TIMES, decide
 from flows.watching.listing import decides, difference
 from flows.watching.look import Seen
 from flows.watching.models import Line
@@ -121,15 +121,16 @@ def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
 @pytest.mark.parametrize(
     ("attempted", "expected"),
     [
-        (None, "announce"),
-        (tried("failed", change="another"), "announce"),
+        (None, "announced"),
+        (tried("failed", change="another"), "announced"),
         (tried("announced"), "waiting"),
-        (tried("announced", seconds=3600), "announce"),
-        (tried("announced", seconds=3600, count=TIMES), "given up"),
+        (tried("announced", seconds=3600), "announced"),
+        (tried("announced", seconds=3600, count=99), "announced"),  # nobody listened: no run was spent on it
+        (tried("started", seconds=3600, count=TIMES), "given up"),
         (tried("started", seconds=10), "waiting"),
-        (tried("started", seconds=3600), "announce"),
+        (tried("started", seconds=3600), "announced"),
         (tried("failed", seconds=1e6), "given up"),
-        (tried("failed", seconds=3600, temporary=True), "announce"),
+        (tried("failed", seconds=3600, temporary=True), "announced"),
         (tried("failed", seconds=10, temporary=True), "waiting"),
         (tried("failed", seconds=3600, temporary=True, count=TIMES), "given up"),
         (tried("shipped", seconds=1e6), "given up"),
@@ -140,7 +141,7 @@ def test_one_change_is_announced_once(attempted: Attempt | None, expected: str) 
 
 
 def test_a_person_can_force_what_failed() -> None:
-    assert decide(seen(tried("failed")), frozenset(), Settings(), force=True).what == "announce"
+    assert decide(seen(tried("failed")), frozenset(), Settings(), force=True).what == "announced"
 
 
 def test_a_change_whose_run_waits_in_a_queue_is_not_announced_again() -> None:
@@ -150,8 +151,8 @@ def test_a_change_whose_run_waits_in_a_queue_is_not_announced_again() -> None:
 
 
 def test_nothing_is_rebuilt_on_half_of_the_facts() -> None:
-    assert decide(seen(problem="the hub is down", wanted=None), frozenset(), Settings(), force=True).what == "unknown"
-    assert decide(seen(changes=()), frozenset(), Settings()).what == "nothing"
+    assert decide(seen(problem="the hub is down", wanted=None), frozenset(), Settings(), force=True).what == "not known"
+    assert decide(seen(changes=()), frozenset(), Settings()).what == "unchanged"
 
 
 def test_a_reason_holds_every_change() -> None:
