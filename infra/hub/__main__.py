@@ -1,6 +1,7 @@
 """Serve a folder of repositories until SIGINT or SIGTERM; on loopback, unless told otherwise.
 
     python -m infra.hub --root DIR [--port N] [--cdn-port N] [--host ADDRESS --name NAME] [--publish org/name=FOLDER ...]
+    python -m infra.hub --root DIR --publish org/name=FOLDER --date 2026-01-31 --no-serve
 
 The first line on standard output is the endpoint: give it to clients as HF_ENDPOINT.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
+from datetime import datetime
 from pathlib import Path
 
 from infra.hub import Hub, Repositories
@@ -24,6 +26,8 @@ def main() -> None:
     parser.add_argument("--host", default=HOST, help="address to listen on; another one than loopback needs --name")
     parser.add_argument("--name", default=HOST, help="host name or address that clients know it by")
     parser.add_argument("--publish", action="append", default=[], metavar="ORG/NAME=FOLDER", help="publish on main")
+    parser.add_argument("--date", type=datetime.fromisoformat, help="date of what is published; default: now")
+    parser.add_argument("--no-serve", action="store_true", help="publish and end")
     arguments = parser.parse_args()
 
     stop = threading.Event()
@@ -35,7 +39,9 @@ def main() -> None:
         repo_id, _, folder = wish.partition("=")
         if repo_id.count("/") != 1 or not Path(folder).is_dir():
             parser.error(f"--publish wants ORG/NAME=FOLDER, with a folder that is there: {wish!r}")
-        repositories.publish(repo_id, Path(folder))
+        repositories.publish(repo_id, Path(folder), date=arguments.date, link=arguments.no_serve)
+    if arguments.no_serve:
+        return
     where = {"host": arguments.host, "name": arguments.name, "port": arguments.port, "cdn_port": arguments.cdn_port}
     with Hub(repositories, **where) as hub:
         print(hub.endpoint, flush=True)

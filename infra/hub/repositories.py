@@ -92,12 +92,20 @@ class Repositories:
             (root / folder).mkdir(parents=True, exist_ok=True)
 
     def publish(
-        self, repo_id: str, folder: Path, *, branch: str = "main", title: str = "Upload model", link: bool = False
+        self,
+        repo_id: str,
+        folder: Path,
+        *,
+        branch: str = "main",
+        title: str = "Upload model",
+        date: datetime | None = None,
+        link: bool = False,
     ) -> str:
         """Make the files below a folder a commit and move a branch to it; returns the commit's 40 hex digits.
 
         The commit's name is made from the contents and the parent alone, and publishing what the branch holds already
-        changes nothing. With `link` contents are hard links where the file system allows: the files must not change.
+        changes nothing. `date` is the commit's (default: now). With `link` contents are hard links where the file system
+        allows: the files must not change.
         """
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = tuple(self._add(path, path.relative_to(folder).as_posix(), link=link) for path in paths)
@@ -107,8 +115,8 @@ class Repositories:
                 return parent
             identity = json.dumps([parent, [[file.path, file.size, file.sha256] for file in files]])
             name = hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()
-            date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-            commit = Commit(parent=parent, title=title, date=date, files=files)
+            written = (date or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            commit = Commit(parent=parent, title=title, date=written, files=files)
             save(commits={**repository.commits, name: commit}, branches={**repository.branches, branch: name})
         return name
 

@@ -1,0 +1,163 @@
+"""buildah, without a network: a laid out context becomes an image in a storage of its own under the cache.
+
+As root the build runs in a network namespace that has nothing in it (unshare(1)) with buildah's chroot isolation, which
+needs no container runtime; otherwise buildah is rootless and gives its containers no network. Either way a program in the
+image checks that there is none (inside/offline.py). Dates are all 0: `--timestamp 0`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.errors import BadInput, DiskFull, Error
+from containers.events import Event
+from containers.process import Child, ProcessFailed, inherited, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from infra.images.context import Inputs
+
+_STEP: Final = re.compile(r"(\[\d+/\d+\] )?STEP (?P<done>\d+)/(?P<total>\d+): (?P<what>.*)")
+_REMEDY: Final = "install it (Debian: apt-get install buildah)"
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image in the storage. `layers` are (diff id, bytes), the base's first; `size` is uncompressed."""
+
+    name: str
+    image_id: str
+    digest: str
+    layers: tuple[tuple[str, int], ...]
+    labels: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        return sum(size for _, size in self.layers)
+
+
+@dataclass(frozen=True)
+class Buildah:
+    """A buildah whose storage is `folder`; make it with `open_storage`."""
+
+    folder: Path
+    driver: str
+
+    @classmethod
+    def open_storage(cls, folder: Path) -> Buildah:
+        """Overlay where this system has it, else vfs, which copies every layer. Raises BadInput when buildah is missing."""
+        if shutil.which("buildah") is None:
+            raise BadInput("buildah is not installed", remedy=_REMEDY)
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        marker = folder / "driver"
+        if not marker.is_file():
+            works = run(cls(folder, "overlay").argv("info"), env=_environment(), check=False).code == 0
+            if not works:
+                shutil.rmtree(folder / "overlay", ignore_errors=True)
+            marker.write_text("overlay" if works else "vfs")
+        return cls(folder, marker.read_text())
+
+    def argv(self, *arguments: str) -> list[str]:
+        places = ["--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
+        return ["buildah", *places, "--storage-driver", self.driver, *arguments]
+
+    def build(
+        self,
+        inputs: Inputs,
+        context: Path,
+        name: str,
+        on_event: Callable[[Event], None],
+        *,
+        revision: str,
+        source: str,
+        cached: bool = True,
+    ) -> Built:
+        """Build `context` and call the image `name`; raises DiskFull, or Error with the end of buildah's output."""
+        title = inputs.target.name
+        labels = {
+            "org.opencontainers.image.description": inputs.target.about,
+            "org.opencontainers.image.revision": revision,
+            "org.opencontainers.image.source": source,
+            "io.carwright.inputs": inputs.digest,
+            "io.carwright.lock": inputs.lock_digest,
+            "io.carwright.base": inputs.base or "Debian packages" if inputs.target.python else "none",
+        }
+        argv = self.argv(
+            "build", "--layers", "--timestamp", "0", "--format", "docker", "--pull-never", "--target", title
+        )
+        argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.lock_digest}"]
+        argv += ["--isolation", "chroot"] if os.geteuid() == 0 else ["--network", "none"]
+        argv += [f"--label={key}={value}" for key, value in labels.items()]
+        argv += ["--build-arg", f"BASE={inputs.base or 'made'}"]  # buildah 1.28 skips a stage that only a default names
+        if not cached:
+            argv.append("--no-cache")
+        argv += ["--file", str(context / "Containerfile"), str(context)]
+        if os.geteuid() == 0:
+            argv = ["unshare", "--net", "--", *argv]
+
+        lines: list[str] = []
+
+        def listen(line: str) -> None:
+            lines.append(line)
+            if match := _STEP.fullmatch(line):
+                on_event(Event(event="log", message=f"{title}: {match['done']}/{match['total']} {match['what'][:90]}"))
+
+        with Child(argv, {**_environment(), "TMPDIR": str(self._scratch())}, on_line=listen) as child:
+            code = child.wait()
+        if code != 0:
+            text = "\n".join(lines)
+            if "no space left" in text.lower():
+                raise DiskFull(f"no space left under {self.folder}", remedy="free some, or set CARWRIGHT_CACHE")
+            raise Error(f"the image {title} cannot be built:\n" + "\n".join(lines[-15:]))
+        return self.look(name)
+
+    def look(self, name: str) -> Built:
+        """What the storage has under this name; raises BadInput when it has nothing."""
+        try:
+            found = json.loads(run(self.argv("inspect", "--type", "image", name), env=_environment()).stdout)
+        except ProcessFailed as error:
+            raise BadInput(f"{name} was not built", remedy="run `carwright images build`") from error
+        manifest: dict[str, Any] = json.loads(found["Manifest"])
+        config: dict[str, Any] = json.loads(found["Config"])
+        sizes = [layer["size"] for layer in manifest["layers"]]
+        return Built(
+            name=name,
+            image_id="sha256:" + found["FromImageID"],
+            digest=found["FromImageDigest"],
+            layers=tuple(zip(config["rootfs"]["diff_ids"], sizes, strict=True)),
+            labels=config["config"].get("Labels") or {},
+        )
+
+    def find(self, name: str) -> Built | None:
+        try:
+            return self.look(name)
+        except BadInput:
+            return None
+
+    def export(self, built: Built, archive: Path) -> None:
+        """Write the image as `docker save` would, under its name and no other."""
+        name = built.name.removeprefix("localhost/")
+        argv = self.argv("push", "--quiet", built.image_id.removeprefix("sha256:"), f"docker-archive:{archive}:{name}")
+        run(argv, env={**_environment(), "TMPDIR": str(self._scratch())}, timeout=1800)
+
+    def remove_all(self) -> None:
+        """Give the storage back; a folder that overlay had mounted is unmounted first."""
+        run(self.argv("rmi", "--all", "--force"), env=_environment(), check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _scratch(self) -> Path:
+        folder = self.folder / "tmp"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+def _environment() -> dict[str, str]:
+    return inherited("BUILDAH_", "CONTAINERS_", "XDG_", "REGISTRY_AUTH_FILE")

@@ -1,0 +1,189 @@
+"""Lays out what one target is built from: a folder with everything the Containerfile reads, and nothing else.
+
+The folder is the whole input: nothing is left out by an ignore file, because nothing gets in that a target does not name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+from containers.oci.busybox import PINNED, base_layer
+from infra.images import debian, inside, rootfs
+from infra.images.locked import Package, packages_of, read_packages, requirements
+from infra.images.targets import ROOT, code_files
+from infra.images.wheels import Wheelhouse, link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from containers.events import Event
+    from infra.images.debian import Deb
+    from infra.images.targets import Target
+
+TOOLS: Final = "infra/images/requirements.lock"
+DEMO: Final = "infra/demo/requirements.lock"
+_INSIDE: Final = Path(inside.__file__).parent
+_FILE_MODE: Final = 0o644
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides a target's bytes. `base` is a reference by digest, or "" for the base of Debian packages."""
+
+    target: Target
+    packages: tuple[Package, ...]
+    tools: tuple[Package, ...]
+    demo: tuple[Package, ...]
+    debs: tuple[Deb, ...]
+    base_debs: tuple[Deb, ...]
+    code: dict[str, Path]
+    base: str = ""
+    root: Path = ROOT
+
+    @property
+    def containerfile(self) -> Path:
+        return self.root / "Containerfile"
+
+    @property
+    def inside(self) -> list[Path]:
+        return sorted(path for path in _INSIDE.iterdir() if path.is_file() and path.name != "__init__.py")
+
+    @property
+    def lock_digest(self) -> str:
+        """sha256 of what was locked for the target: Python packages, Debian packages, the base."""
+        lines = [requirements([*self.packages, *self.tools, *self.demo])]
+        lines += [deb.line for deb in (*self.base_debs, *self.debs)]
+        return "sha256:" + hashlib.sha256("".join([*lines, self.base]).encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all inputs: two builds with the same digest give the same image."""
+        files = {f"code/{name}": path for name, path in self.code.items()}
+        files |= {f"inside/{path.name}": path for path in self.inside}
+        files |= {"Containerfile": self.containerfile, "rootfs": Path(rootfs.__file__)}
+        if self.demo:
+            files["make.py"] = self.root / "infra/demo/make.py"
+        listed = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
+        text = json.dumps([self.target.name, self.lock_digest, listed], sort_keys=True)
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def python(self) -> tuple[Package, ...]:
+        """All Python packages that the build needs, those of its tools included."""
+        return (*self.packages, *self.tools, *self.demo)
+
+    @property
+    def all_debs(self) -> tuple[Deb, ...]:
+        return (*self.base_debs, *self.debs)
+
+
+def inputs_of(target: Target, *, base: str = "", root: Path = ROOT) -> Inputs:
+    """Read the target's locks and list its code. Raises BadInput when a lock is missing or out of step with its source."""
+    if not (root / "Containerfile").is_file():
+        raise BadInput(f"there is no Containerfile in {root}", remedy="images are built from a checkout of Carwright")
+    if base and "@sha256:" not in base:
+        raise BadInput(f"the base {base} is not given by digest", remedy="write REFERENCE@sha256:...")
+
+    def read(name: str) -> tuple[Package, ...]:
+        return tuple(read_packages((root / name).read_text(), name))
+
+    debian_base = target.python and not base
+    return Inputs(
+        target=target,
+        packages=tuple(packages_of(target, root)),
+        tools=read(TOOLS) if target.python else (),
+        demo=read(DEMO) if target.demo else (),
+        debs=tuple(debian.section(target.name)) if target.name != "base" else (),
+        base_debs=tuple(debian.section("base")) if debian_base else (),
+        code=code_files(target, root),
+        base=base,
+        root=root,
+    )
+
+
+def lay_out(
+    inputs: Inputs,
+    folder: Path,
+    cache: Path,
+    wheelhouse: Wheelhouse,
+    on_event: Callable[[Event], None],
+    *,
+    fresh: bool = False,
+) -> None:
+    """Fill an empty folder; `cache` is the images' part of the cache, `fresh` makes the base anew.
+
+    Raises BadInput when a package was not fetched or is not the one that was locked.
+    """
+    files = wheelhouse.files(inputs.python)
+    if absent := [package.name for package in inputs.python if package.name not in files]:
+        raise _not_fetched(len(absent), inputs.target.name)
+    if lacking := debian.missing(inputs.all_debs, cache / "debs"):
+        raise _not_fetched(len(lacking), inputs.target.name)
+
+    _write(folder / "Containerfile", inputs.containerfile.read_bytes())
+    for path in inputs.inside:
+        _write(folder / "inside" / path.name, path.read_bytes())
+    (folder / "inside" / "carwright").chmod(0o755)
+    for name, path in inputs.code.items():
+        _write(folder / "code" / name, path.read_bytes())
+    (folder / "code").mkdir(exist_ok=True)
+    if not inputs.target.python:
+        _write(folder / "layer.tar", _modelcar_layer(inputs.debs, cache))
+        return
+    _write(folder / "requirements.lock", requirements(inputs.packages).encode())
+    link([files[package.name] for package in (*inputs.packages, *inputs.tools)], folder / "wheels")
+    link([debian.path_of(deb, cache / "debs") for deb in inputs.debs], folder / "debs")
+    if inputs.demo:
+        _write(folder / "demo" / "requirements.lock", requirements(inputs.demo).encode())
+        _write(folder / "demo" / "make.py", (inputs.root / "infra/demo/make.py").read_bytes())
+        link([files[package.name] for package in inputs.demo], folder / "demo" / "wheels")
+    _put_base(inputs, folder / "base.tar", cache, on_event, fresh=fresh)
+
+
+def _put_base(inputs: Inputs, base: Path, cache: Path, on_event: Callable[[Event], None], *, fresh: bool) -> None:
+    if inputs.base:
+        base.touch()  # a stage that is not used still names it
+        return
+    if fresh:
+        rootfs.make_base(inputs.base_debs, cache / "debs", base, on_event)
+        return
+    made = cache / "bases" / f"{rootfs.base_key(inputs.base_debs)}.tar"
+    if not made.is_file():
+        rootfs.make_base(inputs.base_debs, cache / "debs", made, on_event)
+    link([made], base.parent, base.name)
+
+
+def _modelcar_layer(debs: tuple[Deb, ...], cache: Path) -> bytes:
+    """The same layer that `carwright push --base busybox` puts under a model."""
+    from infra.images.inside.unpack import member
+
+    (busybox,) = debs
+    binary = member(debian.path_of(busybox, cache / "debs"), "bin/busybox")
+    pinned = next(one for one in PINNED if one.architecture == debian.ARCHITECTURE)
+    if hashlib.sha256(binary).hexdigest() != pinned.binary:
+        raise BadInput(
+            f"busybox-static {busybox.version} in base.lock is not the busybox that modelcars are made with",
+            remedy="change containers/oci/busybox.py and infra/images/base.lock together",
+        )
+    return base_layer(binary)
+
+
+def _not_fetched(number: int, name: str) -> BadInput:
+    return BadInput(
+        f"{number} package(s) of the image {name} are not in the wheelhouse", remedy="run `carwright images fetch`"
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """With the same modes on every machine, whatever the checkout's or the umask."""
+    for folder in [*reversed(path.parents)]:
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)
+    path.write_bytes(content)
+    path.chmod(_FILE_MODE)

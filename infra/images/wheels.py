@@ -1,0 +1,154 @@
+"""The wheelhouse: every file that the images install, fetched once and checked against the locks.
+
+`<cache>/images/wheels/` holds the files of all targets. A file counts only when its sha256 stands in a lock: a file of
+the right name with another content is an error and never installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import Version
+
+from containers.errors import BadInput, DiskFull, is_disk_full
+from containers.process import Child, inherited
+from flows.pip_output import PipOutput, failure
+from infra.images.locked import requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pydantic import SecretStr
+
+    from containers.events import Event
+    from infra.images.locked import Package
+
+_PIECE = 1 << 20
+
+
+@dataclass
+class Wheelhouse:
+    """The folder of files; `seen` remembers the hashes of this process."""
+
+    folder: Path
+    seen: dict[Path, tuple[tuple[int, int], str]] = field(default_factory=dict)
+
+    def files(self, packages: Sequence[Package]) -> dict[str, Path]:
+        """Package name -> its file, for those that are here.
+
+        Raises BadInput when a file has the name of a locked package and a content that was not locked.
+        """
+        named = {(package.name, str(Version(package.version))): package for package in packages}
+        found: dict[str, Path] = {}
+        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
+            package = named.get(_what(path.name))
+            if package is None:
+                continue
+            if self._sha256(path) not in package.hashes:
+                raise BadInput(
+                    f"{path} is not the file of {package.name} {package.version} that was locked",
+                    remedy="remove it and run `carwright images fetch`; if it comes back, do not trust where it came from",
+                )
+            found[package.name] = path
+        return found
+
+    def missing(self, packages: Sequence[Package]) -> list[Package]:
+        there = self.files(packages)
+        return [package for package in packages if package.name not in there]
+
+    def fetch(
+        self,
+        name: str,
+        packages: Sequence[Package],
+        on_event: Callable[[Event], None],
+        extra_index_url: SecretStr | None = None,
+    ) -> int:
+        """Download what is missing for the image `name`; returns how many files came.
+
+        Raises BadInput (a file that was not locked, no index that has it), Temporary (no index answers), DiskFull.
+        """
+        wanted = self.missing(packages)
+        if not wanted:
+            return 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self.folder.parent) as scratch:
+                self._download(name, wanted, Path(scratch), on_event, extra_index_url)
+                for path in Path(scratch, "files").iterdir():
+                    path.replace(self.folder / path.name)
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(
+                    f"no space left under {self.folder}", remedy="free some, or set CARWRIGHT_CACHE"
+                ) from error
+            raise
+        if absent := self.missing(packages):
+            raise BadInput(f"no index offers {absent[0].name} {absent[0].version} for the image {name}")
+        return len(wanted)
+
+    def _download(
+        self,
+        name: str,
+        packages: Sequence[Package],
+        scratch: Path,
+        on_event: Callable[[Event], None],
+        extra_index_url: SecretStr | None,
+    ) -> None:
+        lock = scratch / "requirements.txt"
+        lock.write_text(requirements(packages))
+        argv = [sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--require-hashes"]
+        argv += ["--progress-bar=off", "--disable-pip-version-check", "--retries=3", "--dest", str(scratch / "files")]
+        if extra_index_url is not None:  # in a file: it may hold a password, and command lines are public
+            (scratch / "index.txt").write_text(f"--extra-index-url {extra_index_url.get_secret_value()}\n")
+            argv += ["-r", str(scratch / "index.txt")]
+        output = PipOutput(f"the image {name}", lock.read_text(), on_event)
+        with Child([*argv, "-r", str(lock)], inherited("PIP_", "XDG_CONFIG_"), on_line=output.line) as child:
+            code = child.wait()
+        if code != 0:
+            raise failure(f"the image {name}", code, output.lines)
+
+    def _sha256(self, path: Path) -> str:
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if path not in self.seen or self.seen[path][0] != stamp:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+            self.seen[path] = (stamp, digest.hexdigest())
+        return self.seen[path][1]
+
+
+def _what(filename: str) -> tuple[str, str]:
+    """Normalized name and version of a wheel or source distribution; two empty strings for anything else."""
+    try:
+        if filename.endswith(".whl"):
+            name, version, _, _ = parse_wheel_filename(filename)
+        else:
+            name, version = parse_sdist_filename(filename)
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return "", ""
+    return str(name), str(version)
+
+
+def link(files: Sequence[Path], folder: Path, name: str = "") -> None:
+    """Put files into a folder without copying them, where the file system allows; `name` renames a single one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        there = folder / (name or path.name)
+        try:
+            there.hardlink_to(path)
+        except OSError:  # another file system
+            shutil.copyfile(path, there)

@@ -1,0 +1,181 @@
+"""What `carwright images` does: fetch, build, load, compare with the budget."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import tomllib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput, DiskFull, is_disk_full
+from containers.events import Event, amount
+from containers.process import run
+from flows.engine.client import connect
+from infra.images import debian, engine
+from infra.images.builder import Buildah, Built
+from infra.images.context import Inputs, inputs_of, lay_out
+from infra.images.wheels import Wheelhouse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from containers.settings import Settings
+    from infra.images.targets import Target
+
+BUDGET: Final = Path(__file__).with_name("budget.toml")
+_ROOM: Final = 12 << 30  # bytes; all CPU images with what they are made from take about 8 GiB
+_MEGABYTE: Final = 1_000_000
+
+
+@dataclass
+class Workshop:
+    """The images' part of the cache, and how to work there. `on_event` gets the target's name and what happens to it."""
+
+    settings: Settings
+    on_event: Callable[[str, Event], None]
+    base: str = ""
+    source: str = "carwright"
+    wheelhouse: Wheelhouse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wheelhouse = Wheelhouse(self.cache / "wheels")
+
+    @property
+    def cache(self) -> Path:
+        return self.settings.cache.expanduser().absolute() / "images"
+
+    def inputs(self, target: Target) -> Inputs:
+        return inputs_of(target, base=self.base)
+
+    def name(self, target: Target) -> str:
+        """The image's name in the engine, by the setting docker.image."""
+        return self.settings.docker.image.format(target=target.name)
+
+    def stored_name(self, target: Target) -> str:
+        """The image's name in the storage that buildah builds in."""
+        return f"localhost/{self.name(target)}"
+
+    def fetch(self, targets: Sequence[Target]) -> int:
+        """Fetch and check all that the targets are made from; returns the number of files that came."""
+        came = 0
+        for target in targets:
+            inputs, listen = self.inputs(target), self._listener(target)
+            came += self.wheelhouse.fetch(target.name, inputs.python, listen, self.settings.pip_extra_index_url)
+            came += debian.fetch(inputs.all_debs, self.cache / "debs", listen)
+        return came
+
+    def build(self, target: Target) -> Built:
+        """Build one image, using the layers that are there."""
+        with self.laid_out(target) as (inputs, context), self._disk():
+            return self.storage().build(
+                inputs,
+                context,
+                self.stored_name(target),
+                self._listener(target),
+                revision=revision(inputs),
+                source=self.source,
+            )
+
+    def storage(self) -> Buildah:
+        self._need_room()
+        return Buildah.open_storage(self.cache / "storage")
+
+    @contextmanager
+    def laid_out(self, target: Target, *, fresh: bool = False) -> Iterator[tuple[Inputs, Path]]:
+        """The target's context in a folder that goes with the block."""
+        inputs = self.inputs(target)
+        with self._disk():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.TemporaryDirectory(prefix=".context-", dir=self.cache)
+        with scratch as folder:
+            context = Path(folder)
+            context.chmod(0o755)
+            with self._disk():
+                lay_out(inputs, context, self.cache, self.wheelhouse, self._listener(target), fresh=fresh)
+            yield inputs, context
+
+    def loaded(self, target: Target) -> bool:
+        """Whether the engine has the image, made from these very inputs."""
+        with connect(self.settings.docker) as there:
+            return engine.labels_of(there, self.name(target)).get(engine.INPUTS) == self.inputs(target).digest
+
+    def load(self, target: Target) -> Built:
+        """Give the engine the image that was built; raises BadInput when it was built from other inputs, or not at all."""
+        storage = self.storage()
+        built = storage.look(self.stored_name(target))
+        if built.labels.get(engine.INPUTS) != self.inputs(target).digest:
+            raise BadInput(f"{self.name(target)} was built from other inputs", remedy="run `carwright images build`")
+        with (
+            connect(self.settings.docker) as there,
+            self._disk(),
+            tempfile.TemporaryDirectory(dir=self.cache) as scratch,
+        ):
+            archive = Path(scratch, f"{target.name}.tar")
+            self.say(target, f"loading {amount(built.size, 'B')} into the engine as {self.name(target)}")
+            storage.export(built, archive)
+            engine.load(there, archive)
+        return built
+
+    def say(self, target: Target, message: str) -> None:
+        self.on_event(target.name, Event(event="log", message=message))
+
+    def _listener(self, target: Target) -> Callable[[Event], None]:
+        return lambda event: self.on_event(target.name, event)
+
+    def _need_room(self) -> None:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.cache).free
+        storage = self.cache / "storage"
+        if not storage.exists() and free < _ROOM:
+            raise DiskFull(
+                f"{self.cache} has {amount(free, 'B')} free, and the images need about {amount(_ROOM, 'B')}",
+                remedy="free some, or set CARWRIGHT_CACHE to a larger disk",
+            )
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(
+                    f"no space left under {self.cache}", remedy="free some, or set CARWRIGHT_CACHE"
+                ) from error
+            raise
+
+
+def revision(inputs: Inputs) -> str:
+    """The last commit that changed what the image is made from; with "-modified" when the checkout differs from it.
+
+    "unknown" outside of a git checkout.
+    """
+    paths = [
+        *inputs.target.code,
+        "Containerfile",
+        "infra/images",
+        *([inputs.target.lock] if inputs.target.lock else []),
+    ]
+    git = ["git", "-C", str(inputs.root)]
+    found = run([*git, "log", "-1", "--format=%H", "--", *paths], check=False)
+    if found.code != 0 or not found.stdout.strip():
+        return "unknown"
+    changed = run([*git, "status", "--porcelain", "--", *paths], check=False).stdout.strip()
+    return found.stdout.strip() + ("-modified" if changed else "")
+
+
+def budget(path: Path = BUDGET) -> dict[str, int]:
+    """Target -> the most bytes that it may have."""
+    return {name: int(most * _MEGABYTE) for name, most in tomllib.loads(path.read_text())["megabytes"].items()}
+
+
+def over_budget(sizes: dict[str, int], limits: dict[str, int]) -> list[str]:
+    """What is wrong, in words: images beyond their budget, and images that have none."""
+    wrong = [
+        f"{name} has {size / _MEGABYTE:.0f} MB, and its budget is {limits[name] / _MEGABYTE:.0f} MB"
+        for name, size in sizes.items()
+        if size > limits.get(name, size)
+    ]
+    return wrong + [f"{name} has no budget" for name in sizes if name not in limits]
