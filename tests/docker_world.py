@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import secrets
 import shutil
 import tarfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
+
+from containers.process import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,16 +70,31 @@ def rootfs(files: dict[str, bytes]) -> bytes:
         for applet in _APPLETS:
             add(f"bin/{applet}", link="busybox")
         for name, content in files.items():
+            for folder in reversed(Path(name).parents[:-1]):
+                if str(folder) not in archive.getnames():
+                    add(str(folder))
             add(name, content)
     return buffer.getvalue()
 
 
+def _bubblewrap() -> dict[str, bytes]:
+    bwrap = shutil.which("bwrap")
+    assert bwrap, "install Debian's bubblewrap"
+    libraries = re.findall(r"(/lib\S+)", run(["ldd", bwrap]).stdout)
+    return {path.lstrip("/"): Path(path).read_bytes() for path in libraries} | {"bin/bwrap": Path(bwrap).read_bytes()}
+
+
 @contextmanager
 def played_images() -> Iterator[tuple[str, Any]]:
-    """The pattern of image names (`docker.image`) under which every step is played, and a client of the engine."""
+    """The pattern of image names (`docker.image`) under which every step is played, and a client of the engine.
+
+    The image also holds this machine's bubblewrap with its libraries.
+    """
     api = docker.APIClient(version="auto")
     repository = f"carwright-played-{secrets.token_hex(4)}"
-    api.import_image_from_data(rootfs({"bin/python3": _PLAYER.encode()}), repository=repository, tag="latest")
+    api.import_image_from_data(
+        rootfs({"bin/python3": _PLAYER.encode()} | _bubblewrap()), repository=repository, tag="latest"
+    )
     try:
         yield repository + ":latest", api
     finally:

@@ -25,6 +25,7 @@ from containers.oci.reference import Reference
 from containers.process import inherited
 from flows.engine import Spec, connect
 from flows.engine.ownership import ALIVE, owner
+from flows.launchers import seccomp
 from flows.launchers.process import run_folder
 from flows.launchers.wire import LOG, REQUEST, RESULT, Heard, read_result, step_failure, variables
 
@@ -298,9 +299,9 @@ def _folders(request: StepRequest) -> tuple[str, ...]:
 
 
 def _security(request: StepRequest) -> tuple[str, ...]:
-    """Bubblewrap makes user namespaces, which the engine's default profiles forbid: they are lifted where it works."""
+    """Bubblewrap makes user namespaces, which the engine's profiles forbid: the one step that needs it gets another."""
     if request.step is Step.EVALUATE and request.parameters.get("action") == "measure":
-        return ("seccomp=unconfined", "apparmor=unconfined")
+        return (f"seccomp={seccomp.profile()}", "apparmor=unconfined")
     return ()
 
 

@@ -146,6 +146,23 @@ def test_a_step_has_no_rights_and_writes_only_where_it_may(world: World) -> None
     assert any(line.split() == ["NoNewPrivs:", "1"] for line in said)
 
 
+_SANDBOX = (
+    "bwrap --unshare-all --unshare-user --uid 65534 --gid 65534 --cap-drop ALL --die-with-parent --new-session --clearenv "
+    "--ro-bind /bin /bin --dev /dev --tmpfs /tmp --chdir /tmp --remount-ro / /bin/busybox echo from the sandbox"
+)
+
+
+def test_bubblewrap_works_in_the_one_step_that_needs_it(world: World) -> None:
+    """Evaluate runs generated code; every other step keeps the engine's own profile, which forbids it."""
+    asked = request(f"{_SANDBOX}; {_DONE}".replace("push", "evaluate"), Step.EVALUATE)
+    asked = asked.model_copy(update={"parameters": {**asked.parameters, "action": "measure"}})
+    DockerLauncher(world.settings).run(asked, world.heard.append)
+    assert "from the sandbox" in world.messages()
+    world.heard.clear()
+    world.run(f"{_SANDBOX}; {_DONE}")
+    assert any("namespace" in line for line in world.messages())
+
+
 def test_a_step_s_own_words_and_exit_code_become_the_error(world: World) -> None:
     event = json.dumps({"event": "error", "message": "the registry is busy", "exit_code": 75})
     with pytest.raises(StepFailed, match="the registry is busy") as caught:
