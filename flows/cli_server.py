@@ -53,20 +53,25 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")] = False,
 ) -> None:
     """Start a run of a deployment of the chain and follow it to its end; Ctrl-C cancels it."""
-    start(deployment, {name: _value(text) for name, text in _pairs(parameter or []).items()}, json_, verbose=verbose)
+    start(deployment, parameters(parameter or []), as_json=json_, verbose=verbose)
 
 
-def start(deployment: str, parameters: dict[str, Any], json_: bool, *, verbose: bool) -> None:  # noqa: FBT001
+def parameters(texts: list[str]) -> dict[str, Any]:
+    """Of NAME=VALUE texts; a value is JSON where it can be read as such, else text."""
+    return {name: _value(text) for name, text in _pairs(texts).items()}
+
+
+def start(deployment: str, asked: dict[str, Any], *, as_json: bool = False, verbose: bool = False) -> None:
     """Start, follow, and show what came of it; raises what `flows.follow` raises."""
     from flows import follow
     from flows.summary import NotPromoted
 
     with terminal.display(verbose=verbose) as show:
         try:
-            shipped, stopped = follow.start(deployment, parameters, show).wait(), None
+            shipped, stopped = follow.start(deployment, asked, show).wait(), None
         except NotPromoted as error:
             shipped, stopped = error.shipped, error
-    if json_:
+    if as_json:
         print(shipped.model_dump_json(indent=2))
     else:
         terminal.show_shipped(shipped)
