@@ -1,0 +1,80 @@
+"""`carwright card` and `report`: what promotion attached, read back from a layout and a registry as a person does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.digest import Digest
+from containers.oci import referrers
+from containers.oci.access import open_repository
+from containers.settings import Settings
+from infra.registry import LocalRegistry
+from tests.modelcars import write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Carwright = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def carwright(tmp_path: Path, root: Path) -> Carwright:
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "CARWRIGHT_CACHE": str(tmp_path / "cache")}
+        return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def attach(reference: str, digest: str, kind: str, title: str, text: str, settings: Settings) -> None:
+    with open_repository(reference, settings, write=True) as repository:
+        file = referrers.Attachment(title, "text/plain", text.encode())
+        referrers.renew(repository, Digest.parse(digest), kind, [file])
+
+
+@pytest.mark.parametrize("place", ["layout", "registry"])
+def test_the_newest_card_and_report_of_an_image(carwright: Carwright, tmp_path: Path, place: str) -> None:
+    """By tag and by digest; attached again, an old text is the newest one."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    settings = Settings(cache=tmp_path / "cache")
+    with LocalRegistry(tmp_path / "registry") as registry:
+        target = f"oci:{tmp_path}/car" if place == "layout" else f"{registry}/org/car"
+        digest = json.loads(carwright("push", checkpoint, f"{target}:v1", "--json").stdout)["reference"].split("@")[1]
+        nothing = carwright("card", f"{target}:v1")
+        assert nothing.returncode == 2
+        assert "has no README.md attached" in nothing.stderr
+        for text in ("# first\n", "# second\n", "# first\n"):
+            attach(f"{target}@{digest}", digest, referrers.CARD, "README.md", text, settings)
+        attach(f"{target}@{digest}", digest, referrers.EVALUATION, "report.html", "<p>pass</p>", settings)
+        for reference in (f"{target}:v1", f"{target}@{digest}"):
+            assert carwright("card", reference).stdout == "# first\n"
+        written = carwright("card", f"{target}:v1", "--output", tmp_path / "CARD.md")
+        assert (written.returncode, (tmp_path / "CARD.md").read_text()) == (0, "# first\n")
+        page = carwright("report", f"{target}:v1", "--output", tmp_path / "page.html")
+        assert page.returncode == 0, page.stderr
+        assert (page.returncode, (tmp_path / "page.html").read_text()) == (0, "<p>pass</p>")
+
+
+def test_the_report_of_a_run(carwright: Carwright, tmp_path: Path) -> None:
+    """The last one without a name, one by the beginning of its name, and a clear word where there is none."""
+    missing = carwright("report")
+    assert missing.returncode == 2
+    assert "no run with a report" in missing.stderr
+    for run in ("20260101T000000", "20260102T000000"):
+        (tmp_path / ".carwright" / "runs" / run).mkdir(parents=True)
+        (tmp_path / ".carwright" / "runs" / run / "report.html").write_text(run)
+    last = carwright("report")
+    assert last.stdout.strip() == str(tmp_path / ".carwright" / "runs" / "20260102T000000" / "report.html")
+    assert carwright("report", "20260101", "-o", tmp_path / "page.html").returncode == 0
+    assert (tmp_path / "page.html").read_text() == "20260101T000000"
+    assert carwright("report", "2025").returncode == 2
