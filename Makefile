@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help ship test lint format lock bench clean
+.PHONY: help ship test lint format lock images bench clean
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -36,6 +36,9 @@ format: .venv ## put the code in its one format
 
 lock: .venv ## make every requirements.lock again (LOCK=--upgrade for newer versions)
 	$(BIN)/python -m infra.lock $(LOCK)
+
+images: .venv ## build the container images and give them to the local engine
+	$(BIN)/carwright images load
 
 bench: .venv ## measure
 	@for bench in infra/bench/*.py; do case "$$bench" in */_*) ;; *) $(BIN)/python -m "infra.bench.$$(basename "$$bench" .py)" ;; esac; done
