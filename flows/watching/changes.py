@@ -57,7 +57,8 @@ class Change(Frozen):
 class Wanted(Frozen):
     """All that decides what a run for one product would make; its fingerprint names the change that leads there.
 
-    `repair` names what is missing in the registry, so that putting it back is a change of its own.
+    `gate` and `override` are part of it, so that what one gate stopped is tried again under another; `repair` names what
+    is missing in the registry, so that putting it back is a change of its own.
     """
 
     model: str
@@ -68,6 +69,8 @@ class Wanted(Frozen):
     base: str
     base_digest: str
     tools: dict[str, dict[str, str]]
+    gate: str = "release"
+    override: str = ""
     repair: str = ""
 
     @property
@@ -85,7 +88,8 @@ class Wanted(Frozen):
             "base": self.base,
             "tag": line.tag,
             "max_model_len": line.max_model_len,
-            "override_gate": line.override_gate,
+            "gate_profile": self.gate,
+            "override_gate": self.override,
             "reason": reason,
             "change": self.fingerprint,
         }

@@ -170,6 +170,8 @@ class _Eye:
             base=base.pinned,
             base_digest=base.digest,
             tools=self.tools(line.suite),
+            gate=line.gate,
+            override=line.override_gate,
             repair=repair,
         )
         found = changes.changes(record, wanted)

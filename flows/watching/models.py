@@ -71,7 +71,8 @@ class Recipe(Frozen):
 class Line(Frozen):
     """One watched model. `deployment` is the one whose trigger starts the rebuild; `max_model_len` is in tokens.
 
-    `suite` is what the gate judges by; `override_gate` promotes in spite of it and is recorded as the reason.
+    `suite` is what is measured and `gate` the profile that judges by it; `override_gate` promotes in spite of it and is
+    recorded as the reason.
     """
 
     name: str = Field(pattern="^[a-z0-9]+([._-][a-z0-9]+)*$")
@@ -83,6 +84,7 @@ class Line(Frozen):
     base: Annotated[str, AfterValidator(_base)] = "busybox"
     tag: str = ""
     max_model_len: int = Field(default=2048, ge=1)
+    gate: Literal["smoke", "release"] = "release"
     override_gate: str = ""
     deployment: Literal["quantize-and-ship/local", "quantize-and-ship/gpu"] = "quantize-and-ship/local"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from containers.digest import Digest
 from containers.download.selection import _why_not
 from containers.oci.card import is_legal
 from containers.settings import Settings
+from flows.quantize_and_ship import quantize_and_ship
 from flows.watching import view
 from flows.watching.changes import Change, Wanted, changes, tools_now
 from flows.watching.decide import TIMES, decide
@@ -20,6 +23,9 @@ from flows.watching.listing import decides, difference
 from flows.watching.look import Seen
 from flows.watching.models import Line
 from flows.watching.records import Attempt, ShipRecord, product
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OLD, NEW = "a" * 40, "b" * 40
 TOOLS = {
@@ -98,7 +104,7 @@ def test_the_tools_of_today_can_be_named() -> None:
 
 
 def test_a_fingerprint_is_that_of_all_that_decides() -> None:
-    other = [wanted(commit=NEW), wanted(base_digest=""), wanted(tools={}), wanted(repair="tag"), wanted(scheme="X")]
+    other = [wanted(commit=NEW), wanted(base_digest=""), wanted(tools={}), wanted(repair="tag"), wanted(gate="smoke")]
     assert len({one.fingerprint for one in [wanted(), *other]}) == 6
     assert wanted().fingerprint == wanted().fingerprint
 
@@ -220,3 +226,19 @@ def test_a_difference_is_sorted_into_what_counts_and_what_does_not() -> None:
     assert found.decisive == ("new.safetensors", "old.safetensors")
     assert found.other == ("README.md",)
     assert difference(before, before) == difference({}, {})
+
+
+def test_an_announcement_carries_every_parameter_that_the_trigger_passes_on(root: Path) -> None:
+    """And the trigger passes on every one, to parameters that the flow has."""
+    declared = yaml.safe_load((root / "infra" / "prefect.yaml").read_text())
+    triggers = [one for deployment in declared["deployments"] for one in deployment.get("triggers", [])]
+    announced = [one for one in triggers if one["expect"] == ["carwright.model.changed"]]
+    assert {one["match"]["carwright.deployment"] for one in announced} == {
+        "quantize-and-ship/local",
+        "quantize-and-ship/gpu",
+    }
+    carried = wanted().parameters(LINE, "why")
+    for one in announced:
+        assert one["parameters"].keys() == carried.keys() <= inspect.signature(quantize_and_ship.fn).parameters.keys()
+        for name, template in one["parameters"].items():
+            assert f"event.payload.parameters.{name} " in str(template)
