@@ -90,3 +90,12 @@ def test_damage_is_refused_for_its_reason(
     assert reason in " ".join(verdict.reasons)
     if reason == "The chat template renders":
         assert not any("KL divergence" in one for one in verdict.reasons)
+
+
+@pytest.mark.parametrize(("factor", "decision"), [(1.15, "refuse"), (1.05, "pass")])
+def test_damage_around_the_declared_size(
+    baseline: Measured, honest: Path, tmp_path: Path, factor: float, decision: str
+) -> None:
+    """All scales of a middle layer: 15 % is declared as seen wherever it is, and 5 % there is within what is honest."""
+    damaged = sabotage.scaled(honest, tmp_path / "damaged", factor)
+    assert verdict_on(damaged, baseline, tmp_path / "engine.log").decision == decision
