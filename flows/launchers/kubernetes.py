@@ -36,7 +36,7 @@ WORK: Final = "/run/carwright"
 SECRETS: Final = "/run/secrets"
 _POLL: Final = 1.0  # seconds
 _TAIL: Final = 40  # lines
-_BROKEN: Final = 10  # how often in a row a log may break off, or the cluster not answer, before we give up
+_SILENT: Final = 60  # how often in a row the cluster may not answer before we give up: a restart takes its time
 _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 
 
@@ -95,16 +95,18 @@ class _Watch:
 
     def run(self) -> StepResult:
         pod = self._started()
-        broken = 0
+        silent = 0
         while True:
-            before = self._lines
-            with contextlib.suppress(Temporary):
+            with contextlib.suppress(Temporary):  # a quiet log is cut by any proxy on the way: the pod is asked instead
                 self._read(pod, follow=True)
-            broken = broken + 1 if self._lines == before else 0
-            if (ended := self._ended(pod)) is not None:
-                break
-            if broken > _BROKEN:
-                raise Temporary(f"the log of {self.job} cannot be followed", remedy="look at the cluster's API server")
+            try:
+                if (ended := self._ended(pod)) is not None:
+                    break
+                silent = 0
+            except Temporary:
+                silent += 1
+                if silent > _SILENT:
+                    raise
             time.sleep(_POLL)
         self._read(pod, follow=False)  # what a broken connection has kept from us
         return self._judge(ended)
