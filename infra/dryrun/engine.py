@@ -137,11 +137,12 @@ def labelled(label: str, project: str) -> list[str]:
 
 def socket_group(image: str, socket: str) -> int:
     """The group of the engine's socket on the engine's own machine, which may be another one than this."""
-    told = docker(
-        "run", "--rm", "--network", "none", "--user", "0", "-v", f"{socket}:/socket", "--entrypoint", "stat", image,
-        "-c", "%g", "/socket",
-    )  # fmt: skip
-    return int(told)
+    look = "import os; print(os.stat('/socket').st_gid)"
+    return int(
+        docker(
+            "run", "--rm", "--network=none", "--volume", f"{socket}:/socket", "--entrypoint=python", image, "-c", look
+        )
+    )
 
 
 def missing(images: tuple[str, ...]) -> list[str]:

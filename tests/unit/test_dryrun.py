@@ -1,0 +1,125 @@
+"""What the dry run does before and beside the engine: keys, words for what the engine says, the pools' templates."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from containers.errors import BadInput, Temporary
+from containers.process import ProcessFailed
+from containers.settings import Settings
+from flows import cli_server
+from flows.pools import POOLS, Host
+from infra import credentials
+from infra.dryrun import engine
+from infra.dryrun.site import Site
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_keys_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    """A second start finds them, and the settings read them by their names."""
+    folder = tmp_path / "secrets"
+    assert credentials.ensure(folder) == [credentials.KEY_ID, credentials.SECRET]
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o400}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o500
+    assert credentials.ensure(folder) == []
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert credentials.ensure(tmp_path / "other") != []
+    assert (tmp_path / "other" / credentials.SECRET).read_text() != before[credentials.SECRET]
+
+
+def test_settings_read_the_keys_from_the_folder(tmp_path: Path) -> None:
+    credentials.ensure(tmp_path)
+    store = Settings(_secrets_dir=tmp_path).store
+    assert store.access_key_id is not None
+    assert store.access_key_id.get_secret_value() == (tmp_path / credentials.KEY_ID).read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        ("ERROR: for x  Cannot start service x: Bind for 127.0.0.1:4200 failed: port is already allocated",
+         BadInput, "4200"),
+        ("listen tcp4 127.0.0.1:5000: bind: address already in use", BadInput, "CARWRIGHT_REGISTRY_PORT"),
+        ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+         BadInput, "without Docker"),
+        ("something else", Temporary, "dry-run-down"),
+    ],
+    ids=["port", "port in use", "no engine", "other"],
+)  # fmt: skip
+def test_what_docker_says_is_told_with_a_remedy(said: str, kind: type, words: str) -> None:
+    error = engine._told(ProcessFailed(["docker"], 1, said))
+    assert type(error) is kind
+    assert words in str(error)
+
+
+def test_without_an_engine_the_way_without_docker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(BadInput, match="make ship"):
+        engine.docker("ps")
+
+
+def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARWRIGHT_REGISTRY_PORT", "five")
+    with pytest.raises(BadInput, match=r"(?i)registry_port"):
+        Site.read()
+
+
+def test_the_socket_goes_by_group_and_the_secrets_as_a_volume() -> None:
+    """Flow runs are no root, have no key in their environment, and remove themselves."""
+    told = Host(project="p", socket_group=998, environment={"A": "b"}).template()["variables"]["properties"]
+    assert told["volumes"]["default"] == ["p-secrets:/run/secrets:ro", "/var/run/docker.sock:/var/run/docker.sock"]
+    assert told["container_create_kwargs"]["default"]["group_add"] == ["998"]
+    assert told["auto_remove"]["default"] is True
+    assert told["env"]["default"]["A"] == "b"
+    assert not [name for name in told["env"]["default"] if "KEY" in name or "SECRET" in name]
+
+
+def test_without_a_group_there_is_no_socket() -> None:
+    told = Host().template()["variables"]["properties"]
+    assert told["volumes"]["default"] == ["carwright-secrets:/run/secrets:ro"]
+    assert "group_add" not in told["container_create_kwargs"]["default"]
+
+
+def test_parents_leave_room_for_the_child_runs_that_they_wait_for() -> None:
+    for pool in POOLS:
+        limits = {queue.name: queue.limit or pool.limit for queue in pool.queues}
+        assert sum(limits.values()) <= pool.limit
+
+
+def test_deployments_name_pools_and_queues_that_are_made(root: Path) -> None:
+    known = {(pool.name, queue.name) for pool in POOLS for queue in pool.queues}
+    deployments = yaml.safe_load((root / "infra" / "prefect.yaml").read_text())["deployments"]
+    used = {(one["work_pool"]["name"], one["work_pool"]["work_queue_name"]) for one in deployments}
+    assert used <= known
+    assert {(one["entrypoint"].split(".")[1], one["name"]) for one in deployments} >= {
+        ("quantize_and_ship", "local"),
+        ("quantize_and_ship", "gpu"),
+    }
+
+
+def test_compose_publishes_on_loopback_alone_and_holds_no_secret(root: Path) -> None:
+    services = yaml.safe_load((root / "infra" / "compose.yaml").read_text())["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    with_socket = [name for name, service in services.items() if "docker.sock" in str(service.get("volumes"))]
+    assert with_socket == ["worker"]
+    assert "user" not in services["worker"]
+
+
+def test_parameters_are_json_where_they_can_be() -> None:
+    assert cli_server.parameters(["force=true", "max_model_len=512", "model=hf://a/b", "reason=a=b"]) == {
+        "force": True,
+        "max_model_len": 512,
+        "model": "hf://a/b",
+        "reason": "a=b",
+    }
+    with pytest.raises(BadInput, match="NAME=VALUE"):
+        cli_server.parameters(["force"])
