@@ -96,9 +96,10 @@ def serve(
         subject = single.subject(what, name, max_model_len)
         lease = now.services.start(requests.serve(subject, port=port), lambda event: now.listener("serve", event))
         try:
-            terminal.out.print(f"serving {lease.endpoint.served_model_name} at {lease.endpoint.url}  (Ctrl-C ends it)")
+            url = lease.endpoint.published or lease.endpoint.url
+            terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
             terminal.out.print(
-                f"  curl {lease.endpoint.url}/chat/completions -H 'Content-Type: application/json' -d "
+                f"  curl {url}/chat/completions -H 'Content-Type: application/json' -d "
                 f"""'{{"model": "{lease.endpoint.served_model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
             )
             while lease.serves:

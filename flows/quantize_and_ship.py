@@ -60,10 +60,10 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     source, resolved = steps.resolve(model, revision)
     clock.lap("resolve", "found", source.pinned)
 
-    checkpoint = steps.download(source, after=[resolved], force=force)
+    recipe = QuantizeParameters(scheme=scheme)
+    checkpoint = steps.download(source, recipe, after=[resolved], force=force)
     clock.done("download", checkpoint, f"{source.files} files")
 
-    recipe = QuantizeParameters(scheme=scheme)
     quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint], force=force)
     clock.done("quantize", quantized, scheme)
 
@@ -75,7 +75,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     before, _ = steps.measure(baseline, suite, after=[checkpoint], force=force)
     clock.done("baseline", before, suite)
 
-    candidate = Subject.modelcar("candidate", image, name, max_model_len)
+    candidate = Subject.modelcar("candidate", image, name, max_model_len, quantized.output("checkpoint"))
     after, lease = steps.measure(candidate, suite, after=[pushed], force=force, keep=keep)
     clock.done("evaluate", after, suite)
 
@@ -118,7 +118,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
         override=override_gate,
         report=page.path or page.command if page is not None else "",
         steps=tuple(clock.steps),
-        endpoint=lease.endpoint.url if lease is not None and keep else None,
+        endpoint=(lease.endpoint.published or lease.endpoint.url) if lease is not None and keep else None,
         served_model_name=name,
         seconds=sum(step.seconds for step in clock.steps),
         work_seconds=round(steps.worked(), 3),

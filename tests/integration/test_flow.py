@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,10 +29,11 @@ from containers.digest import Digest
 from containers.errors import StepFailed
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
-from containers.verdict import Verdict
+from containers.verdict import Score, Verdict
 from flows import embedded, requests
 from flows.runtime import Runtime, location, use
 from flows.summary import NotPromoted
+from flows.sweeper import flow_run_goes_on
 from tests.prefect_api import prefect_api
 
 if TYPE_CHECKING:
@@ -76,18 +78,23 @@ class PlayedLauncher:
             case "promote":
                 values = PromotedImage(reference=f"oci:x@{digest}", tags=("t",), already_there=False)
             case "judge":
-                values = Verdict(decision=self.decision, subject=str(digest), suite="smoke", reasons=("because",))
-                return self._made(request, Kind.VERDICT, "verdict", values.dump())
+                score = Score(title="MMLU", baseline=80, candidate=79.5, lower=-1, upper=0.5)
+                values = Verdict(
+                    decision=self.decision, subject=str(digest), suite="smoke", reasons=("because",), scores=(score,)
+                )
+                return self._made(request, Kind.VERDICT, "verdict", values.dump(), "report.html")
             case "measure":
                 return self._made(request, Kind.MEASUREMENT, "measurement", {})
             case _:
                 return self._made(request, Kind.CHECKPOINT, "checkpoint", {})
         return StepResult(step=request.step, values=values.dump())
 
-    def _made(self, request: StepRequest, kind: Kind, output: str, values: dict[str, Any]) -> StepResult:
+    def _made(
+        self, request: StepRequest, kind: Kind, output: str, values: dict[str, Any], path: str = "file"
+    ) -> StepResult:
         fingerprint = request.fingerprint(determinants(request.step))
         content = fingerprint.encode()
-        entry = FileEntry(path="file", size=len(content), sha256=self.store.put_bytes(content))
+        entry = FileEntry(path=path, size=len(content), sha256=self.store.put_bytes(content))
         ref = self.store.commit(Manifest(kind=kind, fingerprint=fingerprint, files=(entry,)))
         return StepResult(step=request.step, outputs={output: ref}, values=values)
 
@@ -241,6 +248,17 @@ def test_an_overridden_gate_promotes(chain: Chain) -> None:
     assert chain.launcher.asked[-1] == "promote"
 
 
+def test_the_profile_says_what_an_open_gate_does(chain: Chain) -> None:
+    """`release` stops with an exit code of its own; `smoke` promotes and says so; neither promotes a refusal."""
+    chain.launcher.decision = "inconclusive"
+    with pytest.raises(NotPromoted, match="because") as caught:
+        chain.ship()
+    assert caught.value.exit_code == 4
+    shipped = chain.ship(gate_profile="smoke")
+    assert shipped.tags
+    assert "the gate's profile is smoke" in dict(shipped.facts())["promoted"]
+
+
 @contextmanager
 def _webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     received: list[dict[str, Any]] = []
@@ -293,4 +311,29 @@ def test_a_person_can_read_the_run_in_prefect(chain: Chain) -> None:
         f"promote {Digest.of(b'an image').short} to 000000000000",
     ]
     artifacts = httpx.post(f"{api}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
-    assert {artifact["key"] for artifact in artifacts} == {"outcome", "steps"}
+    told = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    assert told.keys() == {"gate", "scores", "report", "report-link", "outcome", "steps"}
+    assert "# PASS by smoke" in told["gate"]
+    assert "because" in told["gate"]
+    (row,) = json.loads(told["scores"])
+    assert (row["baseline"], row["quantized"], row["recovery"]) == ("80.00", "79.50", "99.4 %")
+    assert row["interval"] == "-1.00 to +0.50"
+    link = re.search(r"\((http[^)]*)\)", told["report"])
+    assert link is not None
+    page = httpx.get(link[1])
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
+
+
+def test_the_sweeper_learns_what_became_of_a_run(chain: Chain) -> None:
+    """From the server itself: over, unknown, or going on; and nothing when there is no server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    chain.ship()
+    api = PREFECT_API_URL.value()
+    (run,) = httpx.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
+    assert flow_run_goes_on(run["id"]) is False
+    assert flow_run_goes_on("01234567-89ab-cdef-0123-456789abcdef") is False
+    going = httpx.post(f"{api}/flow_runs/", json={"flow_id": run["flow_id"], "state": {"type": "RUNNING"}}).json()
+    assert flow_run_goes_on(going["id"]) is True
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        assert flow_run_goes_on(going["id"]) is None

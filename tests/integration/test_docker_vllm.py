@@ -1,0 +1,89 @@
+"""The real images on a real engine: push makes a modelcar in its container, and vLLM reads it in place.
+
+The images must be there, as `make images` leaves them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import docker
+import httpx
+import pytest
+
+from containers.contract import Kind, PushedImage, PushParameters, ServeOptions, ServeParameters, Step, StepRequest
+from containers.settings import Settings
+from containers.store import FileEntry, Manifest, Store
+from flows.launchers.docker import DockerLauncher
+from flows.runtime import location
+from flows.services.docker import DockerServices
+from infra.objectstore import EmbeddedStore
+from infra.registry import LocalRegistry
+from tests.docker_world import left
+from tests.tiny_llama import write_tiny_llama
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A store and nothing else: what the steps need reaches them through the engine."""
+    folder = tmp_path_factory.mktemp("real")
+    with EmbeddedStore(folder / "store", folder / "store.log") as store:
+        given = Settings(home=folder / "home", docker={"project": f"test-{secrets.token_hex(4)}"})
+        yield given.model_copy(update={"store": store})
+
+
+@pytest.fixture(scope="module")
+def pushed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PushedImage]:
+    """A modelcar that the push step made, in its container, out of the store."""
+    folder = tmp_path_factory.mktemp("model")
+    store = Store.open(location(settings), settings.store)
+    files = sorted(write_tiny_llama(folder / "checkpoint", fp8=True).iterdir())
+    entries = tuple(FileEntry(path=path.name, size=path.stat().st_size, sha256=store.put_file(path)) for path in files)
+    checkpoint = store.commit(Manifest(kind=Kind.CHECKPOINT, fingerprint="0" * 64, files=entries))
+    with LocalRegistry(folder / "registry") as registry:
+        result = DockerLauncher(settings).run(
+            StepRequest(
+                step=Step.PUSH,
+                run="test",
+                inputs={"checkpoint": checkpoint},
+                parameters=PushParameters(target=f"{registry}/models/tiny").dump(),
+                store=location(settings),
+            ),
+            lambda event: print(event.text()),
+        )
+        yield PushedImage.read(result.values)
+
+
+def test_vllm_answers_from_a_modelcar_that_it_reads_in_place(settings: Settings, pushed: PushedImage) -> None:
+    """Through the process namespace, as in KServe; nothing stays when the lease ends."""
+    parameters = ServeParameters(reference=pushed.reference, served_model_name="tiny", max_model_len=256)
+    request = StepRequest(
+        step=Step.SERVE,
+        run="test",
+        parameters=parameters.dump(),
+        options=ServeOptions(ready_timeout=600).dump(),
+        store=location(settings),
+    )
+    api = docker.APIClient(version="auto")
+    lease = DockerServices(settings).start(request, lambda event: print(event.text()))
+    try:
+        server = next(name for name in left(api, settings.docker.project) if not name.endswith("-model"))
+        mounts = {mount["Destination"] for mount in api.inspect_container(server)["Mounts"]}
+        copies = api.exec_start(api.exec_create(server, ["find", "/run", "-name", "*.safetensors"], user="0"))
+        body = {"model": "tiny", "prompt": "w5 w6 w7", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
+        answer = httpx.post(f"{lease.endpoint.url}/completions", json=body, timeout=120, trust_env=False)
+        assert answer.raise_for_status().json()["usage"]["completion_tokens"] == 4
+        assert lease.endpoint.emulated_fp8
+        assert mounts == {"/run", "/mnt"}
+        assert copies == b""
+    finally:
+        lease.end()
+        api.remove_image(pushed.reference, force=True)
+    assert left(api, settings.docker.project) == []
+    api.close()
