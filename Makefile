@@ -4,14 +4,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help ship test lint format lock images bench clean
+.PHONY: help ship test lint format lock images dry-run dry-run-down bench clean
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 TESTS ?= tests
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: tests/requirements.lock pyproject.toml ## make the virtual environment, exactly as locked
 	$(PYTHON) -m venv .venv
@@ -39,6 +39,12 @@ lock: .venv ## make every requirements.lock again (LOCK=--upgrade for newer vers
 
 images: .venv ## build the container images and give them to the local engine
 	$(BIN)/carwright images load
+
+dry-run: images ## ship the demo with a container for each step, under a Prefect server
+	$(BIN)/python -m infra.dryrun up $(RUN)
+
+dry-run-down: .venv ## take the dry run away; what it stored, too: VOLUMES=--volumes
+	$(BIN)/python -m infra.dryrun down $(VOLUMES)
 
 bench: .venv ## measure
 	@for bench in infra/bench/*.py; do case "$$bench" in */_*) ;; *) $(BIN)/python -m "infra.bench.$$(basename "$$bench" .py)" ;; esac; done

@@ -14,9 +14,11 @@ from rich.table import Table
 from containers.errors import Error, Interrupted
 from containers.settings import Settings
 from flows import (
+    cli_build,
     cli_containers,
     cli_eval,
     cli_images,
+    cli_server,
     cli_steps,
     cli_targets,
     cli_watch,
@@ -39,9 +41,11 @@ app = typer.Typer(
 app.add_typer(cli_steps.app)
 app.add_typer(cli_eval.app)
 app.add_typer(cli_images.app)
+app.add_typer(cli_build.app)
 app.add_typer(cli_containers.app)
 app.add_typer(cli_targets.app)
 app.add_typer(cli_watch.app)
+app.add_typer(cli_server.app)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -111,7 +115,7 @@ def ship(  # noqa: PLR0917 - typer makes options of them
     )
     settings = Settings()
     if profile not in {"embedded", "docker"}:
-        cli_server.start(f"quantize-and-ship/{profile}", wish.asked(), json_, verbose=verbose)
+        cli_server.start(f"quantize-and-ship/{profile}", wish.asked(), as_json=json_, verbose=verbose)
         return
     if profile == "docker":
         settings = settings.model_copy(update={"launcher": "docker"})

@@ -123,3 +123,15 @@ def test_parameters_are_json_where_they_can_be() -> None:
     }
     with pytest.raises(BadInput, match="NAME=VALUE"):
         cli_server.parameters(["force"])
+
+
+def test_given_keys_are_brought_in_and_replace_older_ones(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / credentials.KEY_ID).write_text("known")
+    credentials.ensure(tmp_path / "keys")
+    assert credentials.bring(given, tmp_path / "keys") == [credentials.KEY_ID]
+    assert (tmp_path / "keys" / credentials.KEY_ID).read_text() == "known"
+    (given / credentials.KEY_ID).unlink()
+    with pytest.raises(BadInput, match="no keys"):
+        credentials.bring(given, tmp_path / "keys")

@@ -11,7 +11,20 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-TARGETS = ("help", ".venv", "ship", "test", "lint", "format", "lock", "images", "bench", "clean")
+TARGETS = (
+    "help",
+    ".venv",
+    "ship",
+    "test",
+    "lint",
+    "format",
+    "lock",
+    "images",
+    "dry-run",
+    "dry-run-down",
+    "bench",
+    "clean",
+)
 
 
 def test_make_alone_shows_every_target(root: Path) -> None:
