@@ -183,10 +183,10 @@ def test_another_run_s_server_is_left_to_it(world: World) -> None:
 
 
 def test_what_a_dead_run_left_is_stopped(world: World, modelcar: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.launchers import docker
+    from flows.launchers import contained
 
-    gone = f"{docker.owner().rpartition('/')[0]}/1"
-    monkeypatch.setattr(docker, "owner", lambda: gone)
+    gone = f"{contained.owner().rpartition('/')[0]}/1"
+    monkeypatch.setattr(contained, "owner", lambda: gone)
     world.start(reference=modelcar)
     assert len(world.services.stop_all()) == 1
     assert world.left() == []
