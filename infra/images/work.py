@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from containers.errors import BadInput, DiskFull, is_disk_full
+from containers.errors import DiskFull, is_disk_full
 from containers.events import Event, amount
 from containers.process import run
 from flows.engine.client import connect
 from infra.images import debian, engine
 from infra.images.builder import Buildah, Built
 from infra.images.context import Inputs, inputs_of, lay_out
+from infra.images.targets import ROOT
 from infra.images.wheels import Wheelhouse
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Workshop:
     on_event: Callable[[str, Event], None]
     base: str = ""
     source: str = "carwright"
+    root: Path = ROOT
     wheelhouse: Wheelhouse = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +50,7 @@ class Workshop:
         return self.settings.cache.expanduser().absolute() / "images"
 
     def inputs(self, target: Target) -> Inputs:
-        return inputs_of(target, base=self.base)
+        return inputs_of(target, base=self.base, root=self.root)
 
     def name(self, target: Target) -> str:
         """The image's name in the engine, by the setting docker.image."""
@@ -102,22 +104,17 @@ class Workshop:
         with connect(self.settings.docker) as there:
             return engine.labels_of(there, self.name(target)).get(engine.INPUTS) == self.inputs(target).digest
 
-    def load(self, target: Target) -> Built:
-        """Give the engine the image that was built; raises BadInput when it was built from other inputs, or not at all."""
-        storage = self.storage()
-        built = storage.look(self.stored_name(target))
-        if built.labels.get(engine.INPUTS) != self.inputs(target).digest:
-            raise BadInput(f"{self.name(target)} was built from other inputs", remedy="run `carwright images build`")
+    def load(self, target: Target, built: Built) -> None:
+        """Give the engine an image that was built here."""
         with (
             connect(self.settings.docker) as there,
             self._disk(),
-            tempfile.TemporaryDirectory(dir=self.cache) as scratch,
+            tempfile.TemporaryDirectory(prefix=".load-", dir=self.cache) as scratch,
         ):
             archive = Path(scratch, f"{target.name}.tar")
             self.say(target, f"loading {amount(built.size, 'B')} into the engine as {self.name(target)}")
-            storage.export(built, archive)
+            self.storage().export(built, archive)
             engine.load(there, archive)
-        return built
 
     def say(self, target: Target, message: str) -> None:
         self.on_event(target.name, Event(event="log", message=message))

@@ -1,0 +1,101 @@
+"""The wheelhouse takes what was locked and nothing else; differences and budgets are put in words."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.errors import BadInput
+from infra.images import debian
+from infra.images.debian import Deb
+from infra.images.locked import Package
+from infra.images.verify import differing
+from infra.images.wheels import Wheelhouse, link
+from infra.images.work import budget, over_budget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def package(name: str, version: str, content: bytes) -> Package:
+    return Package(name, version, frozenset({hashlib.sha256(content).hexdigest()}), f"{name}=={version}\n")
+
+
+def test_files_are_found_by_name_version_and_hash(tmp_path: Path) -> None:
+    (tmp_path / "Some_Thing-1.0-py3-none-any.whl").write_bytes(b"wheel")
+    (tmp_path / "source-2025.9.1.tar.gz").write_bytes(b"sdist")
+    (tmp_path / "unrelated.txt").write_bytes(b"")
+    wanted = [
+        package("some-thing", "1.0", b"wheel"),
+        package("source", "2025.09.01", b"sdist"),
+        package("absent", "3", b""),
+    ]
+    house = Wheelhouse(tmp_path)
+    assert {name: path.name for name, path in house.files(wanted).items()} == {
+        "some-thing": "Some_Thing-1.0-py3-none-any.whl",
+        "source": "source-2025.9.1.tar.gz",
+    }
+    assert [one.name for one in house.missing(wanted)] == ["absent"]
+
+
+def test_a_wheel_that_does_not_match_its_hash_is_refused(tmp_path: Path) -> None:
+    """Also when it was right at the first look."""
+    path = tmp_path / "thing-1-py3-none-any.whl"
+    path.write_bytes(b"wheel")
+    house, wanted = Wheelhouse(tmp_path), [package("thing", "1", b"wheel")]
+    assert house.missing(wanted) == []
+    path.write_bytes(b"another")
+    with pytest.raises(BadInput, match="is not the file of thing 1 that was locked") as refused:
+        house.files(wanted)
+    assert "carwright images fetch" in refused.value.remedy
+
+
+def test_an_empty_wheelhouse_lacks_everything(tmp_path: Path) -> None:
+    assert len(Wheelhouse(tmp_path / "none").missing([package("thing", "1", b"")])) == 1
+
+
+def test_a_debian_package_is_named_by_its_hash(tmp_path: Path) -> None:
+    deb = Deb("dash", "0.5", hashlib.sha256(b"deb").hexdigest())
+    assert debian.missing([deb], tmp_path) == [deb]
+    debian.path_of(deb, tmp_path).write_bytes(b"deb")
+    assert debian.missing([deb], tmp_path) == []
+    debian.path_of(deb, tmp_path).write_bytes(b"other")
+    with pytest.raises(BadInput, match="is not the package that was locked"):
+        debian.missing([deb], tmp_path)
+
+
+def test_files_are_linked_and_may_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    link([tmp_path / "a"], tmp_path / "x")
+    link([tmp_path / "a"], tmp_path / "x", "b")
+    assert [path.read_text() for path in sorted((tmp_path / "x").iterdir())] == ["a", "a"]
+    assert (tmp_path / "x" / "b").samefile(tmp_path / "a")
+
+
+def test_what_differs_is_said_file_by_file() -> None:
+    first = {"a": "644", "b": "644", "c": "1"}
+    assert differing(first, dict(first)) == []
+    assert differing(first, {"a": "644", "b": "600", "d": "1"}) == [
+        "c: only in the first",
+        "d: only in the second",
+        "b: 644 and 600",
+    ]
+    assert differing(first, {"b": "644", "a": "644", "c": "1"}) == ["the order of the files"]
+
+
+def test_an_image_may_not_grow_by_accident() -> None:
+    limits = {"flow": 450_000_000, "push": 300_000_000}
+    assert over_budget({"flow": 450_000_000}, limits) == []
+    assert over_budget({"flow": 451_000_000, "push": 1, "new": 5}, limits) == [
+        "flow has 451 MB, and its budget is 450 MB",
+        "new has no budget",
+    ]
+
+
+def test_the_budget_keeps_what_was_promised() -> None:
+    """Flow under 450 MB, push and download under 300 MB."""
+    limits = budget()
+    assert limits["flow"] <= 450_000_000
+    assert max(limits["push"], limits["download"]) <= 300_000_000
