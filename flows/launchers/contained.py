@@ -13,6 +13,7 @@ import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from containers.contract import Step
+from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from flows.engine import Spec
@@ -131,6 +132,17 @@ def _logins(settings: Settings, request: StepRequest) -> dict[str, dict[str, str
                 {"auth": pair} if login.username else {"identitytoken": secret}
             )
     return found
+
+
+def refuse_folders(request: StepRequest) -> None:
+    """Raises BadInput for a target that is a folder of this machine, which no container could write or serve from."""
+    for name in ("target", "reference"):
+        text = str(request.parameters.get(name) or "")
+        if text.startswith("oci:"):
+            raise BadInput(
+                f"{text} is a folder of this machine, and the steps run in containers",
+                remedy="push to a registry (--to registry/repository), or use the process launcher",
+            )
 
 
 def _folders(request: StepRequest) -> tuple[str, ...]:

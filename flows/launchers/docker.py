@@ -17,7 +17,7 @@ from containers.oci.reference import Reference
 from containers.process import inherited
 from flows.engine import Spec, connect
 from flows.engine.ownership import ALIVE
-from flows.launchers.contained import VOLUME, WORK, by_step, payload, step_spec
+from flows.launchers.contained import VOLUME, WORK, by_step, payload, refuse_folders, step_spec
 from flows.launchers.process import run_folder
 from flows.launchers.wire import LOG, RESULT, Heard, read_result, step_failure
 
@@ -165,17 +165,6 @@ def check_addresses(settings: Settings) -> None:
             remedy="name a store that they reach (CARWRIGHT_STORE__ENDPOINT), or set CARWRIGHT_DOCKER__NETWORK=host "
             "with an engine on this machine",
         )
-
-
-def refuse_folders(request: StepRequest) -> None:
-    """Raises BadInput for a target that is a folder of this machine, which no container could write or serve from."""
-    for name in ("target", "reference"):
-        text = str(request.parameters.get(name) or "")
-        if text.startswith("oci:"):
-            raise BadInput(
-                f"{text} is a folder of this machine, and the steps run in containers",
-                remedy="push to a registry (--to registry/repository), or use the process launcher",
-            )
 
 
 def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where: str) -> Error:

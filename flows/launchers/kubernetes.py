@@ -23,7 +23,7 @@ from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.events import Event
 from containers.step import parse_result_line
 from flows.cluster import Cluster
-from flows.launchers.docker import by_step, environment, payload, refuse_folders
+from flows.launchers.contained import by_step, environment, payload, refuse_folders
 from flows.launchers.wire import REQUEST, Heard, step_failure
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 CONTAINER: Final = "step"
 REQUESTS: Final = "/run/request"
 WORK: Final = "/run/carwright"
+LOGINS: Final = "registry-logins.json"
 SECRETS: Final = "/run/secrets"
 _POLL: Final = 1.0  # seconds
 _TAIL: Final = 40  # lines
@@ -240,6 +241,8 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     gpus = by_step(kube.gpus, step) or 0
     variables = environment(settings, step) | {"TMPDIR": WORK, "HOME": WORK}
     names = [key.removeprefix("secrets/") for key in payload(settings, request) if key.startswith("secrets/")]
+    if LOGINS in names:
+        variables["CARWRIGHT_REGISTRY__AUTH_FILE"] = f"{SECRETS}/{LOGINS}"
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "serviceAccountName": kube.service_account,

@@ -22,8 +22,8 @@ from containers.errors import BadInput, Error
 from containers.oci.reference import Reference
 from flows.engine import Spec, connect
 from flows.engine.ownership import KEPT, LEASE, lives, stays
-from flows.launchers.contained import VOLUME, WORK, labels, payload, step_spec
-from flows.launchers.docker import Follower, ended_badly, engine_login, ensure_image, image_of, refuse_folders
+from flows.launchers.contained import VOLUME, WORK, labels, payload, refuse_folders, step_spec
+from flows.launchers.docker import Follower, ended_badly, engine_login, ensure_image, image_of
 from flows.launchers.process import run_folder
 from flows.launchers.wire import LOG, RESULT, Heard, read_result
 
