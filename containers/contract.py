@@ -158,11 +158,12 @@ class DownloadParameters(Values):
 
 class DownloadOptions(Values):
     """`parallel`: files on their way at once, and so the most that lie on the disk. `revision`: what the user asked for,
-    as the manifest's metadata will say it.
+    as the manifest's metadata will say it. `announce` tells a quantization that waits for it what comes and what is there.
     """
 
     parallel: int = Field(default=4, ge=1, le=64)
     revision: str = ""
+    announce: bool = False
 
 
 class ResolvedSource(Values):
@@ -197,7 +198,8 @@ class QuantizeOptions(Values):
 
     `workers`: processes that share the groups, one on each of `devices` in turn (none given: every GPU there is, or
     `device`); 0 means one for each of these. `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
-    that was started elsewhere. `folder`: plan a checkpoint in this folder instead of one in the store.
+    that was started elsewhere. `folder`: plan a checkpoint in this folder instead of one in the store. `arriving`: the
+    fingerprint of a download that is under way: without an input, its shards are put into the store as they come.
     """
 
     device: str = "auto"
@@ -206,6 +208,7 @@ class QuantizeOptions(Values):
     devices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     folder: str = ""
+    arriving: str = ""
 
 
 class QuantizedCheckpoint(Values):

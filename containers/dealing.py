@@ -19,12 +19,12 @@ class Dealer:
 
     A worker that asks gets a fair part of what nobody has, else half of what the busiest other one has not yet
     finished, from its end: a group that two workers have done is the same bytes, and the second finds it in the store.
-    `least` groups must come of that: it is not worth a worker's start for fewer.
+    `worth` may say that some groups are not worth the start of a worker; they then stay where they are.
     """
 
     sizes: Mapping[str, int]
     workers: int
-    least: int = 1
+    worth: Callable[[list[str]], bool] = lambda paths: True
     waiting: list[str] = field(init=False)
     hands: dict[int, list[str]] = field(init=False, default_factory=dict)
     _lost: dict[str, int] = field(init=False, default_factory=dict)
@@ -54,9 +54,10 @@ class Dealer:
             finished = done(hand)
             left = [path for path in hand if path not in finished]
             self.hands[other] = left
-            if len(left) > 1 and len(left) // 2 >= self.least:
-                self.hands[worker] = left[(len(left) + 1) // 2 :]
-                return self.hands[worker]
+            half = left[(len(left) + 1) // 2 :]
+            if half and self.worth(half):
+                self.hands[worker] = half
+                return half
         return []
 
     def finished(self, worker: int) -> None:

@@ -301,6 +301,10 @@ class Settings(BaseSettings):
     )
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    overlap_gb: Annotated[float, Field(ge=0)] = Field(
+        default=4.0,
+        description="GB from which on a checkpoint is quantized, shard by shard, while it is still being downloaded",
+    )
     busybox: Path | None = Field(
         default=None,
         description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",

@@ -70,7 +70,7 @@ class ChildRun:
     _watch: Watch = field(init=False)
     _began: float = field(init=False, default_factory=time.monotonic)
     _pending: float = 0.0
-    _runs: bool = False
+    _runs: float = 0.0
     _looked: float = 0.0
     _seen: set[UUID] = field(init=False, default_factory=set)
     _last_line: datetime | None = None
@@ -106,6 +106,11 @@ class ChildRun:
         else:
             self._check_alive()
         return None
+
+    @property
+    def seconds(self) -> float:
+        """Since it was first seen running."""
+        return time.monotonic() - self._runs if self._runs else 0.0
 
     def wait(self) -> StepResult:
         """Poll to the end."""
@@ -198,7 +203,7 @@ class ChildRun:
 
     def _check_alive(self) -> None:
         if not self._runs:
-            self._runs = True
+            self._runs = time.monotonic()
             self._watch.restart()
         sign = self._watch.look()
         if sign is not None and sign.progress is not None and sign.progress != self._progress:

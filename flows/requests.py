@@ -39,13 +39,18 @@ def resolve(model: str, revision: str | None = None) -> StepRequest:
     return _request(Step.DOWNLOAD, DownloadParameters(action="resolve", source=source))
 
 
-def download(source: ResolvedSource) -> StepRequest:
-    options = DownloadOptions(revision=source.revision or "")
+def download(source: ResolvedSource, *, announce: bool = False) -> StepRequest:
+    options = DownloadOptions(revision=source.revision or "", announce=announce)
     return _request(Step.DOWNLOAD, DownloadParameters(source=source.pinned), options=options)
 
 
 def quantize(checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
     return _request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
+
+
+def quantize_arriving(source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
+    """What quantize can do while the download of that source goes on."""
+    return _request(Step.QUANTIZE, recipe, options=QuantizeOptions(arriving=fingerprint(download(source))))
 
 
 def plan(recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:

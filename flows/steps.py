@@ -14,6 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from containers import arrivals
 from containers.contract import (
     ArtifactRef,
     Kind,
@@ -114,6 +115,15 @@ def effect_step(request: StepRequest) -> StepResult:
     return _launch(request)
 
 
+@task(name="quantize what arrives", persist_result=False, cache_policy=NO_CACHE)
+def arriving_step(request: StepRequest) -> StepResult:
+    """The shards of a checkpoint that is being downloaded; its time is the download's and is not counted twice."""
+    runtime = current()
+    name = f"{str(request.options['arriving'])[:32]}{requests.fingerprint(request)[:32]}"  # of this download and recipe
+    with one_at_a_time(name, get_run_logger().info), task_listener(runtime) as listen:
+        return runtime.launcher.run(request, listen)
+
+
 @task(persist_result=False, cache_policy=NO_CACHE)
 def deploy_step(request: StepRequest, *, keep: bool) -> Lease:
     """Have something served; what serves already is found."""
@@ -144,9 +154,36 @@ def resolve(model: str, revision: str | None) -> tuple[ResolvedSource, Done]:
     return ResolvedSource.read(done.result.values), done
 
 
-def download(source: ResolvedSource, *, after: list[Done], force: bool) -> Done:
+def download(source: ResolvedSource, recipe: QuantizeParameters, *, after: list[Done], force: bool) -> Done:
+    """Bring the checkpoint; a large one is quantized by that recipe at the same time, as far as its shards are there."""
     label = f"download {source.source}" + (f" at {source.commit[:12]}" if source.commit else "")
-    return _pure(requests.download(source), Kind.CHECKPOINT, "download", label, after=after, force=force)
+    with _quantizing(source, recipe) as announce:
+        request = requests.download(source, announce=announce)
+        return _pure(request, Kind.CHECKPOINT, "download", label, after=after, force=force)
+
+
+@contextmanager
+def _quantizing(source: ResolvedSource, recipe: QuantizeParameters) -> Iterator[bool]:
+    """Quantize what arrives during the block; whether there is any use in that.
+
+    Its failure is none of the run's: the quantization that follows does what is left, and says what is wrong.
+    """
+    now = current()
+    wanted = requests.fingerprint(requests.download(source))
+    if now.store.find(Kind.CHECKPOINT, wanted) is not None or source.size < now.settings.overlap_gb * 1e9:
+        yield False
+        return
+    arrivals.begin(now.store, wanted)
+    request = requests.quantize_arriving(source, recipe)
+    future = arriving_step.with_options(task_run_name=f"quantize to {recipe.scheme} what arrives").submit(request)
+    try:
+        yield True
+    except BaseException:
+        arrivals.end(now.store, wanted)
+        raise
+    future.wait()
+    if not future.state.is_completed():
+        get_run_logger().warning("quantizing during the download broke off: %s", future.state.message)
 
 
 def quantize(checkpoint: ArtifactRef, recipe: QuantizeParameters, *, after: list[Done], force: bool) -> Done:

@@ -38,14 +38,16 @@ class World:
     environment: Environment
     starts: int = 0
 
-    def start(self, parameters: dict | None = None, **options) -> tuple[subprocess.Popen[str], Path]:
+    def start(
+        self, parameters: dict | None = None, *, without_input: bool = False, **options
+    ) -> tuple[subprocess.Popen[str], Path]:
         self.starts += 1
         run = self.folder / f"run-{self.starts}"
         (run / "scratch").mkdir(parents=True)
         request = StepRequest(
             step=Step.QUANTIZE,
             run=f"test-{self.starts}",
-            inputs={"checkpoint": self.checkpoint},
+            inputs={} if without_input else {"checkpoint": self.checkpoint},
             parameters=parameters or {},
             options=options,
             store=self.location,
@@ -81,6 +83,12 @@ class World:
         manifest = self.store.load(result.outputs["checkpoint"])
         entry = next(entry for entry in manifest.files if entry.path == path)
         return self.folder / "store" / self.location.bucket / "blobs" / "sha256" / entry.sha256.hex
+
+    def forget_sources(self) -> None:
+        """Remove the shards of the source from the store, as before a download; its manifest stays."""
+        for entry in self.store.load(self.checkpoint).files:
+            if entry.path.endswith(".safetensors"):
+                self.store.discard_blob(entry.sha256)
 
     def forget(self, result: StepResult) -> None:
         self.store.forget(result.outputs["checkpoint"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from containers.arrivals import Announcer
     from containers.download.origin import Origin
     from containers.download.selection import Remote
     from containers.events import Progress, Reporter
@@ -31,12 +32,18 @@ _PIECE: Final = 1 << 20
 
 
 class Bringer:
-    """One download. `folder` holds what is under way; its part `small` keeps the small files until the end."""
+    """One download. `folder` holds what is under way; its part `small` keeps the small files until the end.
 
-    def __init__(self, origin: Origin, store: Store, folder: Path, report: Reporter, parallel: int) -> None:
+    `announcer` is told what will come and what is stored.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self, origin: Origin, store: Store, folder: Path, report: Reporter, parallel: int, announcer: Announcer
+    ) -> None:
         self._origin = origin
         self._store = store
         self._report = report
+        self._announcer = announcer
         self._parallel = parallel
         self._stopping = threading.Event()
         self._transfer = Transfer(origin, report.log, self._stopping)
@@ -59,14 +66,19 @@ class Bringer:
         with self._report.progress("download", sum(file.size for file in files)) as progress:
             digests = self._all(partial(self._fetch_small, file, progress) for file in rest)
             check(self.small)
-            self._all(partial(self._transfer.check_weights, file) for file in weights)
+            fronts = self._all(partial(self._transfer.check_weights, file) for file in weights)
             entries = self._all(
                 partial(self._put, file, self.small / file.path, digest)
                 for file, digest in zip(rest, digests, strict=True)
             )
             self._check_room(weights)
+            self._announcer.coming(
+                {file.path: file.size for file in files},
+                {file.path: front for file, front in zip(weights, fronts, strict=True)},
+                entries,
+            )
             weights.sort(key=lambda file: -file.size)  # the last to finish should be a small one
-            entries += self._all(partial(self._bring_large, file, progress) for file in weights)
+            entries += self._all(partial(self._bring_and_tell, file, progress) for file in weights)
         return tuple(sorted(entries, key=lambda entry: entry.path)), {**self._metrics, "files": len(entries)}
 
     def _check_room(self, weights: list[Remote]) -> None:
@@ -101,6 +113,11 @@ class Bringer:
     def _fetch_small(self, file: Remote, progress: Progress) -> Digest:
         path = self.small / file.path
         return self._fetch_and(file, path, progress, lambda: _verified(file, path))
+
+    def _bring_and_tell(self, file: Remote, progress: Progress) -> FileEntry:
+        entry = self._bring_large(file, progress)
+        self._announcer.arrived(entry)
+        return entry
 
     def _bring_large(self, file: Remote, progress: Progress) -> FileEntry:
         if file.sha256 is not None and self._stored(file):

@@ -45,13 +45,16 @@ class Transfer:
                 if size_of(path) <= before:
                     raise
 
-    def check_weights(self, file: Remote) -> None:
+    def check_weights(self, file: Remote) -> bytes:
         """Read the header of a safetensors file and hold it against the file's size; BadInput when it does not fit.
+
+        Returns the bytes in front of the first tensor.
 
         Two short reads, before anything is fetched: a truncated upload of 800 GB is refused in a second.
         """
-        header = _Header(self, file)
-        read_header(header, file.path, file.size)
+        front = _Header(self, file)
+        header = read_header(front, file.path, file.size)
+        return front.have[: header.data_start]
 
     def read(self, file: Remote, start: int, stop: int) -> bytes:
         """A few bytes of a file."""
@@ -117,15 +120,15 @@ class _Header(io.RawIOBase):
     def __init__(self, transfer: Transfer, file: Remote) -> None:
         self._transfer = transfer
         self._file = file
-        self._have = b""
+        self.have = b""
         self._place = 0
 
     def read(self, size: int = -1, /) -> bytes:
         end = min(self._place + size, self._file.size)
-        if end > len(self._have):
+        if end > len(self.have):
             stop = min(max(end, _FIRST), self._file.size)
-            self._have += self._transfer.read(self._file, len(self._have), stop)
-        piece = self._have[self._place : end]
+            self.have += self._transfer.read(self._file, len(self.have), stop)
+        piece = self.have[self._place : end]
         self._place = end
         return piece
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from containers.arrivals import Announcer
 from containers.contract import (
     DownloadOptions,
     DownloadParameters,
@@ -84,10 +85,11 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
         selection = _select(source, origin)
         for file, why in selection.skipped:
             context.report.log(f"skipped {file.path} ({why})")
-        bringer = Bringer(origin, store, folder, context.report, options.parallel)
-        entries, metrics = bringer.bring(
-            selection.taken, check=lambda small: check_small_files(selection, small, _name(source))
-        )
+        with Announcer(store, fingerprint, on=options.announce) as announcer:
+            bringer = Bringer(origin, store, folder, context.report, options.parallel, announcer)
+            entries, metrics = bringer.bring(
+                selection.taken, check=lambda small: check_small_files(selection, small, _name(source))
+            )
         manifest = Manifest(
             kind=Kind.CHECKPOINT,
             fingerprint=fingerprint,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import containers
 from containers.contract import QuantizeOptions, StepRequest
+from containers.dealing import Dealer
 from containers.errors import BadInput, Error, StepFailed
 from containers.events import Event
 from containers.process import Child, inherited
-from containers.dealing import Dealer
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
 

@@ -17,6 +17,7 @@ from containers.contract import (
 )
 from containers.determinants import determinants
 from containers.errors import BadInput, Temporary
+from containers.quantize.arriving import quantize_arriving
 from containers.quantize.assemble import config_json, index_json, taken_over
 from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
 from containers.quantize.fleet import Fleet, worker_devices
@@ -45,6 +46,10 @@ def work(request: StepRequest, context: Context) -> StepResult:
         return _planned(make_plan(job, lanes=options.lanes))
 
     store = Store.open(request.store, context.settings.store)
+    if options.arriving:
+        brought = quantize_arriving(parameters, options, store, context, fixed)
+        counts: dict[str, float] = {"groups": len(brought.shards), "bytes_read": brought.bytes_read}
+        return StepResult(step=Step.QUANTIZE, metrics=counts, versions=versions())
     source = store.load(_input(request))
     fingerprint = request.fingerprint(fixed)
     if parameters.action == "quantize" and not options.groups:

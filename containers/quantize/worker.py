@@ -45,11 +45,17 @@ def find_stored(job: Job, store: Store, names: Sequence[str]) -> tuple[dict[str,
     return shards, [group for group in groups if group.path not in shards]
 
 
-def quantize_groups(
-    job: Job, store: Store, context: Context, options: QuantizeOptions, groups: Sequence[Group]
+def quantize_groups(  # noqa: PLR0917
+    job: Job,
+    store: Store,
+    context: Context,
+    options: QuantizeOptions,
+    groups: Sequence[Group],
+    arrived: Callable[[Group, threading.Event], Group] = lambda group, _: group,
 ) -> Stored:
     """Bring these groups into the store, each with its manifest as soon as it is there.
 
+    `arrived` waits for a group's shard, until the event is set at most, and returns the group with the shard's digest.
     When the GPU has no memory for several at once, they go on one by one and in smaller pieces. Raises Temporary when
     it has too little even for that, DiskFull, and BadInput for what is wrong with a shard.
     """
@@ -62,7 +68,8 @@ def quantize_groups(
     stop = threading.Event()
     with context.report.progress(f"quantize ({name})", total) as progress:
 
-        def attempt(group: Group, device: Device) -> FileEntry:
+        def attempt(awaited: Group, device: Device) -> FileEntry:
+            group = arrived(awaited, stop)
             done = find(store, group, job)  # by another worker, meanwhile
             if done is not None:
                 progress.advance(group.source.size)

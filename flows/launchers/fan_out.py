@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flows.children import ChildRun
     from flows.launchers import Launcher, OnEvent
 
-_LEAST: Final = 2  # groups that are worth the start of a child run
+_START: Final = 15.0  # seconds of work that are worth the start of a child run, which takes 5-10 s
 _AT_ONCE: Final = 8  # questions to the store, and child runs that are ended
 _FINAL: Final = (BadInput.exit_code, Interrupted.exit_code)
 
@@ -50,6 +50,8 @@ class FanOut:
         self._done: set[str] = set()
         self._working: dict[int, ChildRun] = {}
         self._progress: dict[int, float] = {}
+        self._finished_bytes = 0
+        self._finished_seconds = 0.0
 
     def run(self) -> StepResult:
         planned = self._request.model_copy(update={"parameters": {**self._request.parameters, "action": "plan"}})
@@ -64,7 +66,7 @@ class FanOut:
 
     def _share(self) -> None:
         count = min(self._settings.placement.runs, len(self._sizes))
-        dealer = Dealer(self._sizes, count, _LEAST)
+        dealer = Dealer(self._sizes, count, self._worth)
         self._say(f"{len(self._sizes)} groups for {count} child runs of {self._settings.placement.quantize}")
         try:
             while True:
@@ -113,7 +115,14 @@ class FanOut:
         else:
             del self._working[worker]
             child.end()
+            self._finished_bytes += sum(self._sizes[path] for path in dealer.hands[worker])
+            self._finished_seconds += child.seconds
             dealer.finished(worker)
+
+    def _worth(self, paths: list[str]) -> bool:
+        """Whether groups that a busy child run has left keep another one at work for longer than its start takes."""
+        work = sum(self._sizes[path] for path in paths)
+        return work * self._finished_seconds >= _START * self._finished_bytes
 
     def _stored(self, paths: Collection[str]) -> Collection[str]:
         """Which of these groups are in the store."""

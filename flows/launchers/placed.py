@@ -46,12 +46,10 @@ class PlacedLauncher:
             return child.wait()
 
     def _shared(self, request: StepRequest) -> bool:
-        return (
-            request.step is Step.QUANTIZE
-            and bool(self.settings.placement.quantize)
-            and self.settings.placement.runs > 1
-            and not QuantizeOptions.read(request.options).groups
-        )
+        if request.step is not Step.QUANTIZE or not self.settings.placement.quantize:
+            return False
+        options = QuantizeOptions.read(request.options)
+        return self.settings.placement.runs > 1 and not options.groups and not options.arriving
 
 
 def _is_plan(request: StepRequest) -> bool:

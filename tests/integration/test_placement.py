@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from containers.contract import StepRequest
     from flows.launchers import OnEvent
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 POOL = "carwright-gpu"
 
 

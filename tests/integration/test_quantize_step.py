@@ -12,6 +12,7 @@ import time
 import pytest
 
 from containers.contract import StepResult
+from containers.store.failures import DamagedBlob
 from tests.checkpoints import ends, layer, write
 from tests.quantize_world import SHARDS, open_world, put, put_aside, workers_of
 
@@ -77,7 +78,7 @@ def test_two_workers_one_of_them_killed(world):
 
 
 def test_a_result_that_lost_a_blob_is_made_again(world):
-    """A blob that is gone or has another size is found although the run was finished; only its shard is redone."""
+    """A blob that is gone, has another size or other bits is found although the run was finished; it alone is redone."""
     result = world.run()
     before = world.finished()
     path = "model-00003-of-00024.safetensors"
@@ -90,6 +91,23 @@ def test_a_result_that_lost_a_blob_is_made_again(world):
     after = world.finished()
     assert {name for name in before if before[name] != after[name]} == {path}
     assert world.run().values["reused"] == len(SHARDS)
+
+    # Of the right size and with other bits: whoever reads it (push, serve) is told, and the next run makes it again.
+    other = "model-00007-of-00024.safetensors"
+    with world.blob(other, result).open("r+b") as blob:
+        blob.seek(100_000)
+        blob.write(b"tampered")
+    with pytest.raises(DamagedBlob):
+        world.store.materialize(result.outputs["checkpoint"], world.folder / "read")
+    assert not world.blob(other, result).exists()
+    mended = world.run()
+    assert mended.outputs == result.outputs
+    assert mended.values["reused"] == len(SHARDS) - 1
+    world.store.materialize(result.outputs["checkpoint"], world.folder / "read")
+
+    world.blob(other, result).unlink()
+    time.sleep(6)
+    assert world.run().values["reused"] == len(SHARDS) - 1
 
 
 def test_two_runs_at_once_agree(world):
