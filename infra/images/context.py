@@ -120,7 +120,7 @@ def lay_out(
     Raises BadInput when a package was not fetched or is not the one that was locked.
     """
     files = wheelhouse.files(inputs.python)
-    if absent := [package.name for package in inputs.python if package.name not in files]:
+    if absent := [package for package in inputs.python if package not in files]:
         raise _not_fetched(len(absent), inputs.target.name)
     if lacking := debian.missing(inputs.all_debs, cache / "debs"):
         raise _not_fetched(len(lacking), inputs.target.name)
@@ -136,12 +136,12 @@ def lay_out(
         _write(folder / "layer.tar", _modelcar_layer(inputs.debs, cache))
         return
     _write(folder / "requirements.lock", requirements(inputs.packages).encode())
-    link([files[package.name] for package in (*inputs.packages, *inputs.tools)], folder / "wheels")
+    link([files[package] for package in (*inputs.packages, *inputs.tools)], folder / "wheels")
     link([debian.path_of(deb, cache / "debs") for deb in inputs.debs], folder / "debs")
     if inputs.demo:
         _write(folder / "demo" / "requirements.lock", requirements(inputs.demo).encode())
         _write(folder / "demo" / "make.py", (inputs.root / "infra/demo/make.py").read_bytes())
-        link([files[package.name] for package in inputs.demo], folder / "demo" / "wheels")
+        link([files[package] for package in inputs.demo], folder / "demo" / "wheels")
     _put_base(inputs, folder / "base.tar", cache, on_event, fresh=fresh)
 
 

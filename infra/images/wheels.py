@@ -45,28 +45,28 @@ class Wheelhouse:
     folder: Path
     seen: dict[Path, tuple[tuple[int, int], str]] = field(default_factory=dict)
 
-    def files(self, packages: Sequence[Package]) -> dict[str, Path]:
-        """Package name -> its file, for those that are here.
+    def files(self, packages: Sequence[Package]) -> dict[Package, Path]:
+        """Package -> its file, for those that are here.
 
         Raises BadInput when a file has the name of a locked package and a content that was not locked.
         """
-        named = {(package.name, str(Version(package.version))): package for package in packages}
-        found: dict[str, Path] = {}
+        named: dict[tuple[str, str], list[Package]] = {}
+        for package in packages:
+            named.setdefault((package.name, str(Version(package.version))), []).append(package)
+        found: dict[Package, Path] = {}
         for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
-            package = named.get(_what(path.name))
-            if package is None:
-                continue
-            if self._sha256(path) not in package.hashes:
-                raise BadInput(
-                    f"{path} is not the file of {package.name} {package.version} that was locked",
-                    remedy="remove it and run `carwright images fetch`; if it comes back, do not trust where it came from",
-                )
-            found[package.name] = path
+            for package in named.get(_what(path.name), ()):
+                if self._sha256(path) not in package.hashes:
+                    raise BadInput(
+                        f"{path} is not the file of {package.name} {package.version} that was locked",
+                        remedy="remove it and run `carwright images fetch`; if it comes back, do not trust its source",
+                    )
+                found[package] = path
         return found
 
     def missing(self, packages: Sequence[Package]) -> list[Package]:
         there = self.files(packages)
-        return [package for package in packages if package.name not in there]
+        return [package for package in packages if package not in there]
 
     def fetch(
         self,
@@ -146,7 +146,7 @@ def _what(filename: str) -> tuple[str, str]:
 def link(files: Sequence[Path], folder: Path, name: str = "") -> None:
     """Put files into a folder without copying them, where the file system allows; `name` renames a single one."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in files:
+    for path in dict.fromkeys(files):
         there = folder / (name or path.name)
         try:
             there.hardlink_to(path)

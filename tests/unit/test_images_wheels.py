@@ -33,7 +33,7 @@ def test_files_are_found_by_name_version_and_hash(tmp_path: Path) -> None:
         package("absent", "3", b""),
     ]
     house = Wheelhouse(tmp_path)
-    assert {name: path.name for name, path in house.files(wanted).items()} == {
+    assert {one.name: path.name for one, path in house.files(wanted).items()} == {
         "some-thing": "Some_Thing-1.0-py3-none-any.whl",
         "source": "source-2025.9.1.tar.gz",
     }
