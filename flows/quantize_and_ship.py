@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from prefect import flow
+from prefect.states import Cancelled
 
 from containers.contract import PushParameters, QuantizeParameters
 from flows import report, steps
@@ -54,8 +55,9 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
     why the run was started; `change` is the fingerprint of what `watch-releases` announced. Raises NotPromoted when the
     candidate does not pass; the candidate stays, by digest.
     """
+    if double := outcome.began(model, scheme, to, change):
+        return Cancelled(message=double)  # type: ignore[return-value] # Prefect takes a state for the run's own
     publish_reason(reason)
-    outcome.began(model, scheme, to, change)
     clock = _Clock()
     source, resolved = steps.resolve(model, revision)
     clock.lap("resolve", "found", source.pinned)

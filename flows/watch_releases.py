@@ -2,8 +2,8 @@
 
 One change of one product (a model, a scheme, a target) is one event, and one event starts one run. What is announced is
 written down before the event leaves, so that no later look announces it again; `flows.watching.decide` has the exceptions.
-Announcements go out a few at a time, and each is seen to have a run before the next ones follow: a Prefect server on SQLite
-loses some of twenty-five that come at once ("database is locked").
+Announcements go out a few at a time, and are seen to have their runs before the next ones follow: a Prefect server on SQLite
+that gets twenty-five at once answers some of them late or not at all ("database is locked").
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ DEPLOYMENT: Final = "watch-releases/hourly"
 EVENT: Final = "carwright.model.changed"
 _BATCH: Final = 5  # announcements on their way at once
 _PATIENCE: Final = 20.0  # seconds for a batch to have its runs
-_ROUNDS: Final = 3  # announcements of one change in one look
 _PAGE: Final = 200  # flow runs in one answer, the most that the server gives
 _LIVING: Final = [
     StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING,
@@ -113,25 +112,23 @@ def reschedule(seconds: float) -> None:
 
 
 def announce_all(news: Sequence[Seen]) -> int:
-    """Announce each change until it has a run; returns how many have none after all patience.
+    """Announce a few at a time, the next when these have runs or the patience ends; returns how many have none then.
 
-    Where the first batch starts none at all, nobody listens, and the rest is left for a later look.
+    Where none of the first few has one, nobody listens, and the rest is left for a later look.
     """
-    unheard: list[Seen] = []
+    unheard = 0
     for start in range(0, len(news), _BATCH):
-        batch = list(news[start : start + _BATCH])
-        for number in range(_ROUNDS):
-            for one in batch:
-                announce(one, number)
-            left = _without_a_run(batch)
-            if len(left) == len(batch) and start == 0:
-                return len(news)
-            batch = left
-        unheard += batch
-    return len(unheard)
+        batch = news[start : start + _BATCH]
+        for one in batch:
+            announce(one)
+        left = len(_without_a_run(batch))
+        if start == 0 and left == len(batch):
+            return len(news)
+        unheard += left
+    return unheard
 
 
-def announce(seen: Seen, again: int = 0) -> None:
+def announce(seen: Seen) -> None:
     """Write down that this change is announced, and emit its event; raises Temporary when no server takes it."""
     assert seen.wanted is not None
     if not should_emit_events():
@@ -142,7 +139,7 @@ def announce(seen: Seen, again: int = 0) -> None:
     records.write_attempt(current().store, seen.product, announced)
     emit_event(
         event=EVENT,
-        id=uuid5(NAMESPACE_URL, f"carwright:{change}:{times}:{again}"),  # to be found again from the records
+        id=uuid5(NAMESPACE_URL, f"carwright:{change}:{times}"),  # to be found again from the records
         resource={
             "prefect.resource.id": f"carwright.model.{seen.line.name}",
             "prefect.resource.name": seen.line.name,
@@ -157,7 +154,7 @@ def announce(seen: Seen, again: int = 0) -> None:
     )
 
 
-def _without_a_run(batch: list[Seen]) -> list[Seen]:
+def _without_a_run(batch: Sequence[Seen]) -> Sequence[Seen]:
     """Those whose announcement started no run, when the patience ends; a run that has ended by then counts too."""
     store = current().store
     deadline = time.monotonic() + _PATIENCE

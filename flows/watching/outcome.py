@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from containers.errors import Error
@@ -22,13 +22,28 @@ if TYPE_CHECKING:
     from flows.summary import Shipped
 
 _MESSAGE = 500  # characters of an error that are kept
+_TWICE = timedelta(minutes=10)  # two answers to one event lie no further apart
 
 
-def began(model: str, scheme: str, to: str, change: str) -> None:
-    """The announced change has a run now; a run that nobody announced leaves no word."""
-    if change:
-        with _never_failing():
-            _note(model, scheme, to, Attempt(change=change, state="started", at=datetime.now(UTC), run=current().run))
+def began(model: str, scheme: str, to: str, change: str) -> str:
+    """The announced change has a run now. Returns what is to be said when another run has it already, else "".
+
+    Prefect may answer one event twice (its SQLite was locked, and the action is repeated a minute later).
+    """
+    if not change:
+        return ""
+    with _never_failing():
+        now = current()
+        known = records.attempt(now.store, _product(model, scheme, to))
+        if known is not None and known.change == change and known.run not in {"", now.run} and _owned(known):
+            return f"run {known.run} has {known.state} this very change"
+        _note(model, scheme, to, Attempt(change=change, state="started", at=datetime.now(UTC), run=now.run))
+    return ""
+
+
+def _owned(known: Attempt) -> bool:
+    """Whether a second run of the change has nothing to do: the first shipped it, or began a moment ago."""
+    return known.state == "shipped" or (known.state == "started" and datetime.now(UTC) - known.at < _TWICE)
 
 
 def remember(
@@ -82,7 +97,11 @@ def note_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
 
 
 def _note(model: str, scheme: str, to: str, attempted: Attempt) -> None:
-    records.note(current().store, records.product(model.partition("@")[0], scheme, to), attempted)
+    records.note(current().store, _product(model, scheme, to), attempted)
+
+
+def _product(model: str, scheme: str, to: str) -> str:
+    return records.product(model.partition("@")[0], scheme, to)
 
 
 @contextmanager
