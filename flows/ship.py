@@ -60,13 +60,13 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
     """
     say = _sayer(listener, "carwright")
     with ExitStack() as stack:
+        if settings.launcher != "process":
+            _prepare_containers(wish, settings, listener)
         stack.enter_context(embedded.exclusive(settings, say))
         server = stack.enter_context(embedded.prefect_server(settings))
         settings = stack.enter_context(embedded.store(settings))
         if settings.launcher == "process":
             _prepare_environments(settings, listener)
-        elif not wish.to:
-            raise BadInput("steps in containers push to a registry", remedy="name it: --to registry/repository")
         model, settings = source(wish.model, settings, stack, listener)
         target = wish.to or f"oci:{settings.home / 'images' / _image_name(model, wish.scheme)}"
 
@@ -84,11 +84,6 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         record = settings.home.resolve() / "runs" / run_id / "summary.json"
         current = stack.enter_context(runtime.use(runtime.open_runtime(settings, listener, run_id)))
-        if settings.launcher == "docker":
-            from flows.sweeper import sweep_quietly
-
-            for one in sweep_quietly(settings.docker):
-                say(f"removed the container {one.name}: {one.why}")
         for url in current.services.stop_all():
             say(f"stopped {url}, which a run that ended had left")
         _prune(record.parent.parent)
@@ -208,6 +203,20 @@ def _prepare_environments(settings: Settings, listener: Listener) -> None:
 
     for lane in lanes:
         threading.Thread(target=build, args=(lane,), daemon=True, name=f"environments-{lane[0]}").start()
+
+
+def _prepare_containers(wish: Wish, settings: Settings, listener: Listener) -> None:
+    """Say what is missing before anything is started, and take away what killed runs have left on the engine."""
+    if not wish.to or wish.to.startswith("oci:"):
+        raise BadInput("steps in containers push to a registry", remedy="name it: --to registry/repository")
+    if settings.launcher == "docker":
+        from flows.launchers.docker import ensure_images
+        from flows.sweeper import sweep
+
+        ensure_images(settings, _for(listener, "carwright"))
+        for one in sweep(settings.docker):
+            if one.removed:
+                _sayer(listener, "carwright")(f"removed the container {one.name}: {one.why}")
 
 
 def _for(listener: Listener, name: str) -> Any:

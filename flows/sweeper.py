@@ -16,7 +16,6 @@ from uuid import UUID
 
 import httpx
 
-from containers.errors import Error
 from flows.engine import connect
 from flows.engine.ownership import ALIVE, LEASE, lives, stays
 
@@ -109,11 +108,3 @@ def flow_run_goes_on(flow_run: str) -> bool | None:
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError):
         return None
     return state is not None and not state.is_final()
-
-
-def sweep_quietly(settings: DockerSettings) -> list[Swept]:
-    """Sweep on the way to something else: whatever is wrong here will be said there."""
-    try:
-        return [one for one in sweep(settings) if one.removed]
-    except Error:
-        return []

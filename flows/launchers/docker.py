@@ -92,7 +92,7 @@ class Follower:
             if not self._thread.is_alive() and not (state := self.container.state()).running:
                 return state
             if not self._thread.is_alive():
-                time.sleep(0.1)  # its outputs are closed and it works on, or the engine is not done with its end
+                time.sleep(0.02)  # its outputs are closed and it works on, or the engine is not done with its end
             if timeout is not None and time.monotonic() - started > timeout:
                 raise Temporary(
                     f"{self.container.name} did not end within {timeout:g} seconds and was stopped",
@@ -129,6 +129,13 @@ def image_of(settings: Settings, step: Step) -> str:
     gpus = by_step(settings.docker.gpus, step)
     target = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
     return settings.docker.image.format(target=target.get(step, step.value))
+
+
+def ensure_images(settings: Settings, on_event: OnEvent) -> None:
+    """See that the engine has, or gets, the image of every step; raises what `connect` and `ensure_image` raise."""
+    with connect(settings.docker) as engine:
+        for step in Step:
+            ensure_image(engine, image_of(settings, step), settings, on_event)
 
 
 def ensure_image(engine: Engine, name: str, settings: Settings, on_event: OnEvent) -> None:
