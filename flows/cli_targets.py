@@ -32,6 +32,15 @@ class TargetName(StrEnum):
     POD = "pod"
 
 
+class DeployTarget(StrEnum):
+    """What `deploy` can reach from here; RHEL AI is deployed to on its own machine, by the lines that `render` gives."""
+
+    DOCKER = "docker"
+    PODMAN = "podman"
+    KSERVE = "kserve"
+    COMPOSE = "compose"
+
+
 class Storage(StrEnum):
     """KServe's ways to a model in an image."""
 
@@ -182,6 +191,80 @@ def render(  # noqa: PLR0917 -- typer makes options of them
             print(path)
     for note in (*deployment.model.notes, *rendered.notes):
         terminal.err.print(f"note: {note}", soft_wrap=True)
+
+
+@app.command()
+def deploy(  # noqa: PLR0917 -- typer makes options of them
+    target: Annotated[DeployTarget, typer.Argument(help="Where it is to be served.")],
+    reference: ReferenceArgument,
+    gpu: Gpu = "H100",
+    max_model_len: MaxModelLen = 0,
+    concurrency: Concurrency = 1,
+    tensor_parallel_size: TensorParallel = 0,
+    kv_cache_dtype: KvCache = "auto",
+    pulled_from: From = "",
+    name: Name = "",
+    image: Image = "",
+    port: Port = 8000,
+    listen: Listen = "127.0.0.1",
+    argument: Argument = None,
+    storage: StorageOption = Storage.OCI,
+    namespace: Namespace = "",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds until it must be ready; 0: as the model's size needs.", show_default=True)
+    ] = 0,
+    gpu_patience: Annotated[float, typer.Option(help="Seconds to wait for a node with free GPUs (kserve).")] = 180,
+    url: Annotated[str, typer.Option(help="URL to ask instead of the service's own (kserve).")] = "",
+    podman_option: Annotated[
+        list[str] | None, typer.Option(help="Option for podman itself, such as --runtime=runc; may be repeated.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Serve a modelcar, by digest: started, waited for, asked something, and rolled back when it does not answer."""
+    from flows.targets.description import Wanted, describe
+
+    wanted = Wanted(
+        name=name,
+        image=image,
+        gpu=gpu,
+        max_model_len=max_model_len,
+        concurrency=concurrency,
+        tensor_parallel_size=tensor_parallel_size,
+        fp8_cache=_fp8(kv_cache_dtype),
+        port=port,
+        listen=listen,
+        arguments=tuple(argument or ()),
+    )
+    settings = Settings()
+    deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
+    terminal.err.print(f"{deployment.name}: {deployment.reference}", soft_wrap=True)
+    seconds = timeout or deployment.startup_seconds
+    if target is DeployTarget.KSERVE:
+        from flows.cluster import Cluster
+        from flows.targets.kserve import objects
+        from flows.targets.rollout import Rollout
+
+        with Cluster.open(settings.kubernetes, namespace) as cluster:
+            runtime, service = objects(deployment, storage.value, cluster.namespace)
+            served = Rollout(cluster, runtime, service, _say, timeout=seconds, gpu_patience=gpu_patience, url=url).run()
+    else:
+        from flows.targets import hosts
+
+        if target is DeployTarget.DOCKER:
+            served = hosts.deploy_docker(deployment, settings, _say)
+        elif target is DeployTarget.PODMAN:
+            served = hosts.deploy_podman(deployment, _say, timeout=seconds, options=tuple(podman_option or ()))
+        else:
+            served = hosts.deploy_compose(deployment, settings.home, _say, timeout=seconds)
+    if json_:
+        print(served.model_dump_json(indent=2))
+        return
+    word = "serves" if served.changed else "served already"
+    print(f"{served.name} {word} at {served.url}")
+
+
+def _say(line: str) -> None:
+    terminal.err.print(line, soft_wrap=True)
 
 
 def rendered_for(

@@ -1,0 +1,202 @@
+"""Deploying to one host: docker, podman and compose; each is waited for, asked, and put back when it does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from containers.contract import ServeParameters, Step, StepRequest
+from containers.errors import BadInput, Error, NotReady
+from containers.process import inherited, run
+from flows.targets import compose, podman
+from flows.targets.docker import image_for
+from flows.targets.rollout import Served
+from flows.targets.smoke import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from containers.settings import Settings
+    from flows.targets.description import Deployment
+
+_POLL: Final = 1.0  # seconds
+_PULL: Final = 4 * 3600.0  # seconds for the images, weights included
+_LABEL: Final = "dev.carwright.reference"
+_WORDS: Final = 20  # lines of a container's log that an error carries
+
+
+def deploy_docker(deployment: Deployment, settings: Settings, say: Callable[[str], None]) -> Served:
+    """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
+    from flows.services.docker import DockerServices
+
+    started = time.monotonic()
+    gpus = {**settings.docker.gpus, Step.SERVE.value: deployment.gpus}
+    docker = settings.docker.model_copy(update={"gpus": gpus if deployment.on_gpu else settings.docker.gpus})
+    parameters = ServeParameters(
+        reference=deployment.hub,
+        served_model_name=deployment.name,
+        max_model_len=deployment.max_model_len,
+        tensor_parallel_size=max(1, deployment.gpus),
+    )
+    request = StepRequest(step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump())
+    request = request.model_copy(update={"options": {"port": deployment.port}})
+    services = DockerServices(settings.model_copy(update={"docker": docker}))
+    lease = services.start(request, lambda event: say(event.text()), keep=True)
+    try:
+        endpoint = lease.endpoint
+        url = endpoint.published or endpoint.url
+        answer = ask(url, deployment.name, say)
+    except BaseException:
+        lease.end()
+        raise
+    lease.keep()
+    return Served(name=deployment.name, url=url, answer=answer, changed=not lease.found, seconds=_since(started))
+
+
+def deploy_podman(
+    deployment: Deployment, say: Callable[[str], None], *, timeout: float, options: tuple[str, ...] = ()
+) -> Served:
+    """`podman run` in the background. One of that name that serves something else is stopped, and started again when the
+    new one does not serve. `options` go to podman itself (`--runtime runc`).
+    """
+    started = time.monotonic()
+    command = ["podman", *options]
+    image = image_for(deployment, podman.IMAGE)
+    url = f"http://{_reached(deployment)}:{deployment.port}"
+    before = _container(command, deployment.name)
+    if before is not None and before["Config"]["Labels"].get(_LABEL) == deployment.reference and _healthy(url):
+        return Served(name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0)
+    for one in (deployment.hub, image):
+        if run([*command, "image", "exists", one], check=False).code != 0:
+            say(f"pulling {one}")
+            run([*command, "pull", "--quiet", one], timeout=_PULL)
+    old = f"{deployment.name}-before"
+    if before is not None:
+        run([*command, "stop", deployment.name], timeout=120)
+        run([*command, "rename", deployment.name, old])
+    arguments = [word for part in podman.run_arguments(deployment, image, deployment.hub) for word in part]
+    try:
+        run([*command, "run", "--detach", "--label", f"{_LABEL}={deployment.reference}", *arguments], timeout=300)
+        _wait(url, timeout, lambda: _alive(command, deployment.name), lambda: _log(command, deployment.name), say)
+        answer = ask(url, deployment.name, say)
+    except BaseException as error:
+        with contextlib.suppress(Error):
+            run([*command, "rm", "--force", deployment.name], timeout=120)
+        if before is not None:
+            run([*command, "rename", old, deployment.name])
+            run([*command, "start", deployment.name], timeout=120)
+        if isinstance(error, Error):
+            error.message += (
+                f"\nrolled back: {'the old one was started again' if before else 'nothing was left behind'}"
+            )
+        raise
+    if before is not None:
+        run([*command, "rm", "--force", old], timeout=120)
+    return Served(name=deployment.name, url=url, answer=answer, changed=True, seconds=_since(started))
+
+
+def deploy_compose(deployment: Deployment, home: Path, say: Callable[[str], None], *, timeout: float) -> Served:
+    """`docker compose up` of the rendered file, which stays at `<home>/deployments/<name>.compose.yaml`."""
+    started = time.monotonic()
+    file = compose.render(deployment).files[0]
+    path = home.resolve() / "deployments" / file.name
+    before = path.read_text() if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(file.text)
+    command = [*_compose_program(), "--project-name", deployment.name, "--file", str(path)]
+    environment = inherited("DOCKER_", "COMPOSE_")
+    url = f"http://{_reached(deployment)}:{deployment.port}"
+
+    def up() -> None:
+        run([*command, "up", "--detach", "--remove-orphans"], env=environment, timeout=_PULL)
+
+    def alive() -> bool:
+        listed = run([*command, "ps", "--quiet", "vllm"], env=environment).stdout.split()
+        states = [
+            run(["docker", "inspect", "--format", "{{.State.Status}}", one], env=environment).stdout for one in listed
+        ]
+        return any("running" in state for state in states)
+
+    try:
+        up()
+        log = [*command, "logs", "--tail", str(_WORDS), "vllm"]
+        _wait(url, timeout, alive, lambda: run(log, env=environment, check=False).stdout, say)
+        answer = ask(url, deployment.name, say)
+    except BaseException as error:
+        if before is None:
+            run([*command, "down"], env=environment, check=False, timeout=300)
+            path.unlink()
+        else:
+            path.write_text(before)
+            up()
+        if isinstance(error, Error):
+            error.message += (
+                f"\nrolled back: {'the old one was started again' if before else 'nothing was left behind'}"
+            )
+        raise
+    return Served(name=deployment.name, url=url, answer=answer, changed=before != file.text, seconds=_since(started))
+
+
+def _compose_program() -> list[str]:
+    """`docker compose`, or the program that came before it."""
+    environment = inherited("DOCKER_")
+    for command in (["docker", "compose"], ["docker-compose"]):
+        with contextlib.suppress(BadInput):
+            if run([*command, "version"], env=environment, check=False).code == 0:
+                return command
+    raise BadInput(
+        "neither `docker compose` nor `docker-compose` is installed", remedy="install one, or use another target"
+    )
+
+
+def _wait(
+    url: str, timeout: float, alive: Callable[[], bool], log: Callable[[], str], say: Callable[[str], None]
+) -> None:
+    """Until /health answers; raises NotReady, with the last lines, when the time is over or the container has ended."""
+    deadline = time.monotonic() + timeout
+    say(f"waiting for {url}/health")
+    while not _healthy(url):
+        if not alive():
+            raise NotReady(f"vLLM ended before it was ready; its last words:\n{_last(log())}")
+        if time.monotonic() > deadline:
+            raise NotReady(f"{url} was not ready after {timeout:.0f} s; the last lines:\n{_last(log())}")
+        time.sleep(_POLL)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _container(command: list[str], name: str) -> dict[str, Any] | None:
+    found = run([*command, "container", "inspect", name], check=False)
+    return dict(json.loads(found.stdout)[0]) if found.code == 0 else None
+
+
+def _alive(command: list[str], name: str) -> bool:
+    found = _container(command, name)
+    return found is not None and found["State"]["Status"] not in ("exited", "stopped")
+
+
+def _log(command: list[str], name: str) -> str:
+    found = run([*command, "logs", "--tail", str(_WORDS), name], check=False)
+    return found.stdout + found.stderr
+
+
+def _last(text: str) -> str:
+    return "\n".join(text.splitlines()[-_WORDS:])
+
+
+def _reached(deployment: Deployment) -> str:
+    return "127.0.0.1" if deployment.listen in ("0.0.0.0", "") else deployment.listen  # noqa: S104 -- compared, not bound
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
