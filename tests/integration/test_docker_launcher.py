@@ -21,6 +21,7 @@ from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.process import Child, inherited
 from containers.settings import Settings
+from flows.cli_containers import sweep as swept
 from flows.launchers.docker import DockerLauncher
 from flows.sweeper import sweep
 from tests.docker_world import left, played, played_images
@@ -338,7 +339,9 @@ def test_ctrl_c_ends_the_container(world: World, tmp_path: Path) -> None:
     assert world.left() == []
 
 
-def test_what_a_killed_launcher_left_is_swept(world: World, tmp_path: Path) -> None:
+def test_what_a_killed_launcher_left_is_swept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Not before: whoever made it lives. And nothing of another project."""
     with _alone(world, tmp_path, request("echo working; sleep 100")) as child:
         _until(tmp_path, "working")
@@ -346,9 +349,12 @@ def test_what_a_killed_launcher_left_is_swept(world: World, tmp_path: Path) -> N
         os.kill(_pid(world), signal.SIGKILL)
         child.wait(30)
     assert sweep(world.with_(project="test-another").docker) == []
-    assert [one.removed for one in sweep(world.settings.docker, dry_run=True)] == [True]
-    assert len(world.left()) == 1
-    assert [one.why for one in sweep(world.settings.docker)] == ["the process that made it has ended"]
+    monkeypatch.setenv("CARWRIGHT_DOCKER__PROJECT", world.project)
+    for dry_run in (True, False):
+        assert len(world.left()) == 1
+        swept(dry_run=dry_run, json_=True)
+        (said,) = json.loads(capsys.readouterr().out)
+        assert (said["removed"], said["why"]) == (True, "the process that made it has ended")
     assert world.left() == []
 
 
