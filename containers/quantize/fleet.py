@@ -89,7 +89,7 @@ class Fleet:
     def _start(self, worker: _Worker, dealt: list[str], number: int, count: int) -> None:
         options = QuantizeOptions(
             device=worker.device,
-            lanes=self._options.lanes or lanes_for(max(1, cores() // count), len(dealt)),
+            lanes=self._options.lanes or min(lanes_for(0, len(dealt)), max(1, cores() // count // 2)),
             groups=tuple(dealt),
         )
         folder = self._context.scratch / f"worker-{number}"

@@ -177,14 +177,17 @@ def lanes(top: Path, cuda: str, *, tiny: bool) -> None:
     for shards in (4, 16):
         source = top / f"in-{shards}"
         say("made", **make(source, **sizes, shards=min(shards, 5) if tiny else shards))
-        plan: list[tuple[int, dict[str, Any]]] = [(wanted, {}) for wanted in (4, 8, 12, 4, 8) if wanted <= shards]
-        plan += [(min(shards, 8), {"verify": False})]
+        every = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        plan: list[tuple[str, int, dict[str, Any]]] = [(cuda, 4, {}), (cuda, 8, {}), (cuda, 4, {}), (cuda, 8, {})]
+        plan += [(every, 4, {}), (every, 8, {})] * 2 if "," in every else []
+        plan += [(cuda, 8, {"verify": False})]
         say("floor", shards=shards, **floor(source, top / "out", 4))
-        for wanted, more in plan:
+        for devices, wanted, more in plan:
             shutil.rmtree(top / "out", ignore_errors=True)
             before = time.process_time()
-            facts = ours(source, top / "out", cuda, wanted, "FP8_DYNAMIC", **more)
-            say("ours", shards=shards, wanted=wanted, **more, **facts, core_seconds=time.process_time() - before)
+            facts = ours(source, top / "out", devices, wanted, "FP8_DYNAMIC", **more)
+            core_seconds = time.process_time() - before
+            say("ours", shards=shards, devices=devices, wanted=wanted, **more, **facts, core_seconds=core_seconds)
         shutil.rmtree(source)
         shutil.rmtree(top / "out", ignore_errors=True)
 

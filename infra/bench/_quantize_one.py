@@ -124,21 +124,25 @@ def make(folder: Path, *, layers: int, hidden: int, inner: int, vocabulary: int,
 def ours(
     source: Path, target: Path, device: str, lanes: int, scheme: str, *, piece: int = 0, verify: bool = True
 ) -> dict[str, Any]:
-    """What a worker does between the store's bytes and a file: verify, quantize, write, hash twice; and the assembly."""
+    """What a worker does between the store's bytes and a file: verify, quantize, write, hash twice; and the assembly.
+
+    With several devices, behind commas, the groups go to them in turn, `lanes` at once to each.
+    """
     target.mkdir(parents=True)
     started = time.perf_counter()
     files = known(source) if verify and (source / DIGESTS).exists() else FolderFiles(source)
     job = prepare(files, QuantizeParameters(scheme=scheme, ignore=IGNORE), {})
-    at_once = lanes_for(lanes, len(job.groups))
-    opened = open_device(job.recipe.scheme, device, at_once)
-    opened = replace(opened, piece=piece or opened.piece)
+    names = device.split(",")
+    at_once = lanes_for(lanes, -(-len(job.groups) // len(names)))
+    opened = [open_device(job.recipe.scheme, name, at_once) for name in names]
+    opened = [replace(one, piece=piece or one.piece) for one in opened]
 
     def one(number: int) -> tuple[str, str]:
         group = job.groups[number]
-        written = quantize_group(group, job.files, opened, target / group.path)
+        written = quantize_group(group, job.files, opened[number % len(opened)], target / group.path)
         return group.path, written.sha256.hex
 
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(at_once * len(names)) as pool:
         digests = dict(pool.map(one, range(len(job.groups))))
     (target / "config.json").write_bytes(config_json(job.checkpoint, job.recipe.scheme, job.ignore))
     (target / "model.safetensors.index.json").write_bytes(index_json(job.groups))
