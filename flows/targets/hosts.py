@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from containers.process import Completed
     from containers.settings import Settings
     from flows.targets.description import Deployment
 
 _POLL: Final = 1.0  # seconds
 _PULL: Final = 4 * 3600.0  # seconds for the images, weights included
+_PODMAN_VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")
 _LABEL: Final = "dev.carwright.reference"
 _WORDS: Final = 20  # lines of a container's log that an error carries
 
@@ -62,42 +65,67 @@ def deploy_podman(
     deployment: Deployment, say: Callable[[str], None], *, timeout: float, options: tuple[str, ...] = ()
 ) -> Served:
     """`podman run` in the background. One of that name that serves something else is stopped, and started again when the
-    new one does not serve. `options` go to podman itself (`--runtime runc`).
+    new one does not serve. `options` go to podman itself (`--runtime=runc`).
     """
     started = time.monotonic()
-    command = ["podman", *options]
+    engine = _Podman(options)
     image = image_for(deployment, podman.IMAGE)
     url = f"http://{_reached(deployment)}:{deployment.port}"
-    before = _container(command, deployment.name)
+    before = engine.container(deployment.name)
     if before is not None and before["Config"]["Labels"].get(_LABEL) == deployment.reference and _healthy(url):
         return Served(name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0)
     for one in (deployment.hub, image):
-        if run([*command, "image", "exists", one], check=False).code != 0:
+        if engine("image", "exists", one, check=False).code != 0:
             say(f"pulling {one}")
-            run([*command, "pull", "--quiet", one], timeout=_PULL)
+            engine("pull", "--quiet", one, timeout=_PULL)
     old = f"{deployment.name}-before"
     if before is not None:
-        run([*command, "stop", deployment.name], timeout=120)
-        run([*command, "rename", deployment.name, old])
+        engine("stop", deployment.name)
+        engine("rename", deployment.name, old)
     arguments = [word for part in podman.run_arguments(deployment, image, deployment.hub) for word in part]
     try:
-        run([*command, "run", "--detach", "--label", f"{_LABEL}={deployment.reference}", *arguments], timeout=300)
-        _wait(url, timeout, lambda: _alive(command, deployment.name), lambda: _log(command, deployment.name), say)
+        engine("run", "--detach", "--label", f"{_LABEL}={deployment.reference}", *arguments)
+        _wait(url, timeout, lambda: engine.alive(deployment.name), lambda: engine.log(deployment.name), say)
         answer = ask(url, deployment.name, say)
     except BaseException as error:
         with contextlib.suppress(Error):
-            run([*command, "rm", "--force", deployment.name], timeout=120)
+            engine("rm", "--force", deployment.name)
         if before is not None:
-            run([*command, "rename", old, deployment.name])
-            run([*command, "start", deployment.name], timeout=120)
-        if isinstance(error, Error):
-            error.message += (
-                f"\nrolled back: {'the old one was started again' if before else 'nothing was left behind'}"
-            )
+            engine("rename", old, deployment.name)
+            engine("start", deployment.name)
+        _note(error, "the old one was started again" if before is not None else "nothing was left behind")
         raise
     if before is not None:
-        run([*command, "rm", "--force", old], timeout=120)
+        engine("rm", "--force", old)
     return Served(name=deployment.name, url=url, answer=answer, changed=True, seconds=_since(started))
+
+
+@dataclass(frozen=True)
+class _Podman:
+    """The program, with the variables that it is configured by."""
+
+    options: tuple[str, ...]
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 300) -> Completed:
+        environment = inherited(*_PODMAN_VARIABLES)
+        return run(["podman", *self.options, *arguments], env=environment, check=check, timeout=timeout)
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        found = self("container", "inspect", name, check=False)
+        return dict(json.loads(found.stdout)[0]) if found.code == 0 else None
+
+    def alive(self, name: str) -> bool:
+        found = self.container(name)
+        return found is not None and found["State"]["Status"] not in {"exited", "stopped"}
+
+    def log(self, name: str) -> str:
+        found = self("logs", "--tail", str(_WORDS), name, check=False)
+        return found.stdout + found.stderr
+
+
+def _note(error: BaseException, word: str) -> None:
+    if isinstance(error, Error):
+        error.message += f"\nrolled back: {word}"
 
 
 def deploy_compose(deployment: Deployment, home: Path, say: Callable[[str], None], *, timeout: float) -> Served:
@@ -173,21 +201,6 @@ def _healthy(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
-
-
-def _container(command: list[str], name: str) -> dict[str, Any] | None:
-    found = run([*command, "container", "inspect", name], check=False)
-    return dict(json.loads(found.stdout)[0]) if found.code == 0 else None
-
-
-def _alive(command: list[str], name: str) -> bool:
-    found = _container(command, name)
-    return found is not None and found["State"]["Status"] not in ("exited", "stopped")
-
-
-def _log(command: list[str], name: str) -> str:
-    found = run([*command, "logs", "--tail", str(_WORDS), name], check=False)
-    return found.stdout + found.stderr
 
 
 def _last(text: str) -> str:

@@ -157,19 +157,24 @@ def _shared_memory(deployment: Deployment) -> dict[str, Any]:
 
 
 def render_pod(deployment: Deployment) -> Rendered:
-    """`<name>.pod.yaml` for `podman kube play` (or a cluster without KServe)."""
+    """`<name>.pod.yaml` for `podman kube play`."""
     text = yaml(pod(deployment))
     return Rendered(
         files=(File(name=f"{deployment.name}.pod.yaml", text=text),),
         notes=(
             *unpinned(image_for(deployment)),
-            "the pod that KServe makes, for trials: a cluster should get `kserve`",
+            "the pod that KServe makes, as podman wants it: podman kube play --log-driver k8s-file FILE",
         ),
     )
 
 
 def pod(deployment: Deployment) -> dict[str, Any]:
-    """What KServe's webhook makes of the predictor, in its words; `$$$$` is `$$` behind Kubernetes' own expansion."""
+    """What KServe's webhook makes of the predictor, as it runs.
+
+    In a cluster the sidecar's argument reads `/proc/$$$$/root`, of which the kubelet makes `$$`. Podman expands nothing,
+    so the words here are those that reach the shell. And podman takes the pod's restart policy for init containers too,
+    which it would start over and over: `OnFailure` has them end.
+    """
     modelcar = {
         "image": deployment.hub,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -180,7 +185,7 @@ def pod(deployment: Deployment) -> dict[str, Any]:
         "securityContext": {"runAsUser": USER},
     }
     look = (
-        f"echo 'Pre-fetching modelcar {deployment.hub}: ' && [ -d /models ] && [ \"$$(ls -A /models)\" ] "
+        f"echo 'Pre-fetching modelcar {deployment.hub}: ' && [ -d /models ] && [ \"$(ls -A /models)\" ] "
         "&& echo 'OK ... Prefetched and valid (/models exists)' "
         "|| (echo 'NOK ... Prefetched but modelcar is invalid (/models does not exist or is empty)' && exit 1)"
     )
@@ -193,6 +198,7 @@ def pod(deployment: Deployment) -> dict[str, Any]:
         "metadata": {"name": deployment.name, "labels": {"app.kubernetes.io/managed-by": "carwright"}},
         "spec": {
             "shareProcessNamespace": True,
+            "restartPolicy": "OnFailure",
             "initContainers": [{"name": "modelcar-init", "args": ["sh", "-c", look], **modelcar}],
             "containers": [
                 {
@@ -206,7 +212,7 @@ def pod(deployment: Deployment) -> dict[str, Any]:
                 },
                 {
                     "name": "modelcar",
-                    "args": ["sh", "-c", f"ln -sf /proc/$$$$/root/models {MODELS} && sleep infinity"],
+                    "args": ["sh", "-c", f"ln -sf /proc/$$/root/models {MODELS} && sleep infinity"],
                     "volumeMounts": [mount],
                     **modelcar,
                 },
