@@ -124,7 +124,6 @@ def _words(facts: CardFacts) -> dict[str, Any]:
     place = facts.reference.partition("@")[0]
     short = facts.name.rpartition("/")[2].lower()
     repository = f"registry.example.com/models/{short}" if local else place
-    parent, _, last = repository.rpartition("/")
     return {
         **facts.model_dump(mode="json"),
         "ignore": json.dumps(list(facts.ignore)),
@@ -144,8 +143,7 @@ def _words(facts: CardFacts) -> dict[str, Any]:
         "folder": facts.source.partition("#")[0].removeprefix("file://"),
         "repository": repository,
         "pinned": f"{repository}@{facts.digest}",
-        "raw_repository": f"{parent}/{last}-raw",
-        "raw_name": f"{last}-raw",
+        "last": repository.rpartition("/")[2],
         "versions_text": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
         "rows": [_row(score) for score in facts.scores],
     }

@@ -109,13 +109,13 @@ def test_the_manifests_are_pinned_by_digest() -> None:
 def test_the_commands_of_the_reference_card_that_were_wrong_are_right() -> None:
     """The release of `ilab model download` goes into its own option."""
     card = render(FACTS)
-    assert "ilab model download --repository docker://quay.io/models/llama-3-3-70b-raw --release 1.5" in card
+    assert "ilab model download --repository docker://quay.io/models/llama-3-3-70b --release 1.5-raw" in card
     assert f"source=quay.io/models/llama-3-3-70b@{DIGEST}" in card
 
 
 def test_a_local_layout_is_copied_first() -> None:
     card = render(FACTS.model_copy(update={"reference": f"oci:out@{DIGEST}"}))
-    assert "skopeo copy oci:out:1.5 docker://registry.example.com/models/" in card
+    assert "skopeo copy --preserve-digests oci:out:1.5 docker://registry.example.com/models/" in card
 
 
 def test_a_card_that_lacks_something_is_refused() -> None:
@@ -137,12 +137,18 @@ def test_the_commands_parse_with_this_version() -> None:
     card = render(FACTS.model_copy(update={"commands": (own,)}))
     lines = [line for block in blocks(card, "bash") for line in block.splitlines() if line.startswith("carwright ")]
     assert own in lines
-    assert len(lines) == 2  # and the creation of the image
+    assert [line.split()[1] for line in lines] == ["render", "ship", "eval"]
     program: Any = get_command(app)
     for line in lines:
         name, *arguments = shlex.split(line)[1:]
         context = program.commands[name].make_context(name, arguments)
-        assert {"suite", "scheme"} & context.params.keys()
+        assert {"suite", "scheme", "target"} & context.params.keys()
+
+
+def test_reasons_are_a_list() -> None:
+    """One line each, with an empty line before the first: Markdown takes it for a list."""
+    card = render(FACTS.model_copy(update={"reasons": ("One.", "Two.")}))
+    assert "verdict was **pass**.\n\n- One.\n- Two.\n\n" in card
 
 
 def test_a_promotion_that_no_pass_decided_is_on_the_card() -> None:
