@@ -1,0 +1,33 @@
+#!/bin/sh
+set -eu
+
+# The model: files and `sleep`, nothing else.
+docker run --detach --name smollm2-135m-fp8-model \
+  --restart unless-stopped \
+  --network none \
+  --user 1001:0 \
+  registry.example.com/models/modelcar-smollm2-135m-fp8@sha256:4444444444444444444444444444444444444444444444444444444444444444 \
+  sleep infinity
+
+# vLLM, as the same user: otherwise the kernel denies it /proc/1/root.
+docker run --detach --name smollm2-135m-fp8 \
+  --restart unless-stopped \
+  --pid container:smollm2-135m-fp8-model \
+  --user 1001:0 \
+  --shm-size 2g \
+  --publish 127.0.0.1:8000:8000 \
+  --env HF_HUB_OFFLINE=1 \
+  --env HF_HOME=/tmp/hf_home \
+  --env HOME=/tmp \
+  --env USER=vllm \
+  --env VLLM_NO_USAGE_STATS=1 \
+  --env DO_NOT_TRACK=1 \
+  --env VLLM_CPU_KVCACHE_SPACE=1 \
+  --entrypoint python3 \
+  carwright/serve-cpu:latest \
+  -m vllm.entrypoints.openai.api_server \
+  --model=/proc/1/root/models \
+  --served-model-name=smollm2-135m-fp8 \
+  --port=8000 \
+  --max-model-len=2048 \
+  --enforce-eager
