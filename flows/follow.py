@@ -190,8 +190,8 @@ class Following:
                 self._last = max(line.timestamp, self._last or line.timestamp)
                 level: Any = next((name for least, name in _LEVELS if line.level >= least), "debug")
                 name = "run" if line.task_run_id is None else self._task(client, line.task_run_id)
-                if line.task_run_id is None and level == "info":
-                    level = "debug"  # Prefect's own words about the run
+                if "Traceback (most" in line.message or (line.task_run_id is None and level == "info"):
+                    level = "debug"  # Prefect's own words about the run; an error is told once, at the end
                 self.listener(name, Event(event="log", level=level, message=line.message))
             if len(found) < 200 or not news:
                 return

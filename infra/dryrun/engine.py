@@ -59,7 +59,7 @@ class Stack:
         except ProcessFailed as error:
             raise _told(error) from error
 
-    def wait(self, say: Callable[[str], None], deadline: float = 240.0) -> None:
+    def wait(self, say: Callable[[str], None], deadline: float = 420.0) -> None:
         """Return when every service is healthy; says which ones are as they become so.
 
         Raises NotReady with the last words of a service that ended, is ill, or takes longer than `deadline` seconds.

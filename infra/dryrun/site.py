@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flows.pools import Host
 
 # Of our own services and steps; `modelcar-base` and `base` are parts of the others.
-_TARGETS = ("flow", "download", "quantize", "push", "evaluate", "serve-cpu", "registry", "objectstore", "hub")
+TARGETS = ("flow", "download", "quantize", "push", "evaluate", "serve-cpu", "registry", "objectstore", "hub")
 
 
 class Site(BaseSettings):
@@ -49,7 +49,7 @@ class Site(BaseSettings):
 
     def images(self) -> tuple[str, ...]:
         """All that a run of the chain needs."""
-        return tuple(self.image(target) for target in _TARGETS)
+        return tuple(self.image(target) for target in TARGETS)
 
     def stack(self, group: int) -> Stack:
         """The services; `group` may use the engine's socket."""

@@ -1,0 +1,146 @@
+"""The dry run as its user runs it: our images under a real Prefect server, a container for each step, nothing left over."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from flows.embedded import free_port
+from infra.dryrun.site import TARGETS
+from tests.dry_run_world import DryRun, docker, need_images, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.workspace import Workspace
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
+    """The services, up."""
+    need_images(*TARGETS)
+    stack = DryRun(
+        tmp_path_factory.mktemp("dry-run"),
+        project=f"dryrun-{secrets.token_hex(4)}",
+        port=free_port(),
+        registry=free_port(),
+        store=free_port(),
+    )
+    try:
+        started = stack.make("up", "--no-run")
+        assert started.code == 0, started.stderr
+        yield stack
+    finally:
+        taken = stack.make("down", "--volumes")
+    assert taken.code == 0, taken.stderr
+    project = f"label=com.docker.compose.project={stack.project}"
+    assert docker("ps", "-aq", "--filter", project) == ""
+    assert docker("volume", "ls", "-q", "--filter", project) == ""
+
+
+@pytest.fixture(scope="module")
+def shipped(dry_run: DryRun) -> dict[str, Any]:
+    """The outcome of the first run, by the command that follows it."""
+    return dry_run.run("ship", "--profile", "local", "--json").json()
+
+
+def test_the_demo_is_shipped(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    """By containers alone; the tag in the registry is the digest that was tested; nothing is left."""
+    assert shipped["verdict"]["decision"] == "pass", shipped["verdict"]["reasons"]
+    name = "models/smollm2-135m-instruct-fp8-dynamic"
+    head = httpx.head(
+        f"http://127.0.0.1:{dry_run.registry}/v2/{name}/manifests/{shipped['tags'][0]}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+    )
+    assert head.headers["docker-content-digest"] == shipped["digest"]
+    assert dry_run.none_left() == {}
+
+
+def test_the_digest_is_that_of_the_steps_without_containers(
+    dry_run: DryRun, shipped: dict[str, Any], workspace: Workspace
+) -> None:
+    """The same model, quantized and pushed by processes of this machine, into a layout."""
+    quantized = workspace.run("quantize", "--output", "model")
+    assert quantized.code == 0, quantized.stderr
+    pushed = workspace.run("push", "model", "oci:image", "--json")
+    assert pushed.json()["digest"] == shipped["digest"]
+
+
+def test_prefects_own_command_starts_another_run_which_is_all_cached(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    started = dry_run.prefect("deployment", "run", "quantize-and-ship/local", "--watch")
+    assert started.code == 0, started.stdout
+    asked = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+    (run,) = httpx.post(f"{dry_run.api}/flow_runs/filter", json=asked, timeout=30).json()
+    states = {name.split()[0] + " " + name.split()[-1]: state for name, state in dry_run.tasks(run["id"]).items()}
+    pure = {
+        name: state
+        for name, state in states.items()
+        if name.split()[0] in {"download", "quantize", "judge", "evaluate"}
+    }
+    assert len(pure) == 5, states
+    assert set(pure.values()) == {"Cached"}, states
+    assert not [name for name in states if name.startswith("deploy ")]
+    assert dry_run.none_left() == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "parameters"),
+    [("quantize", {"force": True}), ("serve", {"max_model_len": 1024})],
+    ids=["quantize", "deploy"],
+)
+def test_cancelled_in_the_ui_leaves_no_container(
+    dry_run: DryRun, shipped: dict[str, Any], step: str, parameters: dict[str, Any]
+) -> None:
+    run = dry_run.start_run(**parameters)
+    assert until(lambda: bool(dry_run.containers(step=step)), 180), dry_run.state(run)
+    dry_run.cancel(run)
+    assert dry_run.ended(run, 120) == "CANCELLED"
+    assert dry_run.none_left() == {}
+
+
+def test_bad_input_ends_a_run_with_its_own_code_and_words(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    ended = dry_run.run("run", "-p", "model=hf://nobody/nothing")
+    assert ended.code == 2, ended.stderr
+    assert "nobody/nothing" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert dry_run.none_left() == {}
+    refused = dry_run.run("run", "-p", "no_such_parameter=1")
+    assert refused.code == 2
+    assert "no_such_parameter" in refused.stderr
+
+
+def test_a_killed_worker_takes_no_run_with_it_and_is_missed_by_the_next(
+    dry_run: DryRun, shipped: dict[str, Any]
+) -> None:
+    """A run that it started goes on to its end; one without a worker is told within a minute and does not wait."""
+    names = docker("ps", "--filter", f"label=com.docker.compose.project={dry_run.project}", "--format", "{{.Names}}")
+    worker = next(name for name in names.split() if "worker" in name)
+    run = dry_run.start_run()
+    assert until(lambda: dry_run.state(run) == "RUNNING", 120)
+    docker("kill", worker)
+    assert dry_run.ended(run) == "COMPLETED"
+    assert dry_run.none_left() == {}
+    try:
+        began = time.monotonic()
+        missed = dry_run.run("run")
+        assert missed.code == 75, missed.stderr
+        assert "carwright-cpu" in missed.stderr
+        assert time.monotonic() - began < 120  # a minute, on a machine that does other things, too
+    finally:
+        docker("start", worker)
+    assert dry_run.none_left() == {}
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(dry_run: DryRun) -> None:
+    nowhere = replace(dry_run, port=free_port())
+    ended = nowhere.run("run")
+    assert ended.code == 75
+    assert nowhere.api in ended.stderr
+    assert "Traceback" not in ended.stderr
