@@ -79,9 +79,9 @@ class Container:
         self.put(folder, {name: None}, mtime=now(self.api) if at is None else at)
 
     def lines(self) -> Iterator[str]:
-        """Attach, now; the iterator then yields each line of both outputs until the container ends."""
+        """Attach, now, before the start; the iterator then yields each line of both outputs until the container ends."""
         with speaking(f"attach to {self.name}"):
-            stream = self.api.attach(self.id, stdout=True, stderr=True, stream=True, logs=True, demux=True)
+            stream = self.api.attach(self.id, stdout=True, stderr=True, stream=True, demux=True)
         return _lines(stream)
 
     def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flows.engine import Container, Engine, State
     from flows.launchers import OnEvent
 
+_LOGGER: Final = logging.getLogger(__name__)
 _BEAT: Final = 60.0  # seconds between two signs of life
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _TAIL: Final = 40  # lines
@@ -49,6 +51,7 @@ class DockerLauncher:
         refuse_folders(request)
         folder = run_folder(self.settings, request)
         with connect(self.settings.docker) as engine:
+            _remove_abandoned(engine)
             image = image_of(self.settings, request.step)
             ensure_image(engine, image, self.settings, on_event)
             spec = step_spec(self.settings, request, image)
@@ -60,13 +63,24 @@ class DockerLauncher:
                 state = follower.wait(self.settings.docker.step_timeout)
                 result = container.read(f"{WORK}/{RESULT}") if state.code == 0 else None
             except BaseException:
-                with contextlib.suppress(Error):  # the first error counts; what stays is for the sweeper
+                _abandoned.add(spec.name)
+                with contextlib.suppress(Error):  # the first error counts
                     engine.end(spec.name)
+                    _abandoned.discard(spec.name)
                 raise
             engine.remove(spec.name)
         if state.code != 0:
             raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
         return read_result(result, request.step)
+
+
+_abandoned: set[str] = set()  # by this process, on an engine that did not answer; a retry must not run beside them
+
+
+def _remove_abandoned(engine: Engine) -> None:
+    for name in list(_abandoned):
+        engine.remove(name)
+        _abandoned.discard(name)
 
 
 class Follower:
@@ -86,13 +100,14 @@ class Follower:
 
     def wait(self, timeout: float | None = None) -> State:
         """How the container ended. Raises Temporary after `timeout` seconds and when the engine stops answering."""
-        started = time.monotonic()
+        started, pause = time.monotonic(), 0.02
         while True:
             self._thread.join(0.5)
-            if not self._thread.is_alive() and not (state := self.container.state()).running:
-                return state
             if not self._thread.is_alive():
-                time.sleep(0.02)  # its outputs are closed and it works on, or the engine is not done with its end
+                if not (state := self.container.state()).running:
+                    return state
+                time.sleep(pause)  # its outputs are closed and it works on, or the engine is not done with its end
+                pause = min(2 * pause, 1.0)
             if timeout is not None and time.monotonic() - started > timeout:
                 raise Temporary(
                     f"{self.container.name} did not end within {timeout:g} seconds and was stopped",
@@ -121,7 +136,10 @@ class Follower:
                 file.write(line + "\n")
                 file.flush()
                 self._tail.append(line)
-                self.heard.line(line)
+                try:
+                    self.heard.line(line)
+                except Exception:  # a listener's trouble must neither end nor stall the step
+                    _LOGGER.exception("a line of %s could not be passed on", self.container.name)
 
 
 def image_of(settings: Settings, step: Step) -> str:

@@ -277,7 +277,7 @@ class Cut:
 
 
 def test_an_engine_that_dies_while_a_step_runs(world: World, tmp_path: Path) -> None:
-    """Said at once, as something temporary; what it left is swept when it is back and the run is over."""
+    """Said at once, as something temporary; what it left goes when the run tries again, and is swept when it does not."""
     way = Cut(tmp_path, "/var/run/docker.sock")
 
     def cut() -> None:
@@ -289,8 +289,16 @@ def test_an_engine_that_dies_while_a_step_runs(world: World, tmp_path: Path) -> 
     with pytest.raises(Temporary, match="engine stopped answering"):
         world.run("sleep 100", host=f"unix://{way.path}")
     assert [one.why for one in sweep(world.settings.docker)] == ["the process that made it lives"]
-    for name in world.left():
-        world.api.remove_container(name, force=True, v=True)
+    world.run(_DONE)
+    assert world.left() == []
+
+
+def test_a_listener_s_trouble_does_not_stall_the_step(world: World) -> None:
+    def trouble(event: Event) -> None:
+        raise ValueError(event.message)
+
+    result = DockerLauncher(world.settings).run(request(f"echo one; echo two; {_DONE}"), trouble)
+    assert result.metrics == {"n": 1}
 
 
 _ALONE = """
