@@ -116,7 +116,7 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes 
             suite=loaded.suite.name,
             reasons=findings.reasons,
             measures={name: float(f"{value:.6g}") for name, value in numbers.items()},
-            scores=_scores(loaded, perplexities, estimates),
+            scores=(*_scores(loaded, perplexities, estimates, 0 if tokens is None else len(tokens.kl)),),
             engine=candidate.about.engine,
             baseline_engine=baseline.about.engine,
         ),
@@ -133,7 +133,9 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes 
     )
 
 
-def _scores(loaded: Loaded, perplexities: dict[str, float], estimates: dict[str, Estimate]) -> tuple[Score, ...]:
+def _scores(
+    loaded: Loaded, perplexities: dict[str, float], estimates: dict[str, Estimate], positions: int
+) -> tuple[Score, ...]:
     """The suite's rows of the accuracy table: the perplexity of both over the shipped text."""
     ratio = estimates.get("perplexity_ratio")
     if not perplexities or ratio is None:
@@ -145,7 +147,7 @@ def _scores(loaded: Loaded, perplexities: dict[str, float], estimates: dict[str,
             category=loaded.suite.name,
             data_set=f"carwright/{loaded.suite.name}",
             metric="perplexity",
-            samples=ratio.blocks,
+            samples=positions,
             baseline=before,
             candidate=perplexities["candidate"],
             lower=None if ratio.lower is None else before * (ratio.lower - 1),

@@ -95,7 +95,7 @@ def _recovery(scores: Sequence[Score]) -> str:
         needed = None if one.margin is None else 100 * (1 - one.margin / one.baseline)
         colour = one.decision or "plain"
         rows.append(plots.Interval(one.title, recovery, *bounds, needed, colour, f"{recovery:.1f} %"))
-    return plots.intervals(rows, title="Recovery by benchmark with intervals") if rows else ""
+    return plots.intervals(rows, title="Recovery by benchmark with intervals", mark=100.0) if rows else ""
 
 
 def _score(one: Score) -> dict[str, str]:

@@ -44,13 +44,17 @@ class Bar:
     unit: str
 
 
-def intervals(rows: Sequence[Interval], *, title: str) -> str:
-    """Values with their bounds, one row each, every row on a scale of its own that ends a little beyond what it shows."""
-    height = _ROW * len(rows) + 10
+def intervals(rows: Sequence[Interval], *, title: str, mark: float | None = None) -> str:
+    """Values with their bounds, one row each, every row on a scale of its own that ends a little beyond what it shows.
+
+    With a `mark` all rows share one scale, and a thin line through them stands where the mark is.
+    """
+    height = _ROW * len(rows) + (26 if mark is not None else 10)
     parts = []
+    everything = [one for row in rows for one in _shown(row)]
     for number, row in enumerate(rows):
         y = number * _ROW + 20
-        shown = [row.value, row.lower, row.upper, *([] if row.limit is None else [row.limit])]
+        shown = _shown(row) if mark is None else [*everything, mark]
         low, high = min(shown), max(shown)
         pad = (high - low) * 0.12 or 1.0
         low, high = low - pad, high + pad
@@ -59,6 +63,10 @@ def intervals(rows: Sequence[Interval], *, title: str) -> str:
             return _LABEL + (value - low) / (high - low) * (_WIDTH - _LABEL - 120)
 
         colour = _COLOURS[row.colour]
+        if mark is not None:
+            parts.append(_line((x(mark), y - _ROW / 2), (x(mark), y + _ROW / 2), _COLOURS["base"], 1))
+            if number == len(rows) - 1:
+                parts.append(_text(x(mark), y + _ROW / 2 + 14, f"{mark:g}", anchor="middle"))
         parts += [
             _text(0, y + 4, row.name),
             _line((x(row.lower), y), (x(row.upper), y), colour, 3),
@@ -68,6 +76,10 @@ def intervals(rows: Sequence[Interval], *, title: str) -> str:
         if row.limit is not None:
             parts.append(_line((x(row.limit), y - 10), (x(row.limit), y + 10), "#333", 1.5, dash="3 3"))
     return _svg(parts, height, title)
+
+
+def _shown(row: Interval) -> list[float]:
+    return [row.value, row.lower, row.upper, *([] if row.limit is None else [row.limit])]
 
 
 def bars(rows: Sequence[Bar], *, title: str) -> str:
