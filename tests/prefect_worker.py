@@ -43,6 +43,7 @@ class Worker:
                     "PREFECT_API_URL": self.api,
                     "PREFECT_WORKER_QUERY_SECONDS": "1",
                     "CARWRIGHT_HOME": str(home),
+                    "CARWRIGHT_PLACEMENT__SILENCE": "12",
                 },
                 cwd=home,
                 stdin=subprocess.DEVNULL,

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
-from containers.contract import QuantizeOptions, QuantizeParameters
+from containers.contract import QuantizeOptions, QuantizeParameters, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, NotReady, StepFailed
 from containers.events import Event
 from containers.settings import PlacementSettings
@@ -22,7 +23,6 @@ from tests.quantize_world import SHARDS, World, open_world, put_aside
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.contract import StepRequest
     from flows.launchers import OnEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -65,6 +65,7 @@ def _hold_and_crash(request: StepRequest) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with open_world(tmp_path_factory.mktemp("place")) as world, prefect_api(world.settings) as api:
         deploy(POOL, "flows/run_step.py:run_step", "gpu")
+        deploy(POOL, "tests/placed_flow.py:run_step_played", "played")
         made = Place(world, api, [])
         with use(made.runtime()):
             _hold_and_crash(made.request(scheme="FP8_BLOCK"))
@@ -133,6 +134,7 @@ def test_two_workers_share_the_groups_and_one_is_killed(place: Place) -> None:
 
         _failures_keep_their_exit_code(place)
         _an_interrupted_parent_ends_its_child(place, [worker for worker in workers if worker.name not in killed])
+        _a_service_stays_for_its_lease(place)
     finally:
         for worker in workers:
             worker.stop()
@@ -166,6 +168,32 @@ def _an_interrupted_parent_ends_its_child(place: Place, workers: list[Worker]) -
         (last,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
     assert last.state is not None
     assert last.state.is_final()
+
+
+def _a_service_stays_for_its_lease(place: Place) -> None:
+    """Found through the store, it ends with its lease: at once when told so, and when nobody renews it any more."""
+    parameters = ServeParameters(served_model_name="m").dump()
+    request = StepRequest(step=Step.SERVE, run="parent", parameters=parameters, store=place.world.location)
+    services = place.runtime(serve="run-step/played").services
+    for end in (lambda lease: lease.end(), lambda lease: lease._child.pulse.stop()):
+        lease = services.start(request, _nobody)
+        health = lease.endpoint.url.removesuffix("/v1") + "/health"
+        assert httpx.get(health).status_code == 200
+        assert lease.serves
+        assert not lease.found
+        end(lease)
+        deadline = time.monotonic() + 100
+        while _answers(health):
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        lease.end()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _run_and_look(runtime: Runtime, request: StepRequest, interrupt: OnEvent) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -106,7 +105,7 @@ def test_a_download_that_ends_early_is_temporary(world: World) -> None:
             time.sleep(0.2)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 75, said
-    assert any("the download ended before it brought" in json.loads(line)["message"] for line in said.splitlines()[-3:])
+    assert "the download ended before it brought" in said
 
 
 def _used(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Two workers under a real Prefect server: one is killed while it holds groups, and the flow run completes."""
+"""The step under a real Prefect server: shared by two processes of which one is killed, and beside a download."""
 
 from __future__ import annotations
 
@@ -16,45 +16,75 @@ from tests.quantize_world import SHARDS, open_world, put_aside, workers_of
 pytestmark = pytest.mark.integration
 
 
-def test_a_flow_run_survives_the_death_of_a_worker(tmp_path):
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with open_world(tmp_path_factory.mktemp("flow")) as opened, prefect_api(opened.settings):
+        yield opened
+
+
+def test_a_flow_run_survives_the_death_of_a_worker(world):
     """Groups are spread over both, what the dead one left is dealt out again, and the digest is that of one process."""
-    with open_world(tmp_path) as world, prefect_api(world.settings):
-        from prefect import flow
+    from prefect import flow
 
-        from flows import requests, steps
-        from flows.results import result_storage
-        from flows.runtime import open_runtime, use
+    from flows import requests, steps
+    from flows.results import result_storage
+    from flows.runtime import open_runtime, use
 
-        said: list[str] = []
-        runtime = open_runtime(world.settings, lambda task, event: said.append(event.text()), "two-workers")
-        killed: list[int] = []
+    said: list[str] = []
+    runtime = open_runtime(world.settings, lambda task, event: said.append(event.text()), "two-workers")
+    killed: list[int] = []
 
-        def kill_one() -> None:
-            deadline = time.monotonic() + 300
-            while not killed and time.monotonic() < deadline:
-                below = workers_of(world.folder)
-                if len(below) == 2 and world.finished():
-                    os.kill(below[0], signal.SIGKILL)
-                    killed.append(below[0])
-                time.sleep(0.05)
+    def kill_one() -> None:
+        deadline = time.monotonic() + 300
+        while not killed and time.monotonic() < deadline:
+            below = workers_of(world.folder)
+            if len(below) == 2 and world.finished():
+                os.kill(below[0], signal.SIGKILL)
+                killed.append(below[0])
+            time.sleep(0.05)
 
-        with use(runtime):
+    with use(runtime):
 
-            @flow(result_storage=result_storage())
-            def quantize() -> dict[str, object]:
-                options = QuantizeOptions(device="cpu", workers=2, lanes=1)
-                request = requests.quantize(world.checkpoint, QuantizeParameters(), options)
-                return steps.pure_step(request).outputs
+        @flow(result_storage=result_storage())
+        def quantize() -> dict[str, object]:
+            options = QuantizeOptions(device="cpu", workers=2, lanes=1)
+            request = requests.quantize(world.checkpoint, QuantizeParameters(), options)
+            return steps.pure_step(request).outputs
 
-            killer = threading.Thread(target=kill_one)
-            killer.start()
-            state = quantize(return_state=True)
-            killer.join()
-        assert killed
-        assert state.is_completed()
-        text = "\n".join(said)
-        assert "worker 0 (cpu)" in text
-        assert "worker 1 (cpu)" in text
-        assert "dealt out again" in text
-        assert len(world.finished()) == len(SHARDS)
-        assert put_aside(world).outputs["checkpoint"].digest == state.result()["checkpoint"].digest
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        state = quantize(return_state=True)
+        killer.join()
+    assert killed
+    assert state.is_completed()
+    text = "\n".join(said)
+    assert "worker 0 (cpu)" in text
+    assert "worker 1 (cpu)" in text
+    assert "dealt out again" in text
+    assert len(world.finished()) == len(SHARDS)
+    assert put_aside(world).outputs["checkpoint"].digest == state.result()["checkpoint"].digest
+
+
+def test_a_large_checkpoint_is_quantized_while_it_comes(world):
+    """The flow does both at once; the quantization that follows the download finds every group and assembles."""
+    from prefect import flow
+
+    from flows import steps
+    from flows.results import result_storage
+    from flows.runtime import open_runtime, use
+
+    said: list[str] = []
+    settings = world.settings.model_copy(update={"overlap_gb": 0.0})
+    with use(open_runtime(settings, lambda task, event: said.append(event.text()), "arriving")):
+
+        @flow(result_storage=result_storage())
+        def bring() -> dict[str, object]:
+            source, resolved = steps.resolve(f"file://{world.folder / 'source'}", None)
+            recipe = QuantizeParameters(scheme="W8A8")
+            checkpoint = steps.download(source, recipe, after=[resolved], force=False)
+            quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint], force=False)
+            return quantized.result.values
+
+        values = bring()
+    assert "24 shards will be quantized as they come" in said
+    assert values["reused"] == len(SHARDS)
