@@ -35,6 +35,7 @@ Base = Annotated[
         help="A base image by digest (it needs Python 3.11).", show_default="made from Debian packages, as locked"
     ),
 ]
+Vllm = Annotated[str, typer.Option(help="Upstream's image of vLLM by digest, which the image serve is made from.")]
 Source = Annotated[str, typer.Option(help="URL of the sources, for the image's label.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every instruction.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -83,12 +84,12 @@ def lock(
 
 
 @app.command()
-def fetch(targets: Targets = None, base: Base = "", verbose: Verbose = False) -> None:
+def fetch(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
     """Fetch all that the images are made from into the cache, each file checked against its lock."""
     from infra.images.work import Workshop
 
     with terminal.display(verbose=verbose) as show:
-        came = Workshop(Settings(), show, base=base).fetch(_targets(targets))
+        came = Workshop(Settings(), show, base=base, vllm=vllm).fetch(_targets(targets))
     terminal.out.print(f"{came} file(s) fetched, all of them as locked")
 
 
@@ -96,6 +97,7 @@ def fetch(targets: Targets = None, base: Base = "", verbose: Verbose = False) ->
 def build(  # noqa: PLR0917 - typer makes options of them
     targets: Targets = None,
     base: Base = "",
+    vllm: Vllm = "",
     source: Source = "carwright",
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing: take what `fetch` left.")] = False,
     json_: Json = False,
@@ -106,7 +108,7 @@ def build(  # noqa: PLR0917 - typer makes options of them
 
     built = []
     with terminal.display(verbose=verbose) as show:
-        workshop = Workshop(Settings(), show, base=base, source=source)
+        workshop = Workshop(Settings(), show, base=base, vllm=vllm, source=source)
         for target in (chosen := _targets(targets)):
             if not offline:
                 workshop.fetch([target])
@@ -121,6 +123,7 @@ def build(  # noqa: PLR0917 - typer makes options of them
 def load(
     targets: Targets = None,
     base: Base = "",
+    vllm: Vllm = "",
     source: Source = "carwright",
     verbose: Verbose = False,
 ) -> None:
@@ -131,18 +134,17 @@ def load(
     from infra.images.work import Workshop
 
     with terminal.display(verbose=verbose) as show:
-        workshop = Workshop(Settings(), show, base=base, source=source)
+        workshop = Workshop(Settings(), show, base=base, vllm=vllm, source=source)
         for target in _targets(targets):
             if workshop.loaded(target):
                 workshop.say(target, f"{workshop.name(target)} is up to date")
                 continue
             workshop.fetch([target])
-            workshop.build(target)
-            workshop.load(target)
+            workshop.load(target, workshop.build(target))
 
 
 @app.command()
-def verify(targets: Targets = None, base: Base = "", verbose: Verbose = False) -> None:
+def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
     """Build each image twice from nothing and compare: image id and manifest digest, else file by file.
 
     Exit code 2 if two builds differ.
@@ -152,7 +154,7 @@ def verify(targets: Targets = None, base: Base = "", verbose: Verbose = False) -
 
     different = []
     with terminal.display(verbose=verbose) as show:
-        workshop = Workshop(Settings(), show, base=base)
+        workshop = Workshop(Settings(), show, base=base, vllm=vllm)
         for target in _targets(targets):
             workshop.fetch([target])
             result = build_twice(workshop, target)
@@ -200,6 +202,7 @@ def context(
     target: Annotated[str, typer.Argument(help="One image by name.")],
     folder: Annotated[Path, typer.Argument(help="Where to lay it out; a folder that does not exist yet.")],
     base: Base = "",
+    vllm: Vllm = "",
 ) -> None:
     """Lay out what an image is built from, for another builder: docker build --network none --target TARGET FOLDER."""
     from infra.images.context import lay_out
@@ -209,7 +212,7 @@ def context(
         raise BadInput(f"{folder} is there already")
     (one,) = _targets([target])
     with terminal.display() as show:
-        workshop = Workshop(Settings(), show, base=base)
+        workshop = Workshop(Settings(), show, base=base, vllm=vllm)
         workshop.fetch([one])
         folder.mkdir(parents=True)
         try:

@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.errors import BadInput, DiskFull, Error
+from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.events import Event
 from containers.process import Child, ProcessFailed, inherited, run
 
@@ -80,15 +80,17 @@ class Buildah:
         source: str,
         cached: bool = True,
     ) -> Built:
-        """Build `context` and call the image `name`; raises DiskFull, or Error with the end of buildah's output."""
+        """Build `context` and call the image `name`; raises DiskFull, Temporary, or Error with the end of buildah's output."""
         title = inputs.target.name
+        for reference in inputs.pulled:
+            self.pull(reference)
         labels = {
             "org.opencontainers.image.description": inputs.target.about,
             "org.opencontainers.image.revision": revision,
             "org.opencontainers.image.source": source,
             "io.carwright.inputs": inputs.digest,
             "io.carwright.lock": inputs.lock_digest,
-            "io.carwright.base": inputs.base or "Debian packages" if inputs.target.python else "none",
+            "io.carwright.base": inputs.vllm or inputs.base or ("Debian packages" if inputs.base_debs else "none"),
         }
         argv = self.argv(
             "build", "--layers", "--timestamp", "0", "--format", "docker", "--pull-never", "--target", title
@@ -96,7 +98,8 @@ class Buildah:
         argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.lock_digest}"]
         argv += ["--isolation", "chroot"] if os.geteuid() == 0 else ["--network", "none"]
         argv += [f"--label={key}={value}" for key, value in labels.items()]
-        argv += ["--build-arg", f"BASE={inputs.base or 'made'}"]  # buildah 1.28 skips a stage that only a default names
+        # Given also where it is the default: buildah 1.28 skips a stage that only a default names.
+        argv += ["--build-arg", f"BASE={inputs.base or 'made'}", "--build-arg", f"VLLM={inputs.vllm or 'made'}"]
         if not cached:
             argv.append("--no-cache")
         argv += ["--file", str(context / "Containerfile"), str(context)]
@@ -118,6 +121,20 @@ class Buildah:
                 raise DiskFull(f"no space left under {self.folder}", remedy="free some, or set CARWRIGHT_CACHE")
             raise Error(f"the image {title} cannot be built:\n" + "\n".join(lines[-15:]))
         return self.look(name)
+
+    def pull(self, reference: str) -> None:
+        """Bring an image that another one is made from, unless it is here; raises Temporary when it cannot be had."""
+        if run(self.argv("inspect", "--type", "image", reference), env=_environment(), check=False).code == 0:
+            return
+        local = reference.startswith(("127.0.0.1:", "localhost:"))
+        flags = ["--tls-verify=false"] if local else []
+        try:
+            run(self.argv("pull", "--quiet", *flags, reference), env=_environment(), timeout=3600)
+        except ProcessFailed as error:
+            raise Temporary(
+                f"cannot pull {reference}:\n{error.output.strip()}",
+                remedy="check the reference, the login and the network",
+            ) from error
 
     def look(self, name: str) -> Built:
         """What the storage has under this name; raises BadInput when it has nothing."""

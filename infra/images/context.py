@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,11 +30,15 @@ TOOLS: Final = "infra/images/requirements.lock"
 DEMO: Final = "infra/demo/requirements.lock"
 _INSIDE: Final = Path(inside.__file__).parent
 _FILE_MODE: Final = 0o644
+_BY_DIGEST: Final = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that decides a target's bytes. `base` is a reference by digest, or "" for the base of Debian packages."""
+    """Everything that decides a target's bytes.
+
+    `base` is a reference by digest, or "" for the base of Debian packages; `vllm` is upstream's image for the target serve.
+    """
 
     target: Target
     packages: tuple[Package, ...]
@@ -43,7 +48,13 @@ class Inputs:
     base_debs: tuple[Deb, ...]
     code: dict[str, Path]
     base: str = ""
+    vllm: str = ""
     root: Path = ROOT
+
+    @property
+    def pulled(self) -> list[str]:
+        """The images that it is made from, by digest."""
+        return [reference for reference in (self.base, self.vllm) if reference]
 
     @property
     def containerfile(self) -> Path:
@@ -58,7 +69,7 @@ class Inputs:
         """sha256 of what was locked for the target: Python packages, Debian packages, the base."""
         lines = [requirements([*self.packages, *self.tools, *self.demo])]
         lines += [deb.line for deb in (*self.base_debs, *self.debs)]
-        return "sha256:" + hashlib.sha256("".join([*lines, self.base]).encode()).hexdigest()
+        return "sha256:" + hashlib.sha256("".join([*lines, *self.pulled]).encode()).hexdigest()
 
     @property
     def digest(self) -> str:
@@ -82,12 +93,18 @@ class Inputs:
         return (*self.base_debs, *self.debs)
 
 
-def inputs_of(target: Target, *, base: str = "", root: Path = ROOT) -> Inputs:
+def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = ROOT) -> Inputs:
     """Read the target's locks and list its code. Raises BadInput when a lock is missing or out of step with its source."""
     if not (root / "Containerfile").is_file():
         raise BadInput(f"there is no Containerfile in {root}", remedy="images are built from a checkout of Carwright")
-    if base and "@sha256:" not in base:
-        raise BadInput(f"the base {base} is not given by digest", remedy="write REFERENCE@sha256:...")
+    for reference in (base, vllm):
+        if reference and not _BY_DIGEST.fullmatch(reference):
+            raise BadInput(f"{reference} is not given by digest", remedy="write REFERENCE@sha256:...")
+    if target.upstream and not vllm:
+        raise BadInput(
+            f"the image {target.name} is made from upstream's image of vLLM, and none is given",
+            remedy="--vllm REFERENCE@sha256:... (docker.io/vllm/vllm-openai for NVIDIA, docker.io/rocm/vllm for ROCm)",
+        )
 
     def read(name: str) -> tuple[Package, ...]:
         return tuple(read_packages((root / name).read_text(), name))
@@ -102,6 +119,7 @@ def inputs_of(target: Target, *, base: str = "", root: Path = ROOT) -> Inputs:
         base_debs=tuple(debian.section("base")) if debian_base else (),
         code=code_files(target, root),
         base=base,
+        vllm=vllm if target.upstream else "",
         root=root,
     )
 

@@ -29,6 +29,7 @@ class Target:
     code: tuple[str, ...] = ()
     demo: bool = False  # makes the demo model while it is built
     gpu: bool = False
+    upstream: bool = False  # made from an image of vLLM's project, given by digest
 
     @property
     def python(self) -> bool:
@@ -65,6 +66,32 @@ TARGETS: Final = (
         only=("annotated-types", "pydantic", "pydantic-core", "typing-extensions", "typing-inspection"),
         code=("infra/hub",),
         demo=True,
+    ),
+    _step(
+        "quantize-cuda",
+        "quantize",
+        "FP8 quantization on NVIDIA GPUs",
+        lock="infra/images/cuda/requirements.lock",
+        gpu=True,
+    ),
+    Target(
+        "serve",
+        "upstream's vLLM and the step that starts it",
+        lock="containers/serve/requirements.lock",
+        only=(  # pure Python, any version of it: what upstream's image has of its own stays in force
+            "boto3",
+            "botocore",
+            "jmespath",
+            "pydantic-settings",
+            "python-dateutil",
+            "python-dotenv",
+            "s3transfer",
+            "six",
+            "tenacity",
+        ),
+        code=("containers", "containers/serve"),
+        gpu=True,
+        upstream=True,
     ),
 )
 CPU: Final = tuple(target.name for target in TARGETS if not target.gpu)

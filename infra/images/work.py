@@ -38,6 +38,7 @@ class Workshop:
     settings: Settings
     on_event: Callable[[str, Event], None]
     base: str = ""
+    vllm: str = ""
     source: str = "carwright"
     root: Path = ROOT
     wheelhouse: Wheelhouse = field(init=False)
@@ -50,7 +51,7 @@ class Workshop:
         return self.settings.cache.expanduser().absolute() / "images"
 
     def inputs(self, target: Target) -> Inputs:
-        return inputs_of(target, base=self.base, root=self.root)
+        return inputs_of(target, base=self.base, vllm=self.vllm, root=self.root)
 
     def name(self, target: Target) -> str:
         """The image's name in the engine, by the setting docker.image."""

@@ -65,7 +65,7 @@ def test_a_target_takes_the_packages_that_it_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_every_target_can_be_made(target: Target) -> None:
     """Its locks are there and have what it names, and the Containerfile has a stage of that name."""
-    found = inputs_of(target)
+    found = inputs_of(target, vllm=f"vllm@sha256:{ONES}")
     assert found.digest.startswith("sha256:")
     assert f" AS {target.name}\n" in (ROOT / "Containerfile").read_text()
     assert "pip" not in {package.name for package in found.packages}
@@ -120,6 +120,23 @@ def test_any_input_changes_the_digest(tmp_path: Path) -> None:
 def test_a_base_without_a_digest_is_refused() -> None:
     with pytest.raises(BadInput, match=r"python:3\.11 is not given by digest"):
         inputs_of(TARGETS[0], base="python:3.11")
+
+
+def test_serve_needs_an_image_of_upstream() -> None:
+    (serve,) = find(["serve"])
+    with pytest.raises(BadInput, match="is made from upstream's image of vLLM") as refused:
+        inputs_of(serve)
+    assert "vllm/vllm-openai for NVIDIA" in refused.value.remedy
+    assert inputs_of(serve, vllm=f"a@sha256:{ZEROS}").digest != inputs_of(serve, vllm=f"a@sha256:{ONES}").digest
+    assert inputs_of(TARGETS[0], vllm=f"a@sha256:{ZEROS}").digest == inputs_of(TARGETS[0]).digest
+
+
+def test_gpu_and_cpu_images_quantize_with_the_same_libraries() -> None:
+    """Another torch, and what that brings; the rest is one version in both."""
+    cpu, cuda = ({one.name: one.version for one in inputs(name).packages} for name in ("quantize", "quantize-cuda"))
+    assert cpu.pop("torch").partition("+")[0] == cuda.pop("torch")
+    assert cpu.items() <= cuda.items()
+    assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in cuda.keys() - cpu.keys())
 
 
 def test_images_need_a_checkout(tmp_path: Path) -> None:
