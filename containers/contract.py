@@ -324,7 +324,8 @@ class EvaluateParameters(Values):
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
 
     `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew. `size_baseline`
-    and `size_candidate` are the checkpoints' bytes, for the report; 0 where they are not known.
+    and `size_candidate` are the checkpoints' bytes, for the report; 0 where they are not known. `tensor_parallel_size` is
+    that of the engine: a model that is split otherwise gives other numbers.
     """
 
     action: Literal["measure", "judge"] = "measure"
@@ -334,11 +335,14 @@ class EvaluateParameters(Values):
     engine: str = ""
     size_baseline: int = 0
     size_candidate: int = 0
+    tensor_parallel_size: int = Field(default=1, ge=1)
 
 
 class EvaluateOptions(Values):
     """`endpoint` is the base of the OpenAI API (`http://127.0.0.1:8000/v1`); `request_timeout` is in seconds; a request
-    is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path.
+    is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path. The
+    tokenizer of what is measured comes from `tokenizer`, its checkpoint in the store, or from the modelcar
+    `tokenizer_reference`; weights are not read.
     """
 
     endpoint: str = ""
@@ -347,3 +351,5 @@ class EvaluateOptions(Values):
     request_timeout: float = Field(default=300.0, gt=0)
     attempts: int = Field(default=4, ge=1)
     suite_files: dict[str, str] = {}
+    tokenizer: ArtifactRef | None = None
+    tokenizer_reference: str = ""

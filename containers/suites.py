@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from containers.contract import EvaluateOptions, EvaluateParameters, Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
@@ -28,7 +30,16 @@ class SuiteFiles(Frozen):
     def digest(self) -> Digest:
         return Digest.of(canonical_json(self.files))
 
-    def parameters(self, **more: str) -> EvaluateParameters:
+    @property
+    def max_model_len(self) -> int:
+        """The length, in tokens, that its endpoint must have; 0 where the declaration does not say (evaluate refuses it)."""
+        try:
+            declared = yaml.safe_load(self.files.get(DECLARATION, ""))
+            return int(declared["serving"]["max_model_len"])
+        except (yaml.YAMLError, KeyError, TypeError, ValueError):
+            return 0
+
+    def parameters(self, **more: str | int) -> EvaluateParameters:
         """The parameters of an evaluate request for this suite."""
         return EvaluateParameters.model_validate({"suite": self.name, "suite_digest": self.digest, **more})
 

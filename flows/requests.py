@@ -5,7 +5,7 @@ The flow wraps them in tasks (`flows.steps`), the single commands of the command
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from containers import suites
@@ -72,22 +72,33 @@ def promote(
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store."""
+    """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store.
+
+    `tokenizer` is the checkpoint that a modelcar was made of, where the store has it.
+    """
 
     role: str
     digest: str
     parameters: ServeParameters
     inputs: dict[str, ArtifactRef]
+    tokenizer: ArtifactRef | None = None
 
     @classmethod
     def checkpoint(cls, role: str, ref: ArtifactRef, name: str, max_model_len: int) -> Subject:
         parameters = ServeParameters(served_model_name=name, max_model_len=max_model_len)
-        return cls(role, str(ref.digest), parameters, {"checkpoint": ref})
+        return cls(role, str(ref.digest), parameters, {"checkpoint": ref}, tokenizer=ref)
 
     @classmethod
-    def modelcar(cls, role: str, image: PushedImage, name: str, max_model_len: int) -> Subject:
+    def modelcar(
+        cls, role: str, image: PushedImage, name: str, max_model_len: int, tokenizer: ArtifactRef | None = None
+    ) -> Subject:
         parameters = ServeParameters(reference=image.reference, served_model_name=name, max_model_len=max_model_len)
-        return cls(role, str(image.digest), parameters, {})
+        return cls(role, str(image.digest), parameters, {}, tokenizer=tokenizer)
+
+    def fitting(self, suite: str) -> Subject:
+        """The same, served with at least the length that the suite needs."""
+        length = max(self.parameters.max_model_len, suites.read(suite).max_model_len)
+        return replace(self, parameters=self.parameters.model_copy(update={"max_model_len": length}))
 
 
 def serve(subject: Subject, *, port: int = 0) -> StepRequest:
@@ -98,8 +109,19 @@ def serve(subject: Subject, *, port: int = 0) -> StepRequest:
 def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None, engine: str = "") -> StepRequest:
     """Without an endpoint the request can be looked up, and answered by a cache alone. `engine`: one that is not ours."""
     files = suites.read(suite)
-    parameters = files.parameters(action="measure", subject=subject.digest, engine=engine or engine_version())
-    where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name} if endpoint else {}
+    parameters = files.parameters(
+        action="measure",
+        subject=subject.digest,
+        engine=engine or engine_version(),
+        tensor_parallel_size=subject.parameters.tensor_parallel_size,
+    )
+    where: dict[str, object] = {}
+    if endpoint is not None:
+        where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name}
+        if subject.tokenizer is not None:
+            where["tokenizer"] = subject.tokenizer
+        else:
+            where["tokenizer_reference"] = subject.parameters.reference
     return _request(Step.EVALUATE, parameters, options=files.options(**where))
 
 

@@ -82,6 +82,7 @@ def show_plan(result: StepResult, *, as_json: bool) -> None:
 
 
 def measured(now: Runtime, subject: Subject, suite: str) -> ArtifactRef:
+    subject = subject.fitting(suite)
     known = now.store.find(Kind.MEASUREMENT, requests.fingerprint(requests.measure(subject, suite)))
     if known is not None:
         return known.ref

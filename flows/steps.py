@@ -220,6 +220,7 @@ def measure(
     subject: Subject, suite: str, *, after: list[Done], force: bool, keep: bool = False
 ) -> tuple[Done, Lease | None]:
     """Measure what is served; it is served only when the store does not know the answer yet, or when it is to stay."""
+    subject = subject.fitting(suite)
     known = current().store.find(Kind.MEASUREMENT, requests.fingerprint(requests.measure(subject, suite)))
     label = f"evaluate the {subject.role} ({suite})"
     if known is not None and not keep and not force:

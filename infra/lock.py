@@ -38,7 +38,6 @@ NAMES: Final = (
     "containers/push",
     "containers/serve",
     "containers/evaluate",
-    "containers/evaluate/harness",
     "infra/demo",
     "infra/images",
     "infra/images/cuda",

@@ -109,6 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send({"data": [{"id": what.model, "max_model_len": what.context}]})
         elif body.get("model") != what.model:
             self._send({"error": {"message": f"The model `{body.get('model')}` does not exist."}}, 404)
+        elif self.path == "/tokenize":
+            tokens = list(body["prompt"].encode())
+            self._send({"tokens": tokens, "count": len(tokens)})
         elif self.path == "/v1/completions":
             self._completion(body)
         else:
@@ -126,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _completion(self, body: dict[str, Any]) -> None:
         what = self.behaviour
         prompt = body["prompt"]
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], list):
+            (prompt,) = prompt  # a batch of one
         tokens = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
         if len(tokens) + body["max_tokens"] > what.context:
             if not what.cuts_long_prompts:
@@ -136,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send({"error": {"message": "Out of range float values are not JSON compliant"}}, 400)
             return
         text, finish = self._generated(body)
-        choice: dict[str, Any] = {"text": text, "finish_reason": finish}
+        choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": finish}
+        if body.get("echo") and what.gives_logprobs:
+            choice["logprobs"] = self._echo(tokens)
         if body.get("return_token_ids"):
             choice["prompt_token_ids"] = tokens
         if "prompt_logprobs" in body and what.gives_logprobs:
@@ -145,6 +152,15 @@ class _Handler(BaseHTTPRequestHandler):
                 *(self._position(*pair) for pair in pairwise(tokens)),
             ]
         self._send({"choices": [choice], "usage": _usage(len(tokens), text)})
+
+    def _echo(self, tokens: list[int]) -> dict[str, Any]:
+        """As OpenAI's old completions: every token of the prompt, and one that was generated."""
+        positions = [None, *(self._position(*pair) for pair in pairwise(tokens)), self._position(tokens[-1], 32)]
+        chosen = [
+            None if one is None else one[str(t)]["logprob"] for one, t in zip(positions, [*tokens, 32], strict=True)
+        ]
+        tops = [None if one is None else {k: v["logprob"] for k, v in one.items()} for one in positions]
+        return {"token_logprobs": chosen, "top_logprobs": tops}
 
     def _position(self, before: int, token: int) -> dict[str, Any]:
         found = toy_distribution(before, self.behaviour.shift)
@@ -164,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body.get("stream"):
             self._stream(text, finish, len(prompt))
             return
-        choice = {"message": {"role": what.role, "content": text}, "finish_reason": finish}
+        choice = {"index": 0, "message": {"role": what.role, "content": text}, "finish_reason": finish}
         self._send({"choices": [choice], "usage": _usage(len(prompt), text), "prompt_token_ids": list(prompt.encode())})
 
     def _stream(self, text: str, finish: str, prompt: int) -> None:

@@ -12,6 +12,7 @@ from containers.errors import BadInput
 from containers.suites import DECLARATION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from containers.suites import SuiteFiles
@@ -57,23 +58,31 @@ class Benchmark(Frozen):
 
 
 class BenchmarkSuite(Frozen):
+    """`category` is the first column of the card's table."""
+
     schema_version: Literal[1]
     name: str
     description: str
+    category: str = ""
     serving: Serving
     gate: Gate = Gate()
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        keys = [one.key for one in self.benchmarks]
-        if len(set(keys)) != len(keys):
-            raise ValueError("two benchmarks have one key")
-        for one in self.benchmarks:
-            # The harness sends at most max_length - 1 tokens and cuts what is longer without a word.
-            if one.max_length > self.serving.max_model_len:
-                raise ValueError(f"{one.key} sends up to {one.max_length} tokens, and serving.max_model_len is less")
+        check_benchmarks(self.benchmarks, self.serving.max_model_len)
         return self
+
+
+def check_benchmarks(benchmarks: Sequence[Benchmark], max_model_len: int) -> None:
+    """Raises ValueError for two of one key, and for one that an endpoint of that length would not take."""
+    keys = [one.key for one in benchmarks]
+    if len(set(keys)) != len(keys):
+        raise ValueError("two benchmarks have one key")
+    for one in benchmarks:
+        # The harness sends at most max_length - 1 tokens and would cut what is longer without a word.
+        if one.max_length > max_model_len:
+            raise ValueError(f"{one.key} sends up to {one.max_length} tokens, and serving.max_model_len is less")
 
 
 def parse(files: SuiteFiles) -> BenchmarkSuite:

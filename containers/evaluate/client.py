@@ -70,9 +70,9 @@ class Streamed:
 
 
 class Client:
-    """Talks to one model at one endpoint; use as an async context manager."""
+    """Talks to one model at one endpoint; use as an async context manager. What is sent is added to `counts`."""
 
-    def __init__(self, options: EvaluateOptions) -> None:
+    def __init__(self, options: EvaluateOptions, counts: Counts | None = None) -> None:
         if not options.endpoint:
             raise BadInput("no endpoint was given", remedy="give the base URL of an OpenAI API: http://HOST:PORT/v1")
         if not options.endpoint.startswith(("http://", "https://")):
@@ -80,7 +80,7 @@ class Client:
         self.base = options.endpoint.rstrip("/")
         self.root = self.base.removesuffix("/v1")
         self.model = options.served_model_name
-        self.counts = Counts()
+        self.counts = counts if counts is not None else Counts()
         self._attempts = options.attempts
         self._gate = asyncio.Semaphore(options.concurrency)
         self._http = httpx.AsyncClient(

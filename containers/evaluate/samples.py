@@ -12,51 +12,36 @@ from pydantic import Field, ValidationError
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.evaluate import gate, humaneval, sanity
-from containers.evaluate.benchmarks import Gate, Serving, declaration, unfit
-from containers.evaluate.client import Client
+from containers.evaluate import benchmarks, coding, gate
 from containers.evaluate.judge import Sizes
-from containers.evaluate.measure import together
-from containers.evaluate.measurement import Requests
-from containers.evaluate.sandbox import Sandbox
+from containers.evaluate.measurement import Requests, Scored
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
-    from containers.events import Reporter
     from containers.suites import SuiteFiles
 
 FILE = "samples.json"
-_KEY = "humaneval"
-
-
-class HumanEvalSuite(Frozen):
-    schema_version: Literal[1]
-    name: str
-    description: str
-    serving: Serving
-    gate: Gate = Gate()
-    humaneval: humaneval.Sampling
-
-
-class Scored(Frozen):
-    """One benchmark: scores from 0 to 1 by question."""
-
-    key: str
-    title: str
-    scores: dict[str, float] = Field(min_length=1)
 
 
 class Samples(Frozen):
+    """`commands` are what a person runs for the same numbers; `cut` counts answers by benchmark that ran into their limit of
+    tokens; `noise` is the share of questions by benchmark that the engine, asked again, scored otherwise.
+    """
+
     schema_version: Literal[1] = 1
     suite: str
     suite_digest: Digest
     subject: str
     engine: str
+    max_model_len: int = 0
+    tensor_parallel_size: int = 1
     benchmarks: tuple[Scored, ...]
     requests: Requests
+    commands: tuple[str, ...] = ()
+    cut: dict[str, int] = Field(default_factory=dict)
+    noise: dict[str, float] = Field(default_factory=dict)
 
     def files(self) -> dict[str, bytes]:
         return {FILE: canonical_json(self.model_dump(mode="json"))}
@@ -83,62 +68,9 @@ class SamplesReport(Frozen):
     noise: dict[str, float] = Field(default_factory=dict)
 
 
-def is_humaneval(files: SuiteFiles) -> bool:
-    """Whether a suite declares HumanEval."""
-    declared = declaration(files)
-    return isinstance(declared, dict) and _KEY in declared
-
-
-def parse(files: SuiteFiles) -> HumanEvalSuite:
-    """Read the declaration; raises BadInput that names what is wrong with it."""
-    try:
-        suite = HumanEvalSuite.model_validate(declaration(files))
-    except ValidationError as error:
-        raise unfit(files, error) from error
-    if suite.name != files.name:
-        raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")
-    return suite
-
-
-async def measure(
-    files: SuiteFiles, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
-) -> Samples:
-    """All problems of HumanEval; raises what `containers.evaluate.measure.measure` does, and BadInput without a sandbox."""
-    suite = parse(files)
-    sandbox = Sandbox.find()
-    known = humaneval.problems()
-    async with Client(options) as client:
-        await sanity.served(client, suite.serving.max_model_len)
-        with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:
-
-            async def write(problem: humaneval.Problem) -> list[str]:
-                texts = await humaneval.completions(client, problem, suite.humaneval)
-                progress.advance(1)
-                return texts
-
-            texts = await together([write(problem) for problem in known.values()])
-        requests = Requests(**vars(client.counts))
-    report.log("running what was written")
-    outcomes = await humaneval.score(sandbox, known, dict(zip(known, texts, strict=True)))
-    return Samples(
-        suite=suite.name,
-        suite_digest=files.digest,
-        subject=parameters.subject,
-        engine=parameters.engine,
-        benchmarks=(
-            Scored(
-                key=_KEY,
-                title=f"HumanEval pass@1 ({suite.humaneval.samples} at temperature {suite.humaneval.temperature:g})",
-                scores={name: sum(one.passed for one in found) / len(found) for name, found in outcomes.items()},
-            ),
-        ),
-        requests=requests,
-    )
-
-
 def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes | None = None) -> SamplesReport:
     """The gate over every benchmark; raises BadInput when the two did not answer the same questions."""
-    suite = parse(files)
+    suite = benchmarks.parse(files) if benchmarks.of_benchmarks(files) else coding.parse(files)
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.suite_digest != files.digest:
             raise BadInput(
@@ -149,7 +81,15 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes
         raise BadInput("candidate and baseline were not measured on the same benchmarks", remedy="measure both again")
     report = gate.assess(
         [
-            gate.Pair(one.title, before[one.key].scores, one.scores, category=files.name, metric=_KEY)
+            gate.Pair(
+                one.title,
+                before[one.key].scores,
+                one.scores,
+                category=one.category or files.name,
+                data_set=one.data_set,
+                metric=one.metric,
+                margin=one.margin,
+            )
             for one in candidate.benchmarks
         ],
         suite.gate,

@@ -1,9 +1,12 @@
 """Run Python that a model wrote, and believe nothing of it.
 
-The program gets a file system of its own (this Python and the system's libraries, read only; an empty /tmp in memory),
-its own user, process, network and IPC namespaces through bubblewrap, no capability, no variable of this environment, no
-way to start a process or a thread, and limits of processor time, memory, file size and wall time. Without bubblewrap
-nothing is run.
+Under bubblewrap the program gets a file system of its own (this Python and the system's libraries, read only; an empty
+/tmp in memory), its own user, process, network and IPC namespaces, no capability, no variable of this environment, no
+way to start a process or a thread, and limits of processor time, memory, file size and wall time.
+
+In a container, where the engine does not let namespaces be made, the program gets the same limits, reads this Python
+and the system's libraries and no other file (Landlock), writes nothing, and cannot make a socket, a process or a thread,
+send a signal or look into another process (a system call filter). Without either, nothing is run.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.process import ProcessFailed, TimedOut, run
 
+Kind = Literal["auto", "bubblewrap", "container"]
+
 _CONFINED: Final = Path(__file__).with_name("_confined.py")
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin")
+_CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
 _TOLD: Final = 400  # characters of what went wrong that are kept
 
 
@@ -41,30 +47,53 @@ class Outcome(Frozen):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A bubblewrap that works on this machine; make it with `find`."""
+    """A sandbox that works on this machine; make it with `find`. `bwrap` is empty for the one of a container."""
 
     bwrap: str
     limits: Limits
 
     @classmethod
-    def find(cls, limits: Limits | None = None) -> Sandbox:
-        """Raises BadInput when there is no bubblewrap, or when it cannot make the namespaces here."""
-        remedy = "install bubblewrap and allow user namespaces; code that a model wrote is not run without a sandbox"
-        bwrap = shutil.which("bwrap")
-        if bwrap is None:
-            raise BadInput("there is no bubblewrap (bwrap) here to run generated code in", remedy=remedy)
-        sandbox = cls(bwrap, limits or Limits())
-        outcome = sandbox.run("pass")
-        if not outcome.passed:
-            raise BadInput(f"bubblewrap does not work here: {outcome.detail}", remedy=remedy)
-        return sandbox
+    def find(cls, limits: Limits | None = None, *, kind: Kind = "auto") -> Sandbox:
+        """Raises BadInput when neither works here, or not the one that was asked for."""
+        limits = limits or Limits()
+        missing = []
+        if kind != "container":
+            bwrap = shutil.which("bwrap")
+            why = cls(bwrap, limits).failure() if bwrap else "there is no bubblewrap (bwrap) here"
+            if bwrap and not why:
+                return cls(bwrap, limits)
+            missing.append(why)
+        if kind != "bubblewrap":
+            why = cls("", limits).failure() if in_container() else "this is no container"
+            if not why:
+                return cls("", limits)
+            missing.append(why)
+        raise BadInput(
+            f"there is nothing to run generated code in: {', and '.join(missing)}",
+            remedy="install bubblewrap and allow user namespaces, or run the step in its container on a system with "
+            "Landlock; code that a model wrote is not run without a sandbox",
+        )
+
+    def __str__(self) -> str:
+        return "under bubblewrap" if self.bwrap else "with the container's limits, Landlock and a system call filter"
+
+    def failure(self) -> str:
+        """Why it does not work; empty when it does."""
+        outcome = self.run("pass")
+        return "" if outcome.passed else f"{'bubblewrap' if self.bwrap else 'Landlock'} does not work: {outcome.detail}"
 
     def run(self, program: str) -> Outcome:
         """Whether the program ran to its end without an exception, within the limits."""
         word = secrets.token_hex(16)
         told = {"program": program, "word": word, **self.limits.model_dump(exclude={"wall"})}
+        python = [str(Path(sys.executable).resolve()), "-I", "-S", "-B"]
+        if self.bwrap:
+            argv = [*self._namespaces(), *python, "/confined.py"]
+        else:
+            argv = [*python, str(_CONFINED)]
+            told["readable"] = [*(path for path in _SYSTEM if Path(path).is_dir()), str(_prefix())]
         try:
-            done = run(self._argv(), env={}, timeout=self.limits.wall, check=False, stdin=json.dumps(told) + "\n")
+            done = run(argv, env={}, timeout=self.limits.wall, check=False, stdin=json.dumps(told) + "\n")
         except TimedOut:
             return Outcome(passed=False, detail=f"did not end within {self.limits.wall:g} s")
         except ProcessFailed as error:
@@ -74,7 +103,7 @@ class Sandbox:
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.code}"]
         return Outcome(passed=False, detail=last[0][-_TOLD:])
 
-    def _argv(self) -> list[str]:
+    def _namespaces(self) -> list[str]:
         argv = [self.bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
         argv += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
         for path in _SYSTEM:
@@ -82,9 +111,18 @@ class Sandbox:
                 argv += ["--symlink", str(Path(path).readlink()), path]
             elif Path(path).is_dir():
                 argv += ["--ro-bind", path, path]
-        prefix = Path(sys.base_prefix).resolve()
-        if not prefix.is_relative_to("/usr"):
-            argv += ["--ro-bind", str(prefix), str(prefix)]
-        argv += ["--ro-bind", str(_CONFINED), "/confined.py", "--proc", "/proc", "--dev", "/dev"]
-        argv += ["--size", str(self.limits.file), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]  # noqa: S108 - the sandbox's own
-        return [*argv, str(Path(sys.executable).resolve()), "-I", "-S", "-B", "/confined.py"]
+        if not _prefix().is_relative_to("/usr"):
+            argv += ["--ro-bind", str(_prefix()), str(_prefix())]
+        # No /proc: a program has no business there, and in a container, which sees only part of it, none can be mounted.
+        argv += ["--ro-bind", str(_CONFINED), "/confined.py", "--dev", "/dev"]
+        return [*argv, "--size", str(self.limits.file), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]  # noqa: S108 - the sandbox's own
+
+
+def in_container() -> bool:
+    """Whether Docker, Podman or Kubernetes left their mark."""
+    return any(Path(mark).exists() for mark in _CONTAINER_MARKS)
+
+
+def _prefix() -> Path:
+    """Where this Python and its library are."""
+    return Path(sys.base_prefix).resolve()

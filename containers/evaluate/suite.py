@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.evaluate.benchmarks import declaration, unfit
+from containers.evaluate.benchmarks import Benchmark, check_benchmarks, declaration, unfit
 from containers.suites import SuiteFiles, read
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Gate(Frozen):
 
 
 class Suite(Frozen):
+    """`tasks` are small benchmarks of the suite's own (its folder `tasks`): they are reported, and fidelity decides."""
+
     schema_version: Literal[1]
     name: str
     description: str
@@ -77,6 +79,12 @@ class Suite(Frozen):
     sanity: Sanity
     fidelity: Fidelity
     gate: Gate
+    tasks: tuple[Benchmark, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_benchmarks(self.tasks, self.serving.max_model_len)
+        return self
 
 
 class Loaded(Frozen):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult
-from containers.determinants import determinants
+from containers.determinants import determinants, locked_version
 from containers.digest import canonical_json
 from containers.errors import BadInput
-from containers.evaluate import page, samples
+from containers.evaluate import benchmarks, coding, page, samples, sanity, tokenizer
 from containers.evaluate import suite as suites
 from containers.evaluate.benchmarks import of_benchmarks
+from containers.evaluate.client import Client
 from containers.evaluate.judge import Sizes, judge
 from containers.evaluate.measure import measure
 from containers.evaluate.measurement import Measured
@@ -20,10 +20,13 @@ from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
 
     from containers.contract import StepRequest
-    from containers.evaluate.suite import Loaded
+    from containers.evaluate.benchmarks import Benchmark
+    from containers.evaluate.harness.run import Ran
     from containers.step import Context
     from containers.suites import SuiteFiles
 
@@ -55,9 +58,56 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
     if not parameters.subject:
         raise BadInput("the request does not say what is measured", remedy="give the digest of what is served")
     options = EvaluateOptions.read(request.options)
-    if samples.is_humaneval(suite):
-        return asyncio.run(samples.measure(suite, parameters, options, context.report)).files()
-    return asyncio.run(measure(_fidelity(suite), parameters, options, context.report)).files()
+    if not of_benchmarks(suite) and not coding.is_humaneval(suite):
+        loaded = suites.parse(suite)
+        measured = asyncio.run(measure(loaded, parameters, options, context.report))
+        if loaded.suite.tasks:
+            ran = _harness(suite, loaded.suite.tasks, options, store, context)
+            measured = measured.with_tasks(ran.scored, ran.commands, ran.requests)
+        return measured.files()
+    cut: dict[str, int] = {}
+    commands: tuple[str, ...] = ()
+    if coding.is_humaneval(suite):
+        scored, requests, length = asyncio.run(
+            coding.measure(coding.parse(suite), options, context.settings.evaluate, context.report)
+        )
+    else:
+        declared = benchmarks.parse(suite)
+        length = asyncio.run(_served(options, declared.serving.max_model_len))
+        ran = _harness(suite, declared.benchmarks, options, store, context, declared.category)
+        scored, requests, cut, commands = ran.scored, ran.requests, ran.cut, ran.commands
+    return samples.Samples(
+        suite=suite.name,
+        suite_digest=suite.digest,
+        subject=parameters.subject,
+        engine=parameters.engine,
+        max_model_len=length,
+        tensor_parallel_size=parameters.tensor_parallel_size,
+        benchmarks=scored,
+        requests=requests,
+        commands=commands,
+        cut=cut,
+    ).files()
+
+
+async def _served(options: EvaluateOptions, needed: int) -> int:
+    async with Client(options) as client:
+        return await sanity.served(client, needed)
+
+
+def _harness(  # noqa: PLR0917 - a suite, what it declares, and where things are
+    suite: SuiteFiles,
+    declared: Sequence[Benchmark],
+    options: EvaluateOptions,
+    store: Store,
+    context: Context,
+    category: str = "",
+) -> Ran:
+    from containers.evaluate.harness.run import Harness  # the harness itself comes with it, later
+
+    tokenizer_folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
+    harness = Harness(suite, declared, category, tokenizer_folder, context.scratch / "harness", context.settings)
+    return harness.run(options, context.report)
 
 
 def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Context) -> dict[str, bytes]:
@@ -70,12 +120,12 @@ def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Conte
             raise BadInput(f"judge needs a measurement as its input {name!r}")
         store.materialize(ref, context.scratch / name)
         folders.append(context.scratch / name)
-    if samples.is_humaneval(suite):
+    if of_benchmarks(suite) or coding.is_humaneval(suite):
         candidate, baseline = (samples.Samples.read(folder) for folder in folders)
         scored = samples.judge(suite, candidate, baseline, sizes)
         shown = page.render_gate(scored).encode()
         return {VERDICT_FILE: _json(scored.verdict), REPORT_FILE: _json(scored), PAGE_FILE: shown}
-    loaded = _fidelity(suite)
+    loaded = suites.parse(suite)
     mine, theirs = (Measured.read(folder) for folder in folders)
     report = judge(loaded, mine, theirs, sizes)
     return {
@@ -83,15 +133,6 @@ def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Conte
         REPORT_FILE: _json(report),
         PAGE_FILE: page.render(report).encode(),
     }
-
-
-def _fidelity(suite: SuiteFiles) -> Loaded:
-    if of_benchmarks(suite):
-        raise BadInput(
-            f"the suite {suite.name} is run with lm-evaluation-harness, not with this step",
-            remedy="its commands are in the model card and in the documentation of evaluation",
-        )
-    return suites.parse(suite)
 
 
 def _json(value: BaseModel) -> bytes:
@@ -109,7 +150,7 @@ def _keep(store: Store, kind: Kind, fingerprint: str, files: dict[str, bytes]) -
 
 
 def _result(request: StepRequest, store: Store, manifest: Manifest) -> StepResult:
-    versions = {name: version(name) for name in ("httpx", "numpy")}
+    versions = {name: locked_version(request.step, name) for name in ("httpx", "lm-eval", "numpy")}
     outputs: dict[str, ArtifactRef] = {manifest.kind.value: manifest.ref}
     if manifest.kind is Kind.MEASUREMENT:
         return StepResult(step=request.step, outputs=outputs, versions=versions)

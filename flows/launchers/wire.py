@@ -28,7 +28,7 @@ _SECRETS: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.QUANTIZE: ("store",),
     Step.PUSH: ("store", "registry"),
     Step.SERVE: ("store", "registry"),
-    Step.EVALUATE: ("store",),
+    Step.EVALUATE: ("store", "registry", "hub_token"),  # tokenizers of modelcars, and gated data sets
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import socket
 from math import comb
 from typing import TYPE_CHECKING
@@ -12,9 +13,10 @@ import pytest
 
 from containers.contract import EvaluateOptions
 from containers.errors import BadInput
-from containers.evaluate import humaneval, sandbox
+from containers.evaluate import humaneval, humaneval_plus, sandbox
 from containers.evaluate.client import Client
 from containers.evaluate.sandbox import Limits, Sandbox
+from containers.evaluate.written import code as written_code
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ def box() -> Sandbox:
 
 
 def passed(box: Sandbox, written: dict[str, str]) -> set[str]:
-    found = asyncio.run(humaneval.score(box, PROBLEMS, {name: [text] for name, text in written.items()}))
+    solutions = {name: [PROBLEMS[name].prompt + text] for name, text in written.items()}
+    found = asyncio.run(humaneval.score(box, PROBLEMS, solutions))
     return {name for name, outcomes in found.items() if outcomes[0].passed}
 
 
@@ -124,19 +127,120 @@ def test_a_server_of_this_machine_is_out_of_reach(box: Sandbox) -> None:
 
 def test_nothing_is_run_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
-    with pytest.raises(BadInput, match="no bubblewrap"):
+    monkeypatch.setattr(sandbox, "in_container", lambda: False)
+    with pytest.raises(BadInput, match=r"no bubblewrap .* here, and this is no container"):
         Sandbox.find()
+    with pytest.raises(BadInput, match="no bubblewrap"):
+        Sandbox.find(kind="bubblewrap")
+
+
+@pytest.fixture
+def container(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox that a step's container has, where the engine lets no namespace be made."""
+    monkeypatch.setattr(sandbox, "in_container", lambda: True)
+    return Sandbox.find(Limits(wall=15.0, cpu=3), kind="container")
+
+
+@pytest.mark.parametrize(
+    ("program", "seen"),
+    [
+        ("import os; os._exit(0)", "ended with code 0"),
+        ("while True: pass", ""),
+        ("x = bytearray(8 << 30)", "MemoryError"),
+        ("open('/etc/passwd').read()", "Permission denied"),
+        ("open('/tmp/big', 'w')", "Permission denied"),
+        ("import os; os.mkdir('/dev/shm/evil')", "Permission denied"),
+        ("import os; os.listdir('/')", "Permission denied"),
+        ("import os; open(f'/proc/{os.getppid()}/environ').read()", "Permission denied"),
+        ("import os; os.chmod('/tmp', 0o777)", "Operation not permitted"),
+        ("import os; os.kill(os.getppid(), 9)", "Operation not permitted"),
+        ("import os; os.fork()", "Operation not permitted"),
+        ("import threading; threading.Thread(target=print).start()", "can't start new thread"),
+        ("import socket; socket.socket()", "Operation not permitted"),
+        ("import socket; socket.socket(socket.AF_UNIX)", "Operation not permitted"),
+        ("import ctypes\nassert ctypes.CDLL(None).syscall(425, 8, 0) == 0  # io_uring_setup", "AssertionError"),
+        ("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "not allowed to raise"),
+    ],
+)
+def test_hostile_programs_get_nowhere_in_a_container(container: Sandbox, program: str, seen: str) -> None:
+    outcome = container.run(program)
+    assert not outcome.passed
+    assert seen in outcome.detail
+
+
+def test_honest_programs_pass_in_a_container(container: Sandbox) -> None:
+    assert passed(container, {name: PROBLEMS[name].canonical_solution for name in list(PROBLEMS)[::40]}) == set(
+        list(PROBLEMS)[::40]
+    )
+
+
+def plus_file(folder: Path, **changes: object) -> Path:
+    """A file of problems as EvalPlus has it; each problem's function is one of numbers."""
+    one = {
+        "prompt": "def half(x: float) -> float:\n",
+        "entry_point": "half",
+        "canonical_solution": "    return x / 2\n",
+        "base_input": [[2.0]],
+        "plus_input": [[3.0], [0.1]],
+        "atol": 0,
+        "contract": "",
+    }
+    path = folder / "plus.jsonl"
+    path.write_text("".join(json.dumps(one | {"task_id": name} | changes) + "\n" for name in PROBLEMS))
+    return path
+
+
+def test_the_harder_inputs_of_humaneval_plus_decide(box: Sandbox, tmp_path: Path) -> None:
+    """Right on the inputs of HumanEval is not enough; a rounding error is no mistake, and another type is one."""
+    harder = humaneval_plus.problems(plus_file(tmp_path), PROBLEMS)
+    written = {
+        "HumanEval/0": "def half(x):\n    return x / 2",
+        "HumanEval/1": "def half(x):\n    return x / 2 + 1e-9",
+        "HumanEval/2": "def half(x):\n    return float(int(x) // 2)",
+        "HumanEval/3": "def half(x):\n    return str(x / 2)",
+        "HumanEval/4": "",
+    }
+    found = asyncio.run(humaneval.score(box, harder, {name: [text] for name, text in written.items()}))
+    assert {name for name, (one,) in found.items() if one.passed} == {"HumanEval/0", "HumanEval/1"}
+
+
+def test_problems_of_humaneval_plus_that_are_missing_are_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"needs the data set HumanEval\+") as raised:
+        humaneval_plus.problems(None, PROBLEMS)
+    assert "evaluate.humaneval_plus" in raised.value.remedy
+    with pytest.raises(BadInput, match="cannot be read"):
+        humaneval_plus.problems(tmp_path / "none", PROBLEMS)
+    with pytest.raises(BadInput, match="has 1 of the 164 problems"):
+        humaneval_plus.problems(plus_file(tmp_path, task_id="HumanEval/1"), PROBLEMS)
+    with pytest.raises(BadInput, match="is not EvalPlus's file"):
+        humaneval_plus.problems(plus_file(tmp_path, plus_input="x"), PROBLEMS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("Sure!\n```python\ndef f(x):\n    return x\n\nprint(f(1))\n```\nIt returns x.", "def f(x):\n    return x"),
+        ("```\ndef g():\n    pass\n```\n```py\nimport math\ndef f(x):\n    return g(", ""),
+        ("```python\nimport math\ndef f(x):\n    return 1\nf(", "import math\n\ndef f(x):\n    return 1"),
+        ("def f(x):\n    return 2", "def f(x):\n    return 2"),
+        ("I cannot do that.", ""),
+        ("```python\nf = 1\n```", ""),
+    ],
+)
+def test_the_function_is_found_in_an_answer(answer: str, found: str) -> None:
+    assert written_code(answer, "f") == found
 
 
 def test_completions_are_asked_for_as_declared() -> None:
-    behaviour = Behaviour()
+    behaviour = Behaviour(text="    return 1\n\ndef other")
 
     async def ask(url: str) -> list[str]:
         async with Client(EvaluateOptions(endpoint=url, served_model_name="toy")) as client:
-            return await humaneval.completions(client, PROBLEMS["HumanEval/0"], humaneval.Sampling(max_tokens=64))
+            sampling = humaneval.Sampling(api="completions", max_tokens=64)
+            return await humaneval.solutions(client, PROBLEMS["HumanEval/0"], sampling)
 
     with openai_server(behaviour) as url:
-        assert asyncio.run(ask(url)) == [behaviour.text]
+        assert asyncio.run(ask(url)) == [PROBLEMS["HumanEval/0"].prompt + "    return 1\n"]
 
 
 @pytest.mark.parametrize(("samples", "correct", "k"), [(10, 3, 1), (50, 7, 10), (5, 5, 1), (5, 0, 2), (10, 9, 2)])

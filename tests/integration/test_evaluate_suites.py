@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers import suites
+from containers.contract import Step
 from containers.evaluate import benchmarks
 from containers.process import inherited, run
 from containers.settings import Settings
-from flows.environments import ensure
+from flows.environments import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,8 @@ ROWS = [one for suite in DECLARED for one in suite.benchmarks]
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The interpreter of the harness's environment, in the cache that all tests share."""
-    return ensure("harness", HARNESS / "requirements.lock", Settings().cache, on_event=print).python
+    """The interpreter of the step's environment, in the cache that all tests share."""
+    return prepare(Step.EVALUATE, Settings(), print).python
 
 
 def check(python: Path, *arguments: str) -> dict[str, object]:

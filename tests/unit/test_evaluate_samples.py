@@ -10,10 +10,11 @@ import pytest
 
 from containers import suites
 from containers.errors import BadInput
-from containers.evaluate import humaneval, samples
-from containers.evaluate.measurement import Requests
+from containers.evaluate import coding, humaneval, samples
+from containers.evaluate.measurement import Requests, Scored
 from containers.evaluate.sandbox import Outcome, Sandbox
 from containers.events import Reporter
+from containers.settings import EvaluateSettings
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def scored(right: int, *, count: int = 164, **changes: object) -> samples.Sample
         subject="sha256:" + "a" * 64,
         engine="toy",
         benchmarks=(
-            samples.Scored(
-                key="humaneval", title="HumanEval", scores={f"{i:03}": float(i < right) for i in range(count)}
-            ),
+            Scored(key="humaneval", title="HumanEval", scores={f"{i:03}": float(i < right) for i in range(count)}),
         ),
         requests=Requests(sent=count, retried=0, failed=0),
     )
@@ -68,11 +67,12 @@ def test_scores_read_back(tmp_path: Path) -> None:
 def test_a_typing_error_in_the_declaration_is_named() -> None:
     text = GREEDY.files["suite.yaml"].replace("temperature: 0.0", "temperatur: 0.0")
     with pytest.raises(BadInput, match=r"humaneval\.temperatur: Extra inputs"):
-        samples.parse(GREEDY.model_copy(update={"files": {"suite.yaml": text}}))
+        coding.parse(GREEDY.model_copy(update={"files": {"suite.yaml": text}}))
 
 
-def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a sandbox that lets every second program pass: what is run is the prompt, the answer and the test."""
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, api: str) -> None:
+    """With a sandbox that lets every second program pass: what is run is the function, as written, and the test."""
     programs: list[str] = []
 
     class Box:
@@ -80,20 +80,29 @@ def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch) -> N
             programs.append(program)
             return Outcome(passed="HumanEval/" not in program and len(program) % 2 == 0, detail="")
 
-    monkeypatch.setattr(Sandbox, "find", classmethod(lambda cls: Box()))
-    behaviour = Behaviour(text="    return 1\n")
+    monkeypatch.setattr(Sandbox, "find", classmethod(lambda cls, **_: Box()))
+    text = GREEDY.files["suite.yaml"].replace("api: chat", f"api: {api}")
+    suite = GREEDY.model_copy(update={"files": {"suite.yaml": text}})
+    first = humaneval.problems()["HumanEval/0"]
+    written = {"completions": "    return 1\n", "chat": f"Sure!\n```python\n{first.prompt}    return 1\n```\n"}[api]
+    behaviour = Behaviour(text=written)
     with openai_server(behaviour) as url:
-        one = asyncio.run(
-            samples.measure(
-                GREEDY,
-                GREEDY.parameters(subject="x", engine="toy"),
-                GREEDY.options(endpoint=url, served_model_name="toy"),
+        (scored,), requests, length = asyncio.run(
+            coding.measure(
+                coding.parse(suite),
+                suite.options(endpoint=url, served_model_name="toy"),
+                EvaluateSettings(),
                 Reporter(io.StringIO()),
             )
         )
     known = humaneval.problems()
-    assert behaviour.paths.count("/v1/completions") == len(programs) == 164
-    assert one.benchmarks[0].scores.keys() == known.keys()
-    first = known["HumanEval/0"]
-    assert f"{first.prompt}    return 1\n\n{first.test}\ncheck({first.entry_point})\n" in programs
-    assert sum(one.benchmarks[0].scores.values()) == sum(len(text) % 2 == 0 for text in programs)
+    path = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}[api]
+    assert behaviour.paths.count(path) == len(programs) == 164
+    assert requests.sent == 165  # and one for the list of models
+    assert length == behaviour.context
+    assert scored.scores.keys() == known.keys()
+    (run,) = [program for program in programs if "check(has_close_elements)" in program]
+    assert "\n    return 1\n" in run
+    assert run.startswith("from typing import List\n")
+    assert run.endswith(f"{first.test}\ncheck({first.entry_point})\n")
+    assert sum(scored.scores.values()) == sum(len(text) % 2 == 0 for text in programs)

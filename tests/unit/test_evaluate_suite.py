@@ -8,7 +8,7 @@ import pytest
 
 from containers import suites
 from containers.errors import BadInput
-from containers.evaluate import benchmarks, samples, suite
+from containers.evaluate import benchmarks, coding, suite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +34,8 @@ def test_the_shipped_suites_parse() -> None:
     for files in map(suites.read, suites.names()):
         if benchmarks.of_benchmarks(files):
             assert benchmarks.parse(files).name == files.name
-        elif samples.is_humaneval(files):
-            assert samples.parse(files).name == files.name
+        elif coding.is_humaneval(files):
+            assert coding.parse(files).name == files.name
         else:
             assert suite.parse(files).suite.name == files.name
 

@@ -1,0 +1,102 @@
+"""The suites of HumanEval: functions written by the model, run in a sandbox, scored by problem."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from containers.contract import Frozen
+from containers.errors import BadInput
+from containers.evaluate import humaneval, humaneval_plus, sanity
+from containers.evaluate.benchmarks import Gate, Serving, declaration, unfit
+from containers.evaluate.client import Client
+from containers.evaluate.measure import together
+from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from containers.contract import EvaluateOptions
+    from containers.evaluate.humaneval import Problem
+    from containers.evaluate.sandbox import Outcome
+    from containers.events import Reporter
+    from containers.settings import EvaluateSettings
+    from containers.suites import SuiteFiles
+
+_KEY = "humaneval"
+
+
+class HumanEvalSuite(Frozen):
+    """`category` is the first column of the card's table; with `plus` the same answers are also run on HumanEval+'s inputs."""
+
+    schema_version: Literal[1]
+    name: str
+    description: str
+    category: str = ""
+    serving: Serving
+    gate: Gate = Gate()
+    humaneval: humaneval.Sampling
+    plus: bool = False
+
+
+def is_humaneval(files: SuiteFiles) -> bool:
+    """Whether a suite declares HumanEval."""
+    declared = declaration(files)
+    return isinstance(declared, dict) and _KEY in declared
+
+
+def parse(files: SuiteFiles) -> HumanEvalSuite:
+    """Read the declaration; raises BadInput that names what is wrong with it."""
+    try:
+        suite = HumanEvalSuite.model_validate(declaration(files))
+    except ValidationError as error:
+        raise unfit(files, error) from error
+    if suite.name != files.name:
+        raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")
+    return suite
+
+
+async def measure(
+    suite: HumanEvalSuite, options: EvaluateOptions, settings: EvaluateSettings, report: Reporter
+) -> tuple[tuple[Scored, ...], Requests, int]:
+    """All problems of HumanEval: scores, requests, and the length that the endpoint offers, in tokens.
+
+    Raises what `containers.evaluate.measure.measure` does, and BadInput without a sandbox or without the problems of
+    HumanEval+ where the suite asks for them: both are looked for before the first request.
+    """
+    sandbox = Sandbox.find(kind=settings.sandbox)
+    known = humaneval.problems()
+    harder = humaneval_plus.problems(settings.humaneval_plus, known) if suite.plus else {}
+    async with Client(options) as client:
+        length = await sanity.served(client, suite.serving.max_model_len)
+        with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:
+
+            async def write(problem: Problem) -> list[str]:
+                texts = await humaneval.solutions(client, problem, suite.humaneval)
+                progress.advance(1)
+                return texts
+
+            texts = await together([write(problem) for problem in known.values()])
+        requests = Requests(**vars(client.counts))
+    written = dict(zip(known, texts, strict=True))
+    report.log(f"running what was written, {sandbox}")
+    scored = [_scored(suite, "humaneval", "HumanEval", await humaneval.score(sandbox, known, written))]
+    if harder:
+        report.log("running it on the inputs of HumanEval+")
+        scored.append(_scored(suite, "humaneval-plus", "HumanEval+", await humaneval.score(sandbox, harder, written)))
+    return tuple(scored), requests, length
+
+
+def _scored(suite: HumanEvalSuite, key: str, title: str, outcomes: Mapping[str, list[Outcome]]) -> Scored:
+    """pass@1: the share of a problem's answers that pass (what the unbiased estimate comes to for k = 1)."""
+    drawn = suite.humaneval
+    return Scored(
+        key=key,
+        title=f"{title} pass@1 ({drawn.samples} at temperature {drawn.temperature:g})",
+        scores={name: sum(one.passed for one in found) / len(found) for name, found in outcomes.items()},
+        category=suite.category,
+        data_set="openai/openai_humaneval" if key == "humaneval" else "evalplus/humanevalplus",
+        metric="pass@1",
+    )
