@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
-from containers.contract import Endpoint, Step, StepRequest, StepResult
+from containers.contract import Endpoint, ServeOptions, Step, StepRequest, StepResult
 from containers.errors import Error, Interrupted, NotReady
 from flows import runtime
 from flows.pulse import Pulse, Watch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOGGER: Final = "step"  # the part of the log's name that marks a step's own lines
 _LOOK: Final = 2.0  # seconds between two looks at the parent
+_HERE: Final = ("127.0.0.1", "0.0.0.0", "localhost")  # noqa: S104 - compared with
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -99,8 +100,12 @@ def _answer(request: StepRequest, now: runtime.Runtime, key: str, listen: Callab
 
 def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: Callable[[Event], None]) -> StepResult:
     """Publish the endpoint and stay; ends well when the parent says so, and raises NotReady when the service ends first."""
+    host = now.settings.serve.advertise
+    if host:  # others are to reach it, so it must listen to them
+        options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0"})  # noqa: S104
+        request = request.model_copy(update={"options": options.dump()})
     lease = now.services.start(request, listen)
-    endpoint = _advertised(lease.endpoint, now.settings.serve.advertise)
+    endpoint = _advertised(lease.endpoint, host)
     try:
         now.store.write_key(child_key(key, "endpoint"), endpoint.model_dump_json().encode())
         while lease.serves:
@@ -113,10 +118,10 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: Callabl
 
 
 def _advertised(endpoint: Endpoint, host: str) -> Endpoint:
-    """The endpoint under the name by which others reach this machine, where one is set."""
-    if not host:
-        return endpoint
+    """An endpoint of this machine under the name by which others reach it, where one is set."""
     url = urlsplit(endpoint.url)
+    if not host or url.hostname not in _HERE:
+        return endpoint
     return endpoint.model_copy(update={"url": urlunsplit(url._replace(netloc=f"{host}:{url.port}"))})
 
 

@@ -155,7 +155,8 @@ def _an_interrupted_parent_ends_its_child(place: Place, workers: list[Worker]) -
     from prefect.client.schemas.sorting import FlowRunSort
 
     runtime = place.runtime()
-    request = place.request(scheme="W8A8")
+    with use(runtime):
+        request = place.request(scheme="W8A8")
 
     def interrupt(event: Event) -> None:
         if workers[0].working_on(b"containers.quantize"):
