@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from flows.watching.look import Seen
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 _SCORES: Final = 2  # measures in a table; the rest is in the JSON
 
 
-def status_rows(seen: Sequence[Seen], newer: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+def status_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
     """One row a product: what is shipped, how good and how old it is, and what is newer."""
-    return [_status(one, newer or {}) for one in seen]
+    return [_status(one) for one in seen]
 
 
 def plan_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
@@ -75,7 +75,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _status(seen: Seen, newer: Mapping[str, str]) -> dict[str, str]:
+def _status(seen: Seen) -> dict[str, str]:
     record = seen.record
     if record is None:
         told = {"shipped": "nothing yet", "base revision": "", "scores": "", "age": ""}
@@ -86,13 +86,13 @@ def _status(seen: Seen, newer: Mapping[str, str]) -> dict[str, str]:
             "scores": _scores(record),
             "age": age(datetime.now(UTC) - record.shipped),
         }
+    tried = [plan(seen)] if seen.changes and seen.tried else []
     known = [f"last known {seen.commit[:12]}"] if seen.problem and seen.commit else []
-    indexed = [f"{name} {version} on the index" for name, version in newer.items()]
     return {
         "model": seen.line.name,
         **told,
         "recipe": seen.line.recipe.scheme,
-        "newer": "; ".join(filter(None, [why(seen), *known, *indexed])) or "nothing",
+        "newer": "; ".join(filter(None, [why(seen), *tried, *known])) or "nothing",
     }
 
 
