@@ -12,7 +12,7 @@ import httpx
 
 from containers.contract import ServeParameters, Step, StepRequest
 from containers.errors import BadInput, Error, NotReady
-from containers.process import inherited, run
+from containers.process import ProcessFailed, inherited, run
 from flows.targets import compose, podman
 from flows.targets.docker import image_for
 from flows.targets.rollout import Served
@@ -107,8 +107,12 @@ class _Podman:
     options: tuple[str, ...]
 
     def __call__(self, *arguments: str, check: bool = True, timeout: float = 300) -> Completed:
+        """Raises BadInput with podman's own words when it refuses."""
         environment = inherited(*_PODMAN_VARIABLES)
-        return run(["podman", *self.options, *arguments], env=environment, check=check, timeout=timeout)
+        try:
+            return run(["podman", *self.options, *arguments], env=environment, check=check, timeout=timeout)
+        except ProcessFailed as error:
+            raise BadInput(f"podman {arguments[0]}: {error.output.strip()}") from error
 
     def container(self, name: str) -> dict[str, Any] | None:
         found = self("container", "inspect", name, check=False)

@@ -1,0 +1,224 @@
+"""Podman runs what is rendered: KServe's pod, and the card's command made right, over a modelcar that we pushed.
+
+The engine is a shell script named python3 beside busybox, which serves only when the model is where it was told; vLLM
+itself takes longer than these tests may. Podman gets a storage of its own, and the network of the machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from containers.errors import BadInput, NotReady
+from containers.oci.reference import Reference
+from containers.settings import Settings
+from flows.targets import kserve
+from flows.targets.description import Wanted, build
+from flows.targets.hosts import deploy_podman
+from flows.targets.model import of_folder
+from infra.registry import LocalRegistry
+from tests.deployments import GOLDEN
+from tests.modelcars import push_folder, write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flows.targets.description import Deployment
+
+pytestmark = pytest.mark.integration
+ENGINE = "localhost/engine:1"
+BROKEN = "localhost/engine:broken"
+CONFIG = """\
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=1000:1000"]
+netns = "host"
+log_driver = "k8s-file"
+[engine]
+cgroup_manager = "cgroupfs"
+runtime = "runc"
+events_logger = "file"
+"""
+SERVER = r"""#!/bin/busybox sh
+for word; do case "$word" in
+  --model=*) model=${word#*=} ;; --port=*) port=${word#*=} ;; --served-model-name=*) name=${word#*=} ;;
+esac; done
+until [ -e "$model/config.json" ]; do sleep 0.1; done
+echo "serving $model as $(id -u)"
+export model name
+exec nc -ll -p "$port" -e /bin/answer
+"""
+ANSWER = r"""#!/bin/busybox sh
+read -r method path _
+length=0
+while read -r key value; do
+  key=${key%$'\r'}
+  case "$key" in "") break ;; [Cc]ontent-[Ll]ength:) length=${value%$'\r'} ;; esac
+done
+[ "$length" = 0 ] || head -c "$length" >/dev/null
+case "$path" in
+  /health) body="" ;;
+  /v1/models) body="{\"data\": [{\"id\": \"$name\"}]}" ;;
+  *) body="{\"choices\": [{\"text\": \"$(md5sum < "$model/config.json")\"}]}" ;;
+esac
+printf 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' "${#body}" "$body"
+"""
+
+
+class Podman:
+    """Podman with a storage of its own; `options` go before the verb."""
+
+    def __init__(self, folder: Path) -> None:
+        self.options = (f"--root={folder}/root", f"--runroot={folder}/run")
+
+    def __call__(self, *words: str, check: bool = True, text: str | None = None) -> str:
+        ended = subprocess.run(
+            ["podman", *self.options, *words], check=False, capture_output=True, text=True, input=text
+        )
+        assert not check or ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def engine(self, name: str, script: str) -> None:
+        """An image of busybox and two scripts, without a build."""
+        busybox = Path(subprocess.run(["which", "busybox"], check=True, capture_output=True, text=True).stdout.strip())
+        files = {"busybox": busybox.read_bytes(), "python3": script.encode(), "answer": ANSWER.encode()}
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for file, content in files.items():
+                member = tarfile.TarInfo(f"bin/{file}")
+                member.size, member.mode = len(content), 0o755
+                tar.addfile(member, io.BytesIO(content))
+            for applet in ("sh", "sleep", "id", "nc", "head", "md5sum"):
+                member = tarfile.TarInfo(f"bin/{applet}")
+                member.type, member.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(member)
+        path = Path(self.options[0].partition("=")[2]).parent / "engine.tar"
+        path.write_bytes(archive.getvalue())
+        self("import", "--change=ENV PATH=/bin", "--change=STOPSIGNAL SIGKILL", str(path), name)
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    folder = tmp_path_factory.mktemp("podman")
+    (folder / "containers.conf").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTAINERS_CONF", str(folder / "containers.conf"))
+        engine = Podman(folder)
+        engine.engine(ENGINE, SERVER)
+        engine.engine(BROKEN, "#!/bin/busybox sh\necho 'ValueError: no such architecture'\nexit 3\n")
+        yield engine
+        engine("pod", "rm", "--force", "--all")
+        engine("rm", "--force", "--all", "--time", "0")
+        subprocess.run(["umount", f"{folder}/root/overlay"], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def modelcars(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two modelcars by digest, pushed by us and pulled by podman."""
+    folder = tmp_path_factory.mktemp("modelcars")
+    settings = Settings(home=folder / "home", cache=folder / "cache")
+    references = []
+    with LocalRegistry(folder / "registry") as registry:
+        for number in (1, 2):
+            checkpoint = write_checkpoint(folder / f"model-{number}", size=4096 * number)
+            (checkpoint / "config.json").write_text(json.dumps({"number": number}))
+            target = f"{registry}/models/modelcar-tiny"
+            pushed = push_folder(checkpoint, target, settings, base="busybox")
+            references.append(f"{target}@{pushed.digest}")
+            podman("pull", "--quiet", "--tls-verify=false", references[-1])
+    return references
+
+
+def described(reference: str, *, image: str = ENGINE, port: int = 0) -> Deployment:
+    """The deployment of a modelcar by our engine; the demo's configuration stands for its model."""
+    model = of_folder(GOLDEN / "demo").model_copy(update={"weights": 1 << 20})
+    wanted = Wanted(gpu="cpu", max_model_len=2048, image=image, port=port or free_port())
+    return build(model, Reference.parse(reference), wanted)
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path) -> None:
+    """Init container, sidecar and engine in one pid namespace: the engine reads the model through /proc, as user 1001."""
+    pod: dict[str, Any] = kserve.pod(described(modelcars[0]))
+    server = pod["spec"]["containers"][0]
+    del server["ports"]  # the pod is in the machine's network
+    server["args"] = [
+        one.replace("8080", str(port := free_port())) if "--port" in one else one for one in server["args"]
+    ]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        del server[probe]
+    path = tmp_path / "pod.yaml"
+    path.write_text(yaml.safe_dump(pod))
+    podman("kube", "play", "--network=host", "--log-driver=k8s-file", str(path))
+    try:
+        name = pod["metadata"]["name"]
+        for _ in range(100):
+            if "serving" in (log := podman("logs", f"{name}-{server['name']}")):
+                break
+            time.sleep(0.2)
+        assert log == "serving /mnt/models as 1001\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET /v1/models HTTP/1.1\r\n\r\n")
+            assert name in connection.makefile().read()
+    finally:
+        podman("pod", "rm", "--force", "--time=0", name)
+
+
+def test_an_image_without_a_model_stops_the_pod(podman: Podman, tmp_path: Path, modelcars: list[str]) -> None:
+    """The init container of KServe's pod ends with 1: the engine never starts."""
+    pod: dict[str, Any] = kserve.pod(described(modelcars[0]))
+    del pod["spec"]["containers"][0]["ports"]
+    pod["spec"]["initContainers"][0]["image"] = ENGINE
+    pod["metadata"]["name"] = "empty"
+    pod["spec"]["restartPolicy"] = "Never"  # once is enough here
+    path = tmp_path / "pod.yaml"
+    path.write_text(yaml.safe_dump(pod))
+    podman("kube", "play", "--network=host", "--log-driver=k8s-file", str(path), check=False)
+    try:
+        states = podman("ps", "--all", "--filter=pod=empty", "--format={{.Names}} {{.Status}}").splitlines()
+        assert "empty-kserve-container Created" in states
+    finally:
+        podman("pod", "rm", "--force", "--time=0", "empty")
+
+
+def test_the_command_serves_and_is_replaced_only_by_what_serves(podman: Podman, modelcars: list[str]) -> None:
+    """The model is mounted by digest; a second digest takes over; one that does not serve leaves the one before."""
+    said: list[str] = []
+    port = free_port()
+
+    def deploy(reference: str, image: str = ENGINE, timeout: float = 30) -> Any:
+        return deploy_podman(
+            described(reference, image=image, port=port), said.append, timeout=timeout, options=podman.options
+        )
+
+    first = deploy(modelcars[0])
+    assert first.changed
+    assert not deploy(modelcars[0]).changed, "what serves already is left alone"
+    second = deploy(modelcars[1])
+    assert second.answer != first.answer, "the answer is made of the model's own bytes"
+    with pytest.raises(NotReady, match="no such architecture") as caught:
+        deploy(modelcars[0], image=BROKEN)
+    assert "the old one was started again" in caught.value.message
+    again = deploy(modelcars[1])
+    assert (again.changed, again.answer) == (False, second.answer)
+    podman("rm", "--force", "--time=0", first.name)
+
+
+def test_podman_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said as such."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInput, match="podman is not installed"):
+        deploy_podman(described("r.example.com/m@sha256:" + "1" * 64), lambda _: None, timeout=1)
