@@ -41,7 +41,7 @@ def sweep(
 def services(settings: Settings) -> list[Services]:
     """All that may have left something serving for this folder, however its steps were started."""
     found: list[Services] = [ProcessServices(settings)]
-    if settings.launcher == "docker":
+    if settings.launcher == "docker" or (settings.home / "services" / "docker").exists():  # by a run with that profile
         from flows.services.docker import DockerServices
 
         found.append(DockerServices(settings))

@@ -77,6 +77,9 @@ class DockerLease:
         with self._turn, connect(self._settings.docker) as engine:
             self._done.set()
             replace(self._container, api=engine.api).touch(LEASE, KEPT)
+        mark = kept_mark(self._settings)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         self._stay = True
 
     def _renew(self) -> None:
@@ -119,6 +122,8 @@ class DockerServices:
                 endpoint = self._endpoint(container)
                 stopped.append((endpoint.published or endpoint.url) if endpoint else container.name)
                 _end(engine, container.name)
+        if kept:
+            kept_mark(self.settings).unlink(missing_ok=True)
         return stopped
 
     def _find(self, engine: Engine, key: str) -> DockerLease | None:
@@ -227,6 +232,11 @@ class DockerServices:
         endpoint = Endpoint.read(read_result(content, Step.SERVE).values)
         port = container.published(_PORT)
         return endpoint.model_copy(update={"published": f"http://127.0.0.1:{port}/v1"}) if port else endpoint
+
+
+def kept_mark(settings: Settings) -> Path:
+    """A file that says that a run of this folder left something serving on the engine."""
+    return settings.home.resolve() / "services" / "docker"
 
 
 def _servers(engine: Engine, **wanted: str) -> list[Container]:

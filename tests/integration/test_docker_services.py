@@ -15,6 +15,7 @@ import pytest
 from containers.contract import ServeParameters, Step, StepRequest
 from containers.errors import BadInput, StepFailed
 from containers.settings import Settings
+from flows.cli_containers import services as services_of
 from flows.engine import connect
 from flows.engine.ownership import KEPT, LEASE
 from flows.services import docker as services
@@ -169,7 +170,9 @@ def test_what_is_kept_is_found_by_other_runs_and_stopped_by_name(world: World) -
     assert found.serves
     assert [one.removed for one in sweep(world.settings.docker)] == [False]
     assert world.services.stop_all() == []
+    assert len(services_of(world.settings)) == 2  # as `carwright clean` looks for them
     assert world.services.stop_all(kept=True) == [lease.endpoint.url]
+    assert len(services_of(world.settings)) == 1
     assert world.left() == []
 
 
