@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -51,6 +53,7 @@ class KubeApi:
     served: dict[str, str] = field(default_factory=dict)
     logs: dict[str, list[str | None]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    rights: set[tuple[str, str]] = field(default_factory=set)
     breaks: int = 0  # how often a followed log breaks off after its first lines
     lock: threading.RLock = field(default_factory=threading.RLock)
     url: str = ""
@@ -178,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         plural, name = match["plural"], match["name"]
         verb = "list" if verb == "get" and name is None else verb
         self.api.requests.append((verb, f"{plural}/{name}" if name else plural))
+        resource = f"{plural}/{match['sub']}" if match["sub"] else plural
+        self.api.rights.add((verb, resource))
         if (verb, plural) in self.api.forbidden:
             message = f'{plural} is forbidden: User "tester" cannot {verb} resource "{plural}"'
             self._status(403, "Forbidden", message)
@@ -301,6 +306,20 @@ def kube_api(controller: Callable[[KubeApi], None] = lambda _: None) -> Iterator
         for thread in threads:
             thread.join()
         server.server_close()
+
+
+def allowed(root: Path, account: str) -> set[tuple[str, str]]:
+    """(verb, resource) of what infra/kubernetes/rbac.yaml allows to an account."""
+    documents = list(yaml.safe_load_all((root / "infra" / "kubernetes" / "rbac.yaml").read_text()))
+    roles = {
+        one["roleRef"]["name"]
+        for one in documents
+        if one["kind"] == "RoleBinding" and any(subject["name"] == account for subject in one["subjects"])
+    }
+    rules = [
+        rule for one in documents if one["kind"] == "Role" and one["metadata"]["name"] in roles for rule in one["rules"]
+    ]
+    return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
 def kubeconfig(api: KubeApi, folder: Path) -> Path:

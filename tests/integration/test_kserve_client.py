@@ -13,7 +13,7 @@ from flows.cluster import Cluster
 from flows.targets.kserve import objects, runtime_name
 from flows.targets.rollout import Rollout
 from tests.deployments import demo_deployment
-from tests.kube_api import KubeApi, kube_api, kubeconfig
+from tests.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,9 +101,10 @@ def world() -> World:
 
 
 @pytest.fixture
-def api(world: World) -> Iterator[KubeApi]:
+def api(world: World, root: Path) -> Iterator[KubeApi]:
     with kube_api(world) as served:
         yield served
+        assert served.rights <= allowed(root, "carwright-flow"), "rbac.yaml lacks a right"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from containers.errors import BadInput, StepFailed, Temporary
 from containers.settings import KubernetesSettings, Settings
 from containers.step import result_line
 from flows.launchers.kubernetes import KubernetesLauncher
-from tests.kube_api import KubeApi, kube_api, kubeconfig
+from tests.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,21 +77,22 @@ def gone(api: KubeApi, pod: str) -> None:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Any]:
+def serve(tmp_path: Path, root: Path) -> Iterator[Any]:
     """A function that starts the API server with a kubelet and gives the server and a launcher."""
     started = []
 
     def start(kubelet: Any, **kubernetes: Any) -> tuple[KubeApi, KubernetesLauncher]:
         context = kube_api(kubelet)
         api = context.__enter__()
-        started.append(context)
+        started.append((context, api))
         section = KubernetesSettings(kubeconfig=kubeconfig(api, tmp_path), **kubernetes)
         store = {"endpoint": "http://127.0.0.1:9", "access_key_id": "an-id", "secret_access_key": "a-secret-key"}
         return api, KubernetesLauncher(Settings(kubernetes=section, home=tmp_path, store=store, hub_token="a-token"))
 
     yield start
-    for context in started:
+    for context, api in started:
         context.__exit__(None, None, None)
+        assert api.rights <= allowed(root, "carwright-flow"), "rbac.yaml lacks a right"
 
 
 def request(source: str = "hf://acme/tiny") -> StepRequest:

@@ -1,0 +1,104 @@
+"""What goes to a cluster fits Kubernetes' schemas, and nobody there may do more than needed."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from containers.contract import DownloadParameters, EvaluateParameters, Step, StepRequest
+from containers.digest import Digest
+from containers.settings import KubernetesSettings, Settings
+from flows.launchers.kubernetes import job, secret
+from tests.kube_api import allowed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KUBERNETES = "1.33"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    section = KubernetesSettings(
+        gpus={"download": 1}, image_pull_secrets=("login",), node_selector={"a": "b"}, step_timeout=60, owner_uid="u"
+    )
+    return Settings(home=tmp_path, kubernetes=section, store={"secret_access_key": "k", "access_key_id": "i"})
+
+
+REQUESTS = [
+    StepRequest(
+        step=Step.DOWNLOAD, run="a run/with odd signs-", parameters=DownloadParameters(source="hf://a/b").dump()
+    ),
+    StepRequest(step=Step.EVALUATE, run="r", parameters=EvaluateParameters(suite_digest=Digest("0" * 64)).dump()),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.step.value)
+def test_jobs_and_secrets_fit_the_schema(settings: Settings, request_: StepRequest) -> None:
+    """Strictly: an unknown field is an error."""
+    kubernetes_validate.validate(job(settings, request_, "a-name"), KUBERNETES, strict=True)
+    kubernetes_validate.validate(secret(settings, request_, "a-name", "uid"), KUBERNETES, strict=True)
+
+
+def test_a_step_has_no_more_than_it_needs(settings: Settings) -> None:
+    """Not root, nothing writable but its folders, no token of the cluster, no capabilities."""
+    pod = job(settings, REQUESTS[0], "a-name")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("name", ["rbac.yaml", "settings.yaml"])
+def test_the_files_for_a_cluster_fit_the_schema(root: Path, name: str) -> None:
+    """infra/kubernetes, document by document."""
+    for document in yaml.safe_load_all((root / "infra" / "kubernetes" / name).read_text()):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_the_settings_for_a_cluster_are_settings(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name in settings.yaml is one that Settings knows, and the values fit."""
+    config, secret_ = yaml.safe_load_all((root / "infra" / "kubernetes" / "settings.yaml").read_text())
+    for name, value in {**config["data"], **secret_["stringData"]}.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.kubernetes.gpus == {"quantize": 1}
+    assert settings.registry.password is not None
+
+
+def test_the_work_pool_makes_a_job(root: Path) -> None:
+    """The template with its defaults filled in is a valid Job, and every placeholder is a variable or Prefect's own."""
+    template = json.loads((root / "infra" / "kubernetes" / "work-pool.json").read_text())
+    variables = template["variables"]["properties"]
+    text = json.dumps(template["job_configuration"])
+    assert set(re.findall(r"{{ (\w+) }}", text)) <= set(variables)
+    defaults = {name: one.get("default", "x") for name, one in variables.items()} | {"command": ["prefect"]}
+    manifest = fill(template["job_configuration"]["job_manifest"], defaults)
+    del manifest["metadata"]["generateName"]  # the worker's API call may have it, the schema wants a name
+    manifest["metadata"]["name"] = "x"
+    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    assert set(template["job_configuration"]) - {"job_manifest"} <= set(variables)
+
+
+def fill(value: Any, variables: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: fill(item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, variables) for item in value]
+    if isinstance(value, str) and (whole := re.fullmatch(r"{{ (\w+) }}", value)):
+        return variables[whole[1]]
+    if isinstance(value, str):
+        return re.sub(r"{{ (\w+) }}", lambda match: str(variables[match[1]]), value)
+    return value
+
+
+def test_what_steps_and_flows_may_do(root: Path) -> None:
+    """Steps nothing at all. That flows may do all they ask for is held by the tests that ask: tests/kube_api.py."""
+    assert allowed(root, "carwright-step") == set()
+    assert ("create", "jobs") in allowed(root, "carwright-flow")
+    assert ("get", "secrets") not in allowed(root, "carwright-flow")
