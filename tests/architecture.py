@@ -34,6 +34,7 @@ ONLY = (
     Only("boto3", ("containers/store/",), "one way to the object store"),
     Only("botocore", ("containers/store/",), "one way to the object store"),
     Only("docker", ("flows/engine/",), "one place that knows the container engine"),
+    Only("lightkube", ("flows/cluster.py",), "one place that knows the cluster's client"),
     Only("prefect", ("flows/",), "steps are complete without it"),
     Only("subprocess", ("containers/process.py",), "one process runner"),
     Only("pickle", (), "nothing is pickled: what crosses a border is JSON"),

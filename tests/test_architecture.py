@@ -54,6 +54,7 @@ def test_no_module_is_too_large(root: Path) -> None:
         ("flows/reporting.py", "import boto3", "one way to the object store"),
         ("containers/oci/registry.py", "from botocore.config import Config", "one way to the object store"),
         ("flows/launchers/docker.py", "import docker", "one place that knows"),
+        ("flows/launchers/kubernetes.py", "from lightkube import Client", "one place that knows"),
         ("containers/serve/work.py", "import subprocess", "one process runner"),
         ("containers/serve/work.py", "def f():\n    import subprocess as s", "one process runner"),
         ("flows/steps.py", "import pickle", "nothing is pickled"),
