@@ -126,6 +126,8 @@ class Bench:
         with child:
             while child.poll() is None and sum(1 for _ in store.manifests(Kind.GROUP)) < half:
                 time.sleep(0.05)
+            if child.poll() is not None:
+                raise RuntimeError("the step was done before it could be killed: take a larger checkpoint")
             os.kill(child.pid, signal.SIGKILL)  # its supervisor; the step dies with it
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 DOWNLOAD = "d" * 64
 SHARD = 2_400_000  # bytes; the largest here, rounded up
 LANES = 2
@@ -66,7 +66,7 @@ def test_each_shard_is_quantized_before_the_next_has_come(world: World) -> None:
         shards = announce(world, announcer)
         for at, path in enumerate(shards):
             announcer.arrived(store(world, path))
-            if at < 6:
+            if at < 4:
                 wait_for(world, path)
                 assert len(world.finished()) == at + 1
             largest = max(largest, *(_used(scratch) for _ in range(3)))
