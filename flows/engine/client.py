@@ -38,7 +38,7 @@ class Spec:
     `entrypoint` replaces the image's own, `command` is what follows.
 
     `readable` are folders of the engine's machine, mounted where they are; `publish` maps a port of the container to
-    one of the loopback interface of the engine's machine, 0 for any.
+    the engine's machine, at `publish_at`; 0 for any.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Spec:
     image_mount: tuple[str, str] | None = None
     pid_of: str = ""
     publish: Mapping[int, int] = field(default_factory=dict)
+    publish_at: str = "127.0.0.1"
     security: tuple[str, ...] = ()
     memory: int | None = None
     cpus: float | None = None
@@ -116,7 +117,7 @@ class Engine:
             "nano_cpus": int(spec.cpus * 1e9) if spec.cpus else None,
             "network_mode": spec.network or None,
             "pid_mode": f"container:{spec.pid_of}" if spec.pid_of else None,
-            "port_bindings": {port: ("127.0.0.1", at or None) for port, at in spec.publish.items()} or None,
+            "port_bindings": {port: (spec.publish_at, at or None) for port, at in spec.publish.items()} or None,
             "read_only": True,
             "security_opt": ["no-new-privileges", *spec.security],
             "shm_size": spec.shm,

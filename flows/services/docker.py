@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
 from containers.determinants import determinants
-from containers.errors import BadInput, Error
+from containers.errors import BadInput, Error, Temporary
 from containers.oci.reference import Reference
 from flows.engine import Spec, connect
 from flows.engine.ownership import KEPT, LEASE, lives, stays
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _RENEWAL: Final = 15.0  # seconds between renewals of a lease
 _LEASE: Final = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
+LOOPBACK: Final = "127.0.0.1"
 _PORT: Final = 8000  # of vLLM, where its container has a network address of its own
 _SHARED: Final = 8 << 30  # bytes, at most, for what vLLM's processes share in memory
 _MODELS: Final = "/mnt/models"
@@ -64,8 +65,11 @@ class DockerLease:
 
     @property
     def serves(self) -> bool:
-        with connect(self._settings.docker) as engine:
-            return any(one.id == self._container.id and one.state().running for one in _servers(engine))
+        try:
+            with connect(self._settings.docker) as engine:
+                return any(one.id == self._container.id and one.state().running for one in _servers(engine))
+        except Temporary:
+            return True  # an engine that is away for a moment says nothing about the server
 
     def end(self) -> None:
         self._done.set()
@@ -134,12 +138,12 @@ class DockerServices:
         return None
 
     def _start(self, engine: Engine, request: StepRequest, on_event: OnEvent, server: str, key: str) -> DockerLease:
-        folder = run_folder(self.settings, request)
+        folder, host = run_folder(self.settings, request), ServeOptions.read(request.options).host
         image = image_of(self.settings, request.step)
         ensure_image(engine, image, self.settings, on_event)
         spec = replace(
             self._network(step_spec(self.settings, request, image, server), request),
-            labels={**labels(request), "service": key, "server": server, "part": "server"},
+            labels={**labels(request), "service": key, "server": server, "part": "server", "host": host},
             shm=_SHARED,
         )
         options = self._options(request, server)
@@ -177,7 +181,8 @@ class DockerServices:
             )
         if network == "host":
             return spec
-        return replace(spec, publish={_PORT: ServeOptions.read(request.options).port})
+        options = ServeOptions.read(request.options)
+        return replace(spec, publish={_PORT: options.port}, publish_at=options.host)
 
     def _pulled(self, engine: Engine, reference: str, on_event: OnEvent) -> str:
         """Have the engine hold the modelcar; its name there."""
@@ -231,7 +236,12 @@ class DockerServices:
             return None
         endpoint = Endpoint.read(read_result(content, Step.SERVE).values)
         port = container.published(_PORT)
-        return endpoint.model_copy(update={"published": f"http://127.0.0.1:{port}/v1"}) if port else endpoint
+        if not port:
+            return endpoint
+        here = f"http://{LOOPBACK}:{port}/v1"
+        if container.labels.get("host") != LOOPBACK:  # for steps on other machines, which do not know its network
+            return endpoint.model_copy(update={"url": here})
+        return endpoint.model_copy(update={"published": here})
 
 
 def kept_mark(settings: Settings) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import ServeParameters, Step, StepRequest
+from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, StepFailed
 from containers.settings import Settings
 from flows.cli_containers import services as services_of
@@ -206,6 +206,13 @@ def test_on_a_network_of_its_own_a_server_has_a_name_and_a_port_on_loopback(worl
         (name,) = world.left()
         assert lease.endpoint.url == f"http:/{name}:8000/v1"
         assert lease.endpoint.published.startswith("http://127.0.0.1:")
+        lease.end()
+        asked = request("m").model_copy(update={"options": ServeOptions(host="0.0.0.0").dump()})
+        lease = world.with_(network=network).services.start(asked, world.heard.append)
+        assert lease.endpoint.url.startswith("http://127.0.0.1:")  # under which others know this machine, run-step says
+        (name,) = world.left()
+        (bound, *_) = world.api.inspect_container(name)["NetworkSettings"]["Ports"]["8000/tcp"]
+        assert bound["HostIp"] == "0.0.0.0"
         lease.end()
     finally:
         world.api.remove_network(network)
