@@ -28,7 +28,8 @@ class Tensor:
     end: int
 
 
-def _tensors(content: bytearray) -> dict[str, Tensor]:
+def tensors(content: bytes | bytearray) -> dict[str, Tensor]:
+    """Where each tensor of a safetensors file lies in it."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header.pop("__metadata__", None)
@@ -51,7 +52,7 @@ class Damaged:
     def copy(cls, checkpoint: Path, folder: Path) -> Damaged:
         shutil.copytree(checkpoint, folder)
         content = bytearray((folder / "model.safetensors").read_bytes())
-        return cls(folder, content, _tensors(content))
+        return cls(folder, content, tensors(content))
 
     def save(self) -> Path:
         (self.folder / "model.safetensors").write_bytes(self.content)

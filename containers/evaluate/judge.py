@@ -16,7 +16,9 @@ import numpy as np
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate import compare
+from containers.evaluate.benchmarks import Gate
 from containers.evaluate.compare import Estimate
+from containers.evaluate.gate import Pair, assess
 from containers.verdict import Decision, Score, Verdict
 
 if TYPE_CHECKING:
@@ -116,7 +118,11 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes 
             suite=loaded.suite.name,
             reasons=findings.reasons,
             measures={name: float(f"{value:.6g}") for name, value in numbers.items()},
-            scores=(*_scores(loaded, perplexities, estimates, 0 if tokens is None else len(tokens.kl)),),
+            scores=(
+                *_scores(loaded, perplexities, estimates, 0 if tokens is None else len(tokens.kl)),
+                *_tasks(loaded, candidate, baseline),
+            ),
+            commands=candidate.about.commands,
             engine=candidate.about.engine,
             baseline_engine=baseline.about.engine,
         ),
@@ -155,6 +161,25 @@ def _scores(
             lower_is_better=True,
         ),
     )
+
+
+def _tasks(loaded: Loaded, candidate: Measured, baseline: Measured) -> tuple[Score, ...]:
+    """The suite's small benchmarks, for people: they have too few questions to decide anything, and fidelity does."""
+    before = {one.key: one for one in baseline.about.tasks}
+    pairs = [
+        Pair(
+            title=one.title,
+            baseline=before[one.key].scores,
+            candidate=one.scores,
+            category=one.category or loaded.suite.name,
+            data_set=one.data_set,
+            metric=one.metric,
+        )
+        for one in candidate.about.tasks
+        if one.key in before
+    ]
+    rows = assess(pairs, Gate()).scores[: len(pairs)]
+    return tuple(row.model_copy(update={"decision": None, "margin": None}) for row in rows)
 
 
 def _sanity(findings: _Findings, candidate: Measured, baseline: Measured) -> None:

@@ -43,6 +43,12 @@ class Samples(Frozen):
     cut: dict[str, int] = Field(default_factory=dict)
     noise: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def served_by(self) -> str:
+        """The engine and, where they were several, the number of devices that the model was split over."""
+        split = self.tensor_parallel_size
+        return self.engine + (f", tensor parallel {split}" if split > 1 else "")
+
     def files(self) -> dict[str, bytes]:
         return {FILE: canonical_json(self.model_dump(mode="json"))}
 
@@ -105,7 +111,10 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes
         reasons=report.reasons,
         measures={name: float(f"{value:.6g}") for name, value in measures.items()},
         scores=report.scores,
-        engine=candidate.engine,
-        baseline_engine=baseline.engine,
+        commands=candidate.commands,
+        engine=candidate.served_by,
+        baseline_engine=baseline.served_by,
     )
-    return SamplesReport(verdict=verdict, gate=report, sizes=sizes or Sizes(), requests=candidate.requests)
+    return SamplesReport(
+        verdict=verdict, gate=report, sizes=sizes or Sizes(), requests=candidate.requests, noise=candidate.noise
+    )

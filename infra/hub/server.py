@@ -78,7 +78,12 @@ class Hub:
         self._transfers = 0
         self._peak = 0
         self._servers = [Server(self, "hub", host, port), Server(self, "cdn", host, cdn_port)]
-        self.endpoint, self.cdn = (f"http://{name}:{server.server_address[1]}" for server in self._servers)
+        # Clients tell the two apart by their host names: a redirect to the same name is still the hub, which says more in
+        # its headers (huggingface_hub 1.33, utils/_http.py, _is_same_or_hub_host).
+        names = (name, "localhost" if name == HOST else name)
+        self.endpoint, self.cdn = (
+            f"http://{one}:{server.server_address[1]}" for one, server in zip(names, self._servers, strict=True)
+        )
 
     def __enter__(self) -> Self:
         for server in self._servers:

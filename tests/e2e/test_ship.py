@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -12,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from huggingface_hub import ModelCard
 
 from containers.process import start_time
+from infra.demo import demo_hub
 from infra.registry import LocalRegistry
+from tests import sabotage
 from tests.e2e.kills import STEPS, kill_in
 
 if TYPE_CHECKING:
@@ -98,6 +103,42 @@ print(tokenizer.decode(model.generate(**asked, max_new_tokens=12, do_sample=Fals
 
 def _sha256sum(content: bytes) -> str:
     return subprocess.run(["sha256sum"], input=content, capture_output=True, check=True).stdout.decode().split()[0]
+
+
+def test_the_card_says_how_to_make_and_to_measure_the_model_again(
+    first: Workspace, shipped: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its Python writes the tensors that were shipped, to the bit; its evaluation comes to the same numbers."""
+    card = first.run("card", shipped["reference"]).stdout
+    data = ModelCard(card).data
+    assert (data.base_model, data.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    assert data.eval_results
+    page = first.run("report", shipped["reference"], "--output", str(tmp_path / "report.html"))
+    assert page.code == 0, page.stderr
+    assert shipped["digest"] in (tmp_path / "report.html").read_text()
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    (evaluation,) = (line for line in card.splitlines() if line.startswith("carwright eval "))
+    cache = Path("~/.cache/carwright").expanduser()
+    python = next((cache / "envs").glob("quantize-*/bin/python"))
+    with demo_hub(cache, lambda event: None) as hub:
+        at_hub = first.environment() | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf")}
+        for argv, folder in (
+            ([str(python), "-c", code], tmp_path),
+            ([*first.command, *shlex.split(evaluation)[1:], "--output", str(tmp_path / "again.html")], first.folder),
+        ):
+            done = subprocess.run(argv, cwd=folder, env=at_hub, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again.html").read_text().count(f"{shipped['verdict']['measures']['kl_mean']:.4g}") >= 2
+    (theirs,) = (path for path in tmp_path.glob("*/model.safetensors") if path.parent.name != "hf")
+    assert _bits(theirs) == _bits(_unpacked(first, shipped, tmp_path) / "model.safetensors")
+
+
+def _bits(path: Path) -> dict[str, tuple[object, ...]]:
+    """Type, shape and bytes of every tensor, by name."""
+    content = path.read_bytes()
+    return {
+        name: (one.dtype, one.shape, content[one.start : one.end]) for name, one in sabotage.tensors(content).items()
+    }
 
 
 def test_keep_leaves_a_model_that_answers_and_clean_stops_it(first: Workspace, shipped: dict[str, Any]) -> None:

@@ -69,8 +69,7 @@ def git_object(path: Path) -> str:
 
 def test_it_listens_on_loopback_alone(hub: Hub) -> None:
     assert hub.endpoint.startswith("http://127.0.0.1:")
-    assert hub.cdn.startswith("http://127.0.0.1:")
-    assert hub.cdn != hub.endpoint
+    assert hub.cdn.startswith("http://localhost:"), "another host name, as the public hub's is"
 
 
 def test_clients_may_know_it_by_another_name(tmp_path: Path, model: Path) -> None:

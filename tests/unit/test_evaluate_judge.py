@@ -11,7 +11,17 @@ from containers import suites
 from containers.errors import BadInput
 from containers.evaluate import suite
 from containers.evaluate.judge import Report, judge
-from containers.evaluate.measurement import Arrays, Check, Measured, Measurement, Noise, Passage, Requests, Speed
+from containers.evaluate.measurement import (
+    Arrays,
+    Check,
+    Measured,
+    Measurement,
+    Noise,
+    Passage,
+    Requests,
+    Scored,
+    Speed,
+)
 
 SMOKE = suites.read("smoke")
 LOADED = suite.parse(SMOKE)
@@ -181,3 +191,19 @@ def test_a_measurement_reads_back_from_its_files(baseline: Measured, tmp_path: o
     (folder / "logprobs.npy").write_bytes(b"not an array")
     with pytest.raises(BadInput, match="not a measurement"):
         Measured.read(folder)
+
+
+def test_small_tasks_are_shown_and_decide_nothing(baseline: Measured) -> None:
+    """All of twenty questions lost: a row of the table with its bounds, and still a pass, which fidelity gave."""
+
+    def with_tasks(one: Measured, right: float) -> Measured:
+        task = Scored(key="facts", title="Facts", scores={f"facts/{i}": right for i in range(20)}, metric="acc")
+        return Measured(one.about.model_copy(update={"tasks": (task,), "commands": ("lm_eval run",)}), one.arrays)
+
+    verdict = judge(LOADED, with_tasks(baseline, 0.0), with_tasks(baseline, 1.0)).verdict
+    assert verdict.decision == "pass"
+    row = verdict.scores[-1]
+    assert (row.title, row.baseline, row.candidate, row.decision, row.margin) == ("Facts", 100, 0, None, None)
+    assert row.upper is not None
+    assert row.upper < -50
+    assert verdict.commands == ("lm_eval run",)

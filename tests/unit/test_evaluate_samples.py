@@ -106,3 +106,15 @@ def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, api:
     assert run.startswith("from typing import List\n")
     assert run.endswith(f"{first.test}\ncheck({first.entry_point})\n")
     assert sum(scored.scores.values()) == sum(len(text) % 2 == 0 for text in programs)
+
+
+def test_what_was_run_and_how_is_in_the_verdict() -> None:
+    """The commands for the card, the split of each side, and the engine's noise."""
+    report = samples.judge(
+        GREEDY,
+        scored(120, commands=("lm_eval run --tasks x",), noise={"HumanEval": 0.1}),
+        scored(120, tensor_parallel_size=8),
+    )
+    assert report.verdict.commands == ("lm_eval run --tasks x",)
+    assert (report.verdict.engine, report.verdict.baseline_engine) == ("toy", "toy, tensor parallel 8")
+    assert report.noise == {"HumanEval": 0.1}
