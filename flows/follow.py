@@ -161,7 +161,7 @@ class Following:
         if state.name != self._state:
             self._state = state.name or ""
             self._say(f"{self._state}" + (f": {state.message}" if state.message and not state.is_failed() else ""))
-        elif state.type is StateType.SCHEDULED and time.monotonic() - self._looked > _LOOK:
+        elif state.type in {StateType.SCHEDULED, StateType.PENDING} and time.monotonic() - self._looked > _LOOK:
             self._looked = time.monotonic()
             self._check_worker(client)
         return state
