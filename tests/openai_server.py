@@ -36,6 +36,7 @@ class Behaviour:
     breaks_streams: int = 0
     ignores_stop: bool = False
     cuts_long_prompts: bool = False
+    counts_wrong: int = 0
     gives_logprobs: bool = True
     template: str = "<{role}>{content}"
     text: str = WORDS
@@ -151,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
                 None,
                 *(self._position(*pair) for pair in pairwise(tokens)),
             ]
-        self._send({"choices": [choice], "usage": _usage(len(tokens), text)})
+        self._send({"choices": [choice], "usage": _usage(len(tokens) - what.counts_wrong, text)})
 
     def _echo(self, tokens: list[int]) -> dict[str, Any]:
         """As OpenAI's old completions: every token of the prompt, and one that was generated."""

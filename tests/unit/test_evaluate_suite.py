@@ -26,6 +26,7 @@ def test_the_shipped_suites_parse() -> None:
     assert suites.names() == [
         "humaneval",
         "humaneval-greedy",
+        "humaneval-plus",
         "multilingual-mmlu",
         "openllm-v1",
         "openllm-v2",

@@ -44,7 +44,7 @@ def environment(tmp_path: Path) -> Environment:
         (Step.QUANTIZE, {"storesecret"}),
         (Step.PUSH, {"storesecret", "registrysecret"}),
         (Step.SERVE, {"storesecret", "registrysecret"}),
-        (Step.EVALUATE, {"storesecret"}),
+        (Step.EVALUATE, {"storesecret", "registrysecret", "hf_hubsecret"}),
     ],
 )
 def test_a_step_gets_the_secrets_it_needs_and_no_others(

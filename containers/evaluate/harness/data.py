@@ -6,16 +6,17 @@ A local folder holds data sets as the hub has them: `FOLDER/openai/gsm8k` is wha
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers.errors import BadInput, Error, Temporary
-from containers.process import export
+from containers.process import export, inherited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from containers.settings import Settings
 
@@ -38,8 +39,11 @@ class Places:
         return self.folder / data_set
 
 
-def configure(settings: Settings) -> None:
-    """Tell the hub's libraries where it is; they read their variables once, when they are imported."""
+def configure(settings: Settings, scratch: Path) -> None:
+    """Tell the hub's libraries where it is; they read their variables once, when they are imported.
+
+    They keep what they fetch under the user's home, or, where that cannot be written as in a container, in `scratch`.
+    """
     variables = {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -47,6 +51,8 @@ def configure(settings: Settings) -> None:
         "TQDM_DISABLE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
+    if "HF_HOME" not in inherited() and not os.access(Path("~").expanduser(), os.W_OK):
+        variables["HF_HOME"] = str(scratch / "hub")
     if settings.hub_endpoint:
         variables["HF_ENDPOINT"] = settings.hub_endpoint
     if settings.hub_token is not None:

@@ -60,7 +60,7 @@ class Harness:
         Raises BadInput for an unknown task, for data that is missing or has another number of questions than declared,
         and for a sample that would be cut; Temporary when the endpoint or the hub fails; nothing is kept then.
         """
-        data.configure(self.settings)
+        data.configure(self.settings, self.scratch)
         report.log("loading lm-evaluation-harness")
         from lm_eval.evaluator import simple_evaluate
 
