@@ -159,7 +159,7 @@ class KubernetesSettings(Section):
         default="carwright/{target}:latest",
         description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
     )
-    image_pull_secrets: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
+    pull_logins: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
     service_account: str = Field(default="carwright-step", description="account of a step's pod; it needs no rights")
     cpus: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={"*": 1, "quantize": 4}, description="processors that a step asks for, by step"

@@ -280,8 +280,8 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    if kube.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": one} for one in kube.image_pull_secrets]
+    if kube.pull_logins:
+        pod["imagePullSecrets"] = [{"name": one} for one in kube.pull_logins]
     if kube.node_selector:
         pod["nodeSelector"] = dict(kube.node_selector)
     if gpus:

@@ -25,7 +25,7 @@ KUBERNETES = "1.33"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     section = KubernetesSettings(
-        gpus={"download": 1}, image_pull_secrets=("login",), node_selector={"a": "b"}, step_timeout=60, owner_uid="u"
+        gpus={"download": 1}, pull_logins=("login",), node_selector={"a": "b"}, step_timeout=60, owner_uid="u"
     )
     return Settings(home=tmp_path, kubernetes=section, store={"secret_access_key": "k", "access_key_id": "i"})
 
