@@ -204,7 +204,7 @@ def context(
     base: Base = "",
     vllm: Vllm = "",
 ) -> None:
-    """Lay out what an image is built from, for another builder: docker build --network none --target TARGET FOLDER."""
+    """Lay out what an image is built from, for another builder: docker build --network none --target labelled FOLDER."""
     from infra.images.context import lay_out
     from infra.images.work import Workshop
 
@@ -216,13 +216,14 @@ def context(
         workshop.fetch([one])
         folder.mkdir(parents=True)
         try:
-            lay_out(
-                workshop.inputs(one), folder, workshop.cache, workshop.wheelhouse, lambda event: show(target, event)
-            )
+            inputs, cache, house = workshop.inputs(one), workshop.cache, workshop.wheelhouse
+            lay_out(inputs, folder, cache, house, lambda event: show(target, event), source=workshop.source)
         except (Error, OSError):
             shutil.rmtree(folder)
             raise
-    terminal.out.print(f"docker build --network none --target {target} {folder}", soft_wrap=True)
+    terminal.out.print(
+        f"docker build --network none --target labelled --tag {workshop.name(one)} {folder}", soft_wrap=True
+    )
 
 
 def _document(built: Built) -> dict[str, object]:

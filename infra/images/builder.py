@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.events import Event
 from containers.process import Child, ProcessFailed, inherited, run
+from infra.images.context import LABELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,28 +77,16 @@ class Buildah:
         name: str,
         on_event: Callable[[Event], None],
         *,
-        revision: str,
-        source: str,
         cached: bool = True,
     ) -> Built:
         """Build `context` and call the image `name`; raises DiskFull, Temporary, or Error with the end of buildah's output."""
         title = inputs.target.name
         for reference in inputs.pulled:
             self.pull(reference)
-        labels = {
-            "org.opencontainers.image.description": inputs.target.about,
-            "org.opencontainers.image.revision": revision,
-            "org.opencontainers.image.source": source,
-            "io.carwright.inputs": inputs.digest,
-            "io.carwright.lock": inputs.lock_digest,
-            "io.carwright.base": inputs.vllm or inputs.base or ("Debian packages" if inputs.base_debs else "none"),
-        }
-        argv = self.argv(
-            "build", "--layers", "--timestamp", "0", "--format", "docker", "--pull-never", "--target", title
-        )
-        argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.lock_digest}"]
+        argv = self.argv("build", "--layers", "--timestamp", "0", "--format", "docker", "--pull-never")
+        argv += ["--target", LABELLED]
+        argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.packages_digest}"]
         argv += ["--isolation", "chroot"] if os.geteuid() == 0 else ["--network", "none"]
-        argv += [f"--label={key}={value}" for key, value in labels.items()]
         # Given also where it is the default: buildah 1.28 skips a stage that only a default names.
         argv += ["--build-arg", f"BASE={inputs.base or 'made'}", "--build-arg", f"VLLM={inputs.vllm or 'made'}"]
         if not cached:
@@ -120,6 +109,8 @@ class Buildah:
             if "no space left" in text.lower():
                 raise DiskFull(f"no space left under {self.folder}", remedy="free some, or set CARWRIGHT_CACHE")
             raise Error(f"the image {title} cannot be built:\n" + "\n".join(lines[-15:]))
+        # What no image stands on any more: layers of older inputs, and stages that were only copied from.
+        run(self.argv("rmi", "--prune"), env=_environment(), check=False)
         return self.look(name)
 
     def pull(self, reference: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
 from containers.oci.busybox import PINNED, base_layer
+from containers.process import run
 from infra.images import debian, inside, rootfs
 from infra.images.locked import Package, packages_of, read_packages, requirements
 from infra.images.targets import ROOT, code_files
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from infra.images.debian import Deb
     from infra.images.targets import Target
 
+LABELLED: Final = "labelled"
 TOOLS: Final = "infra/images/requirements.lock"
 DEMO: Final = "infra/demo/requirements.lock"
 _INSIDE: Final = Path(inside.__file__).parent
@@ -70,6 +72,14 @@ class Inputs:
         lines = [requirements([*self.packages, *self.tools, *self.demo])]
         lines += [deb.line for deb in (*self.base_debs, *self.debs)]
         return "sha256:" + hashlib.sha256("".join([*lines, *self.pulled]).encode()).hexdigest()
+
+    @property
+    def packages_digest(self) -> str:
+        """sha256 of what decides the layer of packages; builders do not look into what a RUN only mounts."""
+        digest = hashlib.sha256(self.lock_digest.encode())
+        for path in self.inside:
+            digest.update(path.read_bytes())
+        return "sha256:" + digest.hexdigest()
 
     @property
     def digest(self) -> str:
@@ -124,6 +134,38 @@ def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = RO
     )
 
 
+def labels(inputs: Inputs, source: str) -> dict[str, str]:
+    """What the image says of itself, beside the Containerfile's own labels."""
+    return {
+        "org.opencontainers.image.description": inputs.target.about,
+        "org.opencontainers.image.revision": revision(inputs),
+        "org.opencontainers.image.source": source,
+        "org.opencontainers.image.title": f"carwright/{inputs.target.name}",
+        "io.carwright.base": inputs.vllm or inputs.base or ("Debian packages" if inputs.base_debs else "none"),
+        "io.carwright.inputs": inputs.digest,
+        "io.carwright.lock": inputs.lock_digest,
+    }
+
+
+def revision(inputs: Inputs) -> str:
+    """The last commit that changed what the image is made from; with "-modified" when the checkout differs from it.
+
+    "unknown" outside of a git checkout.
+    """
+    paths = [
+        *inputs.target.code,
+        "Containerfile",
+        "infra/images",
+        *([inputs.target.lock] if inputs.target.lock else []),
+    ]
+    git = ["git", "-C", str(inputs.root)]
+    found = run([*git, "log", "-1", "--format=%H", "--", *paths], check=False)
+    if found.code != 0 or not found.stdout.strip():
+        return "unknown"
+    changed = run([*git, "status", "--porcelain", "--", *paths], check=False).stdout.strip()
+    return found.stdout.strip() + ("-modified" if changed else "")
+
+
 def lay_out(
     inputs: Inputs,
     folder: Path,
@@ -131,9 +173,12 @@ def lay_out(
     wheelhouse: Wheelhouse,
     on_event: Callable[[Event], None],
     *,
+    source: str,
     fresh: bool = False,
 ) -> None:
-    """Fill an empty folder; `cache` is the images' part of the cache, `fresh` makes the base anew.
+    """Fill an empty folder; `cache` is the images' part of the cache, `source` a label, `fresh` makes the base anew.
+
+    The Containerfile gets one more stage at its end, `labelled`: the target with its labels.
 
     Raises BadInput when a package was not fetched or is not the one that was locked.
     """
@@ -143,7 +188,9 @@ def lay_out(
     if lacking := debian.missing(inputs.all_debs, cache / "debs"):
         raise _not_fetched(len(lacking), inputs.target.name)
 
-    _write(folder / "Containerfile", inputs.containerfile.read_bytes())
+    stage = f"\nFROM {inputs.target.name} AS {LABELLED}\n"
+    stage += "".join(f"LABEL {key}={json.dumps(value)}\n" for key, value in labels(inputs, source).items())
+    _write(folder / "Containerfile", inputs.containerfile.read_bytes() + stage.encode())
     for path in inputs.inside:
         _write(folder / "inside" / path.name, path.read_bytes())
     (folder / "inside" / "carwright").chmod(0o755)

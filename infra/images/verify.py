@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from infra.images.builder import Buildah, Built
 from infra.images.context import lay_out
-from infra.images.work import Workshop, revision
 
 if TYPE_CHECKING:
     from infra.images.targets import Target
+    from infra.images.work import Workshop
 
 _PIECE = 1 << 20
 _SHOWN = 40  # differences that are listed; more say no more
@@ -66,7 +66,9 @@ def _build(workshop: Workshop, target: Target, folder: Path, umask: int) -> Buil
     before = os.umask(umask)
     try:
         context.mkdir()
-        lay_out(inputs, context, workshop.cache, workshop.wheelhouse, lambda _: None, fresh=True)
+        lay_out(
+            inputs, context, workshop.cache, workshop.wheelhouse, lambda _: None, source=workshop.source, fresh=True
+        )
     finally:
         os.umask(before)
     time.sleep(1.1)  # a second later at least: whole seconds are what tar and ext4 tell apart
@@ -77,8 +79,6 @@ def _build(workshop: Workshop, target: Target, folder: Path, umask: int) -> Buil
         context,
         workshop.stored_name(target),
         lambda event: workshop.on_event(target.name, event.model_copy(update={"level": "debug"})),
-        revision=revision(inputs),
-        source=workshop.source,
         cached=False,
     )
 

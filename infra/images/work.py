@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 import tomllib
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from containers.errors import DiskFull, is_disk_full
 from containers.events import Event, amount
-from containers.process import run
 from flows.engine.client import connect
 from infra.images import debian, engine
 from infra.images.builder import Buildah, Built
@@ -71,15 +71,13 @@ class Workshop:
         return came
 
     def build(self, target: Target) -> Built:
-        """Build one image, using the layers that are there."""
-        with self.laid_out(target) as (inputs, context), self._disk():
+        """Build one image, using the layers that are there; one build at a time in one cache."""
+        with self._alone(target), self.laid_out(target) as (inputs, context), self._disk():
             return self.storage().build(
                 inputs,
                 context,
                 self.stored_name(target),
                 self._listener(target),
-                revision=revision(inputs),
-                source=self.source,
             )
 
     def storage(self) -> Buildah:
@@ -97,7 +95,15 @@ class Workshop:
             context = Path(folder)
             context.chmod(0o755)
             with self._disk():
-                lay_out(inputs, context, self.cache, self.wheelhouse, self._listener(target), fresh=fresh)
+                lay_out(
+                    inputs,
+                    context,
+                    self.cache,
+                    self.wheelhouse,
+                    self._listener(target),
+                    source=self.source,
+                    fresh=fresh,
+                )
             yield inputs, context
 
     def loaded(self, target: Target) -> bool:
@@ -116,6 +122,18 @@ class Workshop:
             self.say(target, f"loading {amount(built.size, 'B')} into the engine as {self.name(target)}")
             self.storage().export(built, archive)
             engine.load(there, archive)
+
+    @contextmanager
+    def _alone(self, target: Target) -> Iterator[None]:
+        """Hold a file lock (flock(2)); it is given up when this process ends, in whatever way."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with (self.cache / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.say(target, "another build works in this cache; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def say(self, target: Target, message: str) -> None:
         self.on_event(target.name, Event(event="log", message=message))
@@ -143,25 +161,6 @@ class Workshop:
                     f"no space left under {self.cache}", remedy="free some, or set CARWRIGHT_CACHE"
                 ) from error
             raise
-
-
-def revision(inputs: Inputs) -> str:
-    """The last commit that changed what the image is made from; with "-modified" when the checkout differs from it.
-
-    "unknown" outside of a git checkout.
-    """
-    paths = [
-        *inputs.target.code,
-        "Containerfile",
-        "infra/images",
-        *([inputs.target.lock] if inputs.target.lock else []),
-    ]
-    git = ["git", "-C", str(inputs.root)]
-    found = run([*git, "log", "-1", "--format=%H", "--", *paths], check=False)
-    if found.code != 0 or not found.stdout.strip():
-        return "unknown"
-    changed = run([*git, "status", "--porcelain", "--", *paths], check=False).stdout.strip()
-    return found.stdout.strip() + ("-modified" if changed else "")
 
 
 def budget(path: Path = BUDGET) -> dict[str, int]:

@@ -17,10 +17,10 @@ from containers.settings import DockerSettings, Settings
 from flows.engine.client import connect
 from infra.images import inside
 from infra.images.builder import Buildah, Built
-from infra.images.context import lay_out
+from infra.images.context import lay_out, revision
 from infra.images.targets import ROOT, Target, find
 from infra.images.verify import compare, verify
-from infra.images.work import Workshop, revision
+from infra.images.work import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,9 +58,9 @@ def build(shop: Workshop, storage: Buildah, name: str, folder: Path, events: lis
     inputs = shop.inputs(target(name))
     if not folder.exists():
         folder.mkdir()
-        lay_out(inputs, folder, shop.cache, shop.wheelhouse, lambda _: None)
+        lay_out(inputs, folder, shop.cache, shop.wheelhouse, lambda _: None, source="test")
     listen = events.append if events is not None else lambda _: None
-    return storage.build(inputs, folder, f"localhost/test/{name}:x", listen, revision="1", source="test")
+    return storage.build(inputs, folder, f"localhost/test/{name}:x", listen)
 
 
 def test_two_builds_of_push_are_one_image(shop: Workshop) -> None:
@@ -134,7 +134,7 @@ def test_an_engine_is_given_an_image_once(shop: Workshop, tmp_path: Path) -> Non
 def test_a_build_that_fails_says_why(shop: Workshop, storage: Buildah, tmp_path: Path) -> None:
     folder = tmp_path / "context"
     folder.mkdir()
-    (folder / "Containerfile").write_text("FROM scratch AS modelcar-base\nADD nothing.tar /\n")
+    (folder / "Containerfile").write_text("FROM scratch AS labelled\nADD nothing.tar /\n")
     with pytest.raises(Error, match=r"(?s)the image modelcar-base cannot be built:.*nothing\.tar"):
         build(shop, storage, "modelcar-base", folder)
 
