@@ -78,6 +78,8 @@ class Site(BaseSettings):
             socket_group=group,
             environment={
                 "CARWRIGHT_STORE__ENDPOINT": "http://objectstore:9000",
+                # Links to reports are for a browser on this machine.
+                "CARWRIGHT_STORE__PUBLIC_ENDPOINT": f"http://127.0.0.1:{self.store_port}",
                 "CARWRIGHT_HUB_ENDPOINT": "http://hub:8080",
                 "CARWRIGHT_REGISTRY__PLAIN_HTTP": json.dumps(["registry:5000"]),
                 # The engine is no part of the network: it pulls from the port on its machine's loopback.
