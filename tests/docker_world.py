@@ -110,4 +110,4 @@ def played(program: str) -> dict[str, str]:
 def left(api: Any, project: str) -> list[str]:
     """The names of the containers of a project, whatever their state."""
     found = api.containers(all=True, filters={"label": f"io.carwright.project={project}"})
-    return [one["Names"][0] for one in found]
+    return [one["Names"][0].lstrip("/") for one in found]

@@ -204,7 +204,7 @@ def test_on_a_network_of_its_own_a_server_has_a_name_and_a_port_on_loopback(worl
     try:
         lease = world.with_(network=network).start()
         (name,) = world.left()
-        assert lease.endpoint.url == f"http:/{name}:8000/v1"
+        assert lease.endpoint.url == f"http://{name}:8000/v1"
         assert lease.endpoint.published.startswith("http://127.0.0.1:")
         lease.end()
         asked = request("m").model_copy(update={"options": ServeOptions(host="0.0.0.0").dump()})
