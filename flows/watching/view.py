@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flows.watching.records import ShipRecord
 
 _SCORES: Final = 2  # measures in a table; the rest is in the JSON
+_TELLING: Final = ("recovery", "kl_mean", "top1", "perplexity_ratio")  # how such measures begin, the most telling first
 
 
 def status_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
@@ -97,7 +98,8 @@ def _status(seen: Seen) -> dict[str, str]:
 
 
 def _scores(record: ShipRecord) -> str:
-    measures = [f"{name} {value:.3g}" for name, value in list(record.measures.items())[:_SCORES]]
+    telling = [name for start in _TELLING for name in record.measures if name.startswith(start)]
+    measures = [f"{name} {record.measures[name]:.3g}" for name in telling[:_SCORES]]
     return f"{record.decision} by {record.suite}" + (f": {', '.join(measures)}" if measures else "")
 
 

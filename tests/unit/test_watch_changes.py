@@ -41,7 +41,7 @@ def record(**news: Any) -> ShipRecord:
     values: dict[str, Any] = {
         "model": LINE.model, "scheme": "FP8_DYNAMIC", "to": LINE.targets[0], "suite": "smoke", "commit": OLD,
         "revision": "main", "reference": "r", "digest": Digest.of(b"image"), "tags": (OLD[:12],), "decision": "pass",
-        "measures": {"kl": 0.0123, "top1": 0.98, "more": 1.0}, "base": "quay.io/org/base:9",
+        "measures": {"first_token_seconds": 1.0, "kl_mean": 0.0123, "top1_agreement": 0.98}, "base": "quay.io/org/base:9",
         "base_digest": "sha256:" + "2" * 64, "tools": TOOLS,
         "shipped": datetime.now(UTC) - timedelta(days=3, hours=4), "run": "run",
     }  # fmt: skip
@@ -172,7 +172,7 @@ def test_a_row_of_status_says_what_is_shipped_and_what_is_newer() -> None:
         "model": "one",
         "shipped": f"{Digest.of(b'image').short} ({OLD[:12]})",
         "base revision": OLD[:12],
-        "scores": "pass by smoke: kl 0.0123, top1 0.98",
+        "scores": "pass by smoke: kl_mean 0.0123, top1_agreement 0.98",
         "age": "3 d 4 h",
         "recipe": "FP8_DYNAMIC",
         "newer": f"revision {OLD[:12]} -> {NEW[:12]}",
