@@ -40,12 +40,15 @@ class Verified:
         return not self.differences
 
 
-def verify(workshop: Workshop, target: Target) -> Verified:
-    """Build twice and compare; raises what a build raises."""
+def verify(workshop: Workshop, target: Target, *, fresh: bool = True) -> Verified:
+    """Build twice and compare; without `fresh` both stand on the cache's base. Raises what a build raises."""
     workshop.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=workshop.cache) as scratch:
         folders = (Path(scratch, "a"), Path(scratch, "another", "folder"))
-        built = [_build(workshop, target, folder, umask) for folder, umask in zip(folders, (0o022, 0o077), strict=True)]
+        built = [
+            _build(workshop, target, folder, umask, fresh=fresh)
+            for folder, umask in zip(folders, (0o022, 0o077), strict=True)
+        ]
         storages = [Buildah.open_storage(folder / "storage") for folder in folders]
         try:
             if (built[0].image_id, built[0].digest) == (built[1].image_id, built[1].digest):
@@ -59,7 +62,7 @@ def verify(workshop: Workshop, target: Target) -> Verified:
                 storage.remove_all()
 
 
-def _build(workshop: Workshop, target: Target, folder: Path, umask: int) -> Built:
+def _build(workshop: Workshop, target: Target, folder: Path, umask: int, *, fresh: bool) -> Built:
     folder.mkdir(parents=True)
     inputs = workshop.inputs(target)
     context = folder / "context"
@@ -67,7 +70,7 @@ def _build(workshop: Workshop, target: Target, folder: Path, umask: int) -> Buil
     try:
         context.mkdir()
         lay_out(
-            inputs, context, workshop.cache, workshop.wheelhouse, lambda _: None, source=workshop.source, fresh=True
+            inputs, context, workshop.cache, workshop.wheelhouse, lambda _: None, source=workshop.source, fresh=fresh
         )
     finally:
         os.umask(before)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.images import inside
-from infra.images.inside import behind, healthy, prepare, unpack
+from infra.images.inside import behind, healthy, prepare, sweep, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +122,22 @@ def test_a_folder_behind_the_path_of_another_python(tmp_path: Path) -> None:
     subprocess.run([python, behind.__file__, tmp_path / "ours"], check=True)
     path = subprocess.run([python, "-c", "import sys; print(sys.path[-1])"], check=True, capture_output=True, text=True)
     assert path.stdout.strip() == str(tmp_path / "ours")
+
+
+def test_what_the_installer_writes_about_itself_is_put_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "env/lib/python3.11/site-packages/a-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "RECORD").write_text("b.py,sha256=x,1\na-1.dist-info/uv_cache.json,sha256=y,2\na.py,sha256=z,3\n")
+    (info / "uv_cache.json").write_text("{}")
+    (tmp_path / "tmp/folder").mkdir(parents=True)
+    (tmp_path / "tmp/file").touch()
+    monkeypatch.setattr(sweep, "TEMPORARY", tmp_path / "tmp")
+    sweep.main(tmp_path / "env")
+    assert (info / "RECORD").read_text() == "a.py,sha256=z,3\nb.py,sha256=x,1\n"
+    assert [path.name for path in info.iterdir()] == ["RECORD"]
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 class Answering(BaseHTTPRequestHandler):

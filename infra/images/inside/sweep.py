@@ -3,7 +3,7 @@
     python sweep.py ENVIRONMENT
 
 The RECORD of an installed package (PyPA, "Recording installed projects") lists its files, in whatever order the installer's
-threads came to them.
+threads came to them. uv_cache.json holds the date of the wheel that uv installed, for uv itself.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import shutil
 import sys
 from pathlib import Path
 
+TEMPORARY = Path("/tmp")  # noqa: S108 - the image's own
+_DATED = "uv_cache.json"
+
 
 def main(environment: Path) -> None:
     for record in environment.glob("lib/python*/site-packages/*.dist-info/RECORD"):
-        record.write_text("".join(sorted(record.read_text().splitlines(keepends=True))))
-    for path in Path("/tmp").iterdir():  # noqa: S108 - the image's own
+        record.with_name(_DATED).unlink(missing_ok=True)
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(sorted(line for line in lines if f"/{_DATED}," not in line)))
+    for path in TEMPORARY.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
