@@ -204,7 +204,7 @@ def context(
     base: Base = "",
     vllm: Vllm = "",
 ) -> None:
-    """Lay out what an image is built from, for another builder: docker build --network none --target labelled FOLDER."""
+    """Lay out what an image is built from, for another builder: docker build --network none --target labelled."""
     from infra.images.context import lay_out
     from infra.images.work import Workshop
 
@@ -222,7 +222,8 @@ def context(
             shutil.rmtree(folder)
             raise
     terminal.out.print(
-        f"docker build --network none --target labelled --tag {workshop.name(one)} {folder}", soft_wrap=True
+        f"docker build --network none --file {folder}/Containerfile --target labelled --tag {workshop.name(one)} {folder}",
+        soft_wrap=True,
     )
 
 
