@@ -162,13 +162,14 @@ class KubernetesSettings(Section):
     pull_logins: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
     service_account: str = Field(default="carwright-step", description="account of a step's pod; it needs no rights")
     cpus: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"*": 1, "quantize": 4}, description="processors that a step asks for, by step"
+        default={"*": 1, "quantize": 4, "serve": 4}, description="processors that a step asks for, by step"
     )
     memory_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"*": 4, "quantize": 32}, description="GiB of memory, asked for and the most, by step"
+        default={"*": 4, "quantize": 32, "serve": 32}, description="GiB of memory, asked for and the most, by step"
     )
     scratch_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"*": 20, "download": 100, "quantize": 100}, description="GiB of a node's disk at most, by step"
+        default={"*": 20, "download": 100, "quantize": 100, "serve": 200},
+        description="GiB of a node's disk at most, by step",
     )
     gpus: dict[str, Annotated[int, Field(ge=0)]] = Field(default={}, description="GPUs, by step")
     gpu_resource: str = Field(
@@ -181,6 +182,9 @@ class KubernetesSettings(Section):
     )
     step_timeout: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="seconds after which the cluster ends a step; unset means never"
+    )
+    service_timeout: Annotated[int, Field(gt=0)] = Field(
+        default=86400, description="seconds after which the cluster ends a served model that is not to stay"
     )
     ttl: Annotated[int, Field(ge=0)] = Field(default=3600, description="seconds that a finished Job and its log stay")
     owner_pod: str = Field(default="", description="pod of the flow, with whose removal its steps go, too")

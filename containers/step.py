@@ -57,17 +57,12 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
         settings = Settings()
         report = Reporter(structured=None if settings.log_format == "auto" else settings.log_format == "json")
         request = read_request(arguments.request, step)
-        printed = arguments.result == PRINTED
-        if not printed and not arguments.result.parent.is_dir():  # said before hours of work, not after
+        if arguments.result != PRINTED and not arguments.result.parent.is_dir():  # said before hours of work, not after
             raise BadInput(f"cannot write {arguments.result}: there is no folder {arguments.result.parent}")
         with tempfile.TemporaryDirectory(prefix=f"carwright-{step}-") as scratch:
             result = work(request, Context(settings, report, Path(scratch), arguments.result))
         timings = {"total": round(time.monotonic() - started, 3), **result.timings}
-        finished = result.model_copy(update={"timings": timings})
-        if printed:
-            print(result_line(finished), flush=True)
-        else:
-            write_result(arguments.result, finished)
+        write_result(arguments.result, result.model_copy(update={"timings": timings}))
     except Error as error:
         _fail(report, error)
     except OSError as error:
@@ -113,7 +108,10 @@ def read_request(path: Path, step: Step) -> StepRequest:
 
 
 def write_result(path: Path, result: StepResult) -> None:
-    """Write the result under a temporary name and rename it: a reader sees all of it or nothing."""
+    """Write the result under a temporary name and rename it: a reader sees all of it or nothing. `-` prints it."""
+    if path == PRINTED:
+        print(result_line(result), flush=True)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(result.model_dump_json(indent=2) + "\n")
     temporary.replace(path)

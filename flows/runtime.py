@@ -97,8 +97,9 @@ def _started_here(settings: Settings) -> tuple[Launcher, Services]:
         return DockerLauncher(settings), DockerServices(settings)
     if settings.launcher == "kubernetes":
         from flows.launchers.kubernetes import KubernetesLauncher
+        from flows.services.kubernetes import KubernetesServices
 
-        return KubernetesLauncher(settings), ProcessServices(settings)
+        return KubernetesLauncher(settings), KubernetesServices(settings)
     return ProcessLauncher(settings), ProcessServices(settings)
 
 

@@ -53,14 +53,16 @@ class KubernetesLauncher:
             cluster.list("Job", labels(request))
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
-        _check(request)
-        name = f"carwright-{request.step}-{secrets.token_hex(4)}"
+        if request.step is Step.SERVE:
+            raise BadInput("a model is served by a service, not by a launcher")
+        check(request)
+        name = new_name(request)
         with Cluster.open(self.settings.kubernetes) as cluster:
             try:
                 made = cluster.create(job(self.settings, request, name))
                 cluster.create(secret(self.settings, request, name, made["metadata"]["uid"]))
                 cluster.patch("Job", name, {"spec": {"suspend": False}})
-                return _Watch(cluster, self.settings.kubernetes, request.step, name, on_event).run()
+                return Watch(cluster, self.settings.kubernetes, request.step, name, on_event).run()
             except StepFailed:
                 raise  # it has ended by itself; its log stays for a while
             except BaseException:
@@ -73,7 +75,7 @@ class KubernetesLauncher:
 
 
 @dataclass
-class _Watch:
+class Watch:
     """One Job from its start to its end."""
 
     cluster: Cluster
@@ -93,6 +95,18 @@ class _Watch:
     @property
     def where(self) -> str:
         return f"its log: kubectl -n {self.cluster.namespace} logs job/{self.job}"
+
+    def result_while_it_works(self) -> tuple[str, StepResult]:
+        """The pod's name and the result of a step that goes on after it has said it: a service. Raises as `run` does."""
+        pod = self._started()
+        while self.result is None:
+            with contextlib.suppress(Temporary):
+                self._read(pod, follow=True)
+            if self.result is None and (ended := self._ended(pod)) is not None:
+                self._read(pod, follow=False)
+                self._judge(ended)
+            time.sleep(_POLL)
+        return pod, self.result
 
     def run(self) -> StepResult:
         pod = self._started()
@@ -154,6 +168,8 @@ class _Watch:
             self._lines = number + 1
             if (result := parse_result_line(line)) is not None:
                 self.result = result
+                if self.step is Step.SERVE:
+                    return  # a service goes on, and so does its log
                 continue
             self._tail.append(line)
             self._heard.line(line)
@@ -198,6 +214,10 @@ class _Watch:
         raise step_failure(self.step, code, self._heard.errors, "\n".join(self._tail), self.where)
 
 
+def new_name(request: StepRequest) -> str:
+    return f"carwright-{request.step}-{secrets.token_hex(4)}"
+
+
 def labels(request: StepRequest) -> dict[str, str]:
     """What Jobs, pods and Secrets of a step are found by; label values have at most 63 characters."""
     return {
@@ -210,8 +230,8 @@ def labels(request: StepRequest) -> dict[str, str]:
 
 def image_of(settings: KubernetesSettings, step: Step) -> str:
     gpus = by_step(settings.gpus, step)
-    target = "quantize-cuda" if step is Step.QUANTIZE and gpus else step.value
-    return settings.image.format(target=target)
+    target = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
+    return settings.image.format(target=target.get(step, step.value))
 
 
 def job(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
@@ -280,6 +300,9 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
             {"name": "tmp", "emptyDir": {}},
         ],
     }
+    if step is Step.SERVE:  # what NCCL and vLLM's processes talk through
+        pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{2 * max(1, gpus)}Gi"}})
+        pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 -- in the pod
     if kube.pull_logins:
         pod["imagePullSecrets"] = [{"name": one} for one in kube.pull_logins]
     if kube.node_selector:
@@ -345,13 +368,8 @@ def _waiting(status: dict[str, Any], state: dict[str, Any]) -> str:
     return f"{reason}: {message}".strip(": ") or "waits for a node"
 
 
-def _check(request: StepRequest) -> None:
+def check(request: StepRequest) -> None:
     """Raises BadInput for what a pod of another machine cannot do."""
-    if request.step is Step.SERVE:
-        raise BadInput(
-            "the kubernetes launcher runs steps to their end; a model is served by KServe",
-            remedy="place serving elsewhere (CARWRIGHT_PLACEMENT__SERVE), or deploy with `carwright deploy kserve`",
-        )
     refuse_folders(request)
     source = str(request.parameters.get("source") or "")
     if source.startswith("file://") or request.options.get("folder"):

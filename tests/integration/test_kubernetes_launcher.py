@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import DownloadParameters, PushParameters, Step, StepRequest, StepResult
+from containers.contract import (
+    DownloadParameters,
+    Endpoint,
+    PushParameters,
+    ServeParameters,
+    Step,
+    StepRequest,
+    StepResult,
+)
 from containers.errors import BadInput, StepFailed, Temporary
 from containers.settings import KubernetesSettings, Settings
 from containers.step import result_line
 from flows.launchers.kubernetes import KubernetesLauncher
+from flows.services import kubernetes
 from tests.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
@@ -228,6 +237,56 @@ def test_folders_of_this_machine_are_refused(serve: Any) -> None:
         with pytest.raises(BadInput):
             launcher.run(one, lambda _: None)
     assert api.requests == []
+
+
+def serving(api: KubeApi, pod: str) -> None:
+    """The pod's address is that of the API server, which answers there for the model, too."""
+    api.objects["pods", pod]["status"]["podIP"] = "127.0.0.1"
+
+
+def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result is read while it works; ended, its Job goes; kept, it has no owner and no end, and the next run finds it."""
+    endpoint = Endpoint(url="http://0.0.0.0:8000/v1", served_model_name="m", engine="vllm 1")
+    line = result_line(StepResult(step=Step.SERVE, values=endpoint.dump()))
+    play = (state(running={}), serving, says("loading"), says(line))
+    kubelet = Kubelet(*play)
+    api, launcher = serve(kubelet, owner_pod="flow", owner_uid="flow-uid")
+    monkeypatch.setattr(kubernetes, "PORT", int(api.url.rpartition(":")[2]))
+    services = kubernetes.KubernetesServices(launcher.settings)
+    parameters = ServeParameters(reference=f"r.example.com/m@sha256:{'1' * 64}", served_model_name="m")
+    asked = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump())
+
+    lease = services.start(asked, lambda _: None)
+    assert lease.endpoint.url == f"{api.url}/v1"
+    assert lease.serves
+    (name,) = api.names("jobs")
+    assert api.find("jobs", name)["spec"]["activeDeadlineSeconds"] == 86400
+    assert api.names("secrets") == []
+    lease.end()
+    assert api.names("jobs") == api.names("pods") == []
+
+    kubelet.play = list(play)
+    services.start(asked, lambda _: None, keep=True).keep()
+    (name,) = api.names("jobs")
+    assert not api.find("jobs", name)["metadata"].get("ownerReferences")
+    assert not api.find("jobs", name)["spec"].get("activeDeadlineSeconds")
+    again = services.start(asked, lambda _: None)
+    assert again.found
+    again.end()
+    assert api.names("jobs") == [name], "what was kept is not this run's to end"
+    assert services.stop_all() == []
+    assert services.stop_all(kept=True) == [name]
+
+
+def test_a_service_that_ends_first(serve: Any) -> None:
+    """Its own words, and nothing stays."""
+    play = (state(running={}), says('{"event": "error", "message": "no such GPU"}'), state(terminated={"exitCode": 2}))
+    api, launcher = serve(Kubelet(*play))
+    parameters = ServeParameters(reference=f"r.example.com/m@sha256:{'1' * 64}", served_model_name="m")
+    asked = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump())
+    with pytest.raises(StepFailed, match="no such GPU"):
+        kubernetes.KubernetesServices(launcher.settings).start(asked, lambda _: None)
+    assert api.names("jobs") == api.names("secrets") == []
 
 
 class RealKubelet(Kubelet):
