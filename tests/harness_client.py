@@ -1,0 +1,47 @@
+"""Runs suites with lm-evaluation-harness, in the evaluate step's environment: the harness is imported once for many of them.
+
+Standard input is a JSON list of scenarios; standard output gets the answers by name, as JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from containers import suites
+from containers.contract import EvaluateOptions
+from containers.errors import Error
+from containers.evaluate import benchmarks
+from containers.evaluate.harness.run import Harness
+from containers.events import Reporter
+from containers.settings import EvaluateSettings, Settings
+
+
+def ran(scenario: dict[str, Any]) -> dict[str, Any]:
+    files = suites.read(scenario["suite"])
+    data = Path(scenario["data"]) if scenario.get("data") else None
+    settings = Settings(evaluate=EvaluateSettings(data=data))
+    options = EvaluateOptions(served_model_name="toy", **{"attempts": 6, **scenario["options"]})
+    tokenizer = Path(scenario["tokenizer"]) if scenario.get("tokenizer") else None
+    with tempfile.TemporaryDirectory() as scratch:
+        declared = benchmarks.parse(files)
+        harness = Harness(files, declared.benchmarks, declared.category, tokenizer, Path(scratch), settings)
+        try:
+            found = harness.run(options, Reporter(io.StringIO()))
+        except Error as error:
+            return {"error": type(error).__name__, "message": error.message, "remedy": error.remedy}
+    return {
+        "scored": {one.key: one.model_dump(mode="json") for one in found.scored},
+        "requests": found.requests.model_dump(),
+        "cut": found.cut,
+        "commands": list(found.commands),
+    }
+
+
+if __name__ == "__main__":
+    answers = {scenario["name"]: ran(scenario) for scenario in json.load(sys.stdin)}
+    sys.stdout.write(json.dumps(answers))

@@ -1,0 +1,270 @@
+"""lm-evaluation-harness itself, on tasks and data of this machine: what is kept of it, and what it would do in silence.
+
+The model is the toy of `tests.openai_server`, whose tokens are bytes; with a real engine the harness runs in the chain.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from containers.contract import Step
+from containers.process import inherited, run
+from containers.settings import Settings
+from flows.environments import prepare
+from tests.byte_tokenizer import write_byte_tokenizer
+from tests.openai_server import Behaviour, openai_server, toy_distribution
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+QUESTIONS = [("Which is a color", ["red", "seven"], 0), ("Which is a number", ["red", "seven"], 1), ("Say b", ["b"], 0)]
+TASK = {
+    "task": "small",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "tasks/small.jsonl"}},
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{text}}",
+    "doc_to_choice": "choices",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+BENCHMARK = {
+    "key": "small",
+    "title": "Small",
+    "task": "small",
+    "metric": "acc,none",
+    "num_fewshot": 0,
+    "api": "completions",
+    "max_length": 256,
+    "samples": 3,
+    "data_set": "tasks/small.jsonl",
+}
+HELLASWAG = {
+    **BENCHMARK,
+    "key": "hellaswag",
+    "title": "Hellaswag",
+    "task": "hellaswag",
+    "metric": "acc_norm,none",
+    "data_set": "Rowan/hellaswag",
+    "num_fewshot": 1,
+    "max_length": 1024,
+    "samples": 2,
+}
+GSM8K = {
+    **BENCHMARK,
+    "key": "gsm8k",
+    "title": "GSM-8K",
+    "task": "gsm8k_llama",
+    "metric": "exact_match,strict_match",
+    "num_fewshot": 8,
+    "api": "chat",
+    "apply_chat_template": True,
+    "fewshot_as_multiturn": True,
+    "max_length": 8192,
+    "max_gen_toks": 64,
+    "data_set": "openai/gsm8k",
+    "samples": 2,
+}
+ARC = {
+    **BENCHMARK,
+    "key": "arc",
+    "title": "ARC",
+    "task": "arc_challenge_llama",
+    "metric": "exact_match,strict_match",
+    "apply_chat_template": True,
+    "max_length": 1024,
+    "max_gen_toks": 100,
+    "data_set": "allenai/ai2_arc",
+    "samples": 2,
+}
+
+
+def suite(folder: Path, *listed: dict[str, Any], task: dict[str, Any] | None = None) -> str:
+    """A suite of a user's own in a new folder, with the task above unless another is given."""
+    declared = {
+        "schema_version": 1,
+        "name": folder.name,
+        "description": "of a test",
+        "serving": {"max_model_len": 16384},
+        "benchmarks": list(listed),
+    }
+    (folder / "tasks").mkdir(parents=True)
+    (folder / "suite.yaml").write_text(yaml.safe_dump(declared))
+    (folder / "tasks" / "small.yaml").write_text(yaml.safe_dump({**TASK, **(task or {})}))
+    rows = [dict(zip(("text", "choices", "answer"), row, strict=True)) for row in QUESTIONS]
+    (folder / "tasks" / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def data_sets(folder: Path) -> Path:
+    """The first questions of three benchmarks, in the hub's layout; made up, in the right form."""
+
+    def write(name: str, files: dict[str, list[dict[str, Any]]], configuration: str = "") -> None:
+        (folder / name).mkdir(parents=True)
+        for file, rows in files.items():
+            (folder / name / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if configuration:
+            splits = [{"split": file.partition(".")[0], "path": file} for file in files]
+            head = {"configs": [{"config_name": configuration, "data_files": splits}]}
+            (folder / name / "README.md").write_text(f"---\n{yaml.safe_dump(head)}---\n")
+
+    scene = {"activity_label": "Cooking", "ctx_a": "A man peels an onion.", "ctx_b": "he"}
+    endings = ["cuts it in slices.", "flies to the moon.", "eats the knife.", "paints the wall."]
+    row = {**scene, "endings": endings, "label": "0"}
+    write(
+        "Rowan/hellaswag",
+        {
+            "train.jsonl": [{**row, "activity_label": name} for name in ("Baking", "Frying", "Grilling")],
+            "validation.jsonl": [row, {**row, "label": "2"}],
+        },
+    )
+    problem = {"question": "How much is 40 and 2?", "answer": "40 + 2 = 42\n#### 42"}
+    write("openai/gsm8k", {"train.jsonl": [problem], "test.jsonl": [problem, {**problem, "answer": "#### 7"}]}, "main")
+    choices = {"text": ["iron", "wood", "ice", "wool"], "label": ["A", "B", "C", "D"]}
+    hot = {"id": "1", "question": "What melts first?", "choices": choices, "answerKey": "C"}
+    write("allenai/ai2_arc", {"test.jsonl": [hot, {**hot, "answerKey": "B"}]}, "ARC-Challenge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every scenario's answer by name, from one process."""
+    folder = tmp_path_factory.mktemp("harness")
+    tokenizer = str(write_byte_tokenizer(folder / "tokenizer"))
+    data = str(data_sets(folder / "data"))
+    far = {"dataset_path": "nobody/nothing", "dataset_kwargs": {}}
+    with ExitStack() as stack:
+
+        def at(**behaviour: Any) -> dict[str, Any]:
+            return {"endpoint": stack.enter_context(openai_server(Behaviour(context=16384, **behaviour)))}
+
+        def own(
+            name: str, options: dict[str, Any], config: dict[str, Any] | None = None, **changes: Any
+        ) -> dict[str, Any]:
+            made = suite(folder / name, {**BENCHMARK, **changes}, task=config)
+            return {"name": name, "suite": made, "options": options, "tokenizer": tokenizer}
+
+        healthy = at()
+        known = suite(folder / "known", HELLASWAG, GSM8K, ARC)
+        talks = at(text=" the final answer is 42", template="<{role}>{content}")
+        generate = {"output_type": "generate_until", "doc_to_target": "b", "generation_kwargs": {"max_gen_toks": 20}}
+        scenarios = [
+            own("whole", healthy),
+            {**own("remote", healthy), "tokenizer": ""},
+            own("busy", at(failing=0.2)),
+            own("down", {**at(failing=1.0), "attempts": 2}),
+            own("cut", healthy, max_length=20),
+            own("cut-generation", healthy, generate, max_length=32, metric="exact_match,none"),
+            own("cut-by-server", at(cuts_long_prompts=True, counts_wrong=3)),
+            own("silent", at(gives_logprobs=False)),
+            own("nan", at(not_finite="value")),
+            own("incomplete", healthy, samples=4),
+            own("metric", healthy, metric="f1,none"),
+            own("filter", healthy, metric="acc,other"),
+            own("missing", healthy, far),
+            own("unknown", healthy, task="smal"),
+            {"name": "known", "suite": known, "options": talks, "tokenizer": tokenizer, "data": data},
+            {"name": "no-data", "suite": known, "options": talks, "tokenizer": tokenizer, "data": str(folder / "gone")},
+        ]
+        environment = prepare(Step.EVALUATE, Settings(), print)
+        variables = {**inherited(), **environment.environment(), "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+        variables["PYTHONPATH"] = f"{environment.modules}:{environment_of_tests()}"
+        argv = [str(environment.python), "-m", "tests.harness_client"]
+        done = run(argv, env=variables, timeout=600, stdin=json.dumps(scenarios), cwd=folder)
+    return dict(json.loads(done.stdout))
+
+
+def environment_of_tests() -> str:
+    """The folder that holds the package `tests`."""
+    import tests
+
+    return str(tests.__path__[0]).rpartition("/")[0]
+
+
+def likelihood(context: str, continuation: str) -> float:
+    """What the toy gives a continuation, from its definition."""
+    total, signs = 0.0, (context + continuation).encode()
+    for before, sign in zip(signs[len(context) - 1 :], signs[len(context) :], strict=False):
+        total += dict(toy_distribution(before, 0.0)).get(sign, -12.0)
+    return total
+
+
+def test_every_question_has_its_score(answers: dict[str, Any]) -> None:
+    """The likelier choice by the toy's own table, computed here, is the one that the harness scores."""
+    expected = {}
+    for number, (text, choices, right) in enumerate(QUESTIONS):
+        values = [likelihood(text, f" {choice}") for choice in choices]
+        expected[f"small/{number}"] = float(values.index(max(values)) == right)
+    scored = answers["whole"]["scored"]["small"]
+    assert scored["scores"] == expected
+    assert scored["reported"] == pytest.approx(100 * sum(expected.values()) / 3)
+    assert scored["metric"] == "acc"
+    assert answers["whole"]["requests"] == {"sent": 5, "retried": 0, "failed": 0}
+
+
+def test_the_endpoint_may_be_the_tokenizer(answers: dict[str, Any]) -> None:
+    assert answers["remote"]["scored"] == answers["whole"]["scored"]
+
+
+def test_requests_that_fail_are_sent_again_and_counted(answers: dict[str, Any]) -> None:
+    assert answers["busy"]["scored"] == answers["whole"]["scored"]
+    assert answers["busy"]["requests"]["retried"] > 0
+    assert answers["down"]["error"] == "Temporary"
+    assert "failed 2 times in a row" in answers["down"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cut", "Small: 4 of 5 samples would be cut: they need up to 23 tokens, and max_length allows 19"),
+        ("cut-generation", "Small: 2 of 3 samples would be cut: they need up to 37 tokens, and max_length allows 31"),
+        ("cut-by-server", "Small: the endpoint took"),
+        ("silent", "Small: the endpoint gives no log-probabilities of the prompt"),
+        ("incomplete", "Small of the suite incomplete has 3 questions here, and 4 are declared"),
+        ("metric", "Small of the suite metric has no metric f1"),
+        ("filter", "Small of the suite filter has no answers through the filter other"),
+        ("unknown", "the suite unknown asks for the task smal, which lm-evaluation-harness 0.4.13 does not have"),
+        ("no-data", "there is no folder"),
+    ],
+)
+def test_what_would_falsify_a_score_is_bad_input(answers: dict[str, Any], name: str, said: str) -> None:
+    assert answers[name].get("error") == "BadInput", answers[name]
+    assert said in answers[name]["message"]
+
+
+def test_a_number_that_is_none_is_no_score(answers: dict[str, Any]) -> None:
+    assert answers["nan"]["error"] == "NotFinite"
+
+
+def test_data_that_is_missing_is_named_with_its_suite(answers: dict[str, Any]) -> None:
+    assert answers["missing"]["error"] == "BadInput"
+    assert "the suite missing needs the data set nobody/nothing, which cannot be read" in answers["missing"]["message"]
+    assert "evaluate.data" in answers["missing"]["remedy"]
+
+
+def test_a_near_name_is_offered(answers: dict[str, Any]) -> None:
+    assert "did you mean small?" in answers["unknown"]["remedy"]
+
+
+def test_benchmarks_of_the_card_run_on_local_data(answers: dict[str, Any]) -> None:
+    """Log-likelihoods, chat through the server, and chat rendered on this side, each with two questions."""
+    scored = answers["known"].get("scored")
+    assert scored, answers["known"]
+    assert {key: sorted(one["scores"]) for key, one in scored.items()} == {
+        "hellaswag": ["hellaswag/0", "hellaswag/1"],
+        "gsm8k": ["gsm8k_llama/0", "gsm8k_llama/1"],
+        "arc": ["arc_challenge_llama/0", "arc_challenge_llama/1"],
+    }
+    assert sum(scored["hellaswag"]["scores"].values()) <= 1  # two answers to one question
+    assert list(scored["gsm8k"]["scores"].values()) == [1.0, 0.0]
+    assert answers["known"]["commands"][1].startswith(
+        "lm_eval run --model local-chat-completions --model_args model=toy,"
+    )
