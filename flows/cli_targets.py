@@ -251,7 +251,8 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
         from flows.targets import hosts
 
         if target is DeployTarget.DOCKER:
-            served = hosts.deploy_docker(deployment, settings, _say)
+            with terminal.display(verbose=False) as show:
+                served = hosts.deploy_docker(deployment, settings, _say, lambda event: show("deploy", event))
         elif target is DeployTarget.PODMAN:
             served = hosts.deploy_podman(deployment, _say, timeout=seconds, options=tuple(podman_option or ()))
         else:

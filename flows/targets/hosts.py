@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from containers.process import Completed
     from containers.settings import Settings
+    from flows.launchers import OnEvent
     from flows.targets.description import Deployment
 
 _POLL: Final = 1.0  # seconds
@@ -33,7 +34,7 @@ _LABEL: Final = "dev.carwright.reference"
 _WORDS: Final = 20  # lines of a container's log that an error carries
 
 
-def deploy_docker(deployment: Deployment, settings: Settings, say: Callable[[str], None]) -> Served:
+def deploy_docker(deployment: Deployment, settings: Settings, say: Callable[[str], None], on_event: OnEvent) -> Served:
     """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
     from flows.services.docker import DockerServices
 
@@ -49,7 +50,7 @@ def deploy_docker(deployment: Deployment, settings: Settings, say: Callable[[str
     request = StepRequest(step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump())
     request = request.model_copy(update={"options": {"port": deployment.port}})
     services = DockerServices(settings.model_copy(update={"docker": docker}))
-    lease = services.start(request, lambda event: say(event.text()), keep=True)
+    lease = services.start(request, on_event, keep=True)
     try:
         endpoint = lease.endpoint
         url = endpoint.published or endpoint.url
