@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.errors import Temporary
 from containers.dealing import Dealer
+from containers.errors import Temporary
 
 if TYPE_CHECKING:
     import random
