@@ -52,6 +52,18 @@ def test_an_idle_worker_takes_half_of_what_a_slow_one_has_left():
     assert dealer.deal(1, lambda paths: [*slow[:2], slow[3]]) == []
 
 
+def test_groups_that_are_not_worth_a_start_stay_where_they_are():
+    """Whoever deals knows what a start costs."""
+    asked = []
+    dealer = Dealer({f"{at}": 1 for at in range(8)}, 2, worth=lambda paths: asked.append(paths) or len(paths) > 2)
+    slow = dealer.deal(0, nothing)
+    dealer.deal(1, nothing)
+    dealer.finished(1)
+    assert dealer.deal(1, nothing) == []
+    assert asked == [slow[2:]]
+    assert dealer.hands[0] == slow
+
+
 def test_a_group_that_kills_its_workers_is_given_up():
     """The third time; the others went on meanwhile."""
     dealer = Dealer({"bad": 1}, 1)
