@@ -252,7 +252,9 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
 
         if target is DeployTarget.DOCKER:
             with terminal.display(verbose=False) as show:
-                served = hosts.deploy_docker(deployment, settings, _say, lambda event: show("deploy", event))
+                served = hosts.deploy_docker(
+                    deployment, settings, _say, lambda event: show("deploy", event), timeout=seconds
+                )
         elif target is DeployTarget.PODMAN:
             served = hosts.deploy_podman(deployment, _say, timeout=seconds, options=tuple(podman_option or ()))
         else:

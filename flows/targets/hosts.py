@@ -34,7 +34,9 @@ _LABEL: Final = "dev.carwright.reference"
 _WORDS: Final = 20  # lines of a container's log that an error carries
 
 
-def deploy_docker(deployment: Deployment, settings: Settings, say: Callable[[str], None], on_event: OnEvent) -> Served:
+def deploy_docker(
+    deployment: Deployment, settings: Settings, say: Callable[[str], None], on_event: OnEvent, *, timeout: float
+) -> Served:
     """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
     from flows.services.docker import DockerServices
 
@@ -48,7 +50,7 @@ def deploy_docker(deployment: Deployment, settings: Settings, say: Callable[[str
         tensor_parallel_size=max(1, deployment.gpus),
     )
     request = StepRequest(step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump())
-    request = request.model_copy(update={"options": {"port": deployment.port}})
+    request = request.model_copy(update={"options": {"port": deployment.port, "ready_timeout": timeout}})
     services = DockerServices(settings.model_copy(update={"docker": docker}))
     lease = services.start(request, on_event, keep=True)
     try:
