@@ -65,6 +65,11 @@ class Comparison(Frozen):
     more: float = 1.0
     gain_beyond_noise: bool = False
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the baseline has no more points than may be lost: whatever the candidate is, it could not lose more."""
+        return self.baseline <= self.margin
+
 
 class GateReport(Frozen):
     """`more_samples` is how many more questions would decide what is open; 0 when nothing is."""
@@ -112,7 +117,7 @@ def assess(pairs: Sequence[Pair], gate: Gate) -> GateReport:
             lower=row.lower,
             upper=row.upper,
             margin=row.margin,
-            decision=row.decision,
+            decision=None if row.says_nothing else row.decision,
             not_applicable=row.baseline < gate.recovery_needs,
             gain_beyond_noise=row.gain_beyond_noise,
         )
@@ -255,13 +260,23 @@ def average(title: str, comparisons: Sequence[Comparison], *, margin: float, gro
 
 
 def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateReport:
-    """The verdict over a suite, with a sentence for each benchmark that stands in the way."""
-    every = [*comparisons, *([mean] if mean is not None else [])]
+    """The verdict over a suite, with a sentence for each benchmark that stands in the way.
+
+    A benchmark that says nothing decides nothing, and neither does a suite of such benchmarks alone.
+    """
+    deciding = [one for one in comparisons if not one.says_nothing]
+    every = [*deciding, *([mean] if mean is not None and deciding else [])]
     decisions = {one.decision for one in every}
     decision: Decision = (
         "refuse" if "refuse" in decisions else "inconclusive" if "inconclusive" in decisions or not every else "pass"
     )
-    reasons, more = [], 0
+    more = 0
+    reasons = [
+        f"{one.title}: the baseline has {one.baseline:.2f} points, no more than the {one.margin:g} that may be lost, so it "
+        "decides nothing."
+        for one in comparisons
+        if one.says_nothing
+    ]
     for one in every:
         said = (
             f"{one.title}: {one.baseline:.2f} became {one.candidate:.2f}, a difference of {one.difference:+.2f} points "

@@ -325,12 +325,16 @@ def test_a_person_can_read_the_run_in_prefect(chain: Chain) -> None:
 
 
 def test_a_store_that_others_reach_gives_a_link_to_the_report(chain: Chain) -> None:
-    """Anybody with the link reads the page as HTML, and nobody without its signature reads anything."""
+    """Under the name that browsers know: with the link anybody reads the page as HTML, without its signature nobody."""
     from prefect.settings import PREFECT_API_URL
 
-    reached = chain.runtime.settings.store.model_copy(update={"folder": None})
-    runtime = replace(chain.runtime, settings=chain.runtime.settings.model_copy(update={"store": reached}))
-    chain = replace(chain, runtime=runtime)
+    own = chain.runtime.settings
+    public = str(own.store.endpoint).replace("127.0.0.1", "localhost")
+    settings = own.model_copy(
+        update={"store": own.store.model_copy(update={"folder": None, "public_endpoint": public})}
+    )
+    store = Store.open(location(settings), settings.store)
+    chain = replace(chain, runtime=replace(chain.runtime, settings=settings, store=store))
     shipped = chain.ship()
     assert shipped.report == f"carwright report {shipped.reference}"
     api = PREFECT_API_URL.value()
@@ -339,6 +343,7 @@ def test_a_store_that_others_reach_gives_a_link_to_the_report(chain: Chain) -> N
     ).json()
     link = re.search(r"\((http[^)]*)\)", found["data"])
     assert link is not None
+    assert link[1].startswith(f"{public}/")
     page = httpx.get(link[1])
     assert (page.status_code, page.headers["content-type"], len(page.text)) == (200, "text/html", 64)
     assert httpx.get(link[1].partition("?")[0]).status_code >= 400

@@ -187,6 +187,16 @@ def test_the_verdict_says_how_many_more_samples_would_decide() -> None:
     assert report.more_samples > 400
 
 
+def test_a_baseline_that_cannot_lose_its_margin_decides_nothing() -> None:
+    """No question right on either side is no pass; beside a benchmark that decides, it is told and stands in no way."""
+    nothing = Pair("none right", *by_hand("x", 0, 0, 164, 0.0))
+    alone = assess([nothing], Gate())
+    assert alone.decision == "inconclusive"
+    assert alone.scores[0].decision is None
+    assert "so it decides nothing" in alone.reasons[0]
+    assert assess([nothing, Pair("fine", *by_hand("x", 80, 80, 8000, 0.02))], Gate()).decision == "pass"
+
+
 def test_benchmarks_over_one_data_set_do_not_make_the_average_surer() -> None:
     """Four translations of one benchmark: the average's interval is as wide as each one's, not half as wide."""
     one = by_hand("x", 80, 79.5, 2000, 0.1)
