@@ -75,6 +75,7 @@ def lock(
                     f"Debian's archive has {len(changes)} other package(s) than base.lock",
                     remedy="carwright images lock",
                 )
+            terminal.out.print("base: Debian's archive has nothing else")
             return
         for one in python.locks():
             name = one.folder.relative_to(python.ROOT).as_posix()

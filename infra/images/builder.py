@@ -2,7 +2,8 @@
 
 As root the build runs in a network namespace that has nothing in it (unshare(1)) with buildah's chroot isolation, which
 needs no container runtime; otherwise buildah is rootless and gives its containers no network. Either way a program in the
-image checks that there is none (inside/offline.py). Dates are all 0: `--timestamp 0`.
+image checks that there is none (inside/offline.py). Dates are all 0: `--timestamp 0`. The format is OCI's: in Docker's, buildah
+1.28 writes the random names of its containers into the image. OCI's has no room for HEALTHCHECK; `engine.load` adds it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Buildah:
         title = inputs.target.name
         for reference in inputs.pulled:
             self.pull(reference)
-        argv = self.argv("build", "--layers", "--timestamp", "0", "--format", "docker", "--pull-never")
+        argv = self.argv("build", "--layers", "--timestamp", "0", "--format", "oci", "--pull-never")
         argv += ["--target", LABELLED]
         argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.packages_digest}"]
         argv += ["--isolation", "chroot"] if os.geteuid() == 0 else ["--network", "none"]

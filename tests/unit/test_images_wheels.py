@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from containers.errors import BadInput
 from infra.images import debian
 from infra.images.debian import Deb
+from infra.images.engine import add_health, healthcheck
 from infra.images.locked import Package
 from infra.images.verify import differing
 from infra.images.wheels import Wheelhouse, link
@@ -83,6 +87,35 @@ def test_what_differs_is_said_file_by_file() -> None:
         "b: 644 and 600",
     ]
     assert differing(first, {"b": "644", "a": "644", "c": "1"}) == ["the order of the files"]
+
+
+def test_the_health_check_that_oci_has_no_room_for_is_kept() -> None:
+    """Docker's names and nanoseconds (Engine API, HealthConfig), from what buildah writes into the history."""
+    made = 'HEALTHCHECK --interval=5s --timeout=4s --start-period=10m CMD ["python", "x.py"]'
+    history = [{"created_by": "/bin/sh -c #(nop) COPY a in b"}, {"created_by": f"/bin/sh -c #(nop) {made}"}]
+    assert healthcheck({"history": history}) == {
+        "Test": ["CMD", "python", "x.py"],
+        "Interval": 5_000_000_000,
+        "Timeout": 4_000_000_000,
+        "StartPeriod": 600_000_000_000,
+    }
+    assert healthcheck({"history": history[:1]}) == {}
+
+
+def test_a_health_check_is_put_behind_the_image(tmp_path: Path) -> None:
+    config = {"config": {}, "history": [{"created_by": '#(nop) HEALTHCHECK CMD ["true"]'}]}
+    with tarfile.open(tmp_path / "image.tar", "w") as archive:
+        for name, value in (("a.json", config), ("manifest.json", [{"Config": "a.json", "Layers": []}])):
+            member = tarfile.TarInfo(name)
+            member.size = len(json.dumps(value))
+            archive.addfile(member, io.BytesIO(json.dumps(value).encode()))
+    add_health(tmp_path / "image.tar")
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (manifest,) = json.loads((tmp_path / "unpacked/manifest.json").read_text())
+    content = (tmp_path / "unpacked" / manifest["Config"]).read_bytes()
+    assert manifest["Config"] == f"{hashlib.sha256(content).hexdigest()}.json"
+    assert json.loads(content)["config"] == {"Healthcheck": {"Test": ["CMD", "true"]}}
 
 
 def test_an_image_may_not_grow_by_accident() -> None:
