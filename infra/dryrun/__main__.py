@@ -26,7 +26,7 @@ from infra.dryrun.site import Site
 if TYPE_CHECKING:
     from types import FrameType
 
-_DEPLOY: Final = 120.0  # seconds for `prefect deploy`, which imports every flow
+_DEPLOY: Final = 300.0  # seconds for `prefect deploy`, which imports every flow
 _PREFECT_YAML: Final = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
