@@ -100,7 +100,7 @@ class Deployment(Frozen):
             said.append(f"--tensor-parallel-size={self.gpus}")
             said.append(f"--gpu-memory-utilization={size.UTILIZATION:g}")
         else:
-            said.append("--enforce-eager")
+            said += ["--enforce-eager", "--distributed-executor-backend=uni"]
         if self.fp8_cache:
             said.append("--kv-cache-dtype=fp8")
         return [*said, *self.arguments]
@@ -118,6 +118,7 @@ class Deployment(Frozen):
         }
         if not self.on_gpu:
             said["VLLM_CPU_KVCACHE_SPACE"] = str(-(-self.cache_bytes // GIB))
+            said |= _ON_A_CPU
         return said
 
     @property
@@ -129,6 +130,14 @@ class Deployment(Frozen):
 
 
 MODULE: Final = "vllm.entrypoints.openai.api_server"
+# As containers/serve starts it: FP8 by the plugin that our CPU image carries, nothing compiled, waiting threads asleep.
+_ON_A_CPU: Final = {
+    "PYTHONPATH": "/opt/carwright/lib/python3.11/site-packages/containers/serve/plugin",
+    "TORCHDYNAMO_DISABLE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 
 
 def describe(

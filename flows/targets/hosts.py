@@ -14,7 +14,6 @@ from containers.contract import ServeParameters, Step, StepRequest
 from containers.errors import BadInput, Error, NotReady
 from containers.process import ProcessFailed, inherited, run
 from flows.targets import compose, podman
-from flows.targets.docker import image_for
 from flows.targets.rollout import Served
 from flows.targets.smoke import ask
 
@@ -72,7 +71,7 @@ def deploy_podman(
     """
     started = time.monotonic()
     engine = _Podman(options)
-    image = image_for(deployment, podman.IMAGE)
+    image = podman.image_of(deployment)
     url = f"http://{_reached(deployment)}:{deployment.port}"
     before = engine.container(deployment.name)
     if before is not None and before["Config"]["Labels"].get(_LABEL) == deployment.reference and _healthy(url):

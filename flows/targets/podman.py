@@ -11,7 +11,7 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 from flows.targets.description import MODULE, File, Rendered, command, pairs, unpinned
-from flows.targets.docker import image_for
+from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MODELS: Final = f"{MOUNT}/models"
 
 def render(deployment: Deployment) -> Rendered:
     """A shell script to try it with, and `<name>.container` for `/etc/containers/systemd` (or the user's)."""
-    image = image_for(deployment, IMAGE)
+    image = image_of(deployment)
     notes = list(unpinned(image))
     if deployment.on_gpu:
         notes.append("GPUs come by CDI: once for each host, `nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`")
@@ -35,6 +35,11 @@ def render(deployment: Deployment) -> Rendered:
         ),
         notes=tuple(notes),
     )
+
+
+def image_of(deployment: Deployment) -> str:
+    """The engine's image by its full name: one that was built here is localhost's to podman."""
+    return deployment.image or (IMAGE if deployment.on_gpu else f"localhost/{CPU_IMAGE}")
 
 
 def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[str, ...]]:

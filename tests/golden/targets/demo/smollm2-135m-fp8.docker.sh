@@ -23,6 +23,11 @@ docker run --detach --name smollm2-135m-fp8 \
   --env VLLM_NO_USAGE_STATS=1 \
   --env DO_NOT_TRACK=1 \
   --env VLLM_CPU_KVCACHE_SPACE=1 \
+  --env PYTHONPATH=/opt/carwright/lib/python3.11/site-packages/containers/serve/plugin \
+  --env TORCHDYNAMO_DISABLE=1 \
+  --env OMP_WAIT_POLICY=PASSIVE \
+  --env VLLM_CPU_OMP_THREADS_BIND=nobind \
+  --env VLLM_ENABLE_V1_MULTIPROCESSING=0 \
   --entrypoint python3 \
   carwright/serve-cpu:latest \
   -m vllm.entrypoints.openai.api_server \
@@ -30,4 +35,5 @@ docker run --detach --name smollm2-135m-fp8 \
   --served-model-name=smollm2-135m-fp8 \
   --port=8000 \
   --max-model-len=2048 \
-  --enforce-eager
+  --enforce-eager \
+  --distributed-executor-backend=uni

@@ -16,7 +16,8 @@ ilab model serve \
   --chat-template tokenizer \
   -- \
   --max-model-len=2048 \
-  --enforce-eager
+  --enforce-eager \
+  --distributed-executor-backend=uni
 
 # In another terminal:
 # ilab model chat --model ~/.cache/instructlab/models/llama-3-3-70b-instruct-fp8-dynamic
