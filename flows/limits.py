@@ -23,15 +23,13 @@ _LEASE: Final = 60.0  # seconds, the least that Prefect's server takes; it is re
 
 @contextlib.contextmanager
 def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the slot of a fingerprint for the block; `say` is told when another run holds it and this one waits."""
+    """Hold the slot of a fingerprint for the block; `say` is told when another run may hold it and this one wait."""
     name = f"carwright-{fingerprint}"
     with get_client(sync_client=True) as client:
         try:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         except ObjectAlreadyExists:
-            with contextlib.suppress(ObjectNotFound):
-                if client.read_global_concurrency_limit_by_name(name).active_slots:
-                    say("another run makes the same artifact: waiting for it")
+            say("another run may be making the same artifact: waiting until it has")
     with concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False):
         yield
     # Done well: whoever waits finds the artifact, and a limit that is gone holds nobody up.
