@@ -101,7 +101,9 @@ class Buildah:
         def listen(line: str) -> None:
             lines.append(line)
             if match := _STEP.fullmatch(line):
-                on_event(Event(event="log", message=f"{title}: {match['done']}/{match['total']} {match['what'][:90]}"))
+                slow = match["what"].startswith(("RUN", "ADD"))  # the rest is for --verbose
+                text = f"{match['done']}/{match['total']} {match['what'][:90]}"
+                on_event(Event(event="log", level="info" if slow else "debug", message=text))
 
         with Child(argv, {**_environment(), "TMPDIR": str(self._scratch())}, on_line=listen) as child:
             code = child.wait()
