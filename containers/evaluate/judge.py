@@ -122,7 +122,6 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes 
                 *_scores(loaded, perplexities, estimates, 0 if tokens is None else len(tokens.kl)),
                 *_tasks(loaded, candidate, baseline),
             ),
-            commands=candidate.about.commands,
             engine=candidate.about.engine,
             baseline_engine=baseline.about.engine,
         ),

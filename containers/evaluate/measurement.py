@@ -114,7 +114,6 @@ class Measurement(Frozen):
     requests: Requests
     tensor_parallel_size: int = 1
     tasks: tuple[Scored, ...] = ()
-    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class Measured:
     about: Measurement
     arrays: Arrays
 
-    def with_tasks(self, tasks: tuple[Scored, ...], commands: tuple[str, ...], requests: Requests) -> Measured:
+    def with_tasks(self, tasks: tuple[Scored, ...], requests: Requests) -> Measured:
         """The same with the suite's small benchmarks; their requests are added to those that were counted."""
         before = self.about.requests
         counted = Requests(
@@ -144,7 +143,7 @@ class Measured:
             retried=before.retried + requests.retried,
             failed=before.failed + requests.failed,
         )
-        about = self.about.model_copy(update={"tasks": tasks, "commands": commands, "requests": counted})
+        about = self.about.model_copy(update={"tasks": tasks, "requests": counted})
         return Measured(about, self.arrays)
 
     def files(self) -> dict[str, bytes]:

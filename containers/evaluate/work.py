@@ -63,7 +63,7 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
         measured = asyncio.run(measure(loaded, parameters, options, context.report))
         if loaded.suite.tasks:
             ran = _harness(suite, loaded.suite.tasks, options, store, context)
-            measured = measured.with_tasks(ran.scored, ran.commands, ran.requests)
+            measured = measured.with_tasks(ran.scored, ran.requests)
         return measured.files()
     cut: dict[str, int] = {}
     commands: tuple[str, ...] = ()
