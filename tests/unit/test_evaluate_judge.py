@@ -198,7 +198,7 @@ def test_small_tasks_are_shown_and_decide_nothing(baseline: Measured) -> None:
 
     def with_tasks(one: Measured, right: float) -> Measured:
         task = Scored(key="facts", title="Facts", scores={f"facts/{i}": right for i in range(20)}, metric="acc")
-        return Measured(one.about.model_copy(update={"tasks": (task,), "commands": ("lm_eval run",)}), one.arrays)
+        return Measured(one.about.model_copy(update={"tasks": (task,)}), one.arrays)
 
     verdict = judge(LOADED, with_tasks(baseline, 0.0), with_tasks(baseline, 1.0)).verdict
     assert verdict.decision == "pass"
@@ -206,4 +206,3 @@ def test_small_tasks_are_shown_and_decide_nothing(baseline: Measured) -> None:
     assert (row.title, row.baseline, row.candidate, row.decision, row.margin) == ("Facts", 100, 0, None, None)
     assert row.upper is not None
     assert row.upper < -50
-    assert verdict.commands == ("lm_eval run",)
