@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -225,7 +226,7 @@ class Following:
             )
         left = {artifact.type: artifact.data for artifact in artifacts}
         if OUTCOME in left:
-            shipped = Shipped.model_validate_json(str(left[OUTCOME]))
+            shipped = Shipped.model_validate(_decoded(left[OUTCOME]))
             if not shipped.tags:
                 raise NotPromoted(shipped)
             if state.is_completed():
@@ -233,7 +234,7 @@ class Following:
         if state.is_cancelled():
             raise Interrupted(f"the run was cancelled: {state.message or ''}", remedy="another run goes on from there")
         if FAILURE in left:
-            raise Failure.model_validate_json(str(left[FAILURE])).error()
+            raise Failure.model_validate(_decoded(left[FAILURE])).error()
         where = f"see {page(self.run)}"
         if state.is_crashed():
             raise Temporary(f"the run crashed: {state.message}", remedy=f"another run goes on from there; {where}")
@@ -241,6 +242,13 @@ class Following:
 
     def _say(self, text: str, level: Any = "info") -> None:
         self.listener("run", Event(event="log", level=level, message=text))
+
+
+def _decoded(data: Any) -> Any:
+    """An artifact's data; what was written as JSON text may come back encoded once more."""
+    while isinstance(data, str):
+        data = json.loads(data)
+    return data
 
 
 class _NoWorker(NotReady):
