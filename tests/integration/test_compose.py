@@ -117,3 +117,21 @@ def test_the_hub_gives_the_demo_model_to_its_network(services: dict[str, Any]) -
     network = f"--network={PROJECT}"
     said = docker("run", "--rm", network, "--entrypoint=python", FLOW, "-c", look.replace("URL", repr(url)))
     assert said.startswith("http://hub:8081/")
+
+
+def test_a_gpu_host_is_one_valid_override(root: Path, docker_compose_command: str) -> None:
+    """Compose reads it with the three variables that it asks for, and names the first that is missing."""
+    given = {
+        "CARWRIGHT_API": "http://prefect.example:4200/api",
+        "CARWRIGHT_GID": "999",
+        "CARWRIGHT_SECRETS": "/etc/carwright/secrets",
+    }
+    command = [*docker_compose_command.split(), "-f", str(root / "infra" / "compose.gpu.yaml"), "config"]
+    read = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr
+    assert "carwright-gpu" in read.stdout
+    unset = subprocess.run(
+        command, env=os.environ | given | {"CARWRIGHT_API": ""}, capture_output=True, text=True, check=False
+    )
+    assert unset.returncode != 0
+    assert "URL of the Prefect API" in unset.stderr
