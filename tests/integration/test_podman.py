@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,8 +108,9 @@ class Podman:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    folder = tmp_path_factory.mktemp("podman")
+def podman() -> Iterator[Podman]:
+    """In a folder of its own: podman takes no `--runroot` of more than 50 characters, and pytest's folders are longer."""
+    folder = Path(tempfile.mkdtemp(prefix="podman-", dir="/tmp"))
     (folder / "containers.conf").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINERS_CONF", str(folder / "containers.conf"))
@@ -118,6 +121,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
         engine("pod", "rm", "--force", "--all")
         engine("rm", "--force", "--all", "--time", "0")
         subprocess.run(["umount", f"{folder}/root/overlay"], check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
