@@ -123,9 +123,9 @@ class Push:
             for built in images:
                 self._repository.put(built.content, MANIFEST)
         digest = Digest.of(content)
-        self._tag(digest, content, media_type, tag)
-        self._also_raw(layers, digest, content, media_type, tag)
-        return self._pushed(digest, already_there=False)
+        changed = self._tag(digest, content, media_type, tag)
+        changed |= self._also_raw(layers, digest, content, media_type, tag)
+        return self._pushed(digest, already_there=not changed and self._sent == 0)
 
     def _compose(self, layers: Sequence[_Sent]) -> tuple[list[image.Image], list[Blob], bytes, str]:
         """The images of every platform, the small blobs that they need, and what is tagged: a manifest or an index."""

@@ -83,6 +83,7 @@ def upload(
             hashed.update(piece)  # while the piece is on the wire
 
     number = bucket.begin(key)
+    tags: list[str] | None = None
     try:
         tags, sent = _send(lambda at, piece: bucket.part(key, number, at, piece), pieces(), on_bytes)
         _check(hashed.hexdigest(), sent, stream, digest, size)
@@ -90,6 +91,8 @@ def upload(
     except BaseException as error:
         with contextlib.suppress(Error):
             bucket.abort(key, number)
+        if isinstance(error, Temporary) and tags is not None and bucket.size(key) == size:
+            return  # somebody else stored the same blob at the same moment, which rclone answers with an error
         if isinstance(error, Temporary) and (full := bucket.full(size)):
             raise full from error
         raise
