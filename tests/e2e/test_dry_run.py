@@ -73,48 +73,12 @@ def test_the_digest_is_that_of_the_steps_without_containers(
     assert pushed.json()["reference"].rpartition("@")[2] == shipped["digest"]
 
 
-def test_prefects_own_command_starts_another_run_which_is_all_cached(dry_run: DryRun, shipped: dict[str, Any]) -> None:
-    started = dry_run.prefect("deployment", "run", "quantize-and-ship/local", "--watch")
-    assert started.code == 0, started.stdout
-    ours = {"name": {"any_": ["quantize-and-ship"]}}
-    asked = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1, "flows": ours}
-    (run,) = httpx.post(f"{dry_run.api}/flow_runs/filter", json=asked, timeout=30).json()
-    states = {name.split()[0] + " " + name.split()[-1]: state for name, state in dry_run.tasks(run["id"]).items()}
-    pure = {
-        name: state
-        for name, state in states.items()
-        if name.split()[0] in {"download", "quantize", "judge", "evaluate"}
-    }
-    assert len(pure) == 5, states
-    assert set(pure.values()) == {"Cached"}, states
-    assert not [name for name in states if name.startswith("deploy ")]
-    assert dry_run.none_left() == {}
-
-
-@pytest.mark.parametrize(
-    ("step", "parameters"),
-    [("quantize", {"force": True}), ("serve", {"max_model_len": 4096})],
-    ids=["quantize", "deploy"],
-)
-def test_cancelled_in_the_ui_leaves_no_container(
-    dry_run: DryRun, shipped: dict[str, Any], step: str, parameters: dict[str, Any]
-) -> None:
-    run = dry_run.start_run(**parameters)
-    assert until(lambda: bool(dry_run.containers(step=step)), 180), dry_run.state(run)
+def test_cancelled_in_the_ui_leaves_no_container(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    run = dry_run.start_run(force=True)
+    assert until(lambda: bool(dry_run.containers(step="quantize")), 180), dry_run.state(run)
     dry_run.cancel(run)
     assert dry_run.ended(run, 120) == "CANCELLED"
     assert dry_run.none_left() == {}
-
-
-def test_bad_input_ends_a_run_with_its_own_code_and_words(dry_run: DryRun, shipped: dict[str, Any]) -> None:
-    ended = dry_run.run("run", "-p", "model=hf://nobody/nothing")
-    assert ended.code == 2, ended.stderr
-    assert "nobody/nothing" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert dry_run.none_left() == {}
-    refused = dry_run.run("run", "-p", "no_such_parameter=1")
-    assert refused.code == 2
-    assert "no_such_parameter" in refused.stderr
 
 
 def test_a_killed_worker_takes_no_run_with_it_and_is_missed_by_the_next(
