@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
+    from prefect.client.schemas.responses import DeploymentResponse
 
     from containers.contract import StepRequest, StepResult
     from containers.settings import PlacementSettings, Settings
@@ -41,6 +42,9 @@ _LOOK: Final = 5.0  # seconds between two looks at its signs, its log and the wo
 _GRACE: Final = 20.0  # seconds for a child run to end in order
 _LATE: Final = timedelta(seconds=10)  # log lines of one second may arrive in any order within this
 _LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
+_DEPLOY: Final = (
+    "deploy it: `prefect deploy --all --prefect-file infra/prefect.yaml`; `prefect deployment ls` lists what there is"
+)
 _WAITS: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
 
 
@@ -52,6 +56,14 @@ def api() -> Iterator[SyncPrefectClient]:
             yield client
     except httpx.TransportError as error:
         raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="see PREFECT_API_URL") from error
+
+
+def deployed(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
+    """The deployment `flow/name`; raises BadInput when the server has none of that name."""
+    try:
+        return client.read_deployment_by_name(name)
+    except (ObjectNotFound, ValueError) as error:  # the second for a name without a slash
+        raise BadInput(f"the Prefect server has no deployment {name!r}", remedy=remedy) from error
 
 
 @dataclass
@@ -272,15 +284,11 @@ class Children:
 
 def _pool_of(deployment: str) -> str:
     """The work pool of a deployment; empty for one that is served by a process of its own."""
+    remedy = (
+        "steps are placed in it: deploy it (`prefect deploy --name gpu`), or take it out of CARWRIGHT_PLACEMENT__..."
+    )
     with api() as client:
-        try:
-            found = client.read_deployment_by_name(deployment)
-        except (ObjectNotFound, ValueError) as error:
-            raise BadInput(
-                f"the deployment {deployment!r}, in which steps are placed, is not known to the Prefect server",
-                remedy="deploy it (`prefect deploy --name gpu`), or take it out of CARWRIGHT_PLACEMENT__...",
-            ) from error
-    return found.work_pool_name or ""
+        return deployed(client, deployment, remedy=remedy).work_pool_name or ""
 
 
 def check_pool(pool: str, patience: float) -> None:

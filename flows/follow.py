@@ -20,13 +20,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import ArtifactSort, LogSort
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
 from containers.events import Event
-from flows.children import api, check_pool
+from flows.children import api, check_pool, deployed
 from flows.run_artifacts import FAILURE, OUTCOME, Failure
 from flows.summary import NotPromoted, Shipped
 
@@ -77,13 +77,7 @@ def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> Fo
     """
     server()
     with api() as client:
-        try:
-            found = client.read_deployment_by_name(deployment)
-        except (ObjectNotFound, ValueError) as error:
-            raise BadInput(
-                f"the Prefect server has no deployment {deployment!r}",
-                remedy="deploy it: `prefect deploy --all --prefect-file infra/prefect.yaml`; `prefect deployment ls` lists what there is",
-            ) from error
+        found = deployed(client, deployment)
         if found.paused:
             raise BadInput(f"the deployment {deployment} is paused", remedy=f"prefect deployment resume {deployment}")
         check_pool(found.work_pool_name or "", _PATIENCE)

@@ -30,12 +30,11 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events import emit_event
 from prefect.events.worker import should_emit_events
-from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from containers.errors import BadInput, Temporary
-from flows.children import api
+from containers.errors import Temporary
+from flows.children import api, deployed
 from flows.runtime import current
 from flows.watching import records
 from flows.watching.decide import decide
@@ -100,15 +99,10 @@ def reschedule(seconds: float) -> None:
     """Let the deployment look this often. Raises BadInput when it is not deployed."""
     schedule = IntervalSchedule(interval=timedelta(seconds=seconds))
     with api() as client:
-        try:
-            deployed = client.read_deployment_by_name(DEPLOYMENT)
-        except ObjectNotFound as error:
-            raise BadInput(
-                f"{DEPLOYMENT} is not deployed", remedy="prefect deploy --all --prefect-file infra/prefect.yaml"
-            ) from error
-        for known in client.read_deployment_schedules(deployed.id):
-            client.delete_deployment_schedule(deployed.id, known.id)
-        client.create_deployment_schedules(deployed.id, [DeploymentScheduleCreate(schedule=schedule, active=True)])
+        hourly = deployed(client, DEPLOYMENT)
+        for known in client.read_deployment_schedules(hourly.id):
+            client.delete_deployment_schedule(hourly.id, known.id)
+        client.create_deployment_schedules(hourly.id, [DeploymentScheduleCreate(schedule=schedule, active=True)])
 
 
 def announce_all(news: Sequence[Seen]) -> int:
