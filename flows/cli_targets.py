@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.table import Table
@@ -15,7 +17,9 @@ from containers.settings import Settings
 from flows import terminal
 
 if TYPE_CHECKING:
-    from flows.targets.description import Deployment, Rendered
+    from collections.abc import Callable
+
+    from flows.targets.description import Deployment, Rendered, Wanted
     from flows.targets.size import Sizing
 
 app = typer.Typer()
@@ -136,31 +140,22 @@ def show_sizing(sizing: Sizing, title: str, weights_from: str) -> None:
         terminal.out.print(f"note: {note}")
 
 
-@app.command()
-def render(  # noqa: PLR0917 -- typer makes options of them
-    target: Annotated[TargetName, typer.Argument(help="Where it is to be served.")],
-    reference: ReferenceArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the files into this folder.")] = None,
+def _wanted(  # noqa: PLR0917 -- typer makes options of them
     gpu: Gpu = "H100",
     max_model_len: MaxModelLen = 0,
     concurrency: Concurrency = 1,
     tensor_parallel_size: TensorParallel = 0,
     kv_cache_dtype: KvCache = "auto",
-    model: ModelFolder = None,
-    pulled_from: From = "",
     name: Name = "",
     image: Image = "",
     port: Port = 8000,
     listen: Listen = "127.0.0.1",
     argument: Argument = None,
-    storage: StorageOption = Storage.OCI,
-    namespace: Namespace = "",
-    json_: Json = False,
-) -> None:
-    """Write what a target needs to serve a modelcar, by digest, with resources that fit the model."""
-    from flows.targets.description import Wanted, describe
+) -> Wanted:
+    """What may be said about a deployment, whether it is written down or brought there."""
+    from flows.targets.description import Wanted
 
-    wanted = Wanted(
+    return Wanted(
         name=name,
         image=image,
         gpu=gpu,
@@ -172,6 +167,46 @@ def render(  # noqa: PLR0917 -- typer makes options of them
         listen=listen,
         arguments=tuple(argument or ()),
     )
+
+
+def _takes_wanted(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_wanted` in the place of its parameter `wanted`; typer reads the signature."""
+    options = _parameters(_wanted)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(wanted=_wanted(**{name: given.pop(name) for name in options}), **given)
+
+    own = _parameters(command).items()
+    found = [one for name, each in own for one in (options.values() if name == "wanted" else [each])]
+    run.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in found}
+    return run
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """With annotations that are no texts; the module of `Wanted` is slow to load and not needed for the help."""
+    hints = get_type_hints(function, localns={"Wanted": object}, include_extras=True)
+    given = inspect.signature(function).parameters
+    return {name: one.replace(annotation=hints[name]) for name, one in given.items()}
+
+
+@app.command()
+@_takes_wanted
+def render(  # noqa: PLR0917 -- typer makes options of them
+    target: Annotated[TargetName, typer.Argument(help="Where it is to be served.")],
+    reference: ReferenceArgument,
+    wanted: Wanted,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the files into this folder.")] = None,
+    model: ModelFolder = None,
+    pulled_from: From = "",
+    storage: StorageOption = Storage.OCI,
+    namespace: Namespace = "",
+    json_: Json = False,
+) -> None:
+    """Write what a target needs to serve a modelcar, by digest, with resources that fit the model."""
+    from flows.targets.description import describe
+
     settings = Settings()
     deployment = describe(reference, wanted, settings, folder=model, pulled_from=pulled_from)
     rendered = rendered_for(target, deployment, reference, settings, storage=storage, namespace=namespace)
@@ -194,20 +229,12 @@ def render(  # noqa: PLR0917 -- typer makes options of them
 
 
 @app.command()
+@_takes_wanted
 def deploy(  # noqa: PLR0917 -- typer makes options of them
     target: Annotated[DeployTarget, typer.Argument(help="Where it is to be served.")],
     reference: ReferenceArgument,
-    gpu: Gpu = "H100",
-    max_model_len: MaxModelLen = 0,
-    concurrency: Concurrency = 1,
-    tensor_parallel_size: TensorParallel = 0,
-    kv_cache_dtype: KvCache = "auto",
+    wanted: Wanted,
     pulled_from: From = "",
-    name: Name = "",
-    image: Image = "",
-    port: Port = 8000,
-    listen: Listen = "127.0.0.1",
-    argument: Argument = None,
     storage: StorageOption = Storage.OCI,
     namespace: Namespace = "",
     timeout: Annotated[
@@ -221,20 +248,8 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     json_: Json = False,
 ) -> None:
     """Serve a modelcar, by digest: started, waited for, asked something, and rolled back when it does not answer."""
-    from flows.targets.description import Wanted, describe
+    from flows.targets.description import describe
 
-    wanted = Wanted(
-        name=name,
-        image=image,
-        gpu=gpu,
-        max_model_len=max_model_len,
-        concurrency=concurrency,
-        tensor_parallel_size=tensor_parallel_size,
-        fp8_cache=_fp8(kv_cache_dtype),
-        port=port,
-        listen=listen,
-        arguments=tuple(argument or ()),
-    )
     settings = Settings()
     deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
     terminal.err.print(f"{deployment.name}: {deployment.reference}", soft_wrap=True)
