@@ -39,17 +39,34 @@ def deploy_docker(
     """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
     from flows.services.docker import DockerServices
 
+    here = deployment.listen in {"127.0.0.1", "0.0.0.0"}  # noqa: S104 -- compared, not bound
+    others = {
+        "--argument": deployment.arguments,
+        "--kv-cache-dtype": deployment.fp8_cache,
+        "--listen ADDRESS": not here,
+    }
+    if refused := [option for option, given in others.items() if given]:
+        raise BadInput(
+            f"deploy docker starts vLLM by Carwright's own server, which takes no {' and no '.join(refused)}",
+            remedy="leave it out, or run the script that `carwright render docker` writes",
+        )
     started = time.monotonic()
-    gpus = {**settings.docker.gpus, Step.SERVE.value: deployment.gpus}
-    docker = settings.docker.model_copy(update={"gpus": gpus if deployment.on_gpu else settings.docker.gpus})
+    docker = settings.docker.model_copy(
+        update={
+            "image": deployment.image or settings.docker.image,
+            "gpus": {**settings.docker.gpus, Step.SERVE.value: deployment.gpus},
+        }
+    )
     parameters = ServeParameters(
         reference=deployment.hub,
         served_model_name=deployment.name,
         max_model_len=deployment.max_model_len,
         tensor_parallel_size=max(1, deployment.gpus),
     )
-    request = StepRequest(step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump())
-    request = request.model_copy(update={"options": {"port": deployment.port, "ready_timeout": timeout}})
+    options = {"host": deployment.listen, "port": deployment.port, "ready_timeout": timeout}
+    request = StepRequest(
+        step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump(), options=options
+    )
     services = DockerServices(settings.model_copy(update={"docker": docker}))
     lease = services.start(request, on_event, keep=True)
     try:
