@@ -38,7 +38,7 @@ def claimed(port: int, *, host: str = LOOPBACK, patience: float = _CLOSING) -> I
                 reason = "is in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
                 raise BadInput(
                     f"port {port} {reason}",
-                    remedy="set CARWRIGHT_SERVE__PORT to another one; 0 takes a free port",
+                    remedy="take another one (--port, or CARWRIGHT_SERVE__PORT); 0 takes a free port",
                 ) from error
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

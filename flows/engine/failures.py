@@ -33,7 +33,7 @@ _KNOWN: Final = (
     (
         re.compile(r"port is already allocated|address already in use"),
         "the port is in use by another program",
-        "set CARWRIGHT_SERVE__PORT to another one; 0 takes a free port",
+        "take another one (--port, or CARWRIGHT_SERVE__PORT); 0 takes a free port",
     ),
     (
         re.compile(r"manifest unknown|not found|access denied|unauthorized|repository does not exist", re.IGNORECASE),
