@@ -39,7 +39,7 @@ from flows.watching import records
 from flows.watching.changes import made_here, tools_now
 from flows.watching.models import Line, load
 from flows.watching.records import ShipRecord
-from infra.bench.store import resident
+from infra.bench.store import below, resident
 from infra.hub import Hub, Repositories
 from infra.registry import LocalRegistry
 
@@ -99,7 +99,7 @@ def look(environment: dict[str, str], hub: Hub) -> dict[str, Any]:
     with Child([sys.executable, "-m", "flows.cli", "watch", "--once"], environment) as child:
         most = 0
         while child.poll() is None:
-            most = max(most, resident(child.pid))
+            most = max(most, sum(map(resident, below(child.pid))))  # the child itself is a small supervisor
             time.sleep(0.02)
         took = time.perf_counter() - started
         said = child.tail.strip().splitlines()
