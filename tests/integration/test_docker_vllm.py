@@ -6,6 +6,7 @@ The images must be there, as `make images` leaves them.
 from __future__ import annotations
 
 import secrets
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import docker
@@ -18,13 +19,18 @@ from containers.store import FileEntry, Manifest, Store
 from flows.launchers.docker import DockerLauncher
 from flows.runtime import location
 from flows.services.docker import DockerServices
+from flows.targets.description import Wanted, describe
+from flows.targets.hosts import deploy_docker
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
 from tests.docker_world import left
+from tests.integration.test_podman import free_port
 from tests.tiny_llama import write_tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from flows.targets.rollout import Served
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -88,3 +94,24 @@ def test_vllm_answers_from_a_modelcar_that_it_reads_in_place(settings: Settings,
         api.remove_image(pushed.reference, force=True)
     assert left(api, settings.docker.project) == []
     api.close()
+
+
+def test_a_modelcar_is_deployed_found_again_and_ended(settings: Settings, pushed: PushedImage) -> None:
+    """What `carwright deploy docker` does: it serves at the port that was asked for until somebody ends it by word."""
+    wanted = Wanted(name="tiny", gpu="cpu", max_model_len=256, port=free_port())
+    deployment = describe(pushed.reference, wanted, settings)
+    said: list[str] = []
+
+    def deploy() -> Served:
+        return deploy_docker(deployment, settings, said.append, lambda event: print(event.text()), timeout=300)
+
+    with closing(docker.APIClient(version="auto")) as api:
+        first, second = deploy(), deploy()
+        assert (first.changed, second.changed) == (True, False)
+        assert first.url == second.url == f"http://127.0.0.1:{wanted.port}/v1"
+        assert first.answer == second.answer
+        assert said[0].startswith("it answers: ")
+        assert len(left(api, settings.docker.project)) == 2, "vLLM, and the modelcar beside it"
+        assert DockerServices(settings).stop_all(kept=True) == [first.url]
+        assert left(api, settings.docker.project) == []
+        api.remove_image(pushed.reference, force=True)
