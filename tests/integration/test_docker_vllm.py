@@ -14,11 +14,13 @@ import httpx
 import pytest
 
 from containers.contract import Kind, PushedImage, PushParameters, ServeOptions, ServeParameters, Step, StepRequest
+from containers.errors import NotReady
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from flows.launchers.docker import DockerLauncher
 from flows.runtime import location
 from flows.services.docker import DockerServices
+from flows.targets import smoke
 from flows.targets.description import Wanted, describe
 from flows.targets.hosts import deploy_docker
 from infra.objectstore import EmbeddedStore
@@ -96,8 +98,13 @@ def test_vllm_answers_from_a_modelcar_that_it_reads_in_place(settings: Settings,
     api.close()
 
 
-def test_a_modelcar_is_deployed_found_again_and_ended(settings: Settings, pushed: PushedImage) -> None:
-    """What `carwright deploy docker` does: it serves at the port that was asked for until somebody ends it by word."""
+def test_a_modelcar_is_deployed_found_again_and_ended(
+    settings: Settings, pushed: PushedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `carwright deploy docker` does: it serves at the port that was asked for until somebody ends it by word.
+
+    A model that has no answer is ended at once: this one knows no word of the usual question, and says words it has none for.
+    """
     wanted = Wanted(name="tiny", gpu="cpu", max_model_len=256, port=free_port())
     deployment = describe(pushed.reference, wanted, settings)
     said: list[str] = []
@@ -106,11 +113,16 @@ def test_a_modelcar_is_deployed_found_again_and_ended(settings: Settings, pushed
         return deploy_docker(deployment, settings, said.append, lambda event: print(event.text()), timeout=300)
 
     with closing(docker.APIClient(version="auto")) as api:
+        with pytest.raises(NotReady, match="answered 'The capital of France is' with nothing"):
+            deploy()
+        assert left(api, settings.docker.project) == []
+
+        monkeypatch.setattr(smoke, "_PROMPT", "w5 w6 w7")
         first, second = deploy(), deploy()
         assert (first.changed, second.changed) == (True, False)
         assert first.url == second.url == f"http://127.0.0.1:{wanted.port}/v1"
         assert first.answer == second.answer
-        assert said[0].startswith("it answers: ")
+        assert said[0].startswith("it answers: 'w5 w6 w7'")
         assert len(left(api, settings.docker.project)) == 2, "vLLM, and the modelcar beside it"
         assert DockerServices(settings).stop_all(kept=True) == [first.url]
         assert left(api, settings.docker.project) == []
