@@ -54,6 +54,7 @@ class KubeApi:
     logs: dict[str, list[str | None]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     rights: set[tuple[str, str]] = field(default_factory=set)
+    loses: set[str] = field(default_factory=set)  # plurals of which an object is taken, and the answer to it is lost
     breaks: int = 0  # how often a followed log breaks off after its first lines
     lock: threading.RLock = field(default_factory=threading.RLock)
     url: str = ""
@@ -223,6 +224,9 @@ class _Handler(BaseHTTPRequestHandler):
             other = self.api.apply(plural, name, body, query["fieldManager"], force=query.get("force") == "true")
             if other:
                 self._status(409, "Conflict", f'Apply failed with 1 conflict: conflict with "{other}"')
+                return
+            if plural in self.api.loses:
+                self.close_connection = True
                 return
         else:
             with self.api.lock:

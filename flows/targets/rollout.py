@@ -1,7 +1,9 @@
 """Bring a model to a cluster with KServe: apply, wait until the new one serves, ask it something, or put the old back.
 
 The old pod serves until the new one is ready (`maxUnavailable: 0`), so `Ready` alone proves nothing: the Deployment behind
-the InferenceService must have no pod of the old kind left, as `kubectl rollout status` wants it.
+the InferenceService must be that of what was applied, and have no pod of the old kind left, as `kubectl rollout status`
+wants it. The service's own `observedGeneration` is of no help: KServe copies the Deployment's there
+(pkg/apis/serving/v1beta1/inference_service_status.go, PropagateRawStatus).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerCon
 _CRASHES: Final = 3  # restarts after which a container is not waited for any longer
 _SERVER_FIELDS: Final = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
 _LABEL: Final = "serving.kserve.io/inferenceservice"
+_SOURCE: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"  # KServe's annotation of a pod: its model
 
 
 class Served(Frozen):
@@ -38,7 +41,8 @@ class Served(Frozen):
 @dataclass
 class Rollout:
     """One attempt. Times are in seconds: `timeout` for all of it, `gpu_patience` for a node with enough free GPUs (a
-    cluster that grows by itself may bring one), `poll` between two looks.
+    cluster that grows by itself may bring one), `refusal_patience` for a service that KServe calls invalid (it does so
+    too while it has not seen the runtime that came a moment before), `poll` between two looks.
     """
 
     cluster: Cluster
@@ -47,9 +51,13 @@ class Rollout:
     say: Callable[[str], None]
     timeout: float
     gpu_patience: float = 180.0
+    refusal_patience: float = 30.0
     poll: float = 2.0
     url: str = ""
+    _deployed: int = field(default=0, init=False)  # generation of the Deployment before; 0 where there was none
+    _old_pods: frozenset[str] = field(default=frozenset(), init=False)
     _unplaced: float | None = field(default=None, init=False)
+    _refused: float | None = field(default=None, init=False)
     _said: str = field(default="", init=False)
 
     @property
@@ -60,12 +68,20 @@ class Rollout:
         """Raises the error that stopped it, when everything is again as it was; BadInput, NotReady, Temporary."""
         started = time.monotonic()
         before = [self.cluster.get(one["kind"], one["metadata"]["name"]) for one in (self.runtime, self.service)]
+        deployment = self.cluster.get("Deployment", f"{self.name}-predictor")
+        self._deployed = deployment["metadata"]["generation"] if deployment is not None else 0
+        self._old_pods = frozenset(pod["metadata"]["name"] for pod in self.cluster.list("Pod", {_LABEL: self.name}))
         touched: list[dict[str, Any]] = []
         try:
             for one in (self.runtime, self.service):
-                applied = self.cluster.apply(one)
-                touched.append(one)
-            url = self.url or self._wait(started + self.timeout)
+                touched.append(one)  # before: the cluster may take it, and the answer may be lost
+                try:
+                    applied = self.cluster.apply(one)
+                except BadInput:  # it said no
+                    touched.pop()
+                    raise
+            found = self._wait(started + self.timeout)
+            url = self.url or found
             self.say(f"ready: {url}")
             answer = ask(url, self.name, self.say)
         except BaseException as error:
@@ -89,11 +105,10 @@ class Rollout:
             if service is None:
                 raise BadInput(f"the InferenceService {self.name} was deleted while it was waited for")
             status = service.get("status") or {}
-            why = _not_ready(service, status) or self._not_rolled_out()
+            why = _not_ready(status) or self._not_rolled_out()
             if not why:
                 return str(status["url"])
-            if failure := _failed(status):
-                raise BadInput(f"KServe gave up on {self.name}: {failure}")
+            self._look_at_status(status, time.monotonic())
             self._look_at_pods(time.monotonic())
             self._tell(why)
             if time.monotonic() > deadline:
@@ -108,6 +123,8 @@ class Rollout:
         deployment = self.cluster.get("Deployment", f"{self.name}-predictor")
         if deployment is None:
             return ""
+        if deployment["metadata"]["generation"] == self._deployed and not self._asked_for(deployment):
+            return "KServe has not looked at it yet"
         status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
         if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
             return "the Deployment has not been looked at yet"
@@ -119,10 +136,31 @@ class Rollout:
             return "an old pod still ends"
         return ""
 
+    def _asked_for(self, deployment: dict[str, Any]) -> bool:
+        """Whether a Deployment is of the model, the engine and the arguments that were applied."""
+        template, model = deployment["spec"]["template"], self.service["spec"]["predictor"]["model"]
+        annotations = (template.get("metadata") or {}).get("annotations") or {}
+        engine = self.runtime["spec"]["containers"][0]
+        (container,) = (one for one in template["spec"]["containers"] if one["name"] == engine["name"])
+        there = (annotations.get(_SOURCE), container.get("image"), (container.get("args") or [])[-len(model["args"]) :])
+        return bool(there == (model["storageUri"], engine["image"], model["args"]))
+
+    def _look_at_status(self, status: dict[str, Any], now: float) -> None:
+        """Raises when KServe goes on saying that the service is invalid; crashes are for the pods to tell."""
+        failure = _invalid(status)
+        if not failure:
+            self._refused = None
+            return
+        self._refused = now if self._refused is None else self._refused
+        if now - self._refused >= self.refusal_patience:
+            raise BadInput(f"KServe refuses {self.name}: {failure}")
+
     def _look_at_pods(self, now: float) -> None:
         """Raises for what waiting does not mend: no GPUs, an image that cannot be pulled, a server that keeps crashing."""
         waiting = ""
         for pod in self.cluster.list("Pod", {_LABEL: self.name}):
+            if pod["metadata"]["name"] in self._old_pods:
+                continue
             status = pod.get("status") or {}
             for one in status.get("conditions") or ():
                 if one.get("type") == "PodScheduled" and one.get("reason") == "Unschedulable":
@@ -188,9 +226,7 @@ def _own(was: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in was.items() if key != "status"} | {"metadata": metadata}
 
 
-def _not_ready(service: dict[str, Any], status: dict[str, Any]) -> str:
-    if status.get("observedGeneration", service["metadata"].get("generation")) != service["metadata"].get("generation"):
-        return "KServe has not looked at it yet"
+def _not_ready(status: dict[str, Any]) -> str:
     conditions = {one["type"]: one for one in status.get("conditions") or ()}
     ready = conditions.get("Ready")
     if ready is None:
@@ -200,10 +236,13 @@ def _not_ready(service: dict[str, Any], status: dict[str, Any]) -> str:
     return "" if status.get("url") else "it has no URL yet"
 
 
-def _failed(status: dict[str, Any]) -> str:
-    """KServe's word that this will come to nothing (pkg/apis/serving/v1beta1: TransitionStatus)."""
+def _invalid(status: dict[str, Any]) -> str:
+    """KServe's word that the service does not fit its runtime (pkg/apis/serving/v1beta1: TransitionStatus).
+
+    `BlockedByFailedLoad` is none: it comes with the first crash of a container, which may start better the next time.
+    """
     model = status.get("modelStatus") or {}
-    if model.get("transitionStatus") not in ("InvalidSpec", "BlockedByFailedLoad"):
+    if model.get("transitionStatus") != "InvalidSpec":
         return ""
     failure = model.get("lastFailureInfo") or {}
-    return str(failure.get("message") or failure.get("reason") or model["transitionStatus"])
+    return str(failure.get("message") or failure.get("reason") or "InvalidSpec")

@@ -30,6 +30,7 @@ class World:
 
     def __init__(self) -> None:
         self.fate: dict[str, str] = {}
+        self.looks = 0
 
     def __call__(self, api: KubeApi) -> None:
         for (kind, name), service in list(api.objects.items()):
@@ -45,18 +46,20 @@ class World:
     def _reconcile(self, api: KubeApi, name: str, service: dict[str, Any]) -> None:
         model = service["spec"]["predictor"]["model"]["storageUri"]
         fate = self.fate.get(model[-64:], "ok")
-        generation = service["metadata"]["generation"]
         status = service.setdefault("status", {})
         if fate == "unseen":
             return
-        deployment = api.put(
-            "deployments",
-            {
-                "metadata": {"name": f"{name}-predictor"},
-                "spec": {"replicas": 1, "selector": {}, "template": {}, "model": model},
-            },
-        )
-        good = fate == "ok" or api.served.get(name) == model
+        self.looks += 1
+        if fate == "invalid" or (fate == "stumbles" and self.looks < 5):
+            failure = {"message": "Waiting for runtime to become available"}
+            status["modelStatus"] = {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}
+            return
+        status["modelStatus"] = {"transitionStatus": "InProgress"}
+        template = _template(api, service)
+        for replicas in (1,) if ("deployments", f"{name}-predictor") in api.objects else (0, 1):
+            spec = {"replicas": replicas, "selector": {}, "template": template}
+            deployment = api.put("deployments", {"metadata": {"name": f"{name}-predictor"}, "spec": spec})
+        good = fate in {"ok", "stumbles"} or api.served.get(name) == model
         old = name in api.served and api.served[name] != model
         if good:
             api.served[name] = model
@@ -67,13 +70,17 @@ class World:
             "updatedReplicas": 1,
             "availableReplicas": int(good or name in api.served),
         }
-        status["observedGeneration"] = generation
+        # KServe's word for it is the Deployment's (PropagateRawStatus), which has nothing to do with the service's own.
+        status["observedGeneration"] = deployment["metadata"]["generation"]
         status["url"] = f"{api.url}/served/{name}"
         # As in a cluster: while an old pod is available the service stays Ready, whatever becomes of the new one.
         ready = name in api.served
         status["conditions"] = [{"type": "Ready", "status": str(ready), "message": "" if ready else "no pod is ready"}]
         pod: dict[str, Any] = {
-            "metadata": {"name": f"{name}-predictor-1", "labels": {"serving.kserve.io/inferenceservice": name}},
+            "metadata": {
+                "name": f"{name}-predictor-{model[-4:]}",
+                "labels": {"serving.kserve.io/inferenceservice": name},
+            },
             "spec": {"containers": []},
             "status": {},
         }
@@ -91,8 +98,19 @@ class World:
                     "state": {"waiting": waiting},
                 }
             ]
-            api.logs[f"{name}-predictor-1"] = ["loading", "ValueError: no such model", None]
+            api.logs[pod["metadata"]["name"]] = ["loading", "ValueError: no such model", None]
         api.put("pods", pod)
+
+
+def _template(api: KubeApi, service: dict[str, Any]) -> dict[str, Any]:
+    """The pod as KServe has it in the Deployment: where the model is from as an annotation, arguments one after the other."""
+    model = service["spec"]["predictor"]["model"]
+    runtime = api.objects.get(("servingruntimes", model["runtime"]))
+    container = runtime["spec"]["containers"][0] if runtime is not None else {"name": "kserve-container"}
+    return {
+        "metadata": {"annotations": {"internal.serving.kserve.io/storage-initializer-sourceuri": model["storageUri"]}},
+        "spec": {"containers": [{**container, "args": [*container.get("args", ()), *model.get("args", ())]}]},
+    }
 
 
 @pytest.fixture
@@ -118,7 +136,7 @@ def rollout(cluster: Cluster, digit: str = "a", **options: Any) -> Rollout:
     deployment = demo_deployment(digit, options.pop("image", ""))
     runtime, service = objects(deployment)
     said: list[str] = options.pop("said", [])
-    settings = {"timeout": 5.0, "gpu_patience": 0.2, "poll": 0.03} | options
+    settings = {"timeout": 5.0, "gpu_patience": 0.2, "refusal_patience": 0.3, "poll": 0.03} | options
     return Rollout(cluster, runtime, service, said.append, **settings)
 
 
@@ -149,6 +167,7 @@ def test_a_new_digest_replaces_the_old(cluster: Cluster, api: KubeApi) -> None:
         ("crash", BadInput, "ValueError: no such model"),
         ("never", NotReady, "was not ready after"),
         ("unseen", NotReady, "KServe has not looked at it yet"),
+        ("invalid", BadInput, "KServe refuses smollm2-135m-fp8: Waiting for runtime"),
     ],
 )
 def test_what_does_not_come_up_is_rolled_back(
@@ -159,12 +178,61 @@ def test_what_does_not_come_up_is_rolled_back(
     before = copy.deepcopy(api.find("inferenceservices", NAME)["spec"])
     world.fate["b" * 64] = fate
     with pytest.raises(error) as caught:
-        rollout(cluster, "b", image="registry.example.com/engine:2", timeout=0.6).run()
+        rollout(cluster, "b", image="registry.example.com/engine:2", timeout=1.0).run()
     assert words in str(caught.value)
     assert f"rolled back: {NAME} serves as before" in str(caught.value)
     assert api.find("inferenceservices", NAME)["spec"] == before
     assert len(api.names("servingruntimes")) == 1, "the runtime that was made for it is gone again"
     assert rollout(cluster, "a").run().answer.endswith("a" * 64)
+
+
+def test_a_first_stumble_is_waited_out(cluster: Cluster, world: World) -> None:
+    """KServe's cache may not have the runtime yet when it first sees the service, and calls it invalid until it has."""
+    world.fate["a" * 64] = "stumbles"
+    assert rollout(cluster).run().answer.endswith("a" * 64)
+
+
+def test_crashes_of_the_pod_before_are_not_held_against_the_new_one(cluster: Cluster, api: KubeApi) -> None:
+    """It may have crashed now and then in the months that it served."""
+    rollout(cluster, "a").run()
+    container = {"name": "kserve-container", **_STATUS, "restartCount": 9, "state": {"running": {}}}
+    api.put(
+        "pods",
+        {
+            "metadata": {"name": "old", "labels": {"serving.kserve.io/inferenceservice": NAME}},
+            "spec": {"containers": []},
+            "status": {"containerStatuses": [container]},
+        },
+    )
+    said: list[str] = []
+    attempt = rollout(cluster, "b", said=said)
+    attempt.service["spec"]["predictor"]["model"]["args"].append("--seed=1")
+    assert attempt.run().answer.endswith("b" * 64)
+
+
+def test_an_engine_alone_that_is_new_is_waited_for(cluster: Cluster, world: World) -> None:
+    """With the same digest, too, the answer has to come from what was asked for."""
+    rollout(cluster, "a").run()
+    world.fate["a" * 64] = "unseen"
+    with pytest.raises(NotReady, match="KServe has not looked at it yet"):
+        rollout(cluster, "a", image="registry.example.com/engine:2", timeout=0.3).run()
+
+
+def test_a_url_of_ones_own_does_not_spare_the_waiting(cluster: Cluster, api: KubeApi, world: World) -> None:
+    """The old one answers there until the new one is ready."""
+    rollout(cluster, "a").run()
+    world.fate["b" * 64] = "never"
+    with pytest.raises(NotReady, match="was not ready after"):
+        rollout(cluster, "b", url=f"{api.url}/served/{NAME}", timeout=0.3).run()
+
+
+@pytest.mark.parametrize("plural", ["servingruntimes", "inferenceservices"])
+def test_an_object_whose_receipt_was_lost_is_taken_away(cluster: Cluster, api: KubeApi, plural: str) -> None:
+    """The cluster took it, and the connection broke before it said so."""
+    api.loses.add(plural)
+    with pytest.raises(Temporary, match="rolled back: nothing is left"):
+        rollout(cluster).run()
+    assert api.names("servingruntimes") == api.names("inferenceservices") == []
 
 
 def test_a_first_deployment_that_fails_leaves_nothing(cluster: Cluster, api: KubeApi, world: World) -> None:
