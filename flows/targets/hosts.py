@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from containers.contract import ServeParameters, Step, StepRequest
+from containers.digest import Digest
 from containers.errors import BadInput, Error, NotReady
 from containers.process import ProcessFailed, inherited, run
 from flows.targets import compose, podman
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _POLL: Final = 1.0  # seconds
 _PULL: Final = 4 * 3600.0  # seconds for the images, weights included
 _PODMAN_VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")
-_LABEL: Final = "dev.carwright.reference"
+_LABEL: Final = "dev.carwright.command"  # the digest of all that `podman run` was given
 _WORDS: Final = 20  # lines of a container's log that an error carries
 
 
@@ -90,8 +91,10 @@ def deploy_podman(
     engine = _Podman(options)
     image = podman.image_of(deployment)
     url = f"http://{_reached(deployment)}:{deployment.port}"
+    arguments = [word for part in podman.run_arguments(deployment, image, deployment.hub) for word in part]
+    mark = str(Digest.of("\0".join(arguments).encode()))
     before = engine.container(deployment.name)
-    if before is not None and before["Config"]["Labels"].get(_LABEL) == deployment.reference and _healthy(url):
+    if before is not None and before["Config"]["Labels"].get(_LABEL) == mark and _healthy(url):
         return Served(name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0)
     for one in (deployment.hub, image):
         if engine("image", "exists", one, check=False).code != 0:
@@ -101,9 +104,8 @@ def deploy_podman(
     if before is not None:
         engine("stop", deployment.name)
         engine("rename", deployment.name, old)
-    arguments = [word for part in podman.run_arguments(deployment, image, deployment.hub) for word in part]
     try:
-        engine("run", "--detach", "--label", f"{_LABEL}={deployment.reference}", *arguments)
+        engine("run", "--detach", "--label", f"{_LABEL}={mark}", *arguments)
         _wait(url, timeout, lambda: engine.alive(deployment.name), lambda: engine.log(deployment.name), say)
         answer = ask(url, deployment.name, say)
     except BaseException as error:

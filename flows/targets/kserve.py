@@ -172,8 +172,9 @@ def pod(deployment: Deployment) -> dict[str, Any]:
     """What KServe's webhook makes of the predictor, as it runs.
 
     In a cluster the sidecar's argument reads `/proc/$$$$/root`, of which the kubelet makes `$$`. Podman expands nothing,
-    so the words here are those that reach the shell. And podman takes the pod's restart policy for init containers too,
-    which it would start over and over: `OnFailure` has them end.
+    so the words here are those that reach the shell. Podman takes the pod's restart policy for init containers too, which
+    it would start over and over: `OnFailure` has them end. And of a port without an address on the host older ones make
+    one for everybody, newer ones none.
     """
     modelcar = {
         "image": deployment.hub,
@@ -204,6 +205,7 @@ def pod(deployment: Deployment) -> dict[str, Any]:
                 {
                     **runtime,
                     "args": [*shared, *deployment.tuning],
+                    "ports": [{**runtime["ports"][0], "hostIP": deployment.listen, "hostPort": deployment.port}],
                     "env": [*_environment(deployment), {"name": "MODEL_INIT_MODE", "value": "async"}],
                     "resources": resources(deployment),
                     "volumeMounts": [mount, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- as above

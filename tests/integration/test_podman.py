@@ -141,10 +141,11 @@ def modelcars(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> list[
     return references
 
 
-def described(reference: str, *, image: str = ENGINE, port: int = 0) -> Deployment:
+def described(reference: str, *, image: str = ENGINE, port: int = 0, argument: str = "") -> Deployment:
     """The deployment of a modelcar by our engine; the demo's configuration stands for its model."""
     model = of_folder(GOLDEN / "demo").model_copy(update={"weights": 1 << 20})
-    wanted = Wanted(gpu="cpu", max_model_len=2048, image=image, port=port or free_port())
+    arguments = (argument,) if argument else ()
+    wanted = Wanted(gpu="cpu", max_model_len=2048, image=image, port=port or free_port(), arguments=arguments)
     return build(model, Reference.parse(reference), wanted)
 
 
@@ -203,14 +204,14 @@ def test_the_command_serves_and_is_replaced_only_by_what_serves(podman: Podman, 
     said: list[str] = []
     port = free_port()
 
-    def deploy(reference: str, image: str = ENGINE, timeout: float = 30) -> Any:
-        return deploy_podman(
-            described(reference, image=image, port=port), said.append, timeout=timeout, options=podman.options
-        )
+    def deploy(reference: str, image: str = ENGINE, argument: str = "") -> Any:
+        deployment = described(reference, image=image, port=port, argument=argument)
+        return deploy_podman(deployment, said.append, timeout=30, options=podman.options)
 
     first = deploy(modelcars[0])
     assert first.changed
     assert not deploy(modelcars[0]).changed, "what serves already is left alone"
+    assert deploy(modelcars[0], argument="--seed=1").changed, "and something else is not that"
     second = deploy(modelcars[1])
     assert second.answer != first.answer, "the answer is made of the model's own bytes"
     with pytest.raises(NotReady, match="no such architecture") as caught:
