@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from containers.evaluate.gate import simulated
+from infra.bench import _gate_power
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 ROW = re.compile(
@@ -16,8 +17,9 @@ ROW = re.compile(
 ROWS = [tuple(float(text.replace(",", "")) for text in row) for row in ROW.findall(PAGE)]
 
 
-def test_the_table_is_there() -> None:
+def test_the_table_is_what_its_command_prints() -> None:
     assert len(ROWS) == 20
+    assert "\n".join(_gate_power.of_benchmarks()) in PAGE
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,19 @@ from scipy.stats import norm
 
 from containers.errors import BadInput
 from containers.evaluate.benchmarks import Gate
-from containers.evaluate.gate import Pair, assess, average, bounds, compare, decide, simulated, tango
+from containers.evaluate.gate import (
+    Comparison,
+    Pair,
+    assess,
+    average,
+    bounds,
+    compare,
+    decide,
+    decided,
+    design_effect,
+    simulated,
+    tango,
+)
 from containers.verdict import Score
 
 # The reference card: benchmark, baseline, FP8, number of questions.
@@ -76,11 +89,81 @@ def test_identical_answers_are_bounded_too() -> None:
 
 
 def test_partial_credit_has_normal_bounds() -> None:
+    """The lower one of a sample in which half a question more is lost, the upper one of the sample as it is."""
     rng = np.random.default_rng(2)
     base, mine = rng.uniform(size=50), rng.uniform(size=50)
     each = mine - base
-    lower, _ = bounds(base, mine, passing=0.975, refusing=0.975)
-    assert lower == pytest.approx(each.mean() - norm.ppf(0.975) * each.std(ddof=1) / math.sqrt(50))
+    lower, upper = bounds(base, mine, passing=0.975, refusing=0.975)
+    weights = np.array([1.0] * 50 + [0.5])
+    more = np.array([*each, -1.0])
+    mean = np.average(more, weights=weights)
+    spread = math.sqrt(np.average((more - mean) ** 2, weights=weights) / 50)
+    assert lower == pytest.approx(mean - norm.ppf(0.975) * spread)
+    assert upper == pytest.approx(each.mean() + norm.ppf(0.975) * each.std(ddof=1) / math.sqrt(50))
+
+
+def test_partial_credit_that_is_the_same_is_bounded_too() -> None:
+    """Fifty samples of each of 164 problems, all alike: that no problem differs is not known for good."""
+    rates = np.linspace(0.1, 0.9, 164)
+    lower, upper = bounds(rates, rates, passing=0.95, refusing=0.95)
+    assert -0.02 < lower < -0.005
+    assert upper == 0
+
+
+def sampled(rng: np.random.Generator, loss: float, *, concentrated: bool, runs: int) -> np.ndarray:
+    """Differences by problem of `runs` simulated HumanEvals with 50 samples a problem and a true loss of `loss`.
+
+    The rates of the problems are mostly near 0 and 1, as at a low temperature; the loss is spread over all of them or
+    some problems are lost altogether.
+    """
+    rates = rng.beta(0.3, 0.15, (runs, 164))
+    mean = 2 / 3
+    after = np.where(rng.random(rates.shape) < loss / mean, 0, rates) if concentrated else rates * (1 - loss / mean)
+    return np.asarray(rng.binomial(50, after) / 50 - rng.binomial(50, rates) / 50)
+
+
+@pytest.mark.parametrize("concentrated", [True, False])
+def test_a_sampled_benchmark_at_the_margin_passes_as_rarely_as_promised(concentrated: bool) -> None:
+    """2,000 simulated HumanEvals whose true loss is the margin, and as many that lose nothing."""
+    rng = np.random.default_rng(11)
+    zero = np.zeros(164)
+    lost, honest = (sampled(rng, loss, concentrated=concentrated, runs=2000) for loss in (0.02, 0.0))
+    low = [bounds(zero, each, passing=0.95, refusing=0.975)[0] for each in lost]
+    assert np.mean(np.array(low) > -0.02) <= 0.07
+    found = [bounds(zero, each, passing=0.95, refusing=0.975) for each in honest]
+    assert np.mean([low > -0.02 for low, _ in found]) > 0.9
+    assert np.mean([high < -0.02 for _, high in found]) == 0
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_questions_that_are_not_independent_count_once(partial: bool) -> None:
+    """Every question three times over says no more than once; clusters of independent questions change nothing."""
+    rng = np.random.default_rng(3)
+    base = rng.uniform(size=400) if partial else (rng.random(400) < 0.7).astype(float)
+    mine = rng.uniform(size=400) if partial else np.where(rng.random(400) < 0.1, 1 - base, base)
+    once = bounds(base, mine, passing=0.95, refusing=0.99)
+    thrice = np.repeat(np.arange(400), 3)
+    again = bounds(np.repeat(base, 3), np.repeat(mine, 3), passing=0.95, refusing=0.99, clusters=thrice)
+    assert again == pytest.approx(once, abs=3e-4)
+    apart = design_effect(mine - base, np.arange(400) // 2)
+    assert 1 <= apart < 1.2
+    assert design_effect(np.zeros(6), np.array([0, 0, 0, 1, 1, 1])) == 3
+
+
+def test_clusters_are_named_by_question() -> None:
+    """Two instructions of each prompt that are followed or not together: the interval is that of half as many."""
+    first, second = by_hand("x", 80, 79, 1000, 0.1)
+    base = {f"{key}/{part}": value for key, value in first.items() for part in (0, 1)}
+    mine = {f"{key}/{part}": value for key, value in second.items() for part in (0, 1)}
+    clusters = {key: key.partition("/")[0] for key in base}
+    ((together, _), (apart, _), (half, _)) = (
+        assess([Pair("x", base, mine, clusters=clusters), Pair("y", first, second)], Gate()).scores[:2],
+        assess([Pair("x", base, mine), Pair("y", first, second)], Gate()).scores[:2],
+        assess([Pair("x", first, second), Pair("y", first, second)], Gate()).scores[:2],
+    )
+    assert together.samples == 2000
+    assert together.lower == pytest.approx(half.lower, abs=0.05)
+    assert (apart.lower or 0) - (together.lower or 0) > 0.4
 
 
 def scores(right: int, count: int) -> dict[str, float]:
@@ -197,14 +280,30 @@ def test_a_baseline_that_cannot_lose_its_margin_decides_nothing() -> None:
     assert assess([nothing, Pair("fine", *by_hand("x", 80, 80, 8000, 0.02))], Gate()).decision == "pass"
 
 
+def renamed(pair: Pair) -> Pair:
+    """The same with questions of its own."""
+    base, mine = (
+        {f"{pair.title}/{key}": value for key, value in side.items()} for side in (pair.baseline, pair.candidate)
+    )
+    return replace(pair, baseline=base, candidate=mine)
+
+
 def test_benchmarks_over_one_data_set_do_not_make_the_average_surer() -> None:
     """Four translations of one benchmark: the average's interval is as wide as each one's, not half as wide."""
     one = by_hand("x", 80, 79.5, 2000, 0.1)
     translations = assess([Pair(f"t{i}", *one, data_set="mmlu") for i in range(4)], Gate()).scores
-    apart = assess([Pair(f"t{i}", *one, data_set=f"d{i}") for i in range(4)], Gate()).scores
+    apart = assess([renamed(Pair(f"t{i}", *one, data_set=f"d{i}")) for i in range(4)], Gate()).scores
     each = translations[0].difference - (translations[0].lower or 0)
     assert translations[-1].difference - (translations[-1].lower or 0) == pytest.approx(each)
     assert apart[-1].difference - (apart[-1].lower or 0) == pytest.approx(each / 2)
+
+
+def test_two_benchmarks_of_the_same_answers_do_not_make_the_average_surer() -> None:
+    """HumanEval and HumanEval+ have data sets of two names, and run one answer."""
+    one = by_hand("x", 80, 79.5, 2000, 0.1)
+    first, second = (Pair(name, *one, data_set=name) for name in ("HumanEval", "HumanEval+"))
+    same, apart = (assess([first, other], Gate()).scores[-1] for other in (second, renamed(second)))
+    assert same.difference - (same.lower or 0) == pytest.approx(math.sqrt(2) * (apart.difference - (apart.lower or 0)))
 
 
 def test_an_empty_suite_never_passes() -> None:
@@ -240,3 +339,27 @@ def test_recovery_is_that_of_the_card(row: int, printed: str) -> None:
     one = Score(title=title, samples=count, baseline=base, candidate=mine)
     assert one.recovery is not None
     assert f"{one.recovery:.1f}" == printed
+
+
+def test_the_number_of_samples_that_is_named_decides_every_other_time() -> None:
+    """400 open benchmarks, each asked again that much larger with what was seen as the truth."""
+    rng = np.random.default_rng(5)
+    found = []
+    while len(found) < 400:
+        lost, won, alike = rng.multinomial(756, [0.0525, 0.0475, 0.9])
+        one = answered(lost, won, alike)
+        if one.decision != "inconclusive" or one.more > 1000:
+            continue
+        again = rng.multinomial(round(756 * one.more), np.array([lost, won, alike]) / 756)
+        found.append(answered(*again).decision != "inconclusive")
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1)
+
+
+def answered(lost: int, won: int, alike: int) -> Comparison:
+    """A benchmark on which so many questions were lost and won, by the bounds alone."""
+    count = lost + won + alike
+    low, high = (
+        100 * float(tango(np.array(float(lost)), np.array(float(won)), np.array(float(count)), z))
+        for z in (norm.ppf(0.95), -norm.ppf(1 - 0.05 / 8))
+    )
+    return decided("x", count, (70, 70 + 100 * (won - lost) / count), (low, high), 2.0)
