@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _TITLES: Final = {
     "kl_mean": "KL divergence, nats",
-    "top1_agreement": "Same likeliest token",
+    "top1_agreement": "Same likeliest token, share",
     "abs_dlogp_mean": "|Δ log-probability|, nats",
-    "perplexity_ratio": "Perplexity ratio",
+    "perplexity_ratio": "Perplexity, candidate / baseline",
     "worst_passage_kl": "KL, worst passage, nats",
 }
 
@@ -64,7 +64,7 @@ def render_gate(report: SamplesReport) -> str:
             row.difference if row.upper is None else row.upper,
             None if row.margin is None else -row.margin,
             row.decision or "plain",
-            f"{row.difference:+.2f}",
+            _between(f"{row.difference:+.2f}", row.lower, row.upper, "+.2f"),
         )
         for row in verdict.scores
     ]
@@ -76,7 +76,12 @@ def render_gate(report: SamplesReport) -> str:
             plots={
                 "recovery": _recovery(verdict.scores),
                 "size": _size(report.sizes),
-                "differences": plots.intervals(differences, title="Differences of scores with intervals and margins"),
+                "differences": plots.intervals(
+                    differences,
+                    title="Differences of scores with intervals and margins",
+                    mark=0.0,
+                    axis="candidate minus baseline, points",
+                ),
             },
             scores=[_score(one) for one in verdict.scores],
             sizes=report.sizes.model_dump(),
@@ -94,23 +99,30 @@ def _recovery(scores: Sequence[Score]) -> str:
             continue
         needed = None if one.margin is None else 100 * (1 - one.margin / one.baseline)
         colour = one.decision or "plain"
-        rows.append(plots.Interval(one.title, recovery, *bounds, needed, colour, f"{recovery:.1f} %"))
-    return plots.intervals(rows, title="Recovery by benchmark with intervals", mark=100.0) if rows else ""
+        rows.append(
+            plots.Interval(one.title, recovery, *bounds, needed, colour, _between(f"{recovery:.1f} %", *bounds))
+        )
+    title, axis = "Recovery by benchmark with intervals", "recovery, percent of the baseline"
+    return plots.intervals(rows, title=title, mark=100.0, axis=axis) if rows else ""
+
+
+def _between(value: str, lower: float | None, upper: float | None, form: str = ".1f") -> str:
+    """A value with its bounds behind it, where there are any."""
+    return value if lower is None or upper is None else f"{value} ({lower:{form}} to {upper:{form}})"
 
 
 def _score(one: Score) -> dict[str, str]:
     """One line of the accuracy table, as text."""
     recovery, bounds = one.recovery, one.recovery_bounds
     said = "N/A" if recovery is None else f"{recovery:.1f} %"
-    known = one.lower is not None and one.upper is not None
     return {
         "category": one.category,
         "title": one.title,
         "samples": f"{one.samples:,}" if one.samples else "",
         "baseline": f"{one.baseline:.2f}",
         "candidate": f"{one.candidate:.2f}",
-        "recovery": said if bounds is None else f"{said} ({bounds[0]:.1f} to {bounds[1]:.1f})",
-        "difference": f"{one.difference:+.2f}" + (f" ({one.lower:+.2f} to {one.upper:+.2f})" if known else ""),
+        "recovery": said if bounds is None else _between(said, *bounds),
+        "difference": _between(f"{one.difference:+.2f}", one.lower, one.upper, "+.2f"),
         "margin": "" if one.margin is None else f"{one.margin:g}",
         "decision": (one.decision or "") + (", a gain beyond noise" if one.gain_beyond_noise else ""),
     }
@@ -154,7 +166,7 @@ def _fidelity(report: Report) -> str:
         bad = (most is not None and found.lower > most) or (least is not None and found.upper < least)
         colour = "refuse" if bad else "pass" if good else "inconclusive"
         bound = most if most is not None else least
-        text = f"{found.value:.4g}"
+        text = f"{found.value:.4g}" + ("" if bound is None else f", limit {bound:g}")
         rows.append(plots.Interval(_TITLES[name], found.value, found.lower, found.upper, bound, colour, text))
     return plots.intervals(rows, title="Fidelity measures with intervals and limits")
 
@@ -168,15 +180,16 @@ def _differences(report: Report) -> str:
         told["counts"],
         title="Distribution of log-probability differences",
         axis="log-probability of the text's own token, candidate minus baseline, nats",
+        counted="tokens",
     )
 
 
 def _speed(candidate: dict[str, Any], baseline: dict[str, Any]) -> str:
     names = {
         "first_token": ("Time to first token", "s"),
-        "alone": ("Tokens a second, alone", ""),
-        "concurrent": ("Tokens a second, concurrent", ""),
-        "prefill": ("Prompt tokens a second", ""),
+        "alone": ("Output, one request at a time", "tokens/s"),
+        "concurrent": ("Output, requests together", "tokens/s"),
+        "prefill": ("Prompt with log-probabilities", "tokens/s"),
     }
     rows = [plots.Bar(title, baseline[key], candidate[key], unit) for key, (title, unit) in names.items()]
     return plots.bars(rows, title="Speed of baseline and candidate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WIDTH: Final = 680
-_LABEL: Final = 230  # pixels for the names on the left
+_WIDTH: Final = 840
+_LABEL: Final = 250  # pixels for the names on the left
+_TEXT: Final = 200  # and for the numbers on the right
 _ROW: Final = 30
 _COLOURS: Final = {
     "pass": "#2e7d32",
@@ -18,6 +20,7 @@ _COLOURS: Final = {
     "inconclusive": "#b26a00",
     "plain": "#3f6fb5",
     "base": "#9aa5b1",
+    "grid": "#e6eaef",
 }
 
 
@@ -44,38 +47,51 @@ class Bar:
     unit: str
 
 
-def intervals(rows: Sequence[Interval], *, title: str, mark: float | None = None) -> str:
+def intervals(rows: Sequence[Interval], *, title: str, mark: float | None = None, axis: str = "") -> str:
     """Values with their bounds, one row each, every row on a scale of its own that ends a little beyond what it shows.
 
-    With a `mark` all rows share one scale, and a thin line through them stands where the mark is.
+    With a `mark` all rows share one scale, with numbers and the words of `axis` under it, and a line through them stands
+    where the mark is.
     """
-    height = _ROW * len(rows) + (26 if mark is not None else 10)
+    height = _ROW * len(rows) + (46 if mark is not None else 10)
     parts = []
     everything = [one for row in rows for one in _shown(row)]
     for number, row in enumerate(rows):
         y = number * _ROW + 20
         shown = _shown(row) if mark is None else [*everything, mark]
         low, high = min(shown), max(shown)
-        pad = (high - low) * 0.12 or 1.0
+        pad = (high - low) * 0.08 or 1.0
         low, high = low - pad, high + pad
 
         def x(value: float, low: float = low, high: float = high) -> float:
-            return _LABEL + (value - low) / (high - low) * (_WIDTH - _LABEL - 120)
+            return _LABEL + (value - low) / (high - low) * (_WIDTH - _LABEL - _TEXT - 12)
 
         colour = _COLOURS[row.colour]
         if mark is not None:
-            parts.append(_line((x(mark), y - _ROW / 2), (x(mark), y + _ROW / 2), _COLOURS["base"], 1))
-            if number == len(rows) - 1:
-                parts.append(_text(x(mark), y + _ROW / 2 + 14, f"{mark:g}", anchor="middle"))
+            for tick in ticks(low, high):
+                parts.append(_line((x(tick), y - _ROW / 2), (x(tick), y + _ROW / 2), _COLOURS["grid"], 1))
+                if number == len(rows) - 1:
+                    parts.append(_text(x(tick), y + _ROW / 2 + 14, f"{tick:g}", anchor="middle"))
+            parts.append(_line((x(mark), y - _ROW / 2), (x(mark), y + _ROW / 2), _COLOURS["base"], 1.5))
         parts += [
             _text(0, y + 4, row.name),
             _line((x(row.lower), y), (x(row.upper), y), colour, 3),
             f'<circle cx="{x(row.value):.1f}" cy="{y}" r="4.5" fill="{colour}"/>',
-            _text(_WIDTH - 112, y + 4, row.text),
+            _text(_WIDTH - _TEXT, y + 4, row.text),
         ]
         if row.limit is not None:
             parts.append(_line((x(row.limit), y - 10), (x(row.limit), y + 10), "#333", 1.5, dash="3 3"))
+    if mark is not None and rows:
+        parts.append(_text(_LABEL + (_WIDTH - _LABEL - _TEXT) / 2, height - 4, axis, anchor="middle"))
     return _svg(parts, height, title)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers between the two."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(one for one in (1, 2, 5, 10) if one * power >= rough)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _shown(row: Interval) -> list[float]:
@@ -88,33 +104,39 @@ def bars(rows: Sequence[Bar], *, title: str) -> str:
     for number, row in enumerate(rows):
         y = number * 44 + 14
         largest = max(row.baseline, row.candidate) or 1.0
-        reach = _WIDTH - _LABEL - 130
+        reach = _WIDTH - _LABEL - 190
         parts.append(_text(0, y + 14, row.name))
         for offset, value, colour in ((0, row.baseline, "base"), (16, row.candidate, "plain")):
             width = max(value / largest * reach, 1.0)
             parts.append(
                 f'<rect x="{_LABEL}" y="{y + offset}" width="{width:.1f}" height="13" fill="{_COLOURS[colour]}"/>'
             )
-            parts.append(_text(_LABEL + width + 6, y + offset + 11, f"{value:.3g} {row.unit}"))
+            said = f"{value:.3g} {row.unit}, {'baseline' if colour == 'base' else 'candidate'}"
+            parts.append(_text(_LABEL + width + 6, y + offset + 11, said))
     return _svg(parts, 44 * len(rows) + 10, title)
 
 
-def histogram(edges: Sequence[float], counts: Sequence[float], *, title: str, axis: str) -> str:
-    """Counts between edges; what lies beyond the outermost edges is in the outermost bars."""
+def histogram(edges: Sequence[float], counts: Sequence[float], *, title: str, axis: str, counted: str) -> str:
+    """Counts of what is `counted` between edges; what lies beyond the outermost edges is in the outermost bars."""
     largest = max(counts, default=1.0) or 1.0
-    height, left = 180, 30
-    step = (_WIDTH - 2 * left) / max(len(counts), 1)
+    height, left, top, bottom = 200, 60, 16, 155
+    step = (_WIDTH - left - 20) / max(len(counts), 1)
     parts = []
+    for tick in ticks(0, largest):
+        y = bottom - tick / largest * (bottom - top)
+        parts.append(_line((left, y), (_WIDTH - 20, y), _COLOURS["grid"], 1))
+        parts.append(_text(left - 6, y + 4, f"{tick:g}", anchor="end"))
     for number, count in enumerate(counts):
-        tall = count / largest * 130
+        tall = count / largest * (bottom - top)
         parts.append(
-            f'<rect x="{left + number * step:.1f}" y="{145 - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}" '
+            f'<rect x="{left + number * step:.1f}" y="{bottom - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}" '
             f'fill="{_COLOURS["plain"]}"/>'
         )
     for part in range(5):
         at = edges[0] + (edges[-1] - edges[0]) * part / 4
-        parts.append(_text(left + (_WIDTH - 2 * left) * part / 4, 160, f"{at:g}", anchor="middle"))
-    parts.append(_text(_WIDTH / 2, 176, axis, anchor="middle"))
+        parts.append(_text(left + step * len(counts) * part / 4, bottom + 15, f"{at:g}", anchor="middle"))
+    parts.append(_text((_WIDTH + left - 20) / 2, bottom + 33, axis, anchor="middle"))
+    parts.append(_text(0, 12, counted))
     return _svg(parts, height, title)
 
 
