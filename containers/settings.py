@@ -257,6 +257,9 @@ class EvaluateSettings(Section):
         description="what generated code runs in: bubblewrap, or the limits of the step's own container; auto takes "
         "bubblewrap where it works",
     )
+    concurrency: int = Field(default=8, ge=1, description="requests to the measured model in flight at once")
+    request_timeout: float = Field(default=300.0, gt=0, description="seconds that an answer of the model may take")
+    attempts: int = Field(default=4, ge=1, description="how often a request is sent that fails for a passing reason")
 
 
 class Settings(BaseSettings):

@@ -6,6 +6,7 @@ the user's own, its contents; what the words in it mean is the evaluate step's b
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -57,8 +58,9 @@ def read(suite: str) -> SuiteFiles:
     """The suite of that name, or in that folder; raises BadInput when there is none or it is not text."""
     folder = SHIPPED / suite if suite in names() else Path(suite)
     if not (folder / DECLARATION).is_file():
+        near = get_close_matches(suite, names(), 1)
         raise BadInput(
-            f"there is no suite {suite!r}",
+            f"there is no suite {suite!r}" + (f", did you mean {near[0]}?" if near else ""),
             remedy=f"give one of {', '.join(names())}, or a folder with a {DECLARATION} in it",
         )
     files: dict[str, str] = {}

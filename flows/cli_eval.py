@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from containers import suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
 from containers.settings import Settings
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Suite = Annotated[str, typer.Option(help="The suite to measure by, or a folder with one.")]
-MaxModelLen = Annotated[int, typer.Option(help="Tokens of context.")]
+Suite = Annotated[
+    str, typer.Option(help=f"The suite to measure by: {', '.join(suites.names())}, or a folder with one of your own.")
+]
+MaxModelLen = Annotated[int, typer.Option(help="Tokens of context to serve with; a suite that needs more gets more.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write it into this file and not to the screen.")]
 _WHAT = (
-    "A modelcar by reference, a model source (hf://, file://, s3://), an endpoint (http://HOST:PORT/v1), or a stored "
-    "measurement (measurement:FINGERPRINT)."
+    "A modelcar by reference, a model source (hf://, file://, s3://), an endpoint (http://HOST:PORT/v1, and #NAME behind it "
+    "when it serves several models), or a stored measurement (measurement:FINGERPRINT)."
 )
 
 
@@ -44,10 +47,21 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a candidate and judge it against its baseline. Exits 3 when it is refused, 4 when nothing is decided."""
+    """Measure a candidate and judge it against its baseline. Exits 3 when it is refused, 4 when nothing is decided.
+
+    A modelcar or a model source is served and measured once; an endpoint is measured each time.
+
+    What decides, and what each suite needs, is in docs/evaluation.md.
+
+    [bold]carwright eval[/] registry.example.com/models/name:1.0 --baseline hf://org/name
+
+    [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline http://127.0.0.1:8001/v1 --suite humaneval-greedy -o report.html
+    """
     from flows import single
 
+    _writable(output)
     with single.session(candidate, verbose=verbose, source=False):
+        single.check(suite, candidate, *([baseline] if baseline else []))
         if not baseline:
             measured = single.measurement(candidate, "candidate", suite, max_model_len)
             if json_:
@@ -77,11 +91,17 @@ def compare(  # noqa: PLR0917 - typer makes options of them
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show how B differs from A: scores and measures with intervals. Nothing is decided, so the exit code is 0."""
+    """Show how B differs from A: scores and measures with intervals. Nothing is decided, so the exit code is 0.
+
+    [bold]carwright compare[/] hf://org/name registry.example.com/models/name:1.0
+    """
     from flows import single
 
+    _writable(output)
     with single.session(a, verbose=verbose, source=False):
-        _show(single.judged(b, a, suite, max_model_len, page=output), as_json=json_, names=("A", "B"))
+        single.check(suite, a, b)
+        verdict = single.judged(b, a, suite, max_model_len, page=output)
+        _show(verdict, as_json=json_, names=("A", "B"), said=f"The gate of {suite} would say {verdict.decision}:")
 
 
 @app.command()
@@ -104,8 +124,7 @@ def report(
     else:
         found = reports.of_run(home, what)
         page, path = found.read_bytes(), output or found
-    if path.parent != Path() and not path.parent.is_dir():
-        raise BadInput(f"there is no folder {path.parent}", remedy="make it first")
+    _writable(path)
     if not path.exists() or path.read_bytes() != page:
         path.write_bytes(page)
     print(path)
@@ -115,12 +134,18 @@ def report(
 
 @app.command()
 def card(
-    reference: Annotated[str, typer.Argument(help="A promoted image, in a registry or a layout.")],
+    reference: Annotated[
+        str, typer.Argument(help="A promoted image: registry/repository:tag or oci:DIR:TAG, or by @digest.")
+    ],
     output: Output = None,
 ) -> None:
-    """Print the model card, with its scores, that is attached to an image."""
+    """Print the model card, with its scores, that is attached to an image.
+
+    [bold]carwright card[/] registry.example.com/models/name:1.0 -o README.md
+    """
     from flows import report as reports
 
+    _writable(output)
     text = reports.of_reference(reference, Settings(), referrers.CARD, "README.md").decode()
     if output is None:
         print(text, end="")
@@ -133,7 +158,18 @@ def _reference(what: str) -> bool:
     return what.startswith("oci:") or "/" in what
 
 
-def _show(verdict: Verdict, *, as_json: bool, names: tuple[str, str] = ("baseline", "candidate")) -> None:
+def _writable(output: Path | None) -> None:
+    """Raises BadInput, before anything is measured for it."""
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise BadInput(
+            f"{output} is a folder" if output.is_dir() else f"there is no folder {output.parent}",
+            remedy="give the path of a file in a folder that is there",
+        )
+
+
+def _show(
+    verdict: Verdict, *, as_json: bool, names: tuple[str, str] = ("baseline", "candidate"), said: str = ""
+) -> None:
     if as_json:
         print(verdict.model_dump_json(indent=2))
         return
@@ -142,7 +178,7 @@ def _show(verdict: Verdict, *, as_json: bool, names: tuple[str, str] = ("baselin
     for measure, value in verdict.measures.items():
         measures.add_row(measure, f"{value:.4g}")
     terminal.out.print(measures)
-    terminal.out.print(f"{verdict.decision.upper()}: " + " ".join(verdict.reasons), soft_wrap=True)
+    terminal.out.print(f"{said or f'{verdict.decision.upper()}:'} " + " ".join(verdict.reasons), soft_wrap=True)
 
 
 def _table(scores: tuple[Score, ...], names: tuple[str, str]) -> Table:

@@ -59,6 +59,7 @@ def quantize_and_ship(  # noqa: PLR0917 - parameters of a deployment are plain
         return Cancelled(message=double)  # type: ignore[return-value] # Prefect takes a state for the run's own
     publish_reason(reason)
     clock = _Clock()
+    steps.check(suite)
     source, resolved = steps.resolve(model, revision)
     clock.lap("resolve", "found", source.pinned)
 

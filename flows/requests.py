@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def fingerprint(request: StepRequest) -> str:
     """The name of the artifact that a pure step makes of this request."""
-    return request.fingerprint(determinants(request.step))
+    return request.fingerprint(determinants(request.step, request.parameters.get("action")))
 
 
 def resolve(model: str, revision: str | None = None) -> StepRequest:
@@ -117,12 +117,19 @@ def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None, engi
     )
     where: dict[str, object] = {}
     if endpoint is not None:
-        where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name}
+        patience = current().settings.evaluate.model_dump(include={"concurrency", "request_timeout", "attempts"})
+        where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
         if subject.tokenizer is not None:
             where["tokenizer"] = subject.tokenizer
         else:
             where["tokenizer_reference"] = subject.parameters.reference
     return _request(Step.EVALUATE, parameters, options=files.options(**where))
+
+
+def check(suite: str) -> StepRequest:
+    """Whether the suite can be measured by, asked before anything is made for it. Raises BadInput for a name of none."""
+    files = suites.read(suite)
+    return _request(Step.EVALUATE, files.parameters(action="check"), options=files.options())
 
 
 def judge(

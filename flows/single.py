@@ -9,6 +9,7 @@ import json
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -28,13 +29,13 @@ from flows.ship import source as source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from containers.contract import StepRequest, StepResult
     from flows.requests import Subject
     from flows.runtime import Runtime
 
 _STORED = "measurement:"
+_BASE = "give its base, such as http://HOST:8000/v1"
 
 
 @contextmanager
@@ -79,6 +80,16 @@ def show_plan(result: StepResult, *, as_json: bool) -> None:
         print(json.dumps(plan, indent=2))
     elif isinstance(plan, dict):
         terminal.out.print(plan_view(plan))
+
+
+def check(suite: str, *subjects: str) -> None:
+    """Raises BadInput for a suite that nothing can be measured by, before a model is fetched or served for it.
+
+    Of a suite for endpoints alone only the name is looked at: its measurement begins with the rest.
+    """
+    request = requests.check(suite)
+    if not all(one.startswith(("http://", "https://", _STORED)) for one in subjects):
+        run(request)
 
 
 def measured(now: Runtime, subject: Subject, suite: str) -> ArtifactRef:
@@ -141,23 +152,37 @@ def judged(candidate: str, baseline: str, suite: str, max_model_len: int, page: 
 
 
 def served_at(url: str) -> Endpoint:
-    """An endpoint that somebody else serves: the one model that it lists. Raises NotReady or BadInput."""
-    base = url.rstrip("/")
+    """An endpoint that somebody else serves: the model named behind a `#`, or the only one that it lists.
+
+    Raises NotReady when nothing answers or the server says that it cannot, BadInput for everything else.
+    """
+    base, _, name = url.partition("#")
+    base = base.rstrip("/")
     try:
-        answer = httpx.get(f"{base}/models", timeout=30)
-        answer.raise_for_status()
-        models = [str(one["id"]) for one in answer.json()["data"]]
+        answer = httpx.get(f"{base}/models", timeout=30, trust_env=False)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
         raise NotReady(
             f"{base}/models does not answer: {error}", remedy="start the server, or check the address"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+        raise NotReady(f"{base}/models answers with status {answer.status_code}", remedy="see the server's log")
+    try:
+        models = [str(one["id"]) for one in answer.raise_for_status().json()["data"]]
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{base} is no OpenAI-compatible endpoint", remedy="give its base, such as http://HOST:8000/v1"
+            f"{base} is no OpenAI-compatible endpoint: {base}/models answers with status {answer.status_code} and no list "
+            "of models",
+            remedy=_BASE,
         ) from error
     if not models:
-        raise BadInput(f"{base} serves no model")
-    return Endpoint(url=base, served_model_name=models[0], engine=f"the endpoint {base}")
+        raise BadInput(f"{base} serves no model", remedy="see the server's log")
+    if name and name not in models:
+        raise BadInput(f"{base} serves {', '.join(models)}, and not {name!r}", remedy=f"give {base}#{models[0]}")
+    if not name and len(models) > 1:
+        raise BadInput(f"{base} serves {', '.join(models)}", remedy=f"name one of them: {base}#{models[0]}")
+    return Endpoint(url=base, served_model_name=name or models[0], engine=f"the endpoint {base}")
 
 
 def subject(what: str, name: str, max_model_len: int, role: str = "candidate") -> Subject:
@@ -166,6 +191,13 @@ def subject(what: str, name: str, max_model_len: int, role: str = "candidate") -
         source, ref = checkpoint(what, None)
         return requests.Subject.checkpoint(
             role, ref, name or source.source.rstrip("/").rpartition("/")[2], max_model_len
+        )
+    if not what.startswith("oci:") and ("/" not in what or Path(what).exists()):
+        raise BadInput(
+            f"{what!r} is neither a reference nor a model source nor an endpoint",
+            remedy=f"a folder is file://{Path(what).resolve()}"
+            if Path(what).is_dir()
+            else "write hf://org/name, file:///dir, registry/repository:tag, oci:DIR:TAG or http://HOST:PORT/v1",
         )
     digest = resolve(what, runtime.current().settings)
     pinned = replace(Reference.parse(what), tag="", digest=digest)

@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         declared = benchmarks.parse(files)
         harness = Harness(files, declared.benchmarks, declared.category, tokenizer, Path(scratch), settings)
+        harness = replace(harness, again=scenario.get("again", 0))
         try:
             found = harness.run(options, Reporter(io.StringIO()))
         except Error as error:
@@ -38,6 +40,7 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
         "scored": {one.key: one.model_dump(mode="json") for one in found.scored},
         "requests": found.requests.model_dump(),
         "cut": found.cut,
+        "noise": found.noise,
         "commands": list(found.commands),
     }
 

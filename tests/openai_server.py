@@ -28,6 +28,7 @@ class Behaviour:
     """`failing` is the share of requests that are answered with 503; `shift` moves the toy's log-probabilities."""
 
     model: str = "toy"
+    others: tuple[str, ...] = ()
     context: int = 2048
     failing: float = 0.0
     hang: float = 0.0
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/version":
             self._send({"version": "toy 1"})
         elif self.path == "/v1/models":
-            self._send({"data": [{"id": what.model, "max_model_len": what.context}]})
+            self._send({"data": [{"id": name, "max_model_len": what.context} for name in (what.model, *what.others)]})
         elif body.get("model") != what.model:
             self._send({"error": {"message": f"The model `{body.get('model')}` does not exist."}}, 404)
         elif self.path == "/tokenize":

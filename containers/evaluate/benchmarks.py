@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
@@ -9,11 +10,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.suites import DECLARATION
+from containers.suites import DECLARATION, SHIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from pydantic_core import ErrorDetails
 
     from containers.suites import SuiteFiles
 
@@ -91,7 +94,7 @@ def parse(files: SuiteFiles) -> BenchmarkSuite:
     try:
         suite = BenchmarkSuite.model_validate(declared)
     except ValidationError as error:
-        raise unfit(files, error) from error
+        raise unfit(files, error, BenchmarkSuite, Benchmark, Gate, Serving) from error
     if suite.name != files.name:
         raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")
     return suite
@@ -102,13 +105,29 @@ def declaration(files: SuiteFiles) -> Any:
     try:
         return yaml.safe_load(files.files.get(DECLARATION, ""))
     except yaml.YAMLError as error:
-        raise BadInput(f"{DECLARATION} of the suite {files.name} is not YAML: {error}") from error
+        at = getattr(error, "problem_mark", None)
+        where = f"line {at.line + 1}, column {at.column + 1}: {getattr(error, 'problem', '')}" if at else str(error)
+        raise BadInput(
+            f"{DECLARATION} of the suite {files.name} is not YAML: {where}", remedy="correct it there"
+        ) from error
 
 
-def unfit(files: SuiteFiles, error: ValidationError) -> BadInput:
-    """One message for all that is wrong with a declaration."""
-    wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-    return BadInput(f"{DECLARATION} of the suite {files.name} does not fit: {wrong}")
+def unfit(files: SuiteFiles, error: ValidationError, *known: type[Frozen]) -> BadInput:
+    """One message for all that is wrong with a declaration; `known` are the models whose fields it may have."""
+    fields = {name for model in known for name in model.model_fields}
+    wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {_said(e, fields)}" for e in error.errors())
+    return BadInput(
+        f"{DECLARATION} of the suite {files.name} does not fit: {wrong}",
+        remedy=f"the suites that ship have every field, with what it means: {SHIPPED}",
+    )
+
+
+def _said(error: ErrorDetails, fields: set[str]) -> str:
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    name = str(error["loc"][-1])
+    near = get_close_matches(name, fields - {name}, 1)
+    return "there is no such field" + (f", did you mean {near[0]}?" if near else "")
 
 
 def of_benchmarks(files: SuiteFiles) -> bool:

@@ -170,7 +170,8 @@ class Client:
                 self.counts.failed += 1
                 raise Temporary(
                     f"{self.base} did not answer in time, {self._attempts} times in a row ({type(error).__name__})",
-                    remedy="give it more time or less concurrency",
+                    remedy="give it more time (CARWRIGHT_EVALUATE__REQUEST_TIMEOUT, in seconds) or fewer requests at once "
+                    "(CARWRIGHT_EVALUATE__CONCURRENCY)",
                 ) from error
             except (_Again, httpx.TransportError) as error:
                 self.counts.failed += 1

@@ -52,10 +52,22 @@ def parse(files: SuiteFiles) -> HumanEvalSuite:
     try:
         suite = HumanEvalSuite.model_validate(declaration(files))
     except ValidationError as error:
-        raise unfit(files, error) from error
+        raise unfit(files, error, HumanEvalSuite, Serving, Gate, humaneval.Sampling) from error
     if suite.name != files.name:
         raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")
     return suite
+
+
+def ready(
+    suite: HumanEvalSuite, settings: EvaluateSettings
+) -> tuple[Sandbox, Mapping[str, Problem], Mapping[str, Problem]]:
+    """The sandbox, the problems of HumanEval, and those of HumanEval+ where the suite asks for them.
+
+    Raises BadInput for the first of them that is not here.
+    """
+    sandbox = Sandbox.find(kind=settings.sandbox)
+    known = humaneval.problems()
+    return sandbox, known, humaneval_plus.problems(settings.humaneval_plus, known) if suite.plus else {}
 
 
 async def measure(
@@ -66,9 +78,7 @@ async def measure(
     Raises what `containers.evaluate.measure.measure` does, and BadInput without a sandbox or without the problems of
     HumanEval+ where the suite asks for them: both are looked for before the first request.
     """
-    sandbox = Sandbox.find(kind=settings.sandbox)
-    known = humaneval.problems()
-    harder = humaneval_plus.problems(settings.humaneval_plus, known) if suite.plus else {}
+    sandbox, known, harder = ready(suite, settings)
     async with Client(options) as client:
         length = await sanity.served(client, suite.serving.max_model_len)
         with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:

@@ -86,8 +86,7 @@ async def solutions(client: Client, problem: Problem, sampling: Sampling) -> lis
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "n": sampling.samples,
-        "seed": 0,
-    }
+    }  # and no seed: EvalPlus sends none, and vLLM 0.32 on a CPU ends when a seeded prompt is read in pieces
     if sampling.api == "completions":
         asked = drawn | {"prompt": problem.prompt, "stop": list(STOP[:_MOST_STOPS])}
         answer = await client.post("completions", asked)
@@ -109,14 +108,18 @@ def _body(text: str) -> str:
 async def score(
     sandbox: Sandbox, known: Mapping[str, Problem], found: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Outcome]]:
-    """Run every solution in the sandbox, as many at once as there are processors."""
+    """Run every solution in the sandbox, as many at once as there are processors.
+
+    Those of all problems together: a program that never ends holds up one processor, and not the next problem.
+    """
     gate = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def one(name: str, solution: str) -> Outcome:
         async with gate:
             return await asyncio.to_thread(sandbox.run, known[name].program(solution))
 
-    return {name: list(await asyncio.gather(*(one(name, text) for text in texts))) for name, texts in found.items()}
+    outcomes = iter(await asyncio.gather(*(one(name, text) for name, texts in found.items() for text in texts)))
+    return {name: [next(outcomes) for _ in texts] for name, texts in found.items()}
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_REMEDY: Final = "give EvalPlus's HumanEvalPlus.jsonl as the setting evaluate.humaneval_plus"
+_REMEDY: Final = (
+    "give EvalPlus's file HumanEvalPlus.jsonl: CARWRIGHT_EVALUATE__HUMANEVAL_PLUS, the setting evaluate.humaneval_plus"
+)
 _TEST: Final = """
 def _same(found, wanted, atol):
     if found == wanted:
@@ -71,7 +73,7 @@ class HarderProblem(Problem):
 def problems(path: Path | None, known: Mapping[str, Problem]) -> dict[str, HarderProblem]:
     """The problems of the file by name; raises BadInput when there is none, or when it is not that of these problems."""
     if path is None:
-        raise BadInput("the suite needs the data set HumanEval+, which is not here", remedy=_REMEDY)
+        raise BadInput("the suite needs the data set HumanEval+, which no setting names", remedy=_REMEDY)
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except OSError as error:

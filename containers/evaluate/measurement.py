@@ -79,6 +79,8 @@ class Scored(Frozen):
 
     `reported` is the score that the harness itself prints, in points: it differs from the mean of the questions where a
     group weighs its tasks otherwise. `margin` is in points, None the suite's. `category` is the card's first column.
+    `clusters` names what questions have in common that are not independent: the prompt of several instructions, the text
+    that several questions are about. Those that it leaves out stand alone.
     """
 
     key: str
@@ -90,6 +92,7 @@ class Scored(Frozen):
     fewshot: int = 0
     margin: float | None = None
     reported: float | None = None
+    clusters: dict[str, str] = Field(default_factory=dict)
 
 
 class Measurement(Frozen):

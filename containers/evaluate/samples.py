@@ -27,7 +27,7 @@ FILE = "samples.json"
 
 class Samples(Frozen):
     """`commands` are what a person runs for the same numbers; `cut` counts answers by benchmark that ran into their limit of
-    tokens; `noise` is the share of questions by benchmark that the engine, asked again, scored otherwise.
+    tokens; `noise` is what the engine, asked again, scored otherwise, by benchmark.
     """
 
     schema_version: Literal[1] = 1
@@ -95,6 +95,7 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes
                 data_set=one.data_set,
                 metric=one.metric,
                 margin=one.margin,
+                clusters=one.clusters,
             )
             for one in candidate.benchmarks
         ],

@@ -109,7 +109,8 @@ def parse(files: SuiteFiles) -> Loaded:
     try:
         suite = Suite.model_validate(declaration(files))
     except ValidationError as error:
-        raise unfit(files, error) from error
+        known = (Suite, Serving, Sanity, Fidelity, Message, Limit, Gate, Benchmark)
+        raise unfit(files, error, *known) from error
     loaded = Loaded(suite=suite, files=files)
     if suite.name != files.name:
         raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")

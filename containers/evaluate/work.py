@@ -21,25 +21,30 @@ from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pydantic import BaseModel
 
     from containers.contract import StepRequest
     from containers.evaluate.benchmarks import Benchmark
-    from containers.evaluate.harness.run import Ran
+    from containers.evaluate.harness.run import Harness, Ran
     from containers.step import Context
     from containers.suites import SuiteFiles
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+_AGAIN = 64  # questions of a benchmark, or one of each of its tasks: enough to see noise that would matter
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
-    """Measure a served model, or judge a candidate against its baseline."""
+    """Measure a served model, judge a candidate against its baseline, or check that a suite can be measured by."""
     parameters = EvaluateParameters.read(request.parameters)
+    if parameters.action == "check":
+        _check(suites.of_request(parameters, EvaluateOptions.read(request.options)), context)
+        return StepResult(step=request.step)
     store = Store.open(request.store, context.settings.store)
-    fingerprint = request.fingerprint(determinants(request.step))
+    fingerprint = request.fingerprint(determinants(request.step, parameters.action))
     kind, make = {
         "measure": (Kind.MEASUREMENT, _measure),
         "judge": (Kind.VERDICT, _judge),
@@ -51,6 +56,19 @@ def work(request: StepRequest, context: Context) -> StepResult:
         files = make(request, suites.of_request(parameters, EvaluateOptions.read(request.options)), store, context)
         manifest = _keep(store, kind, fingerprint, files)
     return _result(request, store, manifest)
+
+
+def _check(suite: SuiteFiles, context: Context) -> None:
+    """Raises BadInput for what is wrong with the suite, or missing for it, as far as it shows without a model."""
+    if coding.is_humaneval(suite):
+        coding.ready(coding.parse(suite), context.settings.evaluate)
+    elif of_benchmarks(suite):
+        declared = benchmarks.parse(suite)
+        _prepared(suite, declared.benchmarks, None, context, declared.category).check()
+    else:
+        loaded = suites.parse(suite)
+        if loaded.suite.tasks and not suite.shipped:
+            _prepared(suite, loaded.suite.tasks, None, context).check()
 
 
 def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Context) -> dict[str, bytes]:
@@ -66,6 +84,7 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
             measured = measured.with_tasks(ran.scored, ran.requests)
         return measured.files()
     cut: dict[str, int] = {}
+    noise: dict[str, float] = {}
     commands: tuple[str, ...] = ()
     if coding.is_humaneval(suite):
         scored, requests, length = asyncio.run(
@@ -74,8 +93,8 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
     else:
         declared = benchmarks.parse(suite)
         length = asyncio.run(_served(options, declared.serving.max_model_len))
-        ran = _harness(suite, declared.benchmarks, options, store, context, declared.category)
-        scored, requests, cut, commands = ran.scored, ran.requests, ran.cut, ran.commands
+        ran = _harness(suite, declared.benchmarks, options, store, context, declared.category, again=_AGAIN)
+        scored, requests, cut, commands, noise = ran.scored, ran.requests, ran.cut, ran.commands, ran.noise
     return samples.Samples(
         suite=suite.name,
         suite_digest=suite.digest,
@@ -87,6 +106,7 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
         requests=requests,
         commands=commands,
         cut=cut,
+        noise=noise,
     ).files()
 
 
@@ -102,12 +122,23 @@ def _harness(  # noqa: PLR0917 - a suite, what it declares, and where things are
     store: Store,
     context: Context,
     category: str = "",
+    again: int = 0,
 ) -> Ran:
+    folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
+    return _prepared(suite, declared, folder, context, category, again).run(options, context.report)
+
+
+def _prepared(  # noqa: PLR0917 - a suite, what it declares, and where things are
+    suite: SuiteFiles,
+    declared: Sequence[Benchmark],
+    tokenizer_folder: Path | None,
+    context: Context,
+    category: str = "",
+    again: int = 0,
+) -> Harness:
     from containers.evaluate.harness.run import Harness  # the harness itself comes with it, later
 
-    tokenizer_folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
-    harness = Harness(suite, declared, category, tokenizer_folder, context.scratch / "harness", context.settings)
-    return harness.run(options, context.report)
+    return Harness(suite, declared, category, tokenizer_folder, context.scratch / "harness", context.settings, again)
 
 
 def _judge(request: StepRequest, suite: SuiteFiles, store: Store, context: Context) -> dict[str, bytes]:

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def carwright(tmp_path: Path, root: Path) -> Carwright:
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
         environment = inherited() | {"PYTHONPATH": str(root), "COLUMNS": "200"}
+        environment |= {f"CARWRIGHT_EVALUATE__{name.upper()}": value for name, value in settings.items()}
         argv = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
         return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
@@ -60,6 +61,7 @@ def test_two_endpoints_are_compared_and_judged(carwright: Carwright, suite: Path
         table = carwright("compare", a, a, "--suite", suite)
         assert table.returncode == 0, table.stderr
         assert "100.0 %" in table.stdout
+        assert "would say pass:" in table.stdout
         refused = carwright("eval", b, "--baseline", a, "--suite", suite)
         assert refused.returncode == 3, refused.stderr
 
@@ -78,3 +80,59 @@ def test_a_stored_measurement_is_compared_without_its_endpoint(carwright: Carwri
     down = carwright("eval", url, "--suite", suite)
     assert down.returncode == 75
     assert "does not answer" in down.stderr
+
+
+def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: Carwright, suite: Path) -> None:
+    """A wrong name, several names, a page that is no API, a server that cannot, an address that is none."""
+    with openai_server(Behaviour()) as url:
+        wrong = carwright("eval", f"{url}#other", "--suite", suite)
+        assert (wrong.returncode, f"serves toy, and not 'other'\n  give {url}#toy" in wrong.stderr) == (2, True)
+        named = carwright("eval", f"{url}#toy", "--suite", suite)
+        assert named.returncode == 0, named.stderr
+        root = url.removesuffix("/v1")
+        page = carwright("eval", root, "--suite", suite)
+        assert (page.returncode, "is no OpenAI-compatible endpoint" in page.stderr) == (2, True)
+    with openai_server(Behaviour(failing=1.0)) as url:
+        busy = carwright("eval", url, "--suite", suite)
+        assert (busy.returncode, "answers with status 503" in busy.stderr) == (75, True)
+    with openai_server(Behaviour(model="one", others=("two",))) as url:
+        several = carwright("eval", url, "--suite", suite)
+        assert (several.returncode, f"name one of them: {url}#one" in several.stderr) == (2, True)
+    none = carwright("eval", "http://", "--suite", suite)
+    assert (none.returncode, "not an endpoint" in none.stderr) == (2, True)
+
+
+def test_a_slow_endpoint_is_given_the_time_that_is_set(carwright: Carwright, suite: Path) -> None:
+    with openai_server(Behaviour(hang=3.0)) as url:
+        slow = carwright("eval", url, "--suite", suite, request_timeout="0.5", attempts="2")
+    assert slow.returncode == 75, slow.stderr
+    assert "did not answer in time, 2 times in a row" in slow.stderr
+    assert "CARWRIGHT_EVALUATE__REQUEST_TIMEOUT" in slow.stderr
+
+
+def test_a_suite_that_is_wrong_is_told_before_anything_is_served(carwright: Carwright, suite: Path) -> None:
+    """Nothing of the model is looked at: the one that is named here does not exist."""
+    unknown = carwright("eval", "file:///nowhere", "--suite", "smok")
+    assert (unknown.returncode, "there is no suite 'smok'" in unknown.stderr) == (2, True)
+    assert "did you mean smoke?" in unknown.stderr
+    declared = (suite / "suite.yaml").read_text()
+    (suite / "suite.yaml").write_text(declared.replace("fidelity:", "fidelty:"))
+    typo = carwright("eval", "file:///nowhere", "--suite", suite)
+    assert typo.returncode == 2
+    assert "suite.yaml of the suite small does not fit: fidelity: Field required" in typo.stderr
+    assert "fidelty: there is no such field, did you mean fidelity?" in typo.stderr
+    plus = carwright("eval", "file:///nowhere", "--suite", "humaneval-plus")
+    assert (plus.returncode, "needs the data set HumanEval+" in plus.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("eval", "x"), ("compare", "x", "y"), ("card", "x/y")])
+def test_a_page_that_cannot_be_written_is_told_first(carwright: Carwright, command: tuple[str, ...]) -> None:
+    gone = carwright(*command, "--output", "gone/page.html")
+    assert (gone.returncode, "there is no folder gone" in gone.stderr) == (2, True)
+
+
+def test_what_is_neither_a_model_nor_an_endpoint_is_told_what_it_could_be(carwright: Carwright, suite: Path) -> None:
+    folder = carwright("eval", suite, "--suite", suite)
+    assert (folder.returncode, f"file://{suite}" in folder.stderr) == (2, True)
+    word = carwright("eval", "nonsense", "--suite", suite)
+    assert (word.returncode, "hf://org/name" in word.stderr) == (2, True)

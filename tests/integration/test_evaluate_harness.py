@@ -24,6 +24,27 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+# As some of the harness's own tasks do (GPQA): the generator of `random`, while the data is loaded.
+UTILS = """import random
+
+
+def drawn(docs):
+    return docs.select([0] * 24).map(lambda one: {"answer": random.randint(0, 1)}, load_from_cache_file=False)
+"""
+
+
+class Function(str):
+    """The name of a function, as a task's YAML has it."""
+
+    __slots__ = ()
+
+
+class Tagged(yaml.SafeDumper):
+    """Writes `Function` with its tag."""
+
+
+Tagged.add_representer(Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+
 QUESTIONS = [("Which is a color", ["red", "seven"], 0), ("Which is a number", ["red", "seven"], 1), ("Say b", ["b"], 0)]
 TASK = {
     "task": "small",
@@ -98,7 +119,9 @@ def suite(folder: Path, *listed: dict[str, Any], task: dict[str, Any] | None = N
     }
     (folder / "tasks").mkdir(parents=True)
     (folder / "suite.yaml").write_text(yaml.safe_dump(declared))
-    (folder / "tasks" / "small.yaml").write_text(yaml.safe_dump({**TASK, **(task or {})}))
+    config = {**TASK, **(task or {})}
+    (folder / "tasks" / f"{config['task']}.yaml").write_text(yaml.dump(config, Dumper=Tagged))
+    (folder / "tasks" / "utils.py").write_text(UTILS)
     rows = [dict(zip(("text", "choices", "answer"), row, strict=True)) for row in QUESTIONS]
     (folder / "tasks" / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
@@ -156,8 +179,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         known = suite(folder / "known", HELLASWAG, GSM8K, ARC)
         talks = at(text=" the final answer is 42", template="<{role}>{content}")
         generate = {"output_type": "generate_until", "doc_to_target": "b", "generation_kwargs": {"max_gen_toks": 20}}
+        drawn = {"task": "drawn", "process_docs": Function("utils.drawn"), "doc_to_choice": ["red", "seven"]}
         scenarios = [
-            own("whole", healthy),
+            {**own("whole", healthy), "again": 2},
+            *(own(name, healthy, drawn, task="drawn", samples=24) for name in ("drawn", "drawn-again")),
             {**own("remote", healthy), "tokenizer": ""},
             own("busy", at(failing=0.2)),
             own("down", {**at(failing=1.0), "attempts": 2}),
@@ -207,7 +232,21 @@ def test_every_question_has_its_score(answers: dict[str, Any]) -> None:
     assert scored["scores"] == expected
     assert scored["reported"] == pytest.approx(100 * sum(expected.values()) / 3)
     assert scored["metric"] == "acc"
-    assert answers["whole"]["requests"] == {"sent": 5, "retried": 0, "failed": 0}
+    assert answers["whole"]["requests"] == {"sent": 5 + 4, "retried": 0, "failed": 0}
+
+
+def test_questions_are_asked_again_to_know_the_noise(answers: dict[str, Any]) -> None:
+    """The toy always says the same; two questions of two choices were asked again."""
+    assert answers["whole"]["noise"] == {"small": 0.0}
+    assert answers["busy"]["noise"] == {}
+
+
+def test_what_a_task_draws_at_random_is_the_same_for_every_model(answers: dict[str, Any]) -> None:
+    """The right answers of 24 questions are drawn while the task is loaded: twice the same, and not all alike."""
+    assert answers["drawn"].get("scored"), answers["drawn"]
+    first, second = (list(answers[name]["scored"]["small"]["scores"].values()) for name in ("drawn", "drawn-again"))
+    assert first == second
+    assert 0 < sum(first) < 24
 
 
 def test_the_endpoint_may_be_the_tokenizer(answers: dict[str, Any]) -> None:

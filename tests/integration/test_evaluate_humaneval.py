@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import socket
+import threading
 from math import comb
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from containers.contract import EvaluateOptions
 from containers.errors import BadInput
 from containers.evaluate import humaneval, humaneval_plus, sandbox
 from containers.evaluate.client import Client
-from containers.evaluate.sandbox import Limits, Sandbox
+from containers.evaluate.sandbox import Limits, Outcome, Sandbox
 from containers.evaluate.written import code as written_code
 from tests.openai_server import Behaviour, openai_server
 
@@ -42,6 +43,26 @@ def test_all_164_reference_solutions_pass(box: Sandbox) -> None:
     written = {name: one.canonical_solution for name, one in PROBLEMS.items()}
     assert len(written) == 164
     assert passed(box, written) == set(written)
+
+
+def test_a_slow_answer_does_not_hold_up_the_next_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first problem's program ends only once the second problem's runs; each outcome comes under its own name."""
+    monkeypatch.setattr(humaneval.os, "cpu_count", lambda: 2)
+    first, second = list(PROBLEMS)[:2]
+    second_runs = threading.Event()
+
+    class Box(Sandbox):
+        def run(self, program: str) -> Outcome:
+            if "slow" in program:
+                return Outcome(passed=second_runs.wait(10), detail="")
+            second_runs.set()
+            return Outcome(passed=False, detail="")
+
+    found = asyncio.run(humaneval.score(Box("", Limits()), PROBLEMS, {first: ["slow"], second: ["quick"]}))
+    assert {name: [one.passed for one in outcomes] for name, outcomes in found.items()} == {
+        first: [True],
+        second: [False],
+    }
 
 
 class Mutant(ast.NodeTransformer):
@@ -241,6 +262,22 @@ def test_completions_are_asked_for_as_declared() -> None:
 
     with openai_server(behaviour) as url:
         assert asyncio.run(ask(url)) == [PROBLEMS["HumanEval/0"].prompt + "    return 1\n"]
+
+
+def test_samples_are_asked_for_without_a_seed() -> None:
+    """vLLM on a CPU ends at a seeded request whose prompt does not fit into one pass."""
+    asked: list[dict[str, object]] = []
+
+    class Asked:
+        async def post(self, path: str, body: dict[str, object]) -> dict[str, object]:
+            asked.append({"path": path, **body})
+            return {"choices": []}
+
+    sampling = humaneval.Sampling(samples=50, temperature=0.2)
+    assert asyncio.run(humaneval.solutions(Asked(), PROBLEMS["HumanEval/0"], sampling)) == []  # type: ignore[arg-type]
+    (one,) = asked
+    assert (one["path"], one["n"], one["temperature"], one["top_p"]) == ("chat/completions", 50, 0.2, 0.95)
+    assert "seed" not in one
 
 
 @pytest.mark.parametrize(("samples", "correct", "k"), [(10, 3, 1), (50, 7, 10), (5, 5, 1), (5, 0, 2), (10, 9, 2)])

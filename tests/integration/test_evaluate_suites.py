@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,20 +50,3 @@ def test_every_task_resolves_without_data(python: Path) -> None:
         assert filter_name in about["filters"], one.task
         if about["output_type"] != "generate_until":
             assert one.api == "completions", f"{one.task}: the chat API gives no log-likelihoods"
-
-
-@pytest.mark.parametrize("key", ["mmlu", "gsm8k", "hellaswag"])
-def test_the_command_parses(python: Path, key: str) -> None:
-    """What the card prints is read by the harness as it was meant, after a shell has had it too."""
-    one = next(row for row in ROWS if row.key == key)
-    argv = benchmarks.command(one, url="http://127.0.0.1:8000/v1", model="demo", tokenizer="org/name", output="out")
-    read = check(python, "command", *shlex.split(shlex.join(argv))[1:])
-    assert read["tasks"] == [one.task]
-    assert read["num_fewshot"] == one.num_fewshot
-    assert read["fewshot_as_multiturn"] is one.fewshot_as_multiturn
-    assert bool(read.get("apply_chat_template")) is one.apply_chat_template
-    arguments = read["model_args"]
-    assert isinstance(arguments, dict)
-    assert arguments["max_length"] == one.max_length
-    assert arguments.get("max_gen_toks") == one.max_gen_toks
-    assert bool(arguments.get("add_bos_token")) is one.add_bos_token

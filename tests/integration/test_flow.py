@@ -93,7 +93,7 @@ class PlayedLauncher:
     def _made(
         self, request: StepRequest, kind: Kind, output: str, values: dict[str, Any], path: str = "file"
     ) -> StepResult:
-        fingerprint = request.fingerprint(determinants(request.step))
+        fingerprint = request.fingerprint(determinants(request.step, request.parameters.get("action")))
         content = fingerprint.encode()
         entry = FileEntry(path=path, size=len(content), sha256=self.store.put_bytes(content))
         ref = self.store.commit(Manifest(kind=kind, fingerprint=fingerprint, files=(entry,)))

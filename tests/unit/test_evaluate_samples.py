@@ -66,7 +66,7 @@ def test_scores_read_back(tmp_path: Path) -> None:
 
 def test_a_typing_error_in_the_declaration_is_named() -> None:
     text = GREEDY.files["suite.yaml"].replace("temperature: 0.0", "temperatur: 0.0")
-    with pytest.raises(BadInput, match=r"humaneval\.temperatur: Extra inputs"):
+    with pytest.raises(BadInput, match=r"humaneval\.temperatur: there is no such field, did you mean temperature"):
         coding.parse(GREEDY.model_copy(update={"files": {"suite.yaml": text}}))
 
 

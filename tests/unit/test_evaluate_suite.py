@@ -94,7 +94,7 @@ def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:
     ("old", "new", "message"),
     [
         ("top_k: 20", "top_k: 40", "fidelity.top_k: Input should be less than or equal to 20"),
-        ("repeats: 2", "repeat: 3", "sanity.repeat: Extra inputs are not permitted"),
+        ("repeats: 2", "repeat: 3", "sanity.repeat: there is no such field, did you mean repeats?"),
         ("kl_mean:", "kl_meen:", "gate.limits.kl_meen"),
         ("kl_mean: {at_most: ", "kl_mean: {at_most: 1, at_least: ", "a limit has either at_most or at_least"),
         ("name: smoke", "name: smoky", "calls itself smoky"),

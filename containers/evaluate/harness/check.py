@@ -1,7 +1,8 @@
 """What the harness makes of task names, and of its own command lines, without fetching any data.
 
     python check.py tasks NAME ...        JSON by name: leaves, data_set, output_type, metrics; null for an unknown task
-    python check.py command ARGUMENT ...  JSON of what the harness's parser reads; its own message and exit code 2 else
+    python check.py commands              JSON list of what the harness's parser reads of each list of arguments in a JSON
+                                          list on standard input; its own message and exit code 2 else
 
 It runs in the harness's environment and imports nothing of Carwright.
 """
@@ -74,21 +75,24 @@ def _tasks(names: list[str]) -> None:
     json.dump({name: _about(manager, name) for name in names}, sys.stdout)
 
 
-def _command(argv: list[str]) -> None:
+def _commands(lines: list[list[str]]) -> None:
     from lm_eval._cli.harness import HarnessCLI
 
     parser = HarnessCLI()._parser  # noqa: SLF001 - the harness has no public way to parse without running
-    found = parser.parse_args(argv)
-    json.dump({key: value for key, value in vars(found).items() if key != "func"}, sys.stdout, default=str)
+    read = [{key: value for key, value in vars(parser.parse_args(argv)).items() if key != "func"} for argv in lines]
+    json.dump(read, sys.stdout, default=str)
 
 
 def main() -> None:
     logging.disable(logging.WARNING)
     what = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    what.add_argument("action", choices=("tasks", "command"))
+    what.add_argument("action", choices=("tasks", "commands"))
     what.add_argument("rest", nargs=argparse.REMAINDER)
     arguments = what.parse_args()
-    (_tasks if arguments.action == "tasks" else _command)(arguments.rest)
+    if arguments.action == "tasks":
+        _tasks(arguments.rest)
+    else:
+        _commands(json.load(sys.stdin))
 
 
 if __name__ == "__main__":

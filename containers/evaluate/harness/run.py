@@ -6,16 +6,19 @@ The harness is imported here and below only, inside functions: the rest of the s
 from __future__ import annotations
 
 import logging
+import random
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from containers.errors import BadInput
 from containers.evaluate.benchmarks import command
-from containers.evaluate.harness import data
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.harness import data, questions
+from containers.evaluate.measurement import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,28 +26,33 @@ if TYPE_CHECKING:
 
     from containers.contract import EvaluateOptions
     from containers.evaluate.benchmarks import Benchmark
+    from containers.evaluate.measurement import Scored
     from containers.events import Reporter
     from containers.settings import Settings
     from containers.suites import SuiteFiles
 
 TASKS = "tasks"  # the folder of a suite with tasks of its own
 _CARD_ENDPOINT = "http://localhost:8000/v1"
+_SEEDS = (0, 1234)  # of `random` and numpy, the harness's own
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a suite's benchmarks gave; `cut` counts answers by benchmark that ran into their limit of tokens."""
+    """What a suite's benchmarks gave; `cut` counts answers by benchmark that ran into their limit of tokens, `noise` is the
+    share of the questions that were asked again whose score was another one the second time.
+    """
 
     scored: tuple[Scored, ...]
     requests: Requests
     cut: dict[str, int]
     commands: tuple[str, ...]
+    noise: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Harness:
     """Runs the benchmarks of one suite; `tokenizer` is a folder with the tokenizer's files (None asks the
-    endpoint), `scratch` an empty one.
+    endpoint), `scratch` an empty one. `again` questions of each benchmark are asked once more, to know the engine's noise.
     """
 
     files: SuiteFiles
@@ -53,6 +61,7 @@ class Harness:
     tokenizer: Path | None
     scratch: Path
     settings: Settings
+    again: int = 0
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
         """Every benchmark to its end.
@@ -71,21 +80,35 @@ class Harness:
         places = data.Places(self.files.name, folder, self._local_data(), self.scratch / "data")
         with data.reading(places):
             manager = self._tasks(folder, places)
-            scored, cut, counts = [], {}, []
+            scored, cut, counts, noise = [], {}, [], {}
             for one in self.benchmarks:
                 model = make(one, options, self.tokenizer, report)
-                found = simple_evaluate(
-                    model=model,
-                    tasks=[one.task],
-                    num_fewshot=one.num_fewshot,
-                    task_manager=manager,
-                    bootstrap_iters=0,
-                    apply_chat_template=one.apply_chat_template,
-                    fewshot_as_multiturn=one.fewshot_as_multiturn,
-                )
-                scored.append(_scored(one, found, self.files.name, self.category))
-                counts.append(model.traffic.counts)
+
+                def ask(one: Benchmark, model: Any, **some: Any) -> Mapping[str, Any]:
+                    found: Mapping[str, Any] = simple_evaluate(
+                        model=model,
+                        tasks=[one.task],
+                        num_fewshot=one.num_fewshot,
+                        task_manager=manager,
+                        bootstrap_iters=0,
+                        apply_chat_template=one.apply_chat_template,
+                        fewshot_as_multiturn=one.fewshot_as_multiturn,
+                        **some,
+                    )
+                    return found
+
+                found = ask(one, model)
+                scored.append(questions.scored(one, found, self.files.name, self.category))
                 cut[one.key] = model.traffic.cut
+                if self.again:
+                    # The first ones of each task: then its examples are drawn as they were, and the prompts are the same.
+                    each = max(1, self.again // len(found["samples"]))
+                    some = {
+                        task: list(range(min(each, questions.count(rows)))) for task, rows in found["samples"].items()
+                    }
+                    report.log(f"{one.title}: asking {sum(map(len, some.values()))} questions again")
+                    noise[one.key] = questions.noise(one, found, ask(one, model, samples=some))
+                counts.append(model.traffic.counts)
         return Ran(
             scored=tuple(scored),
             requests=Requests(
@@ -93,7 +116,14 @@ class Harness:
             ),
             cut={key: number for key, number in cut.items() if number},
             commands=tuple(self._command(one, options.served_model_name) for one in self.benchmarks),
+            noise=noise,
         )
+
+    def check(self) -> None:
+        """Raises BadInput for a task that there is not, and for a folder of data that there is not; no data is read."""
+        data.configure(self.settings, self.scratch)
+        self._local_data()
+        self._manager(self._written())
 
     def _written(self) -> Path:
         """The suite's own files on the disk, where the harness can read them."""
@@ -114,13 +144,11 @@ class Harness:
             )
         return folder
 
-    def _tasks(self, folder: Path, places: data.Places) -> Any:
-        """A manager that has loaded every task, data included: what is missing is said before the first request."""
+    def _manager(self, folder: Path) -> Any:
+        """A manager that knows every task by name, and answers a second time with what it loaded the first."""
         from lm_eval.tasks import TaskManager
 
         class Loaded(TaskManager):  # type: ignore[misc]
-            """Answers a second time with what it loaded the first."""
-
             held: dict[str, Any]
 
             def load(self, task_list: Any) -> Any:
@@ -142,13 +170,22 @@ class Harness:
                     f"{version('lm_eval')} does not have",
                     remedy=f"did you mean {near[0]}?" if near else f"`lm_eval ls tasks` lists them; {TASKS}/ adds one",
                 )
+        return manager
+
+    def _tasks(self, folder: Path, places: data.Places) -> Any:
+        """A manager that has loaded every task, data included: what is missing is said before the first request."""
+        manager = self._manager(folder)
+        for one in self.benchmarks:
+            # Some tasks shuffle choices while they are loaded; every model must see the same order.
+            random.seed(_SEEDS[0])
+            np.random.seed(_SEEDS[1])  # noqa: NPY002 - the generator that tasks use
             tasks = manager.load([one.task])["tasks"]
             if any("ifeval" in name for name in tasks):
                 data.check_sentences(places)
-            questions = sum(len(task.eval_docs) for task in tasks.values())
-            if questions != one.samples:
+            count = sum(len(task.eval_docs) for task in tasks.values())
+            if count != one.samples:
                 raise BadInput(
-                    f"{one.title} of the suite {self.files.name} has {questions} questions here, and {one.samples} are "
+                    f"{one.title} of the suite {self.files.name} has {count} questions here, and {one.samples} are "
                     "declared: an incomplete sample set never passes",
                     remedy=f"get the whole data set {one.data_set}, or the version that the suite was written for",
                 )
@@ -156,38 +193,3 @@ class Harness:
 
     def _command(self, one: Benchmark, model: str) -> str:
         return shlex.join(command(one, url=_CARD_ENDPOINT, model=model, tokenizer=model, output="results"))
-
-
-def _scored(one: Benchmark, found: Mapping[str, Any], suite: str, category: str) -> Scored:
-    """One score for each question of a benchmark, from the harness's samples."""
-    metric, _, filter_name = one.metric.partition(",")
-    scores: dict[str, float] = {}
-    for task, samples in sorted(found["samples"].items()):
-        for sample in samples:
-            if sample["filter"] != filter_name:
-                continue
-            if metric not in sample:
-                raise BadInput(
-                    f"{one.title} of the suite {suite} has no metric {metric}",
-                    remedy=f"give one of {', '.join(sample['metrics'])}",
-                )
-            value, name = sample[metric], f"{task}/{sample['doc_id']}"
-            if isinstance(value, list | tuple):  # IFEval: one for every instruction of a question
-                scores |= {f"{name}/{number}": float(part) for number, part in enumerate(value)}
-            else:
-                scores[name] = float(value)
-    if not scores:
-        raise BadInput(f"{one.title} of the suite {suite} has no answers through the filter {filter_name}")
-    reported = (found["groups"] if one.task in found.get("groups", {}) else found["results"]).get(one.task, {})
-    value = reported.get(one.metric)
-    return Scored(
-        key=one.key,
-        title=one.title,
-        scores=scores,
-        category=category,
-        data_set=one.data_set,
-        metric=metric,
-        fewshot=one.num_fewshot,
-        margin=one.margin,
-        reported=100 * value if isinstance(value, float | int) else None,
-    )

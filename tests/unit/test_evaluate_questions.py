@@ -1,0 +1,51 @@
+"""Scores of single questions out of the harness's samples: which belong together, and how many change when asked again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from containers.evaluate.benchmarks import Benchmark
+from containers.evaluate.harness import questions
+
+ONE = Benchmark(
+    key="x", title="X", task="x", metric="acc,none", num_fewshot=0, api="chat", max_length=64, samples=4, data_set="x/x"
+)
+STORY = "Nobody had seen the keeper of the lighthouse since the storm. " * 4
+
+
+def sample(number: int, value: Any, **document: Any) -> dict[str, Any]:
+    return {
+        "filter": "none", "doc_id": number, "acc": value, "metrics": ["acc"], "doc": document, "prompt_hash": f"p{number}"
+    }  # fmt: skip
+
+
+def found(**samples: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"samples": samples, "results": {"x": {"acc,none": 0.5}}}
+
+
+def test_questions_about_one_text_are_a_cluster() -> None:
+    """Two subsets that hold the same question, and two questions about one story; short texts in common mean nothing."""
+    answers = found(
+        a=[sample(0, 1.0, text=STORY, kind="mystery"), sample(1, 0.0, text=STORY, kind="mystery")],
+        b=[sample(0, 1.0, text=STORY), sample(1, 1.0, text="Yes or no?"), sample(2, 1.0, text="Yes or no?")],
+    )
+    scored = questions.scored(ONE, answers, "suite", "")
+    assert scored.scores == {"a/0": 1.0, "a/1": 0.0, "b/0": 1.0, "b/1": 1.0, "b/2": 1.0}
+    assert scored.clusters == {"a/0": "a/0", "a/1": "a/0", "b/0": "a/0"}
+
+
+def test_instructions_of_one_prompt_are_a_cluster() -> None:
+    scored = questions.scored(ONE, found(a=[sample(0, [True, False], text="x"), sample(1, [True])]), "suite", "")
+    assert scored.scores == {"a/0/0": 1.0, "a/0/1": 0.0, "a/1/0": 1.0}
+    assert scored.clusters == {"a/0/0": "a/0/0", "a/0/1": "a/0/0"}
+
+
+def test_noise_is_the_share_of_questions_with_another_score() -> None:
+    """Only those that were asked again with the same prompt count."""
+    first = found(a=[sample(0, 1.0), sample(1, 0.0), sample(2, 1.0)], b=[sample(0, 1.0)])
+    other = {**sample(2, 0.0), "prompt_hash": "other"}
+    assert questions.noise(ONE, first, found(a=[sample(0, 1.0), sample(1, 1.0), other])) == pytest.approx(1 / 2)
+    assert questions.noise(ONE, first, found(a=[other])) == 0
+    assert questions.count([sample(0, 1.0), {**sample(0, 1.0), "filter": "other"}, sample(1, 1.0)]) == 2
