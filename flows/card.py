@@ -6,6 +6,7 @@ It carries scores, so it is no part of the image: it is attached to the image's 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ from containers.events import amount
 from containers.verdict import Decision, Score
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
+_LABEL: Final = (
+    50  # characters of a name in a cluster, of letters, digits and hyphens: KServe adds more, and 63 are the limit
+)
 _SECTIONS: Final = (
     "## Model overview",
     "### Model optimizations",
@@ -133,6 +137,7 @@ def _words(facts: CardFacts) -> dict[str, Any]:
         "saved": 100 * (1 - facts.size_after / facts.size_before) if facts.size_before else 0.0,
         "base_name": facts.base_model.rpartition("/")[2],
         "short_name": short,
+        "resource_name": re.sub(r"[^a-z0-9]+", "-", short)[:_LABEL].strip("-"),
         "model_path": "/mnt/models",
         "local": local,
         "from_hub": facts.source.startswith("hf://"),

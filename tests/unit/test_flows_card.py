@@ -102,6 +102,10 @@ def test_the_manifests_are_pinned_by_digest() -> None:
     runtime, service = yaml.safe_load_all(blocks(render(FACTS), "yaml")[0])
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
+    for one in (runtime, service):  # KServe takes no dot, which the model's own name has
+        assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", one["metadata"]["name"])
+    (container,) = runtime["spec"]["containers"]
+    assert "--served-model-name=llama-3.3-70b-instruct-fp8-dynamic" in container["args"]
     assert model["storageUri"] == f"oci://quay.io/models/llama-3-3-70b@{DIGEST}"
     assert model["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
