@@ -52,8 +52,8 @@ def busybox() -> Path:
     return Path(found).resolve()
 
 
-def rootfs(files: dict[str, bytes]) -> bytes:
-    """A tar with busybox, its applets, a /tmp, and the files."""
+def rootfs(files: dict[str, bytes], applets: tuple[str, ...] = ()) -> bytes:
+    """A tar with busybox, its applets (more of them on demand), a /tmp, and the files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
 
@@ -67,7 +67,7 @@ def rootfs(files: dict[str, bytes]) -> bytes:
         add("bin")
         add("tmp", mode=0o1777)
         add("bin/busybox", busybox().read_bytes())
-        for applet in _APPLETS:
+        for applet in (*_APPLETS, *applets):
             add(f"bin/{applet}", link="busybox")
         for name, content in files.items():
             for folder in reversed(Path(name).parents[:-1]):

@@ -18,6 +18,7 @@ def render(deployment: Deployment) -> Rendered:
     image = image_for(deployment)
     vllm: dict[str, Any] = {
         "image": image,
+        "labels": {"dev.carwright.reference": deployment.hub},  # another model is another container of vLLM, too
         "restart": "unless-stopped",
         "user": f"{USER}:0",
         "pid": "service:model",
@@ -44,6 +45,7 @@ def render(deployment: Deployment) -> Rendered:
             "user": f"{USER}:0",
             "network_mode": "none",
             "command": ["sleep", "infinity"],
+            "stop_grace_period": "1s",  # as process 1 it hears no SIGTERM
         },
         "vllm": vllm,
     }

@@ -13,7 +13,7 @@ import httpx
 from containers.contract import ServeParameters, Step, StepRequest
 from containers.digest import Digest
 from containers.errors import BadInput, Error, NotReady
-from containers.process import ProcessFailed, inherited, run
+from containers.process import Completed, ProcessFailed, inherited, run
 from flows.targets import compose, podman
 from flows.targets.rollout import Served
 from flows.targets.smoke import ask
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from containers.process import Completed
     from containers.settings import Settings
     from flows.launchers import OnEvent
     from flows.targets.description import Deployment
@@ -158,41 +157,68 @@ def deploy_compose(deployment: Deployment, home: Path, say: Callable[[str], None
     started = time.monotonic()
     file = compose.render(deployment).files[0]
     path = home.resolve() / "deployments" / file.name
-    before = path.read_text() if path.exists() else None
     path.parent.mkdir(parents=True, exist_ok=True)
+    engine = _Compose((*_compose_program(), "--project-name", deployment.name, "--file", str(path)))
+    before = path.read_text() if path.exists() and engine.states() else None
     path.write_text(file.text)
-    command = [*_compose_program(), "--project-name", deployment.name, "--file", str(path)]
-    environment = inherited("DOCKER_", "COMPOSE_")
     url = f"http://{_reached(deployment)}:{deployment.port}"
-
-    def up() -> None:
-        run([*command, "up", "--detach", "--remove-orphans"], env=environment, timeout=_PULL)
-
-    def alive() -> bool:
-        listed = run([*command, "ps", "--quiet", "vllm"], env=environment).stdout.split()
-        states = [
-            run(["docker", "inspect", "--format", "{{.State.Status}}", one], env=environment).stdout for one in listed
-        ]
-        return any("running" in state for state in states)
-
     try:
-        up()
-        log = [*command, "logs", "--tail", str(_WORDS), "vllm"]
-        _wait(url, timeout, alive, lambda: run(log, env=environment, check=False).stdout, say)
+        engine.up()
+        _wait(url, timeout, lambda: "running" in engine.states(), engine.log, say)
         answer = ask(url, deployment.name, say)
     except BaseException as error:
-        if before is None:
-            run([*command, "down"], env=environment, check=False, timeout=300)
-            path.unlink()
-        else:
-            path.write_text(before)
-            up()
-        if isinstance(error, Error):
-            error.message += (
-                f"\nrolled back: {'the old one was started again' if before else 'nothing was left behind'}"
-            )
+        _note(error, engine.back(path, before))
         raise
     return Served(name=deployment.name, url=url, answer=answer, changed=before != file.text, seconds=_since(started))
+
+
+@dataclass(frozen=True)
+class _Compose:
+    """The program with its options for one project."""
+
+    command: tuple[str, ...]
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 300) -> Completed:
+        return run([*self.command, *arguments], env=inherited("DOCKER_", "COMPOSE_"), check=check, timeout=timeout)
+
+    def up(self) -> None:
+        """Raises BadInput with the program's own word for what is wrong."""
+        try:
+            self("up", "--detach", "--remove-orphans", timeout=_PULL)
+        except ProcessFailed as error:
+            lines = error.output.strip().splitlines()
+            told = [line for line in lines if line.lower().startswith("error")] or lines
+            raise BadInput(
+                f"compose could not start it: {told[-1].strip() if told else f'code {error.code}'}"
+            ) from error
+
+    def states(self) -> list[str]:
+        """Of vLLM's containers: running, restarting, exited."""
+        return self._engine("inspect", "--format", "{{.State.Status}}").stdout.split()
+
+    def log(self) -> str:
+        """Of vLLM; by the engine, since compose itself says nothing of a container that restarts."""
+        said = self._engine("logs", "--tail", str(_WORDS))
+        return said.stdout + said.stderr
+
+    def _engine(self, *arguments: str) -> Completed:
+        """A command of the engine about vLLM's containers."""
+        listed = self("ps", "--quiet", "vllm", check=False).stdout.split()
+        argv = ["docker", *arguments, *listed]
+        return run(argv, env=inherited("DOCKER_"), check=False) if listed else Completed(0, "", "")
+
+    def back(self, path: Path, before: str | None) -> str:
+        """Put back what was there; a word about it."""
+        if before is None:
+            self("down", check=False)
+            path.unlink()
+            return "nothing was left behind"
+        path.write_text(before)
+        try:
+            self.up()
+        except Error as error:
+            return f"and the old one could not be started again: {error.message}"
+        return "the old one was started again"
 
 
 def _compose_program() -> list[str]:
@@ -210,12 +236,12 @@ def _compose_program() -> list[str]:
 def _wait(
     url: str, timeout: float, alive: Callable[[], bool], log: Callable[[], str], say: Callable[[str], None]
 ) -> None:
-    """Until /health answers; raises NotReady, with the last lines, when the time is over or the container has ended."""
+    """Until /health answers; raises, with the last lines, NotReady when the time is over and BadInput when it has ended."""
     deadline = time.monotonic() + timeout
     say(f"waiting for {url}/health")
     while not _healthy(url):
         if not alive():
-            raise NotReady(f"vLLM ended before it was ready; its last words:\n{_last(log())}")
+            raise BadInput(f"vLLM ended before it was ready; its last words:\n{_last(log())}")
         if time.monotonic() > deadline:
             raise NotReady(f"{url} was not ready after {timeout:.0f} s; the last lines:\n{_last(log())}")
         time.sleep(_POLL)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput
 from containers.oci.reference import Reference
 from containers.settings import Settings
 from flows.targets import kserve
@@ -214,7 +214,7 @@ def test_the_command_serves_and_is_replaced_only_by_what_serves(podman: Podman, 
     assert deploy(modelcars[0], argument="--seed=1").changed, "and something else is not that"
     second = deploy(modelcars[1])
     assert second.answer != first.answer, "the answer is made of the model's own bytes"
-    with pytest.raises(NotReady, match="no such architecture") as caught:
+    with pytest.raises(BadInput, match="no such architecture") as caught:
         deploy(modelcars[0], image=BROKEN)
     assert "the old one was started again" in caught.value.message
     again = deploy(modelcars[1])
