@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from containers.suites import SuiteFiles
 
 _KEY = "humaneval"
+_AGAIN = 16  # problems, a tenth of them
 
 
 class HumanEvalSuite(Frozen):
@@ -70,33 +72,51 @@ def ready(
     return sandbox, known, humaneval_plus.problems(settings.humaneval_plus, known) if suite.plus else {}
 
 
+@dataclass(frozen=True)
+class Coded:
+    """What the model wrote, scored. `length` is what the endpoint offers, in tokens; `cut` and `noise` as in `Samples`."""
+
+    scored: tuple[Scored, ...]
+    requests: Requests
+    length: int
+    cut: dict[str, int]
+    noise: dict[str, float]
+
+
 async def measure(
     suite: HumanEvalSuite, options: EvaluateOptions, settings: EvaluateSettings, report: Reporter
-) -> tuple[tuple[Scored, ...], Requests, int]:
-    """All problems of HumanEval: scores, requests, and the length that the endpoint offers, in tokens.
+) -> Coded:
+    """All problems of HumanEval; greedily, the first ones are asked once more, to know the engine's noise.
 
     Raises what `containers.evaluate.measure.measure` does, and BadInput without a sandbox or without the problems of
     HumanEval+ where the suite asks for them: both are looked for before the first request.
     """
     sandbox, known, harder = ready(suite, settings)
+    cut: list[str] = []
+    some = {} if suite.humaneval.temperature else dict(list(known.items())[:_AGAIN])
     async with Client(options) as client:
         length = await sanity.served(client, suite.serving.max_model_len)
         with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:
 
             async def write(problem: Problem) -> list[str]:
-                texts = await humaneval.solutions(client, problem, suite.humaneval)
+                texts = await humaneval.solutions(client, problem, suite.humaneval, cut)
                 progress.advance(1)
                 return texts
 
             texts = await together([write(problem) for problem in known.values()])
+        again = await together([humaneval.solutions(client, problem, suite.humaneval) for problem in some.values()])
         requests = Requests(**vars(client.counts))
     written = dict(zip(known, texts, strict=True))
     report.log(f"running what was written, {sandbox}")
-    scored = [_scored(suite, "humaneval", "HumanEval", await humaneval.score(sandbox, known, written))]
+    outcomes = await humaneval.score(sandbox, known, written)
+    later = await humaneval.score(sandbox, known, dict(zip(some, again, strict=True)))
+    scored = [_scored(suite, "humaneval", "HumanEval", outcomes)]
     if harder:
         report.log("running it on the inputs of HumanEval+")
         scored.append(_scored(suite, "humaneval-plus", "HumanEval+", await humaneval.score(sandbox, harder, written)))
-    return tuple(scored), requests, length
+    changed = sum([one.passed for one in later[name]] != [one.passed for one in outcomes[name]] for name in later)
+    noise = {"humaneval": changed / len(later)} if later else {}
+    return Coded(tuple(scored), requests, length, {"humaneval": len(cut)} if cut else {}, noise)
 
 
 def _scored(suite: HumanEvalSuite, key: str, title: str, outcomes: Mapping[str, list[Outcome]]) -> Scored:

@@ -80,8 +80,11 @@ def problems() -> dict[str, Problem]:
     return {one.task_id: one for one in found}
 
 
-async def solutions(client: Client, problem: Problem, sampling: Sampling) -> list[str]:
-    """What the model writes, as programs that define the function as well as the answer does."""
+async def solutions(client: Client, problem: Problem, sampling: Sampling, cut: list[str] | None = None) -> list[str]:
+    """What the model writes, as programs that define the function as well as the answer does.
+
+    `cut` gets the problem's name for each answer that ran into its limit of tokens.
+    """
     drawn: dict[str, Any] = {
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -90,14 +93,21 @@ async def solutions(client: Client, problem: Problem, sampling: Sampling) -> lis
     if sampling.api == "completions":
         asked = drawn | {"prompt": problem.prompt, "stop": list(STOP[:_MOST_STOPS])}
         answer = await client.post("completions", asked)
+        _note(cut, problem, answer)
         return [problem.prompt + _body(str(choice["text"])) for choice in answer["choices"]]
     messages = [
         {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": f"{_TASK}\n```python\n{problem.prompt.strip()}\n```"},
     ]
     answer = await client.post("chat/completions", drawn | {"messages": messages, "top_p": _TOP_P})
+    _note(cut, problem, answer)
     texts = [str(choice["message"].get("content") or "") for choice in answer["choices"]]
     return [f"{problem.preamble}\n{written.code(text, problem.entry_point)}" for text in texts]
+
+
+def _note(cut: list[str] | None, problem: Problem, answer: dict[str, Any]) -> None:
+    if cut is not None:
+        cut += [problem.task_id for choice in answer["choices"] if choice.get("finish_reason") == "length"]
 
 
 def _body(text: str) -> str:

@@ -86,6 +86,7 @@ def render_gate(report: SamplesReport) -> str:
             scores=[_score(one) for one in verdict.scores],
             sizes=report.sizes.model_dump(),
             noise=report.noise,
+            cut=report.cut,
         )
     )
 

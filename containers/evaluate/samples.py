@@ -63,7 +63,7 @@ class Samples(Frozen):
 
 class SamplesReport(Frozen):
     """Everything that the verdict rests on; `noise` is the share of questions by benchmark that the engine, asked again,
-    scored otherwise.
+    scored otherwise, `cut` the answers of baseline and candidate that ran into their limit of tokens.
     """
 
     schema_version: Literal[1] = 1
@@ -72,6 +72,7 @@ class SamplesReport(Frozen):
     sizes: Sizes = Sizes()
     requests: Requests
     noise: dict[str, float] = Field(default_factory=dict)
+    cut: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes | None = None) -> SamplesReport:
@@ -117,5 +118,13 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes
         baseline_engine=baseline.served_by,
     )
     return SamplesReport(
-        verdict=verdict, gate=report, sizes=sizes or Sizes(), requests=candidate.requests, noise=candidate.noise
+        verdict=verdict,
+        gate=report,
+        sizes=sizes or Sizes(),
+        requests=candidate.requests,
+        noise=candidate.noise,
+        cut={
+            key: (baseline.cut.get(key, 0), candidate.cut.get(key, 0))
+            for key in sorted({*baseline.cut, *candidate.cut})
+        },
     )

@@ -87,9 +87,8 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
     noise: dict[str, float] = {}
     commands: tuple[str, ...] = ()
     if coding.is_humaneval(suite):
-        scored, requests, length = asyncio.run(
-            coding.measure(coding.parse(suite), options, context.settings.evaluate, context.report)
-        )
+        coded = asyncio.run(coding.measure(coding.parse(suite), options, context.settings.evaluate, context.report))
+        scored, requests, length, cut, noise = coded.scored, coded.requests, coded.length, coded.cut, coded.noise
     else:
         declared = benchmarks.parse(suite)
         length = asyncio.run(_served(options, declared.serving.max_model_len))

@@ -17,6 +17,7 @@ from tests.unit.test_evaluate_samples import GREEDY, scored
 if TYPE_CHECKING:
     from containers.evaluate.judge import Report
 
+CUT = "HumanEval: 3 of the baseline's, 4 of the candidate's"
 _VOID = {"meta", "br", "circle", "rect", "line"}
 
 
@@ -96,12 +97,14 @@ def test_a_measure_without_a_spread_is_drawn(bounds: tuple[float | None, float |
 def test_the_page_of_a_gate_has_scores_recovery_and_interval() -> None:
     """120 of 164 became 118: 73.17 and 71.95 points, 98.3 % of it; a baseline near zero has no recovery."""
     report = samples.judge(GREEDY, scored(118), scored(120), Sizes(baseline=270_000_000, candidate=163_000_000))
-    reader = parsed(page.render_gate(report.model_copy(update={"noise": {"HumanEval": 0.125}})))
+    reader = parsed(
+        page.render_gate(report.model_copy(update={"noise": {"HumanEval": 0.125}, "cut": {"HumanEval": (3, 4)}}))
+    )
     assert reader.links == []
     row = report.verdict.scores[0]
     recovery = f"98.3 % ({100 + row.lower / 0.7317073:.1f} to {100 + row.upper / 0.7317073:.1f})"
     difference = f"-1.22 ({row.lower:+.2f} to {row.upper:+.2f})"
-    for text in ("73.17", "71.95", recovery, difference, "inconclusive", "HumanEval: 12.5 %"):
+    for text in ("73.17", "71.95", recovery, difference, "inconclusive", "HumanEval: 12.5 %", CUT):
         assert text in reader.text
     assert "270,000,000 bytes became 163,000,000, 39.6 % less" in " ".join(reader.text)
     assert reader.tags.count("svg") == 3

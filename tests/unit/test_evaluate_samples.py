@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -87,7 +88,7 @@ def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, api:
     written = {"completions": "    return 1\n", "chat": f"Sure!\n```python\n{first.prompt}    return 1\n```\n"}[api]
     behaviour = Behaviour(text=written)
     with openai_server(behaviour) as url:
-        (scored,), requests, length = asyncio.run(
+        coded = asyncio.run(
             coding.measure(
                 coding.parse(suite),
                 suite.options(endpoint=url, served_model_name="toy"),
@@ -97,9 +98,13 @@ def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, api:
         )
     known = humaneval.problems()
     path = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}[api]
-    assert behaviour.paths.count(path) == len(programs) == 164
-    assert requests.sent == 165  # and one for the list of models
-    assert length == behaviour.context
+    (scored,) = coded.scored
+    assert behaviour.paths.count(path) == len(programs) == 164 + 16, "the first ones are asked twice"
+    assert coded.requests.sent == 165 + 16  # and one for the list of models
+    assert coded.length == behaviour.context
+    assert coded.noise == {"humaneval": 0.0}
+    assert coded.cut == {}
+    del programs[164:]
     assert scored.scores.keys() == known.keys()
     (run,) = [program for program in programs if "check(has_close_elements)" in program]
     assert "\n    return 1\n" in run
@@ -108,13 +113,35 @@ def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, api:
     assert sum(scored.scores.values()) == sum(len(text) % 2 == 0 for text in programs)
 
 
+def test_answers_that_are_cut_and_other_answers_to_the_same_question_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every answer runs into its limit, and a sandbox that lets every second of the first problem's programs pass."""
+    turns = itertools.count()
+
+    class Box:
+        def run(self, program: str) -> Outcome:
+            return Outcome(passed="check(has_close_elements)" in program and next(turns) % 2 == 0, detail="")
+
+    monkeypatch.setattr(Sandbox, "find", classmethod(lambda cls, **_: Box()))
+    suite = GREEDY.model_copy(
+        update={"files": {"suite.yaml": GREEDY.files["suite.yaml"].replace("max_tokens: 512", "max_tokens: 2")}}
+    )
+    with openai_server(Behaviour(text="far too long for two tokens")) as url:
+        options = suite.options(endpoint=url, served_model_name="toy")
+        coded = asyncio.run(coding.measure(coding.parse(suite), options, EvaluateSettings(), Reporter(io.StringIO())))
+    assert coded.cut == {"humaneval": 164}
+    assert coded.noise == {"humaneval": 1 / 16}
+
+
 def test_what_was_run_and_how_is_in_the_verdict() -> None:
     """The commands for the card, the split of each side, and the engine's noise."""
     report = samples.judge(
         GREEDY,
-        scored(120, commands=("lm_eval run --tasks x",), noise={"HumanEval": 0.1}),
-        scored(120, tensor_parallel_size=8),
+        scored(120, commands=("lm_eval run --tasks x",), noise={"HumanEval": 0.1}, cut={"humaneval": 4}),
+        scored(120, tensor_parallel_size=8, cut={"humaneval": 3, "other": 1}),
     )
     assert report.verdict.commands == ("lm_eval run --tasks x",)
     assert (report.verdict.engine, report.verdict.baseline_engine) == ("toy", "toy, tensor parallel 8")
     assert report.noise == {"HumanEval": 0.1}
+    assert report.cut == {"humaneval": (3, 4), "other": (1, 0)}
