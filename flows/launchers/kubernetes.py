@@ -161,16 +161,18 @@ class Watch:
                 )
 
     def _read(self, pod: str, *, follow: bool) -> None:
-        """Pass on the lines that were not passed on yet."""
+        """Pass on the lines that were not passed on yet; the result counts wherever it stands, since a log may have lost
+        its beginning (the kubelet's containerLogMaxSize).
+        """
         for number, line in enumerate(self.cluster.log(pod, CONTAINER, follow=follow)):
-            if number < self._lines:
-                continue
-            self._lines = number + 1
             if (result := parse_result_line(line)) is not None:
                 self.result = result
                 if self.step is Step.SERVE:
                     return  # a service goes on, and so does its log
                 continue
+            if number < self._lines:
+                continue
+            self._lines = number + 1
             self._tail.append(line)
             self._heard.line(line)
 

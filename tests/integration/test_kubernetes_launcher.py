@@ -166,6 +166,24 @@ def test_a_log_that_breaks_off_is_taken_up_again(serve: Any) -> None:
     assert [line for line in heard if line.startswith("line")] == lines
 
 
+def test_a_log_whose_beginning_is_gone_still_has_the_result(serve: Any) -> None:
+    """A kubelet keeps the last 10 MiB of a log, and a step may say more than that."""
+
+    heard: list[str] = []
+
+    def rotated(api: KubeApi, pod: str) -> None:
+        if "line 5" not in heard:
+            kubelet.play.insert(0, rotated)
+            return
+        api.logs[pod].append(None)  # whoever follows the old file is at its end
+        api.logs[pod] = [result_line(_DONE)]
+
+    said = says(*(f"line {number}" for number in range(6)))
+    kubelet = Kubelet(state(running={}), said, rotated, state(terminated={"exitCode": 0}))
+    _, launcher = serve(kubelet)
+    assert launcher.run(request(), lambda event: heard.append(event.message)) == _DONE
+
+
 @pytest.mark.parametrize(
     ("play", "code", "words"),
     [
