@@ -168,7 +168,6 @@ def test_a_log_that_breaks_off_is_taken_up_again(serve: Any) -> None:
 
 def test_a_log_whose_beginning_is_gone_still_has_the_result(serve: Any) -> None:
     """A kubelet keeps the last 10 MiB of a log, and a step may say more than that."""
-
     heard: list[str] = []
 
     def rotated(api: KubeApi, pod: str) -> None:
