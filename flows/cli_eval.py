@@ -178,7 +178,9 @@ def _show(
     for measure, value in verdict.measures.items():
         measures.add_row(measure, f"{value:.4g}")
     terminal.out.print(measures)
-    terminal.out.print(f"{said or f'{verdict.decision.upper()}:'} " + " ".join(verdict.reasons), soft_wrap=True)
+    terminal.out.print(said or f"{verdict.decision.upper()}:")
+    for reason in verdict.reasons:
+        terminal.out.print(f"  {reason}", soft_wrap=True)
 
 
 def _table(scores: tuple[Score, ...], names: tuple[str, str]) -> Table:
