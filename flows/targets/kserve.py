@@ -173,8 +173,8 @@ def pod(deployment: Deployment) -> dict[str, Any]:
 
     In a cluster the sidecar's argument reads `/proc/$$$$/root`, of which the kubelet makes `$$`. Podman expands nothing,
     so the words here are those that reach the shell. Podman takes the pod's restart policy for init containers too, which
-    it would start over and over: `OnFailure` has them end. And of a port without an address on the host older ones make
-    one for everybody, newer ones none.
+    it would start over and over: `OnFailure` has them end. And a port without an address of the host is published to
+    everybody (4.3.1).
     """
     modelcar = {
         "image": deployment.hub,
