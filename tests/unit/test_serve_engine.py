@@ -70,6 +70,18 @@ def test_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any("secret" in value for value in variables.values())
 
 
+def test_a_server_on_a_gpu_hears_what_its_machine_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of CUDA, NCCL and vLLM; never a key, and nothing on a CPU, whose numbers are to be the same on every machine."""
+    said = {"NCCL_SOCKET_IFNAME": "eth1", "CUDA_HOME": "/opt/cuda", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    for name, value in {**said, "VLLM_API_KEY": "secret", "VLLM_NO_USAGE_STATS": "0"}.items():
+        monkeypatch.setenv(name, value)
+    cpu, gpu = (environment(one, _PARAMETERS, _settings(tmp_path)) for one in (_CPU, _GPU))
+    assert said.items() <= gpu.items()
+    assert not said.keys() & cpu.keys()
+    assert "VLLM_API_KEY" not in gpu
+    assert gpu["VLLM_NO_USAGE_STATS"] == "1"
+
+
 def test_sockets_get_a_folder_whose_name_leaves_room_for_theirs(tmp_path: Path) -> None:
     short = Path("/tmp/s")
     with engine.sockets_folder(short) as folder:
