@@ -55,6 +55,14 @@ def _memory(match: re.Match[str]) -> Error:
     )
 
 
+def _card(match: re.Match[str]) -> Error:
+    return Temporary(
+        f"vLLM could not get the GPU memory that it needs: {match['detail'].strip()}",
+        remedy="`nvidia-smi` says which program has it: stop that one, or take another GPU (CUDA_VISIBLE_DEVICES); a model "
+        "that is too large for its GPU needs a smaller --max-model-len, or several",
+    )
+
+
 def _killed(match: re.Match[str]) -> Error:
     return Temporary(
         "vLLM's engine process disappeared without a word, as the kernel ends what needs too much memory",
@@ -120,7 +128,8 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
         (r"model type `?(?P<name>[^`\s]+)`? but Transformers does not recognize", _model_type),
         (r"max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \(\D*(?P<most>\d+)", _context),
         (r"address already in use|\[Errno 98\]", _port),
-        (r"(?P<detail>(DefaultCPUAllocator: |Unable to )?can't allocate memory.*|CUDA out of memory.*)", _memory),
+        (r"(?P<detail>CUDA out of memory.*|Free memory on device cuda\S* .* is less than .*)", _card),
+        (r"(?P<detail>(DefaultCPUAllocator: |Unable to )?can't allocate memory.*)", _memory),
         (r"(?P<detail>(Available|Free) memory on \S+ .* is less than .*)", _memory),
         (
             r"To serve at least one request with the model's max seq len|No available memory for the cache blocks",

@@ -40,6 +40,19 @@ def test_every_captured_log_is_covered() -> None:
     assert {path.stem for path in _LOGS.glob("*.log")} == set(_CASES)
 
 
+def test_a_gpu_that_another_program_has_is_called_that() -> None:
+    """The line is vLLM 0.23's, with a second engine on an H100; the cache of the CPU's back end does not come into it."""
+    line = (
+        "ValueError: Free memory on device cuda:0 (5.17/79.18 GiB) on startup is less than desired GPU memory "
+        "utilization (0.92, 72.84 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+    )
+    error = explain([f"(EngineCore pid=9) ERROR 11-25 03:11:26 [core.py:1] {line}"], "vLLM ended with code 1")
+    assert type(error) is Temporary
+    assert "5.17/79.18 GiB" in error.message
+    assert "nvidia-smi" in error.remedy
+    assert "KV_CACHE" not in error.remedy
+
+
 def test_an_unknown_end_shows_the_last_words_without_stack_frames_and_prefixes() -> None:
     lines = [
         "(APIServer pid=7) INFO 11-23 13:22:51 [api_utils.py:286] starting",
