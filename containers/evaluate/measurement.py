@@ -149,6 +149,10 @@ class Measured:
         about = self.about.model_copy(update={"tasks": tasks, "requests": counted})
         return Measured(about, self.arrays)
 
+    def with_check(self, check: Check) -> Measured:
+        """The same with one more sanity check."""
+        return Measured(self.about.model_copy(update={"checks": (*self.about.checks, check)}), self.arrays)
+
     def files(self) -> dict[str, bytes]:
         """The artifact's files by path."""
         files = {DECLARATION: canonical_json(self.about.model_dump(mode="json"))}

@@ -12,10 +12,10 @@ from containers.errors import BadInput
 from containers.evaluate import benchmarks, coding, page, samples, sanity, tokenizer
 from containers.evaluate import suite as suites
 from containers.evaluate.benchmarks import of_benchmarks
-from containers.evaluate.client import Client
+from containers.evaluate.client import Client, NotFinite
 from containers.evaluate.judge import Sizes, judge
 from containers.evaluate.measure import measure
-from containers.evaluate.measurement import Measured
+from containers.evaluate.measurement import Check, Measured
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 
@@ -80,8 +80,12 @@ def _measure(request: StepRequest, suite: SuiteFiles, store: Store, context: Con
         loaded = suites.parse(suite)
         measured = asyncio.run(measure(loaded, parameters, options, context.report))
         if loaded.suite.tasks:
-            ran = _harness(suite, loaded.suite.tasks, options, store, context)
-            measured = measured.with_tasks(ran.scored, ran.requests)
+            try:
+                ran = _harness(suite, loaded.suite.tasks, options, store, context)
+            except NotFinite as error:  # a finding, which refuses; without it no broken model would get a verdict
+                measured = measured.with_check(Check(name="small tasks", passed=False, detail=str(error)))
+            else:
+                measured = measured.with_tasks(ran.scored, ran.requests)
         return measured.files()
     cut: dict[str, int] = {}
     noise: dict[str, float] = {}
