@@ -209,7 +209,9 @@ def render(  # noqa: PLR0917 -- typer makes options of them
 
     settings = Settings()
     deployment = describe(reference, wanted, settings, folder=model, pulled_from=pulled_from)
-    rendered = rendered_for(target, deployment, reference, settings, storage=storage, namespace=namespace)
+    rendered = rendered_for(
+        target, deployment, reference, None if model is not None else settings, storage=storage, namespace=namespace
+    )
     if json_:
         print(json.dumps(_document(deployment, rendered), indent=2))
         return
@@ -289,12 +291,12 @@ def rendered_for(
     target: TargetName,
     deployment: Deployment,
     reference: str,
-    settings: Settings,
+    settings: Settings | None,
     *,
     storage: Storage = Storage.OCI,
     namespace: str = "",
 ) -> Rendered:
-    """What the target's module makes of the description; RHEL AI also looks for the raw artifact."""
+    """What the target's module makes of the description; RHEL AI also looks for the raw artifact, given `settings`."""
     from flows.targets import compose, docker, kserve, podman, rhel_ai
 
     if target is TargetName.DOCKER:
@@ -307,7 +309,8 @@ def rendered_for(
         return kserve.render_pod(deployment)
     if target is TargetName.KSERVE:
         return kserve.render(deployment, storage.value, namespace)
-    return rhel_ai.render(deployment, rhel_ai.find(reference, settings))
+    release = rhel_ai.given(reference) if settings is None else rhel_ai.find(reference, settings)
+    return rhel_ai.render(deployment, release)
 
 
 def _document(deployment: Deployment, rendered: Rendered) -> dict[str, object]:

@@ -58,6 +58,21 @@ def find(reference: str, settings: Settings) -> Release:
     )
 
 
+def given(reference: str) -> Release:
+    """The raw artifact by a reference with its tag and its digest; nothing is asked of the registry.
+
+    Raises BadInput when one of them is missing, and for what ilab would refuse.
+    """
+    parsed = Reference.parse(reference)
+    check_repository(parsed)
+    if not parsed.tag or parsed.digest is None:
+        raise BadInput(
+            f"{reference} holds no {'digest' if parsed.tag else 'tag'}, and ilab's lines need both",
+            remedy="name the raw artifact as registry/repository:tag@sha256:..., or leave --model out",
+        )
+    return Release(repository=parsed.name, tag=parsed.tag, digest=str(parsed.digest))
+
+
 def check_repository(reference: Reference) -> None:
     """Raises BadInput for a folder and for a registry with a port."""
     if reference.layout is not None:

@@ -79,6 +79,12 @@ def test_render_without_a_registry() -> None:
     assert "--tensor-parallel-size=2" in text
     with pytest.raises(BadInput, match="holds no digest"):
         carwright("render", "podman", "r.example.com/m/x:1", "--model", str(GOLDEN / "demo"), "--gpu", "cpu")
+    raw = f"r.example.com/m/x:1.5@sha256:{'2' * 64}"
+    lines = carwright("render", "rhel-ai", raw, "--model", str(GOLDEN / "demo"), "--gpu", "cpu")
+    assert "--release 1.5" in lines
+    assert f"sha256:{'2' * 64}" in lines
+    with pytest.raises(BadInput, match="holds no tag"):
+        carwright("render", "rhel-ai", reference, "--model", str(GOLDEN / "demo"), "--gpu", "cpu")
 
 
 def test_a_registry_without_the_tag(pushed: tuple[str, Pushed]) -> None:
