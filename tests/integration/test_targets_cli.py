@@ -15,6 +15,8 @@ from flows.cli import app
 from flows.targets import rhel_ai
 from infra.registry import LocalRegistry
 from tests.deployments import GOLDEN
+from tests.integration.test_kserve_client import World
+from tests.kube_api import NAMESPACE, kube_api, kubeconfig
 from tests.modelcars import push_folder, write_safetensors
 
 if TYPE_CHECKING:
@@ -92,6 +94,25 @@ def test_a_registry_without_the_tag(pushed: tuple[str, Pushed]) -> None:
     for command in (["size"], ["render", "docker"], ["deploy", "kserve"]):
         with pytest.raises(BadInput, match=r"has nothing under 9\.9"):
             carwright(*command, f"{pushed[0]}:9.9")
+
+
+def test_a_modelcar_is_deployed_to_a_cluster(
+    pushed: tuple[str, Pushed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By kubectl's configuration, into the namespace that is named; what the cluster refuses is said and undone."""
+    reference, push = pushed
+    with kube_api(World()) as api:
+        monkeypatch.setenv("CARWRIGHT_KUBERNETES__KUBECONFIG", str(kubeconfig(api, tmp_path)))
+        asked = ["deploy", "kserve", f"{reference}:1.0", "--gpu", "cpu", "-n", NAMESPACE, "--timeout", "20"]
+        served = json.loads(carwright(*asked, "--json"))
+        assert served["url"] == f"{api.url}/served/demo"
+        assert served["answer"].endswith(f"oci://{reference}@{push.digest}")
+        assert carwright(*asked) == f"demo served already at {api.url}/served/demo\n"
+        api.forbidden.add(("patch", "inferenceservices"))
+        with pytest.raises(BadInput, match="forbidden") as caught:
+            carwright(*asked, "--name", "second")
+        assert caught.value.exit_code == 2
+        assert api.names("inferenceservices") == ["demo"]
 
 
 def test_the_raw_artifact_is_found_from_the_modelcar(
