@@ -124,7 +124,9 @@ def _table(rows: Sequence[dict[str, str]]) -> None:
     if not rows:
         terminal.out.print("no models are watched: name some in models.yaml (CARWRIGHT_WATCH__MODELS)")
         return
-    table = Table(*rows[0], box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 2))
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")  # a target that is cut off is of no use
     for row in rows:
         table.add_row(*row.values())
     terminal.out.print(table)

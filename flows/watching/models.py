@@ -137,8 +137,16 @@ def load(path: Path | None = None) -> tuple[Line, ...]:
     try:
         return Models.model_validate(values).models
     except ValidationError as error:
-        found = [_complaint(path, tree, fault) for fault in error.errors(include_url=False)]
+        faults = error.errors(include_url=False)
+        places = [tuple(fault["loc"]) for fault in faults]
+        # A list of which no entry is right is called too short as well.
+        inner = [fault for fault in faults if not any(_inside(fault["loc"], place) for place in places)]
+        found = [_complaint(path, tree, fault) for fault in inner]
         raise BadInput("\n".join(found), remedy="what each field means: docs/watching.md") from None
+
+
+def _inside(outer: tuple[int | str, ...], place: tuple[int | str, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _complaint(path: Path, tree: yaml.Node | None, fault: Any) -> str:

@@ -82,6 +82,14 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     assert len(caught.value.message.splitlines()) == 2
 
 
+def test_one_mistake_is_one_complaint(tmp_path: Path) -> None:
+    """A list whose only entry is wrong is not called too short besides."""
+    wrong = "targets: [registry.example.com/models/one:v1]"
+    with pytest.raises(BadInput) as caught:
+        load(write(tmp_path, GOOD.replace("targets: [registry.example.com/models/one]", wrong)))
+    assert len(caught.value.message.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
