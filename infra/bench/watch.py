@@ -2,8 +2,8 @@
 
 As it is in use: `carwright watch --once` in a process of its own, with an object store, a registry, a hub and a Prefect
 server on loopback. All models were shipped before; the look that is measured finds nothing changed, and asks the hub with
-ETags that an earlier look kept. Then one branch moves: the event's own time is compared with the start of the run that a
-worker (of type process, asking every second) gives it.
+ETags that an earlier look kept. Then three branches move, one after the other: each event's own time is compared with the
+start of the run that a worker (of type process, asking every second) gives it, and the one in the middle counts.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ MOST_SECONDS: Final = 20.0
 MOST_MB: Final = 300
 MOST_START: Final = 5.0  # seconds from the event to the running flow
 _TAG: Final = "shipped"
+_MOVED: Final = 3  # branches that move, one after the other
 _PATIENCE: Final = 120.0  # seconds
 
 
@@ -80,6 +81,8 @@ def world(folder: Path, models: int) -> Iterator[tuple[dict[str, str], Hub, str]
                 "PREFECT_API_URL": server.api,
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
                 "CARWRIGHT_HOME": str(settings.home.resolve()),
+                "CARWRIGHT_LAUNCHER": "docker",  # with no engine: the run that starts ends at its first step
+                "CARWRIGHT_DOCKER__HOST": f"unix://{folder}/no-engine",
                 "CARWRIGHT_WATCH__MODELS": str(folder / "models.yaml"),
                 "CARWRIGHT_HUB_ENDPOINT": hub.endpoint,
                 "CARWRIGHT_STORE__ENDPOINT": str(secrets.endpoint),
@@ -113,24 +116,53 @@ def look(environment: dict[str, str], hub: Hub) -> dict[str, Any]:
     }
 
 
-def event_to_run(environment: dict[str, str], hub: Hub, api: str, folder: Path) -> float:
-    """Seconds from the event to the start of the run that it triggered."""
+def event_to_run(environment: dict[str, str], hub: Hub, api: str, folder: Path) -> list[dict[str, float]]:
+    """Seconds from the event until its run was there, a worker had it, and it was running; for one branch after the other."""
     deploy(environment, api, folder)
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "bench", "--type", "process"]
+    found: list[dict[str, float]] = []
     with Child(argv, environment, log_file=folder / "worker.log"):
         _until(lambda: bool(_post(api, "work_pools/bench/workers/filter", {})), "no worker came up")
-        (folder / "model" / "model.safetensors").write_text("moved")
-        hub.repositories.publish("bench/m0", folder / "model")
-        run([sys.executable, "-m", "flows.cli", "watch", "--once"], env=environment, cwd=ROOT, timeout=_PATIENCE)
-        wanted = {"deployments": {"name": {"any_": ["local"]}}}
-        _until(lambda: any(one["start_time"] for one in _post(api, "flow_runs/filter", wanted)), "no run started")
-        (started,) = (one["start_time"] for one in _post(api, "flow_runs/filter", wanted))
-        (event,) = _post(api, "events/filter", {"filter": {"event": {"name": ["carwright.model.changed"]}}})["events"]
-    return (datetime.fromisoformat(started) - datetime.fromisoformat(event["occurred"])).total_seconds()
+        for number in range(_MOVED):
+            (folder / "model" / "model.safetensors").write_text(f"moved {number}")
+            hub.repositories.publish(f"bench/m{number}", folder / "model")
+            run([sys.executable, "-m", "flows.cli", "watch", "--once"], env=environment, cwd=ROOT, timeout=_PATIENCE)
+            _until(lambda: len(_began(api)) > len(found), "no run started")
+            event = _post(api, "events/filter", {"filter": {"event": {"name": ["carwright.model.changed"]}}})["events"][
+                0
+            ]
+            newest = max(_began(api), key=lambda states: states["RUNNING"])
+            found.append(_since(event["occurred"], newest))
+    return found
+
+
+def _since(event: str, states: dict[str, str]) -> dict[str, float]:
+    start = datetime.fromisoformat(event)
+    return {
+        name.lower(): round((datetime.fromisoformat(when) - start).total_seconds(), 2) for name, when in states.items()
+    }
+
+
+def _began(api: str) -> list[dict[str, str]]:
+    """The first time of each state, for the runs of the deployment that came to RUNNING.
+
+    A run that crashes before has a start time, too.
+    """
+    found = []
+    for one in _post(api, "flow_runs/filter", {"deployments": {"name": {"any_": ["local"]}}}):
+        answer = httpx.get(f"{api}/flow_run_states/", params={"flow_run_id": one["id"]}, timeout=30).raise_for_status()
+        states: dict[str, str] = {}
+        for state in sorted(answer.json(), key=lambda state: state["timestamp"]):
+            states.setdefault(state["type"], state["timestamp"])
+        if "RUNNING" in states:
+            found.append({name: states[name] for name in ("SCHEDULED", "PENDING", "RUNNING")})
+    return found
 
 
 def deploy(environment: dict[str, str], api: str, folder: Path) -> None:
     """The deployment quantize-and-ship/local of infra/prefect.yaml, with its trigger, in a pool for processes."""
+    block = "from flows.results import result_storage; result_storage()"
+    run([sys.executable, "-c", block], env=environment, cwd=ROOT, timeout=_PATIENCE)
     declared = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
     (local,) = [one for one in declared["deployments"] if one["name"] == "local" and one.get("triggers")]
     httpx.post(f"{api}/work_pools/", json={"name": "bench", "type": "process"}).raise_for_status()
@@ -189,7 +221,7 @@ def main() -> None:
         world(Path(name), arguments.models) as (environment, hub, api),
     ):
         rows = [{"what": what, **look(environment, hub)} for what in ("first look", "nothing changed")]
-        start = event_to_run(environment, hub, api, Path(name))
+        starts = event_to_run(environment, hub, api, Path(name))
     table = Table(title=f"a look at {arguments.models} models")
     for column in rows[0]:
         table.add_column(column, justify="left" if column in {"what", "said"} else "right")
@@ -198,9 +230,10 @@ def main() -> None:
     Console().print(table)
     second = rows[1]
     print(f"nothing changed: {second['seconds']} s (at most {MOST_SECONDS:g}), {second['mb']} MB (at most {MOST_MB})")
-    print(f"from the event to the running flow: {start:.2f} s (at most {MOST_START:g})")
+    running = sorted(one["running"] for one in starts)[len(starts) // 2]
+    print(f"from the event to the running flow: {running:.2f} s (at most {MOST_START:g}); each: {starts}")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {"models": arguments.models, "cores": os.cpu_count(), "rows": rows, "event_to_run": round(start, 2)}
+    numbers = {"models": arguments.models, "cores": os.cpu_count(), "rows": rows, "event_to_run": starts}
     arguments.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
