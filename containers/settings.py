@@ -105,6 +105,11 @@ class ServeSettings(Section):
     kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
         default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
     )
+    engine: str = Field(
+        default="",
+        description="name and version of what serves, as measurements are named by it (vllm 0.23.0); empty: the CPU build of "
+        "the lock, with GPUs the serve image's name",
+    )
     keep_gb: Annotated[float, Field(ge=0)] = Field(
         default=50.0,
         description="GB of unpacked models that are kept for the next run; more only while they are served",

@@ -27,6 +27,7 @@ from flows.runtime import current
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
+    from containers.settings import Settings
 
 
 def fingerprint(request: StepRequest) -> str:
@@ -112,7 +113,7 @@ def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None, engi
     parameters = files.parameters(
         action="measure",
         subject=subject.digest,
-        engine=engine or engine_version(),
+        engine=engine or serving_engine(current().settings),
         tensor_parallel_size=subject.parameters.tensor_parallel_size,
     )
     where: dict[str, object] = {}
@@ -137,9 +138,23 @@ def judge(
 ) -> StepRequest:
     """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 where they are not known."""
     files = suites.read(suite)
-    parameters = files.parameters(action="judge", subject=subject.digest, engine=engine_version())
+    parameters = files.parameters(action="judge", subject=subject.digest, engine=serving_engine(current().settings))
     parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
     return _request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
+
+
+def serving_engine(settings: Settings) -> str:
+    """Whose answers are measured: part of a measurement's name, so that no baseline of a CPU is compared with a GPU's answers."""
+    if settings.serve.engine:
+        return settings.serve.engine
+    if settings.placement.serve:
+        return f"vllm by {settings.placement.serve}"
+    if settings.launcher == "process":
+        return engine_version()
+    containers = settings.docker if settings.launcher == "docker" else settings.kubernetes
+    if not containers.gpus.get(Step.SERVE, containers.gpus.get("*")):
+        return engine_version()
+    return f"vllm of {containers.image.format(target='serve')}"
 
 
 def _request(

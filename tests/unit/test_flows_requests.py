@@ -1,0 +1,33 @@
+"""What a measurement is named by."""
+
+from __future__ import annotations
+
+import pytest
+
+from containers.determinants import engine_version
+from containers.settings import DockerSettings, KubernetesSettings, PlacementSettings, ServeSettings, Settings
+from flows.requests import serving_engine
+
+IMAGES = "registry.example.com/carwright/{target}:0.23.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine"),
+    [
+        (Settings(), engine_version()),
+        (Settings(launcher="docker", docker=DockerSettings(gpus={"quantize": 1})), engine_version()),
+        (Settings(docker=DockerSettings(gpus={"serve": 1})), engine_version()),  # the launcher is not docker
+        (
+            Settings(launcher="docker", docker=DockerSettings(gpus={"serve": -1}, image=IMAGES)),
+            "vllm of registry.example.com/carwright/serve:0.23.0",
+        ),
+        (
+            Settings(launcher="kubernetes", kubernetes=KubernetesSettings(gpus={"*": 1}, image=IMAGES)),
+            "vllm of registry.example.com/carwright/serve:0.23.0",
+        ),
+        (Settings(placement=PlacementSettings(serve="run-step/gpu")), "vllm by run-step/gpu"),
+        (Settings(serve=ServeSettings(engine="vllm 0.23.0")), "vllm 0.23.0"),
+    ],
+)
+def test_a_gpus_measurements_are_not_a_cpus(settings: Settings, engine: str) -> None:
+    assert serving_engine(settings) == engine
