@@ -193,8 +193,9 @@ class _Compose:
             ) from error
 
     def states(self) -> list[str]:
-        """Of vLLM's containers: running, restarting, exited."""
-        return self._engine("inspect", "--format", "{{.State.Status}}").stdout.split()
+        """Of vLLM's containers: running, restarting (from the first time on), exited."""
+        status = "{{if .RestartCount}}restarting{{else}}{{.State.Status}}{{end}}"  # it runs again a moment later
+        return self._engine("inspect", "--format", status).stdout.split()
 
     def log(self) -> str:
         """Of vLLM; by the engine, since compose itself says nothing of a container that restarts."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flows.targets.description import Deployment
 
 pytestmark = pytest.mark.integration
-BROKEN = "#!/bin/sh\necho 'ValueError: no such architecture'\nexit 3\n"
+BROKEN = "#!/bin/sh\nsleep 2\necho 'ValueError: no such architecture'\nexit 3\n"
 
 
 @pytest.fixture(scope="module")
