@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
+PURE = ("download ", "quantize ", "evaluate ", "judge ")
+
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
@@ -73,12 +75,35 @@ def test_the_digest_is_that_of_the_steps_without_containers(
     assert pushed.json()["reference"].rpartition("@")[2] == shipped["digest"]
 
 
-def test_cancelled_in_the_ui_leaves_no_container(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+def test_prefects_own_command_starts_another_run_which_is_all_cached(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    started = dry_run.prefect("deployment", "run", "quantize-and-ship/local", "--watch")
+    assert started.code == 0, started.stdout
+    states = dry_run.tasks(dry_run.last_run())
+    pure = {name: state for name, state in states.items() if name.startswith(PURE)}
+    assert set(pure.values()) == {"Cached"}, states
+    assert len(pure) == 5, states  # two measurements
+    assert not [name for name in states if name.startswith("deploy ")]
+    assert dry_run.none_left() == {}
+
+
+@pytest.mark.parametrize("step", ["quantize", "serve", "evaluate"])
+def test_cancelled_in_the_ui_leaves_no_container(dry_run: DryRun, shipped: dict[str, Any], step: str) -> None:
     run = dry_run.start_run(force=True)
-    assert until(lambda: bool(dry_run.containers(step="quantize")), 180), dry_run.state(run)
+    assert until(lambda: bool(dry_run.containers(step=step)), 300), dry_run.state(run)
     dry_run.cancel(run)
     assert dry_run.ended(run, 120) == "CANCELLED"
     assert dry_run.none_left() == {}
+
+
+def test_bad_input_ends_a_run_with_its_own_code_and_words(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    ended = dry_run.run("run", "-p", "model=hf://nobody/nothing")
+    assert ended.code == 2, ended.stderr
+    assert "nobody/nothing" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert dry_run.none_left() == {}
+    refused = dry_run.run("run", "-p", "no_such_parameter=1")
+    assert refused.code == 2
+    assert "no_such_parameter" in refused.stderr
 
 
 def test_a_killed_worker_takes_no_run_with_it_and_is_missed_by_the_next(
