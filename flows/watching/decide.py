@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flows.watching.records import Attempt
 
 TIMES: Final = 3  # runs for one change that a machine or the network ended
+LONGEST: Final = timedelta(days=1)  # between announcements that no run took up, or whose run died before its first line
 
 
 class Decision(Frozen):
@@ -44,6 +45,9 @@ def _again(tried: Attempt, settings: Settings) -> Decision:
         return Decision(what="given up", why=f"the same change failed {when}: {tried.message}")
     if tried.state != "announced" and tried.count >= TIMES:
         return Decision(what="given up", why=f"{tried.count} runs came to nothing: {tried.message}")
-    if datetime.now(UTC) - tried.at < timedelta(seconds=settings.watch.lost_after):
+    patience = timedelta(seconds=settings.watch.lost_after)
+    if tried.state == "announced":
+        patience = min(patience * 2 ** min(tried.count - 1, 30), LONGEST)
+    if datetime.now(UTC) - tried.at < patience:
         return Decision(what="waiting", why=f"{tried.state} {when}")
     return Decision(what="announced", why="again: the last announcement came to nothing")

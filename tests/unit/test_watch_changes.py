@@ -134,7 +134,11 @@ def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
         (tried("failed", change="another"), "announced"),
         (tried("announced"), "waiting"),
         (tried("announced", seconds=3600), "announced"),
-        (tried("announced", seconds=3600, count=99), "announced"),  # nobody listened: no run was spent on it
+        (
+            tried("announced", seconds=3600, count=5),
+            "waiting",
+        ),  # twice as long each time, for a run may have died early
+        (tried("announced", seconds=90000, count=99), "announced"),  # nobody listened: no run was spent on it
         (tried("started", seconds=3600, count=TIMES), "given up"),
         (tried("started", seconds=10), "waiting"),
         (tried("started", seconds=3600), "announced"),
