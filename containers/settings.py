@@ -286,7 +286,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise BadInput(
                 f"the settings do not fit: {faults(error)}",
-                remedy="change the variable CARWRIGHT_<NAME> or the entry in carwright.toml",
+                remedy="change the variable CARWRIGHT_<NAME> or the entry in carwright.toml; in a container of a step: its image "
+                "may be of another version (`carwright images load`)",
             ) from None  # the cause would show the value, which may be a secret
         except SettingsError as error:
             raise BadInput(f"the settings do not fit: {error}") from None
