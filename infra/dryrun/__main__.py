@@ -45,8 +45,10 @@ def up(site: Site) -> None:
     stack = site.stack(group)
     began = time.monotonic()
     _say("starting the services")
-    stack.compose("up", "-d", "--remove-orphans")
-    stack.wait(_say)
+    # The worker comes up while the deployments are registered, which need the server alone.
+    stack.compose("up", "-d", "--remove-orphans", *(service for service in stack.services if service != "worker"))
+    stack.wait(_say, but="worker")
+    stack.compose("up", "-d")
 
     # Prefect reads its settings once, when it is imported.
     export(_prefect(site))
@@ -57,6 +59,7 @@ def up(site: Site) -> None:
     prepare(site.host(group), _say)
     run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_PREFECT_YAML)],
         env=inherited() | _prefect(site), cwd=_PREFECT_YAML.parent, timeout=_DEPLOY)  # fmt: skip
+    stack.wait(lambda _: None)
     _say(f"deployments are registered; everything was up after {time.monotonic() - began:.0f} s")
 
 

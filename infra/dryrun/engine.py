@@ -59,23 +59,24 @@ class Stack:
         except ProcessFailed as error:
             raise _told(error) from error
 
-    def wait(self, say: Callable[[str], None], deadline: float = 420.0) -> None:
-        """Return when every service is healthy; says which ones are as they become so.
+    def wait(self, say: Callable[[str], None], deadline: float = 420.0, *, but: str = "") -> None:
+        """Return when every service, save `but`, is healthy; says which ones are as they become so.
 
         Raises NotReady with the last words of a service that ended, is ill, or takes longer than `deadline` seconds.
         """
         began, ready = time.monotonic(), set[str]()
-        while ready != set(self.services):
+        wanted = [service for service in self.services if service != but]
+        while ready != set(wanted):
             states = self.states()
-            for service in self.services:
+            for service in wanted:
                 state = states.get(service, "missing")
                 if state == "healthy" and service not in ready:
                     ready.add(service)
-                    say(f"{service} is ready ({len(ready)} of {len(self.services)})")
+                    say(f"{service} is ready")
                 if state in {"exited", "dead", "unhealthy"}:
                     raise NotReady(f"{service} is {state}:\n{self._words(service)}", remedy=self._advice())
             if time.monotonic() - began > deadline:
-                late = ", ".join(sorted(set(self.services) - ready))
+                late = ", ".join(sorted(set(wanted) - ready))
                 raise NotReady(f"{late}: not ready after {deadline:.0f} seconds", remedy=self._advice())
             time.sleep(_LOOK)
 
