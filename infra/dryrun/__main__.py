@@ -45,10 +45,8 @@ def up(site: Site) -> None:
     stack = site.stack(group)
     began = time.monotonic()
     _say("starting the services")
-    # The worker comes up while the deployments are registered, which need the server alone.
-    stack.compose("up", "-d", "--remove-orphans", *(service for service in stack.services if service != "worker"))
-    stack.wait(_say, but="worker")
-    stack.compose("up", "-d")
+    stack.compose("up", "-d", "--remove-orphans")
+    stack.wait(_say, but="worker")  # which comes up while the deployments are registered
 
     # Prefect reads its settings once, when it is imported.
     export(_prefect(site))
