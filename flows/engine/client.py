@@ -179,15 +179,19 @@ class Engine:
         remove(self.api, name)
 
 
+class _Client(docker.APIClient):  # type: ignore[misc] # the SDK has no types
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """Hold the engine's certificate against its own CA: requests lets REQUESTS_CA_BUNDLE outrank a session's."""
+        return super().merge_environment_settings(url, proxies, stream, self.verify if verify is None else verify, cert)
+
+
 @contextmanager
 def connect(settings: DockerSettings) -> Iterator[Engine]:
     """Raises BadInput when there is no engine or it may not be used, Temporary when it does not answer."""
     environment = inherited("DOCKER_") | ({"DOCKER_HOST": settings.host} if settings.host else {})
     where = environment.get("DOCKER_HOST") or "the local socket"
     try:
-        api = docker.APIClient(
-            version="auto", timeout=_TIMEOUT, use_ssh_client=True, **kwargs_from_env(environment=environment)
-        )
+        api = _Client(version="auto", timeout=_TIMEOUT, use_ssh_client=True, **kwargs_from_env(environment=environment))
     except (DockerException, OSError, ValueError) as error:
         text = str(error)
         if "PermissionError" in text:
