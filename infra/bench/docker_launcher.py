@@ -43,6 +43,9 @@ def write_image(path: Path) -> None:
     if busybox is None:
         raise SystemExit("install Debian's busybox-static")
     with tarfile.open(path, "w") as archive:
+        folder = tarfile.TarInfo("bin")  # engines do not agree on the mode of a folder that the tar leaves out
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(folder)
         for name, content in (("bin/busybox", Path(busybox).resolve().read_bytes()), ("bin/python3", _STEP)):
             info = tarfile.TarInfo(name)
             info.mode, info.size = 0o755, len(content)
