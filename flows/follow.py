@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -80,6 +81,7 @@ def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> Fo
         found = deployed(client, deployment)
         if found.paused:
             raise BadInput(f"the deployment {deployment} is paused", remedy=f"prefect deployment resume {deployment}")
+        _check(deployment, parameters, found.parameter_openapi_schema or {})
         check_pool(found.work_pool_name or "", _PATIENCE)
         try:
             run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
@@ -87,6 +89,17 @@ def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> Fo
             raise BadInput(f"{deployment} does not take these parameters: {_detail(error)}") from error
     listener("run", Event(event="log", message=f"{run.name} of {deployment}: {page(run.id)}"))
     return Following(run.id, found.work_pool_name or "", listener)
+
+
+def _check(deployment: str, parameters: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Raises BadInput for a name that the flow does not have: the server looks at values alone, and the run would crash."""
+    known = schema.get("properties", {})
+    for name in parameters.keys() - known.keys():
+        near = get_close_matches(name, known, 1)
+        raise BadInput(
+            f"{deployment} has no parameter {name}",
+            remedy=f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}",
+        )
 
 
 def _detail(error: PrefectHTTPStatusError) -> str:

@@ -101,9 +101,10 @@ def test_bad_input_ends_a_run_with_its_own_code_and_words(dry_run: DryRun, shipp
     assert "nobody/nothing" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert dry_run.none_left() == {}
-    refused = dry_run.run("run", "-p", "no_such_parameter=1")
-    assert refused.code == 2
-    assert "no_such_parameter" in refused.stderr
+    for wrong, said in (("modle=hf://a/b", "did you mean model?"), ("max_model_len=many", "max_model_len")):
+        refused = dry_run.run("run", "-p", wrong)
+        assert refused.code == 2, refused.stderr
+        assert said in refused.stderr
 
 
 def test_a_killed_worker_takes_no_run_with_it_and_is_missed_by_the_next(
