@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from containers.errors import BadInput, faults
 
+PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
 _SECRETS = Path("/run/secrets")
 
 
@@ -339,7 +340,11 @@ class Settings(BaseSettings):
     )
     pip_extra_index_url: SecretStr | None = Field(
         default=None,
-        description="URL of one more package index for step environments, such as one with PyTorch's CPU wheels",
+        description="URL of one more package index for step environments and images, for every package",
+    )
+    pip_pytorch_index_url: SecretStr = Field(
+        default=SecretStr(PYTORCH_INDEX),
+        description="URL of the index that is asked for CPU builds of PyTorch (`+cpu`) when no other index offers them",
     )
     notify_webhook: SecretStr | None = Field(
         default=None, description="URL that is sent a JSON POST when a flow run fails"

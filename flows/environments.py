@@ -19,7 +19,6 @@ import platform
 import shutil
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -29,13 +28,12 @@ from typing import TYPE_CHECKING, Final
 import containers
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
-from containers.process import Child, ProcessFailed, TimedOut, inherited, run
-from flows.pip_output import PipOutput, failure
+from containers.process import ProcessFailed, inherited, run
+from flows.pip_output import PipOutput
+from infra.pip_indexes import PipIndexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from pydantic import SecretStr
 
     from containers.contract import Step
     from containers.settings import Settings
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 _PACKAGE: Final = Path(containers.__file__).parent
 _FINISHED: Final = "environment.json"
 _ELSEWHERE: Final = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_REQUIREMENT")
-_POLL: Final = 0.5  # seconds between two looks at a build: it goes on for tens of seconds
+_POLL: Final = 0.5  # seconds between two looks at a build that another run makes
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,7 @@ def lock_of(step: Step) -> Path:
 
 def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -> Environment:
     """The environment of a step; see `ensure`."""
-    return ensure(
-        step.value,
-        lock_of(step),
-        settings.cache,
-        on_event=on_event,
-        extra_index_url=settings.pip_extra_index_url,
-    )
+    return ensure(step.value, lock_of(step), settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
 
 
 def ensure(
@@ -84,7 +76,7 @@ def ensure(
     cache: Path,
     *,
     on_event: Callable[[Event], None],
-    extra_index_url: SecretStr | None = None,
+    indexes: PipIndexes = PipIndexes(),  # noqa: B008 - frozen
 ) -> Environment:
     """Make the environment unless it is there; two runs that want the same one wait for each other.
 
@@ -103,7 +95,7 @@ def ensure(
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _exclusive(folder.with_name(f".{folder.name}.lock"), name, on_event):
                 if not _finished(environment):  # nobody else made it while this run waited
-                    _Builder(environment, name, lock, extra_index_url, on_event).build()
+                    _Builder(environment, name, lock, indexes, on_event).build()
     except OSError as error:
         raise _disk(error, cache) from error
     return environment
@@ -127,7 +119,7 @@ class _Builder:
     environment: Environment
     name: str
     lock: Path
-    extra_index_url: SecretStr | None
+    indexes: PipIndexes
     on_event: Callable[[Event], None]
 
     def build(self) -> None:
@@ -166,26 +158,18 @@ class _Builder:
 
     def _install(self) -> int:
         """Install the lock, which is a whole closure, and return the number of packages."""
-        output = PipOutput(self.name, self.lock.read_text(), self.on_event)
+        lock = self.lock.read_text()
+        output = PipOutput(self.name, lock, self.on_event)
         variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
-        argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-input"]
-        argv += ["--no-deps", "--require-hashes", "--no-compile", "--progress-bar=off", "--disable-pip-version-check"]
-        argv += ["--retries=3"]  # without retries pip would not say that it reached no index
-        with contextlib.ExitStack() as stack:
-            if self.extra_index_url is not None:  # in a file: it may hold a password, and command lines are public
-                scratch = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="carwright-pip-", suffix=".txt"))
-                scratch.write(f"--extra-index-url {self.extra_index_url.get_secret_value()}\n")
-                scratch.flush()
-                argv += ["-r", scratch.name]
-            child = stack.enter_context(Child([*argv, "-r", str(self.lock)], variables, on_line=output.line))
-            packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
-            while child.poll() is None:
-                with contextlib.suppress(TimedOut):
-                    child.wait(_POLL)
-                output.installed(sum(1 for _ in packages.glob("*.dist-info")))
-            code = child.wait()
-        if code != 0:
-            raise failure(self.name, code, output.lines)
+        argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
+        self.indexes.run(
+            argv,
+            lock,
+            variables,
+            output,
+            on_tick=lambda: output.installed(sum(1 for _ in packages.glob("*.dist-info"))),
+        )
         return output.total
 
     def _log(self, message: str) -> None:

@@ -19,6 +19,7 @@ _SET: Final = "set CARWRIGHT_PIP_EXTRA_INDEX_URL or pip's own configuration to a
 _FETCHED = re.compile(r"(Collecting|Processing) (?P<what>\S+)")
 _WRONG_HASH = re.compile(r"^\s+(?P<package>[\w.-]+(\[[^]]*])?==\S+?)(:$| from )", re.MULTILINE)
 _ABSENT = re.compile(r"No matching distribution found for (?P<package>\S+)")
+_HOST = re.compile(r"host='(?P<host>[^']+)', port=(?P<port>\d+)")
 _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Connection refused|Connection (reset|aborted)"
     r"|Temporary failure in name resolution|Name or service not known|ProxyError|Max retries exceeded|IncompleteRead"
@@ -30,19 +31,23 @@ class PipOutput:
     """Turns pip's lines into progress events; `lines` are the last ones, for `failure`."""
 
     def __init__(self, name: str, lock: str, on_event: Callable[[Event], None]) -> None:
+        self.name = name
         self.total = len(read_pins(lock))
         self.lines: deque[str] = deque(maxlen=_KEPT)
-        self._name = name
         self._on_event = on_event
-        self._fetched = 0
+        self._fetched: set[str] = set()
         self._installing = False
+
+    def note(self, message: str) -> None:
+        """Something to say that pip does not."""
+        self._on_event(Event(event="log", message=f"{self.name}: {message}"))
 
     def line(self, text: str) -> None:
         """One line of pip's output."""
         self.lines.append(text)
-        if _FETCHED.match(text):
-            self._fetched = min(self._fetched + 1, self.total)
-            self._progress("fetch packages for", self._fetched)
+        if found := _FETCHED.match(text):
+            self._fetched.add(found["what"])  # a package that is looked for in two places counts once
+            self._progress("fetch packages for", min(len(self._fetched), self.total))
         elif text.startswith("Installing collected packages"):
             self._installing = True
 
@@ -52,8 +57,14 @@ class PipOutput:
             self._progress("install packages for", min(count, self.total))
 
     def _progress(self, verb: str, done: int) -> None:
-        task = f"{verb} {self._name}"
+        task = f"{verb} {self.name}"
         self._on_event(Event(event="progress", task=task, done=done, total=self.total, unit="packages"))
+
+
+def is_absent(lines: Iterable[str]) -> bool:
+    """Whether pip reached what it is configured with, and nothing there offers a package in the pinned version."""
+    text = "\n".join(lines)
+    return bool(_ABSENT.search(text)) and not _UNREACHABLE.search(text)
 
 
 def failure(name: str, code: int, lines: Iterable[str]) -> Error:
@@ -70,8 +81,9 @@ def failure(name: str, code: int, lines: Iterable[str]) -> Error:
             remedy="do not install it; find out which index served it, or lock again if the change is meant",
         )
     if _UNREACHABLE.search(text):
+        hosts = ", ".join(dict.fromkeys(map(":".join, _HOST.findall(text))))
         return Temporary(
-            f"{what}: no package index could be reached",
+            f"{what}: the package index {f'at {hosts} ' if hosts else ''}cannot be reached",
             remedy="check the network and pip's configuration (PIP_INDEX_URL, HTTPS_PROXY), then run again",
         )
     if found := _ABSENT.search(text):

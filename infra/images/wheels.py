@@ -23,14 +23,13 @@ from packaging.utils import (
 from packaging.version import Version
 
 from containers.errors import BadInput, DiskFull, is_disk_full
-from containers.process import Child, inherited
-from flows.pip_output import PipOutput, failure
+from containers.process import inherited
+from flows.pip_output import PipOutput
 from infra.images.locked import requirements
+from infra.pip_indexes import PipIndexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from pydantic import SecretStr
 
     from containers.events import Event
     from infra.images.locked import Package
@@ -73,7 +72,7 @@ class Wheelhouse:
         name: str,
         packages: Sequence[Package],
         on_event: Callable[[Event], None],
-        extra_index_url: SecretStr | None = None,
+        indexes: PipIndexes = PipIndexes(),  # noqa: B008 - frozen
     ) -> int:
         """Download what is missing for the image `name`; returns how many files came.
 
@@ -85,7 +84,7 @@ class Wheelhouse:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self.folder.parent) as scratch:
-                self._download(name, wanted, Path(scratch), on_event, extra_index_url)
+                self._download(name, wanted, Path(scratch), on_event, indexes)
                 for path in Path(scratch, "files").iterdir():
                     path.replace(self.folder / path.name)
         except OSError as error:
@@ -104,20 +103,12 @@ class Wheelhouse:
         packages: Sequence[Package],
         scratch: Path,
         on_event: Callable[[Event], None],
-        extra_index_url: SecretStr | None,
+        indexes: PipIndexes,
     ) -> None:
-        lock = scratch / "requirements.txt"
-        lock.write_text(requirements(packages))
-        argv = [sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--require-hashes"]
-        argv += ["--progress-bar=off", "--disable-pip-version-check", "--retries=3", "--dest", str(scratch / "files")]
-        if extra_index_url is not None:  # in a file: it may hold a password, and command lines are public
-            (scratch / "index.txt").write_text(f"--extra-index-url {extra_index_url.get_secret_value()}\n")
-            argv += ["-r", str(scratch / "index.txt")]
-        output = PipOutput(f"the image {name}", lock.read_text(), on_event)
-        with Child([*argv, "-r", str(lock)], inherited("PIP_", "XDG_CONFIG_"), on_line=output.line) as child:
-            code = child.wait()
-        if code != 0:
-            raise failure(f"the image {name}", code, output.lines)
+        lock = requirements(packages)
+        output = PipOutput(f"the image {name}", lock, on_event)
+        argv = [sys.executable, "-m", "pip", "download", "--dest", str(scratch / "files")]
+        indexes.run(argv, lock, inherited("PIP_", "XDG_CONFIG_"), output)
 
     def _sha256(self, path: Path) -> str:
         status = path.stat()

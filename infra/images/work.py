@@ -19,6 +19,7 @@ from infra.images.builder import Buildah, Built
 from infra.images.context import Inputs, inputs_of, lay_out
 from infra.images.targets import ROOT
 from infra.images.wheels import Wheelhouse
+from infra.pip_indexes import PipIndexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,7 @@ class Workshop:
         came = 0
         for target in targets:
             inputs, listen = self.inputs(target), self._listener(target)
-            came += self.wheelhouse.fetch(target.name, inputs.python, listen, self.settings.pip_extra_index_url)
+            came += self.wheelhouse.fetch(target.name, inputs.python, listen, PipIndexes.of(self.settings))
             came += debian.fetch(inputs.all_debs, self.cache / "debs", listen)
         return came
 

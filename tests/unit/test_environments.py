@@ -6,7 +6,6 @@ The index is a folder with one small wheel, written here; nothing is fetched.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import shutil
 import socket
@@ -28,29 +27,14 @@ from containers.process import run, start_time
 from flows import environments
 from flows.environments import Environment, ensure, key, lock_of, prepare
 from flows.pip_output import PipOutput, failure
+from infra import pip_indexes
+from infra.pip_indexes import PipIndexes
+from tests.package_index import Index, pin, serving, wheel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from containers.events import Event
-
-
-def wheel(folder: Path, name: str = "tiny", version: str = "1.0") -> Path:
-    """A wheel with one module (the binary distribution format, PEP 427)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", f"VERSION = {version!r}\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-    return path
-
-
-def pin(path: Path) -> str:
-    name, version = path.name.split("-")[:2]
-    return f"{name}=={version} \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
 @dataclass
@@ -171,7 +155,7 @@ def test_an_index_that_does_not_answer_is_temporary(desk: Desk, monkeypatch: pyt
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
     shutil.rmtree(desk.index)
-    with pytest.raises(Temporary, match="no package index could be reached"):
+    with pytest.raises(Temporary, match=rf"the package index at 127.0.0.1:{port} cannot be reached"):
         desk.make()
 
 
@@ -234,13 +218,13 @@ def test_an_index_with_a_password_is_used_and_kept_secret(desk: Desk, monkeypatc
             pass
 
     commands: list[list[str]] = []
-    original = environments.Child
+    original = pip_indexes.Child
 
     def child(argv: list[str], *rest: object, **named: object) -> object:
         commands.append(argv)
         return original(argv, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(environments, "Child", child)
+    monkeypatch.setattr(pip_indexes, "Child", child)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
@@ -248,7 +232,7 @@ def test_an_index_with_a_password_is_used_and_kept_secret(desk: Desk, monkeypatc
     try:
         host = f"127.0.0.1:{server.server_port}"
         monkeypatch.setenv("PIP_INDEX_URL", f"http://{host}/other/simple")
-        desk.make(extra_index_url=SecretStr(f"http://user:pass_word@{host}/simple"))
+        desk.make(indexes=PipIndexes(SecretStr(f"http://user:pass_word@{host}/simple")))
     finally:
         server.shutdown()
         server.server_close()
@@ -256,6 +240,85 @@ def test_an_index_with_a_password_is_used_and_kept_secret(desk: Desk, monkeypatc
     assert commands
     assert "pass_word" not in str(commands)
     assert not any("pass_word" in event.model_dump_json() for event in desk.said)
+
+
+@pytest.fixture
+def general(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """The one index that pip is configured with: no local builds, as the public index has none."""
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    with serving(desk.folder / "general") as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.url)
+        yield index
+
+
+@pytest.fixture
+def pytorch(desk: Desk) -> Iterator[Index]:
+    """A stand-in for PyTorch's index: it offers everything, newer and other files of the same names, too."""
+    with serving(desk.folder / "pytorch") as index:
+        yield index
+
+
+def test_a_local_build_comes_from_pytorchs_index_and_nothing_else_does(
+    desk: Desk, general: Index, pytorch: Index
+) -> None:
+    lock = pin(wheel(general.folder)) + pin(wheel(pytorch.folder, "torch", "2.0+cpu"))
+    wheel(general.folder, "torch", "2.0")
+    wheel(pytorch.folder, "tiny", "1.0").write_bytes(b"not what was locked")
+    desk.lock.write_text(f"# a comment\n{lock}")
+    environment = desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url.replace("//", "//user:pass_word@"))))
+    done = run([str(environment.python), "-c", "import tiny, torch; print(tiny.VERSION, torch.VERSION)"], env={})
+    assert done.stdout.split() == ["1.0", "2.0+cpu"]
+    assert pytorch.projects == {"torch"}
+    assert general.projects == {"tiny", "torch"}
+    assert [event.message for event in desk.said if "taking" in event.message] == [
+        f"paint: taking torch==2.0+cpu from {pytorch.url}"
+    ]
+    assert [event.done for event in desk.said if event.task == "fetch packages for paint"] == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "extra"])
+def test_what_is_configured_wins_over_pytorchs_index(
+    desk: Desk, general: Index, pytorch: Index, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    desk.lock.write_text(pin(wheel(general.folder)) + pin(wheel(desk.folder / "own", "torch", "2.0+cpu")))
+    with serving(desk.folder / "own") as own:
+        extra = SecretStr(own.url) if how == "extra" else None
+        if how == "PIP_INDEX_URL":
+            wheel(desk.folder / "own")
+        if how != "extra":
+            monkeypatch.setenv(how, str(own.folder) if how == "PIP_FIND_LINKS" else own.url)
+        desk.make(indexes=PipIndexes(extra, SecretStr(pytorch.url)))
+    assert pytorch.asked == []
+
+
+def test_pytorchs_index_is_held_to_the_hash(desk: Desk, general: Index, pytorch: Index) -> None:
+    locked = pin(wheel(pytorch.folder, "torch", "2.0+cpu"))
+    with zipfile.ZipFile(pytorch.folder / "torch-2.0+cpu-py3-none-any.whl", "a") as archive:
+        archive.writestr("evil.py", "")
+    desk.lock.write_text(locked)
+    with pytest.raises(BadInput, match=r"torch==2\.0\+cpu .*is not the file that was locked"):
+        desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url)))
+    assert not [path for path in desk.envs.iterdir() if path.is_dir()]
+
+
+def test_pytorchs_index_that_does_not_answer_is_named(desk: Desk, general: Index) -> None:
+    desk.lock.write_text(pin(wheel(general.folder)) + pin(wheel(desk.folder / "own", "torch", "2.0+cpu")))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/whl/cpu"
+    with pytest.raises(Temporary, match=f"{url} cannot be reached, and no other index offers torch==2.0.cpu") as caught:
+        desk.make(indexes=PipIndexes(pytorch=SecretStr(url.replace("//", "//user:pass_word@"))))
+    assert "pass_word" not in str(caught.value)
+    assert "CARWRIGHT_PIP_PYTORCH_INDEX_URL" in caught.value.remedy
+
+
+def test_without_indexes_pytorchs_is_not_asked(desk: Desk, pytorch: Index) -> None:
+    """PIP_NO_INDEX is set for the desk: whoever sets it wants none."""
+    desk.lock.write_text(pin(wheel(pytorch.folder, "torch", "2.0+cpu")))
+    with pytest.raises(BadInput, match=r"no index offers torch==2\.0\+cpu"):
+        desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url)))
+    assert pytorch.asked == []
 
 
 def test_variables_that_send_packages_elsewhere_are_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +365,7 @@ MISMATCH = """ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENT
         (
             "WARNING: NewConnectionError\nERROR: No matching distribution found for torch==2",
             Temporary,
-            "no package index",
+            "the package index cannot be reached",
         ),
         ("ERROR: something new", Error, "pip ended with code 9:\nERROR: something new"),
     ],

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
 from containers.errors import BadInput
 from infra.images import debian
 from infra.images.debian import Deb
 from infra.images.engine import add_health, healthcheck
-from infra.images.locked import Package
+from infra.images.locked import Package, read_packages
 from infra.images.verify import differing
 from infra.images.wheels import Wheelhouse, link
 from infra.images.work import budget, over_budget
+from infra.pip_indexes import PipIndexes
+from tests.package_index import pin, serving, wheel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +58,20 @@ def test_a_wheel_that_does_not_match_its_hash_is_refused(tmp_path: Path) -> None
     with pytest.raises(BadInput, match="is not the file of thing 1 that was locked") as refused:
         house.files(wanted)
     assert "carwright images fetch" in refused.value.remedy
+
+
+def test_a_local_build_is_fetched_from_pytorchs_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is held to its hash there; what the configured index has is not looked for on PyTorch's."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    pins = [pin(wheel(tmp_path / "general")), pin(wheel(tmp_path / "pytorch", "torch", "2.0+cpu"))]
+    packages = read_packages("".join(pins))
+    with serving(tmp_path / "general") as general, serving(tmp_path / "pytorch") as pytorch:
+        monkeypatch.setenv("PIP_INDEX_URL", general.url)
+        house = Wheelhouse(tmp_path / "wheels")
+        assert house.fetch("quantize", packages, lambda _: None, PipIndexes(pytorch=SecretStr(pytorch.url))) == 2
+    assert house.missing(packages) == []
+    assert pytorch.projects == {"torch"}
 
 
 def test_an_empty_wheelhouse_lacks_everything(tmp_path: Path) -> None:
