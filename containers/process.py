@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 from containers.errors import BadInput, Error, Temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _LOGGER = logging.getLogger(__name__)
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -51,6 +52,10 @@ INHERITED = (
 )
 
 
+# Lists of folders in which an empty or relative entry means the working directory: a folder of somebody's files.
+_SEARCHED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+
+
 def inherited(*prefixes: str) -> dict[str, str]:
     """The part of this process's environment that a child may see.
 
@@ -61,6 +66,35 @@ def inherited(*prefixes: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in INHERITED or (prefixes and name.startswith(prefixes))
     }
+
+
+def _safe(variables: Mapping[str, str]) -> dict[str, str]:
+    """What a child really gets: no Python of it imports from its working directory, and nothing is searched for there.
+
+    PYTHONSAFEPATH is Python 3.11's; older ones pass over it.
+    """
+    safe = {**variables, "PYTHONSAFEPATH": "1"}
+    for name in _SEARCHED:
+        if name in safe:
+            safe[name] = os.pathsep.join(entry for entry in safe[name].split(os.pathsep) if entry.startswith("/"))
+            if not safe[name]:
+                del safe[name]
+    return safe
+
+
+@contextlib.contextmanager
+def empty_directory() -> Iterator[Path]:
+    """An empty folder as this process's working directory, for a library that reads its settings from there.
+
+    Only while no other thread needs the working directory.
+    """
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="carwright-") as scratch:
+        os.chdir(scratch)
+        try:
+            yield Path(scratch)
+        finally:
+            os.chdir(before)
 
 
 class ProcessFailed(Error):
@@ -96,13 +130,22 @@ def run(
 ) -> Completed:
     """Run a short program to its end.
 
-    `timeout` is in seconds; `env` replaces the environment (default: `inherited()`). Raises BadInput when the program
-    does not exist, TimedOut, and, with `check`, ProcessFailed.
+    `timeout` is in seconds; `env` replaces the environment (default: `inherited()`). Without `cwd` it runs in an empty
+    folder that goes with it, so relative paths in `argv` mean nothing. Raises BadInput when the program does not exist,
+    TimedOut, and, with `check`, ProcessFailed.
     """
+    with contextlib.ExitStack() as stack:
+        folder = cwd or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carwright-")))
+        return _run(argv, _safe(inherited() if env is None else env), folder, timeout, stdin, check=check)
+
+
+def _run(
+    argv: Sequence[str], env: dict[str, str], cwd: Path, timeout: float | None, stdin: str | None, *, check: bool
+) -> Completed:
     try:
         process = subprocess.Popen(
             list(argv),
-            env=dict(inherited() if env is None else env),
+            env=env,
             cwd=cwd,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -112,7 +155,7 @@ def run(
             start_new_session=True,  # one group, so that a deadline ends its children too
         )
     except (FileNotFoundError, NotADirectoryError) as error:
-        if cwd is not None and not cwd.is_dir():
+        if not cwd.is_dir():
             raise BadInput(f"there is no folder {cwd} to run {argv[0]} in") from error
         raise BadInput(f"{argv[0]} is not installed") from error
     except PermissionError as error:
@@ -137,7 +180,7 @@ class Child:
 
     `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
     gets the same bytes. With `detached` the program outlives this process and must have a lease of its own; its output
-    then goes to `log_file` alone.
+    then goes to `log_file` alone. Without `cwd` the supervisor gives it an empty folder, which goes with it.
     """
 
     argv: Sequence[str]
@@ -152,7 +195,7 @@ class Child:
 
     def start(self) -> Self:
         """Start it; returns at once. Raises BadInput when the log file cannot be written."""
-        flags = ["--detached"] if self.detached else []
+        flags = [*(["--detached"] if self.detached else []), *([] if self.cwd else ["--scratch"])]
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
         log: BinaryIO | None = None
         if self.log_file is not None:
@@ -163,8 +206,8 @@ class Child:
             output = log if log is not None else subprocess.DEVNULL
         self._process = subprocess.Popen(
             argv,
-            env=dict(self.env),
-            cwd=self.cwd,
+            env=_safe(self.env),
+            cwd=self.cwd or "/",
             stdin=subprocess.DEVNULL if self.detached else subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

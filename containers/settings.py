@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -369,3 +369,18 @@ class Settings(BaseSettings):
             NestedSecretsSettingsSource(file_secret_settings),
             TomlConfigSettingsSource(settings_cls),
         )
+
+
+Tree = TypeVar("Tree", bound=BaseModel)
+
+
+def absolute(tree: Tree) -> Tree:
+    """The same settings for a process with another working directory: every path in them is absolute."""
+    changed: dict[str, Any] = {}
+    for name in type(tree).model_fields:
+        value = getattr(tree, name)
+        if isinstance(value, BaseModel):
+            changed[name] = absolute(value)
+        elif isinstance(value, Path):
+            changed[name] = value.expanduser().absolute()
+    return tree.model_copy(update=changed)

@@ -1,7 +1,8 @@
 """Runs one command and leaves nothing of it behind, whatever happens to the process that asked for it.
 
-    python supervisor.py [--detached] -- COMMAND [ARGUMENT ...]
+    python supervisor.py [--detached] [--scratch] -- COMMAND [ARGUMENT ...]
 
+With `--scratch` the command's working directory is a new empty folder, which is removed when the command has ended.
 Unless detached, standard input is a pipe from the parent: when it closes, the parent has gone (SIGKILL included) and
 the command is ended. The supervisor is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that descendants which
 left their process group are found and ended too. It exits with the command's code, or 128 + the signal's number.
@@ -100,8 +101,26 @@ def _become(command: list[str], supervisor: int) -> NoReturn:
 
 
 def main(arguments: list[str]) -> int:
-    detached = arguments[:1] == ["--detached"]
-    command = arguments[arguments.index("--") + 1 :]
+    options, command = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    if "--scratch" not in options:
+        return _supervise(command, detached="--detached" in options)
+    # Not by tempfile, whose import takes longer than all of this.
+    scratch = Path(os.environ.get("TMPDIR") or "/tmp", f"carwright-{os.urandom(8).hex()}")  # noqa: S108 - mkdir fails if it is there
+    scratch.mkdir(mode=0o700)
+    os.chdir(scratch)
+    try:
+        return _supervise(command, detached="--detached" in options)
+    finally:
+        os.chdir("/")
+        with contextlib.suppress(OSError):
+            scratch.rmdir()
+        if scratch.exists():
+            import shutil
+
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _supervise(command: list[str], *, detached: bool) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     wake_read, wake_write = os.pipe()

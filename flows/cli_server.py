@@ -9,6 +9,7 @@ import typer
 
 from containers.errors import BadInput
 from flows import terminal
+from flows.prefect_import import import_prefect
 
 app = typer.Typer()
 
@@ -32,6 +33,7 @@ def pools(  # noqa: PLR0917 - typer makes options of them
     only: Annotated[list[str] | None, typer.Option(help="Only this pool; the hosts of pools may differ.")] = None,
 ) -> None:
     """Make or update the work pools, queues and limits that the deployments need, on the server of PREFECT_API_URL."""
+    import_prefect()
     from flows import follow
     from flows.pools import CPU, GPU, Host, prepare
 
@@ -63,6 +65,7 @@ def parameters(texts: list[str]) -> dict[str, Any]:
 
 def start(deployment: str, asked: dict[str, Any], *, as_json: bool = False, verbose: bool = False) -> None:
     """Start, follow, and show what came of it; raises what `flows.follow` raises."""
+    import_prefect()
     from flows import follow
     from flows.summary import NotPromoted
 

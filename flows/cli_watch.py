@@ -14,6 +14,7 @@ from rich.table import Table
 from containers.errors import BadInput, Error, Temporary
 from containers.settings import Settings
 from flows import terminal
+from flows.prefect_import import import_prefect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,7 @@ def watch(
     The deployment watch-releases/hourly does the same under a worker. PREFECT_API_URL says where the server is.
     """
     settings = Settings()
+    import_prefect()
     from prefect.settings import PREFECT_API_URL
 
     from flows import watch_releases as releases

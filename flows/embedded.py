@@ -13,17 +13,18 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
+import containers
 from containers.errors import NotReady
 from containers.process import Child, inherited
 from infra.objectstore import EmbeddedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from containers.settings import Settings
 
@@ -80,8 +81,8 @@ def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]
             sys.executable,
             "-m",
             "uvicorn",
-            "--app-dir",
-            str(home),
+            "--app-dir",  # on Python's path, where it is already; the default is the working directory
+            str(Path(containers.__file__).parents[1]),
             "--factory",
             "prefect.server.api.server:create_app",
             "--host",
@@ -105,7 +106,8 @@ def prefect_environment(home: Path) -> dict[str, str]:
     """Settings of the embedded Prefect: its own database, and not a packet to anywhere else."""
     return {
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
+        "PREFECT_PROFILES_PATH": os.devnull,  # none: not the user's, and none that lies in a folder with a model
+        "PREFECT_LOGGING_CONFIG_PATH": f"{os.devnull}/none",  # as Prefect ships it: such a file can run code
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_CLI_PROMPT": "false",

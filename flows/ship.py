@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from containers import suites
 from containers.contract import Step
 from containers.errors import BadInput, Error, Interrupted
 from containers.events import Event
+from containers.oci.reference import absolute_layout
 from containers.process import export
+from containers.settings import absolute
 from flows import embedded, environments
+from flows.prefect_import import import_prefect
 from flows.summary import NotPromoted, Shipped
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from containers.contract import GateProfile
     from containers.settings import Settings
     from flows.runtime import Listener
@@ -48,6 +51,12 @@ class Wish:
     keep: bool = False
     force: bool = False
 
+    def absolute(self) -> Wish:
+        """The same for steps, whose working directory is another: folders are named from the root."""
+        suite = self.suite if self.suite in suites.names() else str(Path(self.suite).absolute())
+        base = absolute_layout(self.base) if self.base.startswith("oci:") else self.base
+        return replace(self, to=absolute_layout(self.to) if self.to else "", suite=suite, base=base)
+
     def asked(self) -> dict[str, Any]:
         """What differs from the defaults: a deployment has defaults of its own."""
         return {name: value for name, value in vars(self).items() if value != getattr(Wish(None), name)}
@@ -59,6 +68,7 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
     Raises the error of the step that failed; whatever happens, nothing is left running but what `keep` asks for.
     """
     say = _sayer(listener, "carwright")
+    settings, wish = absolute(settings), wish.absolute()
     with ExitStack() as stack:
         if settings.launcher != "process":
             _prepare_containers(wish, settings, listener)
@@ -72,6 +82,7 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
 
         # Prefect reads its settings once, when it is imported.
         export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server.api))
+        import_prefect()
         from prefect.logging.configuration import setup_logging
 
         from flows import runtime

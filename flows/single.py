@@ -19,8 +19,8 @@ from containers.contract import ArtifactRef, Endpoint, Kind, ResolvedSource, Ser
 from containers.errors import BadInput, NotReady
 from containers.events import amount
 from containers.oci.access import resolve
-from containers.oci.reference import Reference
-from containers.settings import Settings
+from containers.oci.reference import Reference, absolute_layout
+from containers.settings import Settings, absolute
 from containers.verdict import Verdict
 from flows import embedded, requests, runtime, terminal
 from flows.plan import plan_view
@@ -42,7 +42,7 @@ _BASE = "give its base, such as http://HOST:8000/v1"
 def session(model: str | None, *, verbose: bool, source: bool = True) -> Iterator[tuple[str, Runtime]]:
     """A store, a launcher and a display for one command; the model, or the demo when none was named."""
     with terminal.display(verbose=verbose) as show, ExitStack() as stack:
-        settings = stack.enter_context(embedded.store(Settings()))
+        settings = stack.enter_context(embedded.store(absolute(Settings())))
         if source:
             model, settings = source_of(model, settings, stack, show)
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -199,6 +199,7 @@ def subject(what: str, name: str, max_model_len: int, role: str = "candidate") -
             if Path(what).is_dir()
             else "write hf://org/name, file:///dir, registry/repository:tag, oci:DIR:TAG or http://HOST:PORT/v1",
         )
+    what = absolute_layout(what)
     digest = resolve(what, runtime.current().settings)
     pinned = replace(Reference.parse(what), tag="", digest=digest)
     served = name or (pinned.layout.name if pinned.layout else pinned.repository.rpartition("/")[2])

@@ -18,6 +18,7 @@ import httpx
 
 from flows.engine import connect
 from flows.engine.ownership import ALIVE, LEASE, lives, stays
+from flows.prefect_import import import_prefect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,7 @@ def _judge(engine: Engine, container: Container, ask: Asked) -> tuple[bool, str]
 
 def flow_run_goes_on(flow_run: str) -> bool | None:
     """Ask the Prefect server; None without one, or when it does not answer."""
+    import_prefect()
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound, PrefectException
     from prefect.settings import PREFECT_API_URL

@@ -97,6 +97,17 @@ class Reference:
         return str(self.digest) if self.digest else self.tag or "latest"
 
 
+def absolute_layout(text: str) -> str:
+    """The same reference for a process with another working directory: the folder of a layout named from the root.
+
+    Raises BadInput for what is no reference.
+    """
+    reference = Reference.parse(text)
+    if reference.layout is None:
+        return text
+    return str(replace(reference, layout=reference.layout.expanduser().absolute()))
+
+
 def check_tag(tag: str) -> str:
     """The tag itself; raises BadInput when it is not one."""
     if not _TAG.fullmatch(tag):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containers.process import Child, inherited
+from containers.settings import absolute
 from flows.environments import prepare
 from flows.launchers.wire import LOG, REQUEST, RESULT, Heard, read_result, step_failure, variables
 
@@ -35,6 +36,7 @@ class ProcessLauncher:
         child = Child(
             argv=step_command(environment, request, folder),
             env=step_environment(self.settings, request.step, environment, folder),
+            cwd=folder / SCRATCH,
             log_file=folder / LOG,
             on_line=heard.line,
         )
@@ -76,13 +78,7 @@ def step_command(environment: Environment, request: StepRequest, folder: Path) -
 
 def step_environment(settings: Settings, step: Step, environment: Environment, folder: Path) -> dict[str, str]:
     """Environment variables of a step: the settings, with the secrets that this very step needs and no others."""
-    here = settings.model_copy(
-        update={
-            "home": settings.home.resolve(),
-            "cache": settings.cache.expanduser().resolve(),
-            "log_format": "json",
-        }
-    )
+    here = absolute(settings).model_copy(update={"log_format": "json"})
     plain, secret = variables(here, step)
     return {
         **inherited(),

@@ -16,7 +16,7 @@ from containers.contract import Endpoint, ServeOptions, StepRequest
 from containers.determinants import determinants
 from containers.process import Child, start_time, stop_by_pid
 from flows.environments import prepare
-from flows.launchers.process import left, run_folder, step_command, step_environment, where
+from flows.launchers.process import SCRATCH, left, run_folder, step_command, step_environment, where
 from flows.launchers.wire import LOG, RESULT, Heard, read_result, step_failure
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class ProcessServices:
         child = Child(
             argv=step_command(environment, asked, folder),
             env=step_environment(self.settings, request.step, environment, folder),
+            cwd=folder / SCRATCH,
             log_file=folder / LOG,
             # Only what is meant to stay may outlive this process; anything else ends with it at once, lease or not.
             detached=keep,

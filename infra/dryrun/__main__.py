@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput, Error, Interrupted
 from containers.process import export, inherited, run
 from flows import terminal
+from flows.prefect_import import import_prefect
 from infra.dryrun import engine
 from infra.dryrun.site import Site
 
@@ -50,6 +51,7 @@ def up(site: Site) -> None:
 
     # Prefect reads its settings once, when it is imported.
     export(_prefect(site))
+    import_prefect()
     from flows import follow
     from flows.pools import prepare
 

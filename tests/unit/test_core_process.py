@@ -16,7 +16,16 @@ import pytest
 
 from containers import process
 from containers.errors import BadInput
-from containers.process import Child, ProcessFailed, TimedOut, inherited, run, start_time, stop_by_pid
+from containers.process import (
+    Child,
+    ProcessFailed,
+    TimedOut,
+    empty_directory,
+    inherited,
+    run,
+    start_time,
+    stop_by_pid,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,3 +259,54 @@ def test_a_zombie_counts_as_gone() -> None:
     assert start_time(ended.pid) is None
     ended.wait()
     assert start_time(os.getpid()) is not None
+
+
+def test_a_program_runs_in_an_empty_folder_that_goes_with_it() -> None:
+    script = "import os; print(os.getcwd(), os.listdir())"
+    folder, listed = run([sys.executable, "-c", script]).stdout.rsplit(" ", 1)
+    assert listed.strip() == "[]"
+    assert Path(folder) != Path.cwd()
+    assert not Path(folder).exists()
+
+
+def test_a_childs_folder_goes_with_it_whatever_lies_in_it() -> None:
+    said: list[str] = []
+    script = "import os, pathlib; print(os.listdir()); pathlib.Path('left').write_text('x'); print(os.getcwd())"
+    with Child([sys.executable, "-c", script], inherited(), on_line=said.append) as child:
+        assert child.wait(30) == 0
+    assert said[0] == "[]"
+    assert Path(said[1]) != Path.cwd()
+    assert not Path(said[1]).exists()
+
+
+@pytest.mark.parametrize("how", ["run", "child"])
+def test_no_module_comes_from_the_working_directory(tmp_path: Path, how: str) -> None:
+    """Not even where a program is given that folder, or finds it as an empty entry in a list of folders."""
+    (tmp_path / "argparse.py").write_text("print('from the folder')")
+    (tmp_path / "tool").write_text("#!/bin/sh\necho from the folder\n")
+    (tmp_path / "tool").chmod(0o755)
+    variables = {"PATH": f":.:{os.environ['PATH']}", "PYTHONPATH": f"{os.pathsep}.{os.pathsep}relative"}
+    argv = [
+        sys.executable,
+        "-c",
+        "import argparse, os, shutil; print(os.environ.get('PYTHONPATH'), shutil.which('tool'))",
+    ]
+    if how == "run":
+        said = run(argv, env=variables, cwd=tmp_path).stdout.splitlines()
+    else:
+        said = []
+        with Child(argv, variables, cwd=tmp_path, on_line=said.append) as child:
+            child.wait(30)
+    assert said == ["None None"]
+    with pytest.raises(BadInput, match="tool is not installed"):
+        run(["tool"], env=variables, cwd=tmp_path)
+
+
+def test_the_working_directory_is_empty_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.toml").touch()
+    with empty_directory() as folder:
+        assert Path.cwd() == folder
+        assert list(folder.iterdir()) == []
+    assert Path.cwd() == tmp_path
+    assert not folder.exists()
