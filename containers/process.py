@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Self
 
 from containers.errors import BadInput, Error, Temporary
 
@@ -311,6 +311,14 @@ def stop_by_pid(pid: int, started: str, *, grace: float = 15.0) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     return True
+
+
+def become(argv: Sequence[str], added: Mapping[str, str]) -> NoReturn:
+    """Go on as another program, in the environment of this one with `added`; raises BadInput when there is no such program."""
+    try:
+        os.execvpe(argv[0], list(argv), {**os.environ, **added})  # noqa: S606 - an argument list, and no shell is wanted
+    except OSError as error:
+        raise BadInput(f"{argv[0]} cannot be started: {error}") from error
 
 
 def export(variables: Mapping[str, str]) -> None:

@@ -50,10 +50,17 @@ _WAITS: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
 
 @contextlib.contextmanager
 def api() -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect server in use; raises NotReady when that cannot be reached."""
+    """A client of the Prefect server in use; raises NotReady when that cannot be reached, BadInput without its login."""
     try:
         with get_client(sync_client=True) as client:
             yield client
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+        raise BadInput(
+            f"the Prefect server at {error.request.url.netloc.decode()} wants another login",
+            remedy='PREFECT_API_AUTH_STRING holds it; for the dry run: eval "$(python -m infra.dryrun login)"',
+        ) from error
     except httpx.TransportError as error:
         raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="see PREFECT_API_URL") from error
 

@@ -164,6 +164,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free 
     with embedded.exclusive(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
         server.wait()
         terminal.out.print(f"Prefect UI: {server.url}  (Ctrl-C ends it)")
+        terminal.out.print(f"It asks for a login, once: the line in {embedded.login_file(settings)}", soft_wrap=True)
         server.child.wait()
 
 

@@ -1,6 +1,6 @@
 """The embedded profile: an object store and a Prefect server of one's own, for as long as a command runs.
 
-Both live under the home folder and listen on loopback. Nothing is left running afterwards, even when this process is
+Both live under the home folder and listen on loopback; the server wants the login that its folder holds (`login`). Nothing is left running afterwards, even when this process is
 killed: each is a supervised child.
 """
 
@@ -11,20 +11,20 @@ import os
 import socket
 import sys
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httpx
 
-import containers
 from containers.errors import NotReady
 from containers.process import Child, inherited
+from infra.credentials import new_login
 from infra.objectstore import EmbeddedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from containers.settings import Settings
 
@@ -44,14 +44,20 @@ def store(settings: Settings) -> Iterator[Settings]:
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A Prefect server with its UI; `url` is where a person looks, `api` where the client does."""
+    """A Prefect server with its UI; `url` is where a person looks, `api` where the client does, `login` who may."""
 
     child: Child
     url: str
+    login: str = field(repr=False)
 
     @property
     def api(self) -> str:
         return f"{self.url}/api"
+
+    @property
+    def client(self) -> dict[str, str]:
+        """Settings of Prefect's client that lead here."""
+        return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.login}
 
     def wait(self) -> None:
         """Return when it answers; raises NotReady with the server's last words."""
@@ -76,30 +82,28 @@ def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]
     """Start the server and return before it is ready, so that other things can start beside it."""
     home = settings.home.resolve()
     port = port or free_port()
+    file = login_file(settings)
+    secret = login(file)
     child = Child(
-        argv=[
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "--app-dir",  # on Python's path, where it is already; the default is the working directory
-            str(Path(containers.__file__).parents[1]),
-            "--factory",
-            "prefect.server.api.server:create_app",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--timeout-keep-alive",
-            "5",
-            "--log-level",
-            "warning",
-        ],
-        env=inherited() | prefect_environment(home) | {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"},
+        argv=[sys.executable, "-m", "flows.server", "--login", str(file), "--port", str(port)],
+        env=inherited() | prefect_environment(home),
         log_file=home / "logs" / "prefect.log",
     )
-    (home / "prefect").mkdir(parents=True, exist_ok=True)
     with child:
-        yield PrefectServer(child, f"http://127.0.0.1:{port}")
+        yield PrefectServer(child, f"http://127.0.0.1:{port}", secret)
+
+
+def login_file(settings: Settings) -> Path:
+    """Where the login of this home's server is."""
+    return settings.home.resolve() / "prefect" / "login"
+
+
+def login(file: Path) -> str:
+    """The login in the file, which is made on first use, for its owner alone: a browser that logged in stays so."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
+        new.write(new_login())
+    return file.read_text().strip()
 
 
 def prefect_environment(home: Path) -> dict[str, str]:

@@ -50,7 +50,10 @@ _LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
 
 
 def server() -> str:
-    """The address of the Prefect API in use; raises BadInput when none is set and Temporary when none answers there."""
+    """The address of the Prefect API in use.
+
+    Raises BadInput when none is set or the login is not the server's, and Temporary when none answers there.
+    """
     url = PREFECT_API_URL.value()
     remedy = "`make dry-run` starts a server of its own; another one is named by PREFECT_API_URL=http://HOST:4200/api"
     if not url:
@@ -61,6 +64,8 @@ def server() -> str:
         raise Temporary(
             f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy
         ) from error
+    with api() as client:
+        client.api_version()  # health is told to everybody, this to those who may use it
     return str(url)
 
 

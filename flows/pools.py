@@ -1,8 +1,11 @@
 """What a Prefect server must hold before the deployments of infra/prefect.yaml can run: pools, queues, block, automation.
 
 Everything in here is made when it is missing and brought up to date when it is not, so it may be repeated. What
-belongs to a host (its engine's socket, the network, the volume with the secrets) is the pool's; what belongs to a flow
-(image, environment, parameters) is the deployment's, in infra/prefect.yaml.
+belongs to a host (its engine's socket, the network, the volumes with the secrets, image and environment of the flow runs)
+is the pool's; what belongs to a flow (parameters, schedule) is the deployment's, in infra/prefect.yaml.
+
+The pool's job template has no variables: whatever decides what a container may do is written out in it, the server
+refuses a run or a deployment with job variables, and a worker passes over those that reach it all the same.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
+from prefect.variables import Variable
 
 from flows.children import api
 from flows.results import result_storage
@@ -51,6 +55,12 @@ class Pool:
     description: str
     limit: int
     queues: tuple[Queue, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variable(self) -> str:
+        """Name of the Prefect variable that holds the environment of the pool's runs."""
+        return self.name.replace("-", "_")
 
 
 # A run of the chain waits for the child runs that it deals out: they have queues of their own, so that parents can
@@ -74,15 +84,17 @@ POOLS: Final = (
             Queue("ship", 1, 1, "runs of the whole chain"),
             Queue("steps", 4, 2, "single steps that a run has placed here: as many as there are GPUs"),
         ),
+        {"CARWRIGHT_DOCKER__GPUS": '{"quantize": -1, "serve": -1}'},  # all of them
     ),
 )
 
 
 @dataclass(frozen=True)
 class Host:
-    """What flow runs find on a Docker host and its site: the defaults of a pool's base job template.
+    """What flow runs find on a Docker host and its site.
 
-    `project` names the network, the volume with the secrets (`<project>-secrets`) and the containers of runs.
+    `project` names the network, the volumes with the secrets (`<project>-secrets` and, for the login of the Prefect API,
+    `<project>-login`) and the containers of runs.
     `socket_group` is the id of the group that may use the engine's socket there; without it flow runs get no socket, and
     `environment` must name an engine elsewhere. `environment` is what all runs see: the addresses of store, hub, registry.
     """
@@ -94,37 +106,49 @@ class Host:
     socket_group: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def template(self) -> dict[str, Any]:
-        """The base job template of Prefect's docker worker with this host's defaults."""
-        from prefect_docker.worker import DockerWorker
+    def template(self, pool: Pool) -> dict[str, Any]:
+        """The base job template for Prefect's docker worker: all of it fixed.
 
-        template: dict[str, Any] = DockerWorker.get_default_base_job_template()
-        volumes = [f"{self.project}-secrets:/run/secrets:ro"]
+        The environment is a Prefect variable and no table here, because a worker lays a run's own `env` over a table, and
+        with it whatever the variables of the settings decide.
+        """
+        environment = f"prefect.variables.{pool.variable}"
+        volumes = [f"{self.project}-secrets:/run/secrets:ro", f"{self.project}-login:/run/login:ro"]
         create: dict[str, Any] = {"init": True}  # a process 1 that passes signals on and buries orphans
         if self.socket_group is not None:
             volumes.append(f"{self.socket}:/var/run/docker.sock")
             create["group_add"] = [str(self.socket_group)]
-        defaults = {
-            "image": f"{self.images}/flow:{self.tag}",
-            "image_pull_policy": "IfNotPresent",
-            "networks": [self.project],
-            "volumes": volumes,
-            "auto_remove": True,
-            "labels": {FLOW_RUNS: self.project},
-            "container_create_kwargs": create,
-            "env": {
-                "CARWRIGHT_LAUNCHER": "docker",
-                "CARWRIGHT_DOCKER__PROJECT": self.project,
-                "CARWRIGHT_DOCKER__NETWORK": self.project,
-                "CARWRIGHT_DOCKER__IMAGE": f"{self.images}/{{target}}:{self.tag}",
-                "PREFECT_HOME": "/tmp/prefect",  # noqa: S108 - of the run's own container; else the worker's leaks in
-                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-                **self.environment,
+        return {
+            "job_configuration": {
+                "command": "python -m infra.with_login prefect flow-run execute",
+                "env": f"{{{{ {environment} }}}}",
+                "image": f"{self.images}/flow:{self.tag}",
+                "image_pull_policy": "IfNotPresent",
+                "networks": [self.project],
+                "volumes": volumes,
+                "privileged": False,
+                "auto_remove": True,
+                "stream_output": True,
+                "labels": {FLOW_RUNS: self.project},
+                "container_create_kwargs": create,
             },
+            # The server wants to see the placeholder declared; there is no value of it that a run could give.
+            "variables": {"type": "object", "properties": {environment: {"not": {}}}, "additionalProperties": False},
         }
-        for name, value in defaults.items():
-            template["variables"]["properties"][name]["default"] = value
-        return template
+
+    def variables(self, pool: Pool) -> dict[str, str | None]:
+        """The environment of the pool's runs. None takes out what a worker would hand on of its own: the login."""
+        return {
+            "CARWRIGHT_LAUNCHER": "docker",
+            "CARWRIGHT_DOCKER__PROJECT": self.project,
+            "CARWRIGHT_DOCKER__NETWORK": self.project,
+            "CARWRIGHT_DOCKER__IMAGE": f"{self.images}/{{target}}:{self.tag}",
+            "PREFECT_HOME": "/tmp/prefect",  # noqa: S108 - of the run's own container; else the worker's leaks in
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            **pool.environment,
+            **self.environment,
+            **dict.fromkeys(("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")),
+        }
 
 
 def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CPU, GPU)) -> None:
@@ -135,7 +159,8 @@ def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CP
     with api() as client:
         for pool in POOLS:
             if pool.name in pools:
-                _pool(client, pool, host.template())
+                Variable.set(pool.variable, host.variables(pool), overwrite=True)
+                _pool(client, pool, host.template(pool))
                 say(f"work pool {pool.name}: {pool.description}; queues {', '.join(q.name for q in pool.queues)}")
     result_storage()
     _automation()

@@ -81,7 +81,7 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
         target = wish.to or f"oci:{settings.home / 'images' / _image_name(model, wish.scheme)}"
 
         # Prefect reads its settings once, when it is imported.
-        export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server.api))
+        export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server))
         import_prefect()
         from prefect.logging.configuration import setup_logging
 
@@ -91,14 +91,14 @@ def ship(wish: Wish, settings: Settings, listener: Listener) -> Shipped:
 
         setup_logging()
         server.wait()
-        _close_abandoned_runs(server.api)
+        _close_abandoned_runs()
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         record = settings.home.resolve() / "runs" / run_id / "summary.json"
         current = stack.enter_context(runtime.use(runtime.open_runtime(settings, listener, run_id)))
         for url in current.services.stop_all():
             say(f"stopped {url}, which a run that ended had left")
         _prune(record.parent.parent)
-        say(f"Prefect UI while this runs: {server.url}")
+        say(f"Prefect UI while this runs: {server.url}; its login is in {embedded.login_file(settings)}")
         record.parent.mkdir(parents=True, exist_ok=True)
         for other in record.parent.parent.glob("*/summary.json"):
             if json.loads(other.read_text()).get("state") == "running":  # this home's lock is held: it cannot be
@@ -157,21 +157,28 @@ def _image_name(model: str, scheme: str) -> str:
     return f"{name}-{scheme.replace('_', '-')}".lower()
 
 
-def _client_environment(api: str) -> dict[str, str]:
+def _client_environment(server: embedded.PrefectServer) -> dict[str, str]:
     return {
-        "PREFECT_API_URL": api,
+        **server.client,
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the steps' own words
         "PREFECT_LOGGING_HANDLERS_API_LEVEL": "DEBUG",
     }
 
 
-def _close_abandoned_runs(api: str) -> None:
+def _close_abandoned_runs() -> None:
     """Runs that a killed process left as running are marked as crashed: this home's lock is held, none can be alive."""
-    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
-    for run in httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=30).raise_for_status().json():
-        state = {"type": "CRASHED", "message": "the process of this run ended without a word"}
-        httpx.post(f"{api}/flow_runs/{run['id']}/set_state", json={"state": state, "force": True}, timeout=30)
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import State, StateType
+    from prefect.states import Crashed
+
+    from flows.children import api
+
+    going = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    with api() as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=going))):
+            state: State[Any] = Crashed(message="the process of this run ended without a word")
+            client.set_flow_run_state(run.id, state, force=True)
 
 
 def send_what_is_left() -> None:

@@ -1,11 +1,13 @@
-"""Makes the key pair of the object store once, as files named like the settings that read them.
+"""Makes the secrets of a site once, as files named like the settings that read them.
 
-    python -m infra.credentials FOLDER [--owner UID[:GID]] [--from GIVEN]
+    python -m infra.credentials FOLDER [--login FOLDER] [--owner UID[:GID]] [--from GIVEN]
 
-CARWRIGHT_STORE__ACCESS_KEY_ID and CARWRIGHT_STORE__SECRET_ACCESS_KEY, readable by their owner alone. What is there
-already stays: the store's data and its clients outlive a restart. infra/compose.yaml runs this before anything else, in
-a volume that the store and the flow runs read; so no key is in git, in an environment or on a command line. With
-`--from` nothing is made up: every file of that folder is brought in anew (a GPU host gets the keys of a store elsewhere).
+The key pair of the object store, CARWRIGHT_STORE__ACCESS_KEY_ID and CARWRIGHT_STORE__SECRET_ACCESS_KEY, and in a folder of
+its own the login of the Prefect API, PREFECT_API_AUTH_STRING: the store has no use for the login, nor the Prefect server for
+the keys. All are readable by their owner alone. What is there already stays: data and clients outlive a restart.
+infra/compose.yaml runs this before anything else, in volumes that those who need them read; so no secret is in git, in an
+environment or on a command line. With `--from` nothing is made up: every file of that folder is brought in anew (a GPU host
+gets the keys of a store and the login of a server elsewhere).
 """
 
 from __future__ import annotations
@@ -19,26 +21,56 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 KEY_ID: Final = "CARWRIGHT_STORE__ACCESS_KEY_ID"
 SECRET: Final = "CARWRIGHT_STORE__SECRET_ACCESS_KEY"  # noqa: S105 - a file's name
-_BYTES: Final = {KEY_ID: 10, SECRET: 20}
+LOGIN: Final = "PREFECT_API_AUTH_STRING"
+_PREFECT: Final = "PREFECT_"
+
+
+def new_login() -> str:
+    """A login that nobody has had, user:password."""
+    return f"carwright:{secrets.token_urlsafe(32)}"
+
+
+_KEYS: Final[dict[str, Callable[[], str]]] = {
+    KEY_ID: lambda: secrets.token_hex(10),
+    SECRET: lambda: secrets.token_hex(20),
+}
 
 
 def ensure(folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
-    """The names of the files that had to be made. `owner` (uid, gid) gets the folder and them: only root may give."""
-    made = {name: secrets.token_hex(size) for name, size in _BYTES.items() if not (folder / name).exists()}
+    """The names of the keys that had to be made. `owner` (uid, gid) gets the folder and them: only root may give."""
+    return _ensure(folder, _KEYS, owner)
+
+
+def ensure_login(folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
+    """The same for the login."""
+    return _ensure(folder, {LOGIN: new_login}, owner)
+
+
+def _ensure(folder: Path, kinds: Mapping[str, Callable[[], str]], owner: tuple[int, int] | None) -> list[str]:
+    made = {name: make() for name, make in kinds.items() if not (folder / name).exists()}
     _write(folder, made, owner)
     return sorted(made)
 
 
-def bring(given: Path, folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
-    """The names of the files of `given`, which are in `folder` now. Raises BadInput when there is none."""
+def bring(given: Path, folder: Path, owner: tuple[int, int] | None = None, login: Path | None = None) -> list[str]:
+    """The names of the files of `given`, which are in `folder` now, those of Prefect in `login`.
+
+    Raises BadInput when there is none, and with `login` none of Prefect.
+    """
     found = {path.name: path.read_text() for path in given.iterdir() if path.is_file()} if given.is_dir() else {}
     if not found:
         raise BadInput(f"there are no keys in {given}", remedy=f"put files like {KEY_ID} there, one for each setting")
-    _write(folder, found, owner)
+    ours = {name: text for name, text in found.items() if login is None or not name.startswith(_PREFECT)}
+    _write(folder, ours, owner)
+    if login is not None:
+        theirs = {name: text for name, text in found.items() if name not in ours}
+        if not theirs:
+            raise BadInput(f"there is no {LOGIN} in {given}", remedy="put the login of the Prefect API there")
+        _write(login, theirs, owner)
     return sorted(found)
 
 
@@ -58,17 +90,21 @@ def _write(folder: Path, files: Mapping[str, str], owner: tuple[int, int] | None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m infra.credentials", description="Make the object store's keys.")
+    parser = argparse.ArgumentParser(prog="python -m infra.credentials", description="Make the secrets of a site.")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--login", type=Path, metavar="FOLDER", help="where the login of the Prefect API goes")
     parser.add_argument("--owner", default="", metavar="UID[:GID]", help="who may read them; only root may give")
     parser.add_argument("--from", type=Path, dest="given", help="folder with files to bring in instead")
     arguments = parser.parse_args()
     user, _, group = arguments.owner.partition(":")
     owner = (int(user), int(group or user)) if user else None
     if arguments.given is not None:
-        print(f"brought {', '.join(bring(arguments.given, arguments.folder, owner))}", flush=True)
+        brought = bring(arguments.given, arguments.folder, owner, arguments.login)
+        print(f"brought {', '.join(brought)}", flush=True)
     else:
         made = ensure(arguments.folder, owner)
+        if arguments.login is not None:
+            made += ensure_login(arguments.login, owner)
         print(f"made {', '.join(made)}" if made else "the keys are there", flush=True)
 
 

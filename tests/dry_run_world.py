@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
+from infra.bench._api import logged_in
 from infra.dryrun.site import Site
 from tests.e2e.workspace import DEADLINE, Ended, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import httpx
 
 SITE = Site.read()  # now: the variables of this machine do not reach a test
 OURS = ("io.carwright.flow-runs", "io.carwright.project")  # labels: flow runs, and steps with their services
@@ -30,6 +33,7 @@ class DryRun(Workspace):
     port: int = 0
     registry: int = 0
     store: int = 0
+    login: str = ""
 
     @property
     def api(self) -> str:
@@ -44,6 +48,7 @@ class DryRun(Workspace):
             "CARWRIGHT_REGISTRY_PORT": str(self.registry),
             "CARWRIGHT_STORE_PORT": str(self.store),
             "PREFECT_API_URL": self.api,
+            **({"PREFECT_API_AUTH_STRING": self.login} if self.login else {}),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
@@ -53,6 +58,14 @@ class DryRun(Workspace):
 
     def prefect(self, *arguments: str) -> Ended:
         return replace(self, command=(sys.executable, "-m", "prefect")).run(*arguments)
+
+    def logged_in(self) -> DryRun:
+        """The same with the login that the dry run prints for a shell."""
+        (line,) = re.findall(r"export PREFECT_API_AUTH_STRING=(\S+)\n", self.make("login").stdout)
+        return replace(self, login=line)
+
+    def client(self) -> httpx.Client:
+        return logged_in(self.api, self.login)
 
     def containers(self, **labels: str) -> list[str]:
         """Names of this project's flow runs, steps and services, whatever their state."""
@@ -70,7 +83,7 @@ class DryRun(Workspace):
 
     def start_run(self, **parameters: Any) -> str:
         """The id of a run of quantize-and-ship/local, started as the UI does it."""
-        with httpx.Client(base_url=self.api, timeout=30) as api:
+        with self.client() as api:
             deployment = api.get("/deployments/name/quantize-and-ship/local").raise_for_status().json()["id"]
             asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
             made = api.post(f"/deployments/{deployment}/create_flow_run", json=asked).raise_for_status().json()
@@ -84,11 +97,11 @@ class DryRun(Workspace):
             "flows": {"name": {"any_": ["quantize-and-ship"]}},
             "flow_runs": {"start_time": {"is_null_": False}},
         }
-        (run,) = httpx.post(f"{self.api}/flow_runs/filter", json=asked, timeout=30).raise_for_status().json()
+        (run,) = self.client().post("/flow_runs/filter", json=asked).raise_for_status().json()
         return str(run["id"])
 
     def state(self, run: str) -> str:
-        return str(httpx.get(f"{self.api}/flow_runs/{run}", timeout=30).raise_for_status().json()["state"]["type"])
+        return str(self.client().get(f"/flow_runs/{run}").raise_for_status().json()["state"]["type"])
 
     def ended(self, run: str, seconds: float = DEADLINE) -> str:
         final = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
@@ -98,11 +111,11 @@ class DryRun(Workspace):
     def cancel(self, run: str) -> None:
         """What the button in the UI does."""
         asked = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-        httpx.post(f"{self.api}/flow_runs/{run}/set_state", json=asked, timeout=30).raise_for_status()
+        self.client().post(f"/flow_runs/{run}/set_state", json=asked).raise_for_status()
 
     def tasks(self, run: str) -> dict[str, str]:
         asked = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        found = httpx.post(f"{self.api}/task_runs/filter", json=asked, timeout=30).raise_for_status().json()
+        found = self.client().post("/task_runs/filter", json=asked).raise_for_status().json()
         return {task["name"]: task["state"]["name"] for task in found}
 
 

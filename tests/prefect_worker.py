@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import embedded
+from tests.prefect_api import client_of
 
 if TYPE_CHECKING:
     from containers.settings import Settings
@@ -40,7 +41,7 @@ class Worker:
                     **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
                     **_store(self.settings),
                     **embedded.prefect_environment(home),
-                    "PREFECT_API_URL": self.api,
+                    **client_of(self.api),
                     "PREFECT_WORKER_QUERY_SECONDS": "1",
                     "CARWRIGHT_HOME": str(home),
                     "CARWRIGHT_PLACEMENT__SILENCE": "12",

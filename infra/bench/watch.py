@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -39,12 +38,15 @@ from flows.watching import records
 from flows.watching.changes import made_here, tools_now
 from flows.watching.models import Line, load
 from flows.watching.records import ShipRecord
+from infra.bench._api import logged_in
 from infra.bench.store import below, resident
 from infra.hub import Hub, Repositories
 from infra.registry import LocalRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import httpx
 
 ROOT: Final = Path(__file__).parents[2]
 MOST_SECONDS: Final = 20.0
@@ -56,8 +58,8 @@ _PATIENCE: Final = 120.0  # seconds
 
 
 @contextmanager
-def world(folder: Path, models: int) -> Iterator[tuple[dict[str, str], Hub, str]]:
-    """Services with so many models, all of them shipped; yields the environment of commands, the hub and Prefect's API."""
+def world(folder: Path, models: int) -> Iterator[tuple[dict[str, str], Hub, httpx.Client]]:
+    """Services with so many models, all of them shipped; yields the environment of commands, the hub and a client of Prefect's API."""
     settings = Settings(home=folder / "home")
     with ExitStack() as stack:
         server = stack.enter_context(embedded.prefect_server(settings))
@@ -78,7 +80,7 @@ def world(folder: Path, models: int) -> Iterator[tuple[dict[str, str], Hub, str]
             inherited()
             | embedded.prefect_environment(settings.home.resolve())
             | {
-                "PREFECT_API_URL": server.api,
+                **server.client,
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
                 "CARWRIGHT_HOME": str(settings.home.resolve()),
                 "CARWRIGHT_LAUNCHER": "docker",  # with no engine: the run that starts ends at its first step
@@ -91,7 +93,7 @@ def world(folder: Path, models: int) -> Iterator[tuple[dict[str, str], Hub, str]
                 "CARWRIGHT_STORE__SECRET_ACCESS_KEY": secrets.secret_access_key.get_secret_value(),
             },
             hub,
-            server.api,
+            logged_in(server.api, server.login),
         )
 
 
@@ -116,7 +118,7 @@ def look(environment: dict[str, str], hub: Hub) -> dict[str, Any]:
     }
 
 
-def event_to_run(environment: dict[str, str], hub: Hub, api: str, folder: Path) -> list[dict[str, float]]:
+def event_to_run(environment: dict[str, str], hub: Hub, api: httpx.Client, folder: Path) -> list[dict[str, float]]:
     """Seconds from the event until its run was there, a worker had it, and it was running; for one branch after the other."""
     deploy(environment, api, folder)
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "bench", "--type", "process"]
@@ -143,14 +145,14 @@ def _since(event: str, states: dict[str, str]) -> dict[str, float]:
     }
 
 
-def _began(api: str) -> list[dict[str, str]]:
+def _began(api: httpx.Client) -> list[dict[str, str]]:
     """The first time of each state, for the runs of the deployment that came to RUNNING.
 
     A run that crashes before has a start time, too.
     """
     found = []
     for one in _post(api, "flow_runs/filter", {"deployments": {"name": {"any_": ["local"]}}}):
-        answer = httpx.get(f"{api}/flow_run_states/", params={"flow_run_id": one["id"]}, timeout=30).raise_for_status()
+        answer = api.get("/flow_run_states/", params={"flow_run_id": one["id"]}).raise_for_status()
         states: dict[str, str] = {}
         for state in sorted(answer.json(), key=lambda state: state["timestamp"]):
             states.setdefault(state["type"], state["timestamp"])
@@ -159,13 +161,13 @@ def _began(api: str) -> list[dict[str, str]]:
     return found
 
 
-def deploy(environment: dict[str, str], api: str, folder: Path) -> None:
+def deploy(environment: dict[str, str], api: httpx.Client, folder: Path) -> None:
     """The deployment quantize-and-ship/local of infra/prefect.yaml, with its trigger, in a pool for processes."""
     block = "from flows.results import result_storage; result_storage()"
     run([sys.executable, "-c", block], env=environment, cwd=ROOT, timeout=_PATIENCE)
     declared = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
     (local,) = [one for one in declared["deployments"] if one["name"] == "local" and one.get("triggers")]
-    httpx.post(f"{api}/work_pools/", json={"name": "bench", "type": "process"}).raise_for_status()
+    api.post("/work_pools/", json={"name": "bench", "type": "process"}).raise_for_status()
     chosen = {key: local[key] for key in ("name", "entrypoint", "triggers")} | {"work_pool": {"name": "bench"}}
     file = folder / "prefect.yaml"
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
@@ -198,8 +200,8 @@ def _shipped(line: Line, commit: str, settings: Settings, store: Store) -> None:
     records.write_shipped(store, record)
 
 
-def _post(api: str, path: str, body: dict[str, Any]) -> Any:
-    return httpx.post(f"{api}/{path}", json=body, timeout=30).raise_for_status().json()
+def _post(api: httpx.Client, path: str, body: dict[str, Any]) -> Any:
+    return api.post(f"/{path}", json=body).raise_for_status().json()
 
 
 def _until(ready: Any, otherwise: str) -> None:

@@ -2,6 +2,7 @@
 
     python -m infra.dryrun up [-p NAME=VALUE ...]   bring everything up, deploy, ship the demo model and follow it
     python -m infra.dryrun up --no-run              the same without a run
+    python -m infra.dryrun login                    print the shell lines that log in: eval "$(python -m infra.dryrun login)"
     python -m infra.dryrun down [--volumes]         take it away; what was made stays, unless the volumes go, too
 
 `up` may be repeated: what runs stays, what is stored stays, and an unchanged model is answered from the store.
@@ -11,6 +12,7 @@ Exit codes as everywhere: 0 shipped, 2 bad input, 3 refused by the gate, 4 not d
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -21,13 +23,17 @@ from containers.errors import BadInput, Error, Interrupted
 from containers.process import export, inherited, run
 from flows import terminal
 from flows.prefect_import import import_prefect
+from infra.credentials import LOGIN
 from infra.dryrun import engine
 from infra.dryrun.site import Site
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from infra.dryrun.engine import Stack
+
 _DEPLOY: Final = 300.0  # seconds for `prefect deploy`, which imports every flow
+_LOGIN: Final = ".venv/bin/python -m infra.dryrun login"
 _PREFECT_YAML: Final = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
@@ -50,7 +56,8 @@ def up(site: Site) -> None:
     stack.wait(_say, but="worker")  # which comes up while the deployments are registered
 
     # Prefect reads its settings once, when it is imported.
-    export(_prefect(site))
+    environment = _prefect(site, stack)
+    export(environment)
     import_prefect()
     from flows import follow
     from flows.pools import prepare
@@ -58,7 +65,7 @@ def up(site: Site) -> None:
     follow.server()
     prepare(site.host(group), _say)
     run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_PREFECT_YAML)],
-        env=inherited() | _prefect(site), cwd=_PREFECT_YAML.parent, timeout=_DEPLOY)  # fmt: skip
+        env=inherited() | environment, cwd=_PREFECT_YAML.parent, timeout=_DEPLOY)  # fmt: skip
     stack.wait(lambda _: None)
     _say(f"deployments are registered; everything was up after {time.monotonic() - began:.0f} s")
 
@@ -76,9 +83,19 @@ def down(site: Site, *, volumes: bool) -> None:
     )
 
 
-def _prefect(site: Site) -> dict[str, str]:
+def login(site: Site) -> None:
+    """Print what a shell exports to use the API: the login is a secret, and goes nowhere else than to standard output."""
+    for name, value in _api(site, site.stack(0)).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+def _api(site: Site, stack: Stack) -> dict[str, str]:
+    return {"PREFECT_API_URL": f"{site.url}/api", LOGIN: stack.login()}
+
+
+def _prefect(site: Site, stack: Stack) -> dict[str, str]:
     return {
-        "PREFECT_API_URL": f"{site.url}/api",
+        **_api(site, stack),
         "PREFECT_UI_URL": site.url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -101,7 +118,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("up", "down"))
+    parser.add_argument("action", choices=("up", "login", "down"))
     parser.add_argument("--no-run", action="store_true", help="up: start no run")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE", help="up: of the run")
     parser.add_argument("--json", action="store_true", help="up: the summary as JSON on standard output")
@@ -113,13 +130,17 @@ def main() -> None:
         if arguments.action == "down":
             down(site, volumes=arguments.volumes)
             return
+        if arguments.action == "login":
+            login(site)
+            return
         up(site)
         if not arguments.no_run:
             from flows import cli_server
 
             cli_server.start(cli_server.LOCAL, cli_server.parameters(arguments.param), as_json=arguments.json)
         _say(f"Prefect UI: {site.url}   registry: 127.0.0.1:{site.registry_port}")
-        _say(f"another run: PREFECT_API_URL={site.url}/api .venv/bin/prefect deployment run quantize-and-ship/local")
+        _say(f'{_LOGIN} prints the login, which the UI asks for; for this shell: eval "$({_LOGIN})"')
+        _say("another run: .venv/bin/prefect deployment run quantize-and-ship/local")
     except Error as error:
         terminal.show_error(error)
         sys.exit(error.exit_code)

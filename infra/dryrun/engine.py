@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, NotReady, Temporary
 from containers.process import ProcessFailed, inherited, run
+from infra.credentials import LOGIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,6 +90,10 @@ class Stack:
             health = state.get("Health", {}).get("Status") if state["Running"] else None
             found[each["Config"]["Labels"]["com.docker.compose.service"]] = health or state["Status"]
         return found
+
+    def login(self) -> str:
+        """The login of the Prefect API, out of its volume; whoever may read it there has the engine anyway."""
+        return self.compose("exec", "-T", "prefect", "cat", f"/run/login/{LOGIN}").strip()
 
     def _words(self, service: str) -> str:
         return self.compose("logs", "--no-color", "--tail", "15", service).strip()

@@ -30,6 +30,7 @@ class Site(BaseSettings):
     port: int = 4200
     registry_port: int = 5000
     store_port: int = 9000
+    api_names: str = ""
 
     @classmethod
     def read(cls) -> Site:
@@ -63,6 +64,7 @@ class Site(BaseSettings):
                 "CARWRIGHT_PORT": str(self.port),
                 "CARWRIGHT_REGISTRY_PORT": str(self.registry_port),
                 "CARWRIGHT_STORE_PORT": str(self.store_port),
+                "CARWRIGHT_API_NAMES": self.api_names,
             },
         )
 

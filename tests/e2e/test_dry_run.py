@@ -38,7 +38,7 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
     try:
         started = stack.make("up", "--no-run")
         assert started.code == 0, started.stderr
-        yield stack
+        yield stack.logged_in()
     finally:
         taken = stack.make("down", "--volumes")
     assert taken.code == 0, taken.stderr

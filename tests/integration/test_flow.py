@@ -35,7 +35,7 @@ from flows import embedded, requests
 from flows.runtime import Runtime, location, use
 from flows.summary import NotPromoted
 from flows.sweeper import flow_run_goes_on
-from tests.prefect_api import prefect_api
+from tests.prefect_api import logged_in, prefect_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,11 +294,13 @@ def test_a_person_can_read_the_run_in_prefect(chain: Chain) -> None:
 
     chain.ship()
     api = PREFECT_API_URL.value()
-    (run,) = httpx.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
+    (run,) = logged_in(api).post("/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
     assert run["name"] == "hf://a/b to FP8_DYNAMIC"
-    tasks = httpx.post(
-        f"{api}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    ).json()
+    tasks = (
+        logged_in(api)
+        .post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"})
+        .json()
+    )
     assert [task["name"] for task in tasks] == [
         "resolve hf://a/b",
         "download hf://a/b at 000000000000",
@@ -311,7 +313,7 @@ def test_a_person_can_read_the_run_in_prefect(chain: Chain) -> None:
         "judge by smoke",
         f"promote {Digest.of(b'an image').short} to 000000000000",
     ]
-    artifacts = httpx.post(f"{api}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+    artifacts = logged_in(api).post("/artifacts/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
     told = {artifact["key"]: artifact["data"] for artifact in artifacts}
     assert {"gate", "scores", "report", "outcome", "steps"} <= told.keys()
     assert "# PASS by smoke" in told["gate"]
@@ -338,9 +340,11 @@ def test_a_store_that_others_reach_gives_a_link_to_the_report(chain: Chain) -> N
     shipped = chain.ship()
     assert shipped.report == f"carwright report {shipped.reference}"
     api = PREFECT_API_URL.value()
-    (found,) = httpx.post(
-        f"{api}/artifacts/filter", json={"artifacts": {"key": {"any_": ["report-link"]}}, "limit": 1}
-    ).json()
+    (found,) = (
+        logged_in(api)
+        .post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["report-link"]}}, "limit": 1})
+        .json()
+    )
     link = re.search(r"\((http[^)]*)\)", found["data"])
     assert link is not None
     assert link[1].startswith(f"{public}/")
@@ -355,10 +359,10 @@ def test_the_sweeper_learns_what_became_of_a_run(chain: Chain) -> None:
 
     chain.ship()
     api = PREFECT_API_URL.value()
-    (run,) = httpx.post(f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
+    (run,) = logged_in(api).post("/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
     assert flow_run_goes_on(run["id"]) is False
     assert flow_run_goes_on("01234567-89ab-cdef-0123-456789abcdef") is False
-    going = httpx.post(f"{api}/flow_runs/", json={"flow_id": run["flow_id"], "state": {"type": "RUNNING"}}).json()
+    going = logged_in(api).post("/flow_runs/", json={"flow_id": run["flow_id"], "state": {"type": "RUNNING"}}).json()
     assert flow_run_goes_on(going["id"]) is True
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
         assert flow_run_goes_on(going["id"]) is None

