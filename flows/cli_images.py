@@ -121,7 +121,8 @@ def lint(
             table.add_row(marks[one.level], one.rule, one.message)
         Console().print(table)
     if wrong:
-        raise BadInput(f"{reference}: {len(wrong)} rule(s) broken: {', '.join(one.rule for one in wrong)}")
+        rules = ", ".join(one.rule for one in wrong)
+        raise BadInput(f"{reference}: {len(wrong)} rule(s) broken: {rules}; the first: {wrong[0].message}")
 
 
 @app.command()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci.busybox import VERSION, base_layer, find_binary
-from containers.oci.layer import MEDIA_TYPE
+from containers.oci.layer import MEDIA_TYPE, ROOT
+from containers.oci.mounted import refuse, tree_of
 from containers.oci.repository import Blob, Repository, image, read_config
 from containers.oci.types import EPOCH, Descriptor, History, ImageConfig, Platform, RootFs, RunConfig
 
@@ -56,9 +57,18 @@ def empty_base(platform: str) -> Base:
 
 
 def image_base(repository: Repository, platform: str) -> Base:
-    """Another image as base. Its entry point and command are dropped, since KServe passes its own as arguments."""
+    """Another image as base. Its entry point and command are dropped, since KServe passes its own as arguments.
+
+    Raises BadInput for one that has files of its own under /models, or anything else there or on the way.
+    """
     reference = repository.reference
     stored, manifest = image(repository, reference.what, platform)
+    tree = tree_of(repository, manifest)
+    refuse(tree.faults, f"an image over the base {reference}")
+    if tree.models:
+        raise BadInput(
+            f"the base {reference} has files under /{ROOT}: {min(tree.models)}", remedy="choose another base"
+        )
     config = read_config(repository, manifest)
     if str(config.platform) != str(Platform.named(platform)):
         raise BadInput(f"the base {reference} is for {config.platform}, not for {platform}")

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.errors import BadInput
 from containers.oci import raw
 from containers.oci.access import look, open_repository
 from containers.oci.card import is_legal
-from containers.oci.files import BIG, read_model_file
-from containers.oci.image import CARD
+from containers.oci.files import read_model_file
 from containers.oci.layer import ROOT
+from containers.oci.mounted import tree_of
 from containers.oci.prepare import registry_layer_bytes
 from containers.oci.referrers import TITLE
-from containers.oci.repository import image, read_small
+from containers.oci.repository import image, images, read_small
 from containers.oci.source import INDEX_FILE
-from containers.oci.validate import check_image, inflated, listed_files, read_layer
+from containers.oci.validate import check_image, listed_files
 
 if TYPE_CHECKING:
-    from containers.digest import Digest
+    from collections.abc import Iterable, Sequence
+
     from containers.oci.repository import Repository
-    from containers.oci.types import Descriptor, ImageConfig, Manifest
+    from containers.oci.tree import Tree
+    from containers.oci.types import ImageConfig, Manifest
     from containers.settings import Settings
 
 Level = Literal["error", "warning", "ok"]
 _LAYERS_MAX: Final = 127  # what overlay file systems mount
 _HARBOR: Final = 32 << 30  # bytes of a layer beyond which Harbor was seen to fail
+_BIN: Final = ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin")
 _TOOLS: Final = ("sh", "ln", "sleep", "ls")  # KServe's sidecar and init container call them
 
 
@@ -41,15 +42,6 @@ class Finding:
     rule: str
     level: Level
     message: str
-
-
-@dataclass
-class _Content:
-    """What the layers hold, as far as it can be told without reading weights."""
-
-    files: list[tuple[str, int]] = field(default_factory=list)  # under /models
-    programs: set[str] = field(default_factory=set)
-    unread: list[Descriptor] = field(default_factory=list)
 
 
 def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
@@ -66,12 +58,33 @@ def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
         findings = [Finding("consistent", "ok", "manifest, configuration and annotations agree")]
         limit = registry_layer_bytes(repository.reference, settings)
         findings += _layer_rules(manifest, limit)
-        content = _contents(repository, manifest, parsed)
-        findings += _kserve_rules(parsed, content)
-        findings += _path_rules(content)
-        findings += _annotation_rules(manifest)
-        findings += _checkpoint_rules(content, lambda path: read_model_file(repository, manifest, path))
+        trees, finding = _trees(repository, str(look(repository).digest), settings.registry.parallel)
+        findings.append(finding)
+        if trees:
+            files = list(trees[0].models)
+            findings += _kserve_rules(parsed, _programs(trees[0]))
+            findings += _path_rules(files, trees[0].twice)
+            findings += _annotation_rules(manifest)
+            findings += _checkpoint_rules(files, lambda path: read_model_file(repository, manifest, path))
         return tuple(findings)
+
+
+def _trees(repository: Repository, what: str, parallel: int) -> tuple[list[Tree], Finding]:
+    """What is mounted on each platform; none when a layer cannot be read."""
+    try:
+        trees = [tree_of(repository, manifest, parallel) for _, manifest in images(repository, what)]
+    except BadInput as error:
+        return [], Finding("tree", "error", error.message)
+    faults = [fault.message for tree in trees for fault in tree.faults]
+    if not faults:
+        return trees, Finding("tree", "ok", f"what engines mount is what the layers say ({len(trees)} platform(s))")
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return trees, Finding("tree", "error", "; ".join(faults[:3]) + more)
+
+
+def _programs(tree: Tree) -> set[str]:
+    programs = (path.rpartition("/") for path, node in tree.nodes.items() if node.kind in ("file", "link"))
+    return {name for folder, _, name in programs if folder in _BIN}
 
 
 def _layer_rules(manifest: Manifest, limit: int) -> list[Finding]:
@@ -102,13 +115,11 @@ def _layer_rules(manifest: Manifest, limit: int) -> list[Finding]:
     ]
 
 
-def _kserve_rules(config: ImageConfig, content: _Content) -> list[Finding]:
+def _kserve_rules(config: ImageConfig, programs: set[str]) -> list[Finding]:
     run = config.config
-    missing = [tool for tool in _TOOLS if tool not in content.programs]
+    missing = [tool for tool in _TOOLS if tool not in programs]
     user = (run.user or "").partition(":")[0]
-    if missing and content.unread:
-        tools = Finding("tools", "warning", f"{', '.join(missing)} not seen in the layers that were read")
-    elif missing:
+    if missing:
         tools = Finding(
             "tools",
             "error",
@@ -125,15 +136,12 @@ def _kserve_rules(config: ImageConfig, content: _Content) -> list[Finding]:
     ]
 
 
-def _path_rules(content: _Content) -> list[Finding]:
-    paths = Counter(path for path, _ in content.files)
-    twice = sorted(path for path, count in paths.items() if count > 1)
-    unsafe = sorted(path for path in paths if path.startswith("/") or ".." in path.split("/"))
-    nested = sum("/" in path for path in paths)
+def _path_rules(files: Sequence[str], twice: Iterable[str]) -> list[Finding]:
+    twice = sorted(twice)
+    unsafe = sorted(path for path in set(files) if path.startswith("/") or ".." in path.split("/"))
+    nested = sum("/" in path for path in files)
     return [
-        _judge(
-            "models", bool(paths) or bool(content.unread), f"{len(paths)} files under /{ROOT}, {nested} in sub-folders"
-        ),
+        _judge("models", bool(files), f"{len(files)} files under /{ROOT}, {nested} in sub-folders"),
         _judge("paths-once", not twice, f"files that another layer overwrites: {', '.join(twice[:5]) or 'none'}"),
         _judge("paths-safe", not unsafe, f"paths that leave /{ROOT}: {', '.join(unsafe[:5]) or 'none'}"),
     ]
@@ -154,8 +162,8 @@ def _annotation_rules(manifest: Manifest) -> list[Finding]:
     ]
 
 
-def _checkpoint_rules(content: _Content, read: Any) -> list[Finding]:
-    paths = {path for path, _ in content.files}
+def _checkpoint_rules(files: Sequence[str], read: Any) -> list[Finding]:
+    paths = set(files)
     findings: list[Finding] = []
     try:
         config = json.loads(read("config.json"))
@@ -188,7 +196,7 @@ def _raw_rules(repository: Repository, manifest: Manifest) -> list[Finding]:
     tars = [layer for layer in manifest.layers if "tar" in layer.media_type.rpartition(".")[2]]
     titles = Counter(layer.annotations.get(TITLE, "") for layer in manifest.layers)
     twice = [title for title, count in titles.items() if count > 1]
-    content = _Content(files=[(layer.annotations.get(TITLE, ""), layer.size) for layer in manifest.layers])
+    files = [layer.annotations.get(TITLE, "") for layer in manifest.layers]
     by_title = {layer.annotations.get(TITLE, ""): layer for layer in manifest.layers}
 
     def read(path: str) -> bytes:
@@ -204,50 +212,9 @@ def _raw_rules(repository: Repository, manifest: Manifest) -> list[Finding]:
         ),
         _judge("ilab-raw", not tars, f"{len(tars)} layers are tars: `ilab` links blobs as they are"),
         _judge("modelpack-paths", not pathless, f"{len(pathless)} layers without {raw.FILEPATH}"),
-        *_path_rules(content),
-        *_checkpoint_rules(content, read),
+        *_path_rules(files, twice),
+        *_checkpoint_rules(files, read),
     ]
-
-
-def _contents(repository: Repository, manifest: Manifest, config: ImageConfig) -> _Content:
-    content = _Content()
-    for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
-        listed = listed_files(layer)
-        if listed:
-            content.files += [(file.path, file.size) for file in listed]
-        elif CARD in layer.annotations:
-            continue
-        elif layer.size <= BIG:
-            _read_members(repository, layer, diff_id, content)
-        else:
-            _first_member(repository, layer, content)
-    return content
-
-
-def _read_members(repository: Repository, layer: Descriptor, diff_id: Digest, content: _Content) -> None:
-    read_layer(repository, layer, diff_id, lambda member, _: _note(member, content))
-
-
-def _first_member(repository: Repository, layer: Descriptor, content: _Content) -> None:
-    """The headers before the first content of a large layer without a list; what is behind is not looked at."""
-    content.unread.append(layer)
-    with repository.read_blob(layer.digest) as chunks:
-        start = next(inflated(chunks, layer), b"")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(start), mode="r:") as tar:
-            for member in tar:
-                _note(member, content)
-    except tarfile.TarError:
-        return
-
-
-def _note(member: tarfile.TarInfo, content: _Content) -> None:
-    path = member.name.removeprefix("./").removeprefix("/")
-    folder, _, name = path.rpartition("/")
-    if path.startswith(f"{ROOT}/") and member.isreg():
-        content.files.append((path.removeprefix(f"{ROOT}/"), member.size))
-    elif folder in ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin") and not member.isdir():
-        content.programs.add(name)
 
 
 def _judge(rule: str, good: bool, message: str, otherwise: Level = "error") -> Finding:  # noqa: FBT001

@@ -132,11 +132,32 @@ def image(repository: Repository, what: str, platform: str = "linux/amd64") -> t
     if isinstance(parsed, Manifest):
         return stored, parsed
     wanted = Platform.named(platform)
-    images = [one for one in parsed.manifests if one.platform is None or one.platform.os != "unknown"]
-    if not images:
+    entries = _entries(repository, stored, parsed)
+    fitting = [one for one in entries if one.platform is not None and str(one.platform) == str(wanted)]
+    return _inner(repository, stored, (fitting or entries)[0])
+
+
+def images(repository: Repository, what: str) -> tuple[tuple[Stored, Manifest], ...]:
+    """The image manifest under a tag or digest; of an index, those of all platforms, `image`'s first."""
+    stored = found(repository, what)
+    parsed = stored.parse()
+    if isinstance(parsed, Manifest):
+        return ((stored, parsed),)
+    first = image(repository, what)
+    others = [_inner(repository, stored, one) for one in _entries(repository, stored, parsed)]
+    return tuple({one.digest: (one, manifest) for one, manifest in (first, *others)}.values())
+
+
+def _entries(repository: Repository, stored: Stored, index: Index) -> list[Descriptor]:
+    """The entries of an index that are images and no attestations."""
+    entries = [one for one in index.manifests if one.platform is None or one.platform.os != "unknown"]
+    if not entries:
         raise BadInput(f"{repository.reference.target}: the index {stored.digest} holds no image")
-    fitting = [one for one in images if one.platform is not None and str(one.platform) == str(wanted)]
-    inner = found(repository, str((fitting or images)[0].digest))
+    return entries
+
+
+def _inner(repository: Repository, stored: Stored, entry: Descriptor) -> tuple[Stored, Manifest]:
+    inner = found(repository, str(entry.digest))
     manifest = inner.parse()
     if not isinstance(manifest, Manifest):
         raise BadInput(f"{repository.reference.target}: the index {stored.digest} holds an index, not an image")

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.oci.access import look, open_repository
 from containers.oci.image import CARD
-from containers.oci.layer import CHUNK, ROOT, check_path
+from containers.oci.layer import CHUNK, ROOT
 from containers.oci.layout import FULL
-from containers.oci.repository import image, read_config
+from containers.oci.mounted import layer_members, refuse, tree_from, tree_of
+from containers.oci.repository import image, images, read_config
+from containers.oci.tree import Fault, model_fault
 from containers.oci.validate import listed_files, read_layer
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.digest import Digest
+    from containers.oci.mounted import Members
     from containers.oci.repository import Repository
     from containers.oci.types import Descriptor, Manifest
     from containers.settings import Settings
@@ -41,16 +44,22 @@ def unpack(
 
     The folder appears in one step when everything in it is verified; a run that broke off goes on with the layers that
     are missing; a folder that holds that image already is left alone. `on_bytes` gets bytes as they are written. Raises
-    BadInput for damage, for an image without /models, and for members that would leave the folder; DiskFull.
+    BadInput for damage, for an image without /models, and for one that an engine would not mount as it is written here,
+    be it on another platform (`containers.oci.tree`); DiskFull.
     """
     with open_repository(reference, settings) as repository, _only_one(folder):
-        stored, manifest = image(repository, str(look(repository).digest), platform)
+        what = str(look(repository).digest)
+        stored, manifest = image(repository, what, platform)
         mark = folder.with_name(folder.name + _MARK)
         if folder.is_dir() and mark.is_file() and mark.read_text() == str(stored.digest):
             return stored.digest
+        for other, one in images(repository, what):
+            if other.digest != stored.digest:
+                refuse(tree_of(repository, one, settings.registry.parallel).faults, f"{reference} ({other.digest})")
         work = folder.with_name(f".{folder.name}.{stored.digest.short}.partial")
         try:
-            _unpack_layers(repository, manifest, work, settings.registry.parallel, on_bytes)
+            faults = _unpack_layers(repository, manifest, work, settings.registry.parallel, on_bytes)
+            refuse(faults, reference)
             if not any((work / ROOT).iterdir()):
                 raise BadInput(
                     f"{reference} has nothing under /{ROOT}",
@@ -73,19 +82,25 @@ def unpack(
 
 def _unpack_layers(
     repository: Repository, manifest: Manifest, work: Path, parallel: int, on_bytes: Callable[[int], None]
-) -> None:
-    """Every layer that an earlier run has not finished already, into `work`."""
+) -> tuple[Fault, ...]:
+    """Every layer that an earlier run has not finished already, into `work`; the faults of the whole tree."""
     done = work / "done"
     done.mkdir(parents=True, exist_ok=True)
     (work / ROOT).mkdir(exist_ok=True)
-    ids = read_config(repository, manifest).rootfs.diff_ids
+    config = read_config(repository, manifest)
+    ids = config.rootfs.diff_ids
+    if len(ids) != len(manifest.layers):
+        raise BadInput(f"{len(manifest.layers)} layers and {len(ids)} diff ids")
+    members: dict[int, Members] = {}
 
     def bring(number: int) -> None:
         layer = manifest.layers[number]
         stamp = done / layer.digest.hex
-        if not stamp.exists():
-            _unpack_layer(repository, layer, ids[number] if number < len(ids) else None, work, on_bytes)
-            stamp.touch()
+        if stamp.exists():
+            members[number] = layer_members(repository, layer, ids[number])
+            return
+        members[number] = _unpack_layer(repository, layer, ids[number], work, on_bytes)
+        stamp.touch()
 
     ordered = _ordered(manifest.layers)
     for number in range(ordered):
@@ -98,6 +113,7 @@ def _unpack_layers(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return tree_from(manifest, config, [members[number] for number in range(len(manifest.layers))]).faults
 
 
 def _ordered(layers: Sequence[Descriptor]) -> int:
@@ -126,25 +142,32 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _unpack_layer(
-    repository: Repository, layer: Descriptor, diff_id: Digest | None, work: Path, on_bytes: Callable[[int], None]
-) -> None:
+    repository: Repository, layer: Descriptor, diff_id: Digest, work: Path, on_bytes: Callable[[int], None]
+) -> Members:
+    """Write what a layer has under /models; its members. Raises at once for what is wrong in itself."""
     written: set[Path] = set()
+    members: list[tarfile.TarInfo] = []
 
     def take(member: tarfile.TarInfo, content: Any) -> None:
+        if what := model_fault(member):
+            refuse((Fault(layer.digest, member.name, what),), str(repository.reference.target))
+        members.append(member)
         path = member.name.removeprefix("./").removeprefix("/").rstrip("/")
         if path != ROOT and not path.startswith(f"{ROOT}/"):
             return
-        _check_member(member, path, layer)
         target = work / path
-        if member.isdir():
-            target.mkdir(parents=True, exist_ok=True)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        written.add(target)
-        with target.open("wb") as file:
-            while chunk := content.read(CHUNK):
-                file.write(chunk)
-                on_bytes(len(chunk))
+        try:
+            (target if member.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
+            if member.isdir():
+                return
+            with target.open("wb") as file:
+                written.add(target)
+                while chunk := content.read(CHUNK):
+                    file.write(chunk)
+                    on_bytes(len(chunk))
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            fault = Fault(layer.digest, member.name, "is there twice, or below it, as a folder and as something else")
+            refuse((fault,), str(repository.reference.target))
 
     try:
         read_layer(repository, layer, diff_id, take)
@@ -153,13 +176,4 @@ def _unpack_layer(
             path.unlink(missing_ok=True)
         raise
 
-
-def _check_member(member: tarfile.TarInfo, path: str, layer: Descriptor) -> None:
-    """Raises BadInput for what could write anywhere else than below the folder, and for deletions."""
-    check_path(path)
-    if path.rpartition("/")[2].startswith(".wh."):
-        raise BadInput(f"{layer.digest} deletes {path}: not a modelcar", remedy="build the image without deletions")
-    if not member.isdir() and not member.isreg():
-        raise BadInput(
-            f"{path} in {layer.digest} is neither a file nor a folder", remedy="a modelcar holds plain files only"
-        )
+    return tuple(members)

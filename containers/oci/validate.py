@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.oci.headers import members, open_tar
 from containers.oci.image import FILES
 from containers.oci.layer import LayerFile, check_path
 from containers.oci.types import ImageConfig, Manifest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _TAR: Final = "application/vnd.oci.image.layer.v1.tar"
 _GZIP: Final = (_TAR + "+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip")
-_PLAIN: Final = (_TAR, "application/vnd.docker.image.rootfs.diff.tar")
+PLAIN: Final = (_TAR, "application/vnd.docker.image.rootfs.diff.tar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ class ChunkReader:
             left -= len(taken) if left > 0 else 0
         return b"".join(parts)
 
+    def close(self) -> None:
+        """Whoever gave the chunks closes what is behind them."""
+
     def drain(self) -> None:
         """Read to the end, so that the digest of everything is checked."""
         self._rest = memoryview(b"")
@@ -128,7 +132,7 @@ class ChunkReader:
 
 def inflated(chunks: Iterator[bytes], layer: Descriptor) -> Iterator[bytes]:
     """The tar inside a layer; raises BadInput for a compression other than gzip."""
-    if layer.media_type in _PLAIN:
+    if layer.media_type in PLAIN:
         yield from chunks
         return
     if layer.media_type not in _GZIP:
@@ -167,8 +171,8 @@ def read_layer(
             plain = _diffed(plain, diff_id, what)
         reader = ChunkReader(plain)
         try:
-            with tarfile.open(fileobj=reader, mode="r|", bufsize=1 << 16) as tar:  # type: ignore[call-overload]
-                for member in tar:
+            with open_tar(reader, "r|") as tar:
+                for member in members(tar):
                     on_file(member, tar.extractfile(member) if member.isreg() else None)
         except tarfile.TarError as error:
             reader.drain()  # wrong bytes are a better explanation than a bad tar

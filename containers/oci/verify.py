@@ -12,10 +12,12 @@ from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci.access import look, open_repository
 from containers.oci.layer import CHUNK, ROOT
+from containers.oci.mounted import raw_faults, tree_from
 from containers.oci.raw import is_raw
 from containers.oci.referrers import TITLE
-from containers.oci.repository import image, read_small
+from containers.oci.repository import images, read_small
 from containers.oci.source import FolderSource
+from containers.oci.tree import clean
 from containers.oci.validate import check_image, listed_files, read_layer, verified
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
     from containers.oci.memory import Memory
     from containers.oci.repository import Repository
-    from containers.oci.types import Descriptor, Manifest
+    from containers.oci.tree import Fault
+    from containers.oci.types import Descriptor, ImageConfig, Manifest
     from containers.settings import Settings
 
 
@@ -33,7 +36,7 @@ class Difference:
     """One thing that is not as it should be. `path` is a file of the checkpoint, or "" for the image itself."""
 
     path: str
-    kind: Literal["changed", "missing", "extra", "damaged", "unlisted"]
+    kind: Literal["changed", "missing", "extra", "damaged", "unlisted", "unsafe"]
     message: str
 
 
@@ -56,6 +59,11 @@ class Verified:
 class _Layer:
     files: dict[str, Digest] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
+    members: list[tarfile.TarInfo] = field(default_factory=list)
+    whole: bool = True
+
+
+_Layers = dict[tuple[Digest, Digest | None], _Layer]  # by digest and diff id: platforms share those of the model
 
 
 def verify(
@@ -66,44 +74,67 @@ def verify(
     against: str = "",
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Verified:
-    """Read the whole image, or raw artifact, and check it; `against` is a folder or another reference.
+    """Read the whole image, of every platform, or raw artifact, and check it; `against` is a folder or another reference.
 
-    Damage and differences are in the result; BadInput is for what cannot be looked at in the first place.
+    Damage and differences are in the result, and so is what an engine would mount otherwise than it is written here
+    (`containers.oci.tree`); the files are those of linux/amd64, or else of the first platform. BadInput is for what
+    cannot be looked at in the first place.
     """
+    layers: _Layers = {}
+    differences: list[Difference] = []
+    found: list[dict[str, Digest]] = []
     with open_repository(reference, settings) as repository:
-        digest = look(repository).digest
-        stored, manifest = image(repository, str(digest))
-        found, differences = _read_image(repository, manifest, settings.registry.parallel, on_bytes)
-        size = sum(layer.size for layer in manifest.layers)
+        platforms = images(repository, str(look(repository).digest))
+        for _, manifest in platforms:
+            files, wrong = _read_image(repository, manifest, settings.registry.parallel, on_bytes, layers)
+            found += [files] if files not in found else []
+            differences += [one for one in wrong if one not in differences]
+        sizes = {layer.digest: layer.size for _, manifest in platforms for layer in manifest.layers}
     if against:
-        differences += _compare(found, _other(against, settings, memory, on_bytes), against)
-    return Verified(reference, stored.digest, dict(sorted(found.items())), tuple(differences), size)
+        other = _other(against, settings, memory, on_bytes)
+        for files in found:
+            differences += [one for one in _compare(files, other, against) if one not in differences]
+    return Verified(
+        reference, platforms[0][0].digest, dict(sorted(found[0].items())), tuple(differences), sum(sizes.values())
+    )
 
 
 def _read_image(
-    repository: Repository, manifest: Manifest, parallel: int, on_bytes: Callable[[int], None]
+    repository: Repository, manifest: Manifest, parallel: int, on_bytes: Callable[[int], None], layers: _Layers
 ) -> tuple[dict[str, Digest], list[Difference]]:
     differences: list[Difference] = []
     ids: tuple[Digest | None, ...] = (None,) * len(manifest.layers)
     raw = is_raw(manifest)
+    config: ImageConfig | None = None
     try:
-        config = read_small(repository, manifest.config)
+        content = read_small(repository, manifest.config)
         if not raw:
-            ids = check_image(manifest, config).rootfs.diff_ids
+            config = check_image(manifest, content)
+            ids = config.rootfs.diff_ids
     except BadInput as error:
         differences.append(Difference("", "damaged", error.message))
+    wanted = list(zip(manifest.layers, ids, strict=True))
     with ThreadPoolExecutor(parallel, thread_name_prefix="verify") as pool:
-        read = [
-            pool.submit(_read_raw, repository, layer, on_bytes)
+        read = {
+            (layer.digest, diff_id): pool.submit(_read_raw, repository, layer, on_bytes)
             if raw
             else pool.submit(_read_tar, repository, layer, diff_id, on_bytes)
-            for layer, diff_id in zip(manifest.layers, ids, strict=True)
-        ]
-        layers = [one.result() for one in read]
+            for layer, diff_id in wanted
+            if (layer.digest, diff_id) not in layers
+        }
+        layers |= {key: one.result() for key, one in read.items()}
     files: dict[str, Digest] = {}
-    for layer in layers:
+    parts = [layers[layer.digest, diff_id] for layer, diff_id in wanted]
+    for layer in parts:
         differences += layer.differences
         files |= layer.files
+    faults: tuple[Fault, ...] = ()
+    if raw:
+        faults = raw_faults(manifest)
+    elif all(layer.whole for layer in parts):
+        faults = tree_from(manifest, config, [layer.members for layer in parts]).faults
+    named = {one.path for one in differences}  # what a list says otherwise has been told by its digests
+    differences += [Difference(one.member, "unsafe", one.message) for one in faults if one.member not in named]
     return files, differences
 
 
@@ -114,7 +145,8 @@ def _read_tar(
     result = _Layer()
 
     def take(member: tarfile.TarInfo, content: Any) -> None:
-        path = member.name.removeprefix("./").removeprefix("/")
+        path = clean(member.name)
+        result.members.append(member)
         if content is None:
             return
         digest = hashlib.sha256()
@@ -128,6 +160,7 @@ def _read_tar(
     try:
         read_layer(repository, layer, diff_id, take)
     except BadInput as error:
+        result.whole = False
         wrong = [path for path, digest in listed.items() if result.files.get(path) != digest]
         result.differences += [Difference(path, "damaged", error.message) for path in wrong or sorted(listed) or [""]]
         return result

@@ -9,25 +9,29 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, NotReady
 from containers.oci.access import look, open_repository, pinned
+from containers.oci.mounted import REMEDY
 from containers.oci.repository import image
 from containers.oci.unpack import unpack
 from containers.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from containers.contract import ArtifactRef, StepRequest
     from containers.step import Context
 
 _GB: Final = 1_000_000_000
+_ROOT_OF_ANOTHER: Final = re.compile(r"/proc/[0-9]+/root/models")
 _PATIENCE: Final = 30.0  # seconds for a modelcar's container to link its folder
 
 
@@ -37,10 +41,11 @@ def unpacked(reference: str, request: StepRequest, context: Context, there: Path
 
     `reference` is a modelcar by digest; empty takes the input "checkpoint"; `there` holds the model already, or will in
     a moment. Raises BadInput when neither is given or the modelcar is damaged, DiskFull, NotReady when nothing comes to
-    be there, and Temporary when the registry or the store cannot be reached.
+    be there or something else than plain files does, and Temporary when the registry or the store cannot be reached.
     """
     if there is not None:
         _wait_for(there)
+        _check_plain(there)
         yield there
         return
     home = context.settings.home.resolve() / "serving"
@@ -85,6 +90,30 @@ def _wait_for(folder: Path) -> None:
         if time.monotonic() > until:
             raise NotReady(f"no model came to be at {folder} within {_PATIENCE:g} seconds: {reason}")
         time.sleep(0.1)
+
+
+def _check_plain(there: Path) -> None:
+    """Raises BadInput unless what an engine has mounted are files and folders: no link could lead elsewhere from here.
+
+    `there` may be our own link to a modelcar's root; resolving it whole would leave that root (proc(5), /proc/pid/root).
+    """
+    folder = there
+    if there.is_symlink():
+        folder = there.readlink()
+        if not _ROOT_OF_ANOTHER.fullmatch(str(folder)):
+            raise _not_plain(there)
+    if folder.is_symlink():
+        raise _not_plain(folder)
+    for at, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(at, name)
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise _not_plain(path)
+
+
+def _not_plain(path: Path) -> BadInput:
+    return BadInput(f"{path}, as the engine mounted it, is neither a file nor a folder: no modelcar", remedy=REMEDY)
 
 
 def make_room(home: Path, limit: float) -> list[str]:

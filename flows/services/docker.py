@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
 from containers.determinants import determinants
 from containers.errors import BadInput, Error, Temporary
+from containers.events import Event
+from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
 from flows.engine import Spec, connect
 from flows.engine.ownership import KEPT, LEASE, lives, stays
@@ -185,11 +187,18 @@ class DockerServices:
         return replace(spec, publish={_PORT: options.port}, publish_at=options.host)
 
     def _pulled(self, engine: Engine, reference: str, on_event: OnEvent) -> str:
-        """Have the engine hold the modelcar; its name there."""
+        """Have the engine hold the modelcar, once its layers were looked at; its name there.
+
+        One that the engine holds already, or whose registry only the engine reaches, is looked at by the server alone.
+        """
         where = Reference.parse(reference)
         registry = self.settings.docker.registry_aliases.get(where.registry, where.registry)
         name = f"{registry}/{where.repository}@{where.digest}"
         if not engine.has_image(name):
+            try:
+                check_mounted(name, self.settings)
+            except Temporary as error:
+                on_event(Event(event="log", message=f"the layers of {name} were not looked at: {error.message}"))
             engine.pull(name, engine_login(where, self.settings), on_event)
         return name
 

@@ -14,6 +14,7 @@ from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.oci.access import look, open_repository
 from containers.oci.files import read_model_file, weights
+from containers.oci.mounted import check_images
 from containers.oci.raw import is_raw
 from containers.oci.repository import image
 from containers.oci.source import INDEX_FILE
@@ -61,10 +62,12 @@ class ModelFacts(Frozen):
 def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Reference]:
     """Of a modelcar or a raw artifact, with its reference pinned by digest. Weights are not read.
 
-    Raises BadInput when there is nothing under the name or its config.json lacks what sizing needs.
+    Raises BadInput when there is nothing under the name, when an engine would not mount what its layers say, or when its
+    config.json lacks what sizing needs.
     """
     with open_repository(reference, settings) as repository:
         digest = look(repository).digest
+        check_images(repository, str(digest), settings.registry.parallel)
         _, manifest = image(repository, str(digest))
         content = read_model_file(repository, manifest, CONFIG)
         size = weights(manifest)

@@ -1,0 +1,172 @@
+"""The members of a layer, read in the one way in which every reader reads them; what can be read in two ways is refused.
+
+Engines read tars with Go's archive/tar and we with Python's tarfile. The two differ in corners (a prefix without the
+magic of ustar, a path for all members in a global header, two headers that both rename, what follows the end), and there
+a layer would be one tree to us and another to the engine.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.errors import BadInput
+from containers.oci.layer import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containers.oci.layer import Readable
+    from containers.oci.repository import Repository
+    from containers.oci.types import Descriptor
+
+_BLOCK: Final = 512
+_EXTENDED_MAX: Final = 1 << 20  # bytes of a long name or of pax records, as in Go
+_SIZE: Final = re.compile(rb" *[0-7]*[ \0]*|\x80[\0-\xff]{11}", re.DOTALL)  # octal, or base 256
+_USTAR: Final = b"ustar\x0000"
+_PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_HARMLESS: Final = frozenset({"comment"})  # what `git archive` writes for all members
+_NEAR: Final = 1 << 20  # bytes that are read over rather than asked for again behind them
+
+
+def open_tar(file: Readable, mode: str) -> tarfile.TarFile:
+    """A tar whose headers are checked one by one; raises tarfile.TarError, here and in what follows."""
+    return tarfile.open(  # type: ignore[call-overload, no-any-return]
+        fileobj=file, mode=mode, bufsize=1 << 16, tarinfo=_strict(), encoding="utf-8", errors="surrogateescape"
+    )
+
+
+def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Every member of a tar from `open_tar`, and nothing but zeros behind the last."""
+    for member in tar:
+        if odd := _odd(member) or _odd_for_all(tar):
+            raise tarfile.ReadError(f"{member.name!r} {odd}")
+        yield member
+    file: Any = tar.fileobj
+    while rest := file.read(CHUNK):
+        if rest.count(0) != len(rest):
+            raise tarfile.ReadError("something follows its end, which some readers take for members")
+
+
+def read_headers(repository: Repository, layer: Descriptor) -> tuple[tarfile.TarInfo, ...]:
+    """The members of an uncompressed layer; contents are passed over, so the digest is not checked. Raises BadInput."""
+    file = _Skipping(repository, layer)
+    try:
+        with open_tar(file, "r:") as tar:
+            return tuple(members(tar))
+    except tarfile.TarError as error:
+        what = repository.reference.target
+        raise BadInput(f"the layer {layer.digest} of {what} is not a tar: {error}") from error
+    finally:
+        file.close()
+
+
+def _strict() -> type[tarfile.TarInfo]:
+    """A class for one tar, since it knows which headers came before the next member's own."""
+    before: list[bytes] = []
+
+    class Strict(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Strict:
+            whole = len(buf) == _BLOCK
+            if whole and any(buf):
+                _check_header(bytes(buf), before)
+            elif buf and not whole:
+                raise tarfile.ReadError("it breaks off in a header")
+            try:
+                return super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError as error:
+                if whole and any(buf):  # tarfile would take it for the end
+                    raise tarfile.ReadError(str(error)) from error
+                raise
+
+    return Strict
+
+
+def _check_header(header: bytes, before: list[bytes]) -> None:
+    kind, size = header[156:157], header[124:136]
+    if not _SIZE.fullmatch(size):
+        raise tarfile.ReadError(f"a header has the size {size!r}")
+    if any(header[345:500]) and (header[257:265] != _USTAR or header[508:512] == b"tar\0"):
+        raise tarfile.ReadError("a header has a prefix that only some readers put before the name")
+    if kind not in (*_PAX, *_LONG, tarfile.XGLTYPE):
+        before.clear()
+        return
+    if tarfile.nti(size) > _EXTENDED_MAX:  # type: ignore[attr-defined]
+        raise tarfile.ReadError(f"a name or its like has more than {_EXTENDED_MAX} bytes")
+    if kind == tarfile.SOLARIS_XHDTYPE or kind in before or (before and (kind in _PAX or before[0] in _PAX)):
+        raise tarfile.ReadError("a member has two headers that name it, and readers differ in which one counts")
+    if kind != tarfile.XGLTYPE:
+        before.append(kind)
+
+
+def _odd(member: tarfile.TarInfo) -> str:
+    pax = member.pax_headers
+    if "\0" in member.name or "\0" in member.linkname or not (member.name or member.isdir()):
+        return "is no name of a file"
+    if any(key.startswith("GNU.sparse.") for key in pax):
+        return "is a sparse file in a form that only some readers know"
+    if any(not pax[key] for key in ("path", "linkpath", "size") if key in pax):
+        return "has an empty pax record, which readers take differently"
+    if member.size and (member.isdir() or member.issym() or member.islnk() or member.isdev()):
+        return "has contents and is no file, which readers take differently"
+    return ""
+
+
+def _odd_for_all(tar: tarfile.TarFile) -> str:
+    odd = sorted(tar.pax_headers.keys() - _HARMLESS)
+    return f"comes after pax records for all members ({', '.join(odd)}), which engines pass over" if odd else ""
+
+
+class _Skipping:
+    """A blob as a file for tarfile: what is far ahead is asked for from there, so contents are not fetched."""
+
+    def __init__(self, repository: Repository, layer: Descriptor) -> None:
+        self._repository, self._layer = repository, layer
+        self._at = self._rest_at = 0
+        self._rest = memoryview(b"")
+        self._open: Any = None
+        self._chunks: Iterator[bytes] = iter(())
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        self._at = position if whence == 0 else position + (self._at if whence == 1 else self._layer.size)
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._layer.size - self._at
+        left = left if size < 0 else min(size, left)
+        parts: list[bytes] = []
+        while left > 0:
+            part = bytes(self._here()[:left])
+            if not part:
+                break
+            parts.append(part)
+            self._at += len(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+    def _here(self) -> memoryview:
+        """What is in memory from the position on; more of it is fetched where there is nothing."""
+        ahead = self._at - self._rest_at
+        if self._open is None or ahead < 0 or ahead > len(self._rest) + _NEAR:
+            self.close()
+            self._open = self._repository.read_blob(self._layer.digest, self._at)
+            self._chunks = self._open.__enter__()
+            self._rest, self._rest_at, ahead = memoryview(b""), self._at, 0
+        while ahead >= len(self._rest):
+            ahead -= len(self._rest)
+            self._rest_at += len(self._rest)
+            self._rest = memoryview(next(self._chunks, b""))
+            if not self._rest:
+                break
+        return self._rest[ahead:]

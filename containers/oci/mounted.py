@@ -1,0 +1,114 @@
+"""What an engine mounts of an image in a repository: the one check of `lint`, `verify`, `unpack`, deployments and servers.
+
+`verify` and `unpack` read every byte of the layers and pass the members on that they saw; the others read the headers of
+uncompressed layers and nothing else, and compressed ones whole. Headers alone are as true as the repository is.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.errors import BadInput
+from containers.oci.access import look, open_repository
+from containers.oci.headers import read_headers
+from containers.oci.layer import ROOT
+from containers.oci.raw import is_raw
+from containers.oci.repository import images, read_config
+from containers.oci.tree import Fault, Tree, clean, merged_tree
+from containers.oci.validate import PLAIN, listed_files, read_layer
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Mapping, Sequence
+
+    from containers.digest import Digest
+    from containers.oci.repository import Repository
+    from containers.oci.types import Descriptor, ImageConfig, Manifest
+    from containers.settings import Settings
+
+REMEDY: Final = "do not serve it: ask whoever built it for a modelcar of plain files, each in one layer"
+Members = tuple["tarfile.TarInfo", ...]
+
+
+def check_mounted(reference: str, settings: Settings) -> None:
+    """Raises BadInput unless what is mounted is what the layers list, on every platform of the image."""
+    with open_repository(reference, settings) as repository:
+        check_images(repository, str(look(repository).digest), settings.registry.parallel)
+
+
+def check_images(repository: Repository, what: str, parallel: int) -> None:
+    """The same, of an open repository."""
+    for stored, manifest in images(repository, what):
+        tree = tree_of(repository, manifest, parallel)
+        refuse(tree.faults, f"{repository.reference.target}@{stored.digest}")
+
+
+def refuse(faults: Sequence[Fault], what: str) -> None:
+    """Raises BadInput with the first fault and the number of the others."""
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise BadInput(f"{what} is no modelcar: {faults[0].message}{more}", remedy=REMEDY)
+
+
+def tree_of(repository: Repository, manifest: Manifest, parallel: int = 4) -> Tree:
+    """The tree of an image; raises BadInput for a layer that cannot be read. Of a raw artifact: that it is one."""
+    if is_raw(manifest):
+        return Tree({}, raw_faults(manifest))
+    config = read_config(repository, manifest)
+    ids = config.rootfs.diff_ids
+    if len(ids) != len(manifest.layers):
+        raise BadInput(f"{len(manifest.layers)} layers and {len(ids)} diff ids")
+    with ThreadPoolExecutor(parallel, thread_name_prefix="headers") as pool:
+        members = list(pool.map(lambda layer, diff_id: layer_members(repository, layer, diff_id), manifest.layers, ids))
+    return tree_from(manifest, config, members)
+
+
+def layer_members(repository: Repository, layer: Descriptor, diff_id: Digest) -> Members:
+    """The members of one layer, for as few bytes as it takes."""
+    if layer.media_type in PLAIN:
+        return read_headers(repository, layer)
+    found: list[tarfile.TarInfo] = []
+    read_layer(repository, layer, diff_id, lambda member, _: found.append(member))
+    return tuple(found)
+
+
+def tree_from(manifest: Manifest, config: ImageConfig | None, members: Sequence[Sequence[tarfile.TarInfo]]) -> Tree:
+    """The tree of an image whose layers' members were read already."""
+    tree = merged_tree((layer.digest, one) for layer, one in zip(manifest.layers, members, strict=True))
+    unlike = [fault for layer, one in zip(manifest.layers, members, strict=True) for fault in _unlisted(layer, one)]
+    return Tree(tree.nodes, (*tree.faults, *unlike, *(_volumes(config) if config is not None else ())))
+
+
+def raw_faults(manifest: Manifest) -> tuple[Fault, ...]:
+    """Tars in what calls itself a raw artifact: engines would mount them."""
+    return tuple(
+        Fault(layer.digest, layer.media_type, "is a layer that an engine mounts, and none of a raw artifact")
+        for layer in manifest.layers
+        if "tar" in layer.media_type.rpartition(".")[2]
+    )
+
+
+def _unlisted(layer: Descriptor, members: Sequence[tarfile.TarInfo]) -> list[Fault]:
+    """Files in which a layer differs from its own list."""
+    listed: Mapping[str, int] = {file.path: file.size for file in listed_files(layer)}
+    if not listed:
+        return []
+    found = {clean(one.name).removeprefix(f"{ROOT}/"): one.size for one in members if not one.isdir()}
+    return [
+        Fault(layer.digest, path, "is not as the layer's own list says")
+        for path in sorted(found.keys() | listed.keys())
+        if found.get(path) != listed.get(path)
+    ]
+
+
+def _volumes(config: ImageConfig) -> list[Fault]:
+    """Volumes that an engine would put over the model when it starts the image."""
+    volumes: Any = (config.config.model_extra or {}).get("Volumes") or {}
+    paths = {str(path): f"/{clean(str(path))}/".replace("//", "/") for path in volumes}
+    root = f"/{ROOT}/"
+    return [
+        Fault(None, name, f"is a volume of the image and would cover what is in /{ROOT}")
+        for name, path in paths.items()
+        if root.startswith(path) or path.startswith(root)
+    ]
