@@ -41,13 +41,13 @@ images: .venv ## build the container images and give them to the local engine
 	$(BIN)/carwright images load
 
 dry-run: images ## ship the demo with a container for each step, under a Prefect server
-	$(BIN)/python -m infra.dryrun up $(RUN)
+	$(BIN)/python -m flows.local.dry_run up $(RUN)
 
 dry-run-down: .venv ## take the dry run away; what it stored, too: VOLUMES=--volumes
-	$(BIN)/python -m infra.dryrun down $(VOLUMES)
+	$(BIN)/python -m flows.local.dry_run down $(VOLUMES)
 
 bench: .venv ## measure
-	@for bench in infra/bench/*.py; do case "$$bench" in */_*) ;; *) $(BIN)/python -m "infra.bench.$$(basename "$$bench" .py)" ;; esac; done
+	@for bench in tests/bench/[a-z]*.py; do $(BIN)/python -m "tests.bench.$$(basename "$$bench" .py)"; done
 
 clean: ## remove what was made here, the environment included
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -91,7 +91,7 @@ class StepRequest(Frozen):
         """64 hex digits that name the output of this request.
 
         `determinants` is what else can change the bytes: the step's own bytes version and the versions of the
-        libraries that do the arithmetic (see `containers.determinants`). Inputs count by content, so that the
+        libraries that do the arithmetic (see `containers.fingerprints`). Inputs count by content, so that the
         same checkpoint from another place gives the same fingerprint. Raises BadInput for a parameter that is no
         number (NaN, infinity).
         """

@@ -9,13 +9,14 @@ from prefect import flow
 from prefect.states import Cancelled
 
 from containers.contract import PushParameters, QuantizeParameters
-from flows import report, steps
-from flows.release import Release
-from flows.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
+from flows import steps
+from flows.orchestrator.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
+from flows.orchestrator.results import STORAGE
+from flows.orchestrator.run_artifacts import tell_failure, tell_outcome
+from flows.release import report
+from flows.release.promotion import Release
+from flows.release.summary import NotPromoted, Shipped, StepSummary, promoted_by
 from flows.requests import Subject
-from flows.results import STORAGE
-from flows.run_artifacts import tell_failure, tell_outcome
-from flows.summary import NotPromoted, Shipped, StepSummary, promoted_by
 from flows.watching import outcome
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from containers.contract import (
     Step,
     StepRequest,
 )
-from containers.determinants import determinants, engine_version
+from containers.fingerprints import engine_version, fingerprint_inputs
 from flows.runtime import current
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def fingerprint(request: StepRequest) -> str:
     """The name of the artifact that a pure step makes of this request."""
-    return request.fingerprint(determinants(request.step, request.parameters.get("action")))
+    return request.fingerprint(fingerprint_inputs(request.step, request.parameters.get("action")))
 
 
 def resolve(model: str, revision: str | None = None) -> StepRequest:

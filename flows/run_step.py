@@ -1,6 +1,6 @@
 """The flow that answers one step's request on the machine of a worker: deployed as `run-step/gpu`, started by a parent.
 
-What comes of it is stored as JSON under the child's key, where the parent looks for it (`flows.children`): a StepResult,
+What comes of it is stored as JSON under the child's key, where the parent looks for it (`flows.orchestrator.child_runs`): a StepResult,
 or the error with its exit code. While it works it shows signs of life and watches those of its parent: when the parent
 says so, or is silent for too long, it ends.
 """
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from containers.contract import Endpoint, ServeOptions, Step, StepRequest, StepResult
 from containers.errors import Error, Interrupted, NotReady
 from flows import runtime
-from flows.pulse import Pulse, Watch
+from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class Failure(BaseModel):
     remedy: str = ""
 
 
-class Outcome(BaseModel):
+class ChildOutcome(BaseModel):
     """What a child run leaves: a result or a failure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,15 +77,18 @@ def run_step(request: dict[str, Any], key: str, label: str = "step") -> None:
     now = runtime.here()
     asked = StepRequest.model_validate(request).model_copy(update={"store": now.location})
     silence = now.settings.placement.silence
-    with Pulse(now.store, child_key(key, "child"), beat(now.settings)) as pulse, _watched(now.store, key, silence):
-        listen = _listener(pulse)
+    with (
+        Heartbeat(now.store, child_key(key, "child"), beat(now.settings)) as heartbeat,
+        _watched(now.store, key, silence),
+    ):
+        listen = _listener(heartbeat)
         try:
             result = (_serve if asked.step is Step.SERVE else _answer)(asked, now, key, listen)
         except Error as error:
             failure = Failure(exit_code=error.exit_code, message=error.message, remedy=error.remedy)
-            _leave(now.store, key, Outcome(failure=failure))
+            _leave(now.store, key, ChildOutcome(failure=failure))
             raise
-        _leave(now.store, key, Outcome(result=result))
+        _leave(now.store, key, ChildOutcome(result=result))
 
 
 def beat(settings: Settings) -> float:
@@ -125,17 +128,17 @@ def _advertised(endpoint: Endpoint, host: str) -> Endpoint:
     return endpoint.model_copy(update={"url": urlunsplit(url._replace(netloc=f"{host}:{url.port}"))})
 
 
-def _leave(store: Store, key: str, outcome: Outcome) -> None:
+def _leave(store: Store, key: str, outcome: ChildOutcome) -> None:
     store.write_key(child_key(key, "outcome"), outcome.model_dump_json(exclude_none=True).encode())
 
 
-def _listener(pulse: Pulse) -> Callable[[Event], None]:
+def _listener(heartbeat: Heartbeat) -> Callable[[Event], None]:
     logger: Any = get_run_logger()
     logger = logger.getChild(LOGGER)
 
     def listen(event: Event) -> None:
         if event.event == "progress":
-            pulse.progress(event)
+            heartbeat.progress(event)
         else:
             logger.log(_LEVELS[event.level], event.text())
 
@@ -149,7 +152,7 @@ class _ParentGoneError(Interrupted):
 @contextmanager
 def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
     """End the block (in this process's main thread) when the parent says so or is silent for `patience` seconds."""
-    watch = Watch(store, child_key(key, "parent"))
+    watch = HeartbeatWatch(store, child_key(key, "parent"))
     done = threading.Event()
     why: list[str] = []
 

@@ -16,15 +16,15 @@ from containers.contract import Step, StoreLocation
 from containers.errors import BadInput
 from containers.settings import Settings
 from containers.store import Store
-from flows.launchers.process import ProcessLauncher
-from flows.services.process import ProcessServices
+from flows.runners.process.launcher import ProcessLauncher
+from flows.runners.process.services import ProcessServices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from containers.events import Event
-    from flows.launchers import Launcher
-    from flows.services import Services
+    from flows.runners.launcher import Launcher
+    from flows.runners.service import Services
 
     Listener = Callable[[str, Event], None]
 
@@ -82,22 +82,22 @@ def _parts(settings: Settings) -> tuple[Launcher, Services]:
     parts = _started_here(settings)
     if not settings.placement.used:
         return parts
-    from flows.launchers.placed import PlacedLauncher
-    from flows.services.placed import PlacedServices
+    from flows.runners.remote.launcher import PlacedLauncher
+    from flows.runners.remote.services import PlacedServices
 
     return PlacedLauncher(settings, parts[0]), PlacedServices(settings, parts[1])
 
 
 def _started_here(settings: Settings) -> tuple[Launcher, Services]:
     if settings.launcher == "docker":
-        from flows.launchers.docker import DockerLauncher, check_addresses
-        from flows.services.docker import DockerServices
+        from flows.runners.docker.launcher import DockerLauncher, check_addresses
+        from flows.runners.docker.services import DockerServices
 
         check_addresses(settings)
         return DockerLauncher(settings), DockerServices(settings)
     if settings.launcher == "kubernetes":
-        from flows.launchers.kubernetes import KubernetesLauncher
-        from flows.services.kubernetes import KubernetesServices
+        from flows.runners.kubernetes.launcher import KubernetesLauncher
+        from flows.runners.kubernetes.services import KubernetesServices
 
         return KubernetesLauncher(settings), KubernetesServices(settings)
     return ProcessLauncher(settings), ProcessServices(settings)

@@ -14,7 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from containers import arrivals
+from containers import download_feed
 from containers.contract import (
     ArtifactRef,
     Kind,
@@ -31,8 +31,8 @@ from containers.contract import (
 from containers.events import Event
 from containers.verdict import Verdict
 from flows import requests
-from flows.limits import one_at_a_time
-from flows.reporting import task_listener
+from flows.orchestrator.reporting import task_listener
+from flows.orchestrator.single_flight import one_at_a_time
 from flows.runtime import current
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.context import TaskRunContext
 
-    from flows.release import Release
+    from flows.release.promotion import Release
     from flows.requests import Subject
-    from flows.services import Lease
+    from flows.runners.service import Lease
 
 RETRIES = 2  # of a step that said "temporary"; a bug or bad input is never retried
 RETRY_SECONDS = [2.0, 15.0]
@@ -180,13 +180,13 @@ def _quantizing(source: ResolvedSource, recipe: QuantizeParameters) -> Iterator[
     if now.store.find(Kind.CHECKPOINT, wanted) is not None or source.size < now.settings.overlap_gb * 1e9:
         yield False
         return
-    arrivals.begin(now.store, wanted)
+    download_feed.begin(now.store, wanted)
     request = requests.quantize_arriving(source, recipe)
     future = arriving_step.with_options(task_run_name=f"quantize to {recipe.scheme} what arrives").submit(request)
     try:
         yield True
     except BaseException:
-        arrivals.end(now.store, wanted)
+        download_feed.end(now.store, wanted)
         raise
     future.wait()
     if not future.state.is_completed():

@@ -7,7 +7,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from containers.settings import Settings
-from flows.sweeper import sweep
+from flows.runners.docker.sweeper import sweep
 
 
 @flow(name="sweep-containers", flow_run_name="sweep containers", persist_result=False)

@@ -34,13 +34,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from containers.errors import Temporary
-from flows.children import api, deployed
+from flows.orchestrator.child_runs import api, deployed
 from flows.runtime import current
 from flows.watching import records
 from flows.watching.decide import decide
-from flows.watching.look import look
 from flows.watching.models import load
 from flows.watching.records import Attempt
+from flows.watching.scan import scan
 from flows.watching.view import plan_rows
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State
 
-    from flows.watching.look import Seen
+    from flows.watching.scan import ModelState
 
 DEPLOYMENT: Final = "watch-releases/hourly"
 EVENT: Final = "carwright.model.changed"
@@ -68,11 +68,11 @@ def watch_releases(models: str = "", force: tuple[str, ...] = ()) -> State[Any]:
     Raises BadInput for a models.yaml that does not fit, and Temporary when there are changes and no server takes events.
     """
     now = current()
-    seen = look(load(Path(models) if models else now.settings.watch.models), now.settings, now.store)
+    seen = scan(load(Path(models) if models else now.settings.watch.models), now.settings, now.store)
     log = get_run_logger()
     living = changes_with_a_run()
     did: Counter[str] = Counter()
-    news: list[Seen] = []
+    news: list[ModelState] = []
     for one in seen:
         decision = decide(one, living, now.settings, force=one.line.name in force)
         did[decision.what] += 1
@@ -105,7 +105,7 @@ def reschedule(seconds: float) -> None:
         client.create_deployment_schedules(hourly.id, [DeploymentScheduleCreate(schedule=schedule, active=True)])
 
 
-def announce_all(news: Sequence[Seen]) -> int:
+def announce_all(news: Sequence[ModelState]) -> int:
     """Announce a few at a time, the next when these have runs or the patience ends; returns how many have none then.
 
     Where none of the first few has one, nobody listens, and the rest is left for a later look.
@@ -122,7 +122,7 @@ def announce_all(news: Sequence[Seen]) -> int:
     return unheard
 
 
-def announce(seen: Seen) -> None:
+def announce(seen: ModelState) -> None:
     """Write down that this change is announced, and emit its event; raises Temporary when no server takes it."""
     assert seen.wanted is not None
     if not should_emit_events():
@@ -148,7 +148,7 @@ def announce(seen: Seen) -> None:
     )
 
 
-def _without_a_run(batch: Sequence[Seen]) -> Sequence[Seen]:
+def _without_a_run(batch: Sequence[ModelState]) -> Sequence[ModelState]:
     """Those whose announcement started no run, when the patience ends; a run that has ended by then counts too."""
     store = current().store
     deadline = time.monotonic() + _PATIENCE

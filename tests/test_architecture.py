@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.architecture import STEPS, check, sources
+from tests.support.architecture import STEPS, check, sources
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def test_every_module_is_seen(root: Path) -> None:
     """The rules are applied to all there is: every step, and modules of each top folder."""
     seen = [path for path, _ in sources(root)]
     assert "containers/contract.py" in seen
-    assert "flows/environments.py" in seen
+    assert "infra/environments/environment.py" in seen
     assert {f"containers/{step}/__init__.py" for step in STEPS} <= set(seen)
 
 
@@ -39,7 +39,7 @@ def test_no_module_is_too_large(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "fragment"),
     [
-        ("containers/contract.py", "import flows.cli", "knows nothing of flows"),
+        ("containers/contract.py", "import flows.cli.main", "knows nothing of flows"),
         ("containers/store/s3.py", "from infra import lock", "knows nothing of infra"),
         ("containers/errors.py", "def late():\n    from prefect import flow", "complete without it"),
         ("containers/push/work.py", "from containers.quantize import work", "nothing in containers imports a step"),
@@ -51,10 +51,10 @@ def test_no_module_is_too_large(root: Path) -> None:
         ("flows/steps.py", "import importlib\nimportlib.import_module('containers.serve')", "only through its request"),
         ("containers/download/work.py", "import torch.nn", "the arithmetic"),
         ("containers/evaluate/work.py", "if True:\n    from llmcompressor import oneshot", "the arithmetic"),
-        ("flows/reporting.py", "import boto3", "one way to the object store"),
+        ("flows/orchestrator/reporting.py", "import boto3", "one way to the object store"),
         ("containers/oci/registry.py", "from botocore.config import Config", "one way to the object store"),
-        ("flows/launchers/docker.py", "import docker", "one place that knows"),
-        ("flows/launchers/kubernetes.py", "from lightkube import Client", "one place that knows"),
+        ("flows/runners/docker/launcher.py", "import docker", "one place that knows"),
+        ("flows/runners/kubernetes/launcher.py", "from lightkube import Client", "one place that knows"),
         ("containers/serve/work.py", "import subprocess", "one process runner"),
         ("containers/serve/work.py", "def f():\n    import subprocess as s", "one process runner"),
         ("flows/steps.py", "import pickle", "nothing is pickled"),
@@ -77,7 +77,7 @@ def test_violations_are_found(path: str, source: str, fragment: str) -> None:
         ("containers/quantize/work.py", "from .groups import plan\nfrom ..store import Store"),
         ("containers/store/s3.py", "import boto3"),
         ("flows/steps.py", "import prefect\nfrom containers.oci import Reference\nimport containers.contract"),
-        ("flows/engine/client.py", "import docker"),
+        ("infra/container_engine/client.py", "import docker"),
         ("containers/process.py", "import os, subprocess\nx = os.environ"),
         ("flows/steps.py", "import dockerfile_parse\nfrom torchless import x"),
         ("flows/steps.py", "x.environ\nrun(['a'], shell=False)"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from containers.arrivals import Announcer
 from containers.contract import (
     DownloadOptions,
     DownloadParameters,
@@ -14,14 +13,15 @@ from containers.contract import (
     Step,
     StepResult,
 )
-from containers.determinants import determinants
-from containers.download.bring import Bringer
 from containers.download.checks import check_small_files, licence
+from containers.download.fetch import Fetcher
 from containers.download.origin import listing_digest, open_origin
 from containers.download.partial import partial_folder
 from containers.download.selection import select
 from containers.download.sources import BucketSource, FolderSource, HubSource, parse
+from containers.download_feed import FeedWriter
 from containers.errors import BadInput
+from containers.fingerprints import fingerprint_inputs
 from containers.store import Manifest, Store
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
         raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first and download what that gives")
     options = DownloadOptions.read(request.options)
     store = Store.open(request.store, context.settings.store)
-    fingerprint = request.fingerprint(determinants(Step.DOWNLOAD))
+    fingerprint = request.fingerprint(fingerprint_inputs(Step.DOWNLOAD))
     if (done := store.find(Kind.CHECKPOINT, fingerprint)) is not None:
         return _result(source, done, options, {})
 
@@ -85,8 +85,8 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
         selection = _select(source, origin)
         for file, why in selection.skipped:
             context.report.log(f"skipped {file.path} ({why})")
-        with Announcer(store, fingerprint, on=options.announce) as announcer:
-            bringer = Bringer(origin, store, folder, context.report, options.parallel, announcer)
+        with FeedWriter(store, fingerprint, on=options.announce) as announcer:
+            bringer = Fetcher(origin, store, folder, context.report, options.parallel, announcer)
             entries, metrics = bringer.bring(
                 selection.taken, check=lambda small: check_small_files(selection, small, _name(source))
             )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.evaluate import written
+from containers.evaluate import answer_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ async def solutions(client: Client, problem: Problem, sampling: Sampling, cut: l
     answer = await client.post("chat/completions", drawn | {"messages": messages, "top_p": _TOP_P})
     _note(cut, problem, answer)
     texts = [str(choice["message"].get("content") or "") for choice in answer["choices"]]
-    return [f"{problem.preamble}\n{written.code(text, problem.entry_point)}" for text in texts]
+    return [f"{problem.preamble}\n{answer_code.extract_code(text, problem.entry_point)}" for text in texts]
 
 
 def _note(cut: list[str] | None, problem: Problem, answer: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.layer import ROOT, check_path
 from containers.oci.repository import image, read_config
 from containers.oci.validate import listed_files, read_layer
@@ -46,7 +46,7 @@ def _from_modelcar(reference: str, settings: Settings, folder: Path) -> None:
             _write(folder, path.removeprefix(f"{ROOT}/"), content.read())
 
     with open_repository(reference, settings) as repository:
-        _, manifest = image(repository, str(look(repository).digest))
+        _, manifest = image(repository, str(read_manifest(repository).digest))
         ids = read_config(repository, manifest).rootfs.diff_ids
         for number, layer in enumerate(manifest.layers):
             if _promising(layer):

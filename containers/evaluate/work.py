@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult
-from containers.determinants import determinants, locked_version
 from containers.digest import canonical_json
 from containers.errors import BadInput
 from containers.evaluate import benchmarks, coding, page, samples, sanity, tokenizer
@@ -16,6 +15,7 @@ from containers.evaluate.client import Client, NotFinite
 from containers.evaluate.judge import Sizes, judge
 from containers.evaluate.measure import measure
 from containers.evaluate.measurement import Check, Measured
+from containers.fingerprints import fingerprint_inputs, locked_version
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 
@@ -44,7 +44,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
         _check(suites.of_request(parameters, EvaluateOptions.read(request.options)), context)
         return StepResult(step=request.step)
     store = Store.open(request.store, context.settings.store)
-    fingerprint = request.fingerprint(determinants(request.step, parameters.action))
+    fingerprint = request.fingerprint(fingerprint_inputs(request.step, parameters.action))
     kind, make = {
         "measure": (Kind.MEASUREMENT, _measure),
         "judge": (Kind.VERDICT, _judge),

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 from containers.errors import BadInput
 from containers.oci.layout import Layout
-from containers.oci.memory import Memory
+from containers.oci.push_cache import PushCache
 from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found
 
 if TYPE_CHECKING:
     from containers.digest import Digest
-    from containers.oci.repository import Repository, Stored
+    from containers.oci.repository import Repository, StoredManifest
     from containers.settings import Settings
 
 
-def open_memory(settings: Settings) -> Memory:
+def open_push_cache(settings: Settings) -> PushCache:
     """What earlier pushes on this machine remembered."""
-    return Memory(settings.cache.expanduser())
+    return PushCache(settings.cache.expanduser())
 
 
 def open_repository(
-    reference: Reference | str, settings: Settings, *, memory: Memory | None = None, write: bool = False
+    reference: Reference | str, settings: Settings, *, memory: PushCache | None = None, write: bool = False
 ) -> Repository:
     """The place that a reference names; `write` asks a registry for the permission to push as well."""
     parsed = Reference.parse(reference) if isinstance(reference, str) else reference
@@ -30,10 +30,10 @@ def open_repository(
         return Layout(parsed)
     from containers.oci.registry import Registry  # httpx is not needed for layouts
 
-    return Registry(parsed, settings, memory if memory is not None else Memory(None), write=write)
+    return Registry(parsed, settings, memory if memory is not None else PushCache(None), write=write)
 
 
-def look(repository: Repository) -> Stored:
+def read_manifest(repository: Repository) -> StoredManifest:
     """What the repository's own reference points at; raises BadInput when there is nothing.
 
     A layout with a single image needs no tag, as with skopeo.
@@ -47,14 +47,14 @@ def look(repository: Repository) -> Stored:
 def resolve(reference: str, settings: Settings) -> Digest:
     """The digest that a reference points at now."""
     with open_repository(reference, settings) as repository:
-        return look(repository).digest
+        return read_manifest(repository).digest
 
 
 def tag(reference: str, name: str, settings: Settings) -> bool:
     """Give the tag `name` to what `reference` points at; False when it had it already."""
     check_tag(name)
     with open_repository(reference, settings, write=True) as repository:
-        stored = look(repository)
+        stored = read_manifest(repository)
         before = repository.get(name)
         if before is not None and before.digest == stored.digest:
             return False

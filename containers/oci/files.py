@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import tarfile
 
     from containers.oci.repository import Repository
-    from containers.oci.types import Manifest
+    from containers.oci.types import ImageManifest
 
 BIG: Final = 64 << 20  # bytes; larger layers are not read for a small file
 _WEIGHTS: Final = ".safetensors"
@@ -30,7 +30,7 @@ class Weights:
     exact: bool
 
 
-def read_model_file(repository: Repository, manifest: Manifest, path: str) -> bytes:
+def read_model_file(repository: Repository, manifest: ImageManifest, path: str) -> bytes:
     """A small file below /models, verified, from the layer that holds it; raises BadInput when there is none."""
     if is_raw(manifest):
         for layer in manifest.layers:
@@ -52,7 +52,7 @@ def read_model_file(repository: Repository, manifest: Manifest, path: str) -> by
     return found[-1]
 
 
-def weights(manifest: Manifest) -> Weights:
+def weights(manifest: ImageManifest) -> Weights:
     """From the manifest alone: what its layers list, or else the size of every layer that may hold weights."""
     if is_raw(manifest):
         sizes = [layer.size for layer in manifest.layers if layer.annotations.get(TITLE, "").endswith(_WEIGHTS)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest, canonical_json
 from containers.oci.layer import MEDIA_TYPE, ROOT
-from containers.oci.types import CONFIG, EPOCH, MANIFEST, Descriptor, History, ImageConfig, Index, Manifest, RootFs
+from containers.oci.types import CONFIG, EPOCH, MANIFEST, Descriptor, History, ImageConfig, ImageManifest, Index, RootFs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ MODELCAR: Final = "dev.carwright.modelcar"
 class Image:
     """A built image: the bytes of its configuration and manifest, and their digests."""
 
-    manifest: Manifest
+    manifest: ImageManifest
     config: bytes
     content: bytes
 
@@ -76,7 +76,7 @@ def compose(base: Base, layers: Sequence[Descriptor], annotations: Mapping[str, 
             "history": (*inherited, *history),
         }
     ).encode()
-    manifest = Manifest(
+    manifest = ImageManifest(
         config=Descriptor(media_type=CONFIG, digest=Digest.of(config), size=len(config)),
         layers=(*base.layers, *layers),
         annotations=dict(annotations) | {BASE: base.name},

@@ -19,8 +19,8 @@ from containers.digest import Digest, canonical_json
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
-from containers.oci.repository import Blob, Stored
-from containers.oci.types import INDEX, REF_NAME, Descriptor, Index, Manifest, parse_manifest
+from containers.oci.repository import Blob, StoredManifest
+from containers.oci.types import INDEX, REF_NAME, Descriptor, ImageManifest, Index, parse_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,17 +92,17 @@ class Layout:
             temporary.replace(self._path(actual))
         return actual
 
-    def get(self, what: str) -> Stored | None:
+    def get(self, what: str) -> StoredManifest | None:
         entry = next((one for one in self._index().manifests if what in (str(one.digest), _name(one))), None)
         if entry is None and ":" in what:  # a manifest of an index is a blob that index.json does not name
             digest = Digest.parse(what)
             if self.blob_size(digest) is None:
                 return None
             content = self._read(digest)
-            return Stored(content, parse_manifest(content, f"the manifest {digest}").media_type, digest)
+            return StoredManifest(content, parse_manifest(content, f"the manifest {digest}").media_type, digest)
         if entry is None:
             return None
-        return Stored(self._read(entry.digest), entry.media_type, entry.digest)
+        return StoredManifest(self._read(entry.digest), entry.media_type, entry.digest)
 
     def put(self, content: bytes, media_type: str, tag: str = "") -> Digest:
         digest = self.put_blob(Blob.of(content), lambda _: None)
@@ -132,7 +132,7 @@ class Layout:
             manifest = parse_manifest(self._read(entry.digest), f"the manifest {entry.digest}")
             if manifest.subject is not None and manifest.subject.digest == subject:
                 kind = manifest.artifact_type or (
-                    manifest.config.media_type if isinstance(manifest, Manifest) else None
+                    manifest.config.media_type if isinstance(manifest, ImageManifest) else None
                 )
                 found[entry.digest] = Descriptor(
                     media_type=entry.media_type,
@@ -143,7 +143,7 @@ class Layout:
                 )
         return tuple(found.values())
 
-    def refer(self, content: bytes, manifest: Manifest) -> Digest:
+    def refer(self, content: bytes, manifest: ImageManifest) -> Digest:
         return self.put(content, manifest.media_type)
 
     def delete(self, digest: Digest) -> None:

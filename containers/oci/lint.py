@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.errors import BadInput
 from containers.oci import raw
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.card import is_legal
 from containers.oci.files import read_model_file
 from containers.oci.layer import ROOT
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from containers.oci.repository import Repository
     from containers.oci.tree import Tree
-    from containers.oci.types import ImageConfig, Manifest
+    from containers.oci.types import ImageConfig, ImageManifest
     from containers.settings import Settings
 
 Level = Literal["error", "warning", "ok"]
@@ -47,7 +47,7 @@ class Finding:
 def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
     """Every rule's finding, the good ones included, in a fixed order. Raises BadInput when there is nothing to look at."""
     with open_repository(reference, settings) as repository:
-        _, manifest = image(repository, str(look(repository).digest))
+        _, manifest = image(repository, str(read_manifest(repository).digest))
         config = read_small(repository, manifest.config)
         if raw.is_raw(manifest):
             return tuple(_raw_rules(repository, manifest))
@@ -58,7 +58,7 @@ def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
         findings = [Finding("consistent", "ok", "manifest, configuration and annotations agree")]
         limit = registry_layer_bytes(repository.reference, settings)
         findings += _layer_rules(manifest, limit)
-        trees, finding = _trees(repository, str(look(repository).digest), settings.registry.parallel)
+        trees, finding = _trees(repository, str(read_manifest(repository).digest), settings.registry.parallel)
         findings.append(finding)
         if trees:
             files = list(trees[0].models)
@@ -87,7 +87,7 @@ def _programs(tree: Tree) -> set[str]:
     return {name for folder, _, name in programs if folder in _BIN}
 
 
-def _layer_rules(manifest: Manifest, limit: int) -> list[Finding]:
+def _layer_rules(manifest: ImageManifest, limit: int) -> list[Finding]:
     count = len(manifest.layers)
     biggest = max((layer.size for layer in manifest.layers), default=0)
     kinds = Counter(layer.media_type for layer in manifest.layers)
@@ -147,7 +147,7 @@ def _path_rules(files: Sequence[str], twice: Iterable[str]) -> list[Finding]:
     ]
 
 
-def _annotation_rules(manifest: Manifest) -> list[Finding]:
+def _annotation_rules(manifest: ImageManifest) -> list[Finding]:
     model = [layer for layer in manifest.layers if layer.annotations.get("olot.layer.content.inlayerpath")]
     listed = sum(bool(listed_files(layer)) for layer in manifest.layers)
     titled = [layer for layer in manifest.layers if TITLE in layer.annotations]
@@ -190,7 +190,7 @@ def _checkpoint_rules(files: Sequence[str], read: Any) -> list[Finding]:
     return findings
 
 
-def _raw_rules(repository: Repository, manifest: Manifest) -> list[Finding]:
+def _raw_rules(repository: Repository, manifest: ImageManifest) -> list[Finding]:
     untitled = [layer for layer in manifest.layers if not layer.annotations.get(TITLE)]
     pathless = [layer for layer in manifest.layers if not layer.annotations.get(raw.FILEPATH)]
     tars = [layer for layer in manifest.layers if "tar" in layer.media_type.rpartition(".")[2]]

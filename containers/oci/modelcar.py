@@ -11,7 +11,7 @@ from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci import card, image, raw
 from containers.oci.layer import CHUNK, Layer, LayerFile
-from containers.oci.plan import Plan, PlannedLayer
+from containers.oci.plan import PlannedLayer, PushPlan
 from containers.oci.reference import candidate_tag
 from containers.oci.repository import Blob
 from containers.oci.source import Hashing, SourceFile, files_key
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from containers.oci.layer import Readable
-    from containers.oci.memory import Memory
+    from containers.oci.push_cache import PushCache
     from containers.oci.repository import Repository
 
 _IN_MEMORY: Final = 4 << 20  # bytes of a layer whose digest is not known yet
@@ -50,9 +50,9 @@ class Push:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PushPlan,
         repository: Repository,
-        memory: Memory,
+        memory: PushCache,
         *,
         parallel: int = 4,
         on_bytes: Callable[[int], None] = lambda _: None,

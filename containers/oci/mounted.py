@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.headers import read_headers
 from containers.oci.layer import ROOT
 from containers.oci.raw import is_raw
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from containers.digest import Digest
     from containers.oci.repository import Repository
-    from containers.oci.types import Descriptor, ImageConfig, Manifest
+    from containers.oci.types import Descriptor, ImageConfig, ImageManifest
     from containers.settings import Settings
 
 REMEDY: Final = "do not serve it: ask whoever built it for a modelcar of plain files, each in one layer"
@@ -34,7 +34,7 @@ Members = tuple["tarfile.TarInfo", ...]
 def check_mounted(reference: str, settings: Settings) -> None:
     """Raises BadInput unless what is mounted is what the layers list, on every platform of the image."""
     with open_repository(reference, settings) as repository:
-        check_images(repository, str(look(repository).digest), settings.registry.parallel)
+        check_images(repository, str(read_manifest(repository).digest), settings.registry.parallel)
 
 
 def check_images(repository: Repository, what: str, parallel: int) -> None:
@@ -51,7 +51,7 @@ def refuse(faults: Sequence[Fault], what: str) -> None:
         raise BadInput(f"{what} is no modelcar: {faults[0].message}{more}", remedy=REMEDY)
 
 
-def tree_of(repository: Repository, manifest: Manifest, parallel: int = 4) -> Tree:
+def tree_of(repository: Repository, manifest: ImageManifest, parallel: int = 4) -> Tree:
     """The tree of an image; raises BadInput for a layer that cannot be read. Of a raw artifact: that it is one."""
     if is_raw(manifest):
         return Tree({}, raw_faults(manifest))
@@ -73,14 +73,16 @@ def layer_members(repository: Repository, layer: Descriptor, diff_id: Digest) ->
     return tuple(found)
 
 
-def tree_from(manifest: Manifest, config: ImageConfig | None, members: Sequence[Sequence[tarfile.TarInfo]]) -> Tree:
+def tree_from(
+    manifest: ImageManifest, config: ImageConfig | None, members: Sequence[Sequence[tarfile.TarInfo]]
+) -> Tree:
     """The tree of an image whose layers' members were read already."""
     tree = merged_tree((layer.digest, one) for layer, one in zip(manifest.layers, members, strict=True))
     unlike = [fault for layer, one in zip(manifest.layers, members, strict=True) for fault in _unlisted(layer, one)]
     return Tree(tree.nodes, (*tree.faults, *unlike, *(_volumes(config) if config is not None else ())))
 
 
-def raw_faults(manifest: Manifest) -> tuple[Fault, ...]:
+def raw_faults(manifest: ImageManifest) -> tuple[Fault, ...]:
     """Tars in what calls itself a raw artifact: engines would mount them."""
     return tuple(
         Fault(layer.digest, layer.media_type, "is a layer that an engine mounts, and none of a raw artifact")

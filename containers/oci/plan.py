@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from containers.digest import Digest
     from containers.oci.base import Base
-    from containers.oci.memory import Memory
+    from containers.oci.push_cache import PushCache
     from containers.oci.source import Source, SourceFile
 
 LAYER_LIMIT: Final = 120  # model layers; overlay file systems mount about 127, and base and card need some
@@ -43,7 +43,7 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PushPlan:
     """What a push will do, before anything is uploaded. `notes` are sentences for a person."""
 
     source: Source
@@ -84,13 +84,13 @@ class Plan:
 def make_plan(
     source: Source,
     bases: Sequence[Base],
-    memory: Memory,
+    memory: PushCache,
     *,
     annotations: Mapping[str, str] | None = None,
     layer_limit: int = LAYER_LIMIT,
     layer_bytes: int = 0,
     also_raw: bool = False,
-) -> Plan:
+) -> PushPlan:
     """Check the checkpoint and decide its layers; reads config.json and the shard index and nothing else."""
     config = check_checkpoint(source)
     files = {file.path: file for file in source.files}
@@ -109,7 +109,7 @@ def make_plan(
     annotations = dict(annotations or {})
     if also_raw:
         notes.append(f"the raw artifact doubles what is stored: {amount(sum(file.size for file in source.files), 'B')}")
-    return Plan(
+    return PushPlan(
         source,
         tuple(bases),
         layers,
@@ -121,7 +121,7 @@ def make_plan(
     )
 
 
-def _planned(files: tuple[SourceFile, ...], memory: Memory) -> PlannedLayer:
+def _planned(files: tuple[SourceFile, ...], memory: PushCache) -> PlannedLayer:
     layer = Layer(tuple(file.planned for file in files))
     digest = files[0].layer if len(files) == 1 else None
     key = files_key(files)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.digest import Digest, canonical_json
 from containers.oci.card import is_legal
 from containers.oci.referrers import TITLE
-from containers.oci.types import Descriptor, Manifest
+from containers.oci.types import Descriptor, ImageManifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def media_type(path: str) -> str:
     return f"{_PREFIX}{kind}.v1.raw"
 
 
-def is_raw(manifest: Manifest) -> bool:
+def is_raw(manifest: ImageManifest) -> bool:
     return manifest.artifact_type == ARTIFACT or manifest.config.media_type == CONFIG
 
 
@@ -50,7 +50,7 @@ def compose(
     config: Mapping[str, Any],
     annotations: Mapping[str, str],
     modelcar: Descriptor,
-) -> tuple[Manifest, bytes]:
+) -> tuple[ImageManifest, bytes]:
     """The manifest and the configuration; `files` come with the digest of the modelcar's layer that holds them.
 
     The modelcar is the manifest's subject, so that the artifact is found from it.
@@ -65,7 +65,7 @@ def compose(
         )
         for file, layer in files
     )
-    manifest = Manifest(
+    manifest = ImageManifest(
         artifact_type=ARTIFACT,
         config=Descriptor(media_type=CONFIG, digest=Digest.of(content), size=len(content)),
         layers=layers,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci.repository import Blob, found, read_small
-from containers.oci.types import EMPTY, EMPTY_CONTENT, Descriptor, Manifest
+from containers.oci.types import EMPTY, EMPTY_CONTENT, Descriptor, ImageManifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def attach(
     """Attach `files` to the manifest `subject`; the referrer's digest, and whether it was there already."""
     blobs = [(one, Blob.of(one.content, one.title)) for one in files]
     target = found(repository, str(subject)).descriptor
-    manifest = Manifest(
+    manifest = ImageManifest(
         artifact_type=artifact_type,
         config=_EMPTY,
         layers=tuple(
@@ -96,17 +96,17 @@ def renew(
     return attach(repository, subject, artifact_type, files, {**told, SEQUENCE: str(number + 1)})
 
 
-def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple[Descriptor, Manifest] | None:
+def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple[Descriptor, ImageManifest] | None:
     """The referrer of a type that was attached last, None when there is none."""
     found_ones = []
     for one in attached(repository, subject, artifact_type):
         manifest = found(repository, str(one.digest)).parse()
-        if isinstance(manifest, Manifest):
+        if isinstance(manifest, ImageManifest):
             found_ones.append((one, manifest))
     return max(found_ones, key=lambda one: _sequence(one[1]), default=None)
 
 
-def _sequence(manifest: Manifest) -> int:
+def _sequence(manifest: ImageManifest) -> int:
     said = manifest.annotations.get(SEQUENCE, "")
     return int(said) if said.isdecimal() else 0
 
@@ -120,7 +120,7 @@ def attached(repository: Repository, subject: Digest, artifact_type: str = "") -
 def fetch(repository: Repository, referrer: Descriptor) -> tuple[Attachment, ...]:
     """The files of a referrer, verified; raises BadInput when one is too large to be a report."""
     manifest = found(repository, str(referrer.digest)).parse()
-    if not isinstance(manifest, Manifest):
+    if not isinstance(manifest, ImageManifest):
         raise BadInput(f"the referrer {referrer.digest} is an index")
     return tuple(
         Attachment(layer.annotations.get(TITLE, layer.digest.hex), layer.media_type, read_small(repository, layer))

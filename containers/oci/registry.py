@@ -19,15 +19,15 @@ from containers.digest import Digest
 from containers.errors import BadInput, Temporary
 from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
-from containers.oci.repository import Stored
+from containers.oci.repository import StoredManifest
 from containers.oci.transport import Transport
-from containers.oci.types import DOCKER_LIST, DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, Index, Manifest
+from containers.oci.types import DOCKER_LIST, DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, ImageManifest, Index
 from containers.oci.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from containers.oci.memory import Memory
+    from containers.oci.push_cache import PushCache
     from containers.oci.reference import Reference
     from containers.oci.repository import Blob
     from containers.settings import Settings
@@ -40,7 +40,7 @@ _TAG_ROUNDS: Final = 12  # how often the fallback tag is written before we give 
 class Registry:
     """A `Repository` behind HTTP; threads may share it."""
 
-    def __init__(self, reference: Reference, settings: Settings, memory: Memory, *, write: bool = False) -> None:
+    def __init__(self, reference: Reference, settings: Settings, memory: PushCache, *, write: bool = False) -> None:
         self.reference = reference
         self._memory = memory
         self._actions = "pull,push" if write else "pull"
@@ -76,7 +76,7 @@ class Registry:
         upload = Upload(self._transport, self._memory, self.reference, blob, on_bytes)
         return upload.run()
 
-    def get(self, what: str) -> Stored | None:
+    def get(self, what: str) -> StoredManifest | None:
         answer = self._transport.request(
             "GET", f"{self._url}/manifests/{what}", accept=(200, 404), headers={"Accept": _ACCEPT}
         )
@@ -93,7 +93,7 @@ class Registry:
                 remedy="the registry, or something on the way, changes what it stores; do not trust it",
             )
         media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-        return Stored(content, media_type or MANIFEST, digest)
+        return StoredManifest(content, media_type or MANIFEST, digest)
 
     def put(self, content: bytes, media_type: str, tag: str = "") -> Digest:
         digest = Digest.of(content)
@@ -136,7 +136,7 @@ class Registry:
             url = answer.links.get("next", {}).get("url", "")
         return tuple(found)
 
-    def refer(self, content: bytes, manifest: Manifest) -> Digest:
+    def refer(self, content: bytes, manifest: ImageManifest) -> Digest:
         """Store a manifest with a subject. A registry that knows referrers says so in its answer (OCI-Subject)."""
         digest = Digest.of(content)
         if manifest.subject is None:

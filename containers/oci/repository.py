@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.types import Descriptor, ImageConfig, Index, Manifest, Platform, parse_manifest
+from containers.oci.types import Descriptor, ImageConfig, ImageManifest, Index, Platform, parse_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,14 +37,14 @@ class Blob:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredManifest:
     """A manifest or an index as a repository has it, byte for byte."""
 
     content: bytes
     media_type: str
     digest: Digest
 
-    def parse(self) -> Manifest | Index:
+    def parse(self) -> ImageManifest | Index:
         return parse_manifest(self.content, f"the manifest {self.digest}")
 
     @property
@@ -69,7 +69,7 @@ class Repository(Protocol):
     def put_blob(self, blob: Blob, on_bytes: Callable[[int], None]) -> Digest:
         """Store a blob; `on_bytes` gets the number of bytes sent, negative when some must be sent again."""
 
-    def get(self, what: str) -> Stored | None:
+    def get(self, what: str) -> StoredManifest | None:
         """The manifest under a tag or a digest, None when there is none."""
 
     def put(self, content: bytes, media_type: str, tag: str = "") -> Digest:
@@ -81,7 +81,7 @@ class Repository(Protocol):
     def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
         """Manifests whose subject is `subject`."""
 
-    def refer(self, content: bytes, manifest: Manifest) -> Digest:
+    def refer(self, content: bytes, manifest: ImageManifest) -> Digest:
         """Store a manifest that has a subject, so that `referrers` finds it."""
 
     def delete(self, digest: Digest) -> None:
@@ -115,7 +115,7 @@ def read_small(repository: Repository, descriptor: Descriptor, limit: int = 32 <
     return content
 
 
-def found(repository: Repository, what: str) -> Stored:
+def found(repository: Repository, what: str) -> StoredManifest:
     """The manifest under a tag or digest; raises BadInput when there is none."""
     stored = repository.get(what)
     if stored is None:
@@ -125,11 +125,11 @@ def found(repository: Repository, what: str) -> Stored:
     return stored
 
 
-def image(repository: Repository, what: str, platform: str = "linux/amd64") -> tuple[Stored, Manifest]:
+def image(repository: Repository, what: str, platform: str = "linux/amd64") -> tuple[StoredManifest, ImageManifest]:
     """The image manifest under a tag or digest; of an index, the one for `platform` or else the first image in it."""
     stored = found(repository, what)
     parsed = stored.parse()
-    if isinstance(parsed, Manifest):
+    if isinstance(parsed, ImageManifest):
         return stored, parsed
     wanted = Platform.named(platform)
     entries = _entries(repository, stored, parsed)
@@ -137,18 +137,18 @@ def image(repository: Repository, what: str, platform: str = "linux/amd64") -> t
     return _inner(repository, stored, (fitting or entries)[0])
 
 
-def images(repository: Repository, what: str) -> tuple[tuple[Stored, Manifest], ...]:
+def images(repository: Repository, what: str) -> tuple[tuple[StoredManifest, ImageManifest], ...]:
     """The image manifest under a tag or digest; of an index, those of all platforms, `image`'s first."""
     stored = found(repository, what)
     parsed = stored.parse()
-    if isinstance(parsed, Manifest):
+    if isinstance(parsed, ImageManifest):
         return ((stored, parsed),)
     first = image(repository, what)
     others = [_inner(repository, stored, one) for one in _entries(repository, stored, parsed)]
     return tuple({one.digest: (one, manifest) for one, manifest in (first, *others)}.values())
 
 
-def _entries(repository: Repository, stored: Stored, index: Index) -> list[Descriptor]:
+def _entries(repository: Repository, stored: StoredManifest, index: Index) -> list[Descriptor]:
     """The entries of an index that are images and no attestations."""
     entries = [one for one in index.manifests if one.platform is None or one.platform.os != "unknown"]
     if not entries:
@@ -156,15 +156,15 @@ def _entries(repository: Repository, stored: Stored, index: Index) -> list[Descr
     return entries
 
 
-def _inner(repository: Repository, stored: Stored, entry: Descriptor) -> tuple[Stored, Manifest]:
+def _inner(repository: Repository, stored: StoredManifest, entry: Descriptor) -> tuple[StoredManifest, ImageManifest]:
     inner = found(repository, str(entry.digest))
     manifest = inner.parse()
-    if not isinstance(manifest, Manifest):
+    if not isinstance(manifest, ImageManifest):
         raise BadInput(f"{repository.reference.target}: the index {stored.digest} holds an index, not an image")
     return inner, manifest
 
 
-def read_config(repository: Repository, manifest: Manifest) -> ImageConfig:
+def read_config(repository: Repository, manifest: ImageManifest) -> ImageConfig:
     """The image's configuration; raises BadInput when it has none (an artifact, not an image)."""
     return ImageConfig.parse(
         read_small(repository, manifest.config), f"the configuration {manifest.config.digest} of {repository.reference}"

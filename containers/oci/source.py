@@ -17,7 +17,7 @@ from containers.oci.layer import LayerFile, Readable, check_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from containers.oci.memory import Memory
+    from containers.oci.push_cache import PushCache
     from containers.store import Manifest, Store
 
 INDEX_FILE: Final = "model.safetensors.index.json"
@@ -51,7 +51,7 @@ class Source(Protocol):
         """Take note of the digest of a file that was just read from its first byte to its last."""
 
 
-class StoreSource:
+class StoredCheckpoint:
     """An artifact of the store: every digest is known."""
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
@@ -75,10 +75,10 @@ class StoreSource:
             )
 
 
-class FolderSource:
+class CheckpointFolder:
     """A folder in Hugging Face layout. Links are followed inside the folder and refused when they lead out of it."""
 
-    def __init__(self, root: Path, memory: Memory) -> None:
+    def __init__(self, root: Path, memory: PushCache) -> None:
         self._root = root
         self._memory = memory
         self._stats: dict[str, os.stat_result] = {}

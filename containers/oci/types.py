@@ -77,7 +77,7 @@ class Descriptor(Document):
     platform: Platform | None = None
 
 
-class Manifest(Document):
+class ImageManifest(Document):
     schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
     media_type: str = Field(default=MANIFEST, alias="mediaType")
     artifact_type: str | None = Field(default=None, alias="artifactType")
@@ -137,10 +137,12 @@ class ImageConfig(Document):
         return Platform(architecture=self.architecture, os=self.os)
 
 
-def parse_manifest(content: bytes, what: str) -> Manifest | Index:
+def parse_manifest(content: bytes, what: str) -> ImageManifest | Index:
     """A manifest or an index, by its shape; raises BadInput for anything else (image manifests version 1 included)."""
     probe = Document.parse(content, what)
-    return Index.parse(content, what) if "manifests" in (probe.model_extra or {}) else Manifest.parse(content, what)
+    return (
+        Index.parse(content, what) if "manifests" in (probe.model_extra or {}) else ImageManifest.parse(content, what)
+    )
 
 
 def _lean(value: dict[str, Any]) -> dict[str, Any]:

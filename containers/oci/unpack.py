@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput, DiskFull, Temporary
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.image import CARD
 from containers.oci.layer import CHUNK, ROOT
 from containers.oci.layout import FULL
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.mounted import Members
     from containers.oci.repository import Repository
-    from containers.oci.types import Descriptor, Manifest
+    from containers.oci.types import Descriptor, ImageManifest
     from containers.settings import Settings
 
 _MARK: Final = ".digest"
@@ -48,7 +48,7 @@ def unpack(
     be it on another platform (`containers.oci.tree`); DiskFull.
     """
     with open_repository(reference, settings) as repository, _only_one(folder):
-        what = str(look(repository).digest)
+        what = str(read_manifest(repository).digest)
         stored, manifest = image(repository, what, platform)
         mark = folder.with_name(folder.name + _MARK)
         if folder.is_dir() and mark.is_file() and mark.read_text() == str(stored.digest):
@@ -81,7 +81,7 @@ def unpack(
 
 
 def _unpack_layers(
-    repository: Repository, manifest: Manifest, work: Path, parallel: int, on_bytes: Callable[[int], None]
+    repository: Repository, manifest: ImageManifest, work: Path, parallel: int, on_bytes: Callable[[int], None]
 ) -> tuple[Fault, ...]:
     """Every layer that an earlier run has not finished already, into `work`; the faults of the whole tree."""
     done = work / "done"

@@ -22,7 +22,7 @@ from containers.oci.transport import Again
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from containers.oci.memory import Memory
+    from containers.oci.push_cache import PushCache
     from containers.oci.reference import Reference
     from containers.oci.repository import Blob
     from containers.oci.transport import Transport
@@ -37,7 +37,7 @@ class Upload:
     def __init__(
         self,
         transport: Transport,
-        memory: Memory,
+        memory: PushCache,
         reference: Reference,
         blob: Blob,
         on_bytes: Callable[[int], None],

@@ -14,7 +14,7 @@ from containers.errors import BadInput
 from containers.oci.headers import members, open_tar
 from containers.oci.image import FILES
 from containers.oci.layer import LayerFile, check_path
-from containers.oci.types import ImageConfig, Manifest
+from containers.oci.types import ImageConfig, ImageManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def listed_files(layer: Descriptor) -> tuple[ListedFile, ...]:
     return listed
 
 
-def check_image(manifest: Manifest, config: bytes) -> ImageConfig:
+def check_image(manifest: ImageManifest, config: bytes) -> ImageConfig:
     """The image's parts agree with each other; no layer is read. Raises BadInput with the first thing that does not."""
     if Digest.of(config) != manifest.config.digest or len(config) != manifest.config.size:
         raise BadInput(f"the configuration is not the one that the manifest names ({manifest.config.digest})")

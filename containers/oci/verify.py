@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.layer import CHUNK, ROOT
 from containers.oci.mounted import raw_faults, tree_from
 from containers.oci.raw import is_raw
 from containers.oci.referrers import TITLE
 from containers.oci.repository import images, read_small
-from containers.oci.source import FolderSource
+from containers.oci.source import CheckpointFolder
 from containers.oci.tree import clean
 from containers.oci.validate import check_image, listed_files, read_layer, verified
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import tarfile
     from collections.abc import Callable
 
-    from containers.oci.memory import Memory
+    from containers.oci.push_cache import PushCache
     from containers.oci.repository import Repository
     from containers.oci.tree import Fault
-    from containers.oci.types import Descriptor, ImageConfig, Manifest
+    from containers.oci.types import Descriptor, ImageConfig, ImageManifest
     from containers.settings import Settings
 
 
@@ -41,7 +41,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedImage:
     """What was found: the files with their recomputed digests, and every difference."""
 
     reference: str
@@ -69,11 +69,11 @@ _Layers = dict[tuple[Digest, Digest | None], _Layer]  # by digest and diff id: p
 def verify(
     reference: str,
     settings: Settings,
-    memory: Memory,
+    memory: PushCache,
     *,
     against: str = "",
     on_bytes: Callable[[int], None] = lambda _: None,
-) -> Verified:
+) -> VerifiedImage:
     """Read the whole image, of every platform, or raw artifact, and check it; `against` is a folder or another reference.
 
     Damage and differences are in the result, and so is what an engine would mount otherwise than it is written here
@@ -84,7 +84,7 @@ def verify(
     differences: list[Difference] = []
     found: list[dict[str, Digest]] = []
     with open_repository(reference, settings) as repository:
-        platforms = images(repository, str(look(repository).digest))
+        platforms = images(repository, str(read_manifest(repository).digest))
         for _, manifest in platforms:
             files, wrong = _read_image(repository, manifest, settings.registry.parallel, on_bytes, layers)
             found += [files] if files not in found else []
@@ -94,13 +94,13 @@ def verify(
         other = _other(against, settings, memory, on_bytes)
         for files in found:
             differences += [one for one in _compare(files, other, against) if one not in differences]
-    return Verified(
+    return VerifiedImage(
         reference, platforms[0][0].digest, dict(sorted(found[0].items())), tuple(differences), sum(sizes.values())
     )
 
 
 def _read_image(
-    repository: Repository, manifest: Manifest, parallel: int, on_bytes: Callable[[int], None], layers: _Layers
+    repository: Repository, manifest: ImageManifest, parallel: int, on_bytes: Callable[[int], None], layers: _Layers
 ) -> tuple[dict[str, Digest], list[Difference]]:
     differences: list[Difference] = []
     ids: tuple[Digest | None, ...] = (None,) * len(manifest.layers)
@@ -190,12 +190,12 @@ def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int
     return result
 
 
-def _other(against: str, settings: Settings, memory: Memory, on_bytes: Callable[[int], None]) -> dict[str, Digest]:
+def _other(against: str, settings: Settings, memory: PushCache, on_bytes: Callable[[int], None]) -> dict[str, Digest]:
     """The digests of the other side: a folder's files, or a whole other image, read in the same way."""
     folder = Path(against)
     if not folder.is_dir():
         return verify(against, settings, memory, on_bytes=on_bytes).files
-    source = FolderSource(folder, memory)
+    source = CheckpointFolder(folder, memory)
     found: dict[str, Digest] = {}
     for file in source.files:
         digest = hashlib.sha256()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
-from containers.oci.access import open_memory, open_repository, pinned
+from containers.oci.access import open_push_cache, open_repository, pinned
 from containers.oci.candidates import mark_pushed
 from containers.oci.modelcar import Push
 from containers.oci.plan import make_plan
@@ -17,7 +17,7 @@ from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.raw import ARTIFACT
 from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found
-from containers.oci.source import StoreSource
+from containers.oci.source import StoredCheckpoint
 from containers.store import Store
 from containers.verdict import Verdict
 
@@ -47,8 +47,8 @@ def _push(
     target = Reference.parse(parameters.target).target
     if "checkpoint" not in request.inputs:
         raise BadInput("push needs the input 'checkpoint'")
-    source = StoreSource(store, store.load(request.inputs["checkpoint"]))
-    memory = open_memory(context.settings)
+    source = StoredCheckpoint(store, store.load(request.inputs["checkpoint"]))
+    memory = open_push_cache(context.settings)
     started = time.monotonic()
     with (
         open_repository(target, context.settings, memory=memory, write=True) as repository,

@@ -9,7 +9,7 @@ on one another, so cutting a weight changes nothing. Two things are done otherwi
   every other device rounds the quotient to the weight's type first: of normally distributed BF16 weights three values
   in a hundred (eight with W8A8) come out one step away, which is why its files differ between a CPU and an H200. Here
   the quotient is rounded to the weight's type on every device, so that a checkpoint has one digest.
-  `infra/bench/_quantize_gpu.py` shows both.
+  `tests/bench/_quantize_gpu.py` shows both.
 """
 
 from __future__ import annotations

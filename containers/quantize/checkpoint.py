@@ -27,7 +27,7 @@ _DUPLICATES: Final = "consolidated"  # Mistral's own layout of the same weights,
 
 
 @dataclass(frozen=True)
-class SourceFile:
+class CheckpointFile:
     """A file of the checkpoint; `digest` is None where nothing has hashed it yet (a folder)."""
 
     path: str
@@ -38,9 +38,9 @@ class SourceFile:
 class Files(Protocol):
     """Where a checkpoint's files are."""
 
-    def listing(self) -> tuple[SourceFile, ...]: ...
+    def listing(self) -> tuple[CheckpointFile, ...]: ...
 
-    def open(self, file: SourceFile, offset: int = 0) -> AbstractContextManager[Stream]:
+    def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
         """The file's bytes from `offset` on. Only from 0 to the end are they checked against a known digest."""
 
 
@@ -51,10 +51,10 @@ class StoredFiles:
         self._store = store
         self._entries: dict[str, FileEntry] = {entry.path: entry for entry in manifest.files}
 
-    def listing(self) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(entry.path, entry.size, entry.sha256) for entry in self._entries.values())
+    def listing(self) -> tuple[CheckpointFile, ...]:
+        return tuple(CheckpointFile(entry.path, entry.size, entry.sha256) for entry in self._entries.values())
 
-    def open(self, file: SourceFile, offset: int = 0) -> AbstractContextManager[Stream]:
+    def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
         entry = self._entries[file.path]
         return self._store.open_blob(entry.sha256, size=entry.size, offset=offset)
 
@@ -67,16 +67,16 @@ class FolderFiles:
             raise BadInput(f"{folder} is not a folder", remedy="name a folder with a checkpoint in Hugging Face layout")
         self._folder = folder
 
-    def listing(self) -> tuple[SourceFile, ...]:
+    def listing(self) -> tuple[CheckpointFile, ...]:
         found = (path for path in self._folder.rglob("*") if path.is_file())
         names = ((path.relative_to(self._folder), path.stat().st_size) for path in found)
         return tuple(
-            SourceFile(name.as_posix(), size)
+            CheckpointFile(name.as_posix(), size)
             for name, size in sorted(names)
             if not any(part.startswith(".") for part in name.parts)
         )
 
-    def open(self, file: SourceFile, offset: int = 0) -> AbstractContextManager[Stream]:
+    def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
         opened = (self._folder / file.path).open("rb", buffering=0)
         opened.seek(offset)
         return opened
@@ -90,10 +90,10 @@ class Checkpoint:
     index does not name because they are the same ones in another layout.
     """
 
-    files: tuple[SourceFile, ...]
+    files: tuple[CheckpointFile, ...]
     config: Mapping[str, Any]
     index: str | None
-    shards: Mapping[SourceFile, Header]
+    shards: Mapping[CheckpointFile, Header]
     left_out: tuple[str, ...] = ()
 
     @property
@@ -133,7 +133,7 @@ def read_checkpoint(files: Files) -> Checkpoint:
     return Checkpoint(tuple(listing.values()), config, index, shards, left_out)
 
 
-def read_small(files: Files, file: SourceFile) -> bytes:
+def read_small(files: Files, file: CheckpointFile) -> bytes:
     """All of a small file."""
     parts: list[bytes] = []
     with files.open(file) as stream:
@@ -142,14 +142,14 @@ def read_small(files: Files, file: SourceFile) -> bytes:
     return b"".join(parts)
 
 
-def _find_index(listing: Mapping[str, SourceFile]) -> str | None:
+def _find_index(listing: Mapping[str, CheckpointFile]) -> str | None:
     """The index of the Hugging Face layout, or else the only other one."""
     indexes = sorted(path for path in listing if path.endswith(INDEX_SUFFIX))
     preferred = f"model{INDEX_SUFFIX}"
     return preferred if preferred in indexes else next(iter(indexes), None)
 
 
-def _read_json(files: Files, file: SourceFile) -> dict[str, Any]:
+def _read_json(files: Files, file: CheckpointFile) -> dict[str, Any]:
     try:
         content = json.loads(read_small(files, file))
     except ValueError as error:
@@ -159,7 +159,7 @@ def _read_json(files: Files, file: SourceFile) -> dict[str, Any]:
     return content
 
 
-def _weight_map(files: Files, index: SourceFile) -> dict[str, str]:
+def _weight_map(files: Files, index: CheckpointFile) -> dict[str, str]:
     mapped = _read_json(files, index).get("weight_map")
     if not isinstance(mapped, dict) or not all(isinstance(path, str) for path in mapped.values()):
         raise BadInput(f"{index.path} has no weight_map", remedy="fetch the checkpoint again")
@@ -171,8 +171,8 @@ def _is_duplicate(path: str, mapped: Mapping[str, str]) -> bool:
     return path.startswith(_DUPLICATES) and path not in set(mapped.values())
 
 
-def _read_headers(files: Files, shards: list[SourceFile]) -> dict[SourceFile, Header]:
-    def read(file: SourceFile) -> Header:
+def _read_headers(files: Files, shards: list[CheckpointFile]) -> dict[CheckpointFile, Header]:
+    def read(file: CheckpointFile) -> Header:
         with files.open(file) as stream:
             return read_header(stream, file.path, file.size)
 
@@ -180,7 +180,7 @@ def _read_headers(files: Files, shards: list[SourceFile]) -> dict[SourceFile, He
         return dict(zip(shards, pool.map(read, shards), strict=True))
 
 
-def _owners(shards: Mapping[SourceFile, Header]) -> dict[str, str]:
+def _owners(shards: Mapping[CheckpointFile, Header]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for file, header in shards.items():
         for tensor in header.tensors:

@@ -15,7 +15,7 @@ from containers.quantize.layout import arrange
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from containers.quantize.checkpoint import Checkpoint, SourceFile
+    from containers.quantize.checkpoint import Checkpoint, CheckpointFile
     from containers.quantize.recipe import Reason, Recipe
     from containers.quantize.schemes import Scheme
     from containers.safetensors import Header, Tensor
@@ -51,7 +51,7 @@ class Part:
 class Group:
     """One shard and what it becomes. `parts` is in the order of the source's bytes and covers them all."""
 
-    source: SourceFile
+    source: CheckpointFile
     data_start: int
     parts: tuple[Part, ...]
     scheme: Scheme

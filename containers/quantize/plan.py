@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from containers.quantize.groups import Part
-    from containers.quantize.preflight import Job
+    from containers.quantize.preflight import QuantizeJob
 
 _EXAMPLES: Final = 3
 # The largest layer in bytes that registries take (AWS's quotas page) or have been seen to take.
 _LAYER_LIMITS: Final = {"Amazon ECR": 52_000 << 20, "Harbor": 32 << 30, "Quay": 20_000_000_000}
 
 
-class Kept(Frozen):
+class KeptTensors(Frozen):
     """Tensors that are copied as they are, for one reason; `examples` are some of their names."""
 
     reason: str
@@ -44,7 +44,7 @@ class PlannedGroup(Frozen):
     stored: bool = False
 
 
-class Plan(Frozen):
+class QuantizationPlan(Frozen):
     """Sizes in bytes. `layers` counts those of the modelcar, its base included.
 
     `linear_layers` are the matrices that get quantized and `parameters` their elements. `disk_needed`, `memory_needed`
@@ -57,7 +57,7 @@ class Plan(Frozen):
     tied_head: bool = Field(description="the output head is the embedding, and so stays unquantized")
     linear_layers: int
     parameters: int
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptTensors, ...]
     groups: tuple[PlannedGroup, ...]
     size_before: int
     size_after: int
@@ -70,7 +70,7 @@ class Plan(Frozen):
     warnings: tuple[str, ...]
 
 
-def make_plan(job: Job, stored: Collection[str] = (), lanes: int = 0) -> Plan:
+def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) -> QuantizationPlan:
     """The plan of a job; `stored` are the paths of shards whose quantized form the store has."""
     parts = [part for group in job.groups for part in group.parts]
     quantized = [part for part in parts if part.kept is None]
@@ -79,7 +79,7 @@ def make_plan(job: Job, stored: Collection[str] = (), lanes: int = 0) -> Plan:
     largest = max(group.output.size for group in job.groups)
     at_once = lanes_for(lanes, len(job.groups))
     files = len(job.groups) + len(copied) + 2  # config and index
-    return Plan(
+    return QuantizationPlan(
         architecture=_architecture(job.checkpoint.config),
         scheme=job.recipe.scheme.name,
         ignore=job.ignore,
@@ -111,13 +111,13 @@ def make_plan(job: Job, stored: Collection[str] = (), lanes: int = 0) -> Plan:
     )
 
 
-def _kept(parts: list[Part]) -> tuple[Kept, ...]:
+def _kept(parts: list[Part]) -> tuple[KeptTensors, ...]:
     by_reason: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         if part.kept is not None:
             by_reason[part.kept.value].append(part)
     return tuple(
-        Kept(
+        KeptTensors(
             reason=reason,
             tensors=len(same),
             size=sum(part.elements * ITEM_SIZE[part.dtype] for part in same),

@@ -22,7 +22,7 @@ _ENGINE_MULTIPLE = 16  # cutlass and torch._scaled_mm take 8-bit matrices whose 
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeJob:
     """A checkpoint, what to do with it, and what people should know before. `ignore` is the list for its config."""
 
     files: Files
@@ -34,7 +34,7 @@ class Job:
     warnings: tuple[str, ...]
 
 
-def prepare(files: Files, parameters: QuantizeParameters, determinants: Mapping[str, str]) -> Job:
+def prepare(files: Files, parameters: QuantizeParameters, determinants: Mapping[str, str]) -> QuantizeJob:
     """Read the headers and decide everything; raises BadInput for what cannot be quantized or served as asked."""
     scheme = scheme_named(parameters.scheme)
     check_entries(parameters.ignore)
@@ -57,7 +57,7 @@ def prepare(files: Files, parameters: QuantizeParameters, determinants: Mapping[
             f"{len(uneven)} matrices have a side that is no multiple of {_ENGINE_MULTIPLE}, which the engine's fast "
             f"kernels do not take, such as {uneven[0]}"
         )
-    return Job(files, checkpoint, recipe, recipe.effective_ignore(names), groups, determinants, tuple(warnings))
+    return QuantizeJob(files, checkpoint, recipe, recipe.effective_ignore(names), groups, determinants, tuple(warnings))
 
 
 def check_not_quantized(checkpoint: Checkpoint) -> None:

@@ -20,7 +20,7 @@ _FEW_LANES: Final = 4  # that even few cores take, to read one shard while anoth
 # Bytes of a process that has imported torch and compressed-tensors, before any work; the same with CUDA's context.
 _BASE: Final = 480 << 20
 _CUDA_BASE: Final = 600 << 20
-_SLACK: Final = 1.5  # what the allocator keeps between pieces; measured with `infra.bench.quantize`
+_SLACK: Final = 1.5  # what the allocator keeps between pieces; measured with `tests.bench.quantize`
 _UPLOAD: Final = 3 * (16 << 20)  # parts that the store holds while a shard goes up
 
 

@@ -15,15 +15,15 @@ from containers.contract import (
     Step,
     StepResult,
 )
-from containers.determinants import determinants
 from containers.errors import BadInput, Temporary
-from containers.quantize.arriving import quantize_arriving
+from containers.fingerprints import fingerprint_inputs
 from containers.quantize.assemble import config_json, index_json, taken_over
 from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
-from containers.quantize.fleet import Fleet, worker_devices
+from containers.quantize.during_download import quantize_during_download
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
-from containers.quantize.worker import Stored, find_stored, quantize_groups
+from containers.quantize.worker import StoredShards, find_stored, quantize_groups
+from containers.quantize.worker_pool import WorkerPool, worker_devices
 from containers.store import FileEntry, Manifest, Store
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from containers.contract import ArtifactRef, StepRequest
     from containers.quantize.groups import Group
-    from containers.quantize.plan import Plan
-    from containers.quantize.preflight import Job
+    from containers.quantize.plan import QuantizationPlan
+    from containers.quantize.preflight import QuantizeJob
     from containers.step import Context
 
 
@@ -40,14 +40,14 @@ def work(request: StepRequest, context: Context) -> StepResult:
     """Quantize a checkpoint, or plan to."""
     parameters = QuantizeParameters.read(request.parameters)
     options = QuantizeOptions.read(request.options)
-    fixed = determinants(Step.QUANTIZE)
+    fixed = fingerprint_inputs(Step.QUANTIZE)
     if parameters.action == "plan" and options.folder:
         job = prepare(FolderFiles(Path(options.folder)), parameters, fixed)
         return _planned(make_plan(job, lanes=options.lanes))
 
     store = Store.open(request.store, context.settings.store)
     if options.arriving:
-        brought = quantize_arriving(parameters, options, store, context, fixed)
+        brought = quantize_during_download(parameters, options, store, context, fixed)
         counts: dict[str, float] = {"groups": len(brought.shards), "bytes_read": brought.bytes_read}
         return StepResult(step=Step.QUANTIZE, metrics=counts, versions=versions())
     source = store.load(_input(request))
@@ -67,7 +67,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
         context.report.log(warning, "warning")
     if shards:
         context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are quantized already")
-    done_now = _bring(missing, request, job, store, context) if missing else Stored({})
+    done_now = _bring(missing, request, job, store, context) if missing else StoredShards({})
     clock.lap("quantize")
     reused = len(shards)
     shards |= done_now.shards
@@ -81,7 +81,9 @@ def work(request: StepRequest, context: Context) -> StepResult:
     return result.model_copy(update={"metrics": {**metrics, "bytes_written": written}, "timings": clock.laps})
 
 
-def _bring(missing: list[Group], request: StepRequest, job: Job, store: Store, context: Context) -> Stored:
+def _bring(
+    missing: list[Group], request: StepRequest, job: QuantizeJob, store: Store, context: Context
+) -> StoredShards:
     """Bring groups into the store, in this process or in several."""
     options = QuantizeOptions.read(request.options)
     devices = worker_devices(options) if not options.groups else []
@@ -89,14 +91,14 @@ def _bring(missing: list[Group], request: StepRequest, job: Job, store: Store, c
         if devices:
             options = options.model_copy(update={"device": devices[0]})
         return quantize_groups(job, store, context, options, missing)
-    Fleet(request, job, store, context, options).run(missing, devices)
+    WorkerPool(request, job, store, context, options).run(missing, devices)
     shards, lost = find_stored(job, store, [group.path for group in missing])
     if lost:
         raise Temporary(f"{lost[0].path} was put into the store and is not there any more", remedy="run it again")
-    return Stored(shards, sum(group.source.size for group in missing), ", ".join(sorted(set(devices))))
+    return StoredShards(shards, sum(group.source.size for group in missing), ", ".join(sorted(set(devices))))
 
 
-def _planned(plan: Plan) -> StepResult:
+def _planned(plan: QuantizationPlan) -> StepResult:
     return StepResult(step=Step.QUANTIZE, values={"plan": plan.model_dump(mode="json")})
 
 
@@ -106,7 +108,9 @@ def _input(request: StepRequest) -> ArtifactRef:
     return request.inputs["checkpoint"]
 
 
-def _assemble(job: Job, store: Store, source: Manifest, shards: Mapping[str, FileEntry], fingerprint: str) -> Manifest:
+def _assemble(
+    job: QuantizeJob, store: Store, source: Manifest, shards: Mapping[str, FileEntry], fingerprint: str
+) -> Manifest:
     """Store the small files and commit the quantized checkpoint."""
     entries = {entry.path: entry for entry in source.files}
     files = [*shards.values(), *(entries[path] for path in taken_over(job.checkpoint))]

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from containers.events import Progress
     from containers.quantize.devices import Device
     from containers.quantize.groups import Group
-    from containers.quantize.preflight import Job
+    from containers.quantize.preflight import QuantizeJob
     from containers.step import Context
     from containers.store import Store
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredShards:
     """Shards that were put into the store, by path. `bytes_read` are those of the source."""
 
     shards: dict[str, FileEntry]
@@ -36,7 +36,7 @@ class Stored:
     device: str = ""
 
 
-def find_stored(job: Job, store: Store, names: Sequence[str]) -> tuple[dict[str, FileEntry], list[Group]]:
+def find_stored(job: QuantizeJob, store: Store, names: Sequence[str]) -> tuple[dict[str, FileEntry], list[Group]]:
     """The groups of these names (or all): the shards that the store has, and what is still to be done."""
     groups = chosen(job.groups, names)
     with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
@@ -46,13 +46,13 @@ def find_stored(job: Job, store: Store, names: Sequence[str]) -> tuple[dict[str,
 
 
 def quantize_groups(  # noqa: PLR0917
-    job: Job,
+    job: QuantizeJob,
     store: Store,
     context: Context,
     options: QuantizeOptions,
     groups: Sequence[Group],
     arrived: Callable[[Group, threading.Event], Group] = lambda group, _: group,
-) -> Stored:
+) -> StoredShards:
     """Bring these groups into the store, each with its manifest as soon as it is there.
 
     `arrived` waits for a group's shard, until the event is set at most, and returns the group with the shard's digest.
@@ -80,7 +80,7 @@ def quantize_groups(  # noqa: PLR0917
             context.report.log(message, "warning")
 
         shards = run_lanes(groups, device, lanes, attempt=attempt, stop=stop, say=say)
-    return Stored(shards, bytes_read=total, device=device.arithmetic.device.type)
+    return StoredShards(shards, bytes_read=total, device=device.arithmetic.device.type)
 
 
 def run_lanes(
@@ -137,7 +137,7 @@ def chosen(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
     return [known[name] for name in names]
 
 
-def find(store: Store, group: Group, job: Job) -> FileEntry | None:
+def find(store: Store, group: Group, job: QuantizeJob) -> FileEntry | None:
     """The quantized shard, when an earlier run has put it into the store."""
     manifest = store.find(Kind.GROUP, group.fingerprint(job.determinants))
     return None if manifest is None else manifest.files[0]
@@ -145,7 +145,7 @@ def find(store: Store, group: Group, job: Job) -> FileEntry | None:
 
 @dataclass(frozen=True)
 class _Surroundings:
-    job: Job
+    job: QuantizeJob
     store: Store
     scratch: Path
     progress: Progress
@@ -177,7 +177,7 @@ def _alone(
 
 
 def _quantize(group: Group, device: Device, around: _Surroundings) -> FileEntry:
-    from containers.quantize.engine import quantize_group
+    from containers.quantize.group_quantizer import quantize_group
 
     file = around.scratch / group.path.replace("/", "__")
     try:

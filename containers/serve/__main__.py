@@ -11,27 +11,27 @@ from pathlib import Path
 
 from containers import step
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
-from containers.serve import engine
+from containers.serve import vllm_command
 from containers.serve.models import unpacked
 from containers.serve.ports import claimed
-from containers.serve.server import Server
+from containers.serve.server import VllmServer
 
 
 def work(request: StepRequest, context: step.Context) -> StepResult:
     """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise."""
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
-    vllm = engine.installed()
+    vllm = vllm_command.installed()
     started = time.monotonic()
     with (
         unpacked(parameters.reference, request, context, Path(options.folder) if options.folder else None) as model,
         claimed(options.port, host=options.host) as port,
-        engine.sockets_folder(context.scratch) as sockets,
+        vllm_command.sockets_folder(context.scratch) as sockets,
     ):
         there = time.monotonic()
-        server = Server(
-            argv=engine.command(vllm, parameters, model, port, host=options.host),
-            env=engine.environment(vllm, parameters, context.settings, sockets),
+        server = VllmServer(
+            argv=vllm_command.command(vllm, parameters, model, port, host=options.host),
+            env=vllm_command.environment(vllm, parameters, context.settings, sockets),
             port=port,
             served_model_name=parameters.served_model_name,
             options=options,

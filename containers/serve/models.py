@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, NotReady
-from containers.oci.access import look, open_repository, pinned
+from containers.oci.access import open_repository, pinned, read_manifest
 from containers.oci.mounted import REMEDY
 from containers.oci.repository import image
 from containers.oci.unpack import unpack
@@ -139,7 +139,7 @@ def make_room(home: Path, limit: float) -> list[str]:
 
 def _from_modelcar(reference: str, folder: Path, context: Context) -> None:
     with open_repository(reference, context.settings) as repository:
-        _, manifest = image(repository, str(look(repository).digest))
+        _, manifest = image(repository, str(read_manifest(repository).digest))
     total = sum(layer.size for layer in manifest.layers)
     with context.report.progress("unpacking the modelcar", total) as progress:
         unpack(reference, folder, context.settings, on_bytes=progress.advance)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
-from containers.serve.engine import LOOPBACK
+from containers.serve.vllm_command import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

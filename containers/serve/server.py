@@ -12,8 +12,8 @@ import httpx
 
 from containers.errors import Interrupted, NotReady
 from containers.process import Child
-from containers.serve.causes import explain, last
-from containers.serve.engine import EMULATION, LOOPBACK
+from containers.serve.diagnosis import explain, last
+from containers.serve.vllm_command import EMULATION, LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which incl
 
 
 @dataclass
-class Server:
+class VllmServer:
     """`log` holds vLLM's last lines; `emulates` is set as soon as the plugin says that it took over."""
 
     argv: Sequence[str]

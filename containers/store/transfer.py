@@ -1,6 +1,6 @@
 """Moves one blob between the bucket and a stream: bounded memory, hashed on the way, resumed when a connection breaks.
 
-Sizes, chosen with `python -m infra.bench.store`: what fits into one part goes up as one PUT, anything larger as a
+Sizes, chosen with `python -m tests.bench.store`: what fits into one part goes up as one PUT, anything larger as a
 multipart upload whose parts are read once, in order. Both are atomic on S3 and on `rclone serve s3` (1.75 and later,
 which streams parts that arrive in order into one temporary file; before, it kept a whole upload in memory). A PUT of
 a stream was the other choice: it can only be repeated from its start, S3 ends it at 5 GB, and a digest that turns

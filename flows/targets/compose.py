@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flows.targets.description import MODULE, USER, File, Rendered, unpinned
+from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
 from flows.targets.docker import MODELS, image_for
 from flows.targets.size import GIB
 from flows.targets.text import yaml
@@ -50,7 +50,7 @@ def render(deployment: Deployment) -> Rendered:
         "vllm": vllm,
     }
     text = yaml({"version": "3.8", "services": services})
-    return Rendered(files=(File(name=f"{deployment.name}.compose.yaml", text=text),), notes=unpinned(image))
+    return Rendered(files=(RenderedFile(name=f"{deployment.name}.compose.yaml", text=text),), notes=unpinned(image))
 
 
 def _probe(port: int) -> str:

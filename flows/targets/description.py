@@ -28,7 +28,7 @@ PORT: Final = 8000
 _STRIPPED: Final = ("modelcar-",)
 
 
-class Wanted(Frozen):
+class DeploymentRequest(Frozen):
     """What the user may say about a deployment; the rest follows from the model. Empty and 0 mean: choose."""
 
     name: str = ""
@@ -141,7 +141,7 @@ _ON_A_CPU: Final = {
 
 
 def describe(
-    reference: str, wanted: Wanted, settings: Settings, *, folder: Path | None = None, pulled_from: str = ""
+    reference: str, wanted: DeploymentRequest, settings: Settings, *, folder: Path | None = None, pulled_from: str = ""
 ) -> Deployment:
     """Resolve the reference to a digest, read the model, size it.
 
@@ -162,7 +162,7 @@ def describe(
     return build(model, pinned, wanted)
 
 
-def build(model: ModelFacts, pinned: Reference, wanted: Wanted) -> Deployment:
+def build(model: ModelFacts, pinned: Reference, wanted: DeploymentRequest) -> Deployment:
     """The description of a model whose image is `pinned`; raises BadInput when it does not fit the GPUs."""
     length = wanted.max_model_len or min(model.longest or 4096, 32768)
     sizing: Sizing | None = None
@@ -237,7 +237,7 @@ def check_name(name: str) -> str:
     return name
 
 
-class File(Frozen):
+class RenderedFile(Frozen):
     """One file that a target is made of; `name` is what it should be saved as."""
 
     name: str
@@ -247,7 +247,7 @@ class File(Frozen):
 class Rendered(Frozen):
     """What a target is made of, and what a person must know beside it."""
 
-    files: tuple[File, ...]
+    files: tuple[RenderedFile, ...]
     notes: tuple[str, ...] = Field(default=())
 
 

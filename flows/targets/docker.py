@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flows.targets.description import MODULE, USER, File, Rendered, command, pairs, unpinned
+from flows.targets.description import MODULE, USER, Rendered, RenderedFile, command, pairs, unpinned
 from flows.targets.size import GIB
 
 if TYPE_CHECKING:
@@ -49,4 +49,4 @@ def render(deployment: Deployment) -> Rendered:
         ("-m", MODULE),
         *deployment.vllm(MODELS, deployment.port),
     )
-    return Rendered(files=(File(name=f"{name}.docker.sh", text=script),), notes=unpinned(image))
+    return Rendered(files=(RenderedFile(name=f"{name}.docker.sh", text=script),), notes=unpinned(image))

@@ -15,7 +15,7 @@ from containers.digest import Digest
 from containers.errors import BadInput, Error, NotReady
 from containers.process import Completed, ProcessFailed, inherited, run
 from flows.targets import compose, podman
-from flows.targets.rollout import Served
+from flows.targets.rollout import RolloutResult
 from flows.targets.smoke import ask
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.settings import Settings
-    from flows.launchers import OnEvent
+    from flows.runners.launcher import OnEvent
     from flows.targets.description import Deployment
 
 _POLL: Final = 1.0  # seconds
@@ -35,9 +35,9 @@ _WORDS: Final = 20  # lines of a container's log that an error carries
 
 def deploy_docker(
     deployment: Deployment, settings: Settings, say: Callable[[str], None], on_event: OnEvent, *, timeout: float
-) -> Served:
+) -> RolloutResult:
     """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
-    from flows.services.docker import DockerServices
+    from flows.runners.docker.services import DockerServices
 
     here = deployment.listen in {"127.0.0.1", "0.0.0.0"}  # noqa: S104 -- compared, not bound
     others = {
@@ -77,12 +77,12 @@ def deploy_docker(
         lease.end()
         raise
     lease.keep()
-    return Served(name=deployment.name, url=url, answer=answer, changed=not lease.found, seconds=_since(started))
+    return RolloutResult(name=deployment.name, url=url, answer=answer, changed=not lease.found, seconds=_since(started))
 
 
 def deploy_podman(
     deployment: Deployment, say: Callable[[str], None], *, timeout: float, options: tuple[str, ...] = ()
-) -> Served:
+) -> RolloutResult:
     """`podman run` in the background. One of that name that serves something else is stopped, and started again when the
     new one does not serve. `options` go to podman itself (`--runtime=runc`).
     """
@@ -94,7 +94,9 @@ def deploy_podman(
     mark = str(Digest.of("\0".join(arguments).encode()))
     before = engine.container(deployment.name)
     if before is not None and before["Config"]["Labels"].get(_LABEL) == mark and _healthy(url):
-        return Served(name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0)
+        return RolloutResult(
+            name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0
+        )
     for one in (deployment.hub, image):
         if engine("image", "exists", one, check=False).code != 0:
             say(f"pulling {one}")
@@ -117,7 +119,7 @@ def deploy_podman(
         raise
     if before is not None:
         engine("rm", "--force", old)
-    return Served(name=deployment.name, url=url, answer=answer, changed=True, seconds=_since(started))
+    return RolloutResult(name=deployment.name, url=url, answer=answer, changed=True, seconds=_since(started))
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _note(error: BaseException, word: str) -> None:
         error.message += f"\nrolled back: {word}"
 
 
-def deploy_compose(deployment: Deployment, home: Path, say: Callable[[str], None], *, timeout: float) -> Served:
+def deploy_compose(deployment: Deployment, home: Path, say: Callable[[str], None], *, timeout: float) -> RolloutResult:
     """`docker compose up` of the rendered file, which stays at `<home>/deployments/<name>.compose.yaml`."""
     started = time.monotonic()
     file = compose.render(deployment).files[0]
@@ -169,7 +171,9 @@ def deploy_compose(deployment: Deployment, home: Path, say: Callable[[str], None
     except BaseException as error:
         _note(error, engine.back(path, before))
         raise
-    return Served(name=deployment.name, url=url, answer=answer, changed=before != file.text, seconds=_since(started))
+    return RolloutResult(
+        name=deployment.name, url=url, answer=answer, changed=before != file.text, seconds=_since(started)
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from flows.targets.description import MODULE, USER, File, Rendered, unpinned
+from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
 from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
 from flows.targets.text import yaml
@@ -41,7 +41,7 @@ def render(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> R
     else:
         notes.append("oci+fetch:// copies the weights to the node's disk at every start of a pod")
     text = yaml(*objects(deployment, mode, namespace))
-    return Rendered(files=(File(name=f"{deployment.name}.kserve.yaml", text=text),), notes=tuple(notes))
+    return Rendered(files=(RenderedFile(name=f"{deployment.name}.kserve.yaml", text=text),), notes=tuple(notes))
 
 
 def objects(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -160,7 +160,7 @@ def render_pod(deployment: Deployment) -> Rendered:
     """`<name>.pod.yaml` for `podman kube play`."""
     text = yaml(pod(deployment))
     return Rendered(
-        files=(File(name=f"{deployment.name}.pod.yaml", text=text),),
+        files=(RenderedFile(name=f"{deployment.name}.pod.yaml", text=text),),
         notes=(
             *unpinned(image_for(deployment)),
             "the pod that KServe makes, as podman wants it: podman kube play --log-driver k8s-file FILE",

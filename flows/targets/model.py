@@ -12,7 +12,7 @@ from pydantic import Field
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.files import read_model_file, weights
 from containers.oci.mounted import check_images
 from containers.oci.raw import is_raw
@@ -66,7 +66,7 @@ def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Refere
     config.json lacks what sizing needs.
     """
     with open_repository(reference, settings) as repository:
-        digest = look(repository).digest
+        digest = read_manifest(repository).digest
         check_images(repository, str(digest), settings.registry.parallel)
         _, manifest = image(repository, str(digest))
         content = read_model_file(repository, manifest, CONFIG)

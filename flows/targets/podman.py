@@ -10,7 +10,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from flows.targets.description import MODULE, File, Rendered, command, pairs, unpinned
+from flows.targets.description import MODULE, Rendered, RenderedFile, command, pairs, unpinned
 from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
 
@@ -30,8 +30,8 @@ def render(deployment: Deployment) -> Rendered:
         notes.append("GPUs come by CDI: once for each host, `nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`")
     return Rendered(
         files=(
-            File(name=f"{deployment.name}.podman.sh", text=script(deployment, image)),
-            File(name=f"{deployment.name}.container", text=quadlet(deployment, image)),
+            RenderedFile(name=f"{deployment.name}.podman.sh", text=script(deployment, image)),
+            RenderedFile(name=f"{deployment.name}.container", text=quadlet(deployment, image)),
         ),
         notes=tuple(notes),
     )

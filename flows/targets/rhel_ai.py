@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.oci.access import look, open_repository
+from containers.oci.access import open_repository, read_manifest
 from containers.oci.raw import is_raw
 from containers.oci.reference import Reference
 from containers.oci.referrers import TITLE
 from containers.oci.repository import found
-from containers.oci.types import Manifest
-from flows.targets.description import File, Rendered, command
+from containers.oci.types import ImageManifest
+from flows.targets.description import Rendered, RenderedFile, command
 
 if TYPE_CHECKING:
     from containers.digest import Digest
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MODELS: Final = "~/.cache/instructlab/models"  # where ilab keeps models unless told otherwise
 
 
-class Release(Frozen):
+class RawRelease(Frozen):
     """The raw artifact: the tag that ilab is given, and the digest behind it."""
 
     repository: str
@@ -35,14 +35,14 @@ class Release(Frozen):
     digest: str
 
 
-def find(reference: str, settings: Settings) -> Release:
+def find(reference: str, settings: Settings) -> RawRelease:
     """The raw artifact that a reference names itself, or that belongs to the modelcar that it names.
 
     Raises BadInput when there is none, when it has no release tag, and when ilab would refuse it.
     """
     check_repository(Reference.parse(reference))
     with open_repository(reference, settings) as repository:
-        stored = look(repository)
+        stored = read_manifest(repository)
         digest, manifest = _raw(repository, stored.digest)
         check_titles([layer.annotations.get(TITLE, "") for layer in manifest.layers])
         tags = [tag for tag in repository.tags() if not tag.startswith(("candidate-", "sha256-"))]
@@ -51,14 +51,14 @@ def find(reference: str, settings: Settings) -> Release:
         for tag in ordered:
             there = repository.get(tag)
             if there is not None and there.digest == digest:
-                return Release(repository=repository.reference.name, tag=tag, digest=str(digest))
+                return RawRelease(repository=repository.reference.name, tag=tag, digest=str(digest))
     raise BadInput(
         f"no release tag points at the raw artifact {digest}, and ilab takes a tag and no digest",
         remedy=f"push it under one: carwright push CHECKPOINT {Reference.parse(reference).name}:1.0 --also raw",
     )
 
 
-def given(reference: str) -> Release:
+def given(reference: str) -> RawRelease:
     """The raw artifact by a reference with its tag and its digest; nothing is asked of the registry.
 
     Raises BadInput when one of them is missing, and for what ilab would refuse.
@@ -70,7 +70,7 @@ def given(reference: str) -> Release:
             f"{reference} holds no {'digest' if parsed.tag else 'tag'}, and ilab's lines need both",
             remedy="name the raw artifact as registry/repository:tag@sha256:..., or leave --model out",
         )
-    return Release(repository=parsed.name, tag=parsed.tag, digest=str(parsed.digest))
+    return RawRelease(repository=parsed.name, tag=parsed.tag, digest=str(parsed.digest))
 
 
 def check_repository(reference: Reference) -> None:
@@ -96,7 +96,7 @@ def check_titles(titles: list[str]) -> None:
         )
 
 
-def render(deployment: Deployment, release: Release) -> Rendered:
+def render(deployment: Deployment, release: RawRelease) -> Rendered:
     """`<name>.rhel-ai.sh`: download, check, serve, chat."""
     model = f"{MODELS}/{release.repository.rpartition('/')[2]}"
     where = f"docker://{release.repository}:{release.tag}"
@@ -124,18 +124,18 @@ def render(deployment: Deployment, release: Release) -> Rendered:
         f"# In another terminal:\n# ilab model chat --model {model}",
     ]
     return Rendered(
-        files=(File(name=f"{deployment.name}.rhel-ai.sh", text="\n".join(lines) + "\n"),),
+        files=(RenderedFile(name=f"{deployment.name}.rhel-ai.sh", text="\n".join(lines) + "\n"),),
         notes=("ilab was not run here: the lines follow its source, not a trial",),
     )
 
 
-def _raw(repository: Repository, digest: Digest) -> tuple[Digest, Manifest]:
+def _raw(repository: Repository, digest: Digest) -> tuple[Digest, ImageManifest]:
     manifest = found(repository, str(digest)).parse()
-    if isinstance(manifest, Manifest) and is_raw(manifest):
+    if isinstance(manifest, ImageManifest) and is_raw(manifest):
         return digest, manifest
     for referrer in repository.referrers(digest):
         candidate = found(repository, str(referrer.digest)).parse()
-        if isinstance(candidate, Manifest) and is_raw(candidate):
+        if isinstance(candidate, ImageManifest) and is_raw(candidate):
             return referrer.digest, candidate
     raise BadInput(
         f"{repository.reference} has no raw artifact beside it, and ilab cannot read a modelcar (a blob must be the file)",

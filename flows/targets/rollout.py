@@ -19,7 +19,7 @@ from flows.targets.smoke import ask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flows.cluster import Cluster
+    from infra.cluster import Cluster
 
 _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 _CRASHES: Final = 3  # restarts after which a container is not waited for any longer
@@ -28,7 +28,7 @@ _LABEL: Final = "serving.kserve.io/inferenceservice"
 _SOURCE: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"  # KServe's annotation of a pod: its model
 
 
-class Served(Frozen):
+class RolloutResult(Frozen):
     """What came of it. `changed` is False when the cluster served that very thing already."""
 
     name: str
@@ -64,7 +64,7 @@ class Rollout:
     def name(self) -> str:
         return str(self.service["metadata"]["name"])
 
-    def run(self) -> Served:
+    def run(self) -> RolloutResult:
         """Raises the error that stopped it, when everything is again as it was; BadInput, NotReady, Temporary."""
         started = time.monotonic()
         before = [self.cluster.get(one["kind"], one["metadata"]["name"]) for one in (self.runtime, self.service)]
@@ -89,7 +89,7 @@ class Rollout:
             raise
         was = before[1]
         changed = was is None or was["metadata"].get("generation") != applied["metadata"].get("generation")
-        return Served(
+        return RolloutResult(
             name=self.name, url=url, answer=answer, changed=changed, seconds=round(time.monotonic() - started, 1)
         )
 

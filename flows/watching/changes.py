@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers import suites
 from containers.contract import Frozen, Step
-from containers.determinants import determinants, engine_version
 from containers.digest import canonical_json
+from containers.fingerprints import engine_version, fingerprint_inputs
 from containers.oci.busybox import VERSION as BUSYBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.watching.models import Line
+    from flows.watching.models import WatchedModel
     from flows.watching.records import ShipRecord
 
 CHAIN: Final = ("download", "quantize", "push", "deploy", "evaluate")
@@ -54,7 +54,7 @@ class Change(Frozen):
         return f"{text} ({self.note})" if self.note else text
 
 
-class Wanted(Frozen):
+class BuildInputs(Frozen):
     """All that decides what a run for one product would make; its fingerprint names the change that leads there.
 
     `gate` and `override` are part of it, so that what one gate stopped is tried again under another; `repair` names what
@@ -77,7 +77,7 @@ class Wanted(Frozen):
     def fingerprint(self) -> str:
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
-    def parameters(self, line: Line, reason: str) -> dict[str, Any]:
+    def parameters(self, line: WatchedModel, reason: str) -> dict[str, Any]:
         """Parameters of quantize-and-ship: pinned, so that the run does what was looked at and nothing newer."""
         return {
             "model": self.model,
@@ -98,7 +98,7 @@ class Wanted(Frozen):
 def tools_now(suite: str) -> dict[str, dict[str, str]]:
     """By step, what besides inputs and parameters decides its output in this version of Carwright."""
     steps = (Step.DOWNLOAD, Step.QUANTIZE, Step.PUSH, Step.EVALUATE)
-    found = {step.value: determinants(step) for step in steps}
+    found = {step.value: fingerprint_inputs(step) for step in steps}
     found["evaluate"] |= {"engine": engine_version(), "suite": str(suites.read(suite).digest)}
     return found
 
@@ -108,14 +108,14 @@ def made_here(base: str) -> str:
     return f"busybox {BUSYBOX}" if base == "busybox" else ""
 
 
-def changes(record: ShipRecord | None, wanted: Wanted) -> tuple[Change, ...]:
+def changes(record: ShipRecord | None, wanted: BuildInputs) -> tuple[Change, ...]:
     """In the order of the chain."""
     if record is None:
         return (Change(kind="new", what=wanted.to, before="", after=wanted.commit),)
     return tuple(_changes(record, wanted))
 
 
-def _changes(record: ShipRecord, wanted: Wanted) -> Iterator[Change]:
+def _changes(record: ShipRecord, wanted: BuildInputs) -> Iterator[Change]:
     if record.commit != wanted.commit:
         yield Change(kind="revision", what="revision", before=record.commit or "", after=wanted.commit)
     for step in ("download", "quantize", "push"):
@@ -129,7 +129,7 @@ def _changes(record: ShipRecord, wanted: Wanted) -> Iterator[Change]:
 
 
 def _tools(
-    step: Literal["download", "quantize", "push", "evaluate"], record: ShipRecord, wanted: Wanted
+    step: Literal["download", "quantize", "push", "evaluate"], record: ShipRecord, wanted: BuildInputs
 ) -> Iterator[Change]:
     before, after = record.tools.get(step, {}), wanted.tools.get(step, {})
     for name in sorted(before.keys() | after.keys()):

@@ -9,8 +9,8 @@ from containers.contract import Frozen
 
 if TYPE_CHECKING:
     from containers.settings import Settings
-    from flows.watching.look import Seen
     from flows.watching.records import Attempt
+    from flows.watching.scan import ModelState
 
 TIMES: Final = 3  # runs for one change that a machine or the network ended
 LONGEST: Final = timedelta(days=1)  # between announcements that no run took up, or whose run died before its first line
@@ -23,7 +23,7 @@ class Decision(Frozen):
     why: str = ""
 
 
-def decide(seen: Seen, living: frozenset[str], settings: Settings, *, force: bool = False) -> Decision:
+def decide(seen: ModelState, living: frozenset[str], settings: Settings, *, force: bool = False) -> Decision:
     """`living` are the changes whose run is waiting or working; `force` is a person's word to try again."""
     if seen.problem or seen.wanted is None:
         return Decision(what="not known")

@@ -33,7 +33,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Temporary
-from flows.watching.listing import Difference, difference
+from flows.watching.listing import ListingDifference, difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,29 +69,29 @@ class Head(NamedTuple):
     gated: bool | str
 
 
-class Compared(Difference):
+class Compared(ListingDifference):
     """`rewritten`: the earlier commit is not in the history of the later one; a branch was forced, or a tag moved."""
 
     rewritten: bool
 
 
-class Kept(Frozen):
+class CachedAnswer(Frozen):
     """An answer as it was when it had that ETag; `value` is the part of its JSON that is used."""
 
     etag: str
     value: Any
 
 
-class Hub:
+class HubClient:
     """One hub, for one look at many models; threads share it.
 
     `kept` maps addresses to earlier answers; afterwards `used` holds those that this look was about, and `requests` is
     the number of requests.
     """
 
-    def __init__(self, settings: Settings, kept: Mapping[str, Kept]) -> None:
+    def __init__(self, settings: Settings, kept: Mapping[str, CachedAnswer]) -> None:
         self.endpoint = (settings.hub_endpoint or constants.ENDPOINT).rstrip("/")
-        self.used: dict[str, Kept] = {}
+        self.used: dict[str, CachedAnswer] = {}
         self.requests = 0
         self._kept = kept
         self._token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
@@ -149,7 +149,7 @@ class Hub:
             found = difference(self.listing(repository, before), self.listing(repository, after))
             rewritten = self.descends(repository, after, before) is False
             compared = Compared(decisive=found.decisive, other=found.other, rewritten=rewritten)
-            known = Kept(etag="", value=compared.model_dump(mode="json"))
+            known = CachedAnswer(etag="", value=compared.model_dump(mode="json"))
         self.used[key] = known
         return Compared.model_validate(known.value)
 
@@ -178,7 +178,7 @@ class Hub:
                 remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
             ) from error
         if etag := answer.headers.get("ETag"):
-            self.used[address] = Kept(etag=etag, value=value)
+            self.used[address] = CachedAnswer(etag=etag, value=value)
         return value
 
     def _send(self, address: str, repository: str, revision: str, etag: str = "") -> httpx2.Response:

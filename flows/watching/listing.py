@@ -32,7 +32,7 @@ _OTHERS: Final = frozenset(
 )
 
 
-class Difference(Frozen):
+class ListingDifference(Frozen):
     """Paths that were added, removed or changed between two commits: those that decide, and those that do not."""
 
     decisive: tuple[str, ...] = ()
@@ -47,10 +47,10 @@ def decides(path: str) -> bool:
     return is_legal(path) or parts.suffix.lower() not in _OTHERS
 
 
-def difference(before: Mapping[str, str], after: Mapping[str, str]) -> Difference:
+def difference(before: Mapping[str, str], after: Mapping[str, str]) -> ListingDifference:
     """What differs between two listings (`Hub.listing`)."""
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    return Difference(
+    return ListingDifference(
         decisive=tuple(path for path in paths if decides(path)),
         other=tuple(path for path in paths if not decides(path)),
     )

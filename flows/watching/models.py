@@ -62,13 +62,13 @@ class Revision(Frozen):
         return f"tag {self.tag}" if self.tag is not None else f"pinned to {(self.commit or '')[:12]}"
 
 
-class Recipe(Frozen):
+class WatchedRecipe(Frozen):
     """How the model is quantized."""
 
     scheme: str = "FP8_DYNAMIC"
 
 
-class Line(Frozen):
+class WatchedModel(Frozen):
     """One watched model. `deployment` is the one whose trigger starts the rebuild; `max_model_len` is in tokens.
 
     `suite` is what is measured and `gate` the profile that judges by it; `override_gate` promotes in spite of it and is
@@ -78,7 +78,7 @@ class Line(Frozen):
     name: str = Field(pattern="^[a-z0-9]+([._-][a-z0-9]+)*$")
     model: str = Field(pattern="^hf://[^/@\\s]+/[^/@\\s]+$")
     revision: Revision = Revision(branch="main")
-    recipe: Recipe = Recipe()
+    recipe: WatchedRecipe = WatchedRecipe()
     targets: tuple[Annotated[str, AfterValidator(_target)], ...] = Field(min_length=1)
     suite: str = "smoke"
     base: Annotated[str, AfterValidator(_base)] = "busybox"
@@ -97,7 +97,7 @@ class Line(Frozen):
 class Models(Frozen):
     """The whole file."""
 
-    models: tuple[Line, ...]
+    models: tuple[WatchedModel, ...]
 
     @model_validator(mode="after")
     def _apart(self) -> Models:
@@ -116,7 +116,7 @@ class Models(Frozen):
         return self
 
 
-def load(path: Path | None = None) -> tuple[Line, ...]:
+def load(path: Path | None = None) -> tuple[WatchedModel, ...]:
     """The lines of a file, or of the one that ships. Raises BadInput with file, line and field of what is wrong."""
     path = path or SHIPPED
     try:
@@ -164,8 +164,10 @@ def _complaint(path: Path, tree: yaml.Node | None, fault: Any) -> str:
 
 def _fields_beside(where: tuple[str | int, ...]) -> list[str]:
     """The fields that are known where an unknown one stands."""
-    kinds: dict[str, type[Frozen]] = {"revision": Revision, "recipe": Recipe}
-    inside: type[Frozen] = Models if len(where) < 3 else Line if len(where) == 3 else kinds.get(str(where[2]), Line)
+    kinds: dict[str, type[Frozen]] = {"revision": Revision, "recipe": WatchedRecipe}
+    inside: type[Frozen] = (
+        Models if len(where) < 3 else WatchedModel if len(where) == 3 else kinds.get(str(where[2]), WatchedModel)
+    )
     return list(inside.model_fields)
 
 

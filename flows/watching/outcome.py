@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from containers.errors import Error
 from flows.runtime import current
 from flows.watching import changes, records
-from flows.watching.look import base_digest
 from flows.watching.records import Attempt, ShipRecord
+from flows.watching.scan import base_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
-    from flows.summary import Shipped
+    from flows.release.summary import Shipped
 
 _MESSAGE = 500  # characters of an error that are kept
 _TWICE = timedelta(minutes=10)  # two answers to one event lie no further apart

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
-from flows.watching.hub import Kept
+from flows.watching.hub import CachedAnswer
 
 if TYPE_CHECKING:
     from containers.store import Store
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Frozen)
 
 _HUB: Final = "watch/hub.json"
-_KEPT: Final = TypeAdapter(dict[str, Kept])
+_KEPT: Final = TypeAdapter(dict[str, CachedAnswer])
 
 
 class ShipRecord(Frozen):
@@ -98,7 +98,7 @@ def note(store: Store, name: str, made: Attempt) -> None:
         write_attempt(store, name, made.model_copy(update={"count": known.count if known is not None else 1}))
 
 
-def kept(store: Store) -> dict[str, Kept]:
+def kept(store: Store) -> dict[str, CachedAnswer]:
     """The hub's earlier answers; none when they cannot be read: then everything is asked anew."""
     try:
         return _KEPT.validate_json(store.read_key(_HUB))
@@ -106,7 +106,7 @@ def kept(store: Store) -> dict[str, Kept]:
         return {}
 
 
-def keep(store: Store, answers: dict[str, Kept]) -> None:
+def keep(store: Store, answers: dict[str, CachedAnswer]) -> None:
     store.write_key(_HUB, _KEPT.dump_json(answers))
 
 

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from flows.watching.look import Seen
     from flows.watching.records import ShipRecord
+    from flows.watching.scan import ModelState
 
 _SCORES: Final = 2  # measures in a table; the rest is in the JSON
 _TELLING: Final = ("recovery", "kl_mean", "top1", "perplexity_ratio")  # how such measures begin, the most telling first
 
 
-def status_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
+def status_rows(seen: Sequence[ModelState]) -> list[dict[str, str]]:
     """One row a product: what is shipped, how good and how old it is, and what is newer."""
     return [_status(one) for one in seen]
 
 
-def plan_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
+def plan_rows(seen: Sequence[ModelState]) -> list[dict[str, str]]:
     """One row a product: what would be done about it, why, and which steps would work."""
     return [
         {"model": one.line.name, "target": one.to, "plan": plan(one), "why": why(one), "reruns": ", ".join(one.reruns)}
@@ -29,7 +29,7 @@ def plan_rows(seen: Sequence[Seen]) -> list[dict[str, str]]:
     ]
 
 
-def plan(seen: Seen) -> str:
+def plan(seen: ModelState) -> str:
     """In a word or two."""
     if seen.problem:
         return "not known"
@@ -42,7 +42,7 @@ def plan(seen: Seen) -> str:
     return "ship" if seen.record is None else "rebuild"
 
 
-def why(seen: Seen) -> str:
+def why(seen: ModelState) -> str:
     if seen.problem:
         return seen.problem
     said = [str(change) for change in seen.changes]
@@ -51,7 +51,7 @@ def why(seen: Seen) -> str:
     return "; ".join([*said, *seen.notes])
 
 
-def as_json(seen: Seen) -> dict[str, Any]:
+def as_json(seen: ModelState) -> dict[str, Any]:
     """Everything that is known, for `--json`."""
     return {
         "name": seen.line.name,
@@ -76,7 +76,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _status(seen: Seen) -> dict[str, str]:
+def _status(seen: ModelState) -> dict[str, str]:
     record = seen.record
     if record is None:
         told = {"shipped": "nothing yet", "base revision": "", "scores": "", "age": ""}

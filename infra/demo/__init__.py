@@ -35,9 +35,9 @@ _DEADLINE: Final = 600.0  # seconds; it takes 4 on two cores
 def demo_hub(cache: Path, on_event: Callable[[Event], None]) -> Iterator[str]:
     """Serve the demo model until the block ends; yields the hub's endpoint. Makes the model if that was never done.
 
-    Raises what `flows.environments.ensure` and `ensure_demo` raise.
+    Raises what `infra.environments.environment.ensure` and `ensure_demo` raise.
     """
-    from flows.environments import ensure
+    from infra.environments.environment import ensure
     from infra.hub import Hub, Repositories
 
     ensure_demo(cache, lambda: ensure("demo", LOCK, cache, on_event=on_event).python, on_event)

@@ -6,6 +6,6 @@ Loopback only. It serves repositories from a folder (`Repositories`) with commit
 
 from infra.hub.faults import Fault, Faults
 from infra.hub.repositories import Repositories
-from infra.hub.server import Hub, Served
+from infra.hub.server import AnsweredRequest, Hub
 
-__all__ = ["Fault", "Faults", "Hub", "Repositories", "Served"]
+__all__ = ["AnsweredRequest", "Fault", "Faults", "Hub", "Repositories"]

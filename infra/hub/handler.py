@@ -17,14 +17,14 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from infra.hub.server import Served
+from infra.hub.server import AnsweredRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from infra.hub.faults import Fault
-    from infra.hub.repositories import Commit, File, Repository
-    from infra.hub.server import Hub, Server
+    from infra.hub.repositories import Commit, HubFile, HubRepository
+    from infra.hub.server import Hub, HubPort
 
 _PIECE: Final = 256 << 10
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def _hub(self) -> Hub:
-        return cast("Server", self.server).hub
+        return cast("HubPort", self.server).hub
 
     def _answer(self) -> None:
         self._status, self._sent = 0, 0
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self._fault is not None and self._fault.status is not None:
                 self._refuse(_wished(self._fault.status, self._fault.retry_after))
-            elif cast("Server", self.server).origin == "cdn":
+            elif cast("HubPort", self.server).origin == "cdn":
                 self._cdn()
             else:
                 self._route()
@@ -81,8 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(refused)
         finally:
             self._hub.record(
-                Served(
-                    origin=cast("Server", self.server).origin,
+                AnsweredRequest(
+                    origin=cast("HubPort", self.server).origin,
                     method=self.command,
                     path=self.path,
                     status=self._status,
@@ -166,14 +166,14 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._content(file, name)
 
-    def _redirect(self, status: int, location: str, file: File, commit: str) -> None:
+    def _redirect(self, status: int, location: str, file: HubFile, commit: str) -> None:
         etag = file.sha256 if file.lfs else file.oid
         linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.size)}
         body = f"Redirecting to {location}".encode()
         self._start(status, len(body), **{"Location": location, "X-Repo-Commit": commit, **linked})
         self._write(body)
 
-    def _content(self, file: File, commit: str) -> None:
+    def _content(self, file: HubFile, commit: str) -> None:
         self._body(self._hub.repositories.blob(file.sha256), f'"{file.oid}"', **{"X-Repo-Commit": commit})
 
     def _cdn(self) -> None:
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             self._hub.transfer(-1)
 
-    def _find(self, repo_id: str, revision: str, *, files: bool = False) -> tuple[Repository, str, Commit]:
+    def _find(self, repo_id: str, revision: str, *, files: bool = False) -> tuple[HubRepository, str, Commit]:
         repository = self._readable(repo_id)
         name = repository.resolve(revision)
         if name is None:
@@ -201,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             self._gate(repository)
         return repository, name, repository.commits[name]
 
-    def _file(self, repository: Repository, name: str, commit: Commit, path: str) -> File:
+    def _file(self, repository: HubRepository, name: str, commit: Commit, path: str) -> HubFile:
         file = commit.file(path)
         if file is None:
             raise _Refused(404, f"{path} is not in {repository.id}", "EntryNotFound", **{"X-Repo-Commit": name})
@@ -217,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
             raise _Refused(401, "Invalid credentials in Authorization header")
         return token
 
-    def _readable(self, repo_id: str) -> Repository:
+    def _readable(self, repo_id: str) -> HubRepository:
         """The repository, if the caller may know that it exists; without a token the hub says 401 to all others."""
         token = self._token()
         repository = self._hub.repositories.find(repo_id)
@@ -227,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
             raise _Refused(404, "Repository not found", "RepoNotFound")
         return repository
 
-    def _gate(self, repository: Repository) -> None:
+    def _gate(self, repository: HubRepository) -> None:
         token = self._token()
         if not repository.gated or token in repository.readers:
             return
@@ -348,14 +348,14 @@ def _entries(commit: Commit, prefix: str, *, recursive: bool) -> list[dict[str, 
     return directories + files
 
 
-def _entry(file: File) -> dict[str, Any]:
+def _entry(file: HubFile) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "oid": file.oid, "size": file.size, "path": file.path}
     if file.lfs:
         entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer_size}
     return entry
 
 
-def _history(repository: Repository, name: str) -> list[dict[str, Any]]:
+def _history(repository: HubRepository, name: str) -> list[dict[str, Any]]:
     """The commit and its ancestors, newest first."""
     found: list[dict[str, Any]] = []
     following: str | None = name
@@ -366,7 +366,7 @@ def _history(repository: Repository, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _info(repository: Repository, name: str, commit: Commit, *, blobs: bool) -> dict[str, Any]:
+def _info(repository: HubRepository, name: str, commit: Commit, *, blobs: bool) -> dict[str, Any]:
     siblings: list[dict[str, Any]] = [{"rfilename": file.path} for file in commit.files]
     if blobs:
         for sibling, file in zip(siblings, commit.files, strict=True):

@@ -1,7 +1,7 @@
 """Repositories in a folder: commits, branches, tags and who may read.
 
     <root>/blobs/<sha256>                  contents
-    <root>/repositories/<org>/<name>.json  one `Repository`
+    <root>/repositories/<org>/<name>.json  one `HubRepository`
     <root>/tokens.json                     the tokens that the server knows
 
 Everything is read anew for each request, so that another process may publish while a server runs.
@@ -37,7 +37,7 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class File(_Value):
+class HubFile(_Value):
     """One file of a commit; `oid` is git's: of the content, or, for an LFS file, of its pointer."""
 
     path: str
@@ -57,13 +57,13 @@ class Commit(_Value):
     parent: str | None
     title: str
     date: str
-    files: tuple[File, ...]
+    files: tuple[HubFile, ...]
 
-    def file(self, path: str) -> File | None:
+    def file(self, path: str) -> HubFile | None:
         return next((file for file in self.files if file.path == path), None)
 
 
-class Repository(_Value):
+class HubRepository(_Value):
     """`gated`: files need a token that is among `readers`; `private`: the repository itself does."""
 
     id: str
@@ -149,9 +149,9 @@ class Repositories:
         except FileNotFoundError:
             return frozenset()
 
-    def find(self, repo_id: str) -> Repository | None:
+    def find(self, repo_id: str) -> HubRepository | None:
         try:
-            return Repository.model_validate_json(self._path(repo_id).read_bytes())
+            return HubRepository.model_validate_json(self._path(repo_id).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -161,7 +161,7 @@ class Repositories:
     def _path(self, repo_id: str) -> Path:
         return self.root / "repositories" / f"{repo_id}.json"
 
-    def _add(self, path: Path, name: str, *, link: bool) -> File:
+    def _add(self, path: Path, name: str, *, link: bool) -> HubFile:
         size = path.stat().st_size
         sha256 = hashlib.sha256()
         git = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
@@ -183,12 +183,12 @@ class Repositories:
             unique.replace(blob)
         lfs = size > _LFS_SIZE or path.suffix in _LFS_SUFFIXES
         oid = _git_oid(_pointer(digest, size)) if lfs else git.hexdigest()
-        return File(path=name, size=size, sha256=digest, oid=oid, lfs=lfs)
+        return HubFile(path=name, size=size, sha256=digest, oid=oid, lfs=lfs)
 
     @contextmanager
-    def _writing(self, repo_id: str) -> Iterator[tuple[Repository, _Save]]:
+    def _writing(self, repo_id: str) -> Iterator[tuple[HubRepository, _Save]]:
         with self._locked():
-            repository = self.find(repo_id) or Repository(id=repo_id)
+            repository = self.find(repo_id) or HubRepository(id=repo_id)
             yield repository, _Save(self._path(repo_id), repository)
 
     @contextmanager
@@ -201,7 +201,7 @@ class Repositories:
 class _Save:
     """Writes a changed copy of a repository."""
 
-    def __init__(self, path: Path, repository: Repository) -> None:
+    def __init__(self, path: Path, repository: HubRepository) -> None:
         self._path = path
         self._repository = repository
 
@@ -210,7 +210,7 @@ class _Save:
         _replace(self._path, self._repository.model_copy(update=changes).model_dump_json())
 
 
-def _known(repository: Repository, commit: str) -> str:
+def _known(repository: HubRepository, commit: str) -> str:
     if commit not in repository.commits:
         raise KeyError(f"{repository.id} has no commit {commit}")
     return commit

@@ -22,7 +22,7 @@ HOST: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Served:
+class AnsweredRequest:
     """One answered request. `path` has the query; `sent` counts bytes of the body; `origin` is "hub" or "cdn"."""
 
     origin: str
@@ -35,7 +35,7 @@ class Served:
     user_agent: str
 
 
-class Server(ThreadingHTTPServer):
+class HubPort(ThreadingHTTPServer):
     """One port of a hub."""
 
     daemon_threads = True
@@ -74,10 +74,10 @@ class Hub:
         self.faults = Faults()
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._served: list[Served] = []
+        self._served: list[AnsweredRequest] = []
         self._transfers = 0
         self._peak = 0
-        self._servers = [Server(self, "hub", host, port), Server(self, "cdn", host, cdn_port)]
+        self._servers = [HubPort(self, "hub", host, port), HubPort(self, "cdn", host, cdn_port)]
         # Clients tell the two apart by their host names: a redirect to the same name is still the hub, which says more in
         # its headers (huggingface_hub 1.33, utils/_http.py, _is_same_or_hub_host).
         names = (name, "localhost" if name == HOST else name)
@@ -97,7 +97,7 @@ class Hub:
             server.server_close()
 
     @property
-    def served(self) -> list[Served]:
+    def served(self) -> list[AnsweredRequest]:
         """Every request so far, in the order in which they ended."""
         with self._lock:
             return list(self._served)
@@ -108,7 +108,7 @@ class Hub:
         with self._lock:
             return self._peak
 
-    def record(self, served: Served) -> None:
+    def record(self, served: AnsweredRequest) -> None:
         with self._lock:
             self._served.append(served)
 

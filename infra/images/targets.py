@@ -112,7 +112,7 @@ def find(names: list[str]) -> list[Target]:
 def code_files(target: Target, root: Path = ROOT) -> dict[str, Path]:
     """Path in the image's site-packages -> file, for the target's code.
 
-    `containers` stands for what all steps share and `containers/<step>` for one of them; benchmarks stay out.
+    `containers` stands for what all steps share and `containers/<step>` for one of them.
     """
     found: dict[str, Path] = {}
     for part in target.code:
@@ -132,4 +132,4 @@ def code_files(target: Target, root: Path = ROOT) -> dict[str, Path]:
 def _left_out(parts: tuple[str, ...], part: str) -> bool:
     hidden = any(name.startswith(".") or name == "__pycache__" for name in parts)
     other_step = part == "containers" and parts[0] in STEPS
-    return hidden or other_step or (part == "infra" and parts[0] == "bench")
+    return hidden or other_step

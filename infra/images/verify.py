@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.images.builder import Buildah, Built
+from infra.images.buildah import Buildah, Built
 from infra.images.context import lay_out
 
 if TYPE_CHECKING:
+    from infra.images.image_builder import ImageBuilder
     from infra.images.targets import Target
-    from infra.images.work import Workshop
 
 _PIECE = 1 << 20
 _SHOWN = 40  # differences that are listed; more say no more
 
 
 @dataclass(frozen=True)
-class Verified:
+class RebuiltTwice:
     """Two builds of a target; `differences` is empty when they are one image."""
 
     first: Built
@@ -40,48 +40,46 @@ class Verified:
         return not self.differences
 
 
-def verify(workshop: Workshop, target: Target, *, fresh: bool = True) -> Verified:
+def verify(builder: ImageBuilder, target: Target, *, fresh: bool = True) -> RebuiltTwice:
     """Build twice and compare; without `fresh` both stand on the cache's base. Raises what a build raises."""
-    workshop.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=workshop.cache) as scratch:
+    builder.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".verify-", dir=builder.cache) as scratch:
         folders = (Path(scratch, "a"), Path(scratch, "another", "folder"))
         built = [
-            _build(workshop, target, folder, umask, fresh=fresh)
+            _build(builder, target, folder, umask, fresh=fresh)
             for folder, umask in zip(folders, (0o022, 0o077), strict=True)
         ]
         storages = [Buildah.open_storage(folder / "storage") for folder in folders]
         try:
             if (built[0].image_id, built[0].digest) == (built[1].image_id, built[1].digest):
-                return Verified(built[0], built[1], ())
+                return RebuiltTwice(built[0], built[1], ())
             archives = [folder / "image.tar" for folder in folders]
             for storage, image, archive in zip(storages, built, archives, strict=True):
                 storage.export(image, archive)
-            return Verified(built[0], built[1], tuple(compare(*archives)[:_SHOWN]))
+            return RebuiltTwice(built[0], built[1], tuple(compare(*archives)[:_SHOWN]))
         finally:
             for storage in storages:
                 storage.remove_all()
 
 
-def _build(workshop: Workshop, target: Target, folder: Path, umask: int, *, fresh: bool) -> Built:
+def _build(builder: ImageBuilder, target: Target, folder: Path, umask: int, *, fresh: bool) -> Built:
     folder.mkdir(parents=True)
-    inputs = workshop.inputs(target)
+    inputs = builder.inputs(target)
     context = folder / "context"
     before = os.umask(umask)
     try:
         context.mkdir()
-        lay_out(
-            inputs, context, workshop.cache, workshop.wheelhouse, lambda _: None, source=workshop.source, fresh=fresh
-        )
+        lay_out(inputs, context, builder.cache, builder.wheelhouse, lambda _: None, source=builder.source, fresh=fresh)
     finally:
         os.umask(before)
     time.sleep(1.1)  # a second later at least: whole seconds are what tar and ext4 tell apart
-    workshop.say(target, f"building in {folder.name}, without any layer")
+    builder.say(target, f"building in {folder.name}, without any layer")
     storage = Buildah.open_storage(folder / "storage")
     return storage.build(
         inputs,
         context,
-        workshop.stored_name(target),
-        lambda event: workshop.on_event(target.name, event.model_copy(update={"level": "debug"})),
+        builder.stored_name(target),
+        lambda event: builder.on_event(target.name, event.model_copy(update={"level": "debug"})),
         cached=False,
     )
 

@@ -24,9 +24,9 @@ from packaging.version import Version
 
 from containers.errors import BadInput, DiskFull, is_disk_full
 from containers.process import inherited
-from flows.pip_output import PipOutput
+from infra.environments.pip_indexes import PipIndexes
+from infra.environments.pip_output import PipOutput
 from infra.images.locked import requirements
-from infra.pip_indexes import PipIndexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

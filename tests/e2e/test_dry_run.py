@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from flows.embedded import free_port
-from infra.dryrun.site import TARGETS
-from tests.dry_run_world import DryRun, docker, need_images, until
+from flows.local.dry_run.site import TARGETS
+from flows.local.embedded import free_port
+from tests.support.dry_run_world import DryRun, docker, need_images, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

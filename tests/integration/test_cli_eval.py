@@ -12,7 +12,7 @@ import yaml
 
 from containers import suites
 from containers.process import inherited
-from tests.openai_server import Behaviour, openai_server
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ def carwright(tmp_path: Path, root: Path) -> Carwright:
     def run(*arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
         environment = inherited() | {"PYTHONPATH": str(root), "COLUMNS": "200"}
         environment |= {f"CARWRIGHT_EVALUATE__{name.upper()}": value for name, value in settings.items()}
-        argv = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        argv = [sys.executable, "-m", "flows.cli.main", *map(str, arguments)]
         return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     return run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.registry import LocalRegistry
-from tests.modelcars import write_checkpoint
+from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def carwright(tmp_path: Path, root: Path) -> Carwright:
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)]
+        argv = [sys.executable, "-c", "from flows.cli.main import main; main()", *map(str, arguments)]
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(root),

@@ -16,10 +16,10 @@ from containers.contract import StoreLocation
 from containers.errors import Error
 from containers.settings import StoreSettings
 from containers.store import Store
-from flows.embedded import free_port
+from flows.local.dry_run.site import Site
+from flows.local.embedded import free_port
 from infra.credentials import KEY_ID, SECRET
-from infra.dryrun.site import Site
-from tests.dry_run_world import docker, need_images, until
+from tests.support.dry_run_world import docker, need_images, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

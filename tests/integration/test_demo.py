@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from containers.settings import Settings
-from flows.environments import ensure
 from infra.demo import LOCK, NAME, demo_hub, ensure_demo
+from infra.environments.environment import ensure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,14 +18,14 @@ from containers.errors import BadInput
 from containers.oci.reference import Reference
 from containers.process import inherited, run
 from containers.settings import Settings
-from flows.targets.description import Wanted, build
+from flows.targets.description import DeploymentRequest, build
 from flows.targets.hosts import deploy_compose
 from flows.targets.model import of_folder
 from infra.registry import LocalRegistry
-from tests.deployments import GOLDEN
-from tests.docker_world import rootfs
 from tests.integration.test_podman import ANSWER, SERVER, free_port
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.deployments import GOLDEN
+from tests.support.docker_world import rootfs
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def described(reference: str, image: str, port: int, name: str) -> Deployment:
     model = of_folder(GOLDEN / "demo").model_copy(update={"weights": 1 << 20})
     return build(
-        model, Reference.parse(reference), Wanted(gpu="cpu", max_model_len=2048, image=image, port=port, name=name)
+        model,
+        Reference.parse(reference),
+        DeploymentRequest(gpu="cpu", max_model_len=2048, image=image, port=port, name=name),
     )
 
 

@@ -21,10 +21,10 @@ from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.process import Child, inherited
 from containers.settings import Settings
-from flows.cli_containers import sweep as swept
-from flows.launchers.docker import DockerLauncher
-from flows.sweeper import sweep
-from tests.docker_world import left, played, played_images
+from flows.cli.housekeeping import sweep as swept
+from flows.runners.docker.launcher import DockerLauncher
+from flows.runners.docker.sweeper import sweep
+from tests.support.docker_world import left, played, played_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -305,7 +305,7 @@ _ALONE = """
 import sys
 from containers.contract import StepRequest
 from containers.settings import Settings
-from flows.launchers.docker import DockerLauncher
+from flows.runners.docker.launcher import DockerLauncher
 DockerLauncher(Settings()).run(StepRequest.model_validate_json(sys.argv[1]), lambda event: print(event.message, flush=True))
 """
 

@@ -15,15 +15,15 @@ import pytest
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, StepFailed
 from containers.settings import Settings
-from flows.cli_containers import services as services_of
-from flows.engine import connect
-from flows.engine.ownership import KEPT, LEASE
-from flows.services import docker as services
-from flows.services.docker import DockerServices
-from flows.sweeper import sweep
+from flows.cli.housekeeping import services as services_of
+from flows.runners.docker import services as docker_services
+from flows.runners.docker.services import DockerServices
+from flows.runners.docker.sweeper import sweep
+from infra.container_engine import connect
+from infra.container_engine.ownership import KEPT, LEASE
 from infra.registry import LocalRegistry
-from tests.docker_world import left, played_images
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.docker_world import left, played_images
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class World:
     def services(self) -> DockerServices:
         return DockerServices(self.settings)
 
-    def start(self, name: str = "m", **more: Any) -> services.DockerLease:
+    def start(self, name: str = "m", **more: Any) -> docker_services.DockerLease:
         return self.services.start(request(name, **more), self.heard.append)
 
     def with_(self, **docker: Any) -> World:
@@ -141,7 +141,7 @@ def test_a_server_that_fails_says_why_and_leaves_nothing(world: World, modelcar:
 
 
 def test_a_lease_is_renewed_by_the_engine_s_clock(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_RENEWAL", 0.2)
+    monkeypatch.setattr(docker_services, "_RENEWAL", 0.2)
     lease = world.start()
     with connect(world.settings.docker) as engine:
         (server,) = engine.containers(part="server")
@@ -186,10 +186,10 @@ def test_another_run_s_server_is_left_to_it(world: World) -> None:
 
 
 def test_what_a_dead_run_left_is_stopped(world: World, modelcar: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.launchers import contained
+    from flows.runners.docker import container_spec
 
-    gone = f"{contained.owner().rpartition('/')[0]}/1"
-    monkeypatch.setattr(contained, "owner", lambda: gone)
+    gone = f"{container_spec.owner().rpartition('/')[0]}/1"
+    monkeypatch.setattr(container_spec, "owner", lambda: gone)
     world.start(reference=modelcar)
     assert len(world.services.stop_all()) == 1
     assert world.left() == []

@@ -13,7 +13,7 @@ import pytest
 from containers.errors import Temporary
 from containers.process import run
 from containers.settings import DockerSettings
-from flows.engine import connect
+from infra.container_engine import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

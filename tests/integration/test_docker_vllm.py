@@ -17,22 +17,22 @@ from containers.contract import Kind, PushedImage, PushParameters, ServeOptions,
 from containers.errors import NotReady
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
-from flows.launchers.docker import DockerLauncher
+from flows.runners.docker.launcher import DockerLauncher
+from flows.runners.docker.services import DockerServices
 from flows.runtime import location
-from flows.services.docker import DockerServices
 from flows.targets import smoke
-from flows.targets.description import Wanted, describe
+from flows.targets.description import DeploymentRequest, describe
 from flows.targets.hosts import deploy_docker
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
-from tests.docker_world import left
 from tests.integration.test_podman import free_port
-from tests.tiny_llama import write_tiny_llama
+from tests.support.docker_world import left
+from tests.support.tiny_llama import write_tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.targets.rollout import Served
+    from flows.targets.rollout import RolloutResult
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -105,11 +105,11 @@ def test_a_modelcar_is_deployed_found_again_and_ended(
 
     A model that has no answer is ended at once: this one knows no word of the usual question, and says words it has none for.
     """
-    wanted = Wanted(name="tiny", gpu="cpu", max_model_len=256, port=free_port())
+    wanted = DeploymentRequest(name="tiny", gpu="cpu", max_model_len=256, port=free_port())
     deployment = describe(pushed.reference, wanted, settings)
     said: list[str] = []
 
-    def deploy() -> Served:
+    def deploy() -> RolloutResult:
         return deploy_docker(deployment, settings, said.append, lambda event: print(event.text()), timeout=300)
 
     with closing(docker.APIClient(version="auto")) as api:

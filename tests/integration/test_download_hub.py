@@ -20,15 +20,15 @@ import pytest
 from huggingface_hub import constants
 from pydantic import SecretStr
 
-from containers.determinants import determinants
 from containers.digest import Digest
 from containers.download import retries
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.events import Event
+from containers.fingerprints import fingerprint_inputs
 from containers.process import Child, inherited
 from infra.hub import Fault, Hub, Repositories, handler
 from infra.objectstore import EmbeddedStore
-from tests.download_world import REPO, TAKEN, World, checkpoint, safetensors
+from tests.support.download_world import REPO, TAKEN, World, checkpoint, safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,7 +264,7 @@ def test_damage_of_a_killed_run_is_mended(world: World, tmp_path: Path) -> None:
     """A partial file with wrong bytes costs one more fetch and is not stored."""
     pinned = world.resolve(SOURCE).pinned
     request = world.request("download", pinned)
-    folder = world.home / "partial" / request.fingerprint(determinants(request.step))
+    folder = world.home / "partial" / request.fingerprint(fingerprint_inputs(request.step))
     for name in ("large/model-00001-of-00002.safetensors", "small/tokenizer.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x" * 10)

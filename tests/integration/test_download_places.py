@@ -11,13 +11,13 @@ import boto3
 import pytest
 from pydantic import SecretStr
 
-from containers.determinants import determinants
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
+from containers.fingerprints import fingerprint_inputs
 from containers.process import inherited, run
 from containers.settings import SourceSettings
 from infra.objectstore import EmbeddedStore
-from tests.download_world import TAKEN, World, checkpoint
+from tests.support.download_world import TAKEN, World, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +171,7 @@ def test_an_interrupted_bucket_download_goes_on(world: World, model: Path, bucke
     """What an earlier run left is kept: only the rest is read."""
     request = world.request("download", world.resolve(f"s3://{bucket}/acme/tiny").pinned)
     name = "model-00001-of-00002.safetensors"
-    partial = world.home / "partial" / request.fingerprint(determinants(request.step)) / "large" / name
+    partial = world.home / "partial" / request.fingerprint(fingerprint_inputs(request.step)) / "large" / name
     partial.parent.mkdir(parents=True)
     partial.write_bytes((model / name).read_bytes()[:120_000])
     result = world.run(request)

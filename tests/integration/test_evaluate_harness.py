@@ -1,6 +1,6 @@
 """lm-evaluation-harness itself, on tasks and data of this machine: what is kept of it, and what it would do in silence.
 
-The model is the toy of `tests.openai_server`, whose tokens are bytes; with a real engine the harness runs in the chain.
+The model is the toy of `tests.support.openai_server`, whose tokens are bytes; with a real engine the harness runs in the chain.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import yaml
 from containers.contract import Step
 from containers.process import inherited, run
 from containers.settings import Settings
-from flows.environments import prepare
-from tests.byte_tokenizer import write_byte_tokenizer
-from tests.openai_server import Behaviour, openai_server, toy_distribution
+from infra.environments.environment import prepare
+from tests.support.byte_tokenizer import write_byte_tokenizer
+from tests.support.openai_server import Behaviour, openai_server, toy_distribution
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,7 +202,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         environment = prepare(Step.EVALUATE, Settings(), print)
         variables = {**inherited(), **environment.environment(), "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
         variables["PYTHONPATH"] = f"{environment.modules}:{environment_of_tests()}"
-        argv = [str(environment.python), "-m", "tests.harness_client"]
+        argv = [str(environment.python), "-m", "tests.support.harness_client"]
         done = run(argv, env=variables, timeout=600, stdin=json.dumps(scenarios), cwd=folder)
     return dict(json.loads(done.stdout))
 

@@ -15,10 +15,10 @@ import pytest
 from containers.contract import EvaluateOptions
 from containers.errors import BadInput
 from containers.evaluate import humaneval, humaneval_plus, sandbox
+from containers.evaluate.answer_code import extract_code as written_code
 from containers.evaluate.client import Client
 from containers.evaluate.sandbox import Limits, Outcome, Sandbox
-from containers.evaluate.written import code as written_code
-from tests.openai_server import Behaviour, openai_server
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path

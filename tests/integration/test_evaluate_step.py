@@ -14,7 +14,7 @@ from containers.process import Completed, inherited, run
 from containers.store import Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
-from tests.openai_server import Behaviour, openai_server
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from containers.contract import Step
 from containers.evaluate import benchmarks
 from containers.process import inherited, run
 from containers.settings import Settings
-from flows.environments import prepare
+from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path

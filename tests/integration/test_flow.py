@@ -25,23 +25,24 @@ from containers.contract import (
     StepRequest,
     StepResult,
 )
-from containers.determinants import determinants
 from containers.digest import Digest
 from containers.errors import StepFailed
+from containers.fingerprints import fingerprint_inputs
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Score, Verdict
-from flows import embedded, requests
+from flows import requests
+from flows.local import embedded
+from flows.release.summary import NotPromoted
+from flows.runners.docker.sweeper import flow_run_goes_on
 from flows.runtime import Runtime, location, use
-from flows.summary import NotPromoted
-from flows.sweeper import flow_run_goes_on
-from tests.prefect_api import logged_in, prefect_api
+from tests.support.prefect_api import logged_in, prefect_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.launchers import OnEvent
-    from flows.summary import Shipped
+    from flows.release.summary import Shipped
+    from flows.runners.launcher import OnEvent
 
 pytestmark = pytest.mark.integration
 
@@ -93,7 +94,7 @@ class PlayedLauncher:
     def _made(
         self, request: StepRequest, kind: Kind, output: str, values: dict[str, Any], path: str = "file"
     ) -> StepResult:
-        fingerprint = request.fingerprint(determinants(request.step, request.parameters.get("action")))
+        fingerprint = request.fingerprint(fingerprint_inputs(request.step, request.parameters.get("action")))
         content = fingerprint.encode()
         entry = FileEntry(path=path, size=len(content), sha256=self.store.put_bytes(content))
         ref = self.store.commit(Manifest(kind=kind, fingerprint=fingerprint, files=(entry,)))
@@ -137,8 +138,8 @@ class Chain:
     services: PlayedServices
 
     def ship(self, **parameters: Any) -> Shipped:
+        from flows.orchestrator.results import result_storage
         from flows.quantize_and_ship import quantize_and_ship
-        from flows.results import result_storage
 
         with use(self.runtime):
             flow = quantize_and_ship.with_options(result_storage=result_storage())

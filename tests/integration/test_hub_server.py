@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from infra.hub import Fault, Hub, Repositories
-from tests.download_world import REPO, checkpoint
+from tests.support.download_world import REPO, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,13 +14,13 @@ import pytest
 
 from containers.errors import BadInput, Error
 from containers.settings import DockerSettings, Settings
-from flows.engine.client import connect
+from infra.container_engine.client import connect
 from infra.images import inside
-from infra.images.builder import Buildah, Built
+from infra.images.buildah import Buildah, Built
 from infra.images.context import lay_out, revision
+from infra.images.image_builder import ImageBuilder
 from infra.images.targets import ROOT, Target, find
 from infra.images.verify import compare, verify
-from infra.images.work import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 OFFLINE = Path(inside.__file__).with_name("offline.py")
 
 
-def workshop(**settings: Any) -> Workshop:
-    return Workshop(Settings(**settings), lambda name, event: None)
+def builder(**settings: Any) -> ImageBuilder:
+    return ImageBuilder(Settings(**settings), lambda name, event: None)
 
 
 def target(name: str) -> Target:
@@ -40,8 +40,8 @@ def target(name: str) -> Target:
 
 
 @pytest.fixture(scope="module")
-def shop() -> Workshop:
-    there = workshop()
+def shop() -> ImageBuilder:
+    there = builder()
     there.fetch(find(["modelcar-base", "push"]))
     return there
 
@@ -53,7 +53,7 @@ def storage(tmp_path: Path) -> Iterator[Buildah]:
     there.remove_all()
 
 
-def build(shop: Workshop, storage: Buildah, name: str, folder: Path, events: list[Event] | None = None) -> Built:
+def build(shop: ImageBuilder, storage: Buildah, name: str, folder: Path, events: list[Event] | None = None) -> Built:
     """One build into a storage of its own; `folder` is laid out unless it is there."""
     inputs = shop.inputs(target(name))
     if not folder.exists():
@@ -63,7 +63,7 @@ def build(shop: Workshop, storage: Buildah, name: str, folder: Path, events: lis
     return storage.build(inputs, folder, f"localhost/test/{name}:x", listen)
 
 
-def test_two_builds_of_push_are_one_image(shop: Workshop) -> None:
+def test_two_builds_of_push_are_one_image(shop: ImageBuilder) -> None:
     """From nothing, base included: other folders, other times, another umask, no network, no layer in common."""
     result = verify(shop, target("push"))
     assert result.differences == ()
@@ -76,7 +76,7 @@ def test_two_builds_of_push_are_one_image(shop: Workshop) -> None:
     assert labels["org.opencontainers.image.revision"] == revision(inputs)
 
 
-def test_a_changed_file_changes_the_digest_and_is_named(shop: Workshop, storage: Buildah, tmp_path: Path) -> None:
+def test_a_changed_file_changes_the_digest_and_is_named(shop: ImageBuilder, storage: Buildah, tmp_path: Path) -> None:
     """One byte of the layer, and the same byte back again."""
     first = build(shop, storage, "modelcar-base", tmp_path / "context")
     storage.export(first, tmp_path / "first.tar")
@@ -94,7 +94,7 @@ def test_a_changed_file_changes_the_digest_and_is_named(shop: Workshop, storage:
     assert build(shop, storage, "modelcar-base", tmp_path / "context").digest == first.digest
 
 
-def test_verify_names_what_differs(shop: Workshop, tmp_path: Path) -> None:
+def test_verify_names_what_differs(shop: ImageBuilder, tmp_path: Path) -> None:
     """A build that writes the time into a file is found out, with the file's name."""
     (tmp_path / "infra/images").mkdir(parents=True)
     (tmp_path / "infra/images/requirements.lock").write_text("")
@@ -103,15 +103,15 @@ def test_verify_names_what_differs(shop: Workshop, tmp_path: Path) -> None:
         "RUN --mount=type=bind,target=/context python3.11 /context/inside/offline.py && "
         "python3.11 -c \"import time; open('/when', 'w').write(str(time.time_ns()))\"\n"
     )
-    shop = Workshop(shop.settings, lambda name, event: None, root=tmp_path)
+    shop = ImageBuilder(shop.settings, lambda name, event: None, root=tmp_path)
     result = verify(shop, target("base"), fresh=False)
     assert not result.same
     assert [line.split(":")[:2] for line in result.differences if line.startswith("layer")] == [["layer 1", " when"]]
 
 
-def test_an_engine_is_given_an_image_once(shop: Workshop, tmp_path: Path) -> None:
+def test_an_engine_is_given_an_image_once(shop: ImageBuilder, tmp_path: Path) -> None:
     """What the engine has from the same inputs is up to date; other inputs make it out of date."""
-    shop = workshop(docker=DockerSettings(image="carwright-test/{target}:images"))
+    shop = builder(docker=DockerSettings(image="carwright-test/{target}:images"))
     base = target("modelcar-base")
     assert not shop.loaded(base)
     try:
@@ -124,14 +124,14 @@ def test_an_engine_is_given_an_image_once(shop: Workshop, tmp_path: Path) -> Non
         assert not found["Config"]["Entrypoint"]
         assert found["Config"]["User"] == "1001"
         (tmp_path / "Containerfile").write_text("FROM scratch AS modelcar-base\n")
-        other = Workshop(shop.settings, lambda name, event: None, root=tmp_path)
+        other = ImageBuilder(shop.settings, lambda name, event: None, root=tmp_path)
         assert not other.loaded(base)
     finally:
         with connect(shop.settings.docker) as engine:
             engine.api.remove_image("carwright-test/modelcar-base:images")
 
 
-def test_a_build_that_fails_says_why(shop: Workshop, storage: Buildah, tmp_path: Path) -> None:
+def test_a_build_that_fails_says_why(shop: ImageBuilder, storage: Buildah, tmp_path: Path) -> None:
     folder = tmp_path / "context"
     folder.mkdir()
     (folder / "Containerfile").write_text("FROM scratch AS labelled\nADD nothing.tar /\n")
@@ -140,7 +140,7 @@ def test_a_build_that_fails_says_why(shop: Workshop, storage: Buildah, tmp_path:
 
 
 def test_what_was_not_fetched_is_said(tmp_path: Path) -> None:
-    shop = workshop(cache=tmp_path)
+    shop = builder(cache=tmp_path)
     with (
         pytest.raises(BadInput, match=r"package\(s\) of the image push are not in the wheelhouse") as refused,
         shop.laid_out(target("push")),

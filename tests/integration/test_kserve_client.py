@@ -1,4 +1,4 @@
-"""Applying, waiting, asking and rolling back, over HTTP against a small API server (tests/kube_api.py)."""
+"""Applying, waiting, asking and rolling back, over HTTP against a small API server (tests/support/kube_api.py)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from containers.errors import BadInput, NotReady, Temporary
 from containers.settings import KubernetesSettings
-from flows.cluster import Cluster
 from flows.targets.kserve import objects, runtime_name
 from flows.targets.rollout import Rollout
-from tests.deployments import demo_deployment
-from tests.kube_api import KubeApi, allowed, kube_api, kubeconfig
+from infra.cluster import Cluster
+from tests.support.deployments import demo_deployment
+from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,9 +22,9 @@ from containers.contract import (
 from containers.errors import BadInput, StepFailed, Temporary
 from containers.settings import KubernetesSettings, Settings
 from containers.step import result_line
-from flows.launchers.kubernetes import KubernetesLauncher
-from flows.services import kubernetes
-from tests.kube_api import KubeApi, allowed, kube_api, kubeconfig
+from flows.runners.kubernetes import services as kubernetes_services
+from flows.runners.kubernetes.launcher import KubernetesLauncher
+from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,8 +268,8 @@ def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     play = (state(running={}), serving, says("loading"), says(line))
     kubelet = Kubelet(*play)
     api, launcher = serve(kubelet, owner_pod="flow", owner_uid="flow-uid")
-    monkeypatch.setattr(kubernetes, "PORT", int(api.url.rpartition(":")[2]))
-    services = kubernetes.KubernetesServices(launcher.settings)
+    monkeypatch.setattr(kubernetes_services, "PORT", int(api.url.rpartition(":")[2]))
+    services = kubernetes_services.KubernetesServices(launcher.settings)
     parameters = ServeParameters(reference=f"r.example.com/m@sha256:{'1' * 64}", served_model_name="m")
     asked = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump())
 
@@ -302,7 +302,7 @@ def test_a_service_that_ends_first(serve: Any) -> None:
     parameters = ServeParameters(reference=f"r.example.com/m@sha256:{'1' * 64}", served_model_name="m")
     asked = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump())
     with pytest.raises(StepFailed, match="no such GPU"):
-        kubernetes.KubernetesServices(launcher.settings).start(asked, lambda _: None)
+        kubernetes_services.KubernetesServices(launcher.settings).start(asked, lambda _: None)
     assert api.names("jobs") == api.names("secrets") == []
 
 
@@ -339,7 +339,7 @@ class RealKubelet(Kubelet):
 def test_a_real_step(serve: Any, tmp_path: Path) -> None:
     """The download step asks a local hub for a commit, from the manifest alone, and its result comes back."""
     from infra.hub import Hub, Repositories
-    from tests.download_world import checkpoint
+    from tests.support.download_world import checkpoint
 
     work = tmp_path / "pod"
     work.mkdir()

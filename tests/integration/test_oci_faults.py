@@ -17,14 +17,14 @@ from pydantic import SecretStr
 
 from containers.errors import BadInput, Temporary
 from containers.oci import referrers
-from containers.oci.access import open_memory, open_repository, resolve
+from containers.oci.access import open_push_cache, open_repository, resolve
 from containers.oci.candidates import find_candidates
 from containers.oci.referrers import Attachment
 from containers.oci.unpack import unpack
 from containers.oci.verify import verify
 from containers.settings import RegistrySettings, Settings
-from tests.modelcars import push_folder, write_checkpoint
-from tests.registry_double import Fault, RegistryDouble, registry_double
+from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.registry_double import Fault, RegistryDouble, registry_double
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +113,9 @@ def test_goes_on_where_a_blob_broke_off(checkpoint: Path, settings: Settings) ->
         total = sum(len(content) for content in registry.blobs.values())
         assert registry.received <= total + MB
         assert any(method == "GET" and "uploads" in path for method, path in registry.requests)
-        assert not verify(f"{registry.address}/org/car@{pushed.digest}", settings, open_memory(settings)).differences
+        assert not verify(
+            f"{registry.address}/org/car@{pushed.digest}", settings, open_push_cache(settings)
+        ).differences
 
 
 def test_goes_on_after_a_kill(checkpoint: Path, settings: Settings, root: Path, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_goes_on_after_a_kill(checkpoint: Path, settings: Settings, root: Path, 
         push_folder(checkpoint, f"oci:{tmp_path}/known", settings)
         code = (
             "import sys, time; from pathlib import Path; from containers.settings import Settings;"
-            "from containers.oci import source; from tests.modelcars import push_folder;"
+            "from containers.oci import source; from tests.support.modelcars import push_folder;"
             "read = source._Tee.read;"
             "opened = source.FolderSource.open;"
             "slow = type('Slow', (), {'__init__': lambda s, f: setattr(s, 'f', f), 'close': lambda s: s.f.close(),"
@@ -173,7 +175,7 @@ def test_a_registry_that_lies_when_read(checkpoint: Path, settings: Settings, tm
             unpack(reference, tmp_path / "model", settings)
         assert not (tmp_path / "model").exists()
         registry.faults = [Fault("GET", biggest, lie=True)]
-        found = verify(reference, settings, open_memory(settings)).differences
+        found = verify(reference, settings, open_push_cache(settings)).differences
         assert [(one.kind, one.path) for one in found] == [("damaged", found[0].path)]
         assert found[0].path.endswith(".safetensors")
 
@@ -306,7 +308,7 @@ def test_two_pushes_of_one_reference(checkpoint: Path, settings: Settings, tmp_p
         with ThreadPoolExecutor(4) as pool:
             digests = set(pool.map(push, range(4)))
         assert digests == {registry.tags["org/car", "v1"]}
-        found = verify(f"{registry.address}/org/car:v1", settings, open_memory(settings), against=str(checkpoint))
+        found = verify(f"{registry.address}/org/car:v1", settings, open_push_cache(settings), against=str(checkpoint))
         assert found.ok
 
 

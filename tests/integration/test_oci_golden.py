@@ -10,7 +10,7 @@ import pytest
 from containers.oci.access import open_repository
 from containers.oci.repository import image, read_small
 from containers.settings import Settings
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, write_checkpoint
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from olot.basics import crawl_ocilayout_blobs_to_extract, oci_layers_on_top
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci import raw, referrers
-from containers.oci.access import open_memory, open_repository, resolve, tag
+from containers.oci.access import open_push_cache, open_repository, resolve, tag
 from containers.oci.busybox import PINNED, base_layer
 from containers.oci.candidates import find_candidates, mark_pushed, remove
 from containers.oci.lint import lint
@@ -33,7 +33,7 @@ from containers.oci.validate import listed_files
 from containers.oci.verify import verify
 from containers.settings import Settings
 from infra.registry import LocalRegistry
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ _PUSH = """
 import sys
 from pathlib import Path
 from containers.settings import Settings
-from tests.modelcars import push_folder
+from tests.support.modelcars import push_folder
 print("ready", flush=True)
 push_folder(Path(sys.argv[1]), sys.argv[2], Settings(cache=Path(sys.argv[3])), tag="v1")
 """
@@ -140,12 +140,12 @@ def test_killed_twenty_times(repository: str, root: Path, tmp_path: Path) -> Non
             for name in place.tags():
                 if resolve(f"{repository}:{name}", settings) in right:
                     continue
-                found = verify(f"{repository}:{name}", settings, open_memory(settings), against=str(checkpoint))
+                found = verify(f"{repository}:{name}", settings, open_push_cache(settings), against=str(checkpoint))
                 assert found.ok, (name, found.differences)
                 right.add(found.digest)
     assert unfinished >= 5, "the kills have to meet a push that is under way"
     assert start(repository, cache).wait() == 0
-    found = verify(f"{repository}:v1", settings, open_memory(settings), against=str(checkpoint))
+    found = verify(f"{repository}:v1", settings, open_push_cache(settings), against=str(checkpoint))
     assert found.ok
     assert found.digest == resolve(f"{repository}-whole:v1", settings)
 
@@ -160,7 +160,7 @@ def test_two_pushes_at_once(checkpoint: Path, repository: str, settings: Setting
     with ThreadPoolExecutor(2) as pool:
         digests = set(pool.map(push, range(2)))
     assert digests == {str(resolve(f"{repository}:v1", settings))}
-    assert verify(f"{repository}:v1", settings, open_memory(settings), against=str(checkpoint)).ok
+    assert verify(f"{repository}:v1", settings, open_push_cache(settings), against=str(checkpoint)).ok
 
 
 def test_read_by_skopeo_umoci_and_tar(checkpoint: Path, repository: str, settings: Settings, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_raw_artifact(checkpoint: Path, repository: str, settings: Settings, tmp
             Digest.parse(layer["annotations"]["dev.carwright.modelcar.layer"]),
             Digest.parse(layer["digest"]),
         )
-    assert verify(f"{repository}:v1-raw", settings, open_memory(settings), against=str(checkpoint)).ok
+    assert verify(f"{repository}:v1-raw", settings, open_push_cache(settings), against=str(checkpoint)).ok
     assert not [one for one in lint(f"{repository}:v1-raw", settings) if one.level == "error"]
     again = push_folder(checkpoint, f"{repository}:v1", settings, also_raw=True)
     assert (again.raw, again.pushed_bytes) == (pushed.raw, 0)
@@ -244,7 +244,7 @@ def test_verify_names_the_file(checkpoint: Path, repository: str, settings: Sett
     (other / "NOTICE").write_text("x")
     for against in (str(other), f"oci:{tmp_path}/car"):
         push_folder(other, f"oci:{tmp_path}/car", settings)
-        found = verify(f"{repository}:v1", settings, open_memory(settings), against=against)
+        found = verify(f"{repository}:v1", settings, open_push_cache(settings), against=against)
         assert [(one.kind, one.path) for one in found.differences] == [
             ("changed", "LICENSE"),
             ("missing", "NOTICE"),
@@ -317,7 +317,7 @@ def test_candidates(checkpoint: Path, repository: str, settings: Settings) -> No
         assert place.get(str(forgotten.digest)) is None
         kept = {released.candidate_tag, passed.candidate_tag, undated.candidate_tag, "v1"}
         assert {name for name in place.tags() if not name.startswith("sha256-")} == kept
-    assert verify(f"{repository}:v1", settings, open_memory(settings)).ok
+    assert verify(f"{repository}:v1", settings, open_push_cache(settings)).ok
 
 
 def test_tag_and_resolve(checkpoint: Path, repository: str, settings: Settings) -> None:

@@ -24,12 +24,12 @@ from containers.errors import BadInput
 from containers.oci.reference import Reference
 from containers.settings import Settings
 from flows.targets import kserve
-from flows.targets.description import Wanted, build
+from flows.targets.description import DeploymentRequest, build
 from flows.targets.hosts import deploy_podman
 from flows.targets.model import of_folder
 from infra.registry import LocalRegistry
-from tests.deployments import GOLDEN
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.deployments import GOLDEN
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +145,9 @@ def described(reference: str, *, image: str = ENGINE, port: int = 0, argument: s
     """The deployment of a modelcar by our engine; the demo's configuration stands for its model."""
     model = of_folder(GOLDEN / "demo").model_copy(update={"weights": 1 << 20})
     arguments = (argument,) if argument else ()
-    wanted = Wanted(gpu="cpu", max_model_len=2048, image=image, port=port or free_port(), arguments=arguments)
+    wanted = DeploymentRequest(
+        gpu="cpu", max_model_len=2048, image=image, port=port or free_port(), arguments=arguments
+    )
     return build(model, Reference.parse(reference), wanted)
 
 

@@ -32,7 +32,7 @@ from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
-from tests.modelcars import write_checkpoint
+from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from containers.process import run
-from tests.deployments import GOLDEN
+from tests.support.deployments import GOLDEN
 
 pytestmark = pytest.mark.integration
 INSTALLED = Path("/usr/libexec/podman/quadlet")

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from containers.contract import QuantizeOptions, QuantizeParameters
-from tests.prefect_api import prefect_api
-from tests.quantize_world import SHARDS, open_world, put_aside, workers_of
+from tests.support.prefect_api import prefect_api
+from tests.support.quantize_world import SHARDS, open_world, put_aside, workers_of
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +27,7 @@ def test_a_flow_run_survives_the_death_of_a_worker(world):
     from prefect import flow
 
     from flows import requests, steps
-    from flows.results import result_storage
+    from flows.orchestrator.results import result_storage
     from flows.runtime import open_runtime, use
 
     said: list[str] = []
@@ -70,7 +70,7 @@ def test_a_large_checkpoint_is_quantized_while_it_comes(world):
     from prefect import flow
 
     from flows import steps
-    from flows.results import result_storage
+    from flows.orchestrator.results import result_storage
     from flows.runtime import open_runtime, use
 
     said: list[str] = []

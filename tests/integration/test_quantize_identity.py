@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.quantize_client import Lab, environment
+from tests.support.quantize_client import Lab, environment
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers.process import run
-from tests.checkpoints import ends, layer, write
+from tests.support.checkpoints import ends, layer, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ def test_a_plan_of_191_shards(tmp_path: Path) -> None:
     tensors = [(name, shape) for at in range(126) for name, shape in layer(at, 16384, 53248).items()]
     tensors += ends(16384, 128256).items()
     folder = write(tmp_path / "405b", [dict(tensors[at::191]) for at in range(191)], sparse=True)
-    command = [sys.executable, "-m", "flows.cli", "quantize", f"file://{folder}", "--plan"]
+    command = [sys.executable, "-m", "flows.cli.main", "quantize", f"file://{folder}", "--plan"]
     env = {**os.environ, "CARWRIGHT_HOME": str(tmp_path / "home")}
     shown = run(command, env=env, timeout=200).stdout
     assert "191 groups" in shown

@@ -13,8 +13,8 @@ import pytest
 
 from containers.contract import StepResult
 from containers.store.failures import DamagedBlob
-from tests.checkpoints import ends, layer, write
-from tests.quantize_world import SHARDS, open_world, put, put_aside, workers_of
+from tests.support.checkpoints import ends, layer, write
+from tests.support.quantize_world import SHARDS, open_world, put, put_aside, workers_of
 
 pytestmark = pytest.mark.integration
 

@@ -17,13 +17,13 @@ import pytest
 from containers.contract import Endpoint, Kind, ServeOptions, ServeParameters, Step, StepRequest, StepResult
 from containers.errors import BadInput, NotReady
 from containers.process import Child, inherited, run, start_time
-from containers.serve.engine import PLUGIN
+from containers.serve.vllm_command import PLUGIN
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
-from flows.environments import Environment, prepare
+from infra.environments.environment import Environment, prepare
 from infra.objectstore import EmbeddedStore
-from tests.modelcars import push_folder
-from tests.tiny_llama import write_tiny_llama
+from tests.support.modelcars import push_folder
+from tests.support.tiny_llama import write_tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from containers.errors import BadInput
 from containers.settings import Settings
-from flows.cli import app
+from flows.cli.main import app
 from flows.targets import rhel_ai
 from infra.registry import LocalRegistry
-from tests.deployments import GOLDEN
 from tests.integration.test_kserve_client import World
-from tests.kube_api import NAMESPACE, kube_api, kubeconfig
-from tests.modelcars import push_folder, write_safetensors
+from tests.support.deployments import GOLDEN
+from tests.support.kube_api import NAMESPACE, kube_api, kubeconfig
+from tests.support.modelcars import push_folder, write_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

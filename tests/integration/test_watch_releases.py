@@ -15,13 +15,14 @@ import yaml
 from containers.process import inherited, run
 from containers.settings import Settings
 from containers.store import Store
-from flows import embedded, requests
+from flows import requests
+from flows.local import embedded
 from flows.runtime import Runtime, location, use
 from flows.watching import records
 from flows.watching.records import Attempt
 from infra.hub import Hub, Repositories
 from tests.integration.test_flow import PlayedLauncher, PlayedServices
-from tests.prefect_api import client_of, logged_in, prefect_api
+from tests.support.prefect_api import client_of, logged_in, prefect_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ SLOW = 60  # seconds for an answer of the Prefect server on a busy machine
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, str]]:
     """A store, and a Prefect server with the deployment of infra/prefect.yaml in a pool without a worker."""
-    from flows.results import result_storage
+    from flows.orchestrator.results import result_storage
 
     given = Settings(home=tmp_path_factory.mktemp("home"))
     with prefect_api(given) as api, embedded.store(given) as settings:
@@ -209,12 +210,12 @@ def test_a_hub_that_is_down_ends_a_look_well_and_starts_nothing(world: World) ->
 def test_a_new_engine_serves_and_measures_again_and_quantizes_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.watching import changes, look
+    from flows.watching import changes, scan
     from flows.watching.models import load
 
-    def looked() -> look.Seen:
+    def looked() -> scan.ModelState:
         with use(world.runtime):
-            (seen,) = look.look(load(world.folder / "models.yaml"), world.runtime.settings, world.runtime.store)
+            (seen,) = scan.scan(load(world.folder / "models.yaml"), world.runtime.settings, world.runtime.store)
         return seen
 
     world.publish()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers.settings import Settings
-from tests import checkpoints
-from tests.package_index import pin, wheel
+from tests.support import checkpoints
+from tests.support.package_index import pin, wheel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ def test_an_environment_is_made_there(trap: Trap, tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text(pin(wheel(tmp_path / "index")))
     script = (
-        "import sys; from pathlib import Path; from flows.environments import ensure\n"
+        "import sys; from pathlib import Path; from infra.environments.environment import ensure\n"
         "print(ensure('trial', Path(sys.argv[1]), Path(sys.argv[2]), on_event=lambda _: None).python)\n"
     )
     argv = [sys.executable, "-P", "-c", script, str(lock), str(tmp_path / "cache")]
@@ -123,7 +123,7 @@ def test_store_and_prefect_server_are_started_there(trap: Trap, tmp_path: Path) 
     """And the client believes the environment, not the files of the folder."""
     script = (
         "from flows import embedded\n"
-        "from flows.prefect_import import import_prefect\n"
+        "from flows.orchestrator.prefect_import import import_prefect\n"
         "from containers.settings import Settings, absolute\n"
         "settings = absolute(Settings())\n"
         "with embedded.prefect_server(settings) as server, embedded.store(settings):\n"

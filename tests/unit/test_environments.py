@@ -24,12 +24,11 @@ from pydantic import SecretStr
 from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.process import run, start_time
-from flows import environments
-from flows.environments import Environment, ensure, key, lock_of, prepare
-from flows.pip_output import PipOutput, failure
-from infra import pip_indexes
-from infra.pip_indexes import PipIndexes
-from tests.package_index import Index, pin, serving, wheel
+from infra.environments import environment, pip_indexes
+from infra.environments.environment import Environment, ensure, key, lock_of, prepare
+from infra.environments.pip_indexes import PipIndexes
+from infra.environments.pip_output import PipOutput, failure
+from tests.support.package_index import Index, pin, serving, wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,10 +105,10 @@ def test_another_lock_is_another_environment(desk: Desk) -> None:
 
 def test_the_key_is_of_lock_python_and_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     r"""printf 'lock\0CPython 3.11.7 linux-x86_64' | sha256sum | cut -c-12."""
-    monkeypatch.setattr(environments.platform, "python_version", lambda: "3.11.7")
-    monkeypatch.setattr(environments.sysconfig, "get_platform", lambda: "linux-x86_64")
+    monkeypatch.setattr(environment.platform, "python_version", lambda: "3.11.7")
+    monkeypatch.setattr(environment.sysconfig, "get_platform", lambda: "linux-x86_64")
     assert key(b"lock") == "871411580d08"
-    monkeypatch.setattr(environments.platform, "python_version", lambda: "3.11.8")
+    monkeypatch.setattr(environment.platform, "python_version", lambda: "3.11.8")
     assert key(b"lock") != "871411580d08"
 
 
@@ -176,7 +175,7 @@ def test_a_killed_build_leaves_nothing_that_counts(desk: Desk, monkeypatch: pyte
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
         script = (
-            "import sys; from pathlib import Path; from flows.environments import ensure\n"
+            "import sys; from pathlib import Path; from infra.environments.environment import ensure\n"
             "ensure('paint', Path(sys.argv[1]), Path(sys.argv[2]), on_event=lambda event: None)\n"
         )
         variables = {name: value for name, value in os.environ.items() if name != "PIP_NO_INDEX"} | {
@@ -332,7 +331,7 @@ def test_a_python_that_cannot_make_environments_says_so(desk: Desk, monkeypatch:
     python = desk.folder / "python"
     python.write_text("#!/bin/sh\necho 'No module named venv' >&2\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(environments.sys, "executable", str(python))
+    monkeypatch.setattr(environment.sys, "executable", str(python))
     with pytest.raises(BadInput, match="it has no module venv") as caught:
         desk.make()
     assert "python3-venv" in caught.value.remedy

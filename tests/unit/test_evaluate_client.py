@@ -18,7 +18,7 @@ from containers.evaluate.client import Client, Rejected
 from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
 from containers.events import Reporter
-from tests.openai_server import Behaviour, openai_server
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from containers.evaluate.measurement import Measured

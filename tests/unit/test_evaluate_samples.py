@@ -16,7 +16,7 @@ from containers.evaluate.measurement import Requests, Scored
 from containers.evaluate.sandbox import Outcome, Sandbox
 from containers.events import Reporter
 from containers.settings import EvaluateSettings
-from tests.openai_server import Behaviour, openai_server
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path

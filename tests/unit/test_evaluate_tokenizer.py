@@ -14,7 +14,7 @@ from containers.evaluate import tokenizer
 from containers.settings import Settings
 from containers.store import FileEntry, Manifest
 from flows.requests import Subject
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from containers.evaluate.measurement import Measured, Requests
 from containers.events import Reporter
 from containers.settings import Settings
 from containers.step import Context
-from tests.openai_server import Behaviour, openai_server
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path

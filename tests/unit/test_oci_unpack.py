@@ -13,10 +13,10 @@ from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci.access import open_repository
 from containers.oci.repository import Blob
-from containers.oci.types import CONFIG, MANIFEST, Descriptor, ImageConfig, Manifest, RootFs
+from containers.oci.types import CONFIG, MANIFEST, Descriptor, ImageConfig, ImageManifest, RootFs
 from containers.oci.unpack import unpack
 from containers.settings import Settings
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def _image(layout: Path, *layers: bytes, media_type: str = TAR, diff: bytes | No
         ids = tuple(Digest.of(diff if diff is not None else layer) for layer in layers)
         config = ImageConfig(architecture="amd64", os="linux", rootfs=RootFs(diff_ids=ids)).encode()
         repository.put_blob(Blob.of(config), lambda _: None)
-        manifest = Manifest(
+        manifest = ImageManifest(
             config=Descriptor(media_type=CONFIG, digest=Digest.of(config), size=len(config)),
             layers=tuple(Descriptor(media_type=media_type, digest=Digest.of(one), size=len(one)) for one in layers),
         )

@@ -44,10 +44,10 @@ def test_the_wheel_works_without_the_checkout(unpacked: Path, tmp_path: Path) ->
     script = (
         "import containers, flows\n"
         "from containers.contract import Step\n"
-        "from containers.determinants import determinants\n"
-        "from flows.environments import lock_of\n"
+        "from containers.fingerprints import fingerprint_inputs\n"
+        "from infra.environments.environment import lock_of\n"
         "print(containers.__path__[0], flows.__path__[0], *[lock_of(step) for step in Step], sep='\\n')\n"
-        "assert all(lock_of(step).is_file() and determinants(step) for step in Step)\n"
+        "assert all(lock_of(step).is_file() and fingerprint_inputs(step) for step in Step)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -64,5 +64,5 @@ def test_the_wheel_works_without_the_checkout(unpacked: Path, tmp_path: Path) ->
 
 def test_the_command_is_declared(unpacked: Path) -> None:
     (info,) = unpacked.glob("carwright-*.dist-info")
-    assert "carwright = flows.cli:main" in (info / "entry_points.txt").read_text()
+    assert "carwright = flows.cli.main:main" in (info / "entry_points.txt").read_text()
     assert "Apache License" in (info / "licenses" / "LICENSE").read_text()

@@ -11,11 +11,11 @@ import pytest
 from containers.contract import QuantizeOptions
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
-from containers.quantize.checkpoint import SourceFile
-from containers.quantize.fleet import worker_devices
+from containers.quantize.checkpoint import CheckpointFile
 from containers.quantize.groups import Group
 from containers.quantize.schemes import scheme_named
 from containers.quantize.worker import chosen, run_lanes
+from containers.quantize.worker_pool import worker_devices
 from containers.store import FileEntry
 
 
@@ -38,7 +38,7 @@ class Gpu:
 
 
 def group(at: int) -> Group:
-    return Group(SourceFile(f"model-{at}.safetensors", 100), 8, (), scheme_named("FP8_DYNAMIC"))
+    return Group(CheckpointFile(f"model-{at}.safetensors", 100), 8, (), scheme_named("FP8_DYNAMIC"))
 
 
 def entry(of: Group) -> FileEntry:

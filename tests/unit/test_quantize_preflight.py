@@ -12,7 +12,7 @@ from containers.errors import BadInput
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
-from tests.checkpoints import ends, layer, write
+from tests.support.checkpoints import ends, layer, write
 
 SHARDS = [ends() | layer(0), layer(1)]
 

@@ -15,7 +15,7 @@ from containers.events import Reporter
 from containers.serve.models import make_room, unpacked
 from containers.settings import ServeSettings, Settings
 from containers.step import Context
-from tests.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from containers.errors import BadInput, Interrupted, NotReady
 from containers.events import Reporter
 from containers.process import inherited
 from containers.serve.ports import claimed
-from containers.serve.server import Server, expired
+from containers.serve.server import VllmServer, expired
 
 _HEALTHY = """
 import http.server, sys
@@ -24,8 +24,8 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
-def _server(program: str, port: int, **options: object) -> Server:
-    return Server(
+def _server(program: str, port: int, **options: object) -> VllmServer:
+    return VllmServer(
         argv=[sys.executable, "-c", program, str(port)],
         env=inherited(),
         port=port,

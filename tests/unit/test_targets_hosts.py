@@ -7,7 +7,7 @@ import pytest
 from containers.errors import BadInput
 from containers.settings import Settings
 from flows.targets.hosts import deploy_docker
-from tests.deployments import demo_deployment
+from tests.support.deployments import demo_deployment
 
 
 @pytest.mark.parametrize(

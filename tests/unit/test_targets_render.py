@@ -17,9 +17,9 @@ import yaml
 from containers.errors import BadInput
 from containers.oci.reference import Reference
 from flows.targets import compose, docker, kserve, podman, rhel_ai
-from flows.targets.description import Wanted, build, name_of
+from flows.targets.description import DeploymentRequest, build, name_of
 from flows.targets.model import of_folder
-from tests.deployments import DEMO, GOLDEN, demo_deployment, large_deployment, rendered
+from tests.support.deployments import DEMO, GOLDEN, demo_deployment, large_deployment, rendered
 
 KUBERNETES = "1.33"  # the first with image volumes by default
 BOTH = pytest.mark.parametrize("deployment", [demo_deployment(), large_deployment()], ids=["demo", "70b"])
@@ -30,7 +30,7 @@ def test_as_it_was_read(path: str) -> None:
     """The files under tests/golden/targets, which docs/targets.md explains line by line against the reference card.
 
     The .container files are those that podman 5.4.2's generator took without a word, the compose files those that
-    docker-compose 1.29.2 took. `python -m tests.deployments` writes them again.
+    docker-compose 1.29.2 took. `python -m tests.support.deployments` writes them again.
     """
     assert rendered()[path] == (GOLDEN / path).read_text()
 
@@ -148,7 +148,7 @@ def test_a_second_engine_has_a_runtime_of_its_own() -> None:
 def test_a_folder_cannot_be_pulled_from() -> None:
     """An image layout is of this machine; said before anything is written."""
     reference = Reference.parse("oci:./image@sha256:" + "1" * 64)
-    deployment = build(of_folder(GOLDEN / "demo"), reference, Wanted(gpu="cpu"))
+    deployment = build(of_folder(GOLDEN / "demo"), reference, DeploymentRequest(gpu="cpu"))
     for render in (docker.render, podman.render, compose.render, kserve.render, kserve.render_pod):
         with pytest.raises(BadInput, match="pulls from a registry"):
             render(deployment)
@@ -157,7 +157,7 @@ def test_a_folder_cannot_be_pulled_from() -> None:
 def test_raw_files_cannot_be_started() -> None:
     """A raw artifact is no image; only ilab takes it."""
     facts = of_folder(GOLDEN / "demo").model_copy(update={"raw": True})
-    deployment = build(facts, Reference.parse(f"{DEMO}@sha256:{'1' * 64}"), Wanted(gpu="cpu"))
+    deployment = build(facts, Reference.parse(f"{DEMO}@sha256:{'1' * 64}"), DeploymentRequest(gpu="cpu"))
     with pytest.raises(BadInput, match="raw artifact"):
         kserve.render(deployment)
 
@@ -181,7 +181,11 @@ def test_names(text: str, name: str) -> None:
 def test_names_that_kubernetes_refuses(name: str) -> None:
     """Refused here, with what is allowed."""
     with pytest.raises(BadInput, match="no name for a deployment"):
-        build(of_folder(GOLDEN / "demo"), Reference.parse(f"{DEMO}@sha256:{'1' * 64}"), Wanted(gpu="cpu", name=name))
+        build(
+            of_folder(GOLDEN / "demo"),
+            Reference.parse(f"{DEMO}@sha256:{'1' * 64}"),
+            DeploymentRequest(gpu="cpu", name=name),
+        )
 
 
 def test_ilab_is_not_offered_what_it_refuses() -> None:

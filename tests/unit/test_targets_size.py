@@ -10,7 +10,7 @@ import pytest
 from containers.errors import BadInput
 from flows.targets.model import facts, of_folder
 from flows.targets.size import GB, GIB, choose, fit, gpu_memory, indivisible
-from tests.deployments import GOLDEN
+from tests.support.deployments import GOLDEN
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,12 +17,12 @@ from containers.oci.card import is_legal
 from containers.settings import Settings
 from flows.quantize_and_ship import quantize_and_ship
 from flows.watching import view
-from flows.watching.changes import Change, Wanted, changes, tools_now
+from flows.watching.changes import BuildInputs, Change, changes, tools_now
 from flows.watching.decide import TIMES, decide
 from flows.watching.listing import decides, difference
-from flows.watching.look import Seen
-from flows.watching.models import Line
+from flows.watching.models import WatchedModel
 from flows.watching.records import Attempt, ShipRecord, product
+from flows.watching.scan import ModelState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ TOOLS = {
     "push": {"bytes_version": "1"},
     "evaluate": {"bytes_version": "2", "engine": "vllm 0.23.0", "suite": "sha256:" + "1" * 64},
 }
-LINE = Line(name="one", model="hf://org/one", targets=("registry.example.com/models/one",))
+LINE = WatchedModel(name="one", model="hf://org/one", targets=("registry.example.com/models/one",))
 
 
 def record(**news: Any) -> ShipRecord:
@@ -48,12 +48,12 @@ def record(**news: Any) -> ShipRecord:
     return ShipRecord.model_validate(values | news)
 
 
-def wanted(**news: Any) -> Wanted:
+def wanted(**news: Any) -> BuildInputs:
     values: dict[str, Any] = {
         "model": LINE.model, "commit": OLD, "to": LINE.targets[0], "scheme": "FP8_DYNAMIC", "suite": "smoke",
         "base": "quay.io/org/base@sha256:" + "2" * 64, "base_digest": "sha256:" + "2" * 64, "tools": TOOLS,
     }  # fmt: skip
-    return Wanted.model_validate(values | news)
+    return BuildInputs.model_validate(values | news)
 
 
 def with_tool(step: str, name: str, version: str) -> dict[str, dict[str, str]]:
@@ -116,10 +116,10 @@ def test_a_product_is_a_model_a_scheme_and_a_target() -> None:
 READ = datetime.now(UTC)
 
 
-def seen(attempted: Attempt | None = None, **news: Any) -> Seen:
+def seen(attempted: Attempt | None = None, **news: Any) -> ModelState:
     now = wanted(commit=NEW)
     values = {"line": LINE, "to": LINE.targets[0], "record": record(), "wanted": now, "changes": changes(record(), now)}
-    return Seen.model_validate(values | {"attempted": attempted} | news)
+    return ModelState.model_validate(values | {"attempted": attempted} | news)
 
 
 def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
@@ -199,7 +199,7 @@ def test_a_row_of_status_says_what_is_shipped_and_what_is_newer() -> None:
         (seen(tried("failed", message="no disk")), "failed before"),
     ],
 )
-def test_a_plan_in_a_word(one: Seen, expected: str) -> None:
+def test_a_plan_in_a_word(one: ModelState, expected: str) -> None:
     (row,) = view.plan_rows([one])
     assert row["plan"] == expected
     assert "no disk" in row["why"] or expected != "failed before"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers.errors import BadInput
-from flows.watching.look import newest
 from flows.watching.models import SHIPPED, load
+from flows.watching.scan import newest
 
 if TYPE_CHECKING:
     from pathlib import Path

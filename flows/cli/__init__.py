@@ -1,0 +1,1 @@
+"""The `carwright` command: a module for each group of its commands."""

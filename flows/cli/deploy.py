@@ -1,0 +1,323 @@
+"""`carwright size`, `render` and `deploy`: from one digest to every place where it can be served."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from rich.table import Table
+
+from containers.errors import BadInput
+from containers.settings import Settings
+from flows.cli import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flows.targets.description import Deployment, DeploymentRequest, Rendered
+    from flows.targets.size import Sizing
+
+app = typer.Typer()
+
+
+class TargetName(StrEnum):
+    """What `render` knows; `pod` is the pod that KServe makes, for `podman kube play`."""
+
+    DOCKER = "docker"
+    PODMAN = "podman"
+    RHEL_AI = "rhel-ai"
+    KSERVE = "kserve"
+    COMPOSE = "compose"
+    POD = "pod"
+
+
+class DeployTarget(StrEnum):
+    """What `deploy` can reach from here; RHEL AI is deployed to on its own machine, by the lines that `render` gives."""
+
+    DOCKER = "docker"
+    PODMAN = "podman"
+    KSERVE = "kserve"
+    COMPOSE = "compose"
+
+
+class Storage(StrEnum):
+    """KServe's ways to a model in an image."""
+
+    OCI = "oci"
+    NATIVE = "oci+native"
+    FETCH = "oci+fetch"
+
+
+ReferenceArgument = Annotated[str, typer.Argument(help="registry/repository[:tag|@digest] or oci:DIR.")]
+Gpu = Annotated[
+    str, typer.Option(help="Kind of GPU (H100, H200, L40S, ...), its memory (96GB), or cpu.", show_default=True)
+]
+MaxModelLen = Annotated[
+    int, typer.Option(help="Tokens of context; 0: as long as the model can, at most 32768.", show_default=True)
+]
+Concurrency = Annotated[int, typer.Option(help="Sequences of that length that must fit at once.")]
+TensorParallel = Annotated[int, typer.Option(help="GPUs to split the model over; 0 chooses.")]
+KvCache = Annotated[str, typer.Option("--kv-cache-dtype", help="auto or fp8.")]
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option("--model", help="Folder with the model's config.json: the registry is then not asked at all."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Name = Annotated[
+    str, typer.Option(help="Name of the deployment and of the model in requests.", show_default="the repository's")
+]
+Image = Annotated[str, typer.Option(help="The engine's image, best by digest.", show_default="the target's own")]
+From = Annotated[str, typer.Option("--from", help="registry/repository that the target pulls from: a mirror.")]
+Port = Annotated[int, typer.Option(help="Port on the host (docker, podman, compose).")]
+Listen = Annotated[str, typer.Option(help="Address on the host; vLLM asks nobody for a key.")]
+Argument = Annotated[list[str] | None, typer.Option("--argument", help="One more argument for vLLM; may be repeated.")]
+StorageOption = Annotated[Storage, typer.Option("--storage", help="How KServe gets at the model.")]
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", help="Namespace (kserve).", show_default="the current one")
+]
+
+
+@app.command()
+def size(  # noqa: PLR0917 -- typer makes options of them
+    reference: Annotated[str, typer.Argument(help="A modelcar, or a folder with config.json.")],
+    gpu: Gpu = "H100",
+    max_model_len: MaxModelLen = 0,
+    concurrency: Concurrency = 1,
+    tensor_parallel_size: TensorParallel = 0,
+    kv_cache_dtype: KvCache = "auto",
+    json_: Json = False,
+) -> None:
+    """Say how many GPUs a model needs: its weights, its KV cache, and what vLLM takes beside them."""
+    from flows.targets import size as sizes
+    from flows.targets.model import of_folder, of_reference
+
+    folder = Path(reference)
+    facts = of_folder(folder) if folder.is_dir() else of_reference(reference, Settings())[0]
+    sizing = sizes.choose(
+        facts,
+        gpu,
+        max_model_len or min(facts.longest or 4096, 32768),
+        concurrency=concurrency,
+        tensor_parallel_size=tensor_parallel_size,
+        fp8_cache=_fp8(kv_cache_dtype),
+    )
+    if json_:
+        print(json.dumps({"model": facts.model_dump(mode="json"), "sizing": sizing.model_dump(mode="json")}, indent=2))
+        return
+    show_sizing(sizing, f"{reference}: {facts.architecture}", facts.weights_from)
+
+
+def show_sizing(sizing: Sizing, title: str, weights_from: str) -> None:
+    """The table: what lies on each GPU, and what that leaves room for."""
+    from flows.targets.size import GIB, UTILIZATION
+
+    table = Table(
+        "what", "of the model", "on each GPU", "", title=title, title_justify="left", box=None, padding=(0, 2)
+    )
+    length = sizing.max_model_len
+
+    def row(what: str, whole: float | None, each: float, why: str) -> None:
+        table.add_row(what, f"{whole / GIB:.2f} GiB" if whole is not None else "", f"{each / GIB:.2f} GiB", why)
+
+    row("weights", sizing.weights, sizing.weights_per_gpu, f"from {weights_from}")
+    per_gpu = f"{sizing.kv_per_token_per_gpu:,} bytes a token on each GPU"
+    row(f"KV cache, {length:,} tokens", sizing.kv_per_token * length, sizing.kv_needed, per_gpu)
+    row("reserve", None, sizing.reserve, "activations of 8192 tokens, logits, CUDA context and graphs")
+    row("usable", None, sizing.usable, f"{UTILIZATION:.0%} of {sizing.gpu_memory / 1e9:.0f} GB")
+    terminal.out.print(table)
+    for count, why in sizing.tried.items():
+        terminal.out.print(f"{count} x {sizing.gpu}: {why}")
+    terminal.out.print(
+        f"[bold]{sizing.tensor_parallel_size} x {sizing.gpu}[/]: --tensor-parallel-size {sizing.tensor_parallel_size}; room for "
+        f"{sizing.cache_tokens:,} tokens, {sizing.sequences} sequence(s) of {length:,} at once"
+    )
+    for note in sizing.notes:
+        terminal.out.print(f"note: {note}")
+
+
+def _wanted(  # noqa: PLR0917 -- typer makes options of them
+    gpu: Gpu = "H100",
+    max_model_len: MaxModelLen = 0,
+    concurrency: Concurrency = 1,
+    tensor_parallel_size: TensorParallel = 0,
+    kv_cache_dtype: KvCache = "auto",
+    name: Name = "",
+    image: Image = "",
+    port: Port = 8000,
+    listen: Listen = "127.0.0.1",
+    argument: Argument = None,
+) -> DeploymentRequest:
+    """What may be said about a deployment, whether it is written down or brought there."""
+    from flows.targets.description import DeploymentRequest
+
+    return DeploymentRequest(
+        name=name,
+        image=image,
+        gpu=gpu,
+        max_model_len=max_model_len,
+        concurrency=concurrency,
+        tensor_parallel_size=tensor_parallel_size,
+        fp8_cache=_fp8(kv_cache_dtype),
+        port=port,
+        listen=listen,
+        arguments=tuple(argument or ()),
+    )
+
+
+def _takes_wanted(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_wanted` in the place of its parameter `wanted`; typer reads the signature."""
+    options = _parameters(_wanted)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(wanted=_wanted(**{name: given.pop(name) for name in options}), **given)
+
+    own = _parameters(command).items()
+    found = [one for name, each in own for one in (options.values() if name == "wanted" else [each])]
+    run.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in found}
+    return run
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """With annotations that are no texts; the module of `DeploymentRequest` is slow to load and not needed for the help."""
+    hints = get_type_hints(function, localns={"DeploymentRequest": object}, include_extras=True)
+    given = inspect.signature(function).parameters
+    return {name: one.replace(annotation=hints[name]) for name, one in given.items()}
+
+
+@app.command()
+@_takes_wanted
+def render(  # noqa: PLR0917 -- typer makes options of them
+    target: Annotated[TargetName, typer.Argument(help="Where it is to be served.")],
+    reference: ReferenceArgument,
+    wanted: DeploymentRequest,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the files into this folder.")] = None,
+    model: ModelFolder = None,
+    pulled_from: From = "",
+    storage: StorageOption = Storage.OCI,
+    namespace: Namespace = "",
+    json_: Json = False,
+) -> None:
+    """Write what a target needs to serve a modelcar, by digest, with resources that fit the model."""
+    from flows.targets.description import describe
+
+    settings = Settings()
+    deployment = describe(reference, wanted, settings, folder=model, pulled_from=pulled_from)
+    rendered = rendered_for(
+        target, deployment, reference, None if model is not None else settings, storage=storage, namespace=namespace
+    )
+    if json_:
+        print(json.dumps(_document(deployment, rendered), indent=2))
+        return
+    for file in rendered.files:
+        if output is None:
+            terminal.out.print(f"# {file.name}", style="bold", soft_wrap=True)
+            print(file.text)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            path = output / file.name
+            path.write_text(file.text)
+            if path.suffix == ".sh":
+                path.chmod(0o755)
+            print(path)
+    for note in (*deployment.model.notes, *rendered.notes):
+        terminal.err.print(f"note: {note}", soft_wrap=True)
+
+
+@app.command()
+@_takes_wanted
+def deploy(  # noqa: PLR0917 -- typer makes options of them
+    target: Annotated[DeployTarget, typer.Argument(help="Where it is to be served.")],
+    reference: ReferenceArgument,
+    wanted: DeploymentRequest,
+    pulled_from: From = "",
+    storage: StorageOption = Storage.OCI,
+    namespace: Namespace = "",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds until it must be ready; 0: as the model's size needs.", show_default=True)
+    ] = 0,
+    gpu_patience: Annotated[float, typer.Option(help="Seconds to wait for a node with free GPUs (kserve).")] = 180,
+    url: Annotated[str, typer.Option(help="URL to ask instead of the service's own (kserve).")] = "",
+    podman_option: Annotated[
+        list[str] | None, typer.Option(help="Option for podman itself, such as --runtime=runc; may be repeated.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Serve a modelcar, by digest: started, waited for, asked something, and rolled back when it does not answer."""
+    from flows.targets.description import describe
+
+    settings = Settings()
+    deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
+    terminal.err.print(f"{deployment.name}: {deployment.reference}", soft_wrap=True)
+    seconds = timeout or deployment.startup_seconds
+    if target is DeployTarget.KSERVE:
+        from flows.targets.kserve import objects
+        from flows.targets.rollout import Rollout
+        from infra.cluster import Cluster
+
+        with Cluster.open(settings.kubernetes, namespace) as cluster:
+            runtime, service = objects(deployment, storage.value, cluster.namespace)
+            served = Rollout(cluster, runtime, service, _say, timeout=seconds, gpu_patience=gpu_patience, url=url).run()
+    else:
+        from flows.targets import hosts
+
+        if target is DeployTarget.DOCKER:
+            with terminal.display(verbose=False) as show:
+                served = hosts.deploy_docker(
+                    deployment, settings, _say, lambda event: show("deploy", event), timeout=seconds
+                )
+        elif target is DeployTarget.PODMAN:
+            served = hosts.deploy_podman(deployment, _say, timeout=seconds, options=tuple(podman_option or ()))
+        else:
+            served = hosts.deploy_compose(deployment, settings.home, _say, timeout=seconds)
+    if json_:
+        print(served.model_dump_json(indent=2))
+        return
+    word = "serves" if served.changed else "served already"
+    print(f"{served.name} {word} at {served.url}")
+
+
+def _say(line: str) -> None:
+    terminal.err.print(line, soft_wrap=True)
+
+
+def rendered_for(
+    target: TargetName,
+    deployment: Deployment,
+    reference: str,
+    settings: Settings | None,
+    *,
+    storage: Storage = Storage.OCI,
+    namespace: str = "",
+) -> Rendered:
+    """What the target's module makes of the description; RHEL AI also looks for the raw artifact, given `settings`."""
+    from flows.targets import compose, docker, kserve, podman, rhel_ai
+
+    if target is TargetName.DOCKER:
+        return docker.render(deployment)
+    if target is TargetName.PODMAN:
+        return podman.render(deployment)
+    if target is TargetName.COMPOSE:
+        return compose.render(deployment)
+    if target is TargetName.POD:
+        return kserve.render_pod(deployment)
+    if target is TargetName.KSERVE:
+        return kserve.render(deployment, storage.value, namespace)
+    release = rhel_ai.given(reference) if settings is None else rhel_ai.find(reference, settings)
+    return rhel_ai.render(deployment, release)
+
+
+def _document(deployment: Deployment, rendered: Rendered) -> dict[str, object]:
+    return {"deployment": deployment.model_dump(mode="json"), **rendered.model_dump(mode="json")}
+
+
+def _fp8(kv_cache_dtype: str) -> bool:
+    if kv_cache_dtype not in ("auto", "fp8"):
+        raise BadInput(f"--kv-cache-dtype {kv_cache_dtype}: auto or fp8")
+    return kv_cache_dtype == "fp8"

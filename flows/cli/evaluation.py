@@ -1,0 +1,198 @@
+"""What was measured and what it says: `carwright eval`, `compare`, `report` and `card`."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from containers import suites
+from containers.errors import BadInput, GateInconclusive, GateRefused
+from containers.oci import referrers
+from containers.settings import Settings
+from flows.cli import terminal
+
+if TYPE_CHECKING:
+    from containers.verdict import Score, Verdict
+
+app = typer.Typer()
+
+Suite = Annotated[
+    str, typer.Option(help=f"The suite to measure by: {', '.join(suites.names())}, or a folder with one of your own.")
+]
+MaxModelLen = Annotated[int, typer.Option(help="Tokens of context to serve with; a suite that needs more gets more.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write it into this file and not to the screen.")]
+_WHAT = (
+    "A modelcar by reference, a model source (hf://, file://, s3://), an endpoint (http://HOST:PORT/v1, and #NAME behind it "
+    "when it serves several models), or a stored measurement (measurement:FINGERPRINT)."
+)
+
+
+@app.command(name="eval")
+def evaluate(  # noqa: PLR0917 - typer makes options of them
+    candidate: Annotated[str, typer.Argument(help=_WHAT)],
+    baseline: Annotated[str, typer.Option(help="What it is compared with; without it nothing is judged.")] = "",
+    suite: Suite = "smoke",
+    max_model_len: MaxModelLen = 2048,
+    gate_profile: Annotated[
+        Literal["smoke", "release"],
+        typer.Option(help="What an undecided gate does. release: exit code 4. smoke: warn, exit code 0."),
+    ] = "release",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report's page here.")] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a candidate and judge it against its baseline. Exits 3 when it is refused, 4 when nothing is decided.
+
+    A modelcar or a model source is served and measured once; an endpoint is measured each time.
+
+    What decides, and what each suite needs, is in docs/evaluation.md.
+
+    [bold]carwright eval[/] registry.example.com/models/name:1.0 --baseline hf://org/name
+
+    [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline http://127.0.0.1:8001/v1 --suite humaneval-greedy -o report.html
+    """
+    from flows.local import single_step
+
+    _writable(output)
+    with single_step.session(candidate, verbose=verbose, source=False):
+        single_step.check(suite, candidate, *([baseline] if baseline else []))
+        if not baseline:
+            measured = single_step.measurement(candidate, "candidate", suite, max_model_len)
+            if json_:
+                print(measured.ref.model_dump_json(indent=2))
+            else:
+                terminal.out.print(f"measured {candidate} by {suite}: measurement:{measured.ref.fingerprint}")
+            return
+        verdict = single_step.judged(candidate, baseline, suite, max_model_len, page=output)
+        _show(verdict, as_json=json_)
+    if verdict.decision == "refuse":
+        raise GateRefused(f"{candidate} was refused by {suite}")
+    if verdict.decision == "inconclusive":
+        if gate_profile == "release":
+            raise GateInconclusive(
+                f"{suite} could not decide about {candidate}", remedy="--gate-profile smoke lets it be a warning"
+            )
+        terminal.err.print(f"[yellow]warning:[/] {suite} could not decide about {candidate}; the profile is smoke")
+
+
+@app.command()
+def compare(  # noqa: PLR0917 - typer makes options of them
+    a: Annotated[str, typer.Argument(help=_WHAT)],
+    b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
+    suite: Suite = "smoke",
+    max_model_len: MaxModelLen = 2048,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report's page here.")] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show how B differs from A: scores and measures with intervals. Nothing is decided, so the exit code is 0.
+
+    [bold]carwright compare[/] hf://org/name registry.example.com/models/name:1.0
+    """
+    from flows.local import single_step
+
+    _writable(output)
+    with single_step.session(a, verbose=verbose, source=False):
+        single_step.check(suite, a, b)
+        verdict = single_step.judged(b, a, suite, max_model_len, page=output)
+        _show(verdict, as_json=json_, names=("A", "B"), said=f"The gate of {suite} would say {verdict.decision}:")
+
+
+@app.command()
+def report(
+    what: Annotated[
+        str,
+        typer.Argument(help="A run of this folder or a promoted image. Without it: the last run.", show_default=False),
+    ] = "",
+    output: Output = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write the report of an evaluation, one HTML page that needs nothing else, and print where it is."""
+    from flows.release import report as reports
+
+    settings = Settings()
+    home = settings.home.resolve()
+    if _reference(what):
+        page = reports.of_reference(what, settings, referrers.EVALUATION, reports.PAGE)
+        path = output or Path(reports.PAGE)
+    else:
+        found = reports.of_run(home, what)
+        page, path = found.read_bytes(), output or found
+    _writable(path)
+    if not path.exists() or path.read_bytes() != page:
+        path.write_bytes(page)
+    print(path)
+    if show:
+        webbrowser.open(path.resolve().as_uri())
+
+
+@app.command()
+def card(
+    reference: Annotated[
+        str, typer.Argument(help="A promoted image: registry/repository:tag or oci:DIR:TAG, or by @digest.")
+    ],
+    output: Output = None,
+) -> None:
+    """Print the model card, with its scores, that is attached to an image.
+
+    [bold]carwright card[/] registry.example.com/models/name:1.0 -o README.md
+    """
+    from flows.release import report as reports
+
+    _writable(output)
+    text = reports.of_reference(reference, Settings(), referrers.CARD, "README.md").decode()
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text)
+        print(output)
+
+
+def _reference(what: str) -> bool:
+    return what.startswith("oci:") or "/" in what
+
+
+def _writable(output: Path | None) -> None:
+    """Raises BadInput, before anything is measured for it."""
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise BadInput(
+            f"{output} is a folder" if output.is_dir() else f"there is no folder {output.parent}",
+            remedy="give the path of a file in a folder that is there",
+        )
+
+
+def _show(
+    verdict: Verdict, *, as_json: bool, names: tuple[str, str] = ("baseline", "candidate"), said: str = ""
+) -> None:
+    if as_json:
+        print(verdict.model_dump_json(indent=2))
+        return
+    terminal.out.print(_table(verdict.scores, names))
+    measures = Table("measure", "value", box=None, padding=(0, 2))
+    for measure, value in verdict.measures.items():
+        measures.add_row(measure, f"{value:.4g}")
+    terminal.out.print(measures)
+    terminal.out.print(said or f"{verdict.decision.upper()}:")
+    for reason in verdict.reasons:
+        terminal.out.print(f"  {reason}", soft_wrap=True)
+
+
+def _table(scores: tuple[Score, ...], names: tuple[str, str]) -> Table:
+    table = Table("benchmark", *names, "recovery", "difference", "interval", box=None, padding=(0, 2))
+    for one in scores:
+        known = one.lower is not None and one.upper is not None
+        table.add_row(
+            one.title,
+            f"{one.baseline:.2f}",
+            f"{one.candidate:.2f}",
+            "N/A" if one.recovery is None else f"{one.recovery:.1f} %",
+            f"{one.difference:+.2f}",
+            f"{one.lower:+.2f} to {one.upper:+.2f}" if known else "",
+        )
+    return table

@@ -1,0 +1,232 @@
+"""`carwright images`: lock, fetch, build, verify, load and weigh the container images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from containers.errors import BadInput, Error
+from containers.events import Event, amount
+from containers.settings import Settings
+from flows.cli import terminal
+
+if TYPE_CHECKING:
+    from infra.images.buildah import Built
+    from infra.images.targets import Target
+
+app = typer.Typer(
+    name="images", help="Build the container images: locked, without a network, the same bytes every time."
+)
+
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TARGET]...", help="Images by name; none means all but those for GPUs.", show_default=False
+    ),
+]
+Base = Annotated[
+    str,
+    typer.Option(
+        help="A base image by digest (it needs Python 3.11).", show_default="made from Debian packages, as locked"
+    ),
+]
+Vllm = Annotated[str, typer.Option(help="Upstream's image of vLLM by digest, which the image serve is made from.")]
+Source = Annotated[str, typer.Option(help="URL of the sources, for the image's label.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every instruction.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+def _targets(names: list[str] | None) -> list[Target]:
+    from infra.images.targets import find
+
+    return find(names or [])
+
+
+@app.command()
+def lock(
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Take newer Python packages where requirements allow.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Show what is newer in Debian's archive; change nothing.")
+    ] = False,
+) -> None:
+    """Lock what the images are made from: Python packages with hashes, Debian packages with versions and hashes."""
+    import tempfile
+
+    from infra import lock as python
+    from infra.images import debian
+
+    with terminal.display() as show, tempfile.TemporaryDirectory(prefix="carwright-lock-") as scratch:
+        target = Path(scratch, "base.lock") if check else debian.LOCK
+        if check:
+            shutil.copyfile(debian.LOCK, target)
+        changes = debian.lock_again(lambda event: show("base", event), lock=target)
+        for name, (old, new) in changes.items():
+            terminal.out.print(f"base: {name} {old or '(absent)'} -> {new or '(absent)'}")
+        if check:
+            if changes:
+                raise BadInput(
+                    f"Debian's archive has {len(changes)} other package(s) than base.lock",
+                    remedy="carwright images lock",
+                )
+            terminal.out.print("base: Debian's archive has nothing else")
+            return
+        for one in python.locks():
+            name = one.folder.relative_to(python.ROOT).as_posix()
+            show("lock", Event(event="log", message=name))
+            for package, (old, new) in python.make(one, upgrade=upgrade).items():
+                terminal.out.print(f"{name}: {package} {old or '(absent)'} -> {new or '(absent)'}")
+
+
+@app.command()
+def fetch(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
+    """Fetch all that the images are made from into the cache, each file checked against its lock."""
+    from infra.images.image_builder import ImageBuilder
+
+    with terminal.display(verbose=verbose) as show:
+        came = ImageBuilder(Settings(), show, base=base, vllm=vllm).fetch(_targets(targets))
+    terminal.out.print(f"{came} file(s) fetched, all of them as locked")
+
+
+@app.command()
+def build(  # noqa: PLR0917 - typer makes options of them
+    targets: Targets = None,
+    base: Base = "",
+    vllm: Vllm = "",
+    source: Source = "carwright",
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing: take what `fetch` left.")] = False,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build images with buildah and no network; what was built from the same inputs is not built again."""
+    from infra.images.image_builder import ImageBuilder
+
+    built = []
+    with terminal.display(verbose=verbose) as show:
+        builder = ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source)
+        for target in (chosen := _targets(targets)):
+            if not offline:
+                builder.fetch([target])
+            built.append(builder.build(target))
+            builder.say(target, f"built {built[-1].digest} ({amount(built[-1].size, 'B')})")
+    if json_:
+        documents = {target.name: _document(one) for target, one in zip(chosen, built, strict=True)}
+        print(json.dumps(documents, indent=2))
+
+
+@app.command()
+def load(
+    targets: Targets = None,
+    base: Base = "",
+    vllm: Vllm = "",
+    source: Source = "carwright",
+    verbose: Verbose = False,
+) -> None:
+    """Give the local engine the images, and build those that are missing or out of date first.
+
+    An image that the engine has, made from the same inputs, is left alone.
+    """
+    from infra.images.image_builder import ImageBuilder
+
+    with terminal.display(verbose=verbose) as show:
+        builder = ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source)
+        for target in _targets(targets):
+            if builder.loaded(target):
+                builder.say(target, f"{builder.name(target)} is up to date")
+                continue
+            builder.fetch([target])
+            builder.load(target, builder.build(target))
+
+
+@app.command()
+def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
+    """Build each image twice from nothing and compare: image id and manifest digest, else file by file.
+
+    Exit code 2 if two builds differ.
+    """
+    from infra.images.image_builder import ImageBuilder
+    from infra.images.verify import verify as build_twice
+
+    different = []
+    with terminal.display(verbose=verbose) as show:
+        builder = ImageBuilder(Settings(), show, base=base, vllm=vllm)
+        for target in _targets(targets):
+            builder.fetch([target])
+            result = build_twice(builder, target)
+            if result.same:
+                terminal.out.print(
+                    f"{target.name}: twice {result.first.digest}, image id {result.first.image_id}", soft_wrap=True
+                )
+                continue
+            different.append(target.name)
+            terminal.out.print(f"{target.name}: {result.first.digest} and {result.second.digest}", soft_wrap=True)
+            for line in result.differences:
+                terminal.out.print(f"  {line}", soft_wrap=True, markup=False)
+    if different:
+        raise BadInput(f"two builds of {', '.join(different)} are not the same image")
+
+
+@app.command()
+def sizes(targets: Targets = None, json_: Json = False) -> None:
+    """Weigh the images that were built against their budget. Exit code 2 if one is heavier."""
+    from infra.images.image_builder import ImageBuilder, budget, over_budget
+
+    builder = ImageBuilder(Settings(), lambda *_: None)
+    storage = builder.storage()
+    chosen = [target for target in _targets(targets) if targets or storage.find(builder.stored_name(target))]
+    found = {target.name: storage.look(builder.stored_name(target)) for target in chosen}
+    if not found:
+        raise BadInput("no image was built yet", remedy="run `carwright images build`")
+    limits = budget()
+    if json_:
+        print(
+            json.dumps({name: {**_document(one), "budget": limits.get(name)} for name, one in found.items()}, indent=2)
+        )
+    else:
+        table = Table("image", "size", "budget", "layers", box=None, padding=(0, 2))
+        for name, one in found.items():
+            most = amount(limits[name], "B") if name in limits else "none"
+            table.add_row(name, amount(one.size, "B"), most, " ".join(amount(size, "B") for _, size in one.layers))
+        terminal.out.print(table)
+    if wrong := over_budget({name: one.size for name, one in found.items()}, limits):
+        raise BadInput("; ".join(wrong), remedy="make it smaller, or argue for it in infra/images/budget.toml")
+
+
+@app.command()
+def context(
+    target: Annotated[str, typer.Argument(help="One image by name.")],
+    folder: Annotated[Path, typer.Argument(help="Where to lay it out; a folder that does not exist yet.")],
+    base: Base = "",
+    vllm: Vllm = "",
+) -> None:
+    """Lay out what an image is built from, for another builder: docker build --network none --target labelled."""
+    from infra.images.context import lay_out
+    from infra.images.image_builder import ImageBuilder
+
+    if folder.exists():
+        raise BadInput(f"{folder} is there already")
+    (one,) = _targets([target])
+    with terminal.display() as show:
+        builder = ImageBuilder(Settings(), show, base=base, vllm=vllm)
+        builder.fetch([one])
+        folder.mkdir(parents=True)
+        try:
+            inputs, cache, house = builder.inputs(one), builder.cache, builder.wheelhouse
+            lay_out(inputs, folder, cache, house, lambda event: show(target, event), source=builder.source)
+        except (Error, OSError):
+            shutil.rmtree(folder)
+            raise
+    terminal.out.print(
+        f"docker build --network none --file {folder}/Containerfile --target labelled --tag {builder.name(one)} {folder}",
+        soft_wrap=True,
+    )
+
+
+def _document(built: Built) -> dict[str, object]:
+    return {"digest": built.digest, "image_id": built.image_id, "size": built.size, "labels": dict(built.labels)}

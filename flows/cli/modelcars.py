@@ -1,0 +1,279 @@
+"""`carwright push`, `lint` and `verify`, and the part of `clean` that concerns registries."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from containers.contract import Kind, StoreLocation
+from containers.errors import BadInput
+from containers.events import amount
+from containers.oci.access import open_push_cache, open_repository
+from containers.oci.candidates import find_candidates, mark_pushed, remove
+from containers.oci.lint import lint as lint_reference
+from containers.oci.modelcar import Push
+from containers.oci.plan import LAYER_LIMIT, make_plan
+from containers.oci.prepare import open_bases, registry_layer_bytes
+from containers.oci.reference import Reference
+from containers.oci.source import CheckpointFolder, StoredCheckpoint
+from containers.oci.verify import verify as verify_reference
+from containers.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from containers.oci.candidates import Candidate
+    from containers.oci.modelcar import Pushed
+    from containers.oci.plan import PushPlan
+    from containers.oci.push_cache import PushCache
+    from containers.oci.source import Source
+
+app = typer.Typer()
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+_FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
+
+
+@app.command()
+def push(  # noqa: PLR0917 -- typer makes options of them
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, or the fingerprint of a stored checkpoint.")],
+    reference: Annotated[str, typer.Argument(help="registry/repository[:tag] or oci:DIR[:tag].")],
+    base: Annotated[str, typer.Option(help="Base layer: busybox, none, or an image reference.")] = "busybox",
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(help="Platform of the base; more than one makes an index.", show_default="linux/amd64"),
+    ] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="raw: the raw-file artifact for ilab and ModelPack as well.")
+    ] = None,
+    annotation: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on the manifest; may be repeated.")] = None,
+    layer_limit: Annotated[int, typer.Option(help="Most model layers; beyond it files share layers.")] = LAYER_LIMIT,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
+    json_: Json = False,
+) -> None:
+    """Pack a checkpoint as a modelcar and push it; what is there already is not sent again."""
+    settings = Settings()
+    target = Reference.parse(reference)
+    if target.digest is not None:
+        raise BadInput(f"{reference}: a push makes the digest", remedy="give a tag or nothing behind the name")
+    if set(also or ()) - {"raw"}:
+        raise BadInput(f"--also {', '.join(also or ())}: only raw is known")
+    memory = open_push_cache(settings)
+    started = time.monotonic()
+    with (
+        _source(source, settings, memory) as files,
+        open_bases(base, tuple(platform or ("linux/amd64",)), settings) as bases,
+    ):
+        plan = make_plan(
+            files,
+            bases,
+            memory,
+            annotations=_annotations(annotation or []),
+            layer_limit=layer_limit,
+            layer_bytes=registry_layer_bytes(target, settings),
+            also_raw="raw" in (also or ()),
+        )
+        _show_plan(plan, target)
+        if plan_only:
+            if json_:
+                print(json.dumps(_plan_json(plan), indent=2))
+            return
+        with (
+            open_repository(target, settings, memory=memory, write=True) as repository,
+            _bar("push", plan.size + plan.raw_size) as advance,
+        ):
+            pushed = Push(plan, repository, memory, parallel=settings.registry.parallel, on_bytes=advance).run(
+                target.tag
+            )
+            if not pushed.already_there and target.registry and not target.tag:
+                mark_pushed(repository, pushed.digest)
+    _show_pushed(pushed, target, time.monotonic() - started, as_json=json_)
+
+
+@app.command()
+def lint(
+    reference: Annotated[str, typer.Argument(help="A modelcar or raw artifact, in a registry or a layout.")],
+    json_: Json = False,
+) -> None:
+    """Check an image against what KServe, ilab, ModelPack and registries ask for. Exit code 2 if anything is wrong."""
+    findings = lint_reference(reference, Settings())
+    wrong = [one for one in findings if one.level == "error"]
+    if json_:
+        print(json.dumps({"reference": reference, "findings": [asdict(one) for one in findings]}, indent=2))
+    else:
+        table = Table(title=reference, title_justify="left")
+        for column in ("", "rule", "finding"):
+            table.add_column(column, overflow="fold")
+        marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+        for one in findings:
+            table.add_row(marks[one.level], one.rule, one.message)
+        Console().print(table)
+    if wrong:
+        rules = ", ".join(one.rule for one in wrong)
+        raise BadInput(f"{reference}: {len(wrong)} rule(s) broken: {rules}; the first: {wrong[0].message}")
+
+
+@app.command()
+def verify(
+    reference: Annotated[str, typer.Argument(help="A modelcar or raw artifact, in a registry or a layout.")],
+    against: Annotated[str, typer.Option(help="A checkpoint folder or another reference.")] = "",
+    json_: Json = False,
+) -> None:
+    """Recompute every digest from the stored bytes and say which file differs. Exit code 2 if one does."""
+    settings = Settings()
+    with _bar("verify", 0) as advance:
+        result = verify_reference(reference, settings, open_push_cache(settings), against=against, on_bytes=advance)
+    if json_:
+        print(
+            json.dumps(
+                {
+                    "reference": reference,
+                    "digest": str(result.digest),
+                    "bytes": result.bytes_read,
+                    "files": {path: str(digest) for path, digest in result.files.items()},
+                    "differences": [asdict(one) for one in result.differences],
+                },
+                indent=2,
+            )
+        )
+    else:
+        for one in result.differences:
+            print(f"{one.kind}: {one.message}")
+        if result.ok:
+            print(
+                f"{result.digest}: {len(result.files)} files, {amount(result.bytes_read, 'B')}, every digest is right"
+            )
+    if not result.ok:
+        first = result.differences[0]
+        raise BadInput(f"{reference}: {len(result.differences)} difference(s), the first: {first.message}")
+
+
+def show_candidates(reference: str, older: str, *, delete: bool, as_json: bool) -> None:
+    """The registry's part of `carwright clean`: list what would go, and with `delete` let it go."""
+    candidates = clean_registry(reference, _age(older), delete=delete, settings=Settings())
+    if as_json:
+        listed = [{"tag": one.tag, "digest": str(one.digest), "pushed": str(one.pushed)} for one in candidates]
+        print(json.dumps({"reference": reference, "deleted": delete, "candidates": listed}, indent=2))
+        return
+    for one in candidates:
+        print(f"{'removed' if delete else 'would remove'} {reference}:{one.tag} ({one.digest}, pushed {one.pushed})")
+    print(f"{len(candidates)} candidate(s) never passed and are older than {older}")
+
+
+def clean_registry(reference: str, older: timedelta, *, delete: bool, settings: Settings) -> tuple[Candidate, ...]:
+    """List the candidates in a repository that never passed and are older than `older`; remove them with `delete`."""
+    target = Reference.parse(reference).target
+    with open_repository(target, settings, write=delete) as repository:
+        candidates = find_candidates(repository, older)
+        if delete:
+            remove(repository, candidates)
+    return candidates
+
+
+@contextmanager
+def _source(source: str, settings: Settings, memory: PushCache) -> Iterator[Source]:
+    """A folder, or a stored checkpoint by (the beginning of) its fingerprint."""
+    folder = Path(source)
+    if folder.exists() or not _FINGERPRINT.fullmatch(source):
+        yield CheckpointFolder(folder, memory)
+        return
+    from containers.store import Store  # the object store's client is slow to load, and a folder needs none
+    from flows.local import embedded
+
+    with embedded.store(settings) as served:
+        where = served.store
+        location = StoreLocation(endpoint=where.endpoint, bucket=where.bucket, prefix=where.prefix, region=where.region)
+        store = Store.open(location, where)
+        found = [one for one in store.manifests(Kind.CHECKPOINT) if one.fingerprint.startswith(source)]
+        if len(found) != 1:
+            raise BadInput(
+                f"{len(found)} stored checkpoints have a fingerprint that begins with {source}",
+                remedy="give a folder, or more of the fingerprint",
+            )
+        yield StoredCheckpoint(store, store.load(found[0].ref))
+
+
+def _age(text: str) -> timedelta:
+    """`36h` or `14d`."""
+    match = re.fullmatch(r"([0-9]+)([hd])", text)
+    if match is None:
+        raise BadInput(f"{text!r} is not an age", remedy="write hours or days: 36h, 14d")
+    count = int(match[1])
+    return timedelta(hours=count) if match[2] == "h" else timedelta(days=count)
+
+
+def _annotations(pairs: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not key or not sign:
+            raise BadInput(f"--annotation {pair!r} is not KEY=VALUE")
+        found[key] = value
+    return found
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the rate, on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total or None)
+        yield lambda size: progress.advance(task, size)
+
+
+def _plan_json(plan: PushPlan) -> dict[str, Any]:
+    return {
+        "layers": [
+            {"files": [file.path for file in one.files], "size": one.layer.size, "digest": str(one.digest or "")}
+            for one in plan.layers
+        ],
+        "base": [base.name for base in plan.bases],
+        "size": plan.size,
+        "raw_size": plan.raw_size,
+        "notes": list(plan.notes),
+    }
+
+
+def _show_plan(plan: PushPlan, target: Reference) -> None:
+    print(plan.summary(str(target.target)), file=sys.stderr)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: bool) -> None:
+    reference = str(target.at(pushed.digest))
+    if as_json:
+        values = {
+            "reference": reference,
+            "tags": [pushed.candidate_tag, *([target.tag] if target.tag else [])],
+            "layers": pushed.layers,
+            "size": pushed.size,
+            "pushed_bytes": pushed.pushed_bytes,
+            "skipped": list(pushed.skipped),
+            "already_there": pushed.already_there,
+            "raw": str(pushed.raw or ""),
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(values, indent=2))
+        return
+    if pushed.already_there:
+        print(f"{reference}\nalready there: nothing was sent ({seconds:.1f} s)")
+        return
+    rate = amount(pushed.pushed_bytes / max(seconds, 0.001), "B")
+    print(f"{reference}\n{amount(pushed.pushed_bytes, 'B')} sent in {seconds:.1f} s ({rate}/s)", end="")
+    print(f", {len(pushed.skipped)} part(s) were there: {', '.join(pushed.skipped[:5])}" if pushed.skipped else "")
+    if pushed.raw:
+        print(f"raw files: {target.at(pushed.raw)}")

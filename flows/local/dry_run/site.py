@@ -1,0 +1,90 @@
+"""Where a dry run lives: names, ports and images, from the variables that infra/compose.yaml knows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from containers.errors import BadInput, faults
+from flows.local.dry_run.compose import Stack
+
+if TYPE_CHECKING:
+    from flows.orchestrator.work_pools import Host
+
+# Of our own services and steps; `modelcar-base` and `base` are parts of the others.
+TARGETS = ("flow", "download", "quantize", "push", "evaluate", "serve-cpu", "registry", "objectstore", "hub")
+
+
+class Site(BaseSettings):
+    """Read by `Site.read`; every field is the variable CARWRIGHT_<NAME> of infra/compose.yaml."""
+
+    model_config = SettingsConfigDict(env_prefix="CARWRIGHT_", extra="ignore")
+
+    project: str = Field(default="carwright", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    images_: str = Field(default="carwright", alias="CARWRIGHT_IMAGES")
+    tag: str = "latest"
+    socket: str = "/var/run/docker.sock"
+    port: int = 4200
+    registry_port: int = 5000
+    store_port: int = 9000
+    api_names: str = ""
+
+    @classmethod
+    def read(cls) -> Site:
+        """Raises BadInput for a value that does not fit."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise BadInput(f"a variable of the dry run does not fit: {faults(error)}") from None
+
+    @property
+    def url(self) -> str:
+        """Of the Prefect server and its UI, from this machine."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def image(self, target: str) -> str:
+        return f"{self.images_}/{target}:{self.tag}"
+
+    def images(self) -> tuple[str, ...]:
+        """All that a run of the chain needs."""
+        return tuple(self.image(target) for target in TARGETS)
+
+    def stack(self, group: int) -> Stack:
+        """The services; `group` may use the engine's socket."""
+        return Stack(
+            self.project,
+            {
+                "CARWRIGHT_IMAGES": self.images_,
+                "CARWRIGHT_TAG": self.tag,
+                "CARWRIGHT_SOCKET": self.socket,
+                "CARWRIGHT_GID": str(group),
+                "CARWRIGHT_PORT": str(self.port),
+                "CARWRIGHT_REGISTRY_PORT": str(self.registry_port),
+                "CARWRIGHT_STORE_PORT": str(self.store_port),
+                "CARWRIGHT_API_NAMES": self.api_names,
+            },
+        )
+
+    def host(self, group: int) -> Host:
+        """What the flow runs of the work pools find here."""
+        from flows.orchestrator.work_pools import Host
+
+        return Host(
+            project=self.project,
+            images=self.images_,
+            tag=self.tag,
+            socket=self.socket,
+            socket_group=group,
+            environment={
+                "CARWRIGHT_STORE__ENDPOINT": "http://objectstore:9000",
+                # Links to reports are for a browser on this machine.
+                "CARWRIGHT_STORE__PUBLIC_ENDPOINT": f"http://127.0.0.1:{self.store_port}",
+                "CARWRIGHT_HUB_ENDPOINT": "http://hub:8080",
+                "CARWRIGHT_REGISTRY__PLAIN_HTTP": json.dumps(["registry:5000"]),
+                # The engine is no part of the network: it pulls from the port on its machine's loopback.
+                "CARWRIGHT_DOCKER__REGISTRY_ALIASES": json.dumps({"registry:5000": f"127.0.0.1:{self.registry_port}"}),
+            },
+        )

@@ -1,0 +1,326 @@
+"""Child runs of a deployment of `run-step`: started, followed, ended; what they left becomes a result or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Self
+from uuid import uuid4
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
+from prefect.client.schemas.objects import StateType, WorkerStatus
+from prefect.client.schemas.sorting import LogSort
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Cancelled, Cancelling
+
+from containers.errors import BadInput, Error, Interrupted, NotReady, StepFailed, Temporary
+from containers.events import Event
+from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
+from flows.run_step import LOGGER, ChildOutcome, beat, child_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
+    from prefect.client.schemas.responses import DeploymentResponse
+
+    from containers.contract import StepRequest, StepResult
+    from containers.settings import PlacementSettings, Settings
+    from containers.store import Store
+    from flows.runners.launcher import OnEvent
+
+POLL: Final = 1.0  # seconds between two looks at a child run
+_LOOK: Final = 5.0  # seconds between two looks at its signs, its log and the work pool
+_GRACE: Final = 20.0  # seconds for a child run to end in order
+_LATE: Final = timedelta(seconds=10)  # log lines of one second may arrive in any order within this
+_LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
+_DEPLOY: Final = (
+    "deploy it: `prefect deploy --all --prefect-file infra/prefect.yaml`; `prefect deployment ls` lists what there is"
+)
+_WAITS: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
+
+
+@contextlib.contextmanager
+def api() -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect server in use; raises NotReady when that cannot be reached, BadInput without its login."""
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+        raise BadInput(
+            f"the Prefect server at {error.request.url.netloc.decode()} wants another login",
+            remedy='PREFECT_API_AUTH_STRING holds it; for the dry run: eval "$(python -m flows.local.dry_run login)"',
+        ) from error
+    except httpx.TransportError as error:
+        raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="see PREFECT_API_URL") from error
+
+
+def deployed(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
+    """The deployment `flow/name`; raises BadInput when the server has none of that name."""
+    try:
+        return client.read_deployment_by_name(name)
+    except (ObjectNotFound, ValueError) as error:  # the second for a name without a slash
+        raise BadInput(f"the Prefect server has no deployment {name!r}", remedy=remedy) from error
+
+
+@dataclass
+class ChildRun:
+    """One child run. `poll` until it gives a result or raises; leave the block (or `end`) to have it end."""
+
+    run_id: UUID
+    key: str
+    step: str
+    pool: str
+    store: Store
+    placement: PlacementSettings
+    heartbeat: Heartbeat
+    listen: OnEvent
+    waits: bool = field(init=False, default=False)
+    _watch: HeartbeatWatch = field(init=False)
+    _began: float = field(init=False, default_factory=time.monotonic)
+    _pending: float = 0.0
+    _runs: float = 0.0
+    _looked: float = 0.0
+    _seen: set[UUID] = field(init=False, default_factory=set)
+    _last_line: datetime | None = None
+    _progress: Event | None = None
+    _over: bool = False
+
+    def __post_init__(self) -> None:
+        self._watch = HeartbeatWatch(self.store, child_key(self.key, "child"))
+
+    def poll(self) -> StepResult | None:
+        """The result once it is there; None while it works.
+
+        Raises StepFailed with the step's exit code and words; with 75 (temporary) when the run crashed, was lost or did
+        not start, NotReady when the work pool has no live worker. Network trouble on the way to the server is waited out.
+        """
+        try:
+            with api() as client:
+                state = client.read_flow_run(self.run_id).state
+                if time.monotonic() - self._looked > _LOOK or state is None or state.is_final():
+                    self._looked = time.monotonic()
+                    self._forward_log(client)
+        except (Temporary, httpx.HTTPStatusError):
+            return None
+        if state is None:
+            return None
+        if state.is_final():
+            self._over = True
+            self.heartbeat.stop()
+            return self._outcome(state)
+        self.waits = state.type in _WAITS
+        if self.waits:
+            self._check_start(state)
+        else:
+            self._check_alive()
+        return None
+
+    @property
+    def seconds(self) -> float:
+        """Since it was first seen running."""
+        return time.monotonic() - self._runs if self._runs else 0.0
+
+    def wait(self) -> StepResult:
+        """Poll to the end."""
+        while (result := self.poll()) is None:
+            time.sleep(POLL)
+        return result
+
+    def say(self, word: Any) -> None:
+        """Tell the child run to `end` or to be kept; trouble with the store is left to its patience."""
+        with contextlib.suppress(Error):
+            self.heartbeat.say(word)
+
+    def end(self) -> None:
+        """Have it end, in order if that is possible soon; safe to call twice, and after its end."""
+        if self._over:
+            self._forget()
+            return
+        self._over = True
+        self.say("end")
+        with contextlib.suppress(Error, PrefectException, httpx.HTTPError), api() as client:
+            deadline = time.monotonic() + _GRACE
+            while (state := client.read_flow_run(self.run_id).state) is not None and not state.is_final():
+                if state.type in _WAITS:
+                    client.set_flow_run_state(self.run_id, Cancelled(message="its parent run has ended"), force=True)
+                elif self._watch.silence > self.placement.silence or time.monotonic() > deadline:
+                    client.set_flow_run_state(self.run_id, Cancelling(message="its parent run has ended"))
+                    break
+                time.sleep(POLL / 2)
+            else:
+                self._forget()
+        self.heartbeat.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def _forget(self) -> None:
+        """Remove the signs; the outcome stays."""
+        self.heartbeat.stop()
+        for what in ("parent", "child", "endpoint"):
+            with contextlib.suppress(Error):
+                self.store.delete_key(child_key(self.key, what))
+
+    def _outcome(self, state: State[Any]) -> StepResult:
+        try:
+            outcome = ChildOutcome.model_validate_json(self.store.read_key(child_key(self.key, "outcome")))
+        except KeyError:
+            outcome = ChildOutcome()
+        if outcome.result is not None:
+            return outcome.result
+        where = f"the child run {self.run_id}"
+        if outcome.failure is not None:
+            said = outcome.failure
+            if said.exit_code == Interrupted.exit_code:
+                raise Interrupted(f"{where}: {said.message}", remedy=said.remedy)
+            raise StepFailed(self.step, said.exit_code, said.message, remedy=f"{said.remedy} ({where})".strip())
+        if state.is_cancelled():
+            raise Interrupted(
+                f"{where} ({self.step}) was cancelled", remedy="start the run again: it goes on from there"
+            )
+        if state.is_completed():
+            raise StepFailed(
+                self.step,
+                1,
+                f"{where} ended well and left no result in the store",
+                remedy="let the worker's settings name the same store (endpoint, bucket and prefix) as this run's",
+            )
+        message = state.message or state.name
+        raise StepFailed(
+            self.step, 75, f"{where} ended without a word: {message}", remedy="its log is in the Prefect UI"
+        )
+
+    def _check_start(self, state: State[Any]) -> None:
+        """Raises when it cannot be expected to start: no live worker, or a worker that took it and went silent."""
+        if state.type is StateType.PENDING:
+            self._pending = self._pending or time.monotonic()
+            if time.monotonic() - self._pending > self.placement.start_timeout:
+                raise StepFailed(
+                    self.step,
+                    75,
+                    f"a worker of {self.pool} took the child run {self.run_id} and did not start it within "
+                    f"{self.placement.start_timeout:.0f} s",
+                    remedy="look at the worker's log, or raise CARWRIGHT_PLACEMENT__START_TIMEOUT",
+                )
+        elif time.monotonic() - self._began > _LOOK:
+            check_pool(self.pool, self.placement.patience)
+            self._began = time.monotonic()
+
+    def _check_alive(self) -> None:
+        if not self._runs:
+            self._runs = time.monotonic()
+            self._watch.restart()
+        sign = self._watch.look()
+        if sign is not None and sign.progress is not None and sign.progress != self._progress:
+            self._progress = sign.progress
+            self.listen(sign.progress)
+        if self._watch.silence > self.placement.silence:
+            raise StepFailed(
+                self.step,
+                75,
+                f"the child run {self.run_id} gave no sign of life for {self.placement.silence:.0f} s",
+                remedy=f"see whether the worker of {self.pool} and its machine are up",
+            )
+
+    def _forward_log(self, client: SyncPrefectClient) -> None:
+        """Pass on the step's own lines, each once; those of Prefect itself stay with the child run."""
+        after = self._last_line - _LATE if self._last_line is not None else None
+        found = client.read_logs(
+            LogFilter(
+                flow_run_id=LogFilterFlowRunId(any_=[self.run_id]),
+                timestamp=LogFilterTimestamp(after_=after) if after is not None else None,
+            ),
+            limit=200,
+            sort=LogSort.TIMESTAMP_ASC,
+        )
+        for line in found:
+            if line.id in self._seen:
+                continue
+            self._seen.add(line.id)
+            self._last_line = max(line.timestamp, self._last_line or line.timestamp)
+            if line.name.endswith(f".{LOGGER}"):
+                level: Any = next((name for least, name in _LEVELS if line.level >= least), "debug")
+                self.listen(Event(event="log", level=level, message=line.message))
+
+
+@dataclass(frozen=True)
+class Children:
+    """Starts child runs; what they say goes to `listen`."""
+
+    store: Store
+    settings: Settings
+
+    def start(self, deployment: str, request: StepRequest, label: str, listen: OnEvent) -> ChildRun:
+        """Start a child run for a request.
+
+        Raises BadInput when the deployment is not there, and NotReady when its work pool has no live worker after
+        `placement.patience` seconds; nothing is left behind then.
+        """
+        pool = _pool_of(deployment)
+        check_pool(pool, self.settings.placement.patience)
+        key = uuid4().hex
+        heartbeat = Heartbeat(self.store, child_key(key, "parent"), beat(self.settings))
+        heartbeat.start()
+        try:
+            run: Any = run_deployment(
+                deployment,
+                parameters={"request": request.model_dump(mode="json"), "key": key, "label": label},
+                timeout=0,
+            )
+        except BaseException:
+            heartbeat.stop()
+            raise
+        listen(Event(event="log", message=f"{label}: child run {run.name} ({run.id}) in {pool or deployment}"))
+        placement = self.settings.placement
+        return ChildRun(run.id, key, request.step.value, pool, self.store, placement, heartbeat, listen)
+
+
+def _pool_of(deployment: str) -> str:
+    """The work pool of a deployment; empty for one that is served by a process of its own."""
+    remedy = (
+        "steps are placed in it: deploy it (`prefect deploy --name gpu`), or take it out of CARWRIGHT_PLACEMENT__..."
+    )
+    with api() as client:
+        return deployed(client, deployment, remedy=remedy).work_pool_name or ""
+
+
+def check_pool(pool: str, patience: float) -> None:
+    """Raises NotReady unless a worker of the pool is live now or within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        why = _not_ready(pool)
+        if not why:
+            return
+        if time.monotonic() > deadline:
+            raise NotReady(why, remedy=f"start one with `prefect worker start --pool {pool}`, or resume the pool")
+        time.sleep(POLL)
+
+
+def _not_ready(pool: str) -> str:
+    if not pool:
+        return ""
+    with api() as client:
+        try:
+            found = client.read_work_pool(pool)
+        except ObjectNotFound:
+            return f"the work pool {pool} does not exist"
+        if found.is_paused:
+            return f"the work pool {pool} is paused"
+        workers = client.read_workers_for_work_pool(pool)
+    if any(worker.status is WorkerStatus.ONLINE for worker in workers):
+        return ""
+    return f"the work pool {pool} has no live worker (of {len(workers)} that it has seen)"

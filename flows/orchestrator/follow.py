@@ -1,0 +1,267 @@
+"""Starts a run of a deployment on a Prefect server and follows it: states, log lines, progress, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterTimestamp,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import ArtifactSort, LogSort
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.states import Cancelling
+
+from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
+from containers.events import Event
+from flows.orchestrator.child_runs import api, check_pool, deployed
+from flows.orchestrator.run_artifacts import FAILURE, OUTCOME, Failure
+from flows.release.summary import NotPromoted, Shipped
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
+
+    from flows.runtime import Listener
+
+_POLL: Final = 1.0  # seconds between two looks
+_LOOK: Final = 5.0  # seconds between two looks at the work pool while a run waits for a worker
+_PATIENCE: Final = 30.0  # seconds for a worker to come up, which may be starting beside this
+_OUTAGE: Final = 60.0  # seconds that the server may be away
+_END: Final = 60.0  # seconds for a cancelled run to end
+_LATE: Final = timedelta(seconds=10)  # lines of the log may arrive in any order within this
+_LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
+
+
+def server() -> str:
+    """The address of the Prefect API in use.
+
+    Raises BadInput when none is set or the login is not the server's, and Temporary when none answers there.
+    """
+    url = PREFECT_API_URL.value()
+    remedy = "`make dry-run` starts a server of its own; another one is named by PREFECT_API_URL=http://HOST:4200/api"
+    if not url:
+        raise BadInput("no Prefect server is named", remedy=remedy)
+    try:
+        httpx.get(f"{url}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise Temporary(
+            f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy
+        ) from error
+    with api() as client:
+        client.api_version()  # health is told to everybody, this to those who may use it
+    return str(url)
+
+
+def page(run: UUID) -> str:
+    """Where a person looks at the run."""
+    site = PREFECT_UI_URL.value() or str(PREFECT_API_URL.value()).removesuffix("/api")
+    return f"{site.rstrip('/')}/runs/flow-run/{run}"
+
+
+def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> Following:
+    """Start a run of `flow/deployment`.
+
+    Raises BadInput for a deployment that is not there and for parameters that do not fit it, NotReady when no worker of
+    its work pool is live within half a minute, Temporary when the server cannot be reached.
+    """
+    server()
+    with api() as client:
+        found = deployed(client, deployment)
+        if found.paused:
+            raise BadInput(f"the deployment {deployment} is paused", remedy=f"prefect deployment resume {deployment}")
+        _check(deployment, parameters, found.parameter_openapi_schema or {})
+        check_pool(found.work_pool_name or "", _PATIENCE)
+        try:
+            run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        except PrefectHTTPStatusError as error:
+            raise BadInput(f"{deployment} does not take these parameters: {_detail(error)}") from error
+    listener("run", Event(event="log", message=f"{run.name} of {deployment}: {page(run.id)}"))
+    return Following(run.id, found.work_pool_name or "", listener)
+
+
+def _check(deployment: str, parameters: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Raises BadInput for a name that the flow does not have: the server looks at values alone, and the run would crash."""
+    known = schema.get("properties", {})
+    for name in parameters.keys() - known.keys():
+        near = get_close_matches(name, known, 1)
+        raise BadInput(
+            f"{deployment} has no parameter {name}",
+            remedy=f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}",
+        )
+
+
+def _detail(error: PrefectHTTPStatusError) -> str:
+    try:
+        return str(error.response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return error.response.text
+
+
+@dataclass
+class Following:
+    """One run that somebody watches."""
+
+    run: UUID
+    pool: str
+    listener: Listener
+    _names: dict[UUID, str] = field(default_factory=dict)
+    _lines: set[UUID] = field(default_factory=set)
+    _last: datetime | None = None
+    _said: dict[UUID, float] = field(default_factory=dict)
+    _state: str = ""
+    _looked: float = field(default_factory=time.monotonic)
+
+    def wait(self) -> Shipped:
+        """Follow it to its end.
+
+        Raises NotPromoted when the gate stopped the candidate, the step's error (with its exit code) when one failed,
+        Interrupted when the run was cancelled, Temporary when it crashed. Ctrl-C cancels the run.
+        """
+        answered = time.monotonic()
+        try:
+            while True:
+                try:
+                    with api() as client:
+                        state = self._look(client)
+                except (Temporary, httpx.HTTPStatusError) as error:
+                    if isinstance(error, _NoWorker) or time.monotonic() - answered > _OUTAGE:
+                        raise
+                else:
+                    answered = time.monotonic()
+                    if state.is_final():
+                        return self._outcome(state)
+                time.sleep(_POLL)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Have the run end; returns when it has, or after a minute."""
+        self._say("cancelling the run; its containers are removed")
+        with api() as client:
+            client.set_flow_run_state(self.run, Cancelling(message="cancelled by whoever started it"))
+            deadline = time.monotonic() + _END
+            while time.monotonic() < deadline:
+                state = client.read_flow_run(self.run).state
+                if state is not None and state.is_final():
+                    return
+                time.sleep(_POLL)
+        self._say("it has not ended yet: see its page", "warning")
+
+    def _look(self, client: SyncPrefectClient) -> State[Any]:
+        state = client.read_flow_run(self.run).state
+        assert state is not None  # a run of a deployment is made with one
+        if state.is_running() or state.is_final():
+            self._progress(client)
+        self._log(client)
+        if state.name != self._state:
+            self._state = state.name or ""
+            self._say(f"{self._state}" + (f": {state.message}" if state.message and not state.is_failed() else ""))
+        elif state.type in {StateType.SCHEDULED, StateType.PENDING} and time.monotonic() - self._looked > _LOOK:
+            self._looked = time.monotonic()
+            self._check_worker(client)
+        return state
+
+    def _check_worker(self, client: SyncPrefectClient) -> None:
+        try:
+            check_pool(self.pool, _PATIENCE)
+        except NotReady as error:
+            client.set_flow_run_state(self.run, Cancelling(message=error.message))
+            raise _NoWorker(f"{error.message}; the run was cancelled", remedy=error.remedy) from error
+
+    def _log(self, client: SyncPrefectClient) -> None:
+        """Pass on what the tasks say, each line once, under the name of its task."""
+        while True:
+            found = client.read_logs(
+                LogFilter(
+                    flow_run_id=LogFilterFlowRunId(any_=[self.run]),
+                    timestamp=LogFilterTimestamp(after_=self._last - _LATE) if self._last is not None else None,
+                ),
+                limit=200,
+                sort=LogSort.TIMESTAMP_ASC,
+            )
+            news = [line for line in found if line.id not in self._lines]
+            for line in news:
+                self._lines.add(line.id)
+                self._last = max(line.timestamp, self._last or line.timestamp)
+                level: Any = next((name for least, name in _LEVELS if line.level >= least), "debug")
+                name = "run" if line.task_run_id is None else self._task(client, line.task_run_id)
+                if "Traceback (most" in line.message or (line.task_run_id is None and level == "info"):
+                    level = "debug"  # Prefect's own words about the run; an error is told once, at the end
+                self.listener(name, Event(event="log", level=level, message=line.message))
+            if len(found) < 200 or not news:
+                return
+
+    def _task(self, client: SyncPrefectClient, task_run: UUID) -> str:
+        if task_run not in self._names:
+            name = client.read_task_run(task_run).name
+            self._names[task_run] = name.partition(" ")[0]
+        return self._names[task_run]
+
+    def _progress(self, client: SyncPrefectClient) -> None:
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=["progress"])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.run])),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=10,
+        )
+        for artifact in artifacts:
+            done = float(artifact.data or 0) if isinstance(artifact.data, (int, float, str)) else 0.0
+            if artifact.task_run_id is not None and self._said.get(artifact.id) != done:
+                self._said[artifact.id] = done
+                event = Event(event="progress", task=artifact.description or "", done=done, total=100, unit="%")
+                self.listener(self._task(client, artifact.task_run_id), event)
+
+    def _outcome(self, state: State[Any]) -> Shipped:
+        with api() as client:
+            self._log(client)  # the last lines arrive after the last state
+            artifacts = client.read_artifacts(
+                artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=[OUTCOME, FAILURE])),
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.run])),
+            )
+        left = {artifact.type: artifact.data for artifact in artifacts}
+        if OUTCOME in left:
+            shipped = Shipped.model_validate(_decoded(left[OUTCOME]))
+            if not shipped.tags:
+                raise NotPromoted(shipped)
+            if state.is_completed():
+                return shipped
+        if state.is_cancelled():
+            raise Interrupted(f"the run was cancelled: {state.message or ''}", remedy="another run goes on from there")
+        if FAILURE in left:
+            raise Failure.model_validate(_decoded(left[FAILURE])).error()
+        where = f"see {page(self.run)}"
+        if state.is_crashed():
+            raise Temporary(f"the run crashed: {state.message}", remedy=f"another run goes on from there; {where}")
+        raise Error(f"the run ended as {state.name}: {state.message}", remedy=where)
+
+    def _say(self, text: str, level: Any = "info") -> None:
+        self.listener("run", Event(event="log", level=level, message=text))
+
+
+def _decoded(data: Any) -> Any:
+    """An artifact's data; what was written as JSON text may come back encoded once more."""
+    while isinstance(data, str):
+        data = json.loads(data)
+    return data
+
+
+class _NoWorker(NotReady):
+    """The work pool of a waiting run has no live worker."""

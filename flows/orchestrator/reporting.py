@@ -1,0 +1,172 @@
+"""What a run shows in the Prefect UI: log lines, progress, the outcome; and the word that goes out when it fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+
+from containers.events import amount
+from flows.release.summary import promoted_in_spite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.flows import Flow
+
+    from containers.contract import GateProfile
+    from containers.events import Event
+    from containers.verdict import Score, Verdict
+    from flows.release.report import Place
+    from flows.release.summary import Shipped
+    from flows.runtime import Runtime
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact: each is a request to the server
+_SHORT = 2.0  # seconds; a task that is done before this gets no progress artifact
+
+
+class _ProgressArtifacts:
+    """One progress artifact per long task; created late and updated seldom, because each costs a request."""
+
+    def __init__(self) -> None:
+        self._context = copy_context()
+        self._lock = threading.Lock()
+        self._began: dict[str, float] = {}
+        self._said: dict[str, float] = {}
+        self._ids: dict[str, UUID] = {}
+
+    def show(self, event: Event) -> None:
+        if not event.total:
+            return
+        now = time.monotonic()
+        with self._lock:
+            began = self._began.setdefault(event.task, now)
+            if now - began < _SHORT:
+                return
+            finished = event.done >= event.total and event.task in self._ids
+            if now - self._said.get(event.task, 0.0) < _PROGRESS_INTERVAL and not finished:
+                return
+            self._said[event.task] = now
+            self._context.run(self._send, event)
+
+    def _send(self, event: Event) -> None:
+        percent = min(100.0, 100.0 * event.done / event.total)
+        if event.task in self._ids:
+            update_progress_artifact(artifact_id=self._ids[event.task], progress=percent)
+            return
+        made = create_progress_artifact(
+            progress=percent, description=f"{event.task}: {amount(event.total, event.unit)}"
+        )
+        if isinstance(made, UUID):
+            self._ids[event.task] = made
+
+
+@contextmanager
+def task_listener(runtime: Runtime) -> Iterator[Callable[[Event], None]]:
+    """Forward a step's events to the task's log, to a progress artifact and to the run's listener."""
+    logger = get_run_logger()
+    context = TaskRunContext.get()
+    name = context.task.name if context is not None else "step"
+    artifacts = _ProgressArtifacts()
+
+    def listen(event: Event) -> None:
+        runtime.listener(name, event)
+        if event.event == "progress":
+            artifacts.show(event)
+        else:
+            logger.log(_LEVELS[event.level], event.text())
+
+    yield listen
+
+
+def publish_reason(reason: str) -> None:
+    """Why the run was started, on its page from the start; nothing when nobody said."""
+    if reason:
+        create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
+
+
+def publish_gate(verdict: Verdict, page: Place | None, *, override: str, profile: GateProfile) -> None:
+    """The decision with its reasons, the scores as a table, and where the report is; before anything is promoted."""
+    lines = [f"# {verdict.decision.upper()} by {verdict.suite}", ""]
+    lines += [f"- {reason}" for reason in verdict.reasons]
+    decided = promoted_in_spite(verdict, override, profile)
+    if decided:
+        lines += ["", f"**Promoted {decided}**"]
+    elif verdict.decision != "pass":
+        lines += ["", f"Not promoted. The candidate stays by its digest: `{verdict.subject}`"]
+    lines += ["", f"Profile of the gate: `{profile}`"]
+    if page is not None:
+        lines += ["", f"Report: [open it]({page.link})" if page.link else f"Report: `{page.path}` or `{page.command}`"]
+    create_markdown_artifact(key="gate", markdown="\n".join(lines) + "\n", description=verdict.decision.upper())
+    if verdict.scores:
+        create_table_artifact(
+            key="scores", table=[_row(one) for one in verdict.scores], description=f"Accuracy by {verdict.suite}"
+        )
+    if page is not None:
+        create_markdown_artifact(key="report", markdown=page.markdown(), description="The report of the evaluation")
+        if page.link:
+            create_link_artifact(key="report-link", link=page.link, link_text="Open the report")
+
+
+def _row(score: Score) -> dict[str, Any]:
+    bounds = score.recovery_bounds
+    return {
+        "category": score.category,
+        "benchmark": score.title,
+        "baseline": f"{score.baseline:.2f}",
+        "quantized": f"{score.candidate:.2f}",
+        "recovery": "N/A" if score.recovery is None else f"{score.recovery:.1f} %",
+        "recovery interval": f"{bounds[0]:.1f} to {bounds[1]:.1f} %" if bounds else "",
+        "difference": f"{score.difference:+.2f}",
+        "interval": "" if score.lower is None or score.upper is None else f"{score.lower:+.2f} to {score.upper:+.2f}",
+        "decision": (score.decision or "") + (" (a gain beyond noise)" if score.gain_beyond_noise else ""),
+    }
+
+
+def publish_outcome(shipped: Shipped) -> None:
+    """The outcome of a run as a markdown page and a table of the steps."""
+    create_markdown_artifact(key="outcome", markdown=shipped.markdown(), description=shipped.headline())
+    rows: list[dict[str, Any]] = [
+        {"step": step.name, "state": step.state, "seconds": f"{step.seconds:.1f}", "what": step.what}
+        for step in shipped.steps
+    ]
+    create_table_artifact(key="steps", table=rows, description="Where the time went")
+
+
+def notify_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Send a JSON POST to the webhook of the settings, if there is one; its own failure never hides the run's."""
+    from containers.settings import Settings
+
+    webhook = Settings().notify_webhook
+    if webhook is None:
+        return
+    body = {
+        "flow": flow.name,
+        "run": flow_run.name,
+        "id": str(flow_run.id),
+        "state": state.name,
+        "message": state.message or "",
+        "parameters": {name: str(value) for name, value in flow_run.parameters.items()},
+    }
+    try:
+        httpx.post(webhook.get_secret_value(), json=body, timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        # The address may hold a token: the kind of error is enough.
+        logging.getLogger(__name__).warning("the failure webhook did not take the message: %s", type(error).__name__)

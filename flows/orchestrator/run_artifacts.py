@@ -1,0 +1,64 @@
+"""What came of a run, for programs: artifacts of the run that whoever started it reads back through the Prefect API.
+
+A person reads the run's page; a follower (`flows.orchestrator.follow`) needs the values and the exit code, and reaches neither the
+store nor the run's process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
+
+from containers.contract import Frozen
+from containers.errors import Error
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.flows import Flow
+
+    from flows.release.summary import Shipped
+
+OUTCOME: Final = "carwright-outcome"  # types of artifacts
+FAILURE: Final = "carwright-failure"
+
+
+class Failure(Frozen):
+    """An error on its way to whoever follows the run."""
+
+    exit_code: int
+    message: str
+    remedy: str = ""
+
+    def error(self) -> Error:
+        """The error to raise there; it carries the exit code of the one that was raised here."""
+        error = Error(self.message, remedy=self.remedy)
+        error.exit_code = self.exit_code
+        return error
+
+
+def tell_outcome(shipped: Shipped) -> None:
+    """Leave the whole outcome with the run; called inside it."""
+    Artifact(
+        type=OUTCOME, key="shipped", data=shipped.model_dump_json(), description="The outcome, as JSON for programs"
+    ).create()
+
+
+def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook: leave with a failed run what its error said and its exit code; a bug's error has neither and is left out."""
+    error = state.result(raise_on_failure=False)
+    if not isinstance(error, Error):
+        return
+    failure = Failure(exit_code=error.exit_code, message=error.message, remedy=error.remedy)
+    with get_client(sync_client=True) as client:
+        client.create_artifact(
+            ArtifactCreate(
+                type=FAILURE,
+                key="failure",
+                data=failure.model_dump_json(),
+                description="Why the run failed, as JSON for programs",
+                flow_run_id=flow_run.id,
+            )
+        )

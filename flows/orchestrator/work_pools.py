@@ -1,0 +1,227 @@
+"""What a Prefect server must hold before the deployments of infra/prefect.yaml can run: pools, queues, block, automation.
+
+Everything in here is made when it is missing and brought up to date when it is not, so it may be repeated. What
+belongs to a host (its engine's socket, the network, the volumes with the secrets, image and environment of the flow runs)
+is the pool's; what belongs to a flow (parameters, schedule) is the deployment's, in infra/prefect.yaml.
+
+The pool's job template has no variables: whatever decides what a container may do is written out in it, the server
+refuses a run or a deployment with job variables, and a worker passes over those that reach it all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect.automations import Automation
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.variables import Variable
+
+from flows.orchestrator.child_runs import api
+from flows.orchestrator.results import result_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from prefect.client.orchestration import SyncPrefectClient
+
+CPU: Final = "carwright-cpu"
+GPU: Final = "carwright-gpu"
+FLOW_RUNS: Final = "io.carwright.flow-runs"  # label of the containers that workers start; its value is the project
+SILENT: Final = timedelta(seconds=90)  # three heartbeats of 30 s, the shortest interval that Prefect takes
+_SILENCE: Final = "Carwright: a flow run that fell silent has crashed"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A line in front of a pool; `limit` is the most runs of it at once, `priority` 1 is served first."""
+
+    name: str
+    limit: int | None
+    priority: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool of the docker type; `limit` is the most flow runs at once."""
+
+    name: str
+    description: str
+    limit: int
+    queues: tuple[Queue, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variable(self) -> str:
+        """Name of the Prefect variable that holds the environment of the pool's runs."""
+        return self.name.replace("-", "_")
+
+
+# A run of the chain waits for the child runs that it deals out: they have queues of their own, so that parents can
+# never take all the places that their children need.
+POOLS: Final = (
+    Pool(
+        CPU,
+        "Docker hosts without a GPU",
+        8,
+        (
+            Queue("ship", 2, 1, "runs of the whole chain"),
+            Queue("steps", 4, 2, "single steps that a run has placed here"),
+            Queue("watch", 2, 3, "looks at the outside world, and the sweeper"),
+        ),
+    ),
+    Pool(
+        GPU,
+        "Docker hosts with GPUs",
+        8,
+        (
+            Queue("ship", 1, 1, "runs of the whole chain"),
+            Queue("steps", 4, 2, "single steps that a run has placed here: as many as there are GPUs"),
+        ),
+        {"CARWRIGHT_DOCKER__GPUS": '{"quantize": -1, "serve": -1}'},  # all of them
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What flow runs find on a Docker host and its site.
+
+    `project` names the network, the volumes with the secrets (`<project>-secrets` and, for the login of the Prefect API,
+    `<project>-login`) and the containers of runs.
+    `socket_group` is the id of the group that may use the engine's socket there; without it flow runs get no socket, and
+    `environment` must name an engine elsewhere. `environment` is what all runs see: the addresses of store, hub, registry.
+    """
+
+    project: str = "carwright"
+    images: str = "carwright"
+    tag: str = "latest"
+    socket: str = "/var/run/docker.sock"
+    socket_group: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def template(self, pool: Pool) -> dict[str, Any]:
+        """The base job template for Prefect's docker worker: all of it fixed.
+
+        The environment is a Prefect variable and no table here, because a worker lays a run's own `env` over a table, and
+        with it whatever the variables of the settings decide.
+        """
+        environment = f"prefect.variables.{pool.variable}"
+        volumes = [f"{self.project}-secrets:/run/secrets:ro", f"{self.project}-login:/run/login:ro"]
+        create: dict[str, Any] = {"init": True}  # a process 1 that passes signals on and buries orphans
+        if self.socket_group is not None:
+            volumes.append(f"{self.socket}:/var/run/docker.sock")
+            create["group_add"] = [str(self.socket_group)]
+        return {
+            "job_configuration": {
+                "command": "python -m infra.with_login prefect flow-run execute",
+                "env": f"{{{{ {environment} }}}}",
+                "image": f"{self.images}/flow:{self.tag}",
+                "image_pull_policy": "IfNotPresent",
+                "networks": [self.project],
+                "volumes": volumes,
+                "privileged": False,
+                "auto_remove": True,
+                "stream_output": True,
+                "labels": {FLOW_RUNS: self.project},
+                "container_create_kwargs": create,
+            },
+            # The server wants to see the placeholder declared; there is no value of it that a run could give.
+            "variables": {"type": "object", "properties": {environment: {"not": {}}}, "additionalProperties": False},
+        }
+
+    def variables(self, pool: Pool) -> dict[str, str | None]:
+        """The environment of the pool's runs. None takes out what a worker would hand on of its own: the login."""
+        return {
+            "CARWRIGHT_LAUNCHER": "docker",
+            "CARWRIGHT_DOCKER__PROJECT": self.project,
+            "CARWRIGHT_DOCKER__NETWORK": self.project,
+            "CARWRIGHT_DOCKER__IMAGE": f"{self.images}/{{target}}:{self.tag}",
+            "PREFECT_HOME": "/tmp/prefect",  # noqa: S108 - of the run's own container; else the worker's leaks in
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            **pool.environment,
+            **self.environment,
+            **dict.fromkeys(("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")),
+        }
+
+
+def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CPU, GPU)) -> None:
+    """Make it all on the server of PREFECT_API_URL; `pools` names those that live on hosts like `host`.
+
+    Raises NotReady when the server cannot be reached.
+    """
+    with api() as client:
+        for pool in POOLS:
+            if pool.name in pools:
+                Variable.set(pool.variable, host.variables(pool), overwrite=True)
+                _pool(client, pool, host.template(pool))
+                say(f"work pool {pool.name}: {pool.description}; queues {', '.join(q.name for q in pool.queues)}")
+    result_storage()
+    _automation()
+    say("block for results, and the automation that ends runs which fell silent")
+
+
+def _pool(client: SyncPrefectClient, pool: Pool, template: dict[str, Any]) -> None:
+    facts = {"description": pool.description, "concurrency_limit": pool.limit, "base_job_template": template}
+    try:
+        client.read_work_pool(pool.name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=pool.name, type="docker", **facts))
+    else:
+        client.update_work_pool(pool.name, WorkPoolUpdate(**facts))
+    for queue in pool.queues:
+        told: dict[str, Any] = {
+            "description": queue.description,
+            "concurrency_limit": queue.limit,
+            "priority": queue.priority,
+        }
+        try:
+            known = client.read_work_queue_by_name(queue.name, work_pool_name=pool.name)
+        except ObjectNotFound:
+            client.create_work_queue(name=queue.name, work_pool_name=pool.name, **told)
+        else:
+            client.update_work_queue(known.id, **told)
+
+
+def _automation() -> None:
+    """A flow run's own heartbeats: where they stop without a last word, the run is marked as crashed.
+
+    It is what ends the run of a container that was killed: the container removes itself, so no worker sees its code.
+    """
+    wanted = Automation(
+        name=_SILENCE,
+        description="PREFECT_FLOWS_HEARTBEAT_FREQUENCY in the run's environment turns the heartbeats on.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={
+                "prefect.flow-run.heartbeat",
+                "prefect.flow-run.Completed",
+                "prefect.flow-run.Failed",
+                "prefect.flow-run.Cancelled",
+                "prefect.flow-run.Crashed",
+            },
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENT,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"no sign of life for {SILENT.seconds} seconds: its container or its host is gone",
+            )
+        ],
+    )
+    try:
+        known: Any = Automation.read(name=_SILENCE)
+    except ValueError:  # what Prefect raises for a name that is not there
+        wanted.create()
+    else:
+        wanted.model_copy(update={"id": known.id}).update()

@@ -1,0 +1,142 @@
+"""What a promotion attaches to the image beside the verdict: the model card with its scores, and the provenance.
+
+Both are made of what the run knows and nothing of when it ran, so the same run again attaches nothing new. They are kept
+as an artifact of kind `card` (README.md, provenance.json) and reach the promote step by reference.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.contract import Kind
+from containers.digest import Digest, canonical_json
+from containers.store import FileEntry, Manifest
+from flows.release import card, provenance
+from flows.runtime import current
+
+if TYPE_CHECKING:
+    from containers.contract import ArtifactRef, GateProfile, PushedImage, QuantizeParameters, ResolvedSource
+    from containers.verdict import Verdict
+
+CARD_FILE: Final = "README.md"
+PROVENANCE_FILE: Final = "provenance.json"
+_HUB: Final = "hf://"
+_LICENCE: Final = ("license", "licence", "copying")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A run up to its verdict; `before` and `after` are the checkpoints, `override` and `gate_profile` as they were given."""
+
+    source: ResolvedSource
+    recipe: QuantizeParameters
+    image: PushedImage
+    before: ArtifactRef
+    after: ArtifactRef
+    verdict: Verdict
+    tag: str
+    base: str
+    max_model_len: int
+    override: str = ""
+    gate_profile: GateProfile = "release"
+
+    def keep(self) -> ArtifactRef:
+        """Write card and provenance, and keep them in the store."""
+        store = current().store
+        before, after = store.load(self.before), store.load(self.after)
+        facts = self._facts(before, after)
+        statement = provenance.statement(
+            source=self.source,
+            recipe=self.recipe,
+            image=self.image,
+            checkpoints={"base": self.before, "quantized": self.after},
+            versions=facts.versions,
+            verdict=self.verdict,
+            base=self.base,
+            promotion=self._promotion(),
+        )
+        contents = {CARD_FILE: card.render(facts).encode(), PROVENANCE_FILE: statement}
+        files = tuple(
+            FileEntry(path=path, size=len(content), sha256=store.put_bytes(content))
+            for path, content in sorted(contents.items())
+        )
+        fingerprint = Digest.of(canonical_json([[one.path, str(one.sha256)] for one in files])).hex
+        known = store.find(Kind.CARD, fingerprint)
+        return (
+            known.ref
+            if known is not None
+            else store.commit(Manifest(kind=Kind.CARD, fingerprint=fingerprint, files=files))
+        )
+
+    def _promotion(self) -> dict[str, str]:
+        """What beside the verdict decided; nothing for a plain pass."""
+        said = {"override": self.override} if self.override else {}
+        return said | ({"gate_profile": self.gate_profile} if self.verdict.decision == "inconclusive" else {})
+
+    def _facts(self, before: Manifest, after: Manifest) -> card.CardFacts:
+        config = _config(before)
+        base, revision = self._base()
+        quantization: Any = after.metadata.get("quantization") or {}
+        link = _licence_link(before, base, revision) if self.source.source.startswith(_HUB) else ""
+        return card.CardFacts(
+            name=f"{base.rpartition('/')[2]}-{_suffix(self.recipe.scheme)}",
+            base_model=base,
+            base_revision=revision,
+            source=self.source.pinned,
+            license=str(before.metadata.get("license") or "other"),
+            license_link=link,
+            architecture=", ".join(config.get("architectures") or ["unknown"]),
+            scheme=self.recipe.scheme,
+            ignore=self.recipe.ignore,
+            reference=self.image.reference,
+            tag=self.tag,
+            digest=self.image.digest,
+            size_before=before.size,
+            size_after=after.size,
+            versions=quantization.get("versions") or {},
+            max_model_len=self.max_model_len,
+            engine=self.verdict.engine or "vLLM",
+            baseline_engine=self.verdict.baseline_engine,
+            suite=self.verdict.suite,
+            decision=self.verdict.decision,
+            reasons=self.verdict.reasons,
+            override=self.override,
+            gate_profile=self.gate_profile,
+            scores=self.verdict.scores,
+            commands=(self._command(), *self.verdict.commands),
+        )
+
+    def _base(self) -> tuple[str, str]:
+        """Name and revision of the base model; of a checkpoint from elsewhere its folder's name and its digest."""
+        name = self.source.source.removeprefix(_HUB).partition("@")[0].rstrip("/")
+        if self.source.source.startswith(_HUB):
+            return name, self.source.commit or self.source.revision or "main"
+        return name.rpartition("/")[2], str(self.before.digest)
+
+    def _command(self) -> str:
+        """The evaluation as one command: the same digest, the same baseline, the same suite."""
+        argv = ["carwright", "eval", self.image.reference, "--baseline", self.source.pinned.partition("#")[0]]
+        argv += ["--suite", self.verdict.suite]
+        if self.max_model_len != 2048:
+            argv += ["--max-model-len", str(self.max_model_len)]
+        return shlex.join(argv)
+
+
+def _config(checkpoint: Manifest) -> dict[str, Any]:
+    entry = next((one for one in checkpoint.files if one.path == "config.json"), None)
+    read = json.loads(current().store.read_bytes(entry.sha256)) if entry is not None else {}
+    return read if isinstance(read, dict) else {}
+
+
+def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:
+    found = next((one.path for one in checkpoint.files if one.path.lower().startswith(_LICENCE)), None)
+    return f"https://huggingface.co/{base}/blob/{revision}/{found}" if found else ""
+
+
+def _suffix(scheme: str) -> str:
+    """The scheme as names of models have it: FP8_DYNAMIC is FP8-dynamic."""
+    first, _, rest = scheme.partition("_")
+    return "-".join([first, *([rest.lower().replace("_", "-")] if rest else [])])

@@ -1,0 +1,79 @@
+"""Where a person reads the report of a verdict: a file of the run, a link to the store, or the image's referrer.
+
+The page is a file of the verdict's artifact, so it is in the store whatever happens. The embedded store answers only while
+a command runs: there the page is written into the run's folder. A store that others reach gives a signed link. A promoted
+image carries the page itself, which `carwright report REFERENCE` writes anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+from containers.oci import referrers
+from containers.oci.access import open_repository, read_manifest
+from flows.runtime import current
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from containers.contract import ArtifactRef
+    from containers.oci.referrers import Attachment
+    from containers.settings import Settings
+
+PAGE: Final = "report.html"
+_DAYS: Final = 7  # the longest that S3 signs a link for
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the page is: `path` of a file on this machine, or `link` for a browser; and the command that gives it."""
+
+    command: str
+    path: str = ""
+    link: str = ""
+
+    def markdown(self) -> str:
+        where = f"[open the report]({self.link}) (the link ends after {_DAYS} days)" if self.link else f"`{self.path}`"
+        return f"# Report\n\n{where}\n\nOn a command line: `{self.command}`\n"
+
+
+def place(verdict: ArtifactRef, reference: str) -> Place | None:
+    """Make the page of a verdict readable; None for a verdict without one. `reference` is what was judged."""
+    now = current()
+    entry = next((one for one in now.store.load(verdict).files if one.path == PAGE), None)
+    if entry is None:
+        return None
+    if now.settings.store.folder is None:
+        return Place(command=f"carwright report {reference}", link=now.store.link(entry, days=_DAYS))
+    path = now.settings.home.resolve() / "runs" / now.run / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(now.store.read_bytes(entry.sha256))
+    return Place(command=f"carwright report {now.run}", path=str(path))
+
+
+def of_run(home: Path, run: str) -> Path:
+    """The page that a run left in this folder; `run` may be its beginning, and nothing is the last run with a page."""
+    found = sorted((home / "runs").glob(f"{run}*/{PAGE}"))
+    if not found:
+        raise BadInput(
+            f"no run{f' {run}' if run else ''} with a report in {home}",
+            remedy="`carwright runs` lists the runs; a promoted image has its report too: give its reference",
+        )
+    return found[-1]
+
+
+def of_reference(reference: str, settings: Settings, artifact_type: str, title: str) -> bytes:
+    """A file that is attached to an image; of several referrers of the type the newest. Raises BadInput without one."""
+    with open_repository(reference, settings) as repository:
+        subject = read_manifest(repository).digest
+        last = referrers.newest(repository, subject, artifact_type)
+        files: tuple[Attachment, ...] = referrers.fetch(repository, last[0]) if last is not None else ()
+    found = next((one.content for one in files if one.title == title), None)
+    if found is None:
+        raise BadInput(
+            f"{reference} has no {title} attached to it ({subject})",
+            remedy="promotion attaches it: `carwright ship` promotes what passes the gate",
+        )
+    return found

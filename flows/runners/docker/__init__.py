@@ -1,0 +1,1 @@
+"""Steps and services as containers of a Docker engine."""

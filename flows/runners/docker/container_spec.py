@@ -1,0 +1,159 @@
+"""What a step gets to see in its container: files, settings, secrets, logins, limits.
+
+Everything lies in one anonymous volume at /run, since the rest is read only: `/run/carwright/request.json`,
+`result.json`, `scratch` and `home`; and the step's secrets as files under /run/secrets, for its user alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from containers.contract import Step
+from containers.errors import BadInput
+from containers.oci.credentials import find_credentials
+from containers.oci.reference import Reference
+from flows.runners.docker import seccomp
+from flows.runners.step_protocol import REQUEST, RESULT, variables
+from infra.container_engine import Spec
+from infra.container_engine.ownership import owner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from containers.contract import StepRequest
+    from containers.settings import Settings
+
+    T = TypeVar("T")
+
+VOLUME: Final = "/run"
+WORK: Final = "/run/carwright"
+_LOGINS: Final = "registry-logins.json"
+_ELSEWHERE: Final = ("CARWRIGHT_DOCKER__", "CARWRIGHT_KUBERNETES__", "CARWRIGHT_PLACEMENT__", "CARWRIGHT_LAUNCHER")
+_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
+
+
+def step_spec(settings: Settings, request: StepRequest, image: str, name: str = "") -> Spec:
+    """The container of a step: everything about it but the files that are put into it."""
+    docker, step = settings.docker, request.step
+    memory = by_step(docker.memory_gib, step)
+    return Spec(
+        name=name or f"{docker.project}-{step}-{secrets.token_hex(4)}",
+        image=image,
+        entrypoint="python3",
+        command=("-m", f"containers.{step}", "--request", f"{WORK}/{REQUEST}", "--result", f"{WORK}/{RESULT}"),
+        labels=labels(request),
+        environment=environment(settings, step) | _logins_variable(settings, request),
+        network=docker.network,
+        extra_hosts=docker.extra_hosts,
+        volumes=(VOLUME,),
+        readable=_folders(request),
+        security=_security(request),
+        memory=int(memory * 2**30) if memory else None,
+        cpus=by_step(docker.cpus, step),
+        gpus=by_step(docker.gpus, step) or 0,
+        gpu_kind=docker.gpu_kind,
+    )
+
+
+def labels(request: StepRequest) -> dict[str, str]:
+    """Whose container it is, as the sweeper reads it."""
+    flow_run = {"flow-run": request.run} if _FLOW_RUN.fullmatch(request.run) else {}
+    return {"run": request.run, "step": request.step.value, "owner": owner(), **flow_run}
+
+
+def environment(settings: Settings, step: Step) -> dict[str, str]:
+    """The settings that are no secrets, less what concerns this machine alone."""
+    here = settings.model_copy(
+        update={
+            "log_format": "json",
+            "busybox": None,
+            "docker_config": None,
+            "store": settings.store.model_copy(update={"folder": None}),
+            "registry": settings.registry.model_copy(update={"auth_file": None}),
+        }
+    )
+    plain = {key: value for key, value in variables(here, step)[0].items() if not key.startswith(_ELSEWHERE)}
+    return plain | {
+        "CARWRIGHT_HOME": f"{WORK}/home",
+        "CARWRIGHT_CACHE": f"{WORK}/home/cache",
+        "HOME": f"{WORK}/home",
+        "TMPDIR": f"{WORK}/scratch",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]:
+    """What is put into the volume: the request, empty folders, and the secrets that this very step needs."""
+    secret = variables(settings, request.step)[1]
+    if request.step in {Step.DOWNLOAD, Step.EVALUATE} and settings.hub_token is None:
+        from huggingface_hub import get_token  # of the hub's own login, which the container does not have
+
+        secret |= {"CARWRIGHT_HUB_TOKEN": token} if (token := get_token()) else {}
+    if _logins_variable(settings, request):
+        secret[_LOGINS] = json.dumps({"auths": _logins(settings, request)})
+    folders = ("carwright", "carwright/alive", "carwright/home", "carwright/scratch", "secrets")
+    return {
+        **dict.fromkeys(folders),
+        f"carwright/{REQUEST}": (request.model_dump_json(indent=2) + "\n").encode(),
+        **{f"secrets/{name}": value.encode() for name, value in secret.items()},
+    }
+
+
+def by_step(table: Mapping[str, T], step: Step) -> T | None:
+    """A value of one of the tables in the settings; the one of `*` where the step has none."""
+    return table.get(step.value, table.get("*"))
+
+
+def _logins_variable(settings: Settings, request: StepRequest) -> dict[str, str]:
+    if _logins(settings, request):
+        return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"/run/secrets/{_LOGINS}"}
+    return {}
+
+
+def _logins(settings: Settings, request: StepRequest) -> dict[str, dict[str, str]]:
+    """The logins of this machine for the registries that the request names, in the format of Docker's config.json."""
+    if settings.registry.username is not None:
+        return {}
+    found = {}
+    named = [request.parameters.get(name) for name in ("target", "reference", "base")]
+    for text in (*named, request.options.get("tokenizer_reference")):
+        if not isinstance(text, str) or "/" not in text or text.startswith("oci:"):
+            continue
+        where = Reference.parse(text)
+        login = find_credentials(where.registry, where.repository, settings)
+        if login is not None:
+            secret = login.secret.get_secret_value()
+            pair = base64.b64encode(f"{login.username}:{secret}".encode()).decode()
+            found[f"{where.registry}/{where.repository}"] = (
+                {"auth": pair} if login.username else {"identitytoken": secret}
+            )
+    return found
+
+
+def refuse_folders(request: StepRequest) -> None:
+    """Raises BadInput for a target that is a folder of this machine, which no container could write or serve from."""
+    for name in ("target", "reference"):
+        text = str(request.parameters.get(name) or "")
+        if text.startswith("oci:"):
+            raise BadInput(
+                f"{text} is a folder of this machine, and the steps run in containers",
+                remedy="push to a registry (--to registry/repository), or use the process launcher",
+            )
+
+
+def _folders(request: StepRequest) -> tuple[str, ...]:
+    """Folders that the request reads a checkpoint from."""
+    source = str(request.parameters.get("source") or "")
+    named = source.removeprefix("file://").partition("#")[0] if source.startswith("file://") else ""
+    return tuple(folder for folder in (named, str(request.options.get("folder") or "")) if folder.startswith("/"))
+
+
+def _security(request: StepRequest) -> tuple[str, ...]:
+    """Bubblewrap makes user namespaces, which the engine's profiles forbid: the one step that needs it gets another."""
+    if request.step is Step.EVALUATE and request.parameters.get("action") == "measure":
+        return (f"seccomp={seccomp.profile()}", "apparmor=unconfined")
+    return ()

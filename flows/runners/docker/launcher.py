@@ -1,0 +1,205 @@
+"""Runs a step in a container of its image: the request goes in, lines and the result come out, nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from containers.contract import Step, StepRequest, StepResult
+from containers.errors import BadInput, Error, StepFailed, Temporary
+from containers.oci.credentials import find_credentials
+from containers.oci.reference import Reference
+from containers.process import inherited
+from flows.runners.docker.container_spec import VOLUME, WORK, by_step, payload, refuse_folders, step_spec
+from flows.runners.process.launcher import run_folder
+from flows.runners.step_protocol import LOG, RESULT, Heard, read_result, step_failure
+from infra.container_engine import Spec, connect
+from infra.container_engine.ownership import ALIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.settings import Settings
+    from flows.runners.launcher import OnEvent
+    from infra.container_engine import Container, ContainerEngine, State
+
+_LOGGER: Final = logging.getLogger(__name__)
+_BEAT: Final = 60.0  # seconds between two signs of life
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_TAIL: Final = 40  # lines
+
+
+@dataclass(frozen=True)
+class DockerLauncher:
+    """Steps as containers of the engine that the settings name."""
+
+    settings: Settings
+
+    def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
+        """Have the image: pulled where its name has a registry, else it must have been built. Raises BadInput."""
+        with connect(self.settings.docker) as engine:
+            ensure_image(engine, image_of(self.settings, request.step), self.settings, on_event)
+
+    def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
+        refuse_folders(request)
+        folder = run_folder(self.settings, request)
+        with connect(self.settings.docker) as engine:
+            _remove_abandoned(engine)
+            image = image_of(self.settings, request.step)
+            ensure_image(engine, image, self.settings, on_event)
+            spec = step_spec(self.settings, request, image)
+            try:
+                container = engine.create(spec)
+                container.put(VOLUME, payload(self.settings, request))
+                follower = Follower(container, Heard(on_event), folder / LOG)
+                container.start()
+                state = follower.wait(self.settings.docker.step_timeout)
+                result = container.read(f"{WORK}/{RESULT}") if state.code == 0 else None
+            except BaseException:
+                _abandoned.add(spec.name)
+                with contextlib.suppress(Error):  # the first error counts
+                    engine.end(spec.name)
+                    _abandoned.discard(spec.name)
+                raise
+            engine.remove(spec.name)
+        if state.code != 0:
+            raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
+        return read_result(result, request.step)
+
+
+_abandoned: set[str] = set()  # by this process, on an engine that did not answer; a retry must not run beside them
+
+
+def _remove_abandoned(engine: ContainerEngine) -> None:
+    for name in list(_abandoned):
+        engine.remove(name)
+        _abandoned.discard(name)
+
+
+class Follower:
+    """Passes a container's lines on, in a thread of its own, and writes them to a log; made before the container starts."""
+
+    def __init__(self, container: Container, heard: Heard, log: Path) -> None:
+        self.container = container
+        self.heard = heard
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._thread = threading.Thread(target=self._read, args=(container.lines(), log), daemon=True)
+        self._thread.start()
+        self._said = time.monotonic()
+
+    @property
+    def tail(self) -> str:
+        return "\n".join(self._tail)
+
+    def wait(self, timeout: float | None = None) -> State:
+        """How the container ended. Raises Temporary after `timeout` seconds and when the engine stops answering."""
+        started, pause = time.monotonic(), 0.02
+        while True:
+            self._thread.join(0.5)
+            if not self._thread.is_alive():
+                if not (state := self.container.state()).running:
+                    return state
+                time.sleep(pause)  # its outputs are closed and it works on, or the engine is not done with its end
+                pause = min(2 * pause, 1.0)
+            if timeout is not None and time.monotonic() - started > timeout:
+                raise Temporary(
+                    f"{self.container.name} did not end within {timeout:g} seconds and was stopped",
+                    remedy="raise CARWRIGHT_DOCKER__STEP_TIMEOUT",
+                )
+            self.sign()
+
+    def sign(self) -> None:
+        """Tell sweepers that somebody still waits for the container."""
+        if time.monotonic() - self._said > _BEAT:
+            self._said = time.monotonic()
+            self.container.touch(ALIVE)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no more lines."""
+        return not self._thread.is_alive()
+
+    def mute(self) -> None:
+        """Pass nothing on any more."""
+        self.heard = Heard(lambda _: None)
+
+    def _read(self, lines: Iterator[str], log: Path) -> None:
+        with log.open("a") as file:
+            for line in lines:
+                file.write(line + "\n")
+                file.flush()
+                self._tail.append(line)
+                try:
+                    self.heard.line(line)
+                except Exception:  # a listener's trouble must neither end nor stall the step
+                    _LOGGER.exception("a line of %s could not be passed on", self.container.name)
+
+
+def image_of(settings: Settings, step: Step) -> str:
+    """The image of a step; another one where it gets GPUs."""
+    gpus = by_step(settings.docker.gpus, step)
+    target = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
+    return settings.docker.image.format(target=target.get(step, step.value))
+
+
+def ensure_images(settings: Settings, on_event: OnEvent) -> None:
+    """See that the engine has, or gets, the image of every step; raises what `connect` and `ensure_image` raise."""
+    with connect(settings.docker) as engine:
+        for step in Step:
+            ensure_image(engine, image_of(settings, step), settings, on_event)
+
+
+def ensure_image(engine: ContainerEngine, name: str, settings: Settings, on_event: OnEvent) -> None:
+    """Raises BadInput when the engine has no such image and cannot get it."""
+    if engine.has_image(name):
+        return
+    first, slash, _ = name.partition("/")
+    if not slash or not (first == "localhost" or "." in first or ":" in first):  # as Docker tells a host from a name
+        raise BadInput(
+            f"the engine has no image {name}",
+            remedy="build it with `carwright images build` (`make images`), or name a registry's in CARWRIGHT_DOCKER__IMAGE",
+        )
+    engine.pull(name, engine_login(Reference.parse(name), settings), on_event)
+
+
+def engine_login(where: Reference, settings: Settings) -> dict[str, str] | None:
+    """The login that the engine is to use for a pull, in the form of its API."""
+    found = find_credentials(where.registry, where.repository, settings)
+    if found is None:
+        return None
+    secret = found.secret.get_secret_value()
+    return {"username": found.username, "password": secret} if found.username else {"identitytoken": secret}
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raises BadInput where the steps' containers could not reach this machine's loopback interface, and have to."""
+    docker, endpoint = settings.docker, settings.store.endpoint or ""
+    if urlsplit(endpoint).hostname not in _LOOPBACK:
+        return
+    engine = urlsplit(docker.host or inherited("DOCKER_").get("DOCKER_HOST", ""))
+    if docker.network != "host" or engine.scheme not in {"", "unix", "npipe"}:
+        raise BadInput(
+            f"the store is at {endpoint}, which containers {'elsewhere' if docker.network == 'host' else 'on a network of their own'} cannot reach",
+            remedy="name a store that they reach (CARWRIGHT_STORE__ENDPOINT), or set CARWRIGHT_DOCKER__NETWORK=host "
+            "with an engine on this machine",
+        )
+
+
+def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where: str) -> Error:
+    """The error for a container that ended with a code other than 0."""
+    if state.oom and not follower.heard.errors:
+        limit = f"its limit of {spec.memory / 2**30:g} GiB" if spec.memory else "what the engine's machine has"
+        return StepFailed(
+            step,
+            state.code,
+            f"{step} was ended by the kernel: it needed more memory than {limit}",
+            remedy=f"raise CARWRIGHT_DOCKER__MEMORY_GIB__{step.upper()}; {where}",
+        )
+    return step_failure(step, state.code, follower.heard.errors, follower.tail, where)

@@ -1,0 +1,112 @@
+"""Removes containers that nobody waits for any more: those of runs that have ended, or that nobody knows.
+
+Whose a container is stands in its labels. The first of these that can be answered decides:
+
+1. A service that was kept stays, for as long as it serves.
+2. The process that made it, where that can be seen from here: while it lives the container stays.
+3. The flow run at the Prefect server: a container of a run that goes on stays, whatever became of its worker.
+4. The sign of life that whoever waits gives: an hour without one, and the container goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import httpx
+
+from flows.orchestrator.prefect_import import import_prefect
+from infra.container_engine import connect
+from infra.container_engine.ownership import ALIVE, LEASE, lives, stays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from containers.settings import DockerSettings
+    from infra.container_engine import Container, ContainerEngine
+
+    Asked = Callable[[str], bool | None]
+
+_SILENCE: Final = 3600.0  # seconds: a laptop may sleep, and its engine elsewhere may not
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One container and what becomes of it; `why` is for people."""
+
+    name: str
+    run: str
+    step: str
+    removed: bool
+    why: str
+
+
+def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | None = None) -> list[Swept]:
+    """Look at every container of the project and remove, unless `dry_run`, what nobody waits for.
+
+    `goes_on` says whether a flow run (by its id) has not ended, None when that cannot be found out; by default the
+    Prefect server is asked. Raises BadInput and Temporary when the engine cannot be reached.
+    """
+    ask = goes_on or flow_run_goes_on
+    found = []
+    with connect(settings) as engine:
+        for container in engine.containers():
+            if container.labels.get("part") == "modelcar":
+                continue  # judged and removed with its server
+            wanted, why = _judge(engine, container, ask)
+            found.append(_swept(container, wanted, why))
+        servers = {one.name: one for one in found}
+        for container in engine.containers(part="modelcar"):
+            server = servers.get(container.labels.get("server", ""))
+            # Without a server: one is about to be made, or the run ended before it was.
+            wanted, why = (not server.removed, server.why) if server else _judge(engine, container, ask)
+            found.append(_swept(container, wanted, why))
+        for one in found:
+            if one.removed and not dry_run:
+                engine.remove(one.name)
+    return found
+
+
+def _swept(container: Container, wanted: bool, why: str) -> Swept:  # noqa: FBT001
+    labels = container.labels
+    return Swept(container.name, labels.get("run", ""), labels.get("step", ""), removed=not wanted, why=why)
+
+
+def _judge(engine: ContainerEngine, container: Container, ask: Asked) -> tuple[bool, str]:
+    """Whether somebody wants it, and why."""
+    if container.labels.get("part") == "server" and stays(container):
+        return True, "a service that was kept"
+    alive = lives(container.labels.get("owner", ""))
+    if alive is not None:
+        return alive, "the process that made it lives" if alive else "the process that made it has ended"
+    flow_run = container.labels.get("flow-run")
+    if flow_run is not None:
+        going = ask(flow_run)
+        if going is None:
+            return True, "the Prefect server cannot be asked about its run"
+        return going, "its run goes on" if going else "its run has ended or is unknown"
+    signs = [at for at in (container.modified(path) for path in (ALIVE, LEASE)) if at is not None]
+    silent = engine.now() - max(signs, default=container.created)
+    if silent > _SILENCE:
+        return False, f"nobody gave a sign of life for {silent / 3600:.0f} h"
+    return True, "somebody gave a sign of life within the last hour"
+
+
+def flow_run_goes_on(flow_run: str) -> bool | None:
+    """Ask the Prefect server; None without one, or when it does not answer."""
+    import_prefect()
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound, PrefectException
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        return None  # a client would start a server of its own, which knows nothing
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(flow_run)).state
+    except ObjectNotFound:
+        return False
+    except (PrefectException, httpx.HTTPError, OSError, RuntimeError):
+        return None
+    return state is not None and not state.is_final()

@@ -1,0 +1,1 @@
+"""Steps and services as Jobs of a Kubernetes cluster."""

@@ -1,0 +1,134 @@
+"""Services as Jobs of a Kubernetes cluster: the serve step, which says its result when the model answers and goes on.
+
+Steps reach it by its pod's address. It ends when the Job is deleted: by its lease, with the flow's pod that owns it, and at
+the latest after `kubernetes.service_timeout`. What is to stay has neither owner nor time limit, and is found by its label.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from containers.contract import Endpoint, ServeOptions
+from containers.errors import Error
+from containers.fingerprints import fingerprint_inputs
+from containers.step import parse_result_line
+from flows.runners.kubernetes import launcher as jobs
+from infra.cluster import Cluster
+
+if TYPE_CHECKING:
+    from containers.contract import StepRequest
+    from containers.settings import KubernetesSettings, Settings
+    from flows.runners.launcher import OnEvent
+
+PORT: Final = 8000
+_SERVICE: Final = "carwright.dev/service"
+_KEPT: Final = "carwright.dev/kept"
+_PROJECT: Final = {"app.kubernetes.io/managed-by": "carwright", "app.kubernetes.io/component": "serve"}
+
+
+@dataclass
+class KubernetesLease:
+    """One Job that serves."""
+
+    endpoint: Endpoint
+    found: bool
+    _settings: KubernetesSettings
+    _job: str
+    _stays: bool = field(default=False)
+
+    @property
+    def serves(self) -> bool:
+        return healthy(self.endpoint)
+
+    def end(self) -> None:
+        if not self._stays:
+            with Cluster.open(self._settings) as cluster:
+                cluster.delete("Job", self._job)
+
+    def keep(self) -> None:
+        self._stays = True
+        with Cluster.open(self._settings) as cluster:
+            cluster.patch("Job", self._job, _STAYING)
+
+
+# RFC 7386: null removes. Without an owner it survives the flow's pod, without a deadline the day.
+_STAYING: Final[dict[str, Any]] = {
+    "metadata": {"labels": {_KEPT: "true"}, "ownerReferences": None},
+    "spec": {"activeDeadlineSeconds": None},
+}
+
+
+@dataclass(frozen=True)
+class KubernetesServices:
+    """Reconciles what is served in the namespace that the settings name."""
+
+    settings: Settings
+
+    def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> KubernetesLease:
+        """See Services. What another run serves for itself is left to it; what was kept is found by every run."""
+        jobs.check(request)
+        key = request.fingerprint(fingerprint_inputs(request.step))[:12]
+        kube = self.settings.kubernetes
+        with Cluster.open(kube) as cluster:
+            for one in cluster.list("Job", {_SERVICE: key, _KEPT: "true"}):
+                endpoint = self._endpoint(cluster, one["metadata"]["name"])
+                if endpoint is not None:
+                    return KubernetesLease(endpoint, True, kube, one["metadata"]["name"], _stays=True)
+            options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0", "port": PORT})  # noqa: S104 -- in its pod
+            asked = request.model_copy(update={"options": options.dump()})
+            name = jobs.new_name(request)
+            manifest = jobs.job(self.settings, asked, name)
+            manifest["metadata"]["labels"][_SERVICE] = key
+            manifest["spec"]["activeDeadlineSeconds"] = kube.service_timeout
+            try:
+                made = cluster.create(manifest)
+                cluster.create(jobs.secret(self.settings, asked, name, made["metadata"]["uid"]))
+                cluster.patch("Job", name, {"spec": {"suspend": False}})
+                pod, result = jobs.JobWatch(cluster, kube, request.step, name, on_event).result_while_it_works()
+                endpoint = _of_pod(cluster, pod, Endpoint.read(result.values))
+            except BaseException:
+                with contextlib.suppress(Error):  # the first error counts
+                    cluster.delete("Job", name)
+                raise
+            finally:
+                with contextlib.suppress(Error):
+                    cluster.delete("Secret", name)
+        return KubernetesLease(endpoint, False, kube, name)
+
+    def stop_all(self, *, kept: bool = False) -> list[str]:
+        """Of what dead runs leave the cluster takes care itself; with `kept` every service that was to stay is ended."""
+        if not kept:
+            return []
+        with Cluster.open(self.settings.kubernetes) as cluster:
+            names = [one["metadata"]["name"] for one in cluster.list("Job", _PROJECT | {_KEPT: "true"})]
+            return [name for name in names if cluster.delete("Job", name)]
+
+    def _endpoint(self, cluster: Cluster, name: str) -> Endpoint | None:
+        """Of a Job that serves, from the result in its log; None when it does not answer."""
+        for pod in cluster.list("Pod", {"job-name": name}):
+            with contextlib.suppress(Error):
+                for line in cluster.log(pod["metadata"]["name"], jobs.CONTAINER):
+                    if (result := parse_result_line(line)) is not None:
+                        endpoint = _of_pod(cluster, pod["metadata"]["name"], Endpoint.read(result.values))
+                        return endpoint if healthy(endpoint) else None
+        return None
+
+
+def healthy(endpoint: Endpoint) -> bool:
+    """Whether it answers its health check."""
+    try:
+        return httpx.get(endpoint.url.removesuffix("/v1") + "/health", timeout=5).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _of_pod(cluster: Cluster, pod: str, endpoint: Endpoint) -> Endpoint:
+    """The endpoint by the pod's address, which other pods reach."""
+    found = cluster.get("Pod", pod) or {}
+    address = (found.get("status") or {}).get("podIP") or "127.0.0.1"
+    host = f"[{address}]" if ":" in address else address
+    return endpoint.model_copy(update={"url": f"http://{host}:{PORT}/v1"})

@@ -1,0 +1,1 @@
+"""Steps and services as processes of this machine."""

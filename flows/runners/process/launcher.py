@@ -1,0 +1,101 @@
+"""Runs a step as a child process in the step's own virtual environment."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from containers.process import Child, inherited
+from containers.settings import absolute
+from flows.runners.step_protocol import LOG, REQUEST, RESULT, Heard, read_result, step_failure, variables
+from infra.environments.environment import prepare
+
+if TYPE_CHECKING:
+    from containers.contract import Step, StepRequest, StepResult
+    from containers.settings import Settings
+    from flows.runners.launcher import OnEvent
+    from infra.environments.environment import Environment
+
+
+@dataclass(frozen=True)
+class ProcessLauncher:
+    """Steps as processes of this machine; `settings` must name a store that is up."""
+
+    settings: Settings
+
+    def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
+        prepare(request.step, self.settings, on_event)
+
+    def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
+        environment = prepare(request.step, self.settings, on_event)
+        folder = run_folder(self.settings, request)
+        heard = Heard(on_event)
+        child = Child(
+            argv=step_command(environment, request, folder),
+            env=step_environment(self.settings, request.step, environment, folder),
+            cwd=folder / SCRATCH,
+            log_file=folder / LOG,
+            on_line=heard.line,
+        )
+        try:
+            with child:
+                code = child.wait()
+        finally:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        if code != 0:
+            raise step_failure(request.step, code, heard.errors, child.tail, where(folder))
+        return read_result(left(folder), request.step)
+
+
+SCRATCH = "scratch"
+
+
+def run_folder(settings: Settings, request: StepRequest) -> Path:
+    """A new folder for the request, the result and the log of one start of a step."""
+    parent = settings.home.resolve() / "runs" / request.run
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
+    (folder / SCRATCH).mkdir()
+    return folder
+
+
+def step_command(environment: Environment, request: StepRequest, folder: Path) -> list[str]:
+    """Write the request into `folder` and return the command that answers it with `result.json` there."""
+    (folder / REQUEST).write_text(request.model_dump_json(indent=2) + "\n")
+    return [
+        str(environment.python),
+        "-m",
+        f"containers.{request.step}",
+        "--request",
+        str(folder / REQUEST),
+        "--result",
+        str(folder / RESULT),
+    ]
+
+
+def step_environment(settings: Settings, step: Step, environment: Environment, folder: Path) -> dict[str, str]:
+    """Environment variables of a step: the settings, with the secrets that this very step needs and no others."""
+    here = absolute(settings).model_copy(update={"log_format": "json"})
+    plain, secret = variables(here, step)
+    return {
+        **inherited(),
+        **environment.environment(),
+        **plain,
+        **secret,
+        # Temporary files go beside the request: those of a killed step are found and removed.
+        "TMPDIR": str(folder / SCRATCH),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def left(folder: Path) -> bytes | None:
+    """The result as the step wrote it; None when there is none."""
+    path = folder / RESULT
+    return path.read_bytes() if path.is_file() else None
+
+
+def where(folder: Path) -> str:
+    return f"its log is {folder / LOG}"

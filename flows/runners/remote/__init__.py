@@ -1,0 +1,1 @@
+"""Steps and services on other machines, as child runs of a deployment."""

@@ -1,0 +1,147 @@
+"""One quantization shared by several child runs: each is dealt a list of groups, and what one leaves others do.
+
+Never one child run per group: starting one costs 5-10 s. The plan comes first and the assembly last, both by the step on
+this machine; in between the store says which groups are done.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.contract import Kind, QuantizeOptions
+from containers.errors import BadInput, Error, Interrupted
+from containers.events import Event
+from containers.work_sharing import Dealer
+from flows.orchestrator.child_runs import POLL, Children
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from containers.contract import StepRequest, StepResult
+    from containers.settings import Settings
+    from containers.store import Store
+    from flows.orchestrator.child_runs import ChildRun
+    from flows.runners.launcher import Launcher, OnEvent
+
+_START: Final = 15.0  # seconds of work that are worth the start of a child run, which takes 5-10 s
+_AT_ONCE: Final = 8  # questions to the store, and child runs that are ended
+_FINAL: Final = (BadInput.exit_code, Interrupted.exit_code)
+
+
+class FanOut:
+    """Brings every group of one request into the store, and then its artifact.
+
+    A child run that dies, or is silent, loses what it had not finished to the others. Raises StepFailed at once when one
+    says that the input is bad, Interrupted when somebody cancels one, Temporary when they keep dying.
+    """
+
+    def __init__(
+        self, request: StepRequest, here: Launcher, store: Store, settings: Settings, on_event: OnEvent
+    ) -> None:
+        self._request = request
+        self._here = here
+        self._store = store
+        self._settings = settings
+        self._on_event = on_event
+        self._fingerprints: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
+        self._done: set[str] = set()
+        self._working: dict[int, ChildRun] = {}
+        self._progress: dict[int, float] = {}
+        self._finished_bytes = 0
+        self._finished_seconds = 0.0
+
+    def run(self) -> StepResult:
+        planned = self._request.model_copy(update={"parameters": {**self._request.parameters, "action": "plan"}})
+        plan: Any = self._here.run(planned, self._on_event).values["plan"]
+        for group in plan["groups"]:
+            if not group["stored"]:
+                self._fingerprints[group["path"]] = group["fingerprint"]
+                self._sizes[group["path"]] = group["size_before"]
+        if self._sizes:
+            self._share()
+        return self._here.run(self._request, self._on_event)
+
+    def _share(self) -> None:
+        count = min(self._settings.placement.runs, len(self._sizes))
+        dealer = Dealer(self._sizes, count, self._worth)
+        self._say(f"{len(self._sizes)} groups for {count} child runs of {self._settings.placement.quantize}")
+        try:
+            while True:
+                # While one of them waits for a place in the work pool, another one would only wait behind it.
+                waits = any(child.waits for child in self._working.values())
+                for worker in range(count) if not waits else ():
+                    if worker not in self._working and (dealt := dealer.deal(worker, self._stored)):
+                        self._start(worker, dealt)
+                if not self._working:
+                    return
+                for worker in list(self._working):
+                    self._look(worker, dealer)
+                time.sleep(POLL)
+        finally:
+            left = list(self._working.values())
+            for child in left:  # all of them hear it before one is waited for
+                child.say("end")
+            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end") as pool:
+                list(pool.map(lambda child: child.end(), left))
+
+    def _start(self, worker: int, dealt: list[str]) -> None:
+        options = QuantizeOptions.read(self._request.options).model_copy(update={"groups": tuple(dealt)})
+        request = self._request.model_copy(update={"options": options.dump()})
+        label = f"quantize, part {worker + 1}: {len(dealt)} groups from {dealt[0]} on"
+        deployment = self._settings.placement.quantize
+        self._working[worker] = Children(self._store, self._settings).start(
+            deployment, request, label, lambda event: self._hear(worker, event)
+        )
+        self._progress[worker] = 0.0
+
+    def _look(self, worker: int, dealer: Dealer) -> None:
+        child = self._working[worker]
+        try:
+            if child.poll() is None:
+                return
+        except Error as error:
+            del self._working[worker]
+            child.end()
+            if error.exit_code in _FINAL:
+                raise
+            self._say(f"part {worker + 1}: {error.message}; its groups are dealt out again", "warning")
+            try:
+                dealer.died(worker, self._stored(dealer.hands.get(worker, [])))
+            except Error as hopeless:
+                raise hopeless from error
+        else:
+            del self._working[worker]
+            child.end()
+            self._finished_bytes += sum(self._sizes[path] for path in dealer.hands[worker])
+            self._finished_seconds += child.seconds
+            dealer.finished(worker)
+
+    def _worth(self, paths: list[str]) -> bool:
+        """Whether groups that a busy child run has left keep another one at work for longer than its start takes."""
+        work = sum(self._sizes[path] for path in paths)
+        return work * self._finished_seconds >= _START * self._finished_bytes
+
+    def _stored(self, paths: Collection[str]) -> Collection[str]:
+        """Which of these groups are in the store."""
+        open_ = [path for path in paths if path not in self._done]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="find") as pool:
+            found = pool.map(lambda path: self._store.find(Kind.GROUP, self._fingerprints[path]), open_)
+            self._done.update(path for path, manifest in zip(open_, found, strict=True) if manifest is not None)
+        return self._done.intersection(paths)
+
+    def _hear(self, worker: int, event: Event) -> None:
+        """Lines as they come, with the part they are of; progress added up (a group that two do counts twice)."""
+        if event.event != "progress":
+            self._on_event(event.model_copy(update={"message": f"part {worker + 1}: {event.message}"}))
+            return
+        total = float(sum(self._sizes.values()))
+        self._progress[worker] = event.done
+        finished = sum(self._sizes[path] for path in self._done)
+        done = min(finished + sum(self._progress[one] for one in self._working), total)
+        self._on_event(event.model_copy(update={"task": "quantize", "done": done, "total": total}))
+
+    def _say(self, message: str, level: Any = "info") -> None:
+        self._on_event(Event(event="log", level=level, message=message))

@@ -1,0 +1,139 @@
+"""Services on other machines: a child run serves there until its lease, a key in the store, is no longer renewed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import httpx
+from pydantic import ValidationError
+
+from containers.contract import Endpoint
+from containers.errors import Error, NotReady
+from containers.fingerprints import fingerprint_inputs
+from containers.store import Store
+from flows.orchestrator.child_runs import POLL, Children
+from flows.run_step import child_key
+
+if TYPE_CHECKING:
+    from containers.contract import StepRequest
+    from containers.settings import Settings
+    from flows.orchestrator.child_runs import ChildRun
+    from flows.runners.launcher import OnEvent
+    from flows.runners.service import Lease, Services
+
+_REACH: Final = 15.0  # seconds for a published endpoint to answer from here
+
+
+@dataclass
+class PlacedLease:
+    """One service in a child run; its signs of life are the lease."""
+
+    endpoint: Endpoint
+    _child: ChildRun
+    _kept_key: str
+    found: bool = False
+
+    @property
+    def serves(self) -> bool:
+        try:
+            return self._child.poll() is None
+        except Error:
+            return False
+
+    def end(self) -> None:
+        self._child.end()
+
+    def keep(self) -> None:
+        """It stays until somebody cancels its run (`prefect flow-run cancel`)."""
+        self._child.say("keep")
+        self._child.heartbeat.stop()
+        self._child.store.write_key(self._kept_key, self.endpoint.model_dump_json().encode())
+
+
+@dataclass
+class _KeptLease:
+    """One that an earlier run has left serving; it is not this one's to end."""
+
+    endpoint: Endpoint
+    found: bool = True
+
+    @property
+    def serves(self) -> bool:
+        return _answers(self.endpoint)
+
+    def end(self) -> None:
+        """Nothing: who kept it decides."""
+
+    def keep(self) -> None:
+        """Nothing: it is kept."""
+
+
+@dataclass(frozen=True)
+class PlacedServices:
+    """Services through the deployment of `placement.serve`; without one, those of this machine."""
+
+    settings: Settings
+    here: Services
+
+    def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> Lease:
+        """Raises NotReady when the endpoint cannot be reached from here, and what `flows.orchestrator.child_runs` raises."""
+        deployment = self.settings.placement.serve
+        if not deployment:
+            return self.here.start(request, on_event, keep=keep)
+        store = Store.open(request.store, self.settings.store)
+        kept_key = f"results/services/{request.fingerprint(fingerprint_inputs(request.step))}.json"
+        kept = _read(store, kept_key)
+        if kept is not None and _answers(kept):
+            return _KeptLease(kept)
+        name = request.parameters.get("served_model_name")
+        child = Children(store, self.settings).start(deployment, request, f"serve {name}", on_event)
+        try:
+            endpoint = _published(child)
+            _check_reachable(endpoint)
+        except BaseException:
+            child.end()
+            raise
+        return PlacedLease(endpoint, child, kept_key)
+
+    def stop_all(self, *, kept: bool = False) -> list[str]:
+        """Those of this machine: what child runs serve ends with its lease, and what is kept when its run is cancelled."""
+        return self.here.stop_all(kept=kept)
+
+
+def _published(child: ChildRun) -> Endpoint:
+    """Wait for the endpoint; raises the error of a child run that ends before."""
+    while True:
+        endpoint = _read(child.store, child_key(child.key, "endpoint"))
+        if endpoint is not None:
+            return endpoint
+        if child.poll() is not None:
+            raise NotReady(f"the child run {child.run_id} ended before it served anything")
+        time.sleep(POLL)
+
+
+def _check_reachable(endpoint: Endpoint) -> None:
+    deadline = time.monotonic() + _REACH
+    while not _answers(endpoint):
+        if time.monotonic() > deadline:
+            raise NotReady(
+                f"{endpoint.served_model_name} is served at {endpoint.url}, which cannot be reached from here",
+                remedy="set CARWRIGHT_SERVE__ADVERTISE, in the settings of the worker's runs, to a name or address of "
+                "their machine that this one reaches",
+            )
+        time.sleep(POLL)
+
+
+def _read(store: Store, key: str) -> Endpoint | None:
+    try:
+        return Endpoint.model_validate_json(store.read_key(key))
+    except (KeyError, ValidationError):
+        return None
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        return httpx.get(endpoint.url.removesuffix("/v1") + "/health", timeout=5).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,50 @@
+"""What outlives a step: a served model with an endpoint, a lease and an end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from containers.contract import Endpoint, StepRequest
+    from flows.runners.launcher import OnEvent
+
+
+class Lease(Protocol):
+    """The right to use a service for as long as it is renewed; renewal goes on by itself until `end` or `keep`."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    @property
+    def found(self) -> bool:
+        """Whether it was already serving when it was asked for."""
+        ...
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has not ended by itself."""
+        ...
+
+    def end(self) -> None:
+        """Stop the service; safe to call twice."""
+        ...
+
+    def keep(self) -> None:
+        """Leave it serving without a lease, until somebody stops it by name."""
+        ...
+
+
+class Services(Protocol):
+    """Starts services and finds those that run; reconciled, never cached."""
+
+    def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> Lease:
+        """Return when the service answers its health check.
+
+        One that already serves the same inputs and parameters is found and taken over. `keep` says beforehand that it
+        is to outlive this process. Raises what a Launcher raises.
+        """
+        ...
+
+    def stop_all(self, *, kept: bool = False) -> list[str]:
+        """Stop what dead runs have left, and with `kept` also what was meant to stay; returns what was stopped."""
+        ...

@@ -1,0 +1,39 @@
+"""Newer versions of the locked tools that decide the bytes, as pip's package index knows them: for information alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from packaging.version import InvalidVersion, Version
+
+from containers.contract import Step
+from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.process import ProcessFailed, TimedOut, inherited, run
+
+_DEADLINE: Final = 60.0  # seconds for one package
+_OURS: Final = frozenset({"bytes_version"})  # no packages
+
+
+def newer() -> dict[str, str]:
+    """Package -> newest version, for those that have one above the locked version; nothing where the index is silent.
+
+    pip is asked, and so the index that this machine is set up for.
+    """
+    locked = {name: version for step in Step for name, version in fingerprint_inputs(step).items() if name not in _OURS}
+    engine, _, version = engine_version().partition(" ")
+    locked[engine] = version
+    with ThreadPoolExecutor(4, thread_name_prefix="index") as pool:
+        newest = dict(zip(locked, pool.map(_newest, locked), strict=True))
+    return {name: found for name, found in newest.items() if found and Version(found) > Version(locked[name])}
+
+
+def _newest(package: str) -> str | None:
+    argv = [sys.executable, "-m", "pip", "index", "versions", "--json", "--disable-pip-version-check", package]
+    try:
+        found = json.loads(run(argv, env=inherited("PIP_"), timeout=_DEADLINE).stdout)["latest"]
+        return str(Version(found))
+    except (ProcessFailed, TimedOut, ValueError, KeyError, InvalidVersion):
+        return None

@@ -1,0 +1,45 @@
+"""Whose a container is, and whether that somebody is still there."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from containers.process import start_time
+
+if TYPE_CHECKING:
+    from infra.container_engine.container import Container
+
+ALIVE: Final = "/run/carwright/alive"  # its time is that of the last sign of life
+LEASE: Final = "/run/carwright/lease"  # its time is that of the last renewal
+KEPT: Final = 4102444800.0  # 2100-01-01 UTC: the time of "renewal" that means kept for good
+
+
+def owner() -> str:
+    """Names this process: by machine and process namespace (as far as they can be told), pid and start."""
+    return f"{_place()}/{os.getpid()}/{start_time(os.getpid())}"
+
+
+def lives(named: str) -> bool | None:
+    """Whether the process that `owner` named there still runs; None when it cannot be seen from here."""
+    place, pid, started = named.rsplit("/", 2) if named.count("/") > 1 else ("", "0", "")
+    return start_time(int(pid)) == started if place == _place() else None
+
+
+def stays(container: Container) -> bool:
+    """Whether it is a service that was meant to stay, and runs."""
+    if not container.state().running:
+        return False
+    renewed = container.modified(LEASE)
+    return renewed is not None and renewed >= KEPT - 86400  # a day, whatever the engine makes of time zones
+
+
+@cache
+def _place() -> str:
+    """What two processes must have in common for their pids to be compared (random(4), boot_id; namespaces(7))."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"unknown:{os.getpid()}"

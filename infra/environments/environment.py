@@ -1,0 +1,215 @@
+"""The virtual environment of a step: made from its lock on first use, and used again for as long as the lock stays.
+
+Environments lie under `<settings.cache>/envs/<name>-<12 hex digits>`, the digits being of the sha256 of the lock, the
+Python version and the platform. `environment.json` in that folder is written last: a folder without it is what a killed
+build left, and is built anew. (Not renamed into place: the scripts of a virtual environment hold its path.)
+
+Nothing is compiled at build time. Python compiles what a step imports when it first imports it, 9 s of processor time
+for vLLM, where compiling everything that is installed costs minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import containers
+from containers.errors import BadInput, DiskFull, Error, is_disk_full
+from containers.events import Event
+from containers.process import ProcessFailed, inherited, run
+from infra.environments.pip_indexes import PipIndexes
+from infra.environments.pip_output import PipOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from containers.contract import Step
+    from containers.settings import Settings
+
+_PACKAGE: Final = Path(containers.__file__).parent
+_FINISHED: Final = "environment.json"
+_ELSEWHERE: Final = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_REQUIREMENT")
+_POLL: Final = 0.5  # seconds between two looks at a build that another run makes
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A finished virtual environment; `modules` is a folder that exposes the package `containers` and nothing else."""
+
+    folder: Path
+    modules: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that a step needs on top of `containers.process.inherited()`."""
+        return {"PYTHONPATH": str(self.modules), "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def lock_of(step: Step) -> Path:
+    """The lock that the step's environment and its image are made from."""
+    return _PACKAGE / step.value / "requirements.lock"
+
+
+def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -> Environment:
+    """The environment of a step; see `ensure`."""
+    return ensure(step.value, lock_of(step), settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
+
+
+def ensure(
+    name: str,
+    lock: Path,
+    cache: Path,
+    *,
+    on_event: Callable[[Event], None],
+    indexes: PipIndexes = PipIndexes(),  # noqa: B008 - frozen
+) -> Environment:
+    """Make the environment unless it is there; two runs that want the same one wait for each other.
+
+    Raises BadInput (no such lock, a file with another hash, no index that has a package), Temporary (no index answers)
+    and DiskFull.
+    """
+    cache = cache.expanduser().absolute()
+    try:
+        content = lock.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read the lock {lock}: {error.strerror}") from error
+    folder = cache / "envs" / f"{name}-{key(content)}"
+    try:
+        environment = Environment(folder, _expose(cache))
+        if not _finished(environment):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _exclusive(folder.with_name(f".{folder.name}.lock"), name, on_event):
+                if not _finished(environment):  # nobody else made it while this run waited
+                    _Builder(environment, name, lock, indexes, on_event).build()
+    except OSError as error:
+        raise _disk(error, cache) from error
+    return environment
+
+
+def key(lock: bytes) -> str:
+    """What tells one environment from another: 12 hex digits of lock, Python and platform."""
+    where = f"{platform.python_implementation()} {platform.python_version()} {sysconfig.get_platform()}"
+    return hashlib.sha256(lock + b"\0" + where.encode()).hexdigest()[:12]
+
+
+def _finished(environment: Environment) -> bool:
+    """Finished, and its interpreter, a link to the one that made it, still leads somewhere."""
+    return (environment.folder / _FINISHED).is_file() and environment.python.exists()
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Makes one environment; whoever calls it holds the environment's file lock."""
+
+    environment: Environment
+    name: str
+    lock: Path
+    indexes: PipIndexes
+    on_event: Callable[[Event], None]
+
+    def build(self) -> None:
+        started = time.monotonic()
+        folder = self.environment.folder
+        if folder.exists():
+            shutil.rmtree(folder)
+        self._log(f"making the environment of {self.name} (first use)")
+        try:
+            self._create()
+            packages = self._install()
+            seconds = round(time.monotonic() - started, 1)
+            about = {"name": self.name, "packages": packages, "seconds": seconds, "python": platform.python_version()}
+            unfinished = folder / f".{_FINISHED}"
+            unfinished.write_text(json.dumps(about) + "\n")
+            unfinished.replace(folder / _FINISHED)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._log(f"made the environment of {self.name}: {packages} packages in {seconds:.0f} s")
+
+    def _create(self) -> None:
+        """Make an empty environment, without pip: the flow's own serves it, and installing another takes 4 s."""
+        folder = self.environment.folder
+        try:
+            run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
+        except ProcessFailed as error:
+            if "No module named venv" in error.output:
+                raise BadInput(
+                    "this Python cannot make virtual environments: it has no module venv",
+                    remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
+                ) from error
+            if "No space left" in error.output:
+                raise _no_space(folder) from error
+            raise
+
+    def _install(self) -> int:
+        """Install the lock, which is a whole closure, and return the number of packages."""
+        lock = self.lock.read_text()
+        output = PipOutput(self.name, lock, self.on_event)
+        variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
+        argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
+        self.indexes.run(
+            argv,
+            lock,
+            variables,
+            output,
+            on_tick=lambda: output.installed(sum(1 for _ in packages.glob("*.dist-info"))),
+        )
+        return output.total
+
+    def _log(self, message: str) -> None:
+        self.on_event(Event(event="log", message=message))
+
+
+def _expose(cache: Path) -> Path:
+    """A folder with a link to the package `containers`, so that nothing else of the flow's libraries is on the path."""
+    folder = cache / "modules" / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
+    link = folder / _PACKAGE.name
+    if not link.is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f".{_PACKAGE.name}.{os.getpid()}.{threading.get_ident()}"
+        unfinished.symlink_to(_PACKAGE, target_is_directory=True)
+        unfinished.replace(link)
+    return folder
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path, name: str, on_event: Callable[[Event], None]) -> Iterator[None]:
+    """Hold a file lock (flock(2)); it is given up when this process ends, in whatever way."""
+    with path.open("a") as file:
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    on_event(Event(event="log", message=f"another run makes the environment of {name}; waiting for it"))
+                said = True
+                time.sleep(_POLL)
+        yield
+
+
+def _disk(error: OSError, cache: Path) -> Error:
+    if is_disk_full(error):
+        return _no_space(cache)
+    return BadInput(f"cannot write under {cache}: {error.strerror}", remedy="set CARWRIGHT_CACHE to a writable folder")
+
+
+def _no_space(folder: Path) -> DiskFull:
+    return DiskFull(f"no space left under {folder}", remedy="free some, or set CARWRIGHT_CACHE to a larger disk")

@@ -1,0 +1,121 @@
+"""Where pip finds what a lock pins: as it is configured, and on PyTorch's own index what nobody else offers.
+
+A version with a local label (PEP 440), `torch==2.13.0+cpu`, names a build that the general index does not have: PyTorch
+publishes its CPU builds on an index of its own. Such packages are looked up where pip is configured to look, like all
+others, and only if nothing there offers them, on that index. No other package is ever asked for there, and every file must
+have a locked hash, wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
+
+from containers.errors import Temporary
+from containers.process import Child, TimedOut
+from containers.settings import PYTORCH_INDEX
+from infra.environments.pip_output import failure, is_absent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from containers.settings import Settings
+    from infra.environments.pip_output import PipOutput
+
+_POLL: Final = 0.5  # seconds between two calls of `on_tick`: an installation goes on for tens of seconds
+_OPTIONS: Final = ("--no-input", "--no-deps", "--require-hashes", "--progress-bar=off", "--disable-pip-version-check")
+
+
+@dataclass(frozen=True)
+class PipIndexes:
+    """`extra` is one more index for every package; `pytorch` is asked for local versions that no other one offers."""
+
+    extra: SecretStr | None = None
+    pytorch: SecretStr = field(default_factory=lambda: SecretStr(PYTORCH_INDEX))
+
+    @classmethod
+    def of(cls, settings: Settings) -> PipIndexes:
+        return cls(settings.pip_extra_index_url, settings.pip_pytorch_index_url)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        lock: str,
+        variables: Mapping[str, str],
+        output: PipOutput,
+        *,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run pip (`argv` with its command, without requirements) for all pins of a lock, which is a whole closure.
+
+        Raises BadInput (a file with another hash, no index that has a package), Temporary (an index cannot be reached;
+        the message names it) and DiskFull.
+        """
+        local, general = split(lock)
+        argv = [*argv, *_OPTIONS, "--retries=3"]  # without retries pip would not say that it reached no index
+        extra = f"--extra-index-url {self.extra.get_secret_value()}\n" if self.extra is not None else ""
+        with tempfile.TemporaryDirectory(prefix="carwright-pip-") as scratch:
+
+            def attempt(requirements: str) -> int:
+                # In a file: an index's URL may hold a password, and command lines are public.
+                path = Path(scratch, "requirements.txt")
+                path.touch(mode=0o600)
+                path.write_text(requirements)
+                output.lines.clear()
+                with Child([*argv, "-r", str(path)], dict(variables), on_line=output.line) as child:
+                    while child.poll() is None:
+                        with contextlib.suppress(TimedOut):
+                            child.wait(_POLL)
+                        on_tick()
+                    return child.wait()
+
+            # The ones that may be missing come first: nobody waits for the rest to hear of it.
+            if local and (code := attempt(extra + local)):
+                if not is_absent(output.lines):
+                    raise failure(output.name, code, output.lines)
+                url = self.pytorch.get_secret_value()
+                output.note(f"taking {', '.join(_names(local))} from {masked(url)}")
+                # In a requirements file this option stands in for all configured indexes, the extra ones included.
+                if code := attempt(f"--index-url {url}\n{local}"):
+                    error = failure(output.name, code, output.lines)
+                    if isinstance(error, Temporary):
+                        raise Temporary(
+                            f"{error.message.partition(':')[0]}: {masked(url)} cannot be reached, and no other index offers "
+                            f"{', '.join(_names(local))}",
+                            remedy="check the network and HTTPS_PROXY, or set CARWRIGHT_PIP_PYTORCH_INDEX_URL to a mirror",
+                        ) from error
+                    raise error
+            if general and (code := attempt(extra + general)):
+                raise failure(output.name, code, output.lines)
+
+
+def split(lock: str) -> tuple[str, str]:
+    """The pins of a lock with a local version label, and the others; comments go."""
+    local: list[str] = []
+    general: list[str] = []
+    group = general
+    for line in lock.splitlines(keepends=True):
+        if line.lstrip().startswith("#"):
+            continue
+        if not line.startswith((" ", "\t")):
+            group = local if "+" in line.partition("==")[2].partition(" ")[0] else general
+        group.append(line)
+    return "".join(local).strip("\n") and "".join(local), "".join(general).strip("\n") and "".join(general)
+
+
+def masked(url: str) -> str:
+    """A URL without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _names(lock: str) -> list[str]:
+    return [
+        line.partition(" ")[0].rstrip("\\").strip() for line in lock.splitlines() if line and not line.startswith(" ")
+    ]

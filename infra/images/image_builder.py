@@ -1,0 +1,181 @@
+"""What `carwright images` does: fetch, build, load, compare with the budget."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+import tomllib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import DiskFull, is_disk_full
+from containers.events import Event, amount
+from infra.container_engine.client import connect
+from infra.environments.pip_indexes import PipIndexes
+from infra.images import debian, local_engine
+from infra.images.buildah import Buildah, Built
+from infra.images.context import Inputs, inputs_of, lay_out
+from infra.images.targets import ROOT
+from infra.images.wheels import Wheelhouse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from containers.settings import Settings
+    from infra.images.targets import Target
+
+BUDGET: Final = Path(__file__).with_name("budget.toml")
+_ROOM: Final = 12 << 30  # bytes; all CPU images with what they are made from take about 8 GiB
+_MEGABYTE: Final = 1_000_000
+
+
+@dataclass
+class ImageBuilder:
+    """The images' part of the cache, and how to work there. `on_event` gets the target's name and what happens to it."""
+
+    settings: Settings
+    on_event: Callable[[str, Event], None]
+    base: str = ""
+    vllm: str = ""
+    source: str = "carwright"
+    root: Path = ROOT
+    wheelhouse: Wheelhouse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wheelhouse = Wheelhouse(self.cache / "wheels")
+
+    @property
+    def cache(self) -> Path:
+        return self.settings.cache.expanduser().absolute() / "images"
+
+    def inputs(self, target: Target) -> Inputs:
+        return inputs_of(target, base=self.base, vllm=self.vllm, root=self.root)
+
+    def name(self, target: Target) -> str:
+        """The image's name in the engine, by the setting docker.image."""
+        return self.settings.docker.image.format(target=target.name)
+
+    def stored_name(self, target: Target) -> str:
+        """The image's name in the storage that buildah builds in."""
+        return f"localhost/{self.name(target)}"
+
+    def fetch(self, targets: Sequence[Target]) -> int:
+        """Fetch and check all that the targets are made from; returns the number of files that came."""
+        came = 0
+        for target in targets:
+            inputs, listen = self.inputs(target), self._listener(target)
+            came += self.wheelhouse.fetch(target.name, inputs.python, listen, PipIndexes.of(self.settings))
+            came += debian.fetch(inputs.all_debs, self.cache / "debs", listen)
+        return came
+
+    def build(self, target: Target) -> Built:
+        """Build one image, using the layers that are there; one build at a time in one cache."""
+        with self._alone(target), self.laid_out(target) as (inputs, context), self._disk():
+            return self.storage().build(
+                inputs,
+                context,
+                self.stored_name(target),
+                self._listener(target),
+            )
+
+    def storage(self) -> Buildah:
+        self._need_room()
+        return Buildah.open_storage(self.cache / "storage")
+
+    @contextmanager
+    def laid_out(self, target: Target, *, fresh: bool = False) -> Iterator[tuple[Inputs, Path]]:
+        """The target's context in a folder that goes with the block."""
+        inputs = self.inputs(target)
+        with self._disk():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.TemporaryDirectory(prefix=".context-", dir=self.cache)
+        with scratch as folder:
+            context = Path(folder)
+            context.chmod(0o755)
+            with self._disk():
+                lay_out(
+                    inputs,
+                    context,
+                    self.cache,
+                    self.wheelhouse,
+                    self._listener(target),
+                    source=self.source,
+                    fresh=fresh,
+                )
+            yield inputs, context
+
+    def loaded(self, target: Target) -> bool:
+        """Whether the engine has the image, made from these very inputs."""
+        with connect(self.settings.docker) as there:
+            return (
+                local_engine.labels_of(there, self.name(target)).get(local_engine.INPUTS) == self.inputs(target).digest
+            )
+
+    def load(self, target: Target, built: Built) -> None:
+        """Give the engine an image that was built here."""
+        with (
+            connect(self.settings.docker) as there,
+            self._disk(),
+            tempfile.TemporaryDirectory(prefix=".load-", dir=self.cache) as scratch,
+        ):
+            archive = Path(scratch, f"{target.name}.tar")
+            self.say(target, f"loading {amount(built.size, 'B')} into the engine as {self.name(target)}")
+            self.storage().export(built, archive)
+            local_engine.load(there, archive)
+
+    @contextmanager
+    def _alone(self, target: Target) -> Iterator[None]:
+        """Hold a file lock (flock(2)); it is given up when this process ends, in whatever way."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with (self.cache / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.say(target, "another build works in this cache; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def say(self, target: Target, message: str) -> None:
+        self.on_event(target.name, Event(event="log", message=message))
+
+    def _listener(self, target: Target) -> Callable[[Event], None]:
+        return lambda event: self.on_event(target.name, event)
+
+    def _need_room(self) -> None:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.cache).free
+        storage = self.cache / "storage"
+        if not storage.exists() and free < _ROOM:
+            raise DiskFull(
+                f"{self.cache} has {amount(free, 'B')} free, and the images need about {amount(_ROOM, 'B')}",
+                remedy="free some, or set CARWRIGHT_CACHE to a larger disk",
+            )
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(
+                    f"no space left under {self.cache}", remedy="free some, or set CARWRIGHT_CACHE"
+                ) from error
+            raise
+
+
+def budget(path: Path = BUDGET) -> dict[str, int]:
+    """Target -> the most bytes that it may have."""
+    return {name: int(most * _MEGABYTE) for name, most in tomllib.loads(path.read_text())["megabytes"].items()}
+
+
+def over_budget(sizes: dict[str, int], limits: dict[str, int]) -> list[str]:
+    """What is wrong, in words: images beyond their budget, and images that have none."""
+    wrong = [
+        f"{name} has {size / _MEGABYTE:.0f} MB, and its budget is {limits[name] / _MEGABYTE:.0f} MB"
+        for name, size in sizes.items()
+        if size > limits.get(name, size)
+    ]
+    return wrong + [f"{name} has no budget" for name in sizes if name not in limits]

@@ -1,0 +1,81 @@
+"""The local container engine: which of our images it has, and giving it one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from typing import TYPE_CHECKING, Any
+
+from infra.container_engine.failures import speaking
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from infra.container_engine.client import ContainerEngine
+
+INPUTS = "io.carwright.inputs"
+_SECOND = 1_000_000_000  # nanoseconds
+_HEALTH = re.compile(r"HEALTHCHECK (?P<options>(--\S+ )*)CMD (?P<command>\[.*\])")
+_OPTION = re.compile(r"--(interval|timeout|start-period)=(\d+)([sm])")
+
+
+def labels_of(engine: ContainerEngine, name: str) -> Mapping[str, str]:
+    """The labels of an image that the engine has; empty when it has none of that name."""
+    if not engine.has_image(name):
+        return {}
+    with speaking(f"look at the image {name}"):
+        labels: Mapping[str, str] | None = engine.api.inspect_image(name)["Config"]["Labels"]
+    return labels or {}
+
+
+def load(engine: ContainerEngine, archive: Path) -> None:
+    """Give the engine an image that `Buildah.export` wrote, with its HEALTHCHECK."""
+    add_health(archive)
+    with speaking(f"load {archive.name}"), archive.open("rb") as file:
+        for told in engine.api.load_image(file):
+            if "error" in told:
+                raise OSError(told["error"])
+
+
+def add_health(archive: Path) -> None:
+    """Give an image in `docker save` layout the HEALTHCHECK that its history names; nothing happens where there is none.
+
+    The new settings are put behind the old ones in the tar: when it is unpacked, the later file counts.
+    """
+    with tarfile.open(archive) as there:
+        manifests = json.loads(_read(there, "manifest.json"))
+        config: dict[str, Any] = json.loads(_read(there, manifests[0]["Config"]))
+    health = healthcheck(config)
+    if not health:
+        return
+    config["config"]["Healthcheck"] = health
+    content = json.dumps(config).encode()
+    manifests[0]["Config"] = f"{hashlib.sha256(content).hexdigest()}.json"
+    with tarfile.open(archive, "a") as there:
+        for name, data in ((manifests[0]["Config"], content), ("manifest.json", json.dumps(manifests).encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            there.addfile(member, io.BytesIO(data))
+
+
+def healthcheck(config: dict[str, Any]) -> dict[str, Any]:
+    """Docker's form of the last HEALTHCHECK in an image's history; durations become nanoseconds."""
+    found: dict[str, Any] = {}
+    for entry in config.get("history", []):
+        match = _HEALTH.search(entry.get("created_by", ""))
+        if match is not None:
+            found = {"Test": ["CMD", *json.loads(match["command"])]}
+            for name, number, unit in _OPTION.findall(match["options"]):
+                field = "".join(part.title() for part in name.split("-"))
+                found[field] = int(number) * _SECOND * (60 if unit == "m" else 1)
+    return found
+
+
+def _read(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None
+    return file.read()

@@ -1,0 +1,155 @@
+"""How often the gate decides what, by simulation: the tables of docs/evaluation.md.
+
+    python -m tests.bench._gate_power [benchmarks|suites|more]
+
+`benchmarks`: one benchmark by its size, the share of answers that differ, and the true loss. `suites`: whole suites with
+the sizes of the declared ones, decided as the gate decides them. `more`: of benchmarks that stay open, how many the
+number of samples that the verdict names decides. Prints Markdown; half a minute for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from containers import suites
+from containers.evaluate import benchmarks, gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from containers.verdict import Decision
+
+_SIZES: Final = (
+    (164, 0.10, "HumanEval"),
+    (756, 0.10, "MuSR"),
+    (1319, 0.05, "GSM-8K"),
+    (10042, 0.05, "Hellaswag"),
+    (14042, 0.10, "MMLU"),
+)
+_LOSSES: Final = (0.0, 0.5, 2.0, 4.0)
+_RUNS: Final = 4000
+_SUITE_RUNS: Final = 1000
+_SUITES: Final = ("openllm-v1", "openllm-v2", "multilingual-mmlu")
+_SCORE: Final = 70.0  # points of every simulated baseline
+_SEED: Final = 1
+
+
+def of_benchmarks() -> Iterator[str]:
+    yield "| questions | answers that differ | true loss | pass | inconclusive | refuse |"
+    yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
+    for samples, differing, name in _SIZES:
+        for loss in _LOSSES:
+            found = gate.simulated(
+                samples=samples,
+                differing=differing,
+                loss=loss,
+                margin=2.0,
+                confidence=0.95,
+                tests=8,
+                runs=_RUNS,
+                seed=_SEED,
+            )
+            shares = " | ".join(f"{100 * found[one]:.1f}%" for one in ("pass", "inconclusive", "refuse"))
+            yield f"| {samples:,} ({name}) | {100 * differing:.0f}% | {loss} | {shares} |"
+
+
+def of_suites() -> Iterator[str]:
+    yield "| suite | answers that differ | true loss of each | pass | inconclusive | refuse |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for name in _SUITES:
+        declared = benchmarks.parse(suites.read(name))
+        for differing in (0.03, 0.1):
+            for loss in (0.0, 0.3, 2.0):
+                said = _decisions(declared, differing, loss)
+                shares = " | ".join(f"{100 * said.count(one) / len(said):.1f}%" for one in _ORDER)
+                yield f"| `{name}` | {100 * differing:.0f}% | {loss} | {shares} |"
+
+
+_ORDER: Final[tuple[Decision, ...]] = ("pass", "inconclusive", "refuse")
+
+
+def _decisions(declared: benchmarks.BenchmarkSuite, differing: float, loss: float) -> list[Decision]:
+    """What the gate says of `_SUITE_RUNS` simulated runs of a suite.
+
+    Benchmarks over one data set with the same number of questions get the very same answers: as dependent as they can be.
+    """
+    rng = np.random.default_rng(_SEED)
+    drawn: dict[tuple[str, int], NDArray[np.float64]] = {}
+    rows = []
+    tests = len(declared.benchmarks) + 1
+    for one in declared.benchmarks:
+        key = (one.data_set, one.samples)
+        if key not in drawn:
+            drawn[key] = _answers(rng, one.samples, differing, loss, _SUITE_RUNS)
+        rows.append(_bounds(drawn[key], one.samples, tests, declared.gate))
+    said = []
+    groups = [one.data_set for one in declared.benchmarks]
+    for run in range(_SUITE_RUNS):
+        found = [
+            gate.decided(
+                one.title, one.samples, (_SCORE, _SCORE + each[run]), (low[run], high[run]), declared.gate.margin
+            )
+            for one, (each, low, high) in zip(declared.benchmarks, rows, strict=True)
+        ]
+        mean = gate.average("Average", found, margin=declared.gate.margin_average, groups=groups)
+        said.append(gate.decide(found, mean).decision)
+    return said
+
+
+def _answers(rng: np.random.Generator, samples: int, differing: float, loss: float, runs: int) -> NDArray[np.float64]:
+    """Questions lost, won and alike, for each of `runs` benchmarks."""
+    lost = (differing + loss / 100) / 2
+    return rng.multinomial(samples, [lost, differing - lost, 1 - differing], runs).astype(float)
+
+
+def _bounds(
+    answers: NDArray[np.float64], samples: int, tests: int, rules: benchmarks.Gate
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Difference, lower and upper bound in points, as the gate has them for right and wrong answers."""
+    lost, won, count = answers[:, 0], answers[:, 1], np.full(len(answers), float(samples))
+    z_low, z_high = (NormalDist().inv_cdf(level) for level in (rules.confidence, 1 - (1 - rules.confidence) / tests))
+    low, high = gate.tango(lost, won, count, z_low), gate.tango(lost, won, count, -z_high)
+    return 100 * (won - lost) / samples, 100 * low, 100 * high
+
+
+def of_more(samples: int = 756, differing: float = 0.1) -> Iterator[str]:
+    """The question is asked for what was seen: the difference and the share of differing answers of the open benchmark."""
+    rng = np.random.default_rng(_SEED)
+    rules = benchmarks.Gate()
+    yield "| true loss | open of 1,000 | decided by the number that is named | by twice that many |"
+    yield "| ---: | ---: | ---: | ---: |"
+    for loss in (0.0, 0.5, 1.0, 3.0):
+        answers = _answers(rng, samples, differing, loss, 1000)
+        each, low, high = _bounds(answers, samples, 8, rules)
+        open_, decided = 0, [0, 0]
+        for row, difference, lower, upper in zip(answers, each, low, high, strict=True):
+            one = gate.decided("", samples, (_SCORE, _SCORE + difference), (lower, upper), rules.margin)
+            if one.decision != "inconclusive" or one.more >= 1e3:
+                continue
+            open_ += 1
+            shares = row / samples
+            for place, factor in enumerate((1, 2)):
+                count = int(samples * (1 + factor * (one.more - 1)))
+                again = rng.multinomial(count, shares, 1).astype(float)
+                (seen,), (down,), (up,) = _bounds(again, count, 8, rules)
+                later = gate.decided("", count, (_SCORE, _SCORE + seen), (down, up), rules.margin)
+                decided[place] += later.decision != "inconclusive"
+        yield f"| {loss} | {open_} | {100 * decided[0] / open_:.0f}% | {100 * decided[1] / open_:.0f}% |"
+
+
+def main(wanted: Sequence[str] | None = None) -> None:
+    tables = {"benchmarks": of_benchmarks, "suites": of_suites, "more": of_more}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", nargs="*", choices=[*tables, []], help="default: all")
+    for name in parser.parse_args(wanted).what or tables:
+        print("\n".join(tables[name]()), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

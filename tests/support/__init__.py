@@ -1,0 +1,1 @@
+"""What several test modules stand on: small checkpoints, real services, and doubles for unit tests."""

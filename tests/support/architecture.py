@@ -1,0 +1,127 @@
+"""The rules of the house, read out of the syntax tree: who may import what, and who may touch the system.
+
+Imports inside functions and under TYPE_CHECKING count like any other.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOPS = ("flows", "containers", "infra")
+STEPS = ("download", "quantize", "push", "serve", "evaluate")
+
+
+@dataclass(frozen=True)
+class Only:
+    """`module` may be imported only in files whose path begins with one of `where`."""
+
+    module: str
+    where: tuple[str, ...]
+    why: str
+
+
+ONLY = (
+    Only("torch", ("containers/quantize/", "containers/serve/", "infra/demo/"), "the arithmetic"),
+    Only("llmcompressor", ("containers/quantize/"), "the arithmetic"),
+    Only("compressed_tensors", ("containers/quantize/"), "the arithmetic"),
+    Only("vllm", ("containers/serve/",), "the engine"),
+    Only("boto3", ("containers/store/",), "one way to the object store"),
+    Only("botocore", ("containers/store/",), "one way to the object store"),
+    Only("docker", ("infra/container_engine/",), "one place that knows the container engine"),
+    Only("lightkube", ("infra/cluster.py",), "one place that knows the cluster's client"),
+    Only("prefect", ("flows/",), "steps are complete without it"),
+    Only("subprocess", ("containers/process.py",), "one process runner"),
+    Only("pickle", (), "nothing is pickled: what crosses a border is JSON"),
+)
+ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
+_ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
+
+
+@dataclass(frozen=True)
+class Violation:
+    path: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.what}"
+
+
+def imports(tree: ast.Module, path: str) -> Iterator[tuple[int, str]]:
+    """Every imported module as an absolute dotted name; `from a import b` gives both "a" and "a.b"."""
+    package = path.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield node.lineno, module
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+        elif isinstance(node, ast.Call) and _name(node.func).rpartition(".")[2] in {"import_module", "__import__"}:
+            yield from ((node.lineno, str(name.value)) for name in node.args if isinstance(name, ast.Constant))
+
+
+def check(source: str, path: str) -> list[Violation]:
+    """What a file breaks; `path` is relative to the top folder, with slashes."""
+    tree = ast.parse(source, path)
+    found: list[Violation] = []
+    for line, module in imports(tree, path):
+        found += [Violation(path, line, what) for what in _import_faults(module, path)]
+        if module in _ENVIRON and path not in ENVIRONMENT:
+            found.append(Violation(path, line, f"{module}: settings are read in containers/settings.py alone"))
+    for node in ast.walk(tree):
+        touched = _name(node)
+        if touched in _ENVIRON and path not in ENVIRONMENT:
+            found.append(Violation(path, node.lineno, f"{touched}: settings are read in containers/settings.py alone"))
+        if touched in {"os.system", "os.popen", "os.fork", "os.execv", "os.execvp", "os.posix_spawn"} and path not in (
+            "containers/process.py",
+            "containers/supervisor.py",
+        ):
+            found.append(
+                Violation(path, node.lineno, f"{touched}: programs are started in containers/process.py alone")
+            )
+        if isinstance(node, ast.keyword) and node.arg == "shell" and not _is_false(node.value):
+            found.append(Violation(path, node.value.lineno, "shell: programs are started from argument lists"))
+    return sorted(set(found), key=lambda fault: (fault.line, fault.what))
+
+
+def _import_faults(module: str, path: str) -> Iterator[str]:
+    parts = module.split(".")
+    top = path.split("/", 1)[0]
+    for rule in ONLY:
+        if parts[: rule.module.count(".") + 1] == rule.module.split(".") and not path.startswith(rule.where or ("-",)):
+            yield f"imports {module}: {rule.why}"
+    if top == "containers" and parts[0] in {"flows", "infra"}:
+        yield f"imports {module}: containers knows nothing of {parts[0]}"
+    if parts[0] == "containers" and len(parts) > 1 and parts[1] in STEPS:
+        if top == "flows":
+            yield f"imports {module}: a flow sees a step only through its request and result"
+        if top == "containers" and not path.startswith(f"containers/{parts[1]}/"):
+            yield f"imports {module}: nothing in containers imports a step but the step itself"
+
+
+def _name(node: ast.AST) -> str:
+    """`a.b` for an attribute of a name, the name for a name, "" for anything else."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_false(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False
+
+
+def sources(root: Path) -> Iterator[tuple[str, str]]:
+    """(path relative to `root`, text) of every module of the product."""
+    for top in TOPS:
+        for file in sorted((root / top).rglob("*.py")):
+            yield file.relative_to(root).as_posix(), file.read_text()

@@ -1,0 +1,199 @@
+"""What goes into a step's container, and what the engine's words mean; no engine is asked."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from docker.errors import APIError
+
+from containers.contract import Step, StepRequest
+from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.settings import Settings
+from flows.runners.docker import container_spec, seccomp
+from flows.runners.docker.container_spec import environment, labels, payload, step_spec
+from flows.runners.docker.launcher import check_addresses, image_of
+from infra.container_engine.failures import refused, speaking
+from infra.container_engine.ownership import lives, owner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def settings(**docker: Any) -> Settings:
+    return Settings(
+        home="/somewhere",
+        busybox="/somewhere/busybox",
+        docker_config="/somewhere/.docker",
+        store={"endpoint": "http://store:9000", "secret_access_key": "storesecret", "folder": "/somewhere/store"},
+        registry={"auth_file": "/somewhere/auth.json", "plain_http": ("registry:5000",)},
+        hub_token="hubsecret",
+        notify_webhook="http://127.0.0.1/websecret",
+        docker=docker,
+    )
+
+
+def test_what_concerns_this_machine_alone_stays_here() -> None:
+    variables = environment(settings(network="n", host="tcp://elsewhere:2375"), Step.PUSH)
+    assert variables["CARWRIGHT_STORE__ENDPOINT"] == "http://store:9000"
+    assert variables["CARWRIGHT_REGISTRY__PLAIN_HTTP"] == '["registry:5000"]'
+    assert variables["CARWRIGHT_LOG_FORMAT"] == "json"
+    assert not [name for name, value in variables.items() if "somewhere" in value or "elsewhere" in value]
+    assert not [name for name, value in variables.items() if "secret" in value]
+
+
+def test_secrets_are_files_of_the_step_that_needs_them() -> None:
+    files = payload(settings(), StepRequest(step=Step.QUANTIZE, run="r"))
+    assert files["secrets/CARWRIGHT_STORE__SECRET_ACCESS_KEY"] == b"storesecret"
+    assert not [name for name, content in files.items() if content and (b"hubsecret" in content or b"webs" in content)]
+    files = payload(settings(), StepRequest(step=Step.DOWNLOAD, run="r"))
+    assert files["secrets/CARWRIGHT_HUB_TOKEN"] == b"hubsecret"
+    assert files["carwright/scratch"] is None
+
+
+def test_the_hub_s_own_login_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_login")
+    given = settings().model_copy(update={"hub_token": None})
+    files = payload(given, StepRequest(step=Step.DOWNLOAD, run="r"))
+    assert files["secrets/CARWRIGHT_HUB_TOKEN"] == b"hf_of_the_login"
+    assert "secrets/CARWRIGHT_HUB_TOKEN" not in payload(given, StepRequest(step=Step.PUSH, run="r"))
+
+
+def test_logins_of_this_machine_for_the_registries_that_are_named(tmp_path: Path) -> None:
+    """And no others, in a file that only the step reads."""
+
+    def pair(text: str) -> dict[str, str]:
+        return {"auth": base64.b64encode(text.encode()).decode()}
+
+    auths = {"registry:5000": pair("me:mine"), "other:5000": pair("me:others"), "base.example": {"identitytoken": "t"}}
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": auths}))
+    given = Settings(registry={"auth_file": tmp_path / "auth.json"})
+    parameters = {"target": "registry:5000/a/b", "base": "base.example/c:1", "reference": ""}
+    request = StepRequest(step=Step.PUSH, run="r", parameters=parameters)
+    content = payload(given, request)["secrets/registry-logins.json"]
+    assert content
+    assert json.loads(content)["auths"] == {
+        "registry:5000/a/b": pair("me:mine"),
+        "base.example/c": {"identitytoken": "t"},
+    }
+    spec = step_spec(given, request, "image")
+    assert spec.environment["CARWRIGHT_REGISTRY__AUTH_FILE"] == "/run/secrets/registry-logins.json"
+    assert "mine" not in repr(spec)
+    given = Settings(registry={"username": "u", "password": "p", "auth_file": tmp_path / "auth.json"})
+    assert "CARWRIGHT_REGISTRY__AUTH_FILE" not in step_spec(given, request, "image").environment
+
+
+def test_limits_are_by_step() -> None:
+    given = settings(memory_gib={"*": 2, "quantize": 32}, cpus={"quantize": 1.5}, gpus={"quantize": -1})
+    quantize = step_spec(given, StepRequest(step=Step.QUANTIZE, run="r"), "image")
+    push = step_spec(given, StepRequest(step=Step.PUSH, run="r"), "image")
+    assert (quantize.memory, quantize.cpus, quantize.gpus) == (32 << 30, 1.5, -1)
+    assert (push.memory, push.cpus, push.gpus) == (2 << 30, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "gpus", "image"),
+    [
+        (Step.PUSH, {}, "carwright/push:latest"),
+        (Step.SERVE, {}, "carwright/serve-cpu:latest"),
+        (Step.SERVE, {"serve": 2}, "carwright/serve:latest"),
+        (Step.QUANTIZE, {"*": -1}, "carwright/quantize-cuda:latest"),
+        (Step.QUANTIZE, {"*": 1, "quantize": 0}, "carwright/quantize:latest"),
+    ],
+)
+def test_the_image_of_a_step(step: Step, gpus: dict[str, int], image: str) -> None:
+    assert image_of(settings(gpus=gpus), step) == image
+
+
+def test_labels_name_the_run_and_the_flow_run_where_there_is_one() -> None:
+    flow_run = "01234567-89ab-cdef-0123-456789abcdef"
+    assert labels(StepRequest(step=Step.PUSH, run=flow_run))["flow-run"] == flow_run
+    plain = labels(StepRequest(step=Step.PUSH, run="20261123T180000"))
+    assert "flow-run" not in plain
+    assert (plain["run"], plain["step"], plain["owner"]) == ("20261123T180000", "push", owner())
+
+
+def test_only_the_measuring_of_generated_code_may_make_namespaces() -> None:
+    asked = {step: StepRequest(step=step, run="r", parameters={"action": "measure"}) for step in Step}
+    free = {step for step, request in asked.items() if step_spec(settings(), request, "i").security}
+    assert free == {Step.EVALUATE}
+    judge = StepRequest(step=Step.EVALUATE, run="r", parameters={"action": "judge"})
+    assert step_spec(settings(), judge, "i").security == ()
+    forbidden = set(json.loads(seccomp.profile())["syscalls"][0]["names"])
+    assert not forbidden & {"clone", "clone3", "unshare", "mount", "umount2", "pivot_root", "seccomp", "prctl"}
+    assert {"bpf", "ptrace", "setns", "init_module", "keyctl", "io_uring_setup", "kexec_load"} <= forbidden
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "docker", "fine"),
+    [
+        ("http://store:9000", {"network": "carwright"}, True),
+        (None, {"network": "carwright"}, True),
+        ("http://127.0.0.1:9000", {"network": "host"}, True),
+        ("http://127.0.0.1:9000", {"network": "host", "host": "unix:///run/user/1/docker.sock"}, True),
+        ("http://127.0.0.1:9000", {"network": "carwright"}, False),
+        ("http://localhost:9000", {"network": "host", "host": "ssh://me@elsewhere"}, False),
+    ],
+)
+def test_a_store_that_containers_cannot_reach_is_refused(
+    endpoint: str | None, docker: dict[str, str], fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    given = Settings(store={"endpoint": endpoint}, docker=docker)
+    if fine:
+        check_addresses(given)
+    else:
+        with pytest.raises(BadInput, match="cannot reach"):
+            check_addresses(given)
+
+
+def test_whether_an_owner_lives() -> None:
+    assert lives(owner()) is True
+    place, pid, _ = owner().rsplit("/", 2)
+    assert lives(f"{place}/{pid}/1") is False
+    assert lives(f"elsewhere:pid:[1]/{os.getpid()}/1") is None
+    assert lives("") is None
+
+
+# As Docker 20.10 and 28 say it.
+@pytest.mark.parametrize(
+    ("text", "kind", "meaning"),
+    [
+        ('could not select device driver "" with capabilities: [[gpu]]', BadInput, "GPUs were asked for"),
+        ("nvidia-container-cli: initialization error: load library failed", BadInput, "GPUs were asked for"),
+        ('error gathering device information while adding custom device "/dev/kfd"', BadInput, "GPUs were asked for"),
+        ("network carwright not found", BadInput, "network"),
+        (
+            'invalid mount config for type "bind": bind source path does not exist: /m',
+            BadInput,
+            "does not have the folder",
+        ),
+        ("Bind for 127.0.0.1:8000 failed: port is already allocated", BadInput, "port is in use"),
+        ("manifest for nvcr.io/nvidia/x:1 not found: manifest unknown", BadInput, "the image is not there"),
+        ("write /var/lib/docker/tmp/x: no space left on device", DiskFull, "no space"),
+        ("something else", Error, "refused to start it: something else"),
+    ],
+)
+def test_the_engine_s_words(text: str, kind: type[Error], meaning: str) -> None:
+    error = refused(text, "start it")
+    assert type(error) is kind
+    assert meaning in error.message
+
+
+@pytest.mark.parametrize("raised", [ConnectionResetError("gone"), BrokenPipeError(), APIError("busy")])
+def test_an_engine_that_is_gone_is_temporary(raised: Exception) -> None:
+    if isinstance(raised, APIError):
+        raised.response = type("Busy", (), {"status_code": 503})()
+    with pytest.raises(Temporary, match="stopped answering"), speaking("start it"):
+        raise raised
+
+
+def test_the_order_of_a_payload_makes_folders_before_what_is_in_them() -> None:
+    names = list(payload(settings(), StepRequest(step=Step.PUSH, run="r")))
+    for name in names:
+        parent = name.rpartition("/")[0]
+        assert not parent or names.index(parent) < names.index(name)
+    assert container_spec.WORK.startswith(container_spec.VOLUME)

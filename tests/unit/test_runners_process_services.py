@@ -1,0 +1,122 @@
+"""Services as processes: found when they serve, ended when nobody owns them, kept when that was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.contract import ServeParameters, Step, StepRequest
+from containers.errors import StepFailed
+from containers.process import start_time
+from containers.settings import Settings
+from flows.runners.process import services as process_services
+from flows.runners.process.services import ProcessServices
+from infra.environments.environment import Environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry.
+_SERVE = f"""#!{sys.executable}
+import http.server, json, os, sys, threading, time
+request = json.load(open(sys.argv[sys.argv.index("--request") + 1]))
+result = sys.argv[sys.argv.index("--result") + 1]
+if request["parameters"]["served_model_name"] == "broken":
+    print(json.dumps({{"event": "error", "message": "no such architecture", "exit_code": 2}}), file=sys.stderr)
+    sys.exit(2)
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Health)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(json.dumps({{"event": "log", "message": "loading"}}), file=sys.stderr, flush=True)
+values = {{"url": f"http://127.0.0.1:{{server.server_port}}/v1", "served_model_name": "m", "engine": "test"}}
+open(result + ".part", "w").write(json.dumps({{"step": "serve", "values": values}}))
+os.rename(result + ".part", result)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessServices:
+    environment = Environment(folder=tmp_path / "env", modules=tmp_path)
+    environment.python.parent.mkdir(parents=True)
+    environment.python.write_text(_SERVE)
+    environment.python.chmod(0o755)
+    monkeypatch.setattr(process_services, "prepare", lambda *_: environment)
+    return ProcessServices(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+
+
+def _request(name: str = "m") -> StepRequest:
+    return StepRequest(step=Step.SERVE, run="r", parameters=ServeParameters(served_model_name=name).dump())
+
+
+def _state(services: ProcessServices) -> dict[str, object]:
+    (path,) = services.folder.glob("*.json")
+    return json.loads(path.read_text())
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(100):
+        if start_time(pid) is None:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_started_found_and_ended(services: ProcessServices) -> None:
+    heard: list[str] = []
+    first = services.start(_request(), lambda event: heard.append(event.message))
+    second = services.start(_request(), lambda _: None)
+    pid = int(str(_state(services)["pid"]))
+    assert (first.found, second.found) == (False, True)
+    assert first.endpoint == second.endpoint
+    assert "loading" in heard
+    first.end()
+    assert _gone(pid)
+    assert not list(services.folder.iterdir())
+    second.end()
+
+
+def test_a_service_that_fails_says_why_and_leaves_nothing(services: ProcessServices) -> None:
+    with pytest.raises(StepFailed, match="no such architecture") as caught:
+        services.start(_request("broken"), lambda _: None)
+    assert caught.value.exit_code == 2
+    assert not list(services.folder.iterdir())
+
+
+def test_what_is_kept_survives_until_it_is_stopped_by_name(services: ProcessServices) -> None:
+    lease = services.start(_request(), lambda _: None, keep=True)
+    lease.keep()
+    assert services.stop_all() == []
+    assert services.kept() == [lease.endpoint]
+    pid = int(str(_state(services)["pid"]))
+    assert services.stop_all(kept=True) == [lease.endpoint.url]
+    assert _gone(pid)
+
+
+def test_what_a_dead_run_left_is_stopped(services: ProcessServices) -> None:
+    lease = services.start(_request(), lambda _: None, keep=True)
+    (path,) = services.folder.glob("*.json")
+    path.write_text(json.dumps(_state(services) | {"owner_started": "long ago"}))
+    assert services.stop_all() == [lease.endpoint.url]
+    lease.end()
+
+
+def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_services, "_RENEWAL", 0.05)
+    lease = services.start(_request(), lambda _: None)
+    (path,) = services.folder.glob("*.lease")
+    os.utime(path, (0, 0))
+    for _ in range(100):
+        if path.stat().st_mtime > 0:
+            break
+        time.sleep(0.02)
+    assert path.stat().st_mtime > 0
+    lease.end()

@@ -1,0 +1,89 @@
+"""What a user is told when vLLM ends; the logs are vLLM 0.32's own, shortened, one broken start each."""
+
+from pathlib import Path
+
+import pytest
+
+from containers.errors import BadInput, Error, NotReady, Temporary
+from containers.serve.diagnosis import explain
+
+_LOGS = Path(__file__).with_name("serve_logs")
+_CASES = {
+    "unknown_architecture": (BadInput, "FooForCausalLM"),
+    "unknown_model_type": (BadInput, "model_type 'foo'"),
+    "context_too_long": (BadInput, "100000 tokens is more than the 8192"),
+    "heads_not_divisible": (BadInput, "attention heads (9) must be divisible by tensor parallel size (2)"),
+    "config_not_json": (BadInput, "config.json"),
+    "no_tokenizer": (BadInput, "tokenizer"),
+    "no_weights": (BadInput, "no weights"),
+    "truncated_shard": (BadInput, "damaged: SafetensorError: Error while deserializing header"),
+    "port_taken": (BadInput, "port"),
+    "kv_cache_too_small": (BadInput, "KV cache is too small"),
+    "not_enough_memory": (Temporary, "19.91/23.54 GiB"),
+    "engine_killed": (Temporary, "disappeared without a word"),
+}
+
+
+def _explained(name: str) -> Error:
+    return explain((_LOGS / f"{name}.log").read_text().splitlines(), "vLLM ended with code 1")
+
+
+@pytest.mark.parametrize(("name", "expected", "words"), [(name, *case) for name, case in _CASES.items()])
+def test_each_cause_is_named_with_its_remedy(name: str, expected: type, words: str) -> None:
+    error = _explained(name)
+    assert type(error) is expected
+    assert words in error.message
+    assert error.remedy
+
+
+def test_every_captured_log_is_covered() -> None:
+    assert {path.stem for path in _LOGS.glob("*.log")} == set(_CASES)
+
+
+def test_a_gpu_that_another_program_has_is_called_that() -> None:
+    """The line is vLLM 0.23's, with a second engine on an H100; the cache of the CPU's back end does not come into it."""
+    line = (
+        "ValueError: Free memory on device cuda:0 (5.17/79.18 GiB) on startup is less than desired GPU memory "
+        "utilization (0.92, 72.84 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+    )
+    error = explain([f"(EngineCore pid=9) ERROR 11-25 03:11:26 [core.py:1] {line}"], "vLLM ended with code 1")
+    assert type(error) is Temporary
+    assert "5.17/79.18 GiB" in error.message
+    assert "nvidia-smi" in error.remedy
+    assert "KV_CACHE" not in error.remedy
+
+
+def test_an_unknown_end_shows_the_last_words_without_stack_frames_and_prefixes() -> None:
+    lines = [
+        "(APIServer pid=7) INFO 11-23 13:22:51 [api_utils.py:286] starting",
+        "Traceback (most recent call last):",
+        '  File "/env/vllm/x.py", line 1, in f',
+        "    g()",
+        "(EngineCore pid=9) ERROR 11-23 13:22:52 [core.py:1] ZeroDivisionError: division by zero",
+        "(APIServer pid=7) INFO 11-23 13:22:53 [core.py:2] [shutdown] bye",
+    ]
+    error = explain(lines, "vLLM ended with code 1")
+    assert type(error) is NotReady
+    assert error.message == "vLLM ended with code 1\nstarting\nZeroDivisionError: division by zero"
+
+
+def test_a_failed_start_with_another_cause_is_not_taken_for_a_killed_engine() -> None:
+    lines = [
+        "(EngineCore pid=9) ERROR 11-23 13:22:52 [core.py:1510] EngineCore failed to start.",
+        "ZeroDivisionError: division by zero",
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ]
+    assert "division by zero" in explain(lines, "vLLM ended with code 1").message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "NotImplementedError: No FP8 MoE backend supports the deployment configuration.",
+        "ValueError: Failed to find a kernel that can implement the ScaledMM linear layer. Reasons: ",
+    ],
+)
+def test_a_scheme_that_this_machine_cannot_compute_is_not_retried(words: str) -> None:
+    error = explain([f"(EngineCore pid=9) ERROR 11-23 13:22:52 [core.py:1510] {words}"], "vLLM ended with code 1")
+    assert type(error) is BadInput
+    assert "no kernel on this machine" in error.message
