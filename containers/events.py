@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -59,6 +60,9 @@ class Event(BaseModel):
         if self.event == "error":
             return f"error: {self.message}" + (f"\n  {self.remedy}" if self.remedy else "")
         return self.message if self.level == "info" else f"{self.level}: {self.message}"
+
+
+OnEvent = Callable[[Event], None]  # gets each event of a step while it works
 
 
 def amount(value: float, unit: str) -> str:

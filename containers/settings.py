@@ -216,7 +216,7 @@ class PlacementSettings(Section):
     )
     silence: Annotated[float, Field(ge=1)] = Field(
         default=90.0,
-        description="seconds without a sign of life after which a child run, or its parent, counts as dead",
+        description="seconds without a heartbeat after which a child run, or its parent, counts as dead",
     )
 
     @property

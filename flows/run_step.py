@@ -1,7 +1,7 @@
 """The flow that answers one step's request on the machine of a worker: deployed as `run-step/gpu`, started by a parent.
 
-What comes of it is stored as JSON under the child's key, where the parent looks for it (`flows.orchestrator.child_runs`): a StepResult,
-or the error with its exit code. While it works it shows signs of life and watches those of its parent: when the parent
+The outcome, a StepResult or the error with its exit code, is stored as JSON where the parent looks for it
+(`flows.orchestrator.child_protocol`). While it works it sends heartbeats and watches those of its parent: when the parent
 says so, or is silent for too long, it ends.
 """
 
@@ -17,23 +17,22 @@ from urllib.parse import urlsplit, urlunsplit
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from pydantic import BaseModel, ConfigDict
 
 from containers.contract import Endpoint, ServeOptions, Step, StepRequest, StepResult
 from containers.errors import Error, Interrupted, NotReady
 from flows import runtime
+from flows.orchestrator.child_protocol import STEP_LOGGER, ChildOutcome, child_key, heartbeat_interval
+from flows.orchestrator.failure import Failure
 from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from containers.events import Event
-    from containers.settings import Settings
+    from containers.events import Event, OnEvent
     from containers.store import Store
 
-LOGGER: Final = "step"  # the part of the log's name that marks a step's own lines
-_LOOK: Final = 2.0  # seconds between two looks at the parent
-_HERE: Final = ("127.0.0.1", "0.0.0.0", "localhost")  # noqa: S104 - compared with
+_POLL: Final = 2.0  # seconds between two reads of the parent's heartbeat, and of the service's state
+_LOOPBACK: Final = ("127.0.0.1", "0.0.0.0", "localhost")  # noqa: S104 - compared with
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -42,35 +41,11 @@ _LEVELS: Final = {
 }
 
 
-class Failure(BaseModel):
-    """An error on its way to the parent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    exit_code: int
-    message: str
-    remedy: str = ""
-
-
-class ChildOutcome(BaseModel):
-    """What a child run leaves: a result or a failure."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    result: StepResult | None = None
-    failure: Failure | None = None
-
-
-def child_key(key: str, what: str) -> str:
-    """Where in the store a child run's `outcome`, `endpoint`, or the signs of `child` and `parent` are."""
-    return f"results/children/{key}/{what}.json"
-
-
 @flow(name="run-step", flow_run_name="{label}", persist_result=False, validate_parameters=False)
 def run_step(request: dict[str, Any], key: str, label: str = "step") -> None:
     """Answer a StepRequest (as JSON) and store the outcome under `key`.
 
-    A request to serve is answered with an endpoint, and the run goes on until the parent's signs end. Raises the
+    A request to serve is answered with an endpoint, and the run goes on until the parent's heartbeats end. Raises the
     step's error, so that the run is shown as failed.
     """
     del label
@@ -78,30 +53,24 @@ def run_step(request: dict[str, Any], key: str, label: str = "step") -> None:
     asked = StepRequest.model_validate(request).model_copy(update={"store": now.location})
     silence = now.settings.placement.silence
     with (
-        Heartbeat(now.store, child_key(key, "child"), beat(now.settings)) as heartbeat,
+        Heartbeat(now.store, child_key(key, "child"), heartbeat_interval(now.settings)) as heartbeat,
         _watched(now.store, key, silence),
     ):
         listen = _listener(heartbeat)
         try:
             result = (_serve if asked.step is Step.SERVE else _answer)(asked, now, key, listen)
         except Error as error:
-            failure = Failure(exit_code=error.exit_code, message=error.message, remedy=error.remedy)
-            _leave(now.store, key, ChildOutcome(failure=failure))
+            _store_outcome(now.store, key, ChildOutcome(failure=Failure.of(error)))
             raise
-        _leave(now.store, key, ChildOutcome(result=result))
+        _store_outcome(now.store, key, ChildOutcome(result=result))
 
 
-def beat(settings: Settings) -> float:
-    """Seconds between two signs of life: several may be lost before their silence is noticed."""
-    return min(10.0, settings.placement.silence / 5)
-
-
-def _answer(request: StepRequest, now: runtime.Runtime, key: str, listen: Callable[[Event], None]) -> StepResult:
+def _answer(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent) -> StepResult:
     del key
     return now.launcher.run(request, listen)
 
 
-def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: Callable[[Event], None]) -> StepResult:
+def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent) -> StepResult:
     """Publish the endpoint and stay; ends well when the parent says so, and raises NotReady when the service ends first."""
     host = now.settings.serve.advertise
     if host:  # others are to reach it, so it must listen to them
@@ -112,7 +81,7 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: Callabl
     try:
         now.store.write_key(child_key(key, "endpoint"), endpoint.model_dump_json().encode())
         while lease.serves:
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
     except _ParentGoneError:
         return StepResult(step=Step.SERVE, values=endpoint.dump())
     finally:
@@ -123,18 +92,18 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: Callabl
 def _advertised(endpoint: Endpoint, host: str) -> Endpoint:
     """An endpoint of this machine under the name by which others reach it, where one is set."""
     url = urlsplit(endpoint.url)
-    if not host or url.hostname not in _HERE:
+    if not host or url.hostname not in _LOOPBACK:
         return endpoint
     return endpoint.model_copy(update={"url": urlunsplit(url._replace(netloc=f"{host}:{url.port}"))})
 
 
-def _leave(store: Store, key: str, outcome: ChildOutcome) -> None:
+def _store_outcome(store: Store, key: str, outcome: ChildOutcome) -> None:
     store.write_key(child_key(key, "outcome"), outcome.model_dump_json(exclude_none=True).encode())
 
 
-def _listener(heartbeat: Heartbeat) -> Callable[[Event], None]:
+def _listener(heartbeat: Heartbeat) -> OnEvent:
     logger: Any = get_run_logger()
-    logger = logger.getChild(LOGGER)
+    logger = logger.getChild(STEP_LOGGER)
 
     def listen(event: Event) -> None:
         if event.event == "progress":
@@ -146,7 +115,7 @@ def _listener(heartbeat: Heartbeat) -> Callable[[Event], None]:
 
 
 class _ParentGoneError(Interrupted):
-    """The parent run wants this one no more, or is dead."""
+    """The parent run has ended this one, or is dead."""
 
 
 @contextmanager
@@ -156,15 +125,15 @@ def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
     done = threading.Event()
     why: list[str] = []
 
-    def look() -> None:
-        while not done.wait(_LOOK):
-            sign = watch.look()
-            if sign is not None and sign.word == "keep":
+    def watch_parent() -> None:
+        while not done.wait(_POLL):
+            last = watch.read()
+            if last is not None and last.command == "keep":
                 return
-            if sign is not None and sign.word == "end":
-                why.append("the parent run wants this one no more")
+            if last is not None and last.command == "end":
+                why.append("the parent run has ended it")
             elif watch.silence > patience:
-                why.append(f"the parent run gave no sign of life for {patience:.0f} s")
+                why.append(f"the parent run sent no heartbeat for {patience:.0f} s")
             if why and not done.is_set():
                 signal.pthread_kill(main, signal.SIGUSR1)
                 return
@@ -176,7 +145,7 @@ def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
 
     main = threading.main_thread().ident or 0
     before = signal.signal(signal.SIGUSR1, leave)
-    thread = threading.Thread(target=look, daemon=True, name=f"watch-{key}")
+    thread = threading.Thread(target=watch_parent, daemon=True, name=f"watch-{key}")
     thread.start()
     try:
         yield

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.architecture import STEPS, check, sources
+from tests.support.architecture import STEPS, check, cycles, sources
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +19,12 @@ def test_the_house_keeps_its_rules(root: Path) -> None:
     """No module of the product breaks a rule."""
     violations = [str(fault) for path, text in sources(root) for fault in check(text, path)]
     assert not violations, "\n" + "\n".join(violations)
+
+
+def test_no_modules_import_each_other(root: Path) -> None:
+    """There is no import cycle in the product."""
+    found = cycles(sources(root))
+    assert not found, "\n" + "\n".join(found)
 
 
 def test_every_module_is_seen(root: Path) -> None:
@@ -41,6 +47,15 @@ def test_no_module_is_too_large(root: Path) -> None:
     [
         ("containers/contract.py", "import flows.cli.main", "knows nothing of flows"),
         ("containers/store/s3.py", "from infra import lock", "knows nothing of infra"),
+        (
+            "infra/lock.py",
+            "if TYPE_CHECKING:\n    from flows.runners.launcher import Launcher",
+            "knows nothing of flows",
+        ),
+        ("infra/images/wheels.py", "def late():\n    import flows", "knows nothing of flows"),
+        ("infra/demo/make.py", "from containers.quantize.layout import plan", "only through its request"),
+        ("infra/lock.py", "from tests.support import architecture", "knows nothing of its tests"),
+        ("flows/cli/main.py", "import tests.bench.push", "knows nothing of its tests"),
         ("containers/errors.py", "def late():\n    from prefect import flow", "complete without it"),
         ("containers/push/work.py", "from containers.quantize import work", "nothing in containers imports a step"),
         ("containers/push/work.py", "from containers import quantize", "nothing in containers imports a step"),
@@ -71,6 +86,32 @@ def test_violations_are_found(path: str, source: str, fragment: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "planted",
+    [
+        {"infra/a.py": "import infra.b", "infra/b.py": "from infra.a import x"},
+        {"flows/a.py": "from flows import b", "flows/b.py": "def late():\n    from flows.a import x"},
+        {"flows/a.py": "if TYPE_CHECKING:\n    from flows.b import T", "flows/b.py": "from . import a"},
+        {"flows/a.py": "import flows.p.b", "flows/p/b.py": "from ..c import x", "flows/c.py": "from flows.a import y"},
+        {"flows/p/__init__.py": "from flows.p.a import x", "flows/p/a.py": "from flows.p import y"},
+        {"flows/a.py": "import importlib\nimportlib.import_module('flows.b')", "flows/b.py": "import flows.a"},
+    ],
+)
+def test_a_planted_cycle_is_found(root: Path, planted: dict[str, str]) -> None:
+    """Among all modules of the product, whichever way the imports are written."""
+    found = cycles([*sources(root), *planted.items()])
+    assert len(found) == 1, found
+    assert all(path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") in found[0] for path in planted)
+
+
+def test_every_knot_is_reported() -> None:
+    """Two cycles are two lines, in the order of the imports."""
+    planted = {"a.py": "import b", "b.py": "import a", "c.py": "import a, d", "d.py": "import e", "e.py": "import c"}
+    first, second = sorted(cycles(planted.items()), key=len)
+    assert first in {"a -> b -> a", "b -> a -> b"}
+    assert second in {"c -> d -> e -> c", "d -> e -> c -> d", "e -> c -> d -> e"}
+
+
+@pytest.mark.parametrize(
     ("path", "source"),
     [
         ("containers/quantize/work.py", "import torch\nfrom containers.quantize.groups import plan"),
@@ -78,6 +119,7 @@ def test_violations_are_found(path: str, source: str, fragment: str) -> None:
         ("containers/store/s3.py", "import boto3"),
         ("flows/steps.py", "import prefect\nfrom containers.oci import Reference\nimport containers.contract"),
         ("infra/container_engine/client.py", "import docker"),
+        ("infra/hub/server.py", "from containers.events import Event\nfrom infra.hub.state import HubState"),
         ("containers/process.py", "import os, subprocess\nx = os.environ"),
         ("flows/steps.py", "import dockerfile_parse\nfrom torchless import x"),
         ("flows/steps.py", "x.environ\nrun(['a'], shell=False)"),

@@ -20,8 +20,8 @@ from prefect.states import Cancelled, Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, StepFailed, Temporary
 from containers.events import Event
+from flows.orchestrator.child_protocol import STEP_LOGGER, ChildOutcome, child_key, heartbeat_interval
 from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
-from flows.run_step import LOGGER, ChildOutcome, beat, child_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
     from containers.contract import StepRequest, StepResult
+    from containers.events import OnEvent
     from containers.settings import PlacementSettings, Settings
     from containers.store import Store
-    from flows.runners.launcher import OnEvent
+    from flows.orchestrator.heartbeat import Command
 
 POLL: Final = 1.0  # seconds between two looks at a child run
-_LOOK: Final = 5.0  # seconds between two looks at its signs, its log and the work pool
+_SLOW_POLL: Final = 5.0  # seconds between two looks at its log and at the work pool
 _GRACE: Final = 20.0  # seconds for a child run to end in order
 _LATE: Final = timedelta(seconds=10)  # log lines of one second may arrive in any order within this
 _LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
@@ -90,7 +91,7 @@ class ChildRun:
     _began: float = field(init=False, default_factory=time.monotonic)
     _pending: float = 0.0
     _runs: float = 0.0
-    _looked: float = 0.0
+    _log_read: float = 0.0
     _seen: set[UUID] = field(init=False, default_factory=set)
     _last_line: datetime | None = None
     _progress: Event | None = None
@@ -108,8 +109,8 @@ class ChildRun:
         try:
             with api() as client:
                 state = client.read_flow_run(self.run_id).state
-                if time.monotonic() - self._looked > _LOOK or state is None or state.is_final():
-                    self._looked = time.monotonic()
+                if time.monotonic() - self._log_read > _SLOW_POLL or state is None or state.is_final():
+                    self._log_read = time.monotonic()
                     self._forward_log(client)
         except (Temporary, httpx.HTTPStatusError):
             return None
@@ -137,10 +138,10 @@ class ChildRun:
             time.sleep(POLL)
         return result
 
-    def say(self, word: Any) -> None:
-        """Tell the child run to `end` or to be kept; trouble with the store is left to its patience."""
+    def send(self, command: Command) -> None:
+        """Tell the child run to `end` or to be kept. When the store fails, the end of the heartbeats does it later."""
         with contextlib.suppress(Error):
-            self.heartbeat.say(word)
+            self.heartbeat.send(command)
 
     def end(self) -> None:
         """Have it end, in order if that is possible soon; safe to call twice, and after its end."""
@@ -148,7 +149,7 @@ class ChildRun:
             self._forget()
             return
         self._over = True
-        self.say("end")
+        self.send("end")
         with contextlib.suppress(Error, PrefectException, httpx.HTTPError), api() as client:
             deadline = time.monotonic() + _GRACE
             while (state := client.read_flow_run(self.run_id).state) is not None and not state.is_final():
@@ -169,7 +170,7 @@ class ChildRun:
         self.end()
 
     def _forget(self) -> None:
-        """Remove the signs; the outcome stays."""
+        """Remove the heartbeats; the outcome stays."""
         self.heartbeat.stop()
         for what in ("parent", "child", "endpoint"):
             with contextlib.suppress(Error):
@@ -184,10 +185,10 @@ class ChildRun:
             return outcome.result
         where = f"the child run {self.run_id}"
         if outcome.failure is not None:
-            said = outcome.failure
-            if said.exit_code == Interrupted.exit_code:
-                raise Interrupted(f"{where}: {said.message}", remedy=said.remedy)
-            raise StepFailed(self.step, said.exit_code, said.message, remedy=f"{said.remedy} ({where})".strip())
+            failed = outcome.failure
+            if failed.exit_code == Interrupted.exit_code:
+                raise Interrupted(f"{where}: {failed.message}", remedy=failed.remedy)
+            raise StepFailed(self.step, failed.exit_code, failed.message, remedy=f"{failed.remedy} ({where})".strip())
         if state.is_cancelled():
             raise Interrupted(
                 f"{where} ({self.step}) was cancelled", remedy="start the run again: it goes on from there"
@@ -216,7 +217,7 @@ class ChildRun:
                     f"{self.placement.start_timeout:.0f} s",
                     remedy="look at the worker's log, or raise CARWRIGHT_PLACEMENT__START_TIMEOUT",
                 )
-        elif time.monotonic() - self._began > _LOOK:
+        elif time.monotonic() - self._began > _SLOW_POLL:
             check_pool(self.pool, self.placement.patience)
             self._began = time.monotonic()
 
@@ -224,15 +225,15 @@ class ChildRun:
         if not self._runs:
             self._runs = time.monotonic()
             self._watch.restart()
-        sign = self._watch.look()
-        if sign is not None and sign.progress is not None and sign.progress != self._progress:
-            self._progress = sign.progress
-            self.listen(sign.progress)
+        last = self._watch.read()
+        if last is not None and last.progress is not None and last.progress != self._progress:
+            self._progress = last.progress
+            self.listen(last.progress)
         if self._watch.silence > self.placement.silence:
             raise StepFailed(
                 self.step,
                 75,
-                f"the child run {self.run_id} gave no sign of life for {self.placement.silence:.0f} s",
+                f"the child run {self.run_id} sent no heartbeat for {self.placement.silence:.0f} s",
                 remedy=f"see whether the worker of {self.pool} and its machine are up",
             )
 
@@ -252,7 +253,7 @@ class ChildRun:
                 continue
             self._seen.add(line.id)
             self._last_line = max(line.timestamp, self._last_line or line.timestamp)
-            if line.name.endswith(f".{LOGGER}"):
+            if line.name.endswith(f".{STEP_LOGGER}"):
                 level: Any = next((name for least, name in _LEVELS if line.level >= least), "debug")
                 self.listen(Event(event="log", level=level, message=line.message))
 
@@ -273,7 +274,7 @@ class Children:
         pool = _pool_of(deployment)
         check_pool(pool, self.settings.placement.patience)
         key = uuid4().hex
-        heartbeat = Heartbeat(self.store, child_key(key, "parent"), beat(self.settings))
+        heartbeat = Heartbeat(self.store, child_key(key, "parent"), heartbeat_interval(self.settings))
         heartbeat.start()
         try:
             run: Any = run_deployment(

@@ -28,7 +28,8 @@ from prefect.states import Cancelling
 from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
 from containers.events import Event
 from flows.orchestrator.child_runs import api, check_pool, deployed
-from flows.orchestrator.run_artifacts import FAILURE, OUTCOME, Failure
+from flows.orchestrator.failure import Failure
+from flows.orchestrator.run_artifacts import FAILURE, OUTCOME
 from flows.release.summary import NotPromoted, Shipped
 
 if TYPE_CHECKING:

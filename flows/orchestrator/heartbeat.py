@@ -1,4 +1,4 @@
-"""Signs of life between a run and its child run, through the store: each writes one key and watches the other's.
+"""Heartbeats between a run and its child run, through the store: each writes one key and watches the other's.
 
 Only changes count and no clock is compared, so that the clocks of two machines may differ. The store is the one thing
 that both sides reach: neither opens a port for the other.
@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from containers.errors import Error
 from containers.events import Event
@@ -19,30 +19,35 @@ from containers.events import Event
 if TYPE_CHECKING:
     from containers.store import Store
 
-Word = Literal["on", "end", "keep"]
+Command = Literal["on", "end", "keep"]
 
 
-class Sign(BaseModel):
-    """`word`: go on, end, or (to a service) stay without signs. `progress` is the last one of the step at work."""
+class Beat(BaseModel):
+    """One heartbeat, numbered so that no two are equal.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    `command` tells the other side to go on, to end, or (a service) to stay up without heartbeats. `progress` is the last
+    one of the step at work.
+    """
 
-    beat: int
-    word: Word = "on"
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    # The aliases are the keys in the store, where a worker of an earlier version reads them.
+    number: int = Field(alias="beat")
+    command: Command = Field(default="on", alias="word")
     progress: Event | None = None
 
 
 class Heartbeat:
-    """Writes a sign every `every` seconds while the block lasts."""
+    """Writes a heartbeat every `every` seconds while the block lasts."""
 
     def __init__(self, store: Store, key: str, every: float) -> None:
         self._store = store
         self._key = key
         self._every = every
-        self._sign = Sign(beat=0)
+        self._last = Beat(number=0)
         self._lock = threading.Lock()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name=f"pulse-{key}")
+        self._thread = threading.Thread(target=self._beat, daemon=True, name=f"heartbeat-{key}")
 
     def __enter__(self) -> Self:
         self.start()
@@ -62,20 +67,20 @@ class Heartbeat:
             self._thread.join(timeout=30)
 
     def progress(self, event: Event) -> None:
-        """Take it along with the next sign."""
+        """Send it with the next heartbeat."""
         with self._lock:
-            self._sign = self._sign.model_copy(update={"progress": event})
+            self._last = self._last.model_copy(update={"progress": event})
 
-    def say(self, word: Word) -> None:
-        """Write a word, now and with every sign after it; raises what the store raises."""
+    def send(self, command: Command) -> None:
+        """Write a command, now and with every heartbeat after it; raises what the store raises."""
         with self._lock:
-            self._sign = self._sign.model_copy(update={"word": word})
+            self._last = self._last.model_copy(update={"command": command})
         self.write()
 
     def write(self) -> None:
         with self._lock:
-            self._sign = self._sign.model_copy(update={"beat": self._sign.beat + 1})
-            self._store.write_key(self._key, self._sign.model_dump_json(exclude_none=True).encode())
+            self._last = self._last.model_copy(update={"number": self._last.number + 1})
+            self._store.write_key(self._key, self._last.model_dump_json(by_alias=True, exclude_none=True).encode())
 
     def _beat(self) -> None:
         while not self._done.wait(self._every):
@@ -84,20 +89,20 @@ class Heartbeat:
 
 
 class HeartbeatWatch:
-    """Looks for the signs of the other side."""
+    """Reads the heartbeats of the other side, and knows how long it has been silent."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
         self._key = key
-        self._last: Sign | None = None
+        self._last: Beat | None = None
         self._changed = time.monotonic()
 
-    def look(self) -> Sign | None:
-        """The last sign, None before the first. A store that does not answer is no sign."""
+    def read(self) -> Beat | None:
+        """The last heartbeat, None before the first. A store that does not answer counts as silence."""
         with contextlib.suppress(Error, KeyError, ValidationError):
-            sign = Sign.model_validate_json(self._store.read_key(self._key))
-            if sign != self._last:
-                self._last, self._changed = sign, time.monotonic()
+            found = Beat.model_validate_json(self._store.read_key(self._key))
+            if found != self._last:
+                self._last, self._changed = found, time.monotonic()
         return self._last
 
     def restart(self) -> None:

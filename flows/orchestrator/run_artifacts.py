@@ -12,8 +12,8 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
-from containers.contract import Frozen
 from containers.errors import Error
+from flows.orchestrator.failure import Failure
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
 
 OUTCOME: Final = "carwright-outcome"  # types of artifacts
 FAILURE: Final = "carwright-failure"
-
-
-class Failure(Frozen):
-    """An error on its way to whoever follows the run."""
-
-    exit_code: int
-    message: str
-    remedy: str = ""
-
-    def error(self) -> Error:
-        """The error to raise there; it carries the exit code of the one that was raised here."""
-        error = Error(self.message, remedy=self.remedy)
-        error.exit_code = self.exit_code
-        return error
 
 
 def tell_outcome(shipped: Shipped) -> None:
@@ -51,13 +37,12 @@ def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
     error = state.result(raise_on_failure=False)
     if not isinstance(error, Error):
         return
-    failure = Failure(exit_code=error.exit_code, message=error.message, remedy=error.remedy)
     with get_client(sync_client=True) as client:
         client.create_artifact(
             ArtifactCreate(
                 type=FAILURE,
                 key="failure",
-                data=failure.model_dump_json(),
+                data=Failure.of(error).model_dump_json(),
                 description="Why the run failed, as JSON for programs",
                 flow_run_id=flow_run.id,
             )

@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from containers.contract import StepRequest, StepResult
-    from containers.events import Event
-
-    OnEvent = Callable[[Event], None]
+    from containers.events import OnEvent
 
 
 class Launcher(Protocol):

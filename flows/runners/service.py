@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, StepRequest
-    from flows.runners.launcher import OnEvent
+    from containers.events import OnEvent
 
 
 class Lease(Protocol):

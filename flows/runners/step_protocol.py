@@ -15,8 +15,8 @@ from containers.events import Event
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import OnEvent
 
 REQUEST: Final = "request.json"
 RESULT: Final = "result.json"

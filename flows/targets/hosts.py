@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import OnEvent
     from flows.targets.description import Deployment
 
 _POLL: Final = 1.0  # seconds

@@ -21,8 +21,8 @@ from infra.container_engine.failures import refused, speaking
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from containers.events import OnEvent
     from containers.settings import DockerSettings
-    from flows.runners.launcher import OnEvent
 
 LABEL: Final = "io.carwright."
 _TIMEOUT: Final = 60  # seconds for one answer of the engine; streams wait for as long as it takes

@@ -6,6 +6,7 @@ Loopback only. It serves repositories from a folder (`Repositories`) with commit
 
 from infra.hub.faults import Fault, Faults
 from infra.hub.repositories import Repositories
-from infra.hub.server import AnsweredRequest, Hub
+from infra.hub.server import Hub
+from infra.hub.state import AnsweredRequest
 
 __all__ = ["AnsweredRequest", "Fault", "Faults", "Hub", "Repositories"]

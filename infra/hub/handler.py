@@ -17,14 +17,14 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from infra.hub.server import AnsweredRequest
+from infra.hub.state import AnsweredRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from infra.hub.faults import Fault
     from infra.hub.repositories import Commit, HubFile, HubRepository
-    from infra.hub.server import Hub, HubPort
+    from infra.hub.state import HubPort, HubState
 
 _PIECE: Final = 256 << 10
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on stderr: requests are in `Hub.served`."""
 
     @property
-    def _hub(self) -> Hub:
+    def _hub(self) -> HubState:
         return cast("HubPort", self.server).hub
 
     def _answer(self) -> None:

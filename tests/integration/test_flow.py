@@ -41,8 +41,8 @@ from tests.support.prefect_api import logged_in, prefect_api
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from containers.events import OnEvent
     from flows.release.summary import Shipped
-    from flows.runners.launcher import OnEvent
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from tests.support.quantize_world import SHARDS, World, open_world, put_aside
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.runners.launcher import OnEvent
+    from containers.events import OnEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 POOL = "carwright-gpu"
@@ -188,7 +188,7 @@ def test_a_service_stays_for_its_lease(place: Place, workers: list[Worker]) -> N
     parameters = ServeParameters(served_model_name="m").dump()
     request = StepRequest(step=Step.SERVE, run="parent", parameters=parameters, store=place.world.location)
     services = place.runtime(serve="run-step/played").services
-    for end in (lambda lease: lease.end(), lambda lease: lease._child.pulse.stop()):
+    for end in (lambda lease: lease.end(), lambda lease: lease._child.heartbeat.stop()):
         lease = services.start(request, _nobody)
         health = lease.endpoint.url.removesuffix("/v1") + "/health"
         assert httpx.get(health).status_code == 200

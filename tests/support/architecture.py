@@ -1,19 +1,20 @@
 """The rules of the house, read out of the syntax tree: who may import what, and who may touch the system.
 
-Imports inside functions and under TYPE_CHECKING count like any other.
+Imports inside functions and under TYPE_CHECKING count like any other: who reads a module has to read those, too.
 """
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-TOPS = ("flows", "containers", "infra")
+TOPS = ("flows", "infra", "containers")  # the floors from the top down: each imports itself and those below
 STEPS = ("download", "quantize", "push", "serve", "evaluate")
 
 
@@ -94,17 +95,47 @@ def check(source: str, path: str) -> list[Violation]:
     return sorted(set(found), key=lambda fault: (fault.line, fault.what))
 
 
+def cycles(modules: Iterable[tuple[str, str]]) -> list[str]:
+    """The import cycles among modules given as (path, text), each as a line of names; empty when there is none.
+
+    A module depends on what it names in an import: `from a.b import c` on `a.b`, and on `a.b.c` where that is a module.
+    That `a/__init__.py` runs first does not count, else every package that re-exports would be a cycle. One cycle is
+    found in each knot; when it is cut, the next one shows.
+    """
+    texts = {_module(path): (path, text) for path, text in modules}
+    graph = {
+        name: {found for _, found in imports(ast.parse(text, path), path) if found in texts and found != name}
+        for name, (path, text) in texts.items()
+    }
+    found: list[str] = []
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            cycle = list(reversed(error.args[1]))  # it names what is imported before who imports it
+            found.append(" -> ".join(cycle))
+            graph[cycle[0]].discard(cycle[1])
+        else:
+            return found
+
+
+def _module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def _import_faults(module: str, path: str) -> Iterator[str]:
     parts = module.split(".")
     top = path.split("/", 1)[0]
     for rule in ONLY:
         if parts[: rule.module.count(".") + 1] == rule.module.split(".") and not path.startswith(rule.where or ("-",)):
             yield f"imports {module}: {rule.why}"
-    if top == "containers" and parts[0] in {"flows", "infra"}:
-        yield f"imports {module}: containers knows nothing of {parts[0]}"
+    if parts[0] in TOPS and TOPS.index(parts[0]) < TOPS.index(top):
+        yield f"imports {module}: {top} knows nothing of {parts[0]}"
+    if parts[0] == "tests":
+        yield f"imports {module}: the product knows nothing of its tests"
     if parts[0] == "containers" and len(parts) > 1 and parts[1] in STEPS:
-        if top == "flows":
-            yield f"imports {module}: a flow sees a step only through its request and result"
+        if top != "containers":
+            yield f"imports {module}: {top} sees a step only through its request and result"
         if top == "containers" and not path.startswith(f"containers/{parts[1]}/"):
             yield f"imports {module}: nothing in containers imports a step but the step itself"
 

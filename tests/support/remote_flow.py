@@ -15,7 +15,7 @@ from flows.run_step import run_step
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
-    from flows.runners.launcher import OnEvent
+    from containers.events import OnEvent
 
 
 class Healthy(http.server.BaseHTTPRequestHandler):

@@ -35,21 +35,21 @@ def keys() -> Keys:
 
 
 def test_signs_are_seen_and_their_end_is_silence(keys):
-    """Every sign is another one, so that the watcher needs no clock of the other side."""
+    """No two heartbeats are equal, so that the watcher needs no clock of the other side."""
     watch = HeartbeatWatch(keys, "k")
-    assert watch.look() is None
-    with Heartbeat(keys, "k", 0.02) as pulse:
-        pulse.progress(Event(event="progress", task="quantize", done=5, total=10))
+    assert watch.read() is None
+    with Heartbeat(keys, "k", 0.02) as heartbeat:
+        heartbeat.progress(Event(event="progress", task="quantize", done=5, total=10))
         deadline = time.monotonic() + 10
-        while (sign := watch.look()) is None or sign.beat < 3:
+        while (last := watch.read()) is None or last.number < 3:
             assert time.monotonic() < deadline
-        assert sign.word == "on"
-        assert sign.progress is not None
-        assert sign.progress.done == 5
-    watch.look()
+        assert last.command == "on"
+        assert last.progress is not None
+        assert last.progress.done == 5
+    watch.read()
     before = watch.silence
     time.sleep(0.1)
-    watch.look()
+    watch.read()
     assert watch.silence > before
     watch.restart()
     assert watch.silence < before + 0.1
@@ -58,30 +58,30 @@ def test_signs_are_seen_and_their_end_is_silence(keys):
 def test_a_word_is_written_at_once_and_stays(keys):
     """Also when the beat goes on after it."""
     watch = HeartbeatWatch(keys, "k")
-    with Heartbeat(keys, "k", 60) as pulse:
-        pulse.say("end")
-        assert watch.look().word == "end"
-        pulse.write()
-        assert watch.look().word == "end"
+    with Heartbeat(keys, "k", 60) as heartbeat:
+        heartbeat.send("end")
+        assert watch.read().command == "end"
+        heartbeat.write()
+        assert watch.read().command == "end"
 
 
 def test_a_store_that_is_away_is_no_sign_and_no_error(keys):
-    """The last sign stays what it was, the silence grows, and the pulse goes on when the store is back."""
+    """The last heartbeat stays what it was, the silence grows, and the heartbeat goes on when the store is back."""
     with Heartbeat(keys, "k", 0.02):
         watch = HeartbeatWatch(keys, "k")
-        assert watch.look() is not None
+        assert watch.read() is not None
         keys.down = True
-        seen = watch.look()
+        seen = watch.read()
         time.sleep(0.1)
-        assert watch.look() == seen
+        assert watch.read() == seen
         assert watch.silence >= 0.1
         keys.down = False
         deadline = time.monotonic() + 10
-        while watch.look() == seen:
+        while watch.read() == seen:
             assert time.monotonic() < deadline
 
 
 def test_nonsense_under_the_key_is_no_sign(keys):
     """Somebody else's bytes, or half of them."""
     keys.values["k"] = b"{"
-    assert HeartbeatWatch(keys, "k").look() is None
+    assert HeartbeatWatch(keys, "k").read() is None

@@ -50,8 +50,8 @@ class Child:
         self.store.done.add(self.groups.pop(0))
         return None
 
-    def say(self, word: str) -> None:
-        self.heard.append(word)
+    def send(self, command: str) -> None:
+        self.heard.append(command)
 
     def end(self) -> None:
         self.ended = True
@@ -131,13 +131,13 @@ def test_what_a_lost_child_run_has_left_is_dealt_out_again(monkeypatch):
 
     def lost(child: Child) -> None:
         if len(child.groups) == 2:
-            raise StepFailed("quantize", 75, "gave no sign of life")
+            raise StepFailed("quantize", 75, "sent no heartbeat")
 
     played = Played(lost)
     result, said = share(played, monkeypatch)
     assert result.values == {"assembled": True}
     assert sum(len(groups) for groups in played.dealt) == len(PATHS) + 2
-    assert "part 1: gave no sign of life; its groups are dealt out again" in said
+    assert "part 1: sent no heartbeat; its groups are dealt out again" in said
 
 
 def test_no_child_run_is_started_behind_one_that_waits(monkeypatch):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import OnEvent
     from infra.container_engine import Container, ContainerEngine, State
 
 _LOGGER: Final = logging.getLogger(__name__)

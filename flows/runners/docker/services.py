@@ -32,8 +32,8 @@ from infra.container_engine.ownership import KEPT, LEASE, lives, stays
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import OnEvent
     from infra.container_engine import Container, ContainerEngine
 
 _RENEWAL: Final = 15.0  # seconds between renewals of a lease

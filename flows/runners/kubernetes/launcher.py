@@ -27,8 +27,8 @@ from flows.runners.step_protocol import REQUEST, Heard, step_failure
 from infra.cluster import Cluster
 
 if TYPE_CHECKING:
+    from containers.events import OnEvent
     from containers.settings import KubernetesSettings, Settings
-    from flows.runners.launcher import OnEvent
 
 CONTAINER: Final = "step"
 REQUESTS: Final = "/run/request"

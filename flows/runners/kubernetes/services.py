@@ -21,8 +21,8 @@ from infra.cluster import Cluster
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
+    from containers.events import OnEvent
     from containers.settings import KubernetesSettings, Settings
-    from flows.runners.launcher import OnEvent
 
 PORT: Final = 8000
 _SERVICE: Final = "carwright.dev/service"

@@ -15,8 +15,8 @@ from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
     from containers.contract import Step, StepRequest, StepResult
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import OnEvent
     from infra.environments.environment import Environment
 
 

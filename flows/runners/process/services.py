@@ -22,8 +22,8 @@ from infra.environments.environment import prepare
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import OnEvent
 
 _RENEWAL = 10.0  # seconds between renewals of a lease
 _LEASE = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough

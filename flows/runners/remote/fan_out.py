@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from containers.contract import StepRequest, StepResult
+    from containers.events import OnEvent
     from containers.settings import Settings
     from containers.store import Store
     from flows.orchestrator.child_runs import ChildRun
-    from flows.runners.launcher import Launcher, OnEvent
+    from flows.runners.launcher import Launcher
 
 _START: Final = 15.0  # seconds of work that are worth the start of a child run, which takes 5-10 s
 _AT_ONCE: Final = 8  # questions to the store, and child runs that are ended
@@ -78,12 +79,12 @@ class FanOut:
                 if not self._working:
                     return
                 for worker in list(self._working):
-                    self._look(worker, dealer)
+                    self._check(worker, dealer)
                 time.sleep(POLL)
         finally:
             left = list(self._working.values())
-            for child in left:  # all of them hear it before one is waited for
-                child.say("end")
+            for child in left:  # tell all of them before waiting for one
+                child.send("end")
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end") as pool:
                 list(pool.map(lambda child: child.end(), left))
 
@@ -93,11 +94,11 @@ class FanOut:
         label = f"quantize, part {worker + 1}: {len(dealt)} groups from {dealt[0]} on"
         deployment = self._settings.placement.quantize
         self._working[worker] = Children(self._store, self._settings).start(
-            deployment, request, label, lambda event: self._hear(worker, event)
+            deployment, request, label, lambda event: self._forward(worker, event)
         )
         self._progress[worker] = 0.0
 
-    def _look(self, worker: int, dealer: Dealer) -> None:
+    def _check(self, worker: int, dealer: Dealer) -> None:
         child = self._working[worker]
         try:
             if child.poll() is None:
@@ -132,7 +133,7 @@ class FanOut:
             self._done.update(path for path, manifest in zip(open_, found, strict=True) if manifest is not None)
         return self._done.intersection(paths)
 
-    def _hear(self, worker: int, event: Event) -> None:
+    def _forward(self, worker: int, event: Event) -> None:
         """Lines as they come, with the part they are of; progress added up (a group that two do counts twice)."""
         if event.event != "progress":
             self._on_event(event.model_copy(update={"message": f"part {worker + 1}: {event.message}"}))

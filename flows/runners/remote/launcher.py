@@ -13,8 +13,9 @@ from flows.runners.remote.fan_out import FanOut
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest, StepResult
+    from containers.events import OnEvent
     from containers.settings import Settings
-    from flows.runners.launcher import Launcher, OnEvent
+    from flows.runners.launcher import Launcher
 
 
 @dataclass(frozen=True)

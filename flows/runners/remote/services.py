@@ -13,14 +13,14 @@ from containers.contract import Endpoint
 from containers.errors import Error, NotReady
 from containers.fingerprints import fingerprint_inputs
 from containers.store import Store
+from flows.orchestrator.child_protocol import child_key
 from flows.orchestrator.child_runs import POLL, Children
-from flows.run_step import child_key
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
+    from containers.events import OnEvent
     from containers.settings import Settings
     from flows.orchestrator.child_runs import ChildRun
-    from flows.runners.launcher import OnEvent
     from flows.runners.service import Lease, Services
 
 _REACH: Final = 15.0  # seconds for a published endpoint to answer from here
@@ -28,7 +28,7 @@ _REACH: Final = 15.0  # seconds for a published endpoint to answer from here
 
 @dataclass
 class PlacedLease:
-    """One service in a child run; its signs of life are the lease."""
+    """One service in a child run; its heartbeats are the lease."""
 
     endpoint: Endpoint
     _child: ChildRun
@@ -47,7 +47,7 @@ class PlacedLease:
 
     def keep(self) -> None:
         """It stays until somebody cancels its run (`prefect flow-run cancel`)."""
-        self._child.say("keep")
+        self._child.send("keep")
         self._child.heartbeat.stop()
         self._child.store.write_key(self._kept_key, self.endpoint.model_dump_json().encode())
 
