@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput, faults
+from containers.registry_limits import MODEL_LAYERS
 
 SCHEMA_VERSION: Final = 1
 GateProfile = Literal["smoke", "release"]
@@ -250,7 +251,7 @@ class PushOptions(Values):
 
     override: str = ""
     gate_profile: GateProfile = "release"
-    layer_limit: int = 120
+    layer_limit: int = MODEL_LAYERS
 
 
 class PushedImage(Values):

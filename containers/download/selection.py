@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from containers.checkpoint_files import PICKLE_SUFFIXES, is_legal
 from containers.errors import BadInput
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from containers.digest import Digest
 
 _WHY: Final = {
-    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "a pickle"),
+    **dict.fromkeys(PICKLE_SUFFIXES, "a pickle"),
     **dict.fromkeys((".gguf", ".ggml"), "weights for llama.cpp"),
     **dict.fromkeys((".onnx", ".onnx_data", ".ort"), "weights for ONNX"),
     **dict.fromkeys(
@@ -36,9 +36,6 @@ _TOKENIZER_PARTS: Final = frozenset(
         "target.spm",
     }
 )
-# The licence and what must travel with it, in the spellings that are in use: LICENSE.txt, LICENCE, Notice, USE_POLICY.md.
-_PAPERS: Final = re.compile(r"(licen[cs]e|notice|copying|use[_-]?policy|acceptable[_-]use)", re.IGNORECASE)
-_PAPER_SUFFIXES: Final = frozenset({"", ".txt", ".md", ".pdf", ".rst"})
 # Either of these is a whole tokenizer.
 _TOKENIZERS: Final = (
     {"tokenizer.json"},
@@ -106,7 +103,7 @@ def _why_not(path: str, names: set[str]) -> str | None:
     suffix = PurePosixPath(name.lower()).suffix
     if _hidden(path):
         return "hidden"
-    if (_PAPERS.match(name) and suffix in _PAPER_SUFFIXES) or name == "README.md" or name in _TOKENIZER_PARTS:
+    if is_legal(name) or name == "README.md" or name in _TOKENIZER_PARTS:
         return None
     if name.endswith(".bin.index.json"):
         return "the index of pickles"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.checkpoint_files import is_legal
 from containers.events import amount
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from containers.oci.source import SourceFile
 
 PATH: Final = "README.md"  # in the root of the image, outside /models: it is no part of the checkpoint
-_LEGAL: Final = ("license", "licence", "notice", "use_policy", "use-policy", "copying")
 _KNOWN: Final = {
     "org.opencontainers.image.title": "Name",
     "org.opencontainers.image.source": "Source",
@@ -29,12 +29,6 @@ _KNOWN: Final = {
 def legal_files(files: Sequence[SourceFile]) -> tuple[str, ...]:
     """Licence, notice and use policy files among the files of a checkpoint."""
     return tuple(file.path for file in files if is_legal(file.path))
-
-
-def is_legal(path: str) -> bool:
-    """By its name, a licence, a notice or a use policy."""
-    name = path.rpartition("/")[2].lower()
-    return any(word in name for word in _LEGAL)
 
 
 def render(config: Mapping[str, Any], files: Sequence[SourceFile], annotations: Mapping[str, str]) -> bytes:

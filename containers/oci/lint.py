@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from containers.checkpoint_files import is_legal, is_pickle
 from containers.errors import BadInput
 from containers.oci import raw
 from containers.oci.access import open_repository, read_manifest
-from containers.oci.card import is_legal
 from containers.oci.files import read_model_file
 from containers.oci.layer import ROOT
 from containers.oci.mounted import tree_of
@@ -19,6 +19,7 @@ from containers.oci.referrers import TITLE
 from containers.oci.repository import image, images, read_small
 from containers.oci.source import INDEX_FILE
 from containers.oci.validate import check_image, listed_files
+from containers.registry_limits import MOUNTABLE_LAYERS, may_refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from containers.settings import Settings
 
 Level = Literal["error", "warning", "ok"]
-_LAYERS_MAX: Final = 127  # what overlay file systems mount
-_HARBOR: Final = 32 << 30  # bytes of a layer beyond which Harbor was seen to fail
 _BIN: Final = ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin")
 _TOOLS: Final = ("sh", "ln", "sleep", "ls")  # KServe's sidecar and init container call them
 
@@ -93,17 +92,17 @@ def _layer_rules(manifest: ImageManifest, limit: int) -> list[Finding]:
     kinds = Counter(layer.media_type for layer in manifest.layers)
     zstd = [kind for kind in kinds if "zstd" in kind]
     squeezed = [kind for kind in kinds if kind.endswith("gzip")]
-    large = (
-        Finding("layer-size", "error", f"the largest layer has {biggest} bytes; this registry takes {limit}")
-        if limit and biggest > limit
-        else Finding(
-            "layer-size", "warning", f"the largest layer has {biggest} bytes; Harbor was seen to fail above 32 GiB"
-        )
-        if biggest > _HARBOR
-        else Finding("layer-size", "ok", f"the largest layer has {biggest} bytes")
-    )
+    size = f"the largest layer has {biggest} bytes"
+    if limit:
+        large = _judge("layer-size", biggest <= limit, f"{size}; this registry takes {limit}")
+    elif too_small := may_refuse(biggest):
+        large = Finding("layer-size", "warning", f"{size}: too large for {', '.join(too_small)}")
+    else:
+        large = Finding("layer-size", "ok", size)
     return [
-        _judge("layer-count", count <= _LAYERS_MAX, f"{count} layers (overlay file systems mount {_LAYERS_MAX})"),
+        _judge(
+            "layer-count", count <= MOUNTABLE_LAYERS, f"{count} layers (overlay file systems mount {MOUNTABLE_LAYERS})"
+        ),
         large,
         _judge("no-zstd", not zstd, f"layer types: {', '.join(sorted(kinds))} (KServe's oci+fetch refuses zstd)"),
         _judge(
@@ -185,7 +184,7 @@ def _checkpoint_rules(files: Sequence[str], read: Any) -> list[Finding]:
     findings.append(_judge("tokenizer", tokenizer, "a tokenizer is there" if tokenizer else "no tokenizer", "warning"))
     legal = sorted(path for path in paths if is_legal(path))
     findings.append(_judge("licence", bool(legal), f"licence files: {', '.join(legal) or 'none'}", "warning"))
-    pickles = sorted(path for path in paths if path.endswith((".bin", ".pth", ".pt", ".ckpt", ".pkl")))
+    pickles = sorted(path for path in paths if is_pickle(path))
     findings.append(_judge("no-pickles", not pickles, f"pickles: {', '.join(pickles[:5]) or 'none'}", "warning"))
     return findings
 

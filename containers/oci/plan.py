@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.checkpoint_files import is_pickle
 from containers.errors import BadInput
 from containers.events import amount
 from containers.oci import card
 from containers.oci.layer import Layer, LayerFile
 from containers.oci.source import check_checkpoint, files_key
+from containers.registry_limits import MODEL_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from containers.oci.push_cache import PushCache
     from containers.oci.source import Source, SourceFile
 
-LAYER_LIMIT: Final = 120  # model layers; overlay file systems mount about 127, and base and card need some
 SMALL: Final = 64 << 20  # bytes; files up to here are grouped first
 _GROUP_MAX: Final = 1 << 30  # bytes of a layer of small files
 
@@ -84,10 +85,10 @@ class PushPlan:
 def make_plan(
     source: Source,
     bases: Sequence[Base],
-    memory: PushCache,
+    cache: PushCache,
     *,
     annotations: Mapping[str, str] | None = None,
-    layer_limit: int = LAYER_LIMIT,
+    layer_limit: int = MODEL_LAYERS,
     layer_bytes: int = 0,
     also_raw: bool = False,
 ) -> PushPlan:
@@ -95,13 +96,13 @@ def make_plan(
     config = check_checkpoint(source)
     files = {file.path: file for file in source.files}
     groups = group_files((file.planned for file in source.files), limit=layer_limit, layer_bytes=layer_bytes)
-    layers = tuple(_planned(tuple(files[one.path] for one in group), memory) for group in groups)
+    layers = tuple(_planned(tuple(files[one.path] for one in group), cache) for group in groups)
     notes: list[str] = []
     if not card.legal_files(source.files):
         notes.append("the checkpoint has no licence file: whoever takes the image cannot see its terms")
     if any(len(one.files) > 1 for one in layers):
         notes.append(f"{len(files)} files share {len(layers)} layers (the limit is {layer_limit})")
-    pickles = [path for path in files if path.endswith((".bin", ".pth", ".pt", ".ckpt", ".pkl"))]
+    pickles = [path for path in files if is_pickle(path)]
     if pickles:
         notes.append(f"{len(pickles)} pickle file(s) will be in the image: {', '.join(pickles[:3])}")
     if bases[0].name == "none":
@@ -121,17 +122,17 @@ def make_plan(
     )
 
 
-def _planned(files: tuple[SourceFile, ...], memory: PushCache) -> PlannedLayer:
+def _planned(files: tuple[SourceFile, ...], cache: PushCache) -> PlannedLayer:
     layer = Layer(tuple(file.planned for file in files))
     digest = files[0].layer if len(files) == 1 else None
     key = files_key(files)
     if key is None:  # the annotations need every file's digest too, so the files must be read in any case
         return PlannedLayer(layer, files, None)
-    return PlannedLayer(layer, files, digest or memory.layer(key))
+    return PlannedLayer(layer, files, digest or cache.layer(key))
 
 
 def group_files(
-    files: Iterable[LayerFile], *, limit: int = LAYER_LIMIT, layer_bytes: int = 0
+    files: Iterable[LayerFile], *, limit: int = MODEL_LAYERS, layer_bytes: int = 0
 ) -> tuple[tuple[LayerFile, ...], ...]:
     """The files of each layer, in the image's order: a function of paths, sizes and limits and of nothing else.
 

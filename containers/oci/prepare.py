@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from containers.errors import BadInput
 from containers.oci.access import open_repository
 from containers.oci.base import Base, busybox_base, empty_base, image_base
 from containers.oci.reference import Reference
+from containers.registry_limits import layer_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from containers.settings import Settings
-
-# Most bytes that a registry takes in one layer, by host: Amazon ECR ("Amazon ECR service quotas"), GitHub ("Working with
-# the Container registry").
-_LAYER_BYTES: Final = (
-    (re.compile(r"[0-9]+\.dkr\.ecr\..*|public\.ecr\.aws"), 52_000 << 20),
-    (re.compile(r"ghcr\.io"), 10_000_000_000),
-)
 
 
 @contextmanager
@@ -41,6 +34,4 @@ def open_bases(name: str, platforms: Sequence[str], settings: Settings) -> Itera
 
 def registry_layer_bytes(target: Reference, settings: Settings) -> int:
     """Most bytes in one layer of that registry, 0 where no limit is known."""
-    if settings.registry.layer_bytes:
-        return settings.registry.layer_bytes
-    return next((limit for host, limit in _LAYER_BYTES if host.fullmatch(target.registry)), 0)
+    return settings.registry.layer_bytes or layer_limit(target.registry)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.checkpoint_files import is_legal
 from containers.digest import Digest, canonical_json
-from containers.oci.card import is_legal
 from containers.oci.referrers import TITLE
 from containers.oci.types import Descriptor, ImageManifest
 

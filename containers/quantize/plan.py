@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from containers.contract import Frozen, PushOptions
+from containers.contract import Frozen
 from containers.quantize.assemble import taken_over
 from containers.quantize.resources import disk_needed, gpu_memory_needed, lanes_for, memory_needed
+from containers.registry_limits import MODEL_LAYERS, may_refuse
 from containers.safetensors import ITEM_SIZE
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from containers.quantize.preflight import QuantizeJob
 
 _EXAMPLES: Final = 3
-# The largest layer in bytes that registries take (AWS's quotas page) or have been seen to take.
-_LAYER_LIMITS: Final = {"Amazon ECR": 52_000 << 20, "Harbor": 32 << 30, "Quay": 20_000_000_000}
 
 
 class KeptTensors(Frozen):
@@ -101,7 +100,7 @@ def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) ->
         ),
         size_before=sum(others.values()),
         size_after=sum(group.output.size for group in job.groups) + sum(copied),
-        layers=1 + min(files, _layer_limit()),
+        layers=1 + min(files, MODEL_LAYERS),
         largest_layer=largest,
         lanes=at_once,
         disk_needed=disk_needed(job.groups, at_once),
@@ -132,14 +131,5 @@ def _architecture(config: Any) -> str:
     return str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
 
 
-def _layer_limit() -> int:
-    limit: int = PushOptions.model_fields["layer_limit"].default
-    return limit
-
-
 def _registry_warnings(largest: int) -> list[str]:
-    return [
-        f"the largest layer has {largest / 1e9:.1f} GB, and {registry} takes up to {limit / 1e9:.1f} GB"
-        for registry, limit in _LAYER_LIMITS.items()
-        if largest > limit
-    ]
+    return [f"the largest layer has {largest / 1e9:.1f} GB: too large for {one}" for one in may_refuse(largest)]

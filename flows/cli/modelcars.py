@@ -24,11 +24,12 @@ from containers.oci.access import open_push_cache, open_repository
 from containers.oci.candidates import find_candidates, mark_pushed, remove
 from containers.oci.lint import lint as lint_reference
 from containers.oci.modelcar import Push
-from containers.oci.plan import LAYER_LIMIT, make_plan
+from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
+from containers.registry_limits import MODEL_LAYERS
 from containers.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def push(  # noqa: PLR0917 -- typer makes options of them
         list[str] | None, typer.Option(help="raw: the raw-file artifact for ilab and ModelPack as well.")
     ] = None,
     annotation: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on the manifest; may be repeated.")] = None,
-    layer_limit: Annotated[int, typer.Option(help="Most model layers; beyond it files share layers.")] = LAYER_LIMIT,
+    layer_limit: Annotated[int, typer.Option(help="Most model layers; beyond it files share layers.")] = MODEL_LAYERS,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
     json_: Json = False,
 ) -> None:

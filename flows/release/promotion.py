@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.checkpoint_files import is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
 from containers.store import FileEntry, Manifest
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 CARD_FILE: Final = "README.md"
 PROVENANCE_FILE: Final = "provenance.json"
 _HUB: Final = "hf://"
-_LICENCE: Final = ("license", "licence", "copying")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _config(checkpoint: Manifest) -> dict[str, Any]:
 
 
 def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:
-    found = next((one.path for one in checkpoint.files if one.path.lower().startswith(_LICENCE)), None)
+    found = next((one.path for one in checkpoint.files if "/" not in one.path and is_licence(one.path)), None)
     return f"https://huggingface.co/{base}/blob/{revision}/{found}" if found else ""
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from containers.checkpoint_files import is_legal
 from containers.contract import Frozen
-from containers.oci.card import is_legal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from containers.checkpoint_files import is_legal
 from containers.digest import Digest
 from containers.download.selection import _why_not
-from containers.oci.card import is_legal
 from containers.settings import Settings
 from flows.quantize_and_ship import quantize_and_ship
 from flows.watching import view

@@ -1,0 +1,34 @@
+"""What a file of a checkpoint is for, by its name: legal text, or a pickle."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Final
+
+PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+# The spellings that are in use: LICENSE.txt, LICENCE, THIRD_PARTY_NOTICES, Notice, USE_POLICY.md, Acceptable-Use-Policy.
+_LICENCE: Final = re.compile(r"(?<![a-z])(licen[cs]e|copying)", re.IGNORECASE)
+_LEGAL: Final = re.compile(r"(?<![a-z])(licen[cs]e|copying|notice|use[_-]?policy|acceptable[_-]?use)", re.IGNORECASE)
+_TEXT: Final = frozenset({"", ".txt", ".md", ".pdf", ".rst"})
+
+
+def is_legal(path: str) -> bool:
+    """A licence, a notice or a use policy: what must travel with the weights."""
+    return _names(_LEGAL, path)
+
+
+def is_licence(path: str) -> bool:
+    """The licence itself."""
+    return _names(_LICENCE, path)
+
+
+def is_pickle(path: str) -> bool:
+    """A format that can run code when it is read."""
+    return PurePosixPath(path.lower()).suffix in PICKLE_SUFFIXES
+
+
+def _names(words: re.Pattern[str], path: str) -> bool:
+    name = PurePosixPath(path).name
+    return words.search(name) is not None and PurePosixPath(name.lower()).suffix in _TEXT
