@@ -69,9 +69,10 @@ class StoredCheckpoint:
     def learned(self, path: str, sha256: Digest) -> None:
         entry = self._entries[path]
         if entry.sha256 != sha256:
+            self._store.discard_blob(entry.sha256)
             raise BadInput(
-                f"{path} in the store is not what its digest {entry.sha256} says",
-                remedy="the store is damaged; remove the artifact with `carwright clean` and make it again",
+                f"{path} in the store was not what its digest {entry.sha256} says, and was removed",
+                remedy="run the whole pipeline again: what made it is redone",
             )
 
 

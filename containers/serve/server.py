@@ -14,6 +14,7 @@ from containers.errors import Interrupted, NotReady
 from containers.process import Child
 from containers.serve.diagnosis import explain, last
 from containers.serve.vllm_command import EMULATION, LOOPBACK
+from containers.serve_health import HEALTH_TIMEOUT, health_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,9 +58,9 @@ class VllmServer:
         runs out.
         """
         started = time.monotonic()
-        address = f"http://{LOOPBACK}:{self.port}/health"
+        address = health_url(self.url)
         with (
-            httpx.Client(trust_env=False, timeout=5) as client,
+            httpx.Client(trust_env=False, timeout=HEALTH_TIMEOUT) as client,
             self.report.progress("vLLM is loading", unit="s") as progress,
         ):
             while True:

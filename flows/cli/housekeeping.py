@@ -45,4 +45,8 @@ def services(settings: Settings) -> list[Services]:
         from flows.runners.docker.services import DockerServices
 
         found.append(DockerServices(settings))
+    if settings.launcher == "kubernetes":
+        from flows.runners.kubernetes.services import KubernetesServices
+
+        found.append(KubernetesServices(settings))
     return found

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
 from prefect.client.schemas.objects import StateType, WorkerStatus
-from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Cancelling
@@ -22,10 +19,10 @@ from containers.errors import BadInput, Error, Interrupted, NotReady, StepFailed
 from containers.events import Event
 from flows.orchestrator.child_protocol import STEP_LOGGER, ChildOutcome, child_key, heartbeat_interval
 from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
+from flows.orchestrator.run_log import RunLog, level_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
@@ -41,8 +38,6 @@ if TYPE_CHECKING:
 POLL: Final = 1.0  # seconds between two looks at a child run
 _SLOW_POLL: Final = 5.0  # seconds between two looks at its log and at the work pool
 _GRACE: Final = 20.0  # seconds for a child run to end in order
-_LATE: Final = timedelta(seconds=10)  # log lines of one second may arrive in any order within this
-_LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
 _DEPLOY: Final = (
     "deploy it: `prefect deploy --all --prefect-file infra/prefect.yaml`; `prefect deployment ls` lists what there is"
 )
@@ -88,17 +83,17 @@ class ChildRun:
     listen: OnEvent
     waits: bool = field(init=False, default=False)
     _watch: HeartbeatWatch = field(init=False)
+    _log: RunLog = field(init=False)
     _began: float = field(init=False, default_factory=time.monotonic)
     _pending: float = 0.0
     _runs: float = 0.0
     _log_read: float = 0.0
-    _seen: set[UUID] = field(init=False, default_factory=set)
-    _last_line: datetime | None = None
     _progress: Event | None = None
     _over: bool = False
 
     def __post_init__(self) -> None:
         self._watch = HeartbeatWatch(self.store, child_key(self.key, "child"))
+        self._log = RunLog(self.run_id)
 
     def poll(self) -> StepResult | None:
         """The result once it is there; None while it works.
@@ -239,23 +234,9 @@ class ChildRun:
 
     def _forward_log(self, client: SyncPrefectClient) -> None:
         """Pass on the step's own lines, each once; those of Prefect itself stay with the child run."""
-        after = self._last_line - _LATE if self._last_line is not None else None
-        found = client.read_logs(
-            LogFilter(
-                flow_run_id=LogFilterFlowRunId(any_=[self.run_id]),
-                timestamp=LogFilterTimestamp(after_=after) if after is not None else None,
-            ),
-            limit=200,
-            sort=LogSort.TIMESTAMP_ASC,
-        )
-        for line in found:
-            if line.id in self._seen:
-                continue
-            self._seen.add(line.id)
-            self._last_line = max(line.timestamp, self._last_line or line.timestamp)
+        for line in self._log.read(client):
             if line.name.endswith(f".{STEP_LOGGER}"):
-                level: Any = next((name for least, name in _LEVELS if line.level >= least), "debug")
-                self.listen(Event(event="log", level=level, message=line.message))
+                self.listen(Event(event="log", level=level_name(line.level), message=line.message))
 
 
 @dataclass(frozen=True)

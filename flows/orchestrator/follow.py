@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,12 +14,9 @@ from prefect.client.schemas.filters import (
     ArtifactFilterType,
     FlowRunFilter,
     FlowRunFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
-    LogFilterTimestamp,
 )
 from prefect.client.schemas.objects import StateType
-from prefect.client.schemas.sorting import ArtifactSort, LogSort
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Cancelling
@@ -30,10 +26,10 @@ from containers.events import Event
 from flows.orchestrator.child_runs import api, check_pool, deployed
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.run_artifacts import FAILURE, OUTCOME
+from flows.orchestrator.run_log import RunLog, level_name
 from flows.release.summary import NotPromoted, Shipped
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
@@ -46,8 +42,6 @@ _LOOK: Final = 5.0  # seconds between two looks at the work pool while a run wai
 _PATIENCE: Final = 30.0  # seconds for a worker to come up, which may be starting beside this
 _OUTAGE: Final = 60.0  # seconds that the server may be away
 _END: Final = 60.0  # seconds for a cancelled run to end
-_LATE: Final = timedelta(seconds=10)  # lines of the log may arrive in any order within this
-_LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
 
 
 def server() -> str:
@@ -123,11 +117,13 @@ class Following:
     pool: str
     listener: Listener
     _names: dict[UUID, str] = field(default_factory=dict)
-    _lines: set[UUID] = field(default_factory=set)
-    _last: datetime | None = None
+    _lines: RunLog = field(init=False)
     _said: dict[UUID, float] = field(default_factory=dict)
     _state: str = ""
     _looked: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._lines = RunLog(self.run)
 
     def wait(self) -> Shipped:
         """Follow it to its end.
@@ -189,26 +185,12 @@ class Following:
 
     def _log(self, client: SyncPrefectClient) -> None:
         """Pass on what the tasks say, each line once, under the name of its task."""
-        while True:
-            found = client.read_logs(
-                LogFilter(
-                    flow_run_id=LogFilterFlowRunId(any_=[self.run]),
-                    timestamp=LogFilterTimestamp(after_=self._last - _LATE) if self._last is not None else None,
-                ),
-                limit=200,
-                sort=LogSort.TIMESTAMP_ASC,
-            )
-            news = [line for line in found if line.id not in self._lines]
-            for line in news:
-                self._lines.add(line.id)
-                self._last = max(line.timestamp, self._last or line.timestamp)
-                level: Any = next((name for least, name in _LEVELS if line.level >= least), "debug")
-                name = "run" if line.task_run_id is None else self._task(client, line.task_run_id)
-                if "Traceback (most" in line.message or (line.task_run_id is None and level == "info"):
-                    level = "debug"  # Prefect's own words about the run; an error is told once, at the end
-                self.listener(name, Event(event="log", level=level, message=line.message))
-            if len(found) < 200 or not news:
-                return
+        for line in self._lines.read(client):
+            level = level_name(line.level)
+            name = "run" if line.task_run_id is None else self._task(client, line.task_run_id)
+            if "Traceback (most" in line.message or (line.task_run_id is None and level == "info"):
+                level = "debug"  # Prefect's own words about the run; an error is told once, at the end
+            self.listener(name, Event(event="log", level=level, message=line.message))
 
     def _task(self, client: SyncPrefectClient, task_run: UUID) -> str:
         if task_run not in self._names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from containers.serve_health import HEALTH_TIMEOUT, STARTUP_PERIOD, health_url, startup_tries
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
 from flows.targets.docker import MODELS, image_for
 from flows.targets.size import GIB
@@ -30,9 +31,9 @@ def render(deployment: Deployment) -> Rendered:
         "shm_size": f"{deployment.shared_memory // GIB}g",
         "healthcheck": {
             "test": ["CMD", "python3", "-c", _probe(deployment.port)],
-            "interval": "10s",
-            "timeout": "10s",
-            "retries": -(-deployment.startup_seconds // 10),  # before that it counts as starting, not as unhealthy
+            "interval": f"{STARTUP_PERIOD}s",
+            "timeout": f"{2 * HEALTH_TIMEOUT}s",
+            "retries": startup_tries(deployment.startup_seconds),  # before that it counts as starting, not as unhealthy
         },
     }
     if deployment.on_gpu:
@@ -54,4 +55,5 @@ def render(deployment: Deployment) -> Rendered:
 
 
 def _probe(port: int) -> str:
-    return f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
+    url = health_url(f"http://127.0.0.1:{port}")
+    return f"import urllib.request; urllib.request.urlopen('{url}', timeout={HEALTH_TIMEOUT})"

@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
-
 from containers.contract import ServeParameters, Step, StepRequest
 from containers.digest import Digest
 from containers.errors import BadInput, Error, NotReady
 from containers.process import Completed, ProcessFailed, inherited, run
+from containers.serve_health import health_url, is_healthy
 from flows.targets import compose, podman
 from flows.targets.rollout import RolloutResult
 from flows.targets.smoke import ask
@@ -93,7 +92,7 @@ def deploy_podman(
     arguments = [word for part in podman.run_arguments(deployment, image, deployment.hub) for word in part]
     mark = str(Digest.of("\0".join(arguments).encode()))
     before = engine.container(deployment.name)
-    if before is not None and before["Config"]["Labels"].get(_LABEL) == mark and _healthy(url):
+    if before is not None and before["Config"]["Labels"].get(_LABEL) == mark and is_healthy(url):
         return RolloutResult(
             name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0
         )
@@ -243,20 +242,13 @@ def _wait(
 ) -> None:
     """Until /health answers; raises, with the last lines, NotReady when the time is over and BadInput when it has ended."""
     deadline = time.monotonic() + timeout
-    say(f"waiting for {url}/health")
-    while not _healthy(url):
+    say(f"waiting for {health_url(url)}")
+    while not is_healthy(url):
         if not alive():
             raise BadInput(f"vLLM ended before it was ready; its last words:\n{_last(log())}")
         if time.monotonic() > deadline:
             raise NotReady(f"{url} was not ready after {timeout:.0f} s; the last lines:\n{_last(log())}")
         time.sleep(_POLL)
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 def _last(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from containers.serve_health import HEALTH_PATH, HEALTH_TIMEOUT, STARTUP_PERIOD, startup_tries
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
 from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
@@ -23,7 +24,6 @@ PORT: Final = 8080  # KServe's own
 MODELS: Final = "/mnt/models"
 GPU: Final = "nvidia.com/gpu"
 Mode = Literal["oci", "oci+native", "oci+fetch"]
-_PERIOD: Final = 10  # seconds between two probes while vLLM loads
 
 
 def image_for(deployment: Deployment) -> str:
@@ -139,11 +139,16 @@ def resources(deployment: Deployment) -> dict[str, dict[str, str]]:
 
 def probes(deployment: Deployment) -> dict[str, Any]:
     """vLLM's /health; until it first answers, only the startup probe counts, with the time that the weights may take."""
-    health = {"httpGet": {"path": "/health", "port": PORT, "scheme": "HTTP"}}
-    tries = -(-deployment.startup_seconds // _PERIOD)
+    health = {"httpGet": {"path": HEALTH_PATH, "port": PORT, "scheme": "HTTP"}}
+    tries = startup_tries(deployment.startup_seconds)
     return {
-        "startupProbe": {**health, "periodSeconds": _PERIOD, "timeoutSeconds": 5, "failureThreshold": tries},
-        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
+        "startupProbe": {
+            **health,
+            "periodSeconds": STARTUP_PERIOD,
+            "timeoutSeconds": HEALTH_TIMEOUT,
+            "failureThreshold": tries,
+        },
+        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": HEALTH_TIMEOUT, "failureThreshold": 3},
         "livenessProbe": {**health, "periodSeconds": 30, "timeoutSeconds": 15, "failureThreshold": 4},
     }
 

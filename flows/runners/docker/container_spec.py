@@ -10,24 +10,21 @@ import base64
 import json
 import re
 import secrets
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from flows.runners.docker import seccomp
+from flows.runners.step_container import by_step, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, RESULT, variables
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from containers.contract import StepRequest
     from containers.settings import Settings
-
-    T = TypeVar("T")
 
 VOLUME: Final = "/run"
 WORK: Final = "/run/carwright"
@@ -103,11 +100,6 @@ def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]
     }
 
 
-def by_step(table: Mapping[str, T], step: Step) -> T | None:
-    """A value of one of the tables in the settings; the one of `*` where the step has none."""
-    return table.get(step.value, table.get("*"))
-
-
 def _logins_variable(settings: Settings, request: StepRequest) -> dict[str, str]:
     if _logins(settings, request):
         return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"/run/secrets/{_LOGINS}"}
@@ -153,7 +145,6 @@ def _folders(request: StepRequest) -> tuple[str, ...]:
 
 
 def _security(request: StepRequest) -> tuple[str, ...]:
-    """Bubblewrap makes user namespaces, which the engine's profiles forbid: the one step that needs it gets another."""
-    if request.step is Step.EVALUATE and request.parameters.get("action") == "measure":
+    if makes_user_namespaces(request):
         return (f"seccomp={seccomp.profile()}", "apparmor=unconfined")
     return ()

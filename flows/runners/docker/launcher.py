@@ -16,8 +16,9 @@ from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.process import inherited
-from flows.runners.docker.container_spec import VOLUME, WORK, by_step, payload, refuse_folders, step_spec
+from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
+from flows.runners.step_container import image_name
 from flows.runners.step_protocol import LOG, RESULT, Heard, read_result, step_failure
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import ALIVE
@@ -143,10 +144,8 @@ class Follower:
 
 
 def image_of(settings: Settings, step: Step) -> str:
-    """The image of a step; another one where it gets GPUs."""
-    gpus = by_step(settings.docker.gpus, step)
-    target = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
-    return settings.docker.image.format(target=target.get(step, step.value))
+    """The image of a step on this container engine."""
+    return image_name(settings.docker.image, step, settings.docker.gpus)
 
 
 def ensure_images(settings: Settings, on_event: OnEvent) -> None:

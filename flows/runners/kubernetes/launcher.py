@@ -22,7 +22,8 @@ from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.events import Event
 from containers.step import parse_result_line
-from flows.runners.docker.container_spec import by_step, environment, payload, refuse_folders
+from flows.runners.docker.container_spec import environment, payload, refuse_folders
+from flows.runners.step_container import by_step, image_name, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, Heard, step_failure
 from infra.cluster import Cluster
 
@@ -230,12 +231,6 @@ def labels(request: StepRequest) -> dict[str, str]:
     }
 
 
-def image_of(settings: KubernetesSettings, step: Step) -> str:
-    gpus = by_step(settings.gpus, step)
-    target = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
-    return settings.image.format(target=target.get(step, step.value))
-
-
 def job(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     """The Job, suspended; its one container must not be root and writes to its own folders only."""
     kube = settings.kubernetes
@@ -265,16 +260,17 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     names = [key.removeprefix("secrets/") for key in payload(settings, request) if key.startswith("secrets/")]
     if LOGINS in names:
         variables["CARWRIGHT_REGISTRY__AUTH_FILE"] = f"{SECRETS}/{LOGINS}"
+    seccomp = "Unconfined" if makes_user_namespaces(request) else "RuntimeDefault"
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "serviceAccountName": kube.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": _seccomp(request)}},
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": seccomp}},
         "containers": [
             {
                 "name": CONTAINER,
-                "image": image_of(kube, step),
+                "image": image_name(kube.image, step, kube.gpus),
                 "command": ["python3", "-m", f"containers.{step}"],
                 "args": ["--request", f"{REQUESTS}/{REQUEST}", "--result", "-"],
                 "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
@@ -340,12 +336,6 @@ def _resources(kube: KubernetesSettings, step: Step, gpus: int) -> dict[str, dic
     devices = {kube.gpu_resource: str(gpus)} if gpus else {}
     size = f"{int(memory * 1024)}Mi"
     return {"requests": {"cpu": f"{cpus:g}", "memory": size, **devices}, "limits": {"memory": size, **devices}}
-
-
-def _seccomp(request: StepRequest) -> str:
-    """Bubblewrap, which runs a model's programs, makes user namespaces; the default profile of engines forbids that."""
-    measures = request.step is Step.EVALUATE and request.parameters.get("action", "measure") == "measure"
-    return "Unconfined" if measures else "RuntimeDefault"
 
 
 def _state(pod: dict[str, Any]) -> dict[str, Any]:

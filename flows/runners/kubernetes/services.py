@@ -10,11 +10,10 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
-
 from containers.contract import Endpoint, ServeOptions
 from containers.errors import Error
 from containers.fingerprints import fingerprint_inputs
+from containers.serve_health import is_healthy
 from containers.step import parse_result_line
 from flows.runners.kubernetes import launcher as jobs
 from infra.cluster import Cluster
@@ -42,7 +41,7 @@ class KubernetesLease:
 
     @property
     def serves(self) -> bool:
-        return healthy(self.endpoint)
+        return is_healthy(self.endpoint.url)
 
     def end(self) -> None:
         if not self._stays:
@@ -114,16 +113,8 @@ class KubernetesServices:
                 for line in cluster.log(pod["metadata"]["name"], jobs.CONTAINER):
                     if (result := parse_result_line(line)) is not None:
                         endpoint = _of_pod(cluster, pod["metadata"]["name"], Endpoint.read(result.values))
-                        return endpoint if healthy(endpoint) else None
+                        return endpoint if is_healthy(endpoint.url) else None
         return None
-
-
-def healthy(endpoint: Endpoint) -> bool:
-    """Whether it answers its health check."""
-    try:
-        return httpx.get(endpoint.url.removesuffix("/v1") + "/health", timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 def _of_pod(cluster: Cluster, pod: str, endpoint: Endpoint) -> Endpoint:

@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-import httpx
 from pydantic import BaseModel, ValidationError
 
 from containers.contract import Endpoint, ServeOptions, StepRequest
 from containers.fingerprints import fingerprint_inputs
 from containers.process import Child, start_time, stop_by_pid
+from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
 from flows.runners.step_protocol import LOG, RESULT, Heard, read_result, step_failure
 from infra.environments.environment import prepare
@@ -100,7 +100,7 @@ class ProcessServices:
         key = request.fingerprint(fingerprint_inputs(request.step))[:12]
         path, lease = self.folder / f"{key}.json", self.folder / f"{key}.lease"
         state = _read(path)
-        if state is not None and state.runs and state.endpoint is not None and _healthy(state.endpoint):
+        if state is not None and state.runs and state.endpoint is not None and is_healthy(state.endpoint.url):
             return ProcessLease(state.endpoint, found=True, _state_path=path, _state=state, _lease=lease)
         if state is not None:
             stop_by_pid(state.pid, state.started)
@@ -193,13 +193,6 @@ def _complete_lines(stream: BinaryIO) -> list[str]:
             break
         lines.append(line.decode(errors="replace").rstrip("\r\n"))
     return lines
-
-
-def _healthy(endpoint: Endpoint) -> bool:
-    try:
-        return httpx.get(endpoint.url.removesuffix("/v1") + "/health", timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 def _read(path: Path) -> _State | None:

@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import httpx
 from pydantic import ValidationError
 
 from containers.contract import Endpoint
 from containers.errors import Error, NotReady
 from containers.fingerprints import fingerprint_inputs
+from containers.serve_health import is_healthy
 from containers.store import Store
 from flows.orchestrator.child_protocol import child_key
 from flows.orchestrator.child_runs import POLL, Children
@@ -61,7 +61,7 @@ class _KeptLease:
 
     @property
     def serves(self) -> bool:
-        return _answers(self.endpoint)
+        return is_healthy(self.endpoint.url)
 
     def end(self) -> None:
         """Nothing: who kept it decides."""
@@ -85,7 +85,7 @@ class PlacedServices:
         store = Store.open(request.store, self.settings.store)
         kept_key = f"results/services/{request.fingerprint(fingerprint_inputs(request.step))}.json"
         kept = _read(store, kept_key)
-        if kept is not None and _answers(kept):
+        if kept is not None and is_healthy(kept.url):
             return _KeptLease(kept)
         name = request.parameters.get("served_model_name")
         child = Children(store, self.settings).start(deployment, request, f"serve {name}", on_event)
@@ -115,7 +115,7 @@ def _published(child: ChildRun) -> Endpoint:
 
 def _check_reachable(endpoint: Endpoint) -> None:
     deadline = time.monotonic() + _REACH
-    while not _answers(endpoint):
+    while not is_healthy(endpoint.url):
         if time.monotonic() > deadline:
             raise NotReady(
                 f"{endpoint.served_model_name} is served at {endpoint.url}, which cannot be reached from here",
@@ -130,10 +130,3 @@ def _read(store: Store, key: str) -> Endpoint | None:
         return Endpoint.model_validate_json(store.read_key(key))
     except (KeyError, ValidationError):
         return None
-
-
-def _answers(endpoint: Endpoint) -> bool:
-    try:
-        return httpx.get(endpoint.url.removesuffix("/v1") + "/health", timeout=5).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
