@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,13 @@ def test_no_modules_import_each_other(root: Path) -> None:
     """There is no import cycle in the product."""
     found = cycles(sources(root))
     assert not found, "\n" + "\n".join(found)
+
+
+def test_labels_have_one_namespace(root: Path) -> None:
+    """Names of labels and annotations are put together from `containers.labels`."""
+    spelled = re.compile(r"(io|dev)\.carwright\.|carwright\.dev/")
+    found = [path for path, text in sources(root) if spelled.search(text)]
+    assert found == ["containers/labels.py"]
 
 
 def test_every_module_is_seen(root: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest, canonical_json
+from containers.labels import LABEL
 from containers.oci.layer import MEDIA_TYPE, ROOT
 from containers.oci.types import CONFIG, EPOCH, MANIFEST, Descriptor, History, ImageConfig, ImageManifest, Index, RootFs
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 # The files of a model layer: canonical JSON of [[path, size, sha256], ...]. What `verify` compares and what ties the
 # modelcar to the raw artifact.
-FILES: Final = "dev.carwright.files"
-CARD: Final = "dev.carwright.card"
+FILES: Final = f"{LABEL}files"
+CARD: Final = f"{LABEL}card"
 BASE: Final = "org.opencontainers.image.base.name"
-RAW: Final = "dev.carwright.raw"
-MODELCAR: Final = "dev.carwright.modelcar"
+RAW: Final = f"{LABEL}raw"
+MODELCAR: Final = f"{LABEL}modelcar"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.checkpoint_files import is_legal
 from containers.digest import Digest, canonical_json
+from containers.labels import LABEL
 from containers.oci.referrers import TITLE
 from containers.oci.types import Descriptor, ImageManifest
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 ARTIFACT: Final = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG: Final = "application/vnd.cncf.model.config.v1+json"
 FILEPATH: Final = "org.cncf.model.filepath"
-IN_LAYER: Final = "dev.carwright.modelcar.layer"
+IN_LAYER: Final = f"{LABEL}modelcar.layer"
 _PREFIX: Final = "application/vnd.cncf.model."
 
 

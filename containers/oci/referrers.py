@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.labels import LABEL
 from containers.oci.repository import Blob, found, read_small
 from containers.oci.types import EMPTY, EMPTY_CONTENT, Descriptor, ImageManifest
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
 CARD: Final = "application/vnd.carwright.card.v1"
 PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
-SEQUENCE: Final = "dev.carwright.sequence"  # 1 for the first referrer of its type, and one more for each that follows
+SEQUENCE: Final = f"{LABEL}sequence"  # 1 for the first referrer of its type, and one more for each that follows
 TITLE: Final = "org.opencontainers.image.title"
 _EMPTY: Final = Descriptor(media_type=EMPTY, digest=Digest.of(EMPTY_CONTENT), size=len(EMPTY_CONTENT))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
+from containers.labels import LABEL
 from containers.oci import referrers
 from containers.oci.access import open_push_cache, open_repository, pinned
 from containers.oci.candidates import mark_pushed
@@ -155,8 +156,8 @@ def _tag_raw(repository: Repository, digest: Digest, tags: tuple[str, ...]) -> l
 
 def _recorded(options: PushOptions, warning: str) -> dict[str, str]:
     """What the evaluation's annotations say of a promotion that a plain pass did not decide."""
-    recorded = {"dev.carwright.override": options.override} if options.override else {}
-    return recorded | ({"dev.carwright.gate.profile": options.gate_profile} if warning else {})
+    recorded = {f"{LABEL}override": options.override} if options.override else {}
+    return recorded | ({f"{LABEL}gate.profile": options.gate_profile} if warning else {})
 
 
 def _attach(

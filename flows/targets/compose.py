@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from containers.labels import LABEL
 from containers.serve_health import HEALTH_TIMEOUT, STARTUP_PERIOD, health_url, startup_tries
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
 from flows.targets.docker import MODELS, image_for
@@ -19,7 +20,7 @@ def render(deployment: Deployment) -> Rendered:
     image = image_for(deployment)
     vllm: dict[str, Any] = {
         "image": image,
-        "labels": {"dev.carwright.reference": deployment.hub},  # another model is another container of vLLM, too
+        "labels": {f"{LABEL}reference": deployment.hub},  # another model is another container of vLLM, too
         "restart": "unless-stopped",
         "user": f"{USER}:0",
         "pid": "service:model",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.contract import ServeParameters, Step, StepRequest
 from containers.digest import Digest
 from containers.errors import BadInput, Error, NotReady
+from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import health_url, is_healthy
 from flows.targets import compose, podman
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _POLL: Final = 1.0  # seconds
 _PULL: Final = 4 * 3600.0  # seconds for the images, weights included
 _PODMAN_VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")
-_LABEL: Final = "dev.carwright.command"  # the digest of all that `podman run` was given
+_LABEL: Final = f"{LABEL}command"  # the digest of all that `podman run` was given
 _WORDS: Final = 20  # lines of a container's log that an error carries
 
 

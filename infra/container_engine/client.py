@@ -14,6 +14,7 @@ from docker.utils import kwargs_from_env
 
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
+from containers.labels import LABEL
 from containers.process import inherited
 from infra.container_engine.container import USER, Container, now, remove
 from infra.container_engine.failures import refused, speaking
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from containers.events import OnEvent
     from containers.settings import DockerSettings
 
-LABEL: Final = "io.carwright."
 _TIMEOUT: Final = 60  # seconds for one answer of the engine; streams wait for as long as it takes
 _DOCS: Final = (
     "docs/docker.md says how to set an engine up; the embedded profile needs none (CARWRIGHT_LAUNCHER=process)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
+from containers.labels import LABEL
 from containers.oci.busybox import PINNED, base_layer
 from containers.process import run
 from infra.images import debian, inside, rootfs
@@ -141,9 +142,9 @@ def labels(inputs: Inputs, source: str) -> dict[str, str]:
         "org.opencontainers.image.revision": revision(inputs),
         "org.opencontainers.image.source": source,
         "org.opencontainers.image.title": f"carwright/{inputs.target.name}",
-        "io.carwright.base": inputs.vllm or inputs.base or ("Debian packages" if inputs.base_debs else "none"),
-        "io.carwright.inputs": inputs.digest,
-        "io.carwright.lock": inputs.lock_digest,
+        f"{LABEL}base": inputs.vllm or inputs.base or ("Debian packages" if inputs.base_debs else "none"),
+        f"{LABEL}inputs": inputs.digest,
+        f"{LABEL}lock": inputs.lock_digest,
     }
 
 

@@ -9,6 +9,7 @@ import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+from containers.labels import LABEL
 from infra.container_engine.failures import speaking
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from infra.container_engine.client import ContainerEngine
 
-INPUTS = "io.carwright.inputs"
+INPUTS = f"{LABEL}inputs"
 _SECOND = 1_000_000_000  # nanoseconds
 _HEALTH = re.compile(r"HEALTHCHECK (?P<options>(--\S+ )*)CMD (?P<command>\[.*\])")
 _OPTION = re.compile(r"--(interval|timeout|start-period)=(\d+)([sm])")

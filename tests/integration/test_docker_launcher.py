@@ -334,8 +334,8 @@ def _until(folder: Path, text: str) -> None:
 
 
 def _pid(world: World) -> int:
-    (container,) = world.api.containers(all=True, filters={"label": f"io.carwright.project={world.project}"})
-    return int(container["Labels"]["io.carwright.owner"].split("/")[-2])
+    (container,) = world.api.containers(all=True, filters={"label": f"dev.carwright.project={world.project}"})
+    return int(container["Labels"]["dev.carwright.owner"].split("/")[-2])
 
 
 def test_ctrl_c_ends_the_container(world: World, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_the_flow_run_decides_where_its_process_cannot_be_seen(
     made = world.api.create_container(
         world.settings.docker.image.format(target="push"),
         command=["sleep", "100"],
-        labels={f"io.carwright.{key}": value for key, value in labels.items()},
+        labels={f"dev.carwright.{key}": value for key, value in labels.items()},
     )
     asked: list[str] = []
 

@@ -72,7 +72,7 @@ def test_two_builds_of_push_are_one_image(shop: ImageBuilder) -> None:
     assert result.first.size < 300_000_000
     labels = result.first.labels
     inputs = shop.inputs(target("push"))
-    assert labels["io.carwright.lock"] == inputs.lock_digest
+    assert labels["dev.carwright.lock"] == inputs.lock_digest
     assert labels["org.opencontainers.image.revision"] == revision(inputs)
 
 

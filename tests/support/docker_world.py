@@ -109,5 +109,5 @@ def played(program: str) -> dict[str, str]:
 
 def left(api: Any, project: str) -> list[str]:
     """The names of the containers of a project, whatever their state."""
-    found = api.containers(all=True, filters={"label": f"io.carwright.project={project}"})
+    found = api.containers(all=True, filters={"label": f"dev.carwright.project={project}"})
     return [one["Names"][0].lstrip("/") for one in found]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import httpx
 
 SITE = Site.read()  # now: the variables of this machine do not reach a test
-OURS = ("io.carwright.flow-runs", "io.carwright.project")  # labels: flow runs, and steps with their services
+OURS = ("dev.carwright.flow-runs", "dev.carwright.project")  # labels: flow runs, and steps with their services
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DryRun(Workspace):
 
     def containers(self, **labels: str) -> list[str]:
         """Names of this project's flow runs, steps and services, whatever their state."""
-        wanted = [part for key, value in labels.items() for part in ("--filter", f"label=io.carwright.{key}={value}")]
+        wanted = [part for key, value in labels.items() for part in ("--filter", f"label=dev.carwright.{key}={value}")]
         found: set[str] = set()
         for label in OURS:
             listed = docker("ps", "-a", "--filter", f"label={label}={self.project}", *wanted, "--format", "{{.Names}}")

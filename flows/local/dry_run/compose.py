@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import infra
 from containers.errors import BadInput, NotReady, Temporary
+from containers.labels import LABEL
 from containers.process import ProcessFailed, inherited, run
 from infra.credentials import LOGIN
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 COMPOSE: Final = Path(infra.__file__).parent / "compose.yaml"
-FLOW_RUNS: Final = "io.carwright.flow-runs"  # labels of containers, with the project's name; those of flows.orchestrator.work_pools and
-STEPS: Final = "io.carwright.project"  # infra.container_engine
+FLOW_RUNS: Final = (
+    f"{LABEL}flow-runs"  # labels of containers, with the project's name; those of flows.orchestrator.work_pools and
+)
+STEPS: Final = f"{LABEL}project"  # infra.container_engine
 SERVICES: Final = ("objectstore", "registry", "hub", "prefect", "worker")
 _CLIENT: Final = ("DOCKER_", "COMPOSE_")  # what the commands are configured by
 _ANSWER: Final = 60.0  # seconds for an engine to answer a question

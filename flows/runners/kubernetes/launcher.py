@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.events import Event
+from containers.labels import KUBERNETES_LABEL
 from containers.step import parse_result_line
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
 from flows.runners.step_container import by_step, image_name, makes_user_namespaces
@@ -227,7 +228,7 @@ def labels(request: StepRequest) -> dict[str, str]:
         "app.kubernetes.io/name": "carwright",
         "app.kubernetes.io/component": request.step.value,
         "app.kubernetes.io/managed-by": "carwright",
-        "carwright.dev/run": request.run[:63].strip("-_."),
+        f"{KUBERNETES_LABEL}run": request.run[:63].strip("-_."),
     }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.contract import Endpoint, ServeOptions
 from containers.errors import Error
 from containers.fingerprints import fingerprint_inputs
+from containers.labels import KUBERNETES_LABEL
 from containers.serve_health import is_healthy
 from containers.step import parse_result_line
 from flows.runners.kubernetes import launcher as jobs
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from containers.settings import KubernetesSettings, Settings
 
 PORT: Final = 8000
-_SERVICE: Final = "carwright.dev/service"
-_KEPT: Final = "carwright.dev/kept"
+_SERVICE: Final = f"{KUBERNETES_LABEL}service"
+_KEPT: Final = f"{KUBERNETES_LABEL}kept"
 _PROJECT: Final = {"app.kubernetes.io/managed-by": "carwright", "app.kubernetes.io/component": "serve"}
 
 

@@ -1,0 +1,11 @@
+"""The namespace of Carwright's own labels and annotations: the domain carwright.dev, as each format writes one.
+
+Annotations are part of a modelcar's manifest, and so of its digest: their names cannot change.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LABEL: Final = "dev.carwright."  # in front of annotations of OCI manifests and labels of images and containers
+KUBERNETES_LABEL: Final = "carwright.dev/"  # in front of labels of Kubernetes objects
