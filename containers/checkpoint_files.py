@@ -1,10 +1,14 @@
-"""What a file of a checkpoint is for, by its name: legal text, or a pickle."""
+"""A file of a checkpoint, and what it is for by its name: legal text, or a pickle."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from containers.digest import Digest
 
 PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
@@ -12,6 +16,16 @@ PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pi
 _LICENCE: Final = re.compile(r"(?<![a-z])(licen[cs]e|copying)", re.IGNORECASE)
 _LEGAL: Final = re.compile(r"(?<![a-z])(licen[cs]e|copying|notice|use[_-]?policy|acceptable[_-]?use)", re.IGNORECASE)
 _TEXT: Final = frozenset({"", ".txt", ".md", ".pdf", ".rst"})
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """Its digest, and that of its one-file layer of an image, are there where they are known without reading it."""
+
+    path: str
+    size: int
+    sha256: Digest | None = None
+    layer: Digest | None = None
 
 
 def is_legal(path: str) -> bool:

@@ -44,7 +44,6 @@ class Kind(StrEnum):
     """What an artifact is."""
 
     CHECKPOINT = "checkpoint"
-    SOURCE_FILE = "source-file"
     GROUP = "group"
     MEASUREMENT = "measurement"
     VERDICT = "verdict"

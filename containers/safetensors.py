@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
+
+if TYPE_CHECKING:
+    from containers.streams import Stream
 
 # Bytes of one element; types of less than a byte (F4, F6) are not among them.
 ITEM_SIZE: Final = {
@@ -22,12 +25,6 @@ ITEM_SIZE: Final = {
 }
 LENGTH: Final = 8  # bytes of the length in front
 _LARGEST_HEADER: Final = 100_000_000  # bytes; safetensors' own limit
-
-
-class Stream(Protocol):
-    """Bytes in order. `read` may return fewer than asked for, and nothing only at the end."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from containers.events import amount
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from containers.oci.source import SourceFile
+    from containers.checkpoint_files import CheckpointFile
 
 PATH: Final = "README.md"  # in the root of the image, outside /models: it is no part of the checkpoint
 _KNOWN: Final = {
@@ -26,12 +26,12 @@ _KNOWN: Final = {
 }
 
 
-def legal_files(files: Sequence[SourceFile]) -> tuple[str, ...]:
+def legal_files(files: Sequence[CheckpointFile]) -> tuple[str, ...]:
     """Licence, notice and use policy files among the files of a checkpoint."""
     return tuple(file.path for file in files if is_legal(file.path))
 
 
-def render(config: Mapping[str, Any], files: Sequence[SourceFile], annotations: Mapping[str, str]) -> bytes:
+def render(config: Mapping[str, Any], files: Sequence[CheckpointFile], annotations: Mapping[str, str]) -> bytes:
     """Markdown; the same for the same checkpoint and annotations."""
     quantization = config.get("quantization_config")
     weights = [file for file in files if file.path.endswith(".safetensors")]

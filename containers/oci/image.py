@@ -13,16 +13,14 @@ from containers.oci.types import CONFIG, EPOCH, MANIFEST, Descriptor, History, I
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from containers.checkpoint_files import CheckpointFile
     from containers.oci.base import Base
-    from containers.oci.source import SourceFile
 
 # The files of a model layer: canonical JSON of [[path, size, sha256], ...]. What `verify` compares and what ties the
 # modelcar to the raw artifact.
 FILES: Final = f"{LABEL}files"
 CARD: Final = f"{LABEL}card"
 BASE: Final = "org.opencontainers.image.base.name"
-RAW: Final = f"{LABEL}raw"
-MODELCAR: Final = f"{LABEL}modelcar"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Image:
         return Descriptor(media_type=MANIFEST, digest=self.digest, size=len(self.content))
 
 
-def model_layer(files: Sequence[SourceFile], digest: Digest, size: int) -> Descriptor:
+def model_layer(files: Sequence[CheckpointFile], digest: Digest, size: int) -> Descriptor:
     """The descriptor of a layer that holds `files`, whose digests must be known.
 
     A layer of one file also says so in olot's words (olot/constants.py). There is no `org.opencontainers.image.title`:

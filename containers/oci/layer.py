@@ -13,7 +13,7 @@ import hashlib
 import tarfile
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
@@ -21,20 +21,14 @@ from containers.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from containers.streams import OpenStream
+
 ROOT: Final = "models"
 MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 CHUNK: Final = 1 << 20  # bytes read at a time
 _BLOCK: Final = 512
 _NAME_MAX: Final = 255  # bytes of one path component, Linux
 _PATH_MAX: Final = 1024  # bytes of a whole path: well inside PATH_MAX below /proc/<pid>/root/models
-
-
-class Readable(Protocol):
-    """An open file of the checkpoint, wherever it lies."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,7 +74,7 @@ class Layer:
         """Bytes of the whole tar."""
         return sum(map(len, self.glue)) + sum(file.size for file in self.files)
 
-    def chunks(self, open_file: Callable[[LayerFile, int], Readable], offset: int = 0) -> Iterator[bytes]:
+    def chunks(self, open_file: Callable[[LayerFile, int], OpenStream], offset: int = 0) -> Iterator[bytes]:
         """The tar from byte `offset` on, in pieces of at most 1 MiB.
 
         `open_file(file, offset)` opens a file's content from that offset. Raises BadInput when it has fewer or more
@@ -187,7 +181,7 @@ def _header(name: str, size: int, kind: bytes) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
-def _content(file: LayerFile, open_file: Callable[[LayerFile, int], Readable], offset: int) -> Iterator[bytes]:
+def _content(file: LayerFile, open_file: Callable[[LayerFile, int], OpenStream], offset: int) -> Iterator[bytes]:
     left = file.size - offset
     stream = open_file(file, offset)
     try:

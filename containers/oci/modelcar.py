@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.checkpoint_files import CheckpointFile
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci import card, image, raw
@@ -14,16 +15,16 @@ from containers.oci.layer import CHUNK, Layer, LayerFile
 from containers.oci.plan import PlannedLayer, PushPlan
 from containers.oci.reference import candidate_tag
 from containers.oci.repository import Blob
-from containers.oci.source import Hashing, SourceFile, files_key
+from containers.oci.source import Hashing, files_key
 from containers.oci.types import INDEX, MANIFEST, Descriptor
 from containers.oci.validate import check_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from containers.oci.layer import Readable
     from containers.oci.push_cache import PushCache
     from containers.oci.repository import Repository
+    from containers.streams import OpenStream
 
 _IN_MEMORY: Final = 4 << 20  # bytes of a layer whose digest is not known yet
 
@@ -42,7 +43,7 @@ class Pushed:
     raw: Digest | None = None
 
 
-_Sent = tuple[PlannedLayer, Digest, tuple[SourceFile, ...]]  # a layer, its digest, its files with theirs
+_Sent = tuple[PlannedLayer, Digest, tuple[CheckpointFile, ...]]  # a layer, its digest, its files with theirs
 
 
 class Push:
@@ -181,7 +182,7 @@ class Push:
                 changed = True
         return changed
 
-    def _raw_blob(self, file: SourceFile) -> Blob:
+    def _raw_blob(self, file: CheckpointFile) -> Blob:
         return Blob(
             file.size, lambda offset: _read(self._plan.source.open(file.path, offset)), file.sha256, f"raw {file.path}"
         )
@@ -208,7 +209,7 @@ class Push:
             self._memory.remember_layer(key, digest)
         return planned, digest, files
 
-    def _open(self, file: LayerFile, offset: int) -> Readable:
+    def _open(self, file: LayerFile, offset: int) -> OpenStream:
         return self._plan.source.open(file.path, offset)
 
     def _put(self, blob: Blob) -> Digest:
@@ -242,7 +243,7 @@ class Push:
             raise
 
 
-def _read(stream: Readable) -> Iterator[bytes]:
+def _read(stream: OpenStream) -> Iterator[bytes]:
     try:
         while chunk := stream.read(CHUNK):
             yield chunk

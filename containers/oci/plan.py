@@ -20,10 +20,11 @@ from containers.registry_limits import MODEL_LAYERS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from containers.checkpoint_files import CheckpointFile
     from containers.digest import Digest
     from containers.oci.base import Base
     from containers.oci.push_cache import PushCache
-    from containers.oci.source import Source, SourceFile
+    from containers.oci.source import Source
 
 SMALL: Final = 64 << 20  # bytes; files up to here are grouped first
 _GROUP_MAX: Final = 1 << 30  # bytes of a layer of small files
@@ -34,7 +35,7 @@ class PlannedLayer:
     """A layer before it is sent; `digest` where it is known without reading the files."""
 
     layer: Layer
-    files: tuple[SourceFile, ...]
+    files: tuple[CheckpointFile, ...]
     digest: Digest | None
 
     @property
@@ -95,7 +96,9 @@ def make_plan(
     """Check the checkpoint and decide its layers; reads config.json and the shard index and nothing else."""
     config = check_checkpoint(source)
     files = {file.path: file for file in source.files}
-    groups = group_files((file.planned for file in source.files), limit=layer_limit, layer_bytes=layer_bytes)
+    groups = group_files(
+        (LayerFile(file.path, file.size) for file in source.files), limit=layer_limit, layer_bytes=layer_bytes
+    )
     layers = tuple(_planned(tuple(files[one.path] for one in group), cache) for group in groups)
     notes: list[str] = []
     if not card.legal_files(source.files):
@@ -122,8 +125,8 @@ def make_plan(
     )
 
 
-def _planned(files: tuple[SourceFile, ...], cache: PushCache) -> PlannedLayer:
-    layer = Layer(tuple(file.planned for file in files))
+def _planned(files: tuple[CheckpointFile, ...], cache: PushCache) -> PlannedLayer:
+    layer = Layer(tuple(LayerFile(file.path, file.size) for file in files))
     digest = files[0].layer if len(files) == 1 else None
     key = files_key(files)
     if key is None:  # the annotations need every file's digest too, so the files must be read in any case

@@ -19,7 +19,7 @@ from containers.oci.types import Descriptor, ImageManifest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from containers.oci.source import SourceFile
+    from containers.checkpoint_files import CheckpointFile
 
 ARTIFACT: Final = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG: Final = "application/vnd.cncf.model.config.v1+json"
@@ -47,7 +47,7 @@ def is_raw(manifest: ImageManifest) -> bool:
 
 
 def compose(
-    files: Sequence[tuple[SourceFile, Digest]],
+    files: Sequence[tuple[CheckpointFile, Digest]],
     config: Mapping[str, Any],
     annotations: Mapping[str, str],
     modelcar: Descriptor,
@@ -76,7 +76,9 @@ def compose(
     return manifest, content
 
 
-def _config(files: Sequence[SourceFile], config: Mapping[str, Any], annotations: Mapping[str, str]) -> dict[str, Any]:
+def _config(
+    files: Sequence[CheckpointFile], config: Mapping[str, Any], annotations: Mapping[str, str]
+) -> dict[str, Any]:
     """ModelPack's configuration (docs/config.md); only what is certain is said."""
     said = {
         "name": annotations.get("org.opencontainers.image.title"),
@@ -105,6 +107,6 @@ def _config(files: Sequence[SourceFile], config: Mapping[str, Any], annotations:
     }
 
 
-def _known(file: SourceFile) -> Digest:
+def _known(file: CheckpointFile) -> Digest:
     assert file.sha256 is not None, "the modelcar was pushed first, and that reads every file"
     return file.sha256

@@ -6,45 +6,33 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from containers.checkpoint_files import CheckpointFile
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.oci.layer import LayerFile, Readable, check_path
+from containers.oci.layer import LayerFile, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from containers.oci.push_cache import PushCache
     from containers.store import Manifest, Store
+    from containers.streams import OpenStream
 
 INDEX_FILE: Final = "model.safetensors.index.json"
 _JSON_MAX: Final = 64 << 20  # bytes; the index of a 191-shard checkpoint has about 200 kB
 _SKIPPED: Final = (".git", ".cache", ".huggingface", "__pycache__")  # folders that tools leave in a checkpoint
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file of the checkpoint; its digest, and that of its one-file layer, where they are known without reading it."""
-
-    path: str
-    size: int
-    sha256: Digest | None = None
-    layer: Digest | None = None
-
-    @property
-    def planned(self) -> LayerFile:
-        return LayerFile(self.path, self.size)
-
-
 class Source(Protocol):
     """Files by path. `files` is sorted by path."""
 
-    files: tuple[SourceFile, ...]
+    files: tuple[CheckpointFile, ...]
 
-    def open(self, path: str, offset: int = 0) -> Readable:
+    def open(self, path: str, offset: int = 0) -> OpenStream:
         """The bytes of a file from `offset` on."""
 
     def learned(self, path: str, sha256: Digest) -> None:
@@ -57,12 +45,12 @@ class StoredCheckpoint:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store = store
         self._entries = {entry.path: entry for entry in manifest.files}
-        self.files: tuple[SourceFile, ...] = tuple(
-            SourceFile(entry.path, entry.size, entry.sha256, entry.layer)
+        self.files: tuple[CheckpointFile, ...] = tuple(
+            CheckpointFile(entry.path, entry.size, entry.sha256, entry.layer)
             for entry in sorted(manifest.files, key=lambda entry: entry.path)
         )
 
-    def open(self, path: str, offset: int = 0) -> Readable:
+    def open(self, path: str, offset: int = 0) -> OpenStream:
         entry = self._entries[path]
         return self._store.open_blob(entry.sha256, size=entry.size, offset=offset)
 
@@ -79,15 +67,15 @@ class StoredCheckpoint:
 class CheckpointFolder:
     """A folder in Hugging Face layout. Links are followed inside the folder and refused when they lead out of it."""
 
-    def __init__(self, root: Path, memory: PushCache) -> None:
+    def __init__(self, root: Path, cache: PushCache) -> None:
         self._root = root
-        self._memory = memory
+        self._cache = cache
         self._stats: dict[str, os.stat_result] = {}
         if not root.is_dir():
             raise BadInput(f"{root} is not a folder", remedy="give a checkpoint folder or an artifact's fingerprint")
-        self.files: tuple[SourceFile, ...] = tuple(self._walk())
+        self.files: tuple[CheckpointFile, ...] = tuple(self._walk())
 
-    def _walk(self) -> Iterator[SourceFile]:
+    def _walk(self) -> Iterator[CheckpointFile]:
         real = self._root.resolve()
         found: list[str] = []
         for folder, folders, names in os.walk(self._root, onerror=_unreadable):
@@ -112,9 +100,9 @@ class CheckpointFolder:
             if not stat.S_ISREG(status.st_mode):
                 raise BadInput(f"{path} is not a regular file", remedy="remove it from the checkpoint")
             self._stats[path] = status
-            yield SourceFile(path, status.st_size, self._memory.file(status))
+            yield CheckpointFile(path, status.st_size, self._cache.file(status))
 
-    def open(self, path: str, offset: int = 0) -> Readable:
+    def open(self, path: str, offset: int = 0) -> OpenStream:
         try:
             file = (self._root / path).open("rb", buffering=0)
         except OSError as error:
@@ -128,7 +116,7 @@ class CheckpointFolder:
     def learned(self, path: str, sha256: Digest) -> None:
         if not _same((self._root / path).stat(), self._stats[path]):
             raise _changed(path)
-        self._memory.remember_file(self._stats[path], sha256)
+        self._cache.remember_file(self._stats[path], sha256)
 
 
 def read_json(source: Source, path: str) -> dict[str, object]:
@@ -173,7 +161,7 @@ def check_checkpoint(source: Source) -> dict[str, object]:
     return config
 
 
-def files_key(files: tuple[SourceFile, ...]) -> str | None:
+def files_key(files: tuple[CheckpointFile, ...]) -> str | None:
     """Canonical JSON of what decides a layer's bytes; None while a digest is unknown."""
     if any(file.sha256 is None for file in files):
         return None
@@ -183,19 +171,19 @@ def files_key(files: tuple[SourceFile, ...]) -> str | None:
 class Hashing:
     """Opens the files of one layer and takes the digest of each while a single pass goes by, broken off or not."""
 
-    def __init__(self, source: Source, files: tuple[SourceFile, ...]) -> None:
+    def __init__(self, source: Source, files: tuple[CheckpointFile, ...]) -> None:
         self._source = source
         self._hashes = {file.path: (hashlib.sha256(), [0]) for file in files}
         self._files = files
 
-    def open(self, file: LayerFile, offset: int) -> Readable:
+    def open(self, file: LayerFile, offset: int) -> OpenStream:
         digest, position = self._hashes[file.path]
         # A resumed upload can only go back: the far end never has more than was sent.
         return _Tee(self._source.open(file.path, offset), digest.update, position, offset)
 
-    def result(self) -> tuple[SourceFile, ...]:
+    def result(self) -> tuple[CheckpointFile, ...]:
         """The files with their digests; call it when every byte has gone by."""
-        done: list[SourceFile] = []
+        done: list[CheckpointFile] = []
         for file in self._files:
             digest = Digest(self._hashes[file.path][0].hexdigest())
             self._source.learned(file.path, digest)
@@ -204,7 +192,7 @@ class Hashing:
 
 
 class _Tee:
-    def __init__(self, stream: Readable, update: Callable[[bytes], None], position: list[int], offset: int) -> None:
+    def __init__(self, stream: OpenStream, update: Callable[[bytes], None], position: list[int], offset: int) -> None:
         self._stream = stream
         self._update = update
         self._position = position

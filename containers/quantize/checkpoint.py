@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from containers.checkpoint_files import CheckpointFile
 from containers.errors import BadInput
 from containers.safetensors import Header, read_header
 
@@ -15,24 +16,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from containers.digest import Digest
-    from containers.safetensors import Stream
     from containers.store import FileEntry, Manifest, Store
+    from containers.streams import Stream
 
 CONFIG: Final = "config.json"
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 SHARD_SUFFIX: Final = ".safetensors"
 _READERS: Final = 8  # headers read at once
 _DUPLICATES: Final = "consolidated"  # Mistral's own layout of the same weights, beside the Hugging Face one
-
-
-@dataclass(frozen=True)
-class CheckpointFile:
-    """A file of the checkpoint; `digest` is None where nothing has hashed it yet (a folder)."""
-
-    path: str
-    size: int
-    digest: Digest | None = None
 
 
 class Files(Protocol):

@@ -10,9 +10,9 @@ import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from containers.checkpoint_files import CheckpointFile
 from containers.download_feed import FeedReader
 from containers.quantize.channel import StoppedError
-from containers.quantize.checkpoint import CheckpointFile
 from containers.quantize.preflight import prepare
 from containers.quantize.worker import StoredShards, quantize_groups
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from containers.contract import QuantizeOptions, QuantizeParameters
     from containers.download_feed import DownloadFeed
     from containers.quantize.groups import Group
-    from containers.safetensors import Stream
     from containers.step import Context
     from containers.store import Store
+    from containers.streams import Stream
 
 _PATIENCE: Final = 600.0  # seconds for a download to announce its files: first it reads small files and headers
 
@@ -45,8 +45,8 @@ class DownloadingFiles:
         )
 
     def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
-        if file.digest is not None:
-            return self._store.open_blob(file.digest, size=file.size, offset=offset)
+        if file.sha256 is not None:
+            return self._store.open_blob(file.sha256, size=file.size, offset=offset)
         front = io.BytesIO(self._store.read_bytes(self._arrivals.headers[file.path]))
         front.seek(offset)
         return front
@@ -73,7 +73,7 @@ def quantize_during_download(
         digest = awaited.digest(group.path, stop)
         if digest is None:
             raise StoppedError
-        return replace(group, source=replace(group.source, digest=digest))
+        return replace(group, source=replace(group.source, sha256=digest))
 
     groups = sorted(job.groups, key=lambda group: -group.source.size)  # as `containers.download` fetches them
     return quantize_groups(job, store, context, options, groups, arrived)

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from containers.quantize.checkpoint import CheckpointFile, Files
+    from containers.checkpoint_files import CheckpointFile
+    from containers.quantize.checkpoint import Files
     from containers.quantize.devices import Device, Lane
     from containers.quantize.groups import Group, Part
     from containers.quantize.shard_writer import WrittenShard
-    from containers.safetensors import Stream
+    from containers.streams import Stream
 
 
 # Tensors over bytes that were read are only read from.
@@ -112,20 +113,20 @@ class _Run:
             for piece in pieces(group, self.device.piece):
                 raw = _read_piece(source, piece, self.device, group.path)
                 self.incoming.put((piece, raw))
-                if group.source.digest is not None:
+                if group.source.sha256 is not None:
                     self.checked.put(raw)
         self.incoming.close()
         self.checked.close()
 
     def check(self) -> None:
         source = self.group.source
-        if source.digest is None:
+        if source.sha256 is None:
             return
         with self.files.open(source) as stream:
             found = hashlib.sha256(read_exactly(stream, self.group.data_start, source.path))
         for raw in self.checked:
             found.update(memoryview(raw.numpy()))
-        if found.hexdigest() != source.digest.hex:
+        if found.hexdigest() != source.sha256.hex:
             raise damaged(source, self.files)
 
     def compute(self) -> None:
@@ -184,7 +185,7 @@ def damaged(file: CheckpointFile, files: Files) -> Exception:
         while stream.read(1 << 20):
             pass
     return Temporary(
-        f"{file.path} was read with other bytes than {file.digest}, and is right when read again",
+        f"{file.path} was read with other bytes than {file.sha256}, and is right when read again",
         remedy="run it again; if this comes back, check this machine's memory and disks",
     )
 

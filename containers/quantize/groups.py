@@ -15,7 +15,8 @@ from containers.quantize.layout import arrange
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from containers.quantize.checkpoint import Checkpoint, CheckpointFile
+    from containers.checkpoint_files import CheckpointFile
+    from containers.quantize.checkpoint import Checkpoint
     from containers.quantize.recipe import Reason, Recipe
     from containers.quantize.schemes import Scheme
     from containers.safetensors import Header, Tensor
@@ -69,14 +70,14 @@ class Group:
         """64 hex digits that name the quantized shard: source, recipe as far as it concerns this shard, and what else
         can change the bytes. The path counts too: it is in the layer's tar header.
         """
-        if self.source.digest is None:
+        if self.source.sha256 is None:
             raise BadInput(
                 f"{self.path} has no digest yet", remedy="download the checkpoint into the store before quantizing it"
             )
         identity = {
             "kind": "group",
             "path": self.path,
-            "source": str(self.source.digest),
+            "source": str(self.source.sha256),
             "scheme": self.scheme.name,
             "quantized": [part.name for part in self.parts if part.kept is None],
             "determinants": dict(determinants),

@@ -18,7 +18,7 @@ from containers.store.client import CONNECTIONS, Bucket
 from containers.store.failures import translated
 from containers.store.files import digest_of, remove_leftovers, replacing
 from containers.store.manifest import FileEntry, Manifest
-from containers.store.transfer import BlobReader, Readable, damaged, download, key_of, missing, upload
+from containers.store.transfer import BlobReader, damaged, download, key_of, missing, upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from containers.contract import StoreLocation
     from containers.settings import StoreSettings
+    from containers.streams import Stream
 
 _STREAMS: Final = 4  # ranges or files on the wire at once
 _KEYS: Final = ("results/", "watch/")
@@ -97,7 +98,7 @@ class Store:
         return known
 
     def put_stream(
-        self, stream: Readable, *, digest: Digest, size: int, on_bytes: Callable[[int], None] | None = None
+        self, stream: Stream, *, digest: Digest, size: int, on_bytes: Callable[[int], None] | None = None
     ) -> None:
         """Store what a stream gives, unless the blob is there (the stream is then left unread).
 
@@ -129,7 +130,7 @@ class Store:
 
     def get_file(self, entry: FileEntry, destination: Path, on_bytes: Callable[[int], None] | None = None) -> None:
         """Write a blob to a file, which appears whole and checked or not at all."""
-        self._get(entry, destination, on_bytes, _STREAMS)
+        self._fetch(entry, destination, on_bytes, _STREAMS)
 
     def discard_blob(self, digest: Digest) -> None:
         """Remove a blob, so that whoever made it makes it again. No error when it is gone already."""
@@ -211,7 +212,7 @@ class Store:
             with translated(f"reading {path}", self._bucket.name):
                 kept = path.is_file() and path.stat().st_size == entry.size and digest_of(path) == entry.sha256
             if not kept:
-                self._get(entry, path, on_bytes, _STREAMS // at_once)
+                self._fetch(entry, path, on_bytes, _STREAMS // at_once)
             elif on_bytes is not None:
                 on_bytes(entry.size)
 
@@ -289,7 +290,7 @@ class Store:
             there = pool.map(lambda entry: self.has_blob(entry.sha256, entry.size), blobs.values())
             return [entry for entry, found in zip(blobs.values(), there, strict=True) if not found]
 
-    def _get(self, entry: FileEntry, path: Path, on_bytes: Callable[[int], None] | None, streams: int) -> None:
+    def _fetch(self, entry: FileEntry, path: Path, on_bytes: Callable[[int], None] | None, streams: int) -> None:
         hashed = hashlib.sha256()
         with translated(f"writing {path}", self._bucket.name), replacing(path) as file:
             for piece in download(self._bucket, entry.sha256, entry.size, streams):

@@ -15,7 +15,7 @@ import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from containers.store.client import Bucket
+    from containers.streams import Stream
 
 MIB: Final = 1 << 20
 PART: Final = 16 * MIB
@@ -37,12 +38,6 @@ _RANGE: Final = 8 * MIB
 _RESUMES: Final = 5  # broken connections in a row that brought no byte
 
 _BROKEN: Final = (HTTPClientError, IncompleteReadError, HTTPError, HTTPException, ConnectionError, TimeoutError)
-
-
-class Readable(Protocol):
-    """What bytes can be read from; an empty result is the end."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 def key_of(digest: Digest) -> str:
@@ -55,7 +50,7 @@ def part_size(size: int) -> int:
 
 
 def upload(
-    bucket: Bucket, stream: Readable, digest: Digest, size: int, on_bytes: Callable[[int], None] | None = None
+    bucket: Bucket, stream: Stream, digest: Digest, size: int, on_bytes: Callable[[int], None] | None = None
 ) -> None:
     """Store exactly `size` bytes of `stream` under their digest.
 
@@ -127,7 +122,7 @@ def _send(
     return tags, sent
 
 
-def _exactly(stream: Readable, size: int) -> bytes:
+def _exactly(stream: Stream, size: int) -> bytes:
     """`size` bytes, or fewer at the end of the stream; pipes and sockets give less than was asked for."""
     first = stream.read(size) if size else b""
     if len(first) == size or not first:
@@ -139,7 +134,7 @@ def _exactly(stream: Readable, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _check(found: str, sent: int, stream: Readable, digest: Digest, size: int) -> None:
+def _check(found: str, sent: int, stream: Stream, digest: Digest, size: int) -> None:
     if sent != size or stream.read(1):
         amount = f"{sent}" if sent != size else f"more than {size}"
         raise BadInput(

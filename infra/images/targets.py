@@ -9,7 +9,6 @@ from typing import Final
 from containers.errors import BadInput
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-CONTAINERFILE: Final = ROOT / "Containerfile"
 STEPS: Final = ("download", "quantize", "push", "serve", "evaluate")
 
 

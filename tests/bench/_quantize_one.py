@@ -26,7 +26,7 @@ import torch
 from containers.contract import QuantizeParameters
 from containers.digest import Digest
 from containers.quantize.assemble import config_json, index_json
-from containers.quantize.checkpoint import CheckpointFile, FolderFiles
+from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device
 from containers.quantize.group_quantizer import quantize_group
 from containers.quantize.layout import arrange, encode
@@ -35,6 +35,8 @@ from containers.quantize.resources import lanes_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from containers.checkpoint_files import CheckpointFile
 
 _BLOCK: Final = 8 << 20
 DIGESTS: Final = ".digests.json"
@@ -49,7 +51,7 @@ class KnownFiles(FolderFiles):
         self._digests = digests
 
     def listing(self) -> tuple[CheckpointFile, ...]:
-        return tuple(replace(file, digest=self._digests.get(file.path)) for file in super().listing())
+        return tuple(replace(file, sha256=self._digests.get(file.path)) for file in super().listing())
 
 
 def known(folder: Path) -> KnownFiles:

@@ -199,7 +199,7 @@ def test_a_group_is_named_by_what_it_becomes(tmp_path):
 
     def fingerprints(determinants=None, **parameters):
         job = prepare(FolderFiles(folder), QuantizeParameters(**parameters), {})
-        groups = [replace(group, source=replace(group.source, digest=Digest("0" * 64))) for group in job.groups]
+        groups = [replace(group, source=replace(group.source, sha256=Digest("0" * 64))) for group in job.groups]
         return [group.fingerprint(determinants or {}) for group in groups]
 
     folder = write(tmp_path, SHARDS)
