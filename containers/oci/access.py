@@ -22,7 +22,7 @@ def open_push_cache(settings: Settings) -> PushCache:
 
 
 def open_repository(
-    reference: Reference | str, settings: Settings, *, memory: PushCache | None = None, write: bool = False
+    reference: Reference | str, settings: Settings, *, cache: PushCache | None = None, write: bool = False
 ) -> Repository:
     """The place that a reference names; `write` asks a registry for the permission to push as well."""
     parsed = Reference.parse(reference) if isinstance(reference, str) else reference
@@ -30,7 +30,7 @@ def open_repository(
         return Layout(parsed)
     from containers.oci.registry import Registry  # httpx is not needed for layouts
 
-    return Registry(parsed, settings, memory if memory is not None else PushCache(None), write=write)
+    return Registry(parsed, settings, cache if cache is not None else PushCache(None), write=write)
 
 
 def read_manifest(repository: Repository) -> StoredManifest:

@@ -53,14 +53,14 @@ class Push:
         self,
         plan: PushPlan,
         repository: Repository,
-        memory: PushCache,
+        cache: PushCache,
         *,
         parallel: int = 4,
         on_bytes: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._plan = plan
         self._repository = repository
-        self._memory = memory
+        self._cache = cache
         self._parallel = parallel
         self._report = on_bytes
         self._stop = threading.Event()
@@ -206,7 +206,7 @@ class Push:
         files = planned.files if planned.digest is not None else hashing.result()
         key = files_key(files)
         if key is not None:
-            self._memory.remember_layer(key, digest)
+            self._cache.remember_layer(key, digest)
         return planned, digest, files
 
     def _open(self, file: LayerFile, offset: int) -> OpenStream:

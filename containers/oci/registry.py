@@ -40,9 +40,9 @@ _TAG_ROUNDS: Final = 12  # how often the fallback tag is written before we give 
 class Registry:
     """A `Repository` behind HTTP; threads may share it."""
 
-    def __init__(self, reference: Reference, settings: Settings, memory: PushCache, *, write: bool = False) -> None:
+    def __init__(self, reference: Reference, settings: Settings, cache: PushCache, *, write: bool = False) -> None:
         self.reference = reference
-        self._memory = memory
+        self._cache = cache
         self._actions = "pull,push" if write else "pull"
         self._transport = Transport(reference.registry, reference.repository, settings, actions=self._actions)
         self._url = f"/v2/{reference.repository}"
@@ -60,7 +60,7 @@ class Registry:
         answer = self._transport.request("HEAD", f"{self._url}/blobs/{digest}", accept=(200, 404))
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
-        self._memory.remember_blob(self.reference.registry, self.reference.repository, digest)
+        self._cache.remember_blob(self.reference.registry, self.reference.repository, digest)
         return int(answer.headers.get("Content-Length", "-1"))
 
     @contextmanager
@@ -73,7 +73,7 @@ class Registry:
             reader.close()
 
     def put_blob(self, blob: Blob, on_bytes: Callable[[int], None]) -> Digest:
-        upload = Upload(self._transport, self._memory, self.reference, blob, on_bytes)
+        upload = Upload(self._transport, self._cache, self.reference, blob, on_bytes)
         return upload.run()
 
     def get(self, what: str) -> StoredManifest | None:

@@ -37,13 +37,13 @@ class Upload:
     def __init__(
         self,
         transport: Transport,
-        memory: PushCache,
+        cache: PushCache,
         reference: Reference,
         blob: Blob,
         on_bytes: Callable[[int], None],
     ) -> None:
         self._transport = transport
-        self._memory = memory
+        self._cache = cache
         self._reference = reference
         self._blob = blob
         self._on_bytes = on_bytes
@@ -72,7 +72,7 @@ class Upload:
         digest = self._blob.digest
         if digest is None:
             return False
-        known = (*self._blob.mount_from, *self._memory.repositories(self._reference.registry, digest))
+        known = (*self._blob.mount_from, *self._cache.repositories(self._reference.registry, digest))
         for other in dict.fromkeys(known):
             if other == self._reference.repository:
                 continue
@@ -84,7 +84,7 @@ class Upload:
                 mount_from=other,
             )
             if answer.status_code == httpx.codes.CREATED:
-                self._memory.remember_blob(self._reference.registry, self._reference.repository, digest)
+                self._cache.remember_blob(self._reference.registry, self._reference.repository, digest)
                 return True
             if answer.status_code == httpx.codes.ACCEPTED:  # it opened an upload instead
                 self._moved(answer)
@@ -115,13 +115,13 @@ class Upload:
                 remedy="the registry changes what it is given; use one that keeps digests",
             )
         self._forget()
-        self._memory.remember_blob(self._reference.registry, self._reference.repository, digest)
+        self._cache.remember_blob(self._reference.registry, self._reference.repository, digest)
         return digest
 
     def _find_place(self) -> None:
         """Where to go on: an upload that is still open, of this run or an earlier one, or a new one."""
         if not self._location and self._key:
-            self._location = self._memory.take_upload(self._key) or ""
+            self._location = self._cache.take_upload(self._key) or ""
         if self._location:
             answer = self._transport.request(
                 "GET", self._location, accept=(200, 202, 204, 400, 403, 404, 405, 416), what="an upload's status"
@@ -201,12 +201,12 @@ class Upload:
         if not self._location:
             raise BadInput(f"{self._reference.registry} opened an upload without saying where")
         if self._key:
-            self._memory.remember_upload(self._key, self._location)
+            self._cache.remember_upload(self._key, self._location)
 
     def _forget(self) -> None:
         self._location = ""
         if self._key:
-            self._memory.forget_upload(self._key)
+            self._cache.forget_upload(self._key)
 
     def _raise(self, answer: httpx.Response) -> None:
         raise self._transport.explain(answer, f"the upload of {self._what}")

@@ -69,7 +69,7 @@ _Layers = dict[tuple[Digest, Digest | None], _Layer]  # by digest and diff id: p
 def verify(
     reference: str,
     settings: Settings,
-    memory: PushCache,
+    cache: PushCache,
     *,
     against: str = "",
     on_bytes: Callable[[int], None] = lambda _: None,
@@ -91,7 +91,7 @@ def verify(
             differences += [one for one in wrong if one not in differences]
         sizes = {layer.digest: layer.size for _, manifest in platforms for layer in manifest.layers}
     if against:
-        other = _other(against, settings, memory, on_bytes)
+        other = _other(against, settings, cache, on_bytes)
         for files in found:
             differences += [one for one in _compare(files, other, against) if one not in differences]
     return VerifiedImage(
@@ -190,12 +190,12 @@ def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int
     return result
 
 
-def _other(against: str, settings: Settings, memory: PushCache, on_bytes: Callable[[int], None]) -> dict[str, Digest]:
+def _other(against: str, settings: Settings, cache: PushCache, on_bytes: Callable[[int], None]) -> dict[str, Digest]:
     """The digests of the other side: a folder's files, or a whole other image, read in the same way."""
     folder = Path(against)
     if not folder.is_dir():
-        return verify(against, settings, memory, on_bytes=on_bytes).files
-    source = CheckpointFolder(folder, memory)
+        return verify(against, settings, cache, on_bytes=on_bytes).files
+    source = CheckpointFolder(folder, cache)
     found: dict[str, Digest] = {}
     for file in source.files:
         digest = hashlib.sha256()

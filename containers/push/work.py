@@ -49,16 +49,16 @@ def _push(
     if "checkpoint" not in request.inputs:
         raise BadInput("push needs the input 'checkpoint'")
     source = StoredCheckpoint(store, store.load(request.inputs["checkpoint"]))
-    memory = open_push_cache(context.settings)
+    cache = open_push_cache(context.settings)
     started = time.monotonic()
     with (
-        open_repository(target, context.settings, memory=memory, write=True) as repository,
+        open_repository(target, context.settings, cache=cache, write=True) as repository,
         open_bases(parameters.base, parameters.platforms, context.settings) as bases,
     ):
         plan = make_plan(
             source,
             bases,
-            memory,
+            cache,
             annotations=parameters.annotations,
             layer_limit=options.layer_limit,
             also_raw="raw" in parameters.also,
@@ -71,7 +71,7 @@ def _push(
             push = Push(
                 plan,
                 repository,
-                memory,
+                cache,
                 parallel=context.settings.registry.parallel,
                 on_bytes=progress.advance,
             )

@@ -71,16 +71,16 @@ def push(  # noqa: PLR0917 -- typer makes options of them
         raise BadInput(f"{reference}: a push makes the digest", remedy="give a tag or nothing behind the name")
     if set(also or ()) - {"raw"}:
         raise BadInput(f"--also {', '.join(also or ())}: only raw is known")
-    memory = open_push_cache(settings)
+    cache = open_push_cache(settings)
     started = time.monotonic()
     with (
-        _source(source, settings, memory) as files,
+        _source(source, settings, cache) as files,
         open_bases(base, tuple(platform or ("linux/amd64",)), settings) as bases,
     ):
         plan = make_plan(
             files,
             bases,
-            memory,
+            cache,
             annotations=_annotations(annotation or []),
             layer_limit=layer_limit,
             layer_bytes=registry_layer_bytes(target, settings),
@@ -92,10 +92,10 @@ def push(  # noqa: PLR0917 -- typer makes options of them
                 print(json.dumps(_plan_json(plan), indent=2))
             return
         with (
-            open_repository(target, settings, memory=memory, write=True) as repository,
+            open_repository(target, settings, cache=cache, write=True) as repository,
             _bar("push", plan.size + plan.raw_size) as advance,
         ):
-            pushed = Push(plan, repository, memory, parallel=settings.registry.parallel, on_bytes=advance).run(
+            pushed = Push(plan, repository, cache, parallel=settings.registry.parallel, on_bytes=advance).run(
                 target.tag
             )
             if not pushed.already_there and target.registry and not target.tag:
@@ -184,11 +184,11 @@ def clean_registry(reference: str, older: timedelta, *, delete: bool, settings: 
 
 
 @contextmanager
-def _source(source: str, settings: Settings, memory: PushCache) -> Iterator[Source]:
+def _source(source: str, settings: Settings, cache: PushCache) -> Iterator[Source]:
     """A folder, or a stored checkpoint by (the beginning of) its fingerprint."""
     folder = Path(source)
     if folder.exists() or not _FINGERPRINT.fullmatch(source):
-        yield CheckpointFolder(folder, memory)
+        yield CheckpointFolder(folder, cache)
         return
     from containers.store import Store  # the object store's client is slow to load, and a folder needs none
     from flows.local import embedded

@@ -266,7 +266,7 @@ def large(work: Path, size: int) -> str:
         servers = [pid for pid in _below(os.getpid()) if "rclone" in _command(pid)]
         memory = open_push_cache(settings)
         reference = Reference.parse(f"{registry}/bench/large")
-        repository = stack.enter_context(open_repository(reference, settings, memory=memory, write=True))
+        repository = stack.enter_context(open_repository(reference, settings, cache=memory, write=True))
         plan = make_plan(StoredCheckpoint(store, manifest), (empty_base("linux/amd64"),), memory)
         peaks = stack.enter_context(_watching(servers))
         started = time.monotonic()

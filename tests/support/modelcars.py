@@ -48,7 +48,7 @@ def push_folder(
     """Push a folder; without a base nothing but the standard library's and our own bytes are needed."""
     memory = open_push_cache(settings)
     target = Reference.parse(reference)
-    with open_repository(target, settings, memory=memory, write=True) as repository:
+    with open_repository(target, settings, cache=memory, write=True) as repository:
         source = CheckpointFolder(folder, memory)
         if base is None:
             plan = make_plan(source, (empty_base("linux/amd64"),), memory, **options)
