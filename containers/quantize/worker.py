@@ -74,7 +74,7 @@ def quantize_groups(  # noqa: PLR0917
             if done is not None:
                 progress.advance(group.source.size)
                 return done
-            return _quantize(group, device, _Surroundings(job, store, context.scratch, progress, stop))
+            return _quantize(group, device, _WorkerContext(job, store, context.scratch, progress, stop))
 
         def say(message: str) -> None:
             context.report.log(message, "warning")
@@ -144,7 +144,7 @@ def find(store: Store, group: Group, job: QuantizeJob) -> FileEntry | None:
 
 
 @dataclass(frozen=True)
-class _Surroundings:
+class _WorkerContext:
     job: QuantizeJob
     store: Store
     scratch: Path
@@ -176,7 +176,7 @@ def _alone(
     )
 
 
-def _quantize(group: Group, device: Device, around: _Surroundings) -> FileEntry:
+def _quantize(group: Group, device: Device, around: _WorkerContext) -> FileEntry:
     from containers.quantize.group_quantizer import quantize_group
 
     file = around.scratch / group.path.replace("/", "__")

@@ -78,8 +78,8 @@ class WorkerPool:
                     if all(worker.child is None for worker in workers):
                         break
                     for worker in workers:
-                        self._look(worker, dealer)
-                    self._listen()
+                        self._check(worker, dealer)
+                    self._forward()
                     progress.advance(min(self._advanced, progress.total) - progress.done)
             finally:
                 for worker in workers:
@@ -124,7 +124,7 @@ class WorkerPool:
             "TMPDIR": str(folder),
         }
 
-    def _look(self, worker: _Worker, dealer: Dealer) -> None:
+    def _check(self, worker: _Worker, dealer: Dealer) -> None:
         """See whether a worker has ended or hangs, and take back what it has not done."""
         child = worker.child
         if child is None:
@@ -136,7 +136,7 @@ class WorkerPool:
         if code is None:
             return
         child.stop()  # its supervisor has ended; this closes the pipes and waits for the last lines
-        self._listen()
+        self._forward()
         worker.child = None
         if code == 0:
             dealer.finished(worker.number)
@@ -159,7 +159,7 @@ class WorkerPool:
             return BadInput(message, remedy=remedy)
         return StepFailed("quantize", code, message, remedy=remedy)
 
-    def _listen(self) -> None:
+    def _forward(self) -> None:
         """Pass on what workers say within a moment, and add up the bytes that they have done."""
         deadline = time.monotonic() + _LOOK
         while True:

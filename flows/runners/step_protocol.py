@@ -60,7 +60,7 @@ def _leaves(settings: BaseModel, prefix: str, root: str = "") -> Iterator[tuple[
             yield root or name, f"{prefix}{name.upper()}", value
 
 
-class Heard:
+class StepOutput:
     """Forwards a step's lines as events and remembers its errors, the words that a failure is told with."""
 
     def __init__(self, on_event: OnEvent) -> None:
@@ -99,4 +99,4 @@ def step_failure(step: Step, code: int, said: Sequence[Event], tail: str, where:
             step, code, f"{step} was ended by {name}{hint}", remedy=f"run it again: it goes on from there; {where}"
         )
     lines = "\n".join(tail.splitlines()[-8:])
-    return StepFailed(step, code, f"{step} ended with code {code} and no word of its own:\n{lines}", remedy=where)
+    return StepFailed(step, code, f"{step} ended with code {code} and no error message:\n{lines}", remedy=where)

@@ -30,7 +30,7 @@ _POLL: Final = 1.0  # seconds
 _PULL: Final = 4 * 3600.0  # seconds for the images, weights included
 _PODMAN_VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")
 _LABEL: Final = f"{LABEL}command"  # the digest of all that `podman run` was given
-_WORDS: Final = 20  # lines of a container's log that an error carries
+_LAST_LINES: Final = 20  # lines of a container's log that an error carries
 
 
 def deploy_docker(
@@ -145,7 +145,7 @@ class _Podman:
         return found is not None and found["State"]["Status"] not in {"exited", "stopped"}
 
     def log(self, name: str) -> str:
-        found = self("logs", "--tail", str(_WORDS), name, check=False)
+        found = self("logs", "--tail", str(_LAST_LINES), name, check=False)
         return found.stdout + found.stderr
 
 
@@ -203,7 +203,7 @@ class _Compose:
 
     def log(self) -> str:
         """Of vLLM; by the engine, since compose itself says nothing of a container that restarts."""
-        said = self._engine("logs", "--tail", str(_WORDS))
+        said = self._engine("logs", "--tail", str(_LAST_LINES))
         return said.stdout + said.stderr
 
     def _engine(self, *arguments: str) -> Completed:
@@ -246,14 +246,14 @@ def _wait(
     say(f"waiting for {health_url(url)}")
     while not is_healthy(url):
         if not alive():
-            raise BadInput(f"vLLM ended before it was ready; its last words:\n{_last(log())}")
+            raise BadInput(f"vLLM ended before it was ready; its last lines:\n{_last(log())}")
         if time.monotonic() > deadline:
             raise NotReady(f"{url} was not ready after {timeout:.0f} s; the last lines:\n{_last(log())}")
         time.sleep(_POLL)
 
 
 def _last(text: str) -> str:
-    return "\n".join(text.splitlines()[-_WORDS:])
+    return "\n".join(text.splitlines()[-_LAST_LINES:])
 
 
 def _reached(deployment: Deployment) -> str:

@@ -110,7 +110,7 @@ class Rollout:
                 return str(status["url"])
             self._look_at_status(status, time.monotonic())
             self._look_at_pods(time.monotonic())
-            self._tell(why)
+            self._report(why)
             if time.monotonic() > deadline:
                 raise NotReady(
                     f"{self.name} was not ready after {self.timeout:.0f} s: {self._said}",
@@ -166,19 +166,19 @@ class Rollout:
                 if one.get("type") == "PodScheduled" and one.get("reason") == "Unschedulable":
                     waiting = str(one.get("message"))
             for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
-                self._look_at_container(pod["metadata"]["name"], container)
+                self._check_container(pod["metadata"]["name"], container)
         if not waiting:
             self._unplaced = None
             return
         self._unplaced = now if self._unplaced is None else self._unplaced
-        self._tell(waiting)
+        self._report(waiting)
         if now - self._unplaced >= self.gpu_patience:
             raise NotReady(
                 f"no node has room for {self.name}: {waiting}",
                 remedy="free GPUs, add a node, or take fewer: --tensor-parallel-size, --max-model-len, --kv-cache-dtype fp8",
             )
 
-    def _look_at_container(self, pod: str, container: dict[str, Any]) -> None:
+    def _check_container(self, pod: str, container: dict[str, Any]) -> None:
         reason = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
         message = ((container.get("state") or {}).get("waiting") or {}).get("message", "")
         if reason in _HOPELESS:
@@ -188,9 +188,9 @@ class Rollout:
             )
         if container.get("restartCount", 0) >= _CRASHES:
             last = "\n".join(self.cluster.log(pod, container["name"], tail=15))
-            raise BadInput(f"{container['name']} of {pod} keeps ending; its last words:\n{last}")
+            raise BadInput(f"{container['name']} of {pod} keeps ending; its last lines:\n{last}")
 
-    def _tell(self, why: str) -> None:
+    def _report(self, why: str) -> None:
         if why != self._said:
             self._said = why
             self.say(why)

@@ -19,7 +19,7 @@ from containers.process import inherited
 from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
 from flows.runners.step_container import image_name
-from flows.runners.step_protocol import LOG, RESULT, Heard, read_result, step_failure
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result, step_failure
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import ALIVE
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from infra.container_engine import Container, ContainerEngine, State
 
 _LOGGER: Final = logging.getLogger(__name__)
-_BEAT: Final = 60.0  # seconds between two signs of life
+_ALIVE_INTERVAL: Final = 60.0  # seconds between two renewals of `ALIVE`
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _TAIL: Final = 40  # lines
 
@@ -59,7 +59,7 @@ class DockerLauncher:
             try:
                 container = engine.create(spec)
                 container.put(VOLUME, payload(self.settings, request))
-                follower = Follower(container, Heard(on_event), folder / LOG)
+                follower = Follower(container, StepOutput(on_event), folder / LOG)
                 container.start()
                 state = follower.wait(self.settings.docker.step_timeout)
                 result = container.read(f"{WORK}/{RESULT}") if state.code == 0 else None
@@ -87,9 +87,9 @@ def _remove_abandoned(engine: ContainerEngine) -> None:
 class Follower:
     """Passes a container's lines on, in a thread of its own, and writes them to a log; made before the container starts."""
 
-    def __init__(self, container: Container, heard: Heard, log: Path) -> None:
+    def __init__(self, container: Container, output: StepOutput, log: Path) -> None:
         self.container = container
-        self.heard = heard
+        self.output = output
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._thread = threading.Thread(target=self._read, args=(container.lines(), log), daemon=True)
         self._thread.start()
@@ -114,11 +114,11 @@ class Follower:
                     f"{self.container.name} did not end within {timeout:g} seconds and was stopped",
                     remedy="raise CARWRIGHT_DOCKER__STEP_TIMEOUT",
                 )
-            self.sign()
+            self.renew_alive()
 
-    def sign(self) -> None:
+    def renew_alive(self) -> None:
         """Tell sweepers that somebody still waits for the container."""
-        if time.monotonic() - self._said > _BEAT:
+        if time.monotonic() - self._said > _ALIVE_INTERVAL:
             self._said = time.monotonic()
             self.container.touch(ALIVE)
 
@@ -129,7 +129,7 @@ class Follower:
 
     def mute(self) -> None:
         """Pass nothing on any more."""
-        self.heard = Heard(lambda _: None)
+        self.output = StepOutput(lambda _: None)
 
     def _read(self, lines: Iterator[str], log: Path) -> None:
         with log.open("a") as file:
@@ -138,7 +138,7 @@ class Follower:
                 file.flush()
                 self._tail.append(line)
                 try:
-                    self.heard.line(line)
+                    self.output.line(line)
                 except Exception:  # a listener's trouble must neither end nor stall the step
                     _LOGGER.exception("a line of %s could not be passed on", self.container.name)
 
@@ -193,7 +193,7 @@ def check_addresses(settings: Settings) -> None:
 
 def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where: str) -> Error:
     """The error for a container that ended with a code other than 0."""
-    if state.oom and not follower.heard.errors:
+    if state.oom and not follower.output.errors:
         limit = f"its limit of {spec.memory / 2**30:g} GiB" if spec.memory else "what the engine's machine has"
         return StepFailed(
             step,
@@ -201,4 +201,4 @@ def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where:
             f"{step} was ended by the kernel: it needed more memory than {limit}",
             remedy=f"raise CARWRIGHT_DOCKER__MEMORY_GIB__{step.upper()}; {where}",
         )
-    return step_failure(step, state.code, follower.heard.errors, follower.tail, where)
+    return step_failure(step, state.code, follower.output.errors, follower.tail, where)

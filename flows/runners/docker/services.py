@@ -25,7 +25,7 @@ from containers.oci.reference import Reference
 from flows.runners.docker.container_spec import VOLUME, WORK, labels, payload, refuse_folders, step_spec
 from flows.runners.docker.launcher import Follower, ended_badly, engine_login, ensure_image, image_of
 from flows.runners.process.launcher import run_folder
-from flows.runners.step_protocol import LOG, RESULT, Heard, read_result
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import KEPT, LEASE, lives, stays
 
@@ -158,7 +158,7 @@ class DockerServices:
         asked = request.model_copy(update={"options": options.dump()})
         container = engine.create(spec)
         container.put(VOLUME, payload(self.settings, asked) | {"carwright/lease": None}, mtime=engine.now())
-        follower = Follower(container, Heard(on_event), folder / LOG)
+        follower = Follower(container, StepOutput(on_event), folder / LOG)
         container.start()
         self._wait(container, follower, request, spec, folder)
         follower.mute()

@@ -25,7 +25,7 @@ from containers.labels import KUBERNETES_LABEL
 from containers.step import parse_result_line
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
 from flows.runners.step_container import by_step, image_name, makes_user_namespaces
-from flows.runners.step_protocol import REQUEST, Heard, step_failure
+from flows.runners.step_protocol import REQUEST, StepOutput, step_failure
 from infra.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ class JobWatch:
     job: str
     on_event: OnEvent
     result: StepResult | None = None
-    _heard: Heard = field(init=False)
+    _output: StepOutput = field(init=False)
     _lines: int = 0
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
     _said: str = ""
 
     def __post_init__(self) -> None:
-        self._heard = Heard(self.on_event)
+        self._output = StepOutput(self.on_event)
 
     @property
     def where(self) -> str:
@@ -176,7 +176,7 @@ class JobWatch:
                 continue
             self._lines = number + 1
             self._tail.append(line)
-            self._heard.line(line)
+            self._output.line(line)
 
     def _ended(self, name: str) -> dict[str, Any] | None:
         """The container's end (`exitCode`, `reason`), None while it works; raises when the pod is gone."""
@@ -207,7 +207,7 @@ class JobWatch:
             if self.result is None:
                 raise StepFailed(self.step, 1, f"{self.step} ended well but its log holds no result", remedy=self.where)
             return self.result
-        if ended.get("reason") == "OOMKilled" and not self._heard.errors:
+        if ended.get("reason") == "OOMKilled" and not self._output.errors:
             limit = by_step(self.settings.memory_gib, self.step)
             raise StepFailed(
                 self.step,
@@ -215,7 +215,7 @@ class JobWatch:
                 f"{self.step} was ended by the kernel: it needed more memory than its limit of {limit:g} GiB",
                 remedy=f"raise CARWRIGHT_KUBERNETES__MEMORY_GIB for {self.step}; {self.where}",
             )
-        raise step_failure(self.step, code, self._heard.errors, "\n".join(self._tail), self.where)
+        raise step_failure(self.step, code, self._output.errors, "\n".join(self._tail), self.where)
 
 
 def new_name(request: StepRequest) -> str:

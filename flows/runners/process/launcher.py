@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from containers.process import Child, inherited
 from containers.settings import absolute
-from flows.runners.step_protocol import LOG, REQUEST, RESULT, Heard, read_result, step_failure, variables
+from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result, step_failure, variables
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class ProcessLauncher:
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
         environment = prepare(request.step, self.settings, on_event)
         folder = run_folder(self.settings, request)
-        heard = Heard(on_event)
+        output = StepOutput(on_event)
         child = Child(
             argv=step_command(environment, request, folder),
             env=step_environment(self.settings, request.step, environment, folder),
             cwd=folder / SCRATCH,
             log_file=folder / LOG,
-            on_line=heard.line,
+            on_line=output.line,
         )
         try:
             with child:
@@ -46,7 +46,7 @@ class ProcessLauncher:
         finally:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         if code != 0:
-            raise step_failure(request.step, code, heard.errors, child.tail, where(folder))
+            raise step_failure(request.step, code, output.errors, child.tail, where(folder))
         return read_result(left(folder), request.step)
 
 
