@@ -17,9 +17,9 @@ from containers.oci.layer import CHUNK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.oci.layer import Readable
     from containers.oci.repository import Repository
     from containers.oci.types import Descriptor
+    from containers.streams import Stream
 
 _BLOCK: Final = 512
 _EXTENDED_MAX: Final = 1 << 20  # bytes of a long name or of pax records, as in Go
@@ -31,7 +31,7 @@ _HARMLESS: Final = frozenset({"comment"})  # what `git archive` writes for all m
 _NEAR: Final = 1 << 20  # bytes that are read over rather than asked for again behind them
 
 
-def open_tar(file: Readable, mode: str) -> tarfile.TarFile:
+def open_tar(file: Stream, mode: str) -> tarfile.TarFile:
     """A tar whose headers are checked one by one; raises tarfile.TarError, here and in what follows."""
     return tarfile.open(  # type: ignore[call-overload, no-any-return]
         fileobj=file, mode=mode, bufsize=1 << 16, tarinfo=_strict(), encoding="utf-8", errors="surrogateescape"
