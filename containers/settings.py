@@ -1,29 +1,76 @@
-"""The one tree of settings: read at an entry point, passed down, and never looked up again.
+"""What a step may know: the tree of its settings, which step is handed which, and how settings are read.
 
-Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
-working directory, or, for secrets, as a file of the variable's name under /run/secrets.
+Every setting is an environment variable (`CARWRIGHT_STORE__BUCKET`) or, for secrets, a file of the variable's name under
+/run/secrets. They are read at an entry point, passed down, and never looked up again. What only the flow side knows is in
+infra/settings.py, whose tree begins with this one and may also be given in a file carwright.toml.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput, faults
+from containers.setting_names import PREFIX, Given, given_as_variables, refuse_unknown, settings_of
 
-PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 _SECRETS = Path("/run/secrets")
+
+# Variables of infra/compose.yaml and infra/compose.gpu.yaml, which are no settings.
+COMPOSE: Final = tuple(
+    PREFIX + name
+    for name in (
+        "PROJECT",
+        "IMAGES",
+        "TAG",
+        "SOCKET",
+        "GID",
+        "PORT",
+        "REGISTRY_PORT",
+        "STORE_PORT",
+        "API",
+        "API_NAMES",
+        "SECRETS",
+    )
+)
+
+# What a step passes over, since the flow side alone reads it: sections, and settings by themselves. A step refuses every
+# other name that it does not know: whoever gave it wants it obeyed.
+FLOW_SIDE: Final = tuple(
+    PREFIX + name
+    for name in (
+        *("LAUNCHER", "DOCKER", "KUBERNETES", "RESOURCES", "PLACEMENT", "WATCH"),
+        *("OVERLAP_GB", "PIP_EXTRA_INDEX_URL", "PIP_PYTORCH_INDEX_URL", "NOTIFY_WEBHOOK"),
+        *("SERVE__PORT", "SERVE__READY_TIMEOUT", "SERVE__ADVERTISE", "SERVE__ENGINE"),
+        *("EVALUATE__CONCURRENCY", "EVALUATE__REQUEST_TIMEOUT", "EVALUATE__ATTEMPTS"),
+    )
+)
+
+# The sections and settings that each step is handed, beside where it writes and how it logs.
+_EVERY_STEP: Final = ("home", "cache", "log_format")
+HANDED: Final[Mapping[Step, tuple[str, ...]]] = {
+    Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token"),
+    Step.QUANTIZE: ("store",),
+    Step.PUSH: ("store", "registry", "docker_config", "busybox"),
+    Step.SERVE: ("store", "registry", "docker_config", "serve"),
+    Step.EVALUATE: ("store", "registry", "docker_config", "evaluate", "hub_endpoint", "hub_token"),
+}
+_OF_REGISTRIES: Final = ("registry", "docker_config")
 
 
 class Section(BaseModel):
@@ -91,25 +138,12 @@ class SourceSettings(Section):
 
 
 class ServeSettings(Section):
-    """vLLM as a service."""
+    """vLLM as a service: what the step does. The flow side adds whom it serves, and where."""
 
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        default=0, description="port of the served model; 0 takes a free one"
-    )
-    ready_timeout: Annotated[float, Field(gt=0)] = Field(
-        default=600.0, description="seconds until vLLM must answer its health check"
-    )
-    advertise: str = Field(
-        default="",
-        description="name or address by which other machines reach a model served on this one; empty: as it listens",
-    )
+    model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
+
     kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
         default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
-    )
-    engine: str = Field(
-        default="",
-        description="name and version of what serves, as measurements are named by it (vllm 0.23.0); empty: the CPU build of "
-        "the lock, with GPUs the serve image's name",
     )
     keep_gb: Annotated[float, Field(ge=0)] = Field(
         default=50.0,
@@ -117,137 +151,10 @@ class ServeSettings(Section):
     )
 
 
-class DockerSettings(Section):
-    """Steps and services as containers of a Docker engine. The tables are by step (`quantize`), or `*` for all of them."""
-
-    host: str | None = Field(
-        default=None,
-        description="URL of the engine (unix://, tcp:// or ssh://); unset follows DOCKER_HOST, then the local socket",
-    )
-    project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = Field(
-        default="carwright",
-        description="whose containers these are: nothing of another project on the same engine is found, swept or stopped",
-    )
-    image: str = Field(
-        default="carwright/{target}:latest",
-        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
-    )
-    network: str = Field(
-        default="host",
-        description="network of the containers: host shares the engine's machine; else a network of the engine, by name",
-    )
-    extra_hosts: dict[str, str] = Field(default={}, description="names that containers know: name to address")
-    registry_aliases: dict[str, str] = Field(
-        default={}, description="registries that the engine knows under another name than the steps: theirs to its own"
-    )
-    memory_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, description="most GiB of memory, by step")
-    cpus: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, description="most processors, by step")
-    gpus: dict[str, Annotated[int, Field(ge=-1)]] = Field(default={}, description="GPUs, by step; -1 takes all of them")
-    gpu_kind: Literal["nvidia", "rocm"] = Field(default="nvidia", description="whose GPUs the engine's machine has")
-    modelcar: Literal["sidecar", "mount"] = Field(
-        default="sidecar",
-        description="how vLLM reads a modelcar: sidecar as KServe does; mount as an image mount (Docker 28 or later)",
-    )
-    step_timeout: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="seconds after which a step's container is ended; unset means never"
-    )
-
-
-class KubernetesSettings(Section):
-    """Steps as Jobs of a Kubernetes cluster, and deployments to KServe. The tables are by step (`quantize`), or `*`."""
-
-    kubeconfig: Path | None = Field(
-        default=None, description="unset: the pod's service account, then KUBECONFIG, then ~/.kube/config"
-    )
-    context: str | None = Field(default=None, description="context of the kubeconfig; unset takes its current one")
-    namespace: str = Field(default="", description="namespace; empty takes the context's own")
-    image: str = Field(
-        default="carwright/{target}:latest",
-        description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
-    )
-    pull_logins: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
-    service_account: str = Field(default="carwright-step", description="account of a step's pod; it needs no rights")
-    cpus: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"*": 1, "quantize": 4, "serve": 4}, description="processors that a step asks for, by step"
-    )
-    memory_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"*": 4, "quantize": 32, "serve": 32}, description="GiB of memory, asked for and the most, by step"
-    )
-    scratch_gib: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={"*": 20, "download": 100, "quantize": 100, "serve": 200},
-        description="GiB of a node's disk at most, by step",
-    )
-    gpus: dict[str, Annotated[int, Field(ge=0)]] = Field(default={}, description="GPUs, by step")
-    gpu_resource: str = Field(
-        default="nvidia.com/gpu", description="what the cluster calls a GPU; its taint is tolerated"
-    )
-    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes that steps may run on")
-    pending_timeout: Annotated[float, Field(gt=0)] = Field(
-        default=900.0,
-        description="seconds until a step's pod must have started: no node may fit it, or an image be missing",
-    )
-    step_timeout: Annotated[int, Field(gt=0)] | None = Field(
-        default=None, description="seconds after which the cluster ends a step; unset means never"
-    )
-    service_timeout: Annotated[int, Field(gt=0)] = Field(
-        default=86400, description="seconds after which the cluster ends a served model that is not to stay"
-    )
-    ttl: Annotated[int, Field(ge=0)] = Field(default=3600, description="seconds that a finished Job and its log stay")
-    owner_pod: str = Field(default="", description="pod of the flow, with whose removal its steps go, too")
-    owner_uid: str = Field(default="", description="its uid; both are set by the work pool in infra/kubernetes")
-
-
-class PlacementSettings(Section):
-    """Steps that run on other machines, as child runs of a deployment of the flow `run-step`; empty: where the flow runs."""
-
-    download: str = Field(default="", description="deployment that runs download, such as run-step/cpu")
-    quantize: str = Field(default="", description="deployment that runs quantize, such as run-step/gpu")
-    push: str = Field(default="", description="deployment that runs push and promote")
-    serve: str = Field(default="", description="deployment that serves models, such as run-step/gpu")
-    evaluate: str = Field(default="", description="deployment that runs evaluate")
-    runs: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="child runs that share one quantization: one for each GPU of the work pool"
-    )
-    patience: Annotated[float, Field(ge=0)] = Field(
-        default=10.0, description="seconds to wait for a live worker of the work pool, at each of three attempts"
-    )
-    start_timeout: Annotated[float, Field(gt=0)] = Field(
-        default=900.0, description="seconds from a worker's taking a child run to its start (an image may be pulled)"
-    )
-    silence: Annotated[float, Field(ge=1)] = Field(
-        default=90.0,
-        description="seconds without a heartbeat after which a child run, or its parent, counts as dead",
-    )
-
-    @property
-    def used(self) -> bool:
-        """Whether any step is placed."""
-        return any((self.download, self.quantize, self.push, self.serve, self.evaluate))
-
-    def deployment(self, step: str) -> str:
-        """The deployment (flow/deployment) for a step; empty where there is none."""
-        return str(getattr(self, step))
-
-
-class WatchSettings(Section):
-    """The models that are watched for new revisions, base images and tools."""
-
-    models: Path | None = Field(
-        default=None, description="file with the watched models; unset means the one that ships, infra/models.yaml"
-    )
-    interval: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="seconds between two looks")
-    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="models that are looked at at once")
-    lost_after: Annotated[float, Field(ge=0)] = Field(
-        default=600.0,
-        description="seconds after which a change whose event started no run is announced again, three times at most",
-    )
-    index: bool = Field(
-        default=False, description="also ask pip's package index for newer versions of the tools that decide the bytes"
-    )
-
-
 class EvaluateSettings(Section):
-    """Measuring."""
+    """Measuring: what the step does. The flow side adds how much is asked of an endpoint, which a request carries."""
+
+    model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
     data: Path | None = Field(
         default=None,
@@ -255,7 +162,6 @@ class EvaluateSettings(Section):
     )
     humaneval_plus: Path | None = Field(
         default=None,
-        validation_alias=AliasChoices("humaneval_plus", "HUMANEVAL_OVERRIDE_PATH"),
         description="file with the problems of HumanEval+ (JSON lines, EvalPlus's format)",
     )
     sandbox: Literal["auto", "bubblewrap", "container"] = Field(
@@ -263,21 +169,21 @@ class EvaluateSettings(Section):
         description="what generated code runs in: bubblewrap, or the limits of the step's own container; auto takes "
         "bubblewrap where it works",
     )
-    concurrency: int = Field(default=8, ge=1, description="requests to the measured model in flight at once")
-    request_timeout: float = Field(default=300.0, gt=0, description="seconds that an answer of the model may take")
-    attempts: int = Field(default=4, ge=1, description="how often a request is sent that fails for a passing reason")
 
 
-class Settings(BaseSettings):
-    """All of it. `carwright settings` prints the values in force, with secrets masked."""
+class StepSettings(BaseSettings):
+    """All that steps may know; what one of them is handed is less."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CARWRIGHT_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
-        toml_file="carwright.toml",
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
         extra="forbid",
         populate_by_name=True,
+    )
+    remedy: ClassVar[str] = (
+        "change the variable CARWRIGHT_<NAME>; in a container of a step: its image may be of another version "
+        "(`carwright images load`)"
     )
 
     def __init__(self, **values: Any) -> None:
@@ -285,11 +191,8 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise BadInput(
-                f"the settings do not fit: {faults(error)}",
-                remedy="change the variable CARWRIGHT_<NAME> or the entry in carwright.toml; in a container of a step: its image "
-                "may be of another version (`carwright images load`)",
-            ) from None  # the cause would show the value, which may be a secret
+            # The cause would show the value, which may be a secret.
+            raise BadInput(f"the settings do not fit: {faults(error)}", remedy=self.remedy) from None
         except SettingsError as error:
             raise BadInput(f"the settings do not fit: {error}") from None
         except tomllib.TOMLDecodeError as error:
@@ -308,17 +211,6 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
-    watch: WatchSettings = WatchSettings()
-    placement: PlacementSettings = PlacementSettings()
-    launcher: Literal["process", "docker", "kubernetes"] = Field(
-        default="process", description="how steps are started: in environments of this machine, or from images"
-    )
-    docker: DockerSettings = DockerSettings()
-    kubernetes: KubernetesSettings = KubernetesSettings()
-    overlap_gb: Annotated[float, Field(ge=0)] = Field(
-        default=4.0,
-        description="GB from which on a checkpoint is quantized, shard by shard, while it is still being downloaded",
-    )
     busybox: Path | None = Field(
         default=None,
         description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",
@@ -338,17 +230,6 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "hub_token"),
         description="hub token for gated models; unset falls back to the token file of the hub's own client",
     )
-    pip_extra_index_url: SecretStr | None = Field(
-        default=None,
-        description="URL of one more package index for step environments and images, for every package",
-    )
-    pip_pytorch_index_url: SecretStr = Field(
-        default=SecretStr(PYTORCH_INDEX),
-        description="URL of the index that is asked for CPU builds of PyTorch (`+cpu`) when no other index offers them",
-    )
-    notify_webhook: SecretStr | None = Field(
-        default=None, description="URL that is sent a JSON POST when a flow run fails"
-    )
     log_format: Literal["auto", "text", "json"] = Field(
         default="auto", description="how steps write their lines; auto is text on a terminal"
     )
@@ -362,13 +243,57 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """First wins: arguments, environment, mounted secrets (files named like the variables), carwright.toml."""
-        return (
-            init_settings,
-            env_settings,
-            NestedSecretsSettingsSource(file_secret_settings),
-            TomlConfigSettingsSource(settings_cls),
+        """First wins: arguments, environment, mounted secrets (files named like the variables), further files."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        secrets, files = NestedSecretsSettingsSource(file_secret_settings), cls.files()
+        cls.check_names(
+            [
+                *given_as_variables(env_settings.env_vars),
+                *given_as_variables(secrets.env_vars, where=", ".join(map(str, secrets.secrets_paths))),
+                *(name for _, names in files for name in names),
+            ]
         )
+        return (init_settings, env_settings, secrets, *(source for source, _ in files))
+
+    @classmethod
+    def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[Given]]]:
+        """Files that are read, too, each with the names in it. A step is told everything, and reads none."""
+        return ()
+
+    @classmethod
+    def check_names(cls, given: Iterable[Given]) -> None:
+        """Raises BadInput for names that nobody would read."""
+        refuse_unknown(given, cls, passed_over=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
+
+
+def handed(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
+    """What a launcher hands to a step, as environment variables: plain settings, and apart from these the secrets.
+
+    Only what the step uses, and of that only what anybody has set: the defaults are known to the step, and an image of
+    another version meets no name that nobody uses.
+    """
+    plain: dict[str, str] = {}
+    secret: dict[str, str] = {}
+    parts = _parts(request)
+    for one in settings_of(StepSettings):
+        if one.path[0] not in parts or not one.is_set(settings):
+            continue
+        value = one.value(settings)
+        if isinstance(value, SecretStr):
+            secret[one.variable] = value.get_secret_value()
+        elif isinstance(value, tuple):
+            plain[one.variable] = json.dumps(value)
+        elif value is not None:
+            plain[one.variable] = str(value)
+    return plain, secret
+
+
+def _parts(request: StepRequest) -> tuple[str, ...]:
+    parts = _EVERY_STEP + HANDED[request.step]
+    # Of the registries evaluate wants nothing but a tokenizer; where it has none to get, no login lies beside generated code.
+    if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
+        return tuple(part for part in parts if part not in _OF_REGISTRIES)
+    return parts
 
 
 Tree = TypeVar("Tree", bound=BaseModel)

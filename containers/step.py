@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, DiskFull, Error, Interrupted, faults, is_disk_full
 from containers.events import Reporter
-from containers.settings import Settings
+from containers.settings import StepSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ PRINTED: Final = Path("-")
 class Context:
     """What a step's work may use besides its request. `scratch` is an empty folder that is removed afterwards."""
 
-    settings: Settings
+    settings: StepSettings
     report: Reporter
     scratch: Path
     result_path: Path
@@ -54,7 +54,7 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
     started = time.monotonic()
     report = Reporter()
     try:
-        settings = Settings()
+        settings = StepSettings()
         report = Reporter(structured=None if settings.log_format == "auto" else settings.log_format == "json")
         request = read_request(arguments.request, step)
         if arguments.result != PRINTED and not arguments.result.parent.is_dir():  # said before hours of work, not after

@@ -27,7 +27,7 @@ from flows.runtime import current
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 
 def fingerprint(request: StepRequest) -> str:
@@ -151,10 +151,10 @@ def serving_engine(settings: Settings) -> str:
         return f"vllm by {settings.placement.serve}"
     if settings.launcher == "process":
         return engine_version()
-    containers = settings.docker if settings.launcher == "docker" else settings.kubernetes
-    if not containers.gpus.get(Step.SERVE, containers.gpus.get("*")):
+    if not settings.resources.of(Step.SERVE).gpus:
         return engine_version()
-    return f"vllm of {containers.image.format(target='serve')}"
+    images = settings.docker.image if settings.launcher == "docker" else settings.kubernetes.image
+    return f"vllm of {images.format(target='serve')}"
 
 
 def _request(

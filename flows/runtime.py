@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from containers.contract import Step, StoreLocation
 from containers.errors import BadInput
-from containers.settings import Settings
 from containers.store import Store
 from flows.runners.process.launcher import ProcessLauncher
 from flows.runners.process.services import ProcessServices
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

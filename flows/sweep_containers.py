@@ -6,8 +6,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
-from containers.settings import Settings
 from flows.runners.docker.sweeper import sweep
+from infra.settings import Settings
 
 
 @flow(name="sweep-containers", flow_run_name="sweep containers", persist_result=False)

@@ -23,7 +23,7 @@ from containers.errors import BadInput, Temporary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.settings import KubernetesSettings
+    from infra.settings import KubernetesSettings
 
 MANAGER: Final = "carwright"  # server-side apply remembers fields by this name
 _TIMEOUT: Final = 30.0  # seconds for one answer

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from containers.download.selection import Remote
     from containers.download.sources import Source
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 
 class Origin(Protocol):
@@ -35,7 +35,7 @@ class Origin(Protocol):
         """The file itself, where it lies on this machine already."""
 
 
-def open_origin(source: Source, settings: Settings, say: Callable[[str], object]) -> Origin:
+def open_origin(source: Source, settings: StepSettings, say: Callable[[str], object]) -> Origin:
     """The place that a source names; `say` is told when it makes us wait."""
     # Late imports: a step pays for the client that it uses.
     if isinstance(source, HubSource):

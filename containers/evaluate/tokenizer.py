@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from containers.contract import EvaluateOptions
     from containers.oci.types import Descriptor
-    from containers.settings import Settings
+    from containers.settings import StepSettings
     from containers.store import Store
 
 _WEIGHTS: Final = (".safetensors", ".gguf")
 _LARGEST: Final = 128 << 20  # bytes: a tokenizer of 262,144 words has 35 MB
 
 
-def materialize(options: EvaluateOptions, store: Store, settings: Settings, folder: Path) -> Path | None:
+def materialize(options: EvaluateOptions, store: Store, settings: StepSettings, folder: Path) -> Path | None:
     """Write them into `folder`; None when the options name no source. Raises BadInput for one without a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     if options.tokenizer is not None:
@@ -39,7 +39,7 @@ def materialize(options: EvaluateOptions, store: Store, settings: Settings, fold
     return folder
 
 
-def _from_modelcar(reference: str, settings: Settings, folder: Path) -> None:
+def _from_modelcar(reference: str, settings: StepSettings, folder: Path) -> None:
     def take(member: tarfile.TarInfo, content: Any) -> None:
         path = member.name.removeprefix("./").removeprefix("/")
         if content is not None and path.startswith(f"{ROOT}/") and _wanted(path, member.size):

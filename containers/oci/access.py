@@ -13,16 +13,16 @@ from containers.oci.repository import found
 if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.repository import Repository, StoredManifest
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 
-def open_push_cache(settings: Settings) -> PushCache:
+def open_push_cache(settings: StepSettings) -> PushCache:
     """What earlier pushes on this machine remembered."""
     return PushCache(settings.cache.expanduser())
 
 
 def open_repository(
-    reference: Reference | str, settings: Settings, *, cache: PushCache | None = None, write: bool = False
+    reference: Reference | str, settings: StepSettings, *, cache: PushCache | None = None, write: bool = False
 ) -> Repository:
     """The place that a reference names; `write` asks a registry for the permission to push as well."""
     parsed = Reference.parse(reference) if isinstance(reference, str) else reference
@@ -44,13 +44,13 @@ def read_manifest(repository: Repository) -> StoredManifest:
     return found(repository, reference.what)
 
 
-def resolve(reference: str, settings: Settings) -> Digest:
+def resolve(reference: str, settings: StepSettings) -> Digest:
     """The digest that a reference points at now."""
     with open_repository(reference, settings) as repository:
         return read_manifest(repository).digest
 
 
-def tag(reference: str, name: str, settings: Settings) -> bool:
+def tag(reference: str, name: str, settings: StepSettings) -> bool:
     """Give the tag `name` to what `reference` points at; False when it had it already."""
     check_tag(name)
     with open_repository(reference, settings, write=True) as repository:

@@ -16,7 +16,7 @@ from containers.oci.types import EPOCH, Descriptor, History, ImageConfig, Platfo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 USER: Final = "1001"
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,7 +36,7 @@ class Base:
     blobs: tuple[Blob, ...] = ()
 
 
-def busybox_base(platform: str, settings: Settings) -> Base:
+def busybox_base(platform: str, settings: StepSettings) -> Base:
     """The base made here (see `containers.oci.busybox`); the same bytes everywhere."""
     wanted = Platform.named(platform)
     content = base_layer(find_binary(wanted.architecture, settings))

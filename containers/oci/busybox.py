@@ -24,7 +24,7 @@ from containers.process import run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 VERSION: Final = "1:1.35.0-4+deb12u1+b1"
 RELEASE: Final = "bookworm"
@@ -102,7 +102,7 @@ def base_layer(binary: bytes) -> bytes:
     return out.getvalue()
 
 
-def find_binary(architecture: str, settings: Settings) -> bytes:
+def find_binary(architecture: str, settings: StepSettings) -> bytes:
     """The pinned binary: from the setting `busybox`, the cache, this machine's own, or Debian's archive through apt.
 
     Raises BadInput, with the ways out, when none of them has it.

@@ -22,7 +22,7 @@ from containers.process import run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 _TOKEN_USER: Final = "<token>"  # noqa: S105 -- what a helper answers as user name when the secret is an identity token
 _DOCKER_HUB: Final = ("docker.io", "registry-1.docker.io", "index.docker.io")
@@ -42,7 +42,7 @@ class Credentials:
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-def find_credentials(registry: str, repository: str, settings: Settings) -> Credentials | None:
+def find_credentials(registry: str, repository: str, settings: StepSettings) -> Credentials | None:
     """The login for a repository; None to go without. Raises BadInput for a login file that cannot be read."""
     own = settings.registry
     if own.username is not None:
@@ -54,7 +54,7 @@ def find_credentials(registry: str, repository: str, settings: Settings) -> Cred
     return None
 
 
-def _files(settings: Settings) -> Iterator[Path]:
+def _files(settings: StepSettings) -> Iterator[Path]:
     """Where docker and podman keep logins; a file that the settings name must exist, the others may."""
     named = settings.registry.auth_file
     if named is not None:

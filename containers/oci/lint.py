@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from containers.oci.repository import Repository
     from containers.oci.tree import Tree
     from containers.oci.types import ImageConfig, ImageManifest
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 Level = Literal["error", "warning", "ok"]
 _BIN: Final = ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin")
@@ -43,7 +43,7 @@ class Finding:
     message: str
 
 
-def lint(reference: str, settings: Settings) -> tuple[Finding, ...]:
+def lint(reference: str, settings: StepSettings) -> tuple[Finding, ...]:
     """Every rule's finding, the good ones included, in a fixed order. Raises BadInput when there is nothing to look at."""
     with open_repository(reference, settings) as repository:
         _, manifest = image(repository, str(read_manifest(repository).digest))

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.repository import Repository
     from containers.oci.types import Descriptor, ImageConfig, ImageManifest
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 REMEDY: Final = "do not serve it: ask whoever built it for a modelcar of plain files, each in one layer"
 Members = tuple["tarfile.TarInfo", ...]
 
 
-def check_mounted(reference: str, settings: Settings) -> None:
+def check_mounted(reference: str, settings: StepSettings) -> None:
     """Raises BadInput unless what is mounted is what the layers list, on every platform of the image."""
     with open_repository(reference, settings) as repository:
         check_images(repository, str(read_manifest(repository).digest), settings.registry.parallel)

@@ -14,11 +14,11 @@ from containers.registry_limits import layer_limit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 
 @contextmanager
-def open_bases(name: str, platforms: Sequence[str], settings: Settings) -> Iterator[tuple[Base, ...]]:
+def open_bases(name: str, platforms: Sequence[str], settings: StepSettings) -> Iterator[tuple[Base, ...]]:
     """The base of each platform: `busybox`, `none`, or an image reference; open while its layers may be read."""
     if not platforms or len(set(platforms)) != len(platforms):
         raise BadInput("give each platform once, and at least one", remedy="for example linux/amd64")
@@ -32,6 +32,6 @@ def open_bases(name: str, platforms: Sequence[str], settings: Settings) -> Itera
             yield tuple(image_base(repository, platform) for platform in platforms)
 
 
-def registry_layer_bytes(target: Reference, settings: Settings) -> int:
+def registry_layer_bytes(target: Reference, settings: StepSettings) -> int:
     """Most bytes in one layer of that registry, 0 where no limit is known."""
     return settings.registry.layer_bytes or layer_limit(target.registry)

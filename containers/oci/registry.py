@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from containers.oci.push_cache import PushCache
     from containers.oci.reference import Reference
     from containers.oci.repository import Blob
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 _ACCEPT: Final = f"{MANIFEST}, {INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
 _MANIFEST_MAX: Final = 32 << 20  # bytes
@@ -40,7 +40,7 @@ _TAG_ROUNDS: Final = 12  # how often the fallback tag is written before we give 
 class Registry:
     """A `Repository` behind HTTP; threads may share it."""
 
-    def __init__(self, reference: Reference, settings: Settings, cache: PushCache, *, write: bool = False) -> None:
+    def __init__(self, reference: Reference, settings: StepSettings, cache: PushCache, *, write: bool = False) -> None:
         self.reference = reference
         self._cache = cache
         self._actions = "pull,push" if write else "pull"

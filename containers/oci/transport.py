@@ -27,7 +27,7 @@ from containers.oci.credentials import Credentials, find_credentials
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 _PARAMETER: Final = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 _LONGEST_WAIT: Final = 60.0  # seconds; a registry that asks for more is not worth waiting for
@@ -52,7 +52,7 @@ class _Token:
 class Transport:
     """One registry, one repository; may be used from several threads."""
 
-    def __init__(self, registry: str, repository: str, settings: Settings, *, actions: str = "pull") -> None:
+    def __init__(self, registry: str, repository: str, settings: StepSettings, *, actions: str = "pull") -> None:
         loopback = _LOOPBACK.fullmatch(registry) is not None
         plain = loopback or registry in settings.registry.plain_http
         host = "registry-1.docker.io" if registry == "docker.io" else registry

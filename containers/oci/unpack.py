@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from containers.oci.mounted import Members
     from containers.oci.repository import Repository
     from containers.oci.types import Descriptor, ImageManifest
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 _MARK: Final = ".digest"
 
@@ -35,7 +35,7 @@ _MARK: Final = ".digest"
 def unpack(
     reference: str,
     folder: Path,
-    settings: Settings,
+    settings: StepSettings,
     *,
     on_bytes: Callable[[int], None] = lambda _: None,
     platform: str = "linux/amd64",

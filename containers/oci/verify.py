@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from containers.oci.repository import Repository
     from containers.oci.tree import Fault
     from containers.oci.types import Descriptor, ImageConfig, ImageManifest
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ _Layers = dict[tuple[Digest, Digest | None], _Layer]  # by digest and diff id: p
 
 def verify(
     reference: str,
-    settings: Settings,
+    settings: StepSettings,
     cache: PushCache,
     *,
     against: str = "",
@@ -190,7 +190,9 @@ def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int
     return result
 
 
-def _other(against: str, settings: Settings, cache: PushCache, on_bytes: Callable[[int], None]) -> dict[str, Digest]:
+def _other(
+    against: str, settings: StepSettings, cache: PushCache, on_bytes: Callable[[int], None]
+) -> dict[str, Digest]:
     """The digests of the other side: a folder's files, or a whole other image, read in the same way."""
     folder = Path(against)
     if not folder.is_dir():

@@ -16,12 +16,11 @@ from containers.events import Event
 from containers.process import Child, inherited
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
+from containers.settings import handed
 from containers.work_sharing import Dealer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-    from pydantic import SecretStr
 
     from containers.quantize.groups import Group
     from containers.quantize.preflight import QuantizeJob
@@ -105,19 +104,12 @@ class WorkerPool:
         worker.child, worker.heard, worker.reported, worker.errors = child.start(), time.monotonic(), 0.0, []
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """The variables of a worker: it reaches the same store, and leaves its scratch files here."""
-        store = self._context.settings.store
-
-        def secret(value: SecretStr | None) -> str:
-            return value.get_secret_value() if value is not None else ""
-
-        keys = {
-            "CARWRIGHT_STORE__ACCESS_KEY_ID": secret(store.access_key_id),
-            "CARWRIGHT_STORE__SECRET_ACCESS_KEY": secret(store.secret_access_key),
-        }
+        """The variables of a worker: it is handed what this step was, and leaves its scratch files here."""
+        plain, secret = handed(self._context.settings, self._request)
         return {
             **inherited(),
-            **{name: value for name, value in keys.items() if value},
+            **plain,
+            **secret,
             "CARWRIGHT_LOG_FORMAT": "json",
             "PYTHONPATH": str(Path(containers.__file__).parents[1]),
             "PYTHONUNBUFFERED": "1",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from containers.contract import ServeParameters
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 LOOPBACK: Final = "127.0.0.1"
 PLUGIN: Final = Path(__file__).with_name("plugin")
@@ -101,7 +101,7 @@ def sockets_folder(scratch: Path) -> Iterator[Path]:
 
 
 def environment(
-    engine: InstalledVllm, parameters: ServeParameters, settings: Settings, sockets: Path | None = None
+    engine: InstalledVllm, parameters: ServeParameters, settings: StepSettings, sockets: Path | None = None
 ) -> dict[str, str]:
     """The variables of the server: offline, silent towards its makers, and the plugin where there is no GPU.
 

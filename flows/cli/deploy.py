@@ -13,8 +13,8 @@ import typer
 from rich.table import Table
 
 from containers.errors import BadInput
-from containers.settings import Settings
 from flows.cli import terminal
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from rich.table import Table
 from containers import suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
-from containers.settings import Settings
 from flows.cli import terminal
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from containers.verdict import Score, Verdict

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from containers.settings import Settings
 from flows.cli import terminal
 from flows.runners.process.services import ProcessServices
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from flows.runners.service import Services

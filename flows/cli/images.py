@@ -12,8 +12,8 @@ from rich.table import Table
 
 from containers.errors import BadInput, Error
 from containers.events import Event, amount
-from containers.settings import Settings
 from flows.cli import terminal
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from infra.images.buildah import Built

@@ -9,11 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from containers.errors import Error, Interrupted
-from containers.settings import Settings
+from containers.setting_names import settings_of
 from flows.cli import deploy, evaluation, housekeeping, images, modelcars, server, steps, terminal, watch
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -165,24 +166,14 @@ def settings(json_: Json = False) -> None:
     if json_:
         print(json.dumps(values, indent=2))
         return
-    table = Table("setting", "value", "meaning", box=None, padding=(0, 2))
-    for name, variable, meaning in _settings_rows(Settings):
+    columns = (Column("setting", no_wrap=True), Column("value", overflow="fold"), "meaning")
+    table = Table(*columns, box=None, padding=(0, 2))
+    for setting in settings_of(Settings):
         value: Any = values
-        for part in name.split("."):
-            value = value[part]
-        table.add_row(variable, str(value), meaning)
+        for name in setting.path:
+            value = value[name]
+        table.add_row(setting.variable, str(value), setting.field.description or "")
     terminal.out.print(table)
-
-
-def _settings_rows(model: Any, path: str = "") -> list[tuple[str, str, str]]:
-    rows = []
-    for name, field in model.model_fields.items():
-        here = f"{path}.{name}" if path else name
-        if hasattr(field.annotation, "model_fields"):
-            rows += _settings_rows(field.annotation, here)
-        else:
-            rows.append((here, "CARWRIGHT_" + here.upper().replace(".", "__"), field.description or ""))
-    return rows
 
 
 @app.command()

@@ -30,7 +30,7 @@ from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
 from containers.registry_limits import MODEL_LAYERS
-from containers.settings import Settings
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from containers.errors import BadInput, Error, Temporary
-from containers.settings import Settings
 from flows.cli import terminal
 from flows.orchestrator.prefect_import import import_prefect
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

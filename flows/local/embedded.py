@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 _PREFECT_DEADLINE = 120.0  # seconds; a first start migrates an empty database, 7-25 s on two busy cores
 

@@ -26,8 +26,8 @@ from infra.environments import environment
 
 if TYPE_CHECKING:
     from containers.contract import GateProfile
-    from containers.settings import Settings
     from flows.runtime import Listener
+    from infra.settings import Settings
 
 DEMO = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 PUBLIC_HUB = "https://huggingface.co"

@@ -20,7 +20,7 @@ from containers.errors import BadInput, NotReady
 from containers.events import amount
 from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
-from containers.settings import Settings, absolute
+from containers.settings import absolute
 from containers.verdict import Verdict
 from flows import requests, runtime
 from flows.cli import terminal
@@ -28,6 +28,7 @@ from flows.cli.plan_view import plan_view
 from flows.local import embedded
 from flows.local.ship import source as source_of
 from flows.release.report import PAGE
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

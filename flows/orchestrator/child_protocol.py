@@ -11,7 +11,7 @@ from containers.contract import Frozen, StepResult
 from flows.orchestrator.failure import Failure
 
 if TYPE_CHECKING:
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 STEP_LOGGER: Final = "step"  # the last part of a logger's name: these lines are the step's own, not Prefect's
 

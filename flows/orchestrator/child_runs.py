@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from containers.contract import StepRequest, StepResult
     from containers.events import OnEvent
-    from containers.settings import PlacementSettings, Settings
     from containers.store import Store
     from flows.orchestrator.heartbeat import Command
+    from infra.settings import PlacementSettings, Settings
 
 POLL: Final = 1.0  # seconds between two looks at a child run
 _SLOW_POLL: Final = 5.0  # seconds between two looks at its log and at the work pool

@@ -152,7 +152,7 @@ def publish_outcome(shipped: Shipped) -> None:
 
 def notify_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Send a JSON POST to the webhook of the settings, if there is one; its own failure never hides the run's."""
-    from containers.settings import Settings
+    from infra.settings import Settings
 
     webhook = Settings().notify_webhook
     if webhook is None:

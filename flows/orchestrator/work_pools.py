@@ -85,7 +85,7 @@ POOLS: Final = (
             Queue("ship", 1, 1, "runs of the whole chain"),
             Queue("steps", 4, 2, "single steps that a run has placed here: as many as there are GPUs"),
         ),
-        {"CARWRIGHT_DOCKER__GPUS": '{"quantize": -1, "serve": -1}'},  # all of them
+        {"CARWRIGHT_RESOURCES__QUANTIZE__GPUS": "-1", "CARWRIGHT_RESOURCES__SERVE__GPUS": "-1"},  # all of them
     ),
 )
 

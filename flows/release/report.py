@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from containers.contract import ArtifactRef
     from containers.oci.referrers import Attachment
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 PAGE: Final = "report.html"
 _DAYS: Final = 7  # the longest that S3 signs a link for

@@ -1,63 +1,24 @@
-"""What every launcher says to a step and hears from it: the names of the files, the settings, the words of its end."""
+"""What every launcher says to a step and hears from it: the names of the files, the lines, the result, why it failed."""
 
 from __future__ import annotations
 
-import json
 import signal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import ValidationError
 
 from containers.contract import Step, StepResult
 from containers.errors import Interrupted, StepFailed
 from containers.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from containers.events import OnEvent
-    from containers.settings import Settings
 
 REQUEST: Final = "request.json"
 RESULT: Final = "result.json"
 LOG: Final = "log.jsonl"
-
-# The secrets that a step gets, by setting; every other setting is no secret and goes to all of them.
-_SECRETS: Final[Mapping[Step, tuple[str, ...]]] = {
-    Step.DOWNLOAD: ("store", "hub_token", "source"),
-    Step.QUANTIZE: ("store",),
-    Step.PUSH: ("store", "registry"),
-    Step.SERVE: ("store", "registry"),
-    Step.EVALUATE: ("store", "registry", "hub_token"),  # tokenizers of modelcars, and gated data sets
-}
-
-
-def variables(settings: Settings, step: Step) -> tuple[dict[str, str], dict[str, str]]:
-    """The settings as the environment variables that they are read from, and apart from these the step's secrets.
-
-    What is unset is left out of both.
-    """
-    plain: dict[str, str] = {}
-    secret: dict[str, str] = {}
-    for top, variable, value in _leaves(settings, "CARWRIGHT_"):
-        if isinstance(value, SecretStr):
-            if top in _SECRETS[step]:
-                secret[variable] = value.get_secret_value()
-        elif isinstance(value, (tuple, list, dict)):
-            plain[variable] = json.dumps(value)
-        elif value is not None:
-            plain[variable] = str(value)
-    return plain, secret
-
-
-def _leaves(settings: BaseModel, prefix: str, root: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Name of the top setting, variable and value of everything in a tree of settings."""
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{name.upper()}__", root or name)
-        else:
-            yield root or name, f"{prefix}{name.upper()}", value
 
 
 class StepOutput:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 NAME_MAX: Final = 50  # KServe adds "-predictor" and more, and a DNS label has 63 characters (RFC 1123)
 USER: Final = 1001  # of the modelcar; a reader of /proc/<pid>/root must be the same (ptrace(2), access mode check)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.events import OnEvent
-    from containers.settings import Settings
     from flows.targets.description import Deployment
+    from infra.settings import Settings
 
 _POLL: Final = 1.0  # seconds
 _PULL: Final = 4 * 3600.0  # seconds for the images, weights included
@@ -51,12 +51,9 @@ def deploy_docker(
             remedy="leave it out, or run the script that `carwright render docker` writes",
         )
     started = time.monotonic()
-    docker = settings.docker.model_copy(
-        update={
-            "image": deployment.image or settings.docker.image,
-            "gpus": {**settings.docker.gpus, Step.SERVE.value: deployment.gpus},
-        }
-    )
+    docker = settings.docker.model_copy(update={"image": deployment.image or settings.docker.image})
+    serve = settings.resources.serve.model_copy(update={"gpus": deployment.gpus})
+    resources = settings.resources.model_copy(update={"serve": serve})
     parameters = ServeParameters(
         reference=deployment.hub,
         served_model_name=deployment.name,
@@ -67,7 +64,7 @@ def deploy_docker(
     request = StepRequest(
         step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump(), options=options
     )
-    services = DockerServices(settings.model_copy(update={"docker": docker}))
+    services = DockerServices(settings.model_copy(update={"docker": docker, "resources": resources}))
     lease = services.start(request, on_event, keep=True)
     try:
         endpoint = lease.endpoint

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.oci.reference import Reference
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 CONFIG: Final = "config.json"
 _DTYPES: Final = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}

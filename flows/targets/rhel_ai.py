@@ -21,8 +21,8 @@ from flows.targets.description import Rendered, RenderedFile, command
 if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.repository import Repository
-    from containers.settings import Settings
     from flows.targets.description import Deployment
+    from infra.settings import Settings
 
 MODELS: Final = "~/.cache/instructlab/models"  # where ilab keeps models unless told otherwise
 

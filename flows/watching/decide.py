@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from containers.contract import Frozen
 
 if TYPE_CHECKING:
-    from containers.settings import Settings
     from flows.watching.records import Attempt
     from flows.watching.scan import ModelState
+    from infra.settings import Settings
 
 TIMES: Final = 3  # runs for one change that a machine or the network ended
 LONGEST: Final = timedelta(days=1)  # between announcements that no run took up, or whose run died before its first line

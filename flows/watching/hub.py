@@ -38,7 +38,7 @@ from flows.watching.listing import ListingDifference, difference
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 _TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte
 _ATTEMPTS: Final = 4

@@ -25,8 +25,8 @@ from flows.watching.records import Attempt, ShipRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from containers.settings import Settings
     from containers.store import Store
+    from infra.settings import Settings
 
 _PLATFORM: Final = "linux/amd64"  # what the chain builds for
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from containers.events import OnEvent
-    from containers.settings import DockerSettings
+    from infra.settings import DockerSettings
 
 _TIMEOUT: Final = 60  # seconds for one answer of the engine; streams wait for as long as it takes
 _DOCS: Final = (

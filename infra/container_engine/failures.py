@@ -18,7 +18,7 @@ _KNOWN: Final = (
     (
         re.compile(r"could not select device driver|nvidia-container|unresolvable CDI|/dev/kfd|/dev/dri"),
         "GPUs were asked for, and the engine has none to give",
-        "install the GPU's container toolkit on the engine's machine, or unset CARWRIGHT_DOCKER__GPUS",
+        "install the GPU's container toolkit on the engine's machine, or unset CARWRIGHT_RESOURCES__<STEP>__GPUS",
     ),
     (
         re.compile(r"network \S+ not found"),

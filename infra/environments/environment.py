@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from containers.contract import Step
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 _PACKAGE: Final = Path(containers.__file__).parent
 _FINISHED: Final = "environment.json"

@@ -19,14 +19,14 @@ from pydantic import SecretStr
 
 from containers.errors import Temporary
 from containers.process import Child, TimedOut
-from containers.settings import PYTORCH_INDEX
 from infra.environments.pip_output import failure, is_absent
+from infra.settings import PYTORCH_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from containers.settings import Settings
     from infra.environments.pip_output import PipOutput
+    from infra.settings import Settings
 
 _POLL: Final = 0.5  # seconds between two calls of `on_tick`: an installation goes on for tens of seconds
 _OPTIONS: Final = ("--no-input", "--no-deps", "--require-hashes", "--progress-bar=off", "--disable-pip-version-check")

@@ -24,8 +24,8 @@ from infra.images.wheels import Wheelhouse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from containers.settings import Settings
     from infra.images.targets import Target
+    from infra.settings import Settings
 
 BUDGET: Final = Path(__file__).with_name("budget.toml")
 _ROOM: Final = 12 << 30  # bytes; all CPU images with what they are made from take about 8 GiB

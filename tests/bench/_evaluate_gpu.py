@@ -52,14 +52,16 @@ from containers.process import Child, inherited, run
 from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import InstalledVllm, command, environment
-from containers.settings import Settings, StoreSettings
 from containers.store import Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
+from infra.settings import Settings
 from tests.support import sabotage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from containers.settings import StoreSettings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _NAME: Final = "model"

@@ -25,8 +25,8 @@ from rich.table import Table
 
 from containers.contract import Step, StepRequest
 from containers.process import inherited, run
-from containers.settings import Settings
 from flows.runners.docker.launcher import DockerLauncher
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

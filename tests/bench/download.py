@@ -29,10 +29,10 @@ from containers.contract import DownloadOptions, DownloadParameters, Step, StepR
 from containers.download.work import work
 from containers.events import Reporter
 from containers.process import Child, inherited
-from containers.settings import Settings
 from containers.step import Context
 from containers.store import Store
 from infra.objectstore import EmbeddedStore
+from infra.settings import Settings
 from tests.bench.store import below, watching
 
 if TYPE_CHECKING:

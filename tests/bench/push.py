@@ -42,10 +42,10 @@ from containers.oci.plan import make_plan
 from containers.oci.reference import Reference
 from containers.oci.source import StoredCheckpoint
 from containers.process import Child, inherited, run
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -27,12 +27,12 @@ from rich.table import Table
 from containers.contract import Kind, Step, StepRequest, StoreLocation
 from containers.digest import Digest
 from containers.process import Child, inherited, run
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from flows.runners.process.launcher import ProcessLauncher, run_folder, step_command, step_environment
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import Environment, ensure, prepare
 from infra.objectstore import EmbeddedStore
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from containers.contract import ArtifactRef

@@ -30,9 +30,9 @@ from containers.process import run
 from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import InstalledVllm, command, environment
-from containers.settings import Settings
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from containers.process import Child

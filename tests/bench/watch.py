@@ -30,7 +30,6 @@ from containers.oci.reference import Reference
 from containers.oci.repository import Blob
 from containers.oci.types import MANIFEST, Descriptor, ImageConfig, ImageManifest, RootFs
 from containers.process import Child, inherited, run
-from containers.settings import Settings
 from containers.store import Store
 from flows.local import embedded
 from flows.runtime import location
@@ -40,6 +39,7 @@ from flows.watching.models import WatchedModel, load
 from flows.watching.records import ShipRecord
 from infra.hub import Hub, Repositories
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.bench._api import logged_in
 from tests.bench.store import below, resident
 

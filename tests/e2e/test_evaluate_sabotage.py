@@ -13,7 +13,7 @@ from containers.evaluate import suite
 from containers.evaluate.judge import judge
 from containers.evaluate.measure import measure
 from containers.events import Reporter
-from containers.settings import Settings
+from containers.settings import StepSettings
 from tests.support import sabotage, vllm_engine
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 SMOKE = suites.read("smoke")
 LOADED = suite.parse(SMOKE)
-SETTINGS = Settings()
+SETTINGS = StepSettings()
 
 
 def measured(url: str, *, concurrency: int = 8) -> Measured:

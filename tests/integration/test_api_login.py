@@ -16,10 +16,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from containers.errors import BadInput
-from containers.settings import Settings
 from flows.local import embedded
 from flows.orchestrator.prefect_server import origins, read_login
 from flows.orchestrator.work_pools import CPU, POOLS, Host, prepare
+from infra.settings import Settings
 from tests.support.prefect_api import client_of, logged_in, prefect_api
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pytest
 from containers.digest import Digest
 from containers.oci import referrers
 from containers.oci.access import open_repository
-from containers.settings import Settings
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from containers.evaluate import benchmarks
 from containers.fingerprints import locked_version
 from containers.process import run
 from containers.serve.vllm_command import InstalledVllm, environment
-from containers.settings import Settings
 from flows.release.card import render
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

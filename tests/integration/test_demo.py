@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import HfApi
 
-from containers.settings import Settings
 from infra.demo import LOCK, NAME, demo_hub, ensure_demo
 from infra.environments.environment import ensure
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

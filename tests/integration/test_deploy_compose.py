@@ -17,11 +17,11 @@ import pytest
 from containers.errors import BadInput
 from containers.oci.reference import Reference
 from containers.process import inherited, run
-from containers.settings import Settings
 from flows.targets.description import DeploymentRequest, build
 from flows.targets.hosts import deploy_compose
 from flows.targets.model import of_folder
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.integration.test_podman import ANSWER, SERVER, free_port
 from tests.support.deployments import GOLDEN
 from tests.support.docker_world import rootfs

@@ -20,10 +20,10 @@ from pydantic import SecretStr
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.process import Child, inherited
-from containers.settings import Settings
 from flows.cli.housekeeping import sweep as swept
 from flows.runners.docker.launcher import DockerLauncher
 from flows.runners.docker.sweeper import sweep
+from infra.settings import Resources, Settings
 from tests.support.docker_world import left, played, played_images
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class World:
         return DockerLauncher(self.with_(**docker)).run(request(play, step), self.heard.append)
 
     def with_(self, **docker: Any) -> Settings:
-        return self.settings.model_copy(update={"docker": self.settings.docker.model_copy(update=docker)})
+        resources = self.settings.resources.model_copy(update=docker.pop("resources", {}))
+        changed = self.settings.docker.model_copy(update=docker)
+        return self.settings.model_copy(update={"docker": changed, "resources": resources})
 
     @property
     def project(self) -> str:
@@ -177,8 +179,10 @@ def test_a_step_s_own_words_and_exit_code_become_the_error(world: World) -> None
 
 def test_a_step_that_needs_more_memory_than_it_may_is_told_so(world: World) -> None:
     with pytest.raises(StepFailed, match=r"more memory than its limit of 0.03125 GiB") as caught:
-        world.run("dd if=/dev/zero of=/dev/null bs=200M count=1; exit 137", memory_gib={"push": 1 / 32})
-    assert "CARWRIGHT_DOCKER__MEMORY_GIB__PUSH" in caught.value.remedy
+        world.run(
+            "dd if=/dev/zero of=/dev/null bs=200M count=1; exit 137", resources={"push": Resources(memory_gib=1 / 32)}
+        )
+    assert "CARWRIGHT_RESOURCES__PUSH__MEMORY_GIB" in caught.value.remedy
 
 
 def test_a_deadline_ends_the_container(world: World) -> None:
@@ -199,10 +203,10 @@ def test_a_registry_that_is_not_there_is_asked_for_an_image_that_names_it(world:
 
 def test_gpus_that_the_engine_does_not_have(world: World) -> None:
     with pytest.raises(BadInput, match="GPUs were asked for") as caught:
-        world.run("true", gpus={"push": 1})
-    assert "CARWRIGHT_DOCKER__GPUS" in caught.value.remedy
+        world.run("true", resources={"push": Resources(gpus=1)})
+    assert "CARWRIGHT_RESOURCES__<STEP>__GPUS" in caught.value.remedy
     with pytest.raises(BadInput, match="GPUs were asked for"):
-        world.run("true", gpus={"*": 1}, gpu_kind="rocm")
+        world.run("true", resources={"all": Resources(gpus=1)}, gpu_kind="rocm")
 
 
 def test_a_network_that_does_not_exist(world: World) -> None:
@@ -304,7 +308,7 @@ def test_a_listener_s_trouble_does_not_stall_the_step(world: World) -> None:
 _ALONE = """
 import sys
 from containers.contract import StepRequest
-from containers.settings import Settings
+from infra.settings import Settings
 from flows.runners.docker.launcher import DockerLauncher
 DockerLauncher(Settings()).run(StepRequest.model_validate_json(sys.argv[1]), lambda event: print(event.message, flush=True))
 """

@@ -14,7 +14,6 @@ import pytest
 
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, StepFailed
-from containers.settings import Settings
 from flows.cli.housekeeping import services as services_of
 from flows.runners.docker import services as docker_services
 from flows.runners.docker.services import DockerServices
@@ -22,6 +21,7 @@ from flows.runners.docker.sweeper import sweep
 from infra.container_engine import connect
 from infra.container_engine.ownership import KEPT, LEASE
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.modelcars import push_folder, write_checkpoint
 

@@ -12,8 +12,8 @@ import pytest
 
 from containers.errors import Temporary
 from containers.process import run
-from containers.settings import DockerSettings
 from infra.container_engine import connect
+from infra.settings import DockerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,6 @@ import pytest
 
 from containers.contract import Kind, PushedImage, PushParameters, ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import NotReady
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from flows.runners.docker.launcher import DockerLauncher
 from flows.runners.docker.services import DockerServices
@@ -25,6 +24,7 @@ from flows.targets.description import DeploymentRequest, describe
 from flows.targets.hosts import deploy_docker
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.integration.test_podman import free_port
 from tests.support.docker_world import left
 from tests.support.tiny_llama import write_tiny_llama

@@ -14,8 +14,8 @@ import yaml
 
 from containers.contract import Step
 from containers.process import inherited, run
-from containers.settings import Settings
 from infra.environments.environment import prepare
+from infra.settings import Settings
 from tests.support.byte_tokenizer import write_byte_tokenizer
 from tests.support.openai_server import Behaviour, openai_server, toy_distribution
 

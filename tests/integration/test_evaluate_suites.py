@@ -11,8 +11,8 @@ from containers import suites
 from containers.contract import Step
 from containers.evaluate import benchmarks
 from containers.process import inherited, run
-from containers.settings import Settings
 from infra.environments.environment import prepare
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

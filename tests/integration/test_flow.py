@@ -28,7 +28,6 @@ from containers.contract import (
 from containers.digest import Digest
 from containers.errors import StepFailed
 from containers.fingerprints import fingerprint_inputs
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Score, Verdict
 from flows import requests
@@ -36,6 +35,7 @@ from flows.local import embedded
 from flows.release.summary import NotPromoted
 from flows.runners.docker.sweeper import flow_run_goes_on
 from flows.runtime import Runtime, location, use
+from infra.settings import Settings
 from tests.support.prefect_api import logged_in, prefect_api
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers.errors import BadInput, Error
-from containers.settings import DockerSettings, Settings
 from infra.container_engine.client import connect
 from infra.images import inside
 from infra.images.buildah import Buildah, Built
@@ -21,6 +20,7 @@ from infra.images.context import lay_out, revision
 from infra.images.image_builder import ImageBuilder
 from infra.images.targets import ROOT, Target, find
 from infra.images.verify import compare, verify
+from infra.settings import DockerSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers.errors import BadInput, NotReady, Temporary
-from containers.settings import KubernetesSettings
 from flows.targets.kserve import objects, runtime_name
 from flows.targets.rollout import Rollout
 from infra.cluster import Cluster
+from infra.settings import KubernetesSettings
 from tests.support.deployments import demo_deployment
 from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
 

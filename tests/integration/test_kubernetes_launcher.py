@@ -20,10 +20,10 @@ from containers.contract import (
     StepResult,
 )
 from containers.errors import BadInput, StepFailed, Temporary
-from containers.settings import KubernetesSettings, Settings
 from containers.step import result_line
 from flows.runners.kubernetes import services as kubernetes_services
 from flows.runners.kubernetes.launcher import KubernetesLauncher
+from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
@@ -90,13 +90,16 @@ def serve(tmp_path: Path, root: Path) -> Iterator[Any]:
     """A function that starts the API server with a kubelet and gives the server and a launcher."""
     started = []
 
-    def start(kubelet: Any, **kubernetes: Any) -> tuple[KubeApi, KubernetesLauncher]:
+    def start(kubelet: Any, resources: Any = None, **kubernetes: Any) -> tuple[KubeApi, KubernetesLauncher]:
         context = kube_api(kubelet)
         api = context.__enter__()
         started.append((context, api))
         section = KubernetesSettings(kubeconfig=kubeconfig(api, tmp_path), **kubernetes)
         store = {"endpoint": "http://127.0.0.1:9", "access_key_id": "an-id", "secret_access_key": "a-secret-key"}
-        return api, KubernetesLauncher(Settings(kubernetes=section, home=tmp_path, store=store, hub_token="a-token"))
+        settings = Settings(
+            kubernetes=section, home=tmp_path, store=store, hub_token="a-token", resources=resources or {}
+        )
+        return api, KubernetesLauncher(settings)
 
     yield start
     for context, api in started:
@@ -132,7 +135,7 @@ def test_what_a_pod_is_given(serve: Any) -> None:
     kubelet = Kubelet(state(running={}), says(result_line(_DONE)), state(terminated={"exitCode": 0}))
     _, launcher = serve(
         kubelet,
-        gpus={"download": 2},
+        resources={"download": {"gpus": 2}},
         ttl=60,
         owner_pod="flow",
         owner_uid="flow-uid",

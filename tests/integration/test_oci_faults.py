@@ -22,7 +22,7 @@ from containers.oci.candidates import find_candidates
 from containers.oci.referrers import Attachment
 from containers.oci.unpack import unpack
 from containers.oci.verify import verify
-from containers.settings import RegistrySettings, Settings
+from containers.settings import RegistrySettings, StepSettings
 from tests.support.modelcars import push_folder, write_checkpoint
 from tests.support.registry_double import Fault, RegistryDouble, registry_double
 
@@ -40,8 +40,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
+def settings(tmp_path: Path) -> StepSettings:
+    return StepSettings(
         cache=tmp_path / "cache", docker_config=tmp_path / "docker", registry=RegistrySettings(attempts=3, timeout=10)
     )
 
@@ -66,7 +66,7 @@ def settings(tmp_path: Path) -> Settings:
     ),
 )
 def test_failures_that_stay(
-    checkpoint: Path, settings: Settings, fault: Fault, error: type[Exception], says: str
+    checkpoint: Path, settings: StepSettings, fault: Fault, error: type[Exception], says: str
 ) -> None:
     """The error names the registry and what to do; no tag and no manifest is there afterwards."""
     with registry_double(faults=[fault]) as registry:
@@ -91,7 +91,7 @@ def test_failures_that_stay(
     ],
     ids=lambda fault: f"{fault.method}-{fault.status or 'reset'}",
 )
-def test_failures_that_pass(checkpoint: Path, settings: Settings, fault: Fault) -> None:
+def test_failures_that_pass(checkpoint: Path, settings: StepSettings, fault: Fault) -> None:
     """After a temporary error the push goes on, and the image is the right one."""
     expected = push_folder(checkpoint, f"oci:{checkpoint.parent}/car", settings).digest
     with registry_double(faults=[fault], auth="bearer") as registry:
@@ -105,7 +105,7 @@ def test_failures_that_pass(checkpoint: Path, settings: Settings, fault: Fault) 
             assert time.monotonic() - started >= 1.0
 
 
-def test_goes_on_where_a_blob_broke_off(checkpoint: Path, settings: Settings) -> None:
+def test_goes_on_where_a_blob_broke_off(checkpoint: Path, settings: StepSettings) -> None:
     """A reset in mid-blob costs what was on its way and not the blob: the next PATCH begins where the registry is."""
     fault = Fault("PATCH", "uploads", reset_after=3 * MB, times=1)
     with registry_double(faults=[fault]) as registry:
@@ -118,13 +118,13 @@ def test_goes_on_where_a_blob_broke_off(checkpoint: Path, settings: Settings) ->
         ).differences
 
 
-def test_goes_on_after_a_kill(checkpoint: Path, settings: Settings, root: Path, tmp_path: Path) -> None:
+def test_goes_on_after_a_kill(checkpoint: Path, settings: StepSettings, root: Path, tmp_path: Path) -> None:
     """A push killed in mid-blob is taken up by the next process at the byte that it had reached."""
     with registry_double() as registry:
         time.sleep(2.1)  # so that the digests of the files are remembered
         push_folder(checkpoint, f"oci:{tmp_path}/known", settings)
         code = (
-            "import sys, time; from pathlib import Path; from containers.settings import Settings;"
+            "import sys, time; from pathlib import Path; from containers.settings import StepSettings;"
             "from containers.oci import source; from tests.support.modelcars import push_folder;"
             "read = source._Tee.read;"
             "opened = source.FolderSource.open;"
@@ -132,7 +132,7 @@ def test_goes_on_after_a_kill(checkpoint: Path, settings: Settings, root: Path, 
             "'read': lambda s, n=-1: (time.sleep(0.1), s.f.read(1 << 18))[1]});"
             "source.FolderSource.open = lambda s, p, o=0: slow(opened(s, p, o)) if p.endswith('safetensors')"
             " else opened(s, p, o);"
-            "push_folder(Path(sys.argv[1]), sys.argv[2], Settings(cache=Path(sys.argv[3])))"
+            "push_folder(Path(sys.argv[1]), sys.argv[2], StepSettings(cache=Path(sys.argv[3])))"
         )
         argv = [sys.executable, "-c", code, str(checkpoint), f"{registry.address}/org/car", str(settings.cache)]
         child = subprocess.Popen(argv, cwd=root, env={"PATH": os.environ["PATH"]})
@@ -152,7 +152,7 @@ def test_goes_on_after_a_kill(checkpoint: Path, settings: Settings, root: Path, 
         assert registry.tags["org/car", pushed.candidate_tag] == str(pushed.digest)
 
 
-def test_a_body_limit_is_worked_around(tmp_path: Path, settings: Settings) -> None:
+def test_a_body_limit_is_worked_around(tmp_path: Path, settings: StepSettings) -> None:
     """A proxy that takes no large body (413) gets the blob in pieces."""
     checkpoint = write_checkpoint(tmp_path / "large", shards=1, size=40 * MB)
     with registry_double(faults=[Fault("PATCH", "uploads", status=413, times=1)]) as registry:
@@ -161,7 +161,7 @@ def test_a_body_limit_is_worked_around(tmp_path: Path, settings: Settings) -> No
         assert registry.tags["org/car", pushed.candidate_tag] == str(pushed.digest)
 
 
-def test_a_registry_that_lies_when_read(checkpoint: Path, settings: Settings, tmp_path: Path) -> None:
+def test_a_registry_that_lies_when_read(checkpoint: Path, settings: StepSettings, tmp_path: Path) -> None:
     """Other bytes than the digest names are noticed, in a manifest and in a layer, and nothing is unpacked."""
     with registry_double() as registry:
         pushed = push_folder(checkpoint, f"{registry.address}/org/car", settings)
@@ -180,7 +180,7 @@ def test_a_registry_that_lies_when_read(checkpoint: Path, settings: Settings, tm
         assert found[0].path.endswith(".safetensors")
 
 
-def test_unpacking_goes_on(checkpoint: Path, settings: Settings, tmp_path: Path) -> None:
+def test_unpacking_goes_on(checkpoint: Path, settings: StepSettings, tmp_path: Path) -> None:
     """A download that is cut goes on with a range; layers that were unpacked are not read again."""
     with registry_double() as registry:
         pushed = push_folder(checkpoint, f"{registry.address}/org/car", settings)
@@ -194,7 +194,7 @@ def test_unpacking_goes_on(checkpoint: Path, settings: Settings, tmp_path: Path)
         assert not [path for _, path in registry.requests if "/blobs/" in path]
 
 
-def _log_in(settings: Settings, registry: RegistryDouble, **entry: str) -> None:
+def _log_in(settings: StepSettings, registry: RegistryDouble, **entry: str) -> None:
     assert settings.docker_config is not None
     settings.docker_config.mkdir(exist_ok=True)
     login = entry or {"auth": base64.b64encode(b"ann:secret").decode()}
@@ -202,7 +202,7 @@ def _log_in(settings: Settings, registry: RegistryDouble, **entry: str) -> None:
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
-def test_login_from_dockers_file(checkpoint: Path, settings: Settings, auth: str) -> None:
+def test_login_from_dockers_file(checkpoint: Path, settings: StepSettings, auth: str) -> None:
     """The login of `docker login` is used; without it the message says how to log in."""
     with registry_double(auth=auth) as registry:
         with pytest.raises(BadInput, match="docker login"):
@@ -215,7 +215,7 @@ def test_login_from_dockers_file(checkpoint: Path, settings: Settings, auth: str
             assert registry.tokens[-1]["service"] == ["test"]
 
 
-def test_login_by_refresh_token(checkpoint: Path, settings: Settings) -> None:
+def test_login_by_refresh_token(checkpoint: Path, settings: StepSettings) -> None:
     """An identity token is exchanged with a POST, as Docker's token specification says."""
     with registry_double(auth="bearer") as registry:
         _log_in(settings, registry, identitytoken="refresh")
@@ -223,7 +223,7 @@ def test_login_by_refresh_token(checkpoint: Path, settings: Settings) -> None:
         assert registry.tokens[-1]["method"] == "POST"
 
 
-def test_login_from_settings(checkpoint: Path, settings: Settings) -> None:
+def test_login_from_settings(checkpoint: Path, settings: StepSettings) -> None:
     """User name and password of the settings come first; a wrong one is a clear message and no retry."""
     with registry_double(auth="basic") as registry:
         wrong = settings.model_copy(
@@ -237,7 +237,7 @@ def test_login_from_settings(checkpoint: Path, settings: Settings) -> None:
 
 
 def test_login_from_a_helper(
-    checkpoint: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, settings: StepSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A credential helper is asked with the registry's name on its standard input."""
     helper = tmp_path / "bin" / "docker-credential-test"
@@ -253,7 +253,7 @@ def test_login_from_a_helper(
         assert push_folder(checkpoint, f"{registry.address}/org/car", settings).pushed_bytes > 0
 
 
-def test_mounts_from_another_repository(checkpoint: Path, settings: Settings) -> None:
+def test_mounts_from_another_repository(checkpoint: Path, settings: StepSettings) -> None:
     """What another repository of the registry has is not sent again."""
     with registry_double() as registry:
         time.sleep(2.1)  # so that the digests of the files are remembered
@@ -266,7 +266,7 @@ def test_mounts_from_another_repository(checkpoint: Path, settings: Settings) ->
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_referrers(checkpoint: Path, settings: Settings, *, api: bool) -> None:
+def test_referrers(checkpoint: Path, settings: StepSettings, *, api: bool) -> None:
     """What is attached is listed and fetched again, by the API and by the fallback tag; twice is once."""
     with registry_double(referrers_api=api) as registry:
         pushed = push_folder(checkpoint, f"{registry.address}/org/car", settings)
@@ -281,7 +281,7 @@ def test_referrers(checkpoint: Path, settings: Settings, *, api: bool) -> None:
         assert (("org/car", f"sha256-{pushed.digest.hex}") in registry.tags) is not api
 
 
-def test_two_attach_at_once(checkpoint: Path, settings: Settings) -> None:
+def test_two_attach_at_once(checkpoint: Path, settings: StepSettings) -> None:
     """Eight clients attach to one image at once by the fallback tag: all eight are listed."""
     with registry_double() as registry:
         pushed = push_folder(checkpoint, f"{registry.address}/org/car", settings)
@@ -297,7 +297,7 @@ def test_two_attach_at_once(checkpoint: Path, settings: Settings) -> None:
             assert len(referrers.attached(repository, pushed.digest)) == 8
 
 
-def test_two_pushes_of_one_reference(checkpoint: Path, settings: Settings, tmp_path: Path) -> None:
+def test_two_pushes_of_one_reference(checkpoint: Path, settings: StepSettings, tmp_path: Path) -> None:
     """Four pushes of one image at once, each with a memory of its own: one image, right, under one tag."""
     with registry_double() as registry:
 
@@ -312,7 +312,7 @@ def test_two_pushes_of_one_reference(checkpoint: Path, settings: Settings, tmp_p
         assert found.ok
 
 
-def test_pages_of_tags(checkpoint: Path, settings: Settings) -> None:
+def test_pages_of_tags(checkpoint: Path, settings: StepSettings) -> None:
     """A listing in pages is followed to its end."""
     with registry_double() as registry:
         pushed = push_folder(checkpoint, f"{registry.address}/org/car", settings)
@@ -325,7 +325,7 @@ def test_pages_of_tags(checkpoint: Path, settings: Settings) -> None:
             assert find_candidates(repository, older=timedelta(0)) == ()
 
 
-def test_no_registry_there(checkpoint: Path, settings: Settings) -> None:
+def test_no_registry_there(checkpoint: Path, settings: StepSettings) -> None:
     """A port where nothing listens is temporary, and says that it cannot connect."""
     with pytest.raises(Temporary, match="cannot connect"):
         push_folder(checkpoint, "127.0.0.1:1/org/car", settings)

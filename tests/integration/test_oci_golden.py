@@ -9,7 +9,7 @@ import pytest
 
 from containers.oci.access import open_repository
 from containers.oci.repository import image, read_small
-from containers.settings import Settings
+from containers.settings import StepSettings
 from tests.support.modelcars import push_folder, write_checkpoint
 
 pytestmark = pytest.mark.integration
@@ -21,9 +21,9 @@ GOLDEN = "sha256:60c2f9d0d1857628eba87a9d101dd4dc4ab430af1a0a9072e8203d873490f8d
 def test_made_by_hand(tmp_path: Path, root: Path) -> None:
     """Layers, configuration and manifest are byte for byte those of the script, and what they were when it was written."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    pushed = push_folder(checkpoint, f"oci:{tmp_path}/car", Settings(cache=tmp_path / "cache"))
+    pushed = push_folder(checkpoint, f"oci:{tmp_path}/car", StepSettings(cache=tmp_path / "cache"))
     blobs = tmp_path / "car" / "blobs" / "sha256"
-    with open_repository(f"oci:{tmp_path}/car", Settings()) as repository:
+    with open_repository(f"oci:{tmp_path}/car", StepSettings()) as repository:
         stored, manifest = image(repository, str(pushed.digest))
         config = read_small(repository, manifest.config)
     card = subprocess.run(

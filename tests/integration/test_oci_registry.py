@@ -31,8 +31,8 @@ from containers.oci.repository import image
 from containers.oci.unpack import unpack
 from containers.oci.validate import listed_files
 from containers.oci.verify import verify
-from containers.settings import Settings
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def test_unchanged_and_changed(checkpoint: Path, repository: str, settings: Sett
 _PUSH = """
 import sys
 from pathlib import Path
-from containers.settings import Settings
+from infra.settings import Settings
 from tests.support.modelcars import push_folder
 print("ready", flush=True)
 push_folder(Path(sys.argv[1]), sys.argv[2], Settings(cache=Path(sys.argv[3])), tag="v1")

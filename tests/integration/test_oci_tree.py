@@ -14,7 +14,7 @@ import pytest
 from containers.oci.access import open_repository, tag
 from containers.oci.mounted import tree_of
 from containers.oci.repository import image as image_of
-from containers.settings import Settings
+from infra.settings import Settings
 from tests.support.attacks import entry, image, model, tar, tools
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ import yaml
 
 from containers.errors import BadInput
 from containers.oci.reference import Reference
-from containers.settings import Settings
 from flows.targets import kserve
 from flows.targets.description import DeploymentRequest, build
 from flows.targets.hosts import deploy_podman
 from flows.targets.model import of_folder
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.support.deployments import GOLDEN
 from tests.support.modelcars import push_folder, write_checkpoint
 

@@ -27,11 +27,11 @@ from containers.oci import referrers
 from containers.oci.access import open_repository, resolve
 from containers.oci.layer import LayerHasher
 from containers.oci.unpack import unpack
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 from containers.contract import QuantizeOptions, QuantizeParameters, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, NotReady, StepFailed
 from containers.events import Event
-from containers.settings import PlacementSettings
 from flows import requests
 from flows.runtime import Runtime, open_runtime, use
+from infra.settings import PlacementSettings
 from tests.support.prefect_api import prefect_api
 from tests.support.prefect_worker import Worker, deploy, wait_online
 from tests.support.quantize_world import SHARDS, World, open_world, put_aside

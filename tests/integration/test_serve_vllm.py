@@ -18,10 +18,10 @@ from containers.contract import Endpoint, Kind, ServeOptions, ServeParameters, S
 from containers.errors import BadInput, NotReady
 from containers.process import Child, inherited, run, start_time
 from containers.serve.vllm_command import PLUGIN
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from infra.environments.environment import Environment, prepare
 from infra.objectstore import EmbeddedStore
+from infra.settings import Settings
 from tests.support.modelcars import push_folder
 from tests.support.tiny_llama import write_tiny_llama
 

@@ -10,10 +10,10 @@ import yaml
 from typer.testing import CliRunner
 
 from containers.errors import BadInput
-from containers.settings import Settings
 from flows.cli.main import app
 from flows.targets import rhel_ai
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 from tests.integration.test_kserve_client import World
 from tests.support.deployments import GOLDEN
 from tests.support.kube_api import NAMESPACE, kube_api, kubeconfig

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from containers.process import inherited, run
-from containers.settings import Settings
 from containers.store import Store
 from flows import requests
 from flows.local import embedded
@@ -21,6 +20,7 @@ from flows.runtime import Runtime, location, use
 from flows.watching import records
 from flows.watching.records import Attempt
 from infra.hub import Hub, Repositories
+from infra.settings import Settings
 from tests.integration.test_flow import PlayedLauncher, PlayedServices
 from tests.support.prefect_api import client_of, logged_in, prefect_api
 

@@ -15,7 +15,6 @@ from containers.oci.access import open_repository
 from containers.oci.reference import Reference
 from containers.oci.repository import Blob
 from containers.oci.types import MANIFEST, Descriptor, ImageConfig, ImageManifest, RootFs
-from containers.settings import Settings
 from containers.store import Store
 from flows.local import embedded
 from flows.runtime import location
@@ -26,6 +25,7 @@ from flows.watching.records import ShipRecord
 from flows.watching.scan import ModelState, base_digest, scan
 from infra.hub import Fault, Hub, Repositories
 from infra.registry import LocalRegistry
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.settings import Settings
+from infra.settings import Settings
 from tests.support import checkpoints
 from tests.support.package_index import pin, wheel
 
@@ -124,7 +124,7 @@ def test_store_and_prefect_server_are_started_there(trap: Trap, tmp_path: Path) 
     script = (
         "from flows import embedded\n"
         "from flows.orchestrator.prefect_import import import_prefect\n"
-        "from containers.settings import Settings, absolute\n"
+        "from infra.settings import Settings, absolute\n"
         "settings = absolute(Settings())\n"
         "with embedded.prefect_server(settings) as server, embedded.store(settings):\n"
         "    server.wait()\n"

@@ -23,7 +23,7 @@ from containers.oci.types import (
     RootFs,
     RunConfig,
 )
-from containers.settings import Settings
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from containers.contract import DownloadOptions, DownloadParameters, ResolvedSource, Step, StepRequest, StoreLocation
 from containers.download.work import work
 from containers.events import Event, Reporter
-from containers.settings import Settings
 from containers.step import Context
 from containers.store import Manifest, Store
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

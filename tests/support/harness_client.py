@@ -19,13 +19,13 @@ from containers.errors import Error
 from containers.evaluate import benchmarks
 from containers.evaluate.harness.run import Harness
 from containers.events import Reporter
-from containers.settings import EvaluateSettings, Settings
+from containers.settings import EvaluateSettings, StepSettings
 
 
 def ran(scenario: dict[str, Any]) -> dict[str, Any]:
     files = suites.read(scenario["suite"])
     data = Path(scenario["data"]) if scenario.get("data") else None
-    settings = Settings(evaluate=EvaluateSettings(data=data))
+    settings = StepSettings(evaluate=EvaluateSettings(data=data))
     options = EvaluateOptions(served_model_name="toy", **{"attempts": 6, **scenario["options"]})
     tokenizer = Path(scenario["tokenizer"]) if scenario.get("tokenizer") else None
     with tempfile.TemporaryDirectory() as scratch:

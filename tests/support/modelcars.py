@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.oci.modelcar import Pushed
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 
 def write_safetensors(path: Path, size: int = 16, fill: bytes = b"\x01") -> None:
@@ -43,7 +43,7 @@ def write_checkpoint(folder: Path, *, shards: int = 2, size: int = 4096) -> Path
 
 
 def push_folder(
-    folder: Path, reference: str, settings: Settings, *, base: str | None = None, tag: str = "", **options: Any
+    folder: Path, reference: str, settings: StepSettings, *, base: str | None = None, tag: str = "", **options: Any
 ) -> Pushed:
     """Push a folder; without a base nothing but the standard library's and our own bytes are needed."""
     memory = open_push_cache(settings)

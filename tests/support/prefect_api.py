@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 
 @contextmanager

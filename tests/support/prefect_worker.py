@@ -15,7 +15,7 @@ from flows.local import embedded
 from tests.support.prefect_api import client_of
 
 if TYPE_CHECKING:
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

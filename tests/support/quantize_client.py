@@ -9,8 +9,8 @@ from typing import Any
 
 from containers.contract import Step
 from containers.process import inherited
-from containers.settings import Settings
 from infra.environments.environment import Environment, prepare
+from infra.settings import Settings
 
 LAB = Path(__file__).with_name("quantize_lab.py")
 

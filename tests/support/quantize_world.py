@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from containers.contract import ArtifactRef, Kind, Step, StepRequest, StepResult, StoreLocation
 from containers.digest import Digest
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest, Store
 from flows.runners.process.launcher import step_environment
 from infra.objectstore import EmbeddedStore
+from infra.settings import Settings
 from tests.support.checkpoints import ends, layer, write
 from tests.support.quantize_client import environment
 

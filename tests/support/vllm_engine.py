@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 NAME = "demo"
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.settings import Settings
 from flows.cli.housekeeping import services
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 import subprocess
@@ -14,12 +13,12 @@ import yaml
 
 from containers.errors import BadInput, Temporary
 from containers.process import ProcessFailed
-from containers.settings import Settings
 from flows.cli import server
 from flows.local.dry_run import compose
 from flows.local.dry_run.site import Site
 from flows.orchestrator.work_pools import POOLS, Host
 from infra import credentials, with_login
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,10 +100,11 @@ def test_without_a_group_there_is_no_socket() -> None:
 
 
 def test_runs_of_the_gpu_pool_alone_have_gpus() -> None:
-    assert "CARWRIGHT_DOCKER__GPUS" not in Host().variables(CPU_POOL)
-    assert json.loads(Host().variables(GPU_POOL)["CARWRIGHT_DOCKER__GPUS"] or "") == {"quantize": -1, "serve": -1}
-    one = Host(environment={"CARWRIGHT_DOCKER__GPUS": '{"quantize": 1}'})
-    assert one.variables(GPU_POOL)["CARWRIGHT_DOCKER__GPUS"] == '{"quantize": 1}'
+    assert "CARWRIGHT_RESOURCES__SERVE__GPUS" not in Host().variables(CPU_POOL)
+    for step in ("QUANTIZE", "SERVE"):
+        assert Host().variables(GPU_POOL)[f"CARWRIGHT_RESOURCES__{step}__GPUS"] == "-1"
+    one = Host(environment={"CARWRIGHT_RESOURCES__QUANTIZE__GPUS": "1"})
+    assert one.variables(GPU_POOL)["CARWRIGHT_RESOURCES__QUANTIZE__GPUS"] == "1"
 
 
 def test_deployments_have_no_job_variables(root: Path) -> None:

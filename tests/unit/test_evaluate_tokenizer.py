@@ -11,9 +11,9 @@ from containers.contract import ArtifactRef, EvaluateOptions, Kind, ServeParamet
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.evaluate import tokenizer
-from containers.settings import Settings
 from containers.store import FileEntry, Manifest
 from flows.requests import Subject
+from infra.settings import Settings
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from containers.evaluate.client import NotFinite
 from containers.evaluate.judge import judge
 from containers.evaluate.measurement import Measured, Requests
 from containers.events import Reporter
-from containers.settings import Settings
+from containers.settings import StepSettings
 from containers.step import Context
 from tests.support.openai_server import Behaviour, openai_server
 
@@ -44,7 +44,7 @@ def test_small_tasks_that_meet_nan_refuse_instead_of_ending_the_step(
                 parameters=files.parameters(action="measure", subject=name, engine="toy").dump(),
                 options=files.options(endpoint=url, served_model_name="toy").dump(),
             )
-            context = Context(Settings(), Reporter(StringIO(), structured=True), tmp_path, tmp_path / "result")
+            context = Context(StepSettings(), Reporter(StringIO(), structured=True), tmp_path, tmp_path / "result")
             made = work._measure(request, files, cast("Any", None), context)
         (tmp_path / name).mkdir()
         for path, content in made.items():

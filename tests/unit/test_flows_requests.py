@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from containers.fingerprints import engine_version
-from containers.settings import DockerSettings, KubernetesSettings, PlacementSettings, ServeSettings, Settings
 from flows.requests import serving_engine
+from infra.settings import DockerSettings, FlowServeSettings, KubernetesSettings, PlacementSettings, Settings
 
 IMAGES = "registry.example.com/carwright/{target}:0.23.0"
 
@@ -15,18 +15,20 @@ IMAGES = "registry.example.com/carwright/{target}:0.23.0"
     ("settings", "engine"),
     [
         (Settings(), engine_version()),
-        (Settings(launcher="docker", docker=DockerSettings(gpus={"quantize": 1})), engine_version()),
-        (Settings(docker=DockerSettings(gpus={"serve": 1})), engine_version()),  # the launcher is not docker
+        (Settings(launcher="docker", resources={"quantize": {"gpus": 1}}), engine_version()),
+        (Settings(resources={"serve": {"gpus": 1}}), engine_version()),  # the launcher is not docker
         (
-            Settings(launcher="docker", docker=DockerSettings(gpus={"serve": -1}, image=IMAGES)),
+            Settings(launcher="docker", resources={"serve": {"gpus": -1}}, docker=DockerSettings(image=IMAGES)),
             "vllm of registry.example.com/carwright/serve:0.23.0",
         ),
         (
-            Settings(launcher="kubernetes", kubernetes=KubernetesSettings(gpus={"*": 1}, image=IMAGES)),
+            Settings(
+                launcher="kubernetes", resources={"all": {"gpus": 1}}, kubernetes=KubernetesSettings(image=IMAGES)
+            ),
             "vllm of registry.example.com/carwright/serve:0.23.0",
         ),
         (Settings(placement=PlacementSettings(serve="run-step/gpu")), "vllm by run-step/gpu"),
-        (Settings(serve=ServeSettings(engine="vllm 0.23.0")), "vllm 0.23.0"),
+        (Settings(serve=FlowServeSettings(engine="vllm 0.23.0")), "vllm 0.23.0"),
     ],
 )
 def test_a_gpus_measurements_are_not_a_cpus(settings: Settings, engine: str) -> None:

@@ -16,8 +16,8 @@ from prefect.workers.base import BaseJobConfiguration
 
 from containers.contract import DownloadParameters, EvaluateParameters, Step, StepRequest
 from containers.digest import Digest
-from containers.settings import KubernetesSettings, Settings
 from flows.runners.kubernetes.launcher import job, secret
+from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import allowed
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ KUBERNETES = "1.33"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    section = KubernetesSettings(
-        gpus={"download": 1}, pull_logins=("login",), node_selector={"a": "b"}, step_timeout=60, owner_uid="u"
-    )
-    return Settings(home=tmp_path, kubernetes=section, store={"secret_access_key": "k", "access_key_id": "i"})
+    section = KubernetesSettings(pull_logins=("login",), node_selector={"a": "b"}, step_timeout=60, owner_uid="u")
+    store = {"secret_access_key": "k", "access_key_id": "i"}
+    return Settings(home=tmp_path, kubernetes=section, resources={"download": {"gpus": 1}}, store=store)
 
 
 REQUESTS = [
@@ -71,7 +70,7 @@ def test_the_settings_for_a_cluster_are_settings(root: Path, monkeypatch: pytest
     for name, value in {**config["data"], **secret_["stringData"]}.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
-    assert settings.kubernetes.gpus == {"quantize": 1}
+    assert [step for step in Step if settings.resources.of(step).gpus] == [Step.QUANTIZE]
     assert settings.registry.password is not None
 
 

@@ -26,13 +26,13 @@ from containers.oci.access import open_push_cache, open_repository, resolve, tag
 from containers.oci.repository import image, read_config
 from containers.oci.source import CheckpointFolder
 from containers.oci.validate import check_image, listed_files
-from containers.settings import Settings
+from containers.settings import StepSettings
 from tests.support.modelcars import push_folder, write_checkpoint, write_safetensors
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(cache=tmp_path / "cache", home=tmp_path / "home")
+def settings(tmp_path: Path) -> StepSettings:
+    return StepSettings(cache=tmp_path / "cache", home=tmp_path / "home")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "checkpoint")
 
 
-def test_what_is_in_the_image(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_what_is_in_the_image(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """Every file is in a layer of its own, sub-folders kept; user 1001, no entry point; what is listed is true."""
     pushed = push_folder(checkpoint, f"oci:{tmp_path}/car:v1", settings)
     with open_repository(f"oci:{tmp_path}/car:v1", settings) as repository:
@@ -56,7 +56,7 @@ def test_what_is_in_the_image(checkpoint: Path, tmp_path: Path, settings: Settin
     check_image(manifest, config.encode())
 
 
-def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """The second push finds everything and opens no shard."""
     for path in checkpoint.rglob("*"):
         os.utime(path, (1, 1))
@@ -67,7 +67,7 @@ def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Pat
     assert (again.pushed_bytes, again.digest) == (0, first.digest)
 
 
-def test_one_file_changed_sends_its_layer_alone(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_one_file_changed_sends_its_layer_alone(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """Besides the card, the configuration and the manifest, only the changed file's layer is sent."""
     time.sleep(2.1)  # younger files are not trusted to stay as they are
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
@@ -92,7 +92,7 @@ def test_circumstances_do_not_matter(
 ) -> None:
     """Another umask, mtime, folder and order of creation give the same digest."""
     base = tmp_path_factory.mktemp("model")
-    settings = Settings(cache=base / "cache")
+    settings = StepSettings(cache=base / "cache")
     plain = write_checkpoint(base / "plain")
     names = sorted(path.relative_to(plain) for path in plain.rglob("*") if path.is_file())
     rng.shuffle(names)
@@ -118,20 +118,20 @@ def test_process_does_not_matter(checkpoint: Path, tmp_path: Path, root: Path, e
     """Another hash seed, locale, time zone and process give the digest that is in tests/golden."""
     (checkpoint / "naïve ☃.txt").write_text("x")
     code = (
-        "import sys; from pathlib import Path; from containers.settings import Settings;"
+        "import sys; from pathlib import Path; from containers.settings import StepSettings;"
         "from tests.support.modelcars import push_folder;"
-        "print(push_folder(Path(sys.argv[1]), sys.argv[2], Settings(cache=Path(sys.argv[3]))).digest)"
+        "print(push_folder(Path(sys.argv[1]), sys.argv[2], StepSettings(cache=Path(sys.argv[3]))).digest)"
     )
     argv = [sys.executable, "-c", code, str(checkpoint), f"oci:{tmp_path}/car", str(tmp_path / "cache")]
     done = subprocess.run(
         argv, env={"PATH": os.environ["PATH"], **environment}, cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(
-        push_folder(checkpoint, f"oci:{tmp_path}/b", Settings(cache=tmp_path / "c")).digest
+        push_folder(checkpoint, f"oci:{tmp_path}/b", StepSettings(cache=tmp_path / "c")).digest
     )
 
 
-def test_another_owner_does_not_matter(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_another_owner_does_not_matter(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """The owner of the files is not in the image."""
     first = push_folder(checkpoint, f"oci:{tmp_path}/a", settings)
     if os.getuid() == 0:
@@ -143,7 +143,7 @@ def test_another_owner_does_not_matter(checkpoint: Path, tmp_path: Path, setting
     assert push_folder(checkpoint, f"oci:{tmp_path}/b", settings).digest == first.digest
 
 
-def test_grouped_layers_have_the_same_files(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_grouped_layers_have_the_same_files(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """With fewer layers than files the files share layers, and each is still listed with its digest."""
     for number in range(20):
         (checkpoint / f"extra-{number}.json").write_text(str(number))
@@ -201,7 +201,7 @@ def _broken(checkpoint: Path, how: str) -> None:
         ("control character", "control character"),
     ],
 )
-def test_bad_checkpoints(checkpoint: Path, tmp_path: Path, settings: Settings, how: str, says: str) -> None:
+def test_bad_checkpoints(checkpoint: Path, tmp_path: Path, settings: StepSettings, how: str, says: str) -> None:
     """Each is refused with what is wrong, and nothing is written."""
     _broken(checkpoint, how)
     with pytest.raises(BadInput, match=says):
@@ -209,7 +209,7 @@ def test_bad_checkpoints(checkpoint: Path, tmp_path: Path, settings: Settings, h
     assert not (tmp_path / "car").exists()
 
 
-def test_links_inside_are_followed(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_links_inside_are_followed(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """A link to a file of the same checkpoint is its content."""
     (checkpoint / "NOTICE").symlink_to("LICENSE")
     linked = push_folder(checkpoint, f"oci:{tmp_path}/a", settings)
@@ -219,7 +219,7 @@ def test_links_inside_are_followed(checkpoint: Path, tmp_path: Path, settings: S
 
 
 def test_a_file_that_changes_while_it_is_read(
-    checkpoint: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, settings: StepSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write between the plan and the last byte is noticed, and no image is published."""
     learned = CheckpointFolder.learned
@@ -236,7 +236,7 @@ def test_a_file_that_changes_while_it_is_read(
     assert not (tmp_path / "car" / "index.json").exists()
 
 
-def test_disk_full(checkpoint: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full(checkpoint: Path, tmp_path: Path, settings: StepSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is temporary, names the layout, and leaves neither an index nor a partial blob."""
     real = Path.open
 
@@ -254,7 +254,7 @@ def test_disk_full(checkpoint: Path, tmp_path: Path, settings: Settings, monkeyp
     assert not list((tmp_path / "car" / "blobs" / "sha256").iterdir())
 
 
-def test_two_pushes_at_once(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_two_pushes_at_once(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """Ten threads push two images to one layout: both are there, whole, under their tags."""
     other = write_checkpoint(tmp_path / "other", shards=3)
 
@@ -270,7 +270,7 @@ def test_two_pushes_at_once(checkpoint: Path, tmp_path: Path, settings: Settings
     assert not list((tmp_path / "car/.carwright").glob("*.partial"))
 
 
-def test_what_a_killed_writer_left_is_removed(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_what_a_killed_writer_left_is_removed(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """A partial file without a living owner goes at the next push; one that is being written stays."""
     push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     work = tmp_path / "car/.carwright"
@@ -280,7 +280,7 @@ def test_what_a_killed_writer_left_is_removed(checkpoint: Path, tmp_path: Path, 
     assert not (work / "dead.partial").exists()
 
 
-def test_tags_move_and_digests_stay(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_tags_move_and_digests_stay(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """A tag given twice changes nothing; given to another image it moves."""
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     reference = f"oci:{tmp_path}/car@{first.digest}"
@@ -294,7 +294,7 @@ def test_tags_move_and_digests_stay(checkpoint: Path, tmp_path: Path, settings: 
         resolve(f"oci:{tmp_path}/car", settings)
 
 
-def test_a_reader_never_sees_half_an_index(checkpoint: Path, tmp_path: Path, settings: Settings) -> None:
+def test_a_reader_never_sees_half_an_index(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """While tags are written, index.json is valid JSON at every look, and all that it names is there."""
     pushed = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     stop = threading.Event()
@@ -317,7 +317,7 @@ def test_a_reader_never_sees_half_an_index(checkpoint: Path, tmp_path: Path, set
     assert seen[-1] <= 51
 
 
-def test_memory_forgets_a_changed_file(tmp_path: Path, settings: Settings) -> None:
+def test_memory_forgets_a_changed_file(tmp_path: Path, settings: StepSettings) -> None:
     """A digest is remembered for a file that stays, and not for one that was written again."""
     path = tmp_path / "file"
     path.write_bytes(b"one")

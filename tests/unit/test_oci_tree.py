@@ -23,9 +23,9 @@ from containers.oci.tree import merged_tree
 from containers.oci.unpack import unpack
 from containers.oci.verify import verify
 from containers.serve.models import unpacked
-from containers.settings import Settings
 from containers.step import Context
 from flows.targets.description import DeploymentRequest, describe
+from infra.settings import Settings
 from tests.support.attacks import ATTACKS, CONFIGURATION, HONEST, WEIGHTS, entry, image, model, opened, tar, tools
 from tests.support.modelcars import push_folder, write_checkpoint
 

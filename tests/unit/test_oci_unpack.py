@@ -15,7 +15,7 @@ from containers.oci.access import open_repository
 from containers.oci.repository import Blob
 from containers.oci.types import CONFIG, MANIFEST, Descriptor, ImageConfig, ImageManifest, RootFs
 from containers.oci.unpack import unpack
-from containers.settings import Settings
+from containers.settings import StepSettings
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _member(
 
 def _image(layout: Path, *layers: bytes, media_type: str = TAR, diff: bytes | None = None) -> str:
     """An image of those layers in a layout, made by hand."""
-    with open_repository(f"oci:{layout}", Settings()) as repository:
+    with open_repository(f"oci:{layout}", StepSettings()) as repository:
         for layer in layers:
             repository.put_blob(Blob.of(layer), lambda _: None)
         ids = tuple(Digest.of(diff if diff is not None else layer) for layer in layers)
@@ -74,7 +74,7 @@ def test_unsafe_members(tmp_path: Path, member: tuple[tarfile.TarInfo, bytes], s
     """Each is refused, and neither the folder nor anything beside it appears."""
     reference = _image(tmp_path / "car", _tar(_member("models/config.json"), member))
     with pytest.raises(BadInput, match=says):
-        unpack(reference, tmp_path / "out" / "model", Settings())
+        unpack(reference, tmp_path / "out" / "model", StepSettings())
     assert not (tmp_path / "out" / "model").exists()
     assert not (tmp_path / "evil").exists()
     assert not (tmp_path / "out" / "evil").exists()
@@ -84,7 +84,7 @@ def test_gzip_and_prefixes(tmp_path: Path) -> None:
     """Foreign modelcars: gzip layers, names with ./ in front, files outside /models, a later layer that overwrites."""
     plain = _tar(_member("./models/a.txt", content=b"one"), _member("etc/passwd"), _member("./models/b/c.txt"))
     reference = _image(tmp_path / "car", gzip.compress(plain), media_type=f"{TAR}+gzip", diff=plain)
-    unpack(reference, tmp_path / "model", Settings())
+    unpack(reference, tmp_path / "model", StepSettings())
     assert sorted(str(one.relative_to(tmp_path / "model")) for one in (tmp_path / "model").rglob("*")) == [
         "a.txt",
         "b",
@@ -97,7 +97,7 @@ def test_wrong_diff_id(tmp_path: Path) -> None:
     plain = _tar(_member("models/a.txt"))
     reference = _image(tmp_path / "car", gzip.compress(plain), media_type=f"{TAR}+gzip", diff=b"another")
     with pytest.raises(BadInput, match="diff id"):
-        unpack(reference, tmp_path / "model", Settings())
+        unpack(reference, tmp_path / "model", StepSettings())
     assert not (tmp_path / "model").exists()
 
 
@@ -114,13 +114,13 @@ def test_no_modelcar(tmp_path: Path, layer: bytes, media_type: str, says: str) -
     """What cannot be read, or has no model, is one message."""
     reference = _image(tmp_path / "car", layer, media_type=media_type, diff=layer)
     with pytest.raises(BadInput, match=says):
-        unpack(reference, tmp_path / "model", Settings())
+        unpack(reference, tmp_path / "model", StepSettings())
     assert not (tmp_path / "model").exists()
 
 
 def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     """A flipped bit in a layer is found before anything appears; the repaired layer alone is read again."""
-    settings = Settings(cache=tmp_path / "cache")
+    settings = StepSettings(cache=tmp_path / "cache")
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     pushed = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     blob = max((tmp_path / "car/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
@@ -141,7 +141,7 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
 
 def test_another_image_takes_its_place(tmp_path: Path) -> None:
     """A folder that holds another image is replaced as a whole."""
-    settings = Settings(cache=tmp_path / "cache")
+    settings = StepSettings(cache=tmp_path / "cache")
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     unpack(f"oci:{tmp_path}/car@{first.digest}", tmp_path / "model", settings)

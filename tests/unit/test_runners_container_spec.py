@@ -12,18 +12,18 @@ from docker.errors import APIError
 
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput, DiskFull, Error, Temporary
-from containers.settings import Settings
 from flows.runners.docker import container_spec, seccomp
 from flows.runners.docker.container_spec import environment, labels, payload, step_spec
 from flows.runners.docker.launcher import check_addresses, image_of
 from infra.container_engine.failures import refused, speaking
 from infra.container_engine.ownership import lives, owner
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def settings(**docker: Any) -> Settings:
+def settings(resources: dict[str, dict[str, float]] | None = None, **docker: Any) -> Settings:
     return Settings(
         home="/somewhere",
         busybox="/somewhere/busybox",
@@ -33,11 +33,12 @@ def settings(**docker: Any) -> Settings:
         hub_token="hubsecret",
         notify_webhook="http://127.0.0.1/websecret",
         docker=docker,
+        resources=resources or {},
     )
 
 
 def test_what_concerns_this_machine_alone_stays_here() -> None:
-    variables = environment(settings(network="n", host="tcp://elsewhere:2375"), Step.PUSH)
+    variables = environment(settings(network="n", host="tcp://elsewhere:2375"), StepRequest(step=Step.PUSH, run="r"))
     assert variables["CARWRIGHT_STORE__ENDPOINT"] == "http://store:9000"
     assert variables["CARWRIGHT_REGISTRY__PLAIN_HTTP"] == '["registry:5000"]'
     assert variables["CARWRIGHT_LOG_FORMAT"] == "json"
@@ -87,7 +88,7 @@ def test_logins_of_this_machine_for_the_registries_that_are_named(tmp_path: Path
 
 
 def test_limits_are_by_step() -> None:
-    given = settings(memory_gib={"*": 2, "quantize": 32}, cpus={"quantize": 1.5}, gpus={"quantize": -1})
+    given = settings({"all": {"memory_gib": 2}, "quantize": {"memory_gib": 32, "cpus": 1.5, "gpus": -1}})
     quantize = step_spec(given, StepRequest(step=Step.QUANTIZE, run="r"), "image")
     push = step_spec(given, StepRequest(step=Step.PUSH, run="r"), "image")
     assert (quantize.memory, quantize.cpus, quantize.gpus) == (32 << 30, 1.5, -1)
@@ -95,17 +96,17 @@ def test_limits_are_by_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "gpus", "image"),
+    ("step", "resources", "image"),
     [
         (Step.PUSH, {}, "carwright/push:latest"),
         (Step.SERVE, {}, "carwright/serve-cpu:latest"),
-        (Step.SERVE, {"serve": 2}, "carwright/serve:latest"),
-        (Step.QUANTIZE, {"*": -1}, "carwright/quantize-cuda:latest"),
-        (Step.QUANTIZE, {"*": 1, "quantize": 0}, "carwright/quantize:latest"),
+        (Step.SERVE, {"serve": {"gpus": 2}}, "carwright/serve:latest"),
+        (Step.QUANTIZE, {"all": {"gpus": -1}}, "carwright/quantize-cuda:latest"),
+        (Step.QUANTIZE, {"all": {"gpus": 1}, "quantize": {"gpus": 0}}, "carwright/quantize:latest"),
     ],
 )
-def test_the_image_of_a_step(step: Step, gpus: dict[str, int], image: str) -> None:
-    assert image_of(settings(gpus=gpus), step) == image
+def test_the_image_of_a_step(step: Step, resources: dict[str, dict[str, float]], image: str) -> None:
+    assert image_of(settings(resources), step) == image
 
 
 def test_labels_name_the_run_and_the_flow_run_where_there_is_one() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from containers.contract import QuantizeOptions, QuantizeParameters, Step, StepRequest, StepResult
 from containers.errors import StepFailed, Temporary
-from containers.settings import PlacementSettings, Settings
 from flows.runners.remote import fan_out
+from infra.settings import PlacementSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,11 +10,12 @@ from pydantic import SecretStr
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import Interrupted, StepFailed
 from containers.events import Event
-from containers.settings import Settings
+from containers.settings import StepSettings
 from flows.runners.process import launcher as process_launcher
 from flows.runners.process.launcher import ProcessLauncher, run_folder, step_environment
 from flows.runners.step_protocol import read_result, step_failure
 from infra.environments.environment import Environment
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,21 +51,29 @@ def environment(tmp_path: Path) -> Environment:
 def test_a_step_gets_the_secrets_it_needs_and_no_others(
     settings: Settings, environment: Environment, tmp_path: Path, step: Step, secrets: set[str]
 ) -> None:
-    variables = step_environment(settings, step, environment, tmp_path)
+    options = {"tokenizer_reference": "r/a@sha256:0"} if step is Step.EVALUATE else {}
+    variables = step_environment(settings, StepRequest(step=step, run="r", options=options), environment, tmp_path)
     every = {"hf_hubsecret", "storesecret", "registrysecret", "websecret"}
     assert {secret for secret in every if any(secret in value for value in variables.values())} == secrets
+
+
+def test_who_wants_nothing_of_a_registry_gets_no_login(
+    settings: Settings, environment: Environment, tmp_path: Path
+) -> None:
+    """Evaluate runs generated code, and needs a registry for a modelcar's tokenizer only."""
+    variables = step_environment(settings, StepRequest(step=Step.EVALUATE, run="r"), environment, tmp_path)
+    assert not [name for name, value in variables.items() if "registrysecret" in value or "REGISTRY" in name]
 
 
 def test_settings_arrive_in_the_step_as_they_were(
     settings: Settings, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings.model_copy(update={"registry": settings.registry.model_copy(update={"plain_http": ("a:1",)})})
-    for name, value in step_environment(settings, Step.PUSH, environment, tmp_path).items():
+    for name, value in step_environment(settings, StepRequest(step=Step.PUSH, run="r"), environment, tmp_path).items():
         monkeypatch.setenv(name, value)
-    arrived = Settings()
+    arrived = StepSettings()
     assert arrived.registry == settings.registry
     assert arrived.store == settings.store
-    assert arrived.serve == settings.serve
     assert arrived.home == settings.home.resolve()
 
 
@@ -73,7 +82,7 @@ def test_nothing_of_prefect_reaches_a_step(
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", "/somewhere")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "leak")
-    variables = step_environment(settings, Step.QUANTIZE, environment, tmp_path)
+    variables = step_environment(settings, StepRequest(step=Step.QUANTIZE, run="r"), environment, tmp_path)
     assert not [name for name in variables if name.startswith(("PREFECT", "AWS"))]
 
 

@@ -13,10 +13,10 @@ import pytest
 from containers.contract import ServeParameters, Step, StepRequest
 from containers.errors import StepFailed
 from containers.process import start_time
-from containers.settings import Settings
 from flows.runners.process import services as process_services
 from flows.runners.process.services import ProcessServices
 from infra.environments.environment import Environment
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

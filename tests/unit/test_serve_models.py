@@ -13,7 +13,7 @@ from containers.contract import Step, StepRequest
 from containers.errors import BadInput
 from containers.events import Reporter
 from containers.serve.models import make_room, unpacked
-from containers.settings import ServeSettings, Settings
+from containers.settings import ServeSettings, StepSettings
 from containers.step import Context
 from tests.support.modelcars import push_folder, write_checkpoint
 
@@ -25,7 +25,7 @@ _REQUEST = StepRequest(step=Step.SERVE, run="test")
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    settings = Settings(home=tmp_path / "home", cache=tmp_path / "cache", serve=ServeSettings(keep_gb=1))
+    settings = StepSettings(home=tmp_path / "home", cache=tmp_path / "cache", serve=ServeSettings(keep_gb=1))
     return Context(settings, Reporter(StringIO(), structured=True), tmp_path / "scratch", tmp_path / "result.json")
 
 

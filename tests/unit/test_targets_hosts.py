@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from containers.errors import BadInput
-from containers.settings import Settings
 from flows.targets.hosts import deploy_docker
+from infra.settings import Settings
 from tests.support.deployments import demo_deployment
 
 

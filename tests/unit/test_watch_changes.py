@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from containers.checkpoint_files import is_legal
 from containers.digest import Digest
 from containers.download.selection import _why_not
-from containers.settings import Settings
 from flows.quantize_and_ship import quantize_and_ship
 from flows.watching import view
 from flows.watching.changes import BuildInputs, Change, changes, tools_now
@@ -23,6 +22,7 @@ from flows.watching.listing import decides, difference
 from flows.watching.models import WatchedModel
 from flows.watching.records import Attempt, ShipRecord, product
 from flows.watching.scan import ModelState
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from containers.process import export, inherited
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from containers.settings import Settings
+    from containers.settings import StepSettings
 
 _NLTK = "nltk_data"
 
@@ -39,7 +39,7 @@ class Places:
         return self.folder / data_set
 
 
-def configure(settings: Settings, scratch: Path) -> None:
+def configure(settings: StepSettings, scratch: Path) -> None:
     """Tell the hub's libraries where it is; they read their variables once, when they are imported.
 
     They keep what they fetch under the user's home, or, where that cannot be written as in a container, in `scratch`.

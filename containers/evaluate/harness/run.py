@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from containers.evaluate.benchmarks import Benchmark
     from containers.evaluate.measurement import Scored
     from containers.events import Reporter
-    from containers.settings import Settings
+    from containers.settings import StepSettings
     from containers.suites import SuiteFiles
 
 TASKS = "tasks"  # the folder of a suite with tasks of its own
@@ -60,7 +60,7 @@ class Harness:
     category: str
     tokenizer: Path | None
     scratch: Path
-    settings: Settings
+    settings: StepSettings
     again: int = 0
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from containers.errors import BadInput, faults
 from flows.local.dry_run.compose import Stack
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from flows.orchestrator.work_pools import Host
@@ -34,7 +35,8 @@ class Site(BaseSettings):
 
     @classmethod
     def read(cls) -> Site:
-        """Raises BadInput for a value that does not fit."""
+        """Raises BadInput for a value that does not fit, and for a variable that nobody would read."""
+        Settings.check_variables()
         try:
             return cls()
         except ValidationError as error:

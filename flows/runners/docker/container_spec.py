@@ -12,46 +12,45 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from containers.contract import Step
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
+from containers.settings import HANDED, handed
 from flows.runners.docker import seccomp
-from flows.runners.step_container import by_step, makes_user_namespaces
-from flows.runners.step_protocol import REQUEST, RESULT, variables
+from flows.runners.step_container import makes_user_namespaces
+from flows.runners.step_protocol import REQUEST, RESULT
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 VOLUME: Final = "/run"
 WORK: Final = "/run/carwright"
 _LOGINS: Final = "registry-logins.json"
-_ELSEWHERE: Final = ("CARWRIGHT_DOCKER__", "CARWRIGHT_KUBERNETES__", "CARWRIGHT_PLACEMENT__", "CARWRIGHT_LAUNCHER")
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
 
 
 def step_spec(settings: Settings, request: StepRequest, image: str, name: str = "") -> Spec:
     """The container of a step: everything about it but the files that are put into it."""
     docker, step = settings.docker, request.step
-    memory = by_step(docker.memory_gib, step)
+    resources = settings.resources.of(step)
     return Spec(
         name=name or f"{docker.project}-{step}-{secrets.token_hex(4)}",
         image=image,
         entrypoint="python3",
         command=("-m", f"containers.{step}", "--request", f"{WORK}/{REQUEST}", "--result", f"{WORK}/{RESULT}"),
         labels=labels(request),
-        environment=environment(settings, step) | _logins_variable(settings, request),
+        environment=environment(settings, request) | _logins_variable(settings, request),
         network=docker.network,
         extra_hosts=docker.extra_hosts,
         volumes=(VOLUME,),
         readable=_folders(request),
         security=_security(request),
-        memory=int(memory * 2**30) if memory else None,
-        cpus=by_step(docker.cpus, step),
-        gpus=by_step(docker.gpus, step) or 0,
+        memory=int(resources.memory_gib * 2**30) if resources.memory_gib else None,
+        cpus=resources.cpus,
+        gpus=resources.gpus or 0,
         gpu_kind=docker.gpu_kind,
     )
 
@@ -62,8 +61,8 @@ def labels(request: StepRequest) -> dict[str, str]:
     return {"run": request.run, "step": request.step.value, "owner": owner(), **flow_run}
 
 
-def environment(settings: Settings, step: Step) -> dict[str, str]:
-    """The settings that are no secrets, less what concerns this machine alone."""
+def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
+    """The settings that the step needs and that are no secrets, less what concerns this machine alone."""
     here = settings.model_copy(
         update={
             "log_format": "json",
@@ -73,8 +72,7 @@ def environment(settings: Settings, step: Step) -> dict[str, str]:
             "registry": settings.registry.model_copy(update={"auth_file": None}),
         }
     )
-    plain = {key: value for key, value in variables(here, step)[0].items() if not key.startswith(_ELSEWHERE)}
-    return plain | {
+    return handed(here, request)[0] | {
         "CARWRIGHT_HOME": f"{WORK}/home",
         "CARWRIGHT_CACHE": f"{WORK}/home/cache",
         "HOME": f"{WORK}/home",
@@ -85,8 +83,8 @@ def environment(settings: Settings, step: Step) -> dict[str, str]:
 
 def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]:
     """What is put into the volume: the request, empty folders, and the secrets that this very step needs."""
-    secret = variables(settings, request.step)[1]
-    if request.step in {Step.DOWNLOAD, Step.EVALUATE} and settings.hub_token is None:
+    secret = handed(settings, request)[1]
+    if "hub_token" in HANDED[request.step] and settings.hub_token is None:
         from huggingface_hub import get_token  # of the hub's own login, which the container does not have
 
         secret |= {"CARWRIGHT_HUB_TOKEN": token} if (token := get_token()) else {}

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.events import OnEvent
-    from containers.settings import Settings
     from infra.container_engine import Container, ContainerEngine, State
+    from infra.settings import Settings
 
 _LOGGER: Final = logging.getLogger(__name__)
 _ALIVE_INTERVAL: Final = 60.0  # seconds between two renewals of `ALIVE`
@@ -145,7 +145,7 @@ class Follower:
 
 def image_of(settings: Settings, step: Step) -> str:
     """The image of a step on this container engine."""
-    return image_name(settings.docker.image, step, settings.docker.gpus)
+    return image_name(settings.docker.image, step, settings.resources.of(step).gpus)
 
 
 def ensure_images(settings: Settings, on_event: OnEvent) -> None:
@@ -199,6 +199,6 @@ def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where:
             step,
             state.code,
             f"{step} was ended by the kernel: it needed more memory than {limit}",
-            remedy=f"raise CARWRIGHT_DOCKER__MEMORY_GIB__{step.upper()}; {where}",
+            remedy=f"raise CARWRIGHT_RESOURCES__{step.upper()}__MEMORY_GIB; {where}",
         )
     return step_failure(step, state.code, follower.output.errors, follower.tail, where)

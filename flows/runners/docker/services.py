@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.events import OnEvent
-    from containers.settings import Settings
     from infra.container_engine import Container, ContainerEngine
+    from infra.settings import Settings
 
 _RENEWAL: Final = 15.0  # seconds between renewals of a lease
 _LEASE: Final = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough

@@ -23,8 +23,8 @@ from infra.container_engine.ownership import ALIVE, LEASE, lives, stays
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from containers.settings import DockerSettings
     from infra.container_engine import Container, ContainerEngine
+    from infra.settings import DockerSettings
 
     Asked = Callable[[str], bool | None]
 

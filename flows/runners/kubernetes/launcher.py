@@ -24,13 +24,14 @@ from containers.events import Event
 from containers.labels import KUBERNETES_LABEL
 from containers.step import parse_result_line
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
-from flows.runners.step_container import by_step, image_name, makes_user_namespaces
+from flows.runners.step_container import image_name, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, StepOutput, step_failure
 from infra.cluster import Cluster
+from infra.settings import KUBERNETES_DEFAULTS
 
 if TYPE_CHECKING:
     from containers.events import OnEvent
-    from containers.settings import KubernetesSettings, Settings
+    from infra.settings import Resources, Settings
 
 CONTAINER: Final = "step"
 REQUESTS: Final = "/run/request"
@@ -51,6 +52,7 @@ class KubernetesLauncher:
 
     def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
         """See that the cluster answers and lets us look at Jobs; images are pulled by its nodes."""
+        resources(self.settings, request.step)
         with Cluster.open(self.settings.kubernetes) as cluster:
             cluster.list("Job", labels(request))
 
@@ -64,7 +66,7 @@ class KubernetesLauncher:
                 made = cluster.create(job(self.settings, request, name))
                 cluster.create(secret(self.settings, request, name, made["metadata"]["uid"]))
                 cluster.patch("Job", name, {"spec": {"suspend": False}})
-                return JobWatch(cluster, self.settings.kubernetes, request.step, name, on_event).run()
+                return JobWatch(cluster, self.settings, request.step, name, on_event).run()
             except StepFailed:
                 raise  # it has ended by itself; its log stays for a while
             except BaseException:
@@ -81,7 +83,7 @@ class JobWatch:
     """One Job from its start to its end."""
 
     cluster: Cluster
-    settings: KubernetesSettings
+    settings: Settings
     step: Step
     job: str
     on_event: OnEvent
@@ -130,7 +132,8 @@ class JobWatch:
 
     def _started(self) -> str:
         """The name of the Job's pod once its container runs or has ended; raises when it will not."""
-        deadline = time.monotonic() + self.settings.pending_timeout
+        patience = self.settings.kubernetes.pending_timeout
+        deadline = time.monotonic() + patience
         while True:
             pods = self.cluster.list("Pod", {"job-name": self.job})
             why = "no pod yet"
@@ -147,8 +150,8 @@ class JobWatch:
                 self._check_job()
             if time.monotonic() > deadline:
                 raise Temporary(
-                    f"{self.step} did not start within {self.settings.pending_timeout:g} s: {self._said}",
-                    remedy="free or add a node that fits CARWRIGHT_KUBERNETES__CPUS, __MEMORY_GIB and __GPUS",
+                    f"{self.step} did not start within {patience:g} s: {self._said}",
+                    remedy=f"free or add a node that fits CARWRIGHT_RESOURCES__{self.step.upper()}__CPUS, __MEMORY_GIB and __GPUS",
                 )
             time.sleep(_POLL)
 
@@ -208,12 +211,12 @@ class JobWatch:
                 raise StepFailed(self.step, 1, f"{self.step} ended well but its log holds no result", remedy=self.where)
             return self.result
         if ended.get("reason") == "OOMKilled" and not self._output.errors:
-            limit = by_step(self.settings.memory_gib, self.step)
+            limit = resources(self.settings, self.step).memory_gib
             raise StepFailed(
                 self.step,
                 code,
                 f"{self.step} was ended by the kernel: it needed more memory than its limit of {limit:g} GiB",
-                remedy=f"raise CARWRIGHT_KUBERNETES__MEMORY_GIB for {self.step}; {self.where}",
+                remedy=f"raise CARWRIGHT_RESOURCES__{self.step.upper()}__MEMORY_GIB; {self.where}",
             )
         raise step_failure(self.step, code, self._output.errors, "\n".join(self._tail), self.where)
 
@@ -230,6 +233,17 @@ def labels(request: StepRequest) -> dict[str, str]:
         "app.kubernetes.io/managed-by": "carwright",
         f"{KUBERNETES_LABEL}run": request.run[:63].strip("-_."),
     }
+
+
+def resources(settings: Settings, step: Step) -> Resources:
+    """What the step's pod is to have, all of it said. Raises BadInput for what a cluster cannot give."""
+    wanted = settings.resources.of(step).over(KUBERNETES_DEFAULTS.of(step))
+    if wanted.gpus == -1:
+        raise BadInput(
+            "a cluster gives GPUs by number, and not all that a machine has",
+            remedy=f"set CARWRIGHT_RESOURCES__{step.upper()}__GPUS (or ..._ALL__GPUS) to how many {step} is to get",
+        )
+    return wanted
 
 
 def job(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
@@ -256,8 +270,9 @@ def job(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
 
 def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     kube, step = settings.kubernetes, request.step
-    gpus = by_step(kube.gpus, step) or 0
-    variables = environment(settings, step) | {"TMPDIR": WORK, "HOME": WORK}
+    wanted = resources(settings, step)
+    gpus = wanted.gpus or 0
+    variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
     names = [key.removeprefix("secrets/") for key in payload(settings, request) if key.startswith("secrets/")]
     if LOGINS in names:
         variables["CARWRIGHT_REGISTRY__AUTH_FILE"] = f"{SECRETS}/{LOGINS}"
@@ -271,11 +286,11 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
         "containers": [
             {
                 "name": CONTAINER,
-                "image": image_name(kube.image, step, kube.gpus),
+                "image": image_name(kube.image, step, wanted.gpus),
                 "command": ["python3", "-m", f"containers.{step}"],
                 "args": ["--request", f"{REQUESTS}/{REQUEST}", "--result", "-"],
                 "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
-                "resources": _resources(kube, step, gpus),
+                "resources": _quantities(wanted, kube.gpu_resource),
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -295,7 +310,7 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
             {"name": "secrets", "secret": {"secretName": name, "items": [_item(one) for one in names]}}
             if names
             else {"name": "secrets", "emptyDir": {}},
-            {"name": "work", "emptyDir": {"sizeLimit": f"{by_step(kube.scratch_gib, step) or 20:g}Gi"}},
+            {"name": "work", "emptyDir": {"sizeLimit": f"{wanted.scratch_gib:g}Gi"}},
             {"name": "tmp", "emptyDir": {}},
         ],
     }
@@ -332,11 +347,10 @@ def _item(name: str) -> dict[str, str]:
     return {"key": name, "path": name}
 
 
-def _resources(kube: KubernetesSettings, step: Step, gpus: int) -> dict[str, dict[str, str]]:
-    cpus, memory = by_step(kube.cpus, step) or 1, by_step(kube.memory_gib, step) or 4
-    devices = {kube.gpu_resource: str(gpus)} if gpus else {}
-    size = f"{int(memory * 1024)}Mi"
-    return {"requests": {"cpu": f"{cpus:g}", "memory": size, **devices}, "limits": {"memory": size, **devices}}
+def _quantities(wanted: Resources, gpu: str) -> dict[str, dict[str, str]]:
+    devices = {gpu: str(wanted.gpus)} if wanted.gpus else {}
+    size = f"{int((wanted.memory_gib or 0) * 1024)}Mi"
+    return {"requests": {"cpu": f"{wanted.cpus:g}", "memory": size, **devices}, "limits": {"memory": size, **devices}}
 
 
 def _state(pod: dict[str, Any]) -> dict[str, Any]:

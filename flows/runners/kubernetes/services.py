@@ -22,7 +22,7 @@ from infra.cluster import Cluster
 if TYPE_CHECKING:
     from containers.contract import StepRequest
     from containers.events import OnEvent
-    from containers.settings import KubernetesSettings, Settings
+    from infra.settings import KubernetesSettings, Settings
 
 PORT: Final = 8000
 _SERVICE: Final = f"{KUBERNETES_LABEL}service"
@@ -88,7 +88,9 @@ class KubernetesServices:
                 made = cluster.create(manifest)
                 cluster.create(jobs.secret(self.settings, asked, name, made["metadata"]["uid"]))
                 cluster.patch("Job", name, {"spec": {"suspend": False}})
-                pod, result = jobs.JobWatch(cluster, kube, request.step, name, on_event).result_while_it_works()
+                pod, result = jobs.JobWatch(
+                    cluster, self.settings, request.step, name, on_event
+                ).result_while_it_works()
                 endpoint = _of_pod(cluster, pod, Endpoint.read(result.values))
             except BaseException:
                 with contextlib.suppress(Error):  # the first error counts

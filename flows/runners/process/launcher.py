@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containers.process import Child, inherited
-from containers.settings import absolute
-from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result, step_failure, variables
+from containers.settings import absolute, handed
+from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result, step_failure
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
-    from containers.contract import Step, StepRequest, StepResult
+    from containers.contract import StepRequest, StepResult
     from containers.events import OnEvent
-    from containers.settings import Settings
     from infra.environments.environment import Environment
+    from infra.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ProcessLauncher:
         output = StepOutput(on_event)
         child = Child(
             argv=step_command(environment, request, folder),
-            env=step_environment(self.settings, request.step, environment, folder),
+            env=step_environment(self.settings, request, environment, folder),
             cwd=folder / SCRATCH,
             log_file=folder / LOG,
             on_line=output.line,
@@ -76,10 +76,12 @@ def step_command(environment: Environment, request: StepRequest, folder: Path) -
     ]
 
 
-def step_environment(settings: Settings, step: Step, environment: Environment, folder: Path) -> dict[str, str]:
-    """Environment variables of a step: the settings, with the secrets that this very step needs and no others."""
+def step_environment(
+    settings: Settings, request: StepRequest, environment: Environment, folder: Path
+) -> dict[str, str]:
+    """Environment variables of a step: the settings that this very step needs, with their secrets, and no others."""
     here = absolute(settings).model_copy(update={"log_format": "json"})
-    plain, secret = variables(here, step)
+    plain, secret = handed(here, request)
     return {
         **inherited(),
         **environment.environment(),

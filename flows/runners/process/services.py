@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.events import OnEvent
-    from containers.settings import Settings
+    from infra.settings import Settings
 
 _RENEWAL = 10.0  # seconds between renewals of a lease
 _LEASE = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
@@ -115,7 +115,7 @@ class ProcessServices:
         asked = request.model_copy(update={"options": options.dump()})
         child = Child(
             argv=step_command(environment, asked, folder),
-            env=step_environment(self.settings, request.step, environment, folder),
+            env=step_environment(self.settings, request, environment, folder),
             cwd=folder / SCRATCH,
             log_file=folder / LOG,
             # Only what is meant to stay may outlive this process; anything else ends with it at once, lease or not.

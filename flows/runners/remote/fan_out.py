@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from containers.contract import StepRequest, StepResult
     from containers.events import OnEvent
-    from containers.settings import Settings
     from containers.store import Store
     from flows.orchestrator.child_runs import ChildRun
     from flows.runners.launcher import Launcher
+    from infra.settings import Settings
 
 _START: Final = 15.0  # seconds of work that are worth the start of a child run, which takes 5-10 s
 _AT_ONCE: Final = 8  # questions to the store, and child runs that are ended

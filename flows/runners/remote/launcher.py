@@ -14,8 +14,8 @@ from flows.runners.remote.fan_out import FanOut
 if TYPE_CHECKING:
     from containers.contract import StepRequest, StepResult
     from containers.events import OnEvent
-    from containers.settings import Settings
     from flows.runners.launcher import Launcher
+    from infra.settings import Settings
 
 
 @dataclass(frozen=True)

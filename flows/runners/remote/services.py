@@ -19,9 +19,9 @@ from flows.orchestrator.child_runs import POLL, Children
 if TYPE_CHECKING:
     from containers.contract import StepRequest
     from containers.events import OnEvent
-    from containers.settings import Settings
     from flows.orchestrator.child_runs import ChildRun
     from flows.runners.service import Lease, Services
+    from infra.settings import Settings
 
 _REACH: Final = 15.0  # seconds for a published endpoint to answer from here
 

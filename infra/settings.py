@@ -1,0 +1,278 @@
+"""The settings of the flow side: those of the steps, and what only flows and their machines know.
+
+Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
+working directory, or, for secrets, as a file of the variable's name under /run/secrets. A name that is none is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic resolves the annotations
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+
+from pydantic import ConfigDict, Field, SecretStr
+from pydantic_settings import EnvSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from containers.setting_names import given_as_variables, given_in_tables, refuse_unknown
+from containers.settings import COMPOSE, EvaluateSettings, Section, ServeSettings, StepSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic_settings import PydanticBaseSettingsSource
+
+    from containers.contract import Step
+    from containers.setting_names import Given
+
+PYTORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
+
+# What the tables of resources were called when each launcher had its own.
+_RENAMED: Final = {
+    f"CARWRIGHT_{launcher}__{resource}": f"CARWRIGHT_RESOURCES__{{step}}__{resource}"
+    for launcher in ("DOCKER", "KUBERNETES")
+    for resource in ("CPUS", "MEMORY_GIB", "GPUS", "SCRATCH_GIB")
+}
+
+
+class Resources(Section):
+    """What a step gets when it runs in a container. Unset: as for `all`, and else what the launcher gives by itself."""
+
+    cpus: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="processors: with docker at most; with kubernetes what is asked for, unset: 1, and 4 to quantize or serve",
+    )
+    memory_gib: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="most GiB of memory; unset: no limit with docker; with kubernetes 4, and 32 to quantize or serve",
+    )
+    gpus: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None, description="GPUs; with docker -1 takes all of the engine's machine; unset: none"
+    )
+    scratch_gib: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="most GiB of a node's disk, with kubernetes only; unset: 20, to download or quantize 100, to serve 200",
+    )
+
+    def over(self, others: Resources) -> Resources:
+        """These, and for what they leave unset the others."""
+        return self.model_copy(update={name: value for name, value in others if getattr(self, name) is None})
+
+
+class ResourcesSettings(Section):
+    """The one table of resources, by step, for every launcher that starts containers."""
+
+    all: Resources = Resources()
+    download: Resources = Resources()
+    quantize: Resources = Resources()
+    push: Resources = Resources()
+    serve: Resources = Resources()
+    evaluate: Resources = Resources()
+
+    def of(self, step: Step) -> Resources:
+        """A step's own, and for what they leave unset those of all steps."""
+        own: Resources = getattr(self, step)
+        return own.over(self.all)
+
+
+# What a cluster's scheduler is told where nobody has said anything.
+KUBERNETES_DEFAULTS: Final = ResourcesSettings(
+    all=Resources(cpus=1, memory_gib=4, gpus=0, scratch_gib=20),
+    download=Resources(scratch_gib=100),
+    quantize=Resources(cpus=4, memory_gib=32, scratch_gib=100),
+    serve=Resources(cpus=4, memory_gib=32, scratch_gib=200),
+)
+
+
+class DockerSettings(Section):
+    """Steps and services as containers of a Docker engine."""
+
+    host: str | None = Field(
+        default=None,
+        description="URL of the engine (unix://, tcp:// or ssh://); unset follows DOCKER_HOST, then the local socket",
+    )
+    project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = Field(
+        default="carwright",
+        description="whose containers these are: nothing of another project on the same engine is found, swept or stopped",
+    )
+    image: str = Field(
+        default="carwright/{target}:latest",
+        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
+    )
+    network: str = Field(
+        default="host",
+        description="network of the containers: host shares the engine's machine; else a network of the engine, by name",
+    )
+    extra_hosts: dict[str, str] = Field(default={}, description="names that containers know: name to address")
+    registry_aliases: dict[str, str] = Field(
+        default={}, description="registries that the engine knows under another name than the steps: theirs to its own"
+    )
+    gpu_kind: Literal["nvidia", "rocm"] = Field(default="nvidia", description="whose GPUs the engine's machine has")
+    modelcar: Literal["sidecar", "mount"] = Field(
+        default="sidecar",
+        description="how vLLM reads a modelcar: sidecar as KServe does; mount as an image mount (Docker 28 or later)",
+    )
+    step_timeout: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="seconds after which a step's container is ended; unset means never"
+    )
+
+
+class KubernetesSettings(Section):
+    """Steps as Jobs of a Kubernetes cluster, and deployments to KServe."""
+
+    kubeconfig: Path | None = Field(
+        default=None, description="unset: the pod's service account, then KUBECONFIG, then ~/.kube/config"
+    )
+    context: str | None = Field(default=None, description="context of the kubeconfig; unset takes its current one")
+    namespace: str = Field(default="", description="namespace; empty takes the context's own")
+    image: str = Field(
+        default="carwright/{target}:latest",
+        description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
+    )
+    pull_logins: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
+    service_account: str = Field(default="carwright-step", description="account of a step's pod; it needs no rights")
+    gpu_resource: str = Field(
+        default="nvidia.com/gpu", description="what the cluster calls a GPU; its taint is tolerated"
+    )
+    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes that steps may run on")
+    pending_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=900.0,
+        description="seconds until a step's pod must have started: no node may fit it, or an image be missing",
+    )
+    step_timeout: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="seconds after which the cluster ends a step; unset means never"
+    )
+    service_timeout: Annotated[int, Field(gt=0)] = Field(
+        default=86400, description="seconds after which the cluster ends a served model that is not to stay"
+    )
+    ttl: Annotated[int, Field(ge=0)] = Field(default=3600, description="seconds that a finished Job and its log stay")
+    owner_pod: str = Field(default="", description="pod of the flow, with whose removal its steps go, too")
+    owner_uid: str = Field(default="", description="its uid; both are set by the work pool in infra/kubernetes")
+
+
+class PlacementSettings(Section):
+    """Steps that run on other machines, as child runs of a deployment of the flow `run-step`; empty: where the flow runs."""
+
+    download: str = Field(default="", description="deployment that runs download, such as run-step/cpu")
+    quantize: str = Field(default="", description="deployment that runs quantize, such as run-step/gpu")
+    push: str = Field(default="", description="deployment that runs push and promote")
+    serve: str = Field(default="", description="deployment that serves models, such as run-step/gpu")
+    evaluate: str = Field(default="", description="deployment that runs evaluate")
+    runs: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="child runs that share one quantization: one for each GPU of the work pool"
+    )
+    patience: Annotated[float, Field(ge=0)] = Field(
+        default=10.0, description="seconds to wait for a live worker of the work pool, at each of three attempts"
+    )
+    start_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=900.0, description="seconds from a worker's taking a child run to its start (an image may be pulled)"
+    )
+    silence: Annotated[float, Field(ge=1)] = Field(
+        default=90.0,
+        description="seconds without a sign of life after which a child run, or its parent, counts as dead",
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether any step is placed."""
+        return any((self.download, self.quantize, self.push, self.serve, self.evaluate))
+
+    def deployment(self, step: str) -> str:
+        """The deployment (flow/deployment) for a step; empty where there is none."""
+        return str(getattr(self, step))
+
+
+class WatchSettings(Section):
+    """The models that are watched for new revisions, base images and tools."""
+
+    models: Path | None = Field(
+        default=None, description="file with the watched models; unset means the one that ships, infra/models.yaml"
+    )
+    interval: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="seconds between two looks")
+    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="models that are looked at at once")
+    lost_after: Annotated[float, Field(ge=0)] = Field(
+        default=600.0,
+        description="seconds after which a change whose event started no run is announced again, three times at most",
+    )
+    index: bool = Field(
+        default=False, description="also ask pip's package index for newer versions of the tools that decide the bytes"
+    )
+
+
+class FlowServeSettings(ServeSettings):
+    """vLLM as a service, with whom it serves and where."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="port of the served model; 0 takes a free one"
+    )
+    ready_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=600.0, description="seconds until vLLM must answer its health check"
+    )
+    advertise: str = Field(
+        default="",
+        description="name or address by which other machines reach a model served on this one; empty: as it listens",
+    )
+    engine: str = Field(
+        default="",
+        description="name and version of what serves, as measurements are named by it (vllm 0.23.0); empty: the CPU build of "
+        "the lock, with GPUs the serve image's name",
+    )
+
+
+class FlowEvaluateSettings(EvaluateSettings):
+    """Measuring, with how much is asked of the measured model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    concurrency: int = Field(default=8, ge=1, description="requests to the measured model in flight at once")
+    request_timeout: float = Field(default=300.0, gt=0, description="seconds that an answer of the model may take")
+    attempts: int = Field(default=4, ge=1, description="how often a request is sent that fails for a passing reason")
+
+
+class Settings(StepSettings):
+    """All of it. `carwright settings` prints the values in force, with secrets masked."""
+
+    model_config = SettingsConfigDict(toml_file="carwright.toml")
+    remedy: ClassVar[str] = (
+        "change the variable CARWRIGHT_<NAME>, the file of that name or the entry in carwright.toml; `carwright settings` prints them all"
+    )
+
+    serve: FlowServeSettings = FlowServeSettings()
+    evaluate: FlowEvaluateSettings = FlowEvaluateSettings()
+    watch: WatchSettings = WatchSettings()
+    placement: PlacementSettings = PlacementSettings()
+    launcher: Literal["process", "docker", "kubernetes"] = Field(
+        default="process", description="how steps are started: in environments of this machine, or from images"
+    )
+    resources: ResourcesSettings = ResourcesSettings()
+    docker: DockerSettings = DockerSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    overlap_gb: Annotated[float, Field(ge=0)] = Field(
+        default=4.0,
+        description="GB from which on a checkpoint is quantized, shard by shard, while it is still being downloaded",
+    )
+    pip_extra_index_url: SecretStr | None = Field(
+        default=None,
+        description="URL of one more package index for step environments and images, for every package",
+    )
+    pip_pytorch_index_url: SecretStr = Field(
+        default=SecretStr(PYTORCH_INDEX),
+        description="URL of the index that is asked for CPU builds of PyTorch (`+cpu`) when no other index offers them",
+    )
+    notify_webhook: SecretStr | None = Field(
+        default=None, description="URL that is sent a JSON POST when a flow run fails"
+    )
+
+    @classmethod
+    def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[Given]]]:
+        toml = TomlConfigSettingsSource(cls)
+        return [(toml, given_in_tables(toml.toml_data, "carwright.toml", cls))]
+
+    @classmethod
+    def check_names(cls, given: Iterable[Given]) -> None:
+        refuse_unknown(given, cls, passed_over=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
+
+    @classmethod
+    def check_variables(cls) -> None:
+        """Raises BadInput for variables that nobody would read; for a program that reads no settings but is given them."""
+        cls.check_names(given_as_variables(EnvSettingsSource(cls).env_vars))
