@@ -121,7 +121,7 @@ class Bench:
         folder = run_folder(settings, request)
         child = Child(
             argv=step_command(self.environment, request, folder),
-            env=step_environment(settings, request.step, self.environment, folder),
+            env=step_environment(settings, request, self.environment, folder),
         )
         with child:
             while child.poll() is None and sum(1 for _ in store.manifests(Kind.GROUP)) < half:

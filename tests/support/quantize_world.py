@@ -56,7 +56,7 @@ class World:
         command = [str(self.environment.python), "-m", "containers.quantize"]
         process = subprocess.Popen(
             [*command, "--request", str(run / "request.json"), "--result", str(run / "result.json")],
-            env=step_environment(self.settings, Step.QUANTIZE, self.environment, run),
+            env=step_environment(self.settings, request, self.environment, run),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

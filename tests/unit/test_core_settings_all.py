@@ -314,22 +314,29 @@ def test_the_variables_of_compose_are_those_that_its_files_have(root: Path) -> N
     assert set(re.findall(r"\$\{(CARWRIGHT_\w+)", "".join(file.read_text() for file in files))) == set(COMPOSE)
 
 
-def test_the_documents_name_settings_that_there_are(root: Path) -> None:
-    """Every variable that README, docs and infra's files name, and the defaults that a table gives."""
-    documents = [
-        root / "README.md",
-        *(root / "docs").glob("*.md"),
-        *(root / "infra").rglob("*.yaml"),
-        root / "Containerfile",
-    ]
+def test_the_command_that_makes_pools_refuses_it_before_every_run_does() -> None:
+    result = CliRunner().invoke(app, ["pools", "--env", "CARWRIGHT_STORE_ENDPOINT=http://store:9000"])
+    assert isinstance(result.exception, BadInput)
+    assert "did you mean CARWRIGHT_STORE__ENDPOINT?" in result.exception.message
+
+
+def test_whoever_names_a_setting_names_one_that_there_is(root: Path) -> None:
+    """Documents, files of infra, and what the product's own messages tell people to set; and the defaults that tables give."""
+    files = [root / "README.md", root / "Containerfile", root / "Makefile", *(root / "docs").glob("*.md")]
+    for top in ("containers", "flows", "infra"):
+        files += [file for file in (root / top).rglob("*") if file.suffix in {".py", ".yaml", ".json"}]
     known = {setting.variable: setting for setting in EVERY}
-    checked = 0
-    for document in documents:
-        text = document.read_text()
-        for name in re.findall(r"CARWRIGHT_\w+[A-Z]", text):
-            exists = name in COMPOSE or any(one == name or one.startswith(f"{name}__") for one in known)
-            assert exists, f"{document.name} names {name}"
-        for name, default in re.findall(r"^\| `(CARWRIGHT_\w+)` \|.*\| (\d+) \|$", text, re.MULTILINE):
-            assert float(default) == known[name].field.default, f"{document.name} says {default} of {name}"
-            checked += 1
-    assert checked >= 3
+    tables = tuple(f"{setting.variable}__" for setting in EVERY if setting.is_table)
+    defaults = []
+    for file in files:
+        text = file.read_text()
+        for name in re.findall(r"CARWRIGHT_\w*[A-Z]", text):
+            exists = (
+                name in COMPOSE or name.startswith(tables) or any(f"{one}__".startswith(f"{name}__") for one in known)
+            )
+            assert exists, f"{file.relative_to(root)} names {name}"
+        defaults += re.findall(r"^\| `(CARWRIGHT_\w+)` \|.*\| (\d+) \|$", text, re.MULTILINE)
+    assert len(defaults) >= 3
+    assert [(name, float(said)) for name, said in defaults] == [
+        (name, known[name].field.default) for name, _ in defaults
+    ]

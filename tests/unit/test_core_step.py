@@ -151,8 +151,11 @@ def test_usage_is_bad_input(tmp_path: Path) -> None:
     assert code == 2
 
 
-def test_settings_that_do_not_fit(tmp_path: Path) -> None:
-    (tmp_path / "carwright.toml").write_text("log_format = 3\n")
+@pytest.mark.parametrize(
+    ("name", "named"), [("CARWRIGHT_LOG_FORMAT", "log_format"), ("CARWRIGHT_STORE__TIER", "CARWRIGHT_STORE__TIER")]
+)
+def test_settings_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, named: str) -> None:
+    monkeypatch.setenv(name, "3")
     code, events, _ = finish(start(tmp_path, request("finish")))
     assert code == 2
-    assert "log_format" in events[-1].message
+    assert named in events[-1].message
