@@ -12,28 +12,29 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from containers.contract import Frozen
 from containers.digest import Digest
 from containers.errors import Error, Temporary
+from containers.heartbeat import Beat, BeatWatch, BeatWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from containers.store import FileEntry, Store
 
-_BEAT: Final = 4.0  # seconds between two notices when nothing arrives
+_INTERVAL: Final = 4.0  # seconds between two notices when nothing arrives
 _SILENCE: Final = 30.0  # seconds without a new notice after which the download counts as dead
-_LOOK: Final = 0.5  # seconds between two looks
+_POLL: Final = 0.5  # seconds between two reads
 
 
-class DownloadFeed(Frozen):
+class DownloadFeed(Beat):
     """`files` are path and size (bytes) of all that will come, none before that is known; `headers` name blobs with the front of each shard, up to
-    its first tensor; `arrived` are the files in the store. `beat` changes with every notice.
+    its first tensor; `arrived` are the files in the store.
     """
 
-    beat: int
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     files: dict[str, int] = Field(default_factory=dict)
     headers: dict[str, Digest] = Field(default_factory=dict)
     arrived: dict[str, Digest] = Field(default_factory=dict)
@@ -46,23 +47,19 @@ class FeedWriter:
     def __init__(self, store: Store, fingerprint: str, *, on: bool = True) -> None:
         self._store = store
         self._on = on
-        self._key = _key(fingerprint)
-        self._arrivals = DownloadFeed(beat=time.time_ns())
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="arrivals")
+        self._writer = BeatWriter(store, _key(fingerprint), DownloadFeed(beat=time.time_ns()), _INTERVAL)
 
     def __enter__(self) -> Self:
         if self._on:
-            self._tell()
-            self._thread.start()
+            self._write()
+            self._writer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._on:
-            self._done.set()
-            self._thread.join(timeout=30)
-            self._tell(ended=True)
+            self._writer.stop()
+            self._writer.change(lambda _: {"ended": True})
+            self._write()
 
     def coming(self, files: Mapping[str, int], fronts: Mapping[str, bytes], arrived: Iterable[FileEntry] = ()) -> None:
         """All files with their sizes, the headers of the weights, and what is stored already."""
@@ -71,77 +68,60 @@ class FeedWriter:
         with contextlib.suppress(Error):
             headers = {path: self._store.put_bytes(front) for path, front in fronts.items()}
             there = {entry.path: entry.sha256 for entry in arrived}
-            with self._lock:
-                news = {"files": dict(files), "headers": headers, "arrived": there}
-                self._arrivals = self._arrivals.model_copy(update=news)
-            self._tell()
+            self._writer.change(lambda _: {"files": dict(files), "headers": headers, "arrived": there})
+            self._write()
 
     def arrived(self, entry: FileEntry) -> None:
         """A file is in the store."""
-        if not self._on:
-            return
-        with self._lock:
-            there = {**self._arrivals.arrived, entry.path: entry.sha256}
-            self._arrivals = self._arrivals.model_copy(update={"arrived": there})
-        self._tell()
+        if self._on:
+            self._writer.change(lambda feed: {"arrived": {**feed.arrived, entry.path: entry.sha256}})
+            self._write()
 
-    def _tell(self, *, ended: bool = False) -> None:
-        with self._lock, contextlib.suppress(Error):
-            beat = self._arrivals.beat + 1
-            self._arrivals = self._arrivals.model_copy(update={"beat": beat, "ended": ended})
-            self._store.write_key(self._key, self._arrivals.model_dump_json().encode())
-
-    def _beat(self) -> None:
-        while not self._done.wait(_BEAT):
-            self._tell()
+    def _write(self) -> None:
+        with contextlib.suppress(Error):
+            self._writer.write()
 
 
 class FeedReader:
     """The other side: what has arrived, for several threads."""
 
     def __init__(self, store: Store, fingerprint: str) -> None:
-        self._store = store
-        self._key = _key(fingerprint)
+        self._watch = BeatWatch(store, _key(fingerprint), DownloadFeed)
         self._lock = threading.Lock()
         self._last: DownloadFeed | None = None
-        self._looked = 0.0
-        self._changed = time.monotonic()
+        self._last_read = 0.0
 
     def coming(self, patience: float) -> DownloadFeed:
         """What will come; raises Temporary when no download says so within `patience` seconds, or when it ends before."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            found = self._look()
+            found = self._read()
             if found is not None and found.files:
                 return found
             if self._is_over(found):
                 raise Temporary("the download ended before it could say what would come", remedy="run it again")
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
         raise Temporary("no download has said what will come", remedy="quantize when the download is done")
 
     def digest(self, path: str, stop: threading.Event) -> Digest | None:
         """Wait for a file and return its digest; None when `stop` is set. Raises Temporary when it will not come."""
         while not stop.is_set():
-            found = self._look()
+            found = self._read()
             if found is not None and path in found.arrived:
                 return found.arrived[path]
             if self._is_over(found):
                 raise Temporary(f"the download ended before it brought {path}", remedy="run it again: it goes on")
-            stop.wait(_LOOK)
+            stop.wait(_POLL)
         return None
 
     def _is_over(self, found: DownloadFeed | None) -> bool:
-        return found is not None and (found.ended or time.monotonic() - self._changed > _SILENCE)
+        return found is not None and (found.ended or self._watch.silence > _SILENCE)
 
-    def _look(self) -> DownloadFeed | None:
+    def _read(self) -> DownloadFeed | None:
         with self._lock:
-            if time.monotonic() - self._looked < _LOOK:
-                return self._last
-            self._looked = time.monotonic()
-            with contextlib.suppress(Error, KeyError, ValidationError):
-                found = DownloadFeed.model_validate_json(self._store.read_key(self._key))
-                if found != self._last:
-                    self._last, self._changed = found, time.monotonic()
+            if time.monotonic() - self._last_read >= _POLL:
+                self._last_read = time.monotonic()
+                self._last = self._watch.read()
             return self._last
 
 

@@ -41,7 +41,7 @@ def test_signs_are_seen_and_their_end_is_silence(keys):
     with Heartbeat(keys, "k", 0.02) as heartbeat:
         heartbeat.progress(Event(event="progress", task="quantize", done=5, total=10))
         deadline = time.monotonic() + 10
-        while (last := watch.read()) is None or last.number < 3:
+        while (last := watch.read()) is None or last.beat < 3:
             assert time.monotonic() < deadline
         assert last.command == "on"
         assert last.progress is not None

@@ -1,0 +1,98 @@
+"""A value that one side keeps writing under a key of the store, and another side watches.
+
+Only changes count and no clock is compared, so that the clocks of two machines may differ. The store is the one thing
+that both sides reach: neither opens a port for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from containers.errors import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from containers.store import Store
+
+
+class Beat(BaseModel):
+    """The base of such values: `beat` counts up, so that no two are equal."""
+
+    beat: int
+
+
+B = TypeVar("B", bound=Beat)
+
+
+class BeatWriter(Generic[B]):
+    """Writes a value, and again every `interval` seconds between `start` and `stop`; for several threads."""
+
+    def __init__(self, store: Store, key: str, first: B, interval: float) -> None:
+        self._store = store
+        self._key = key
+        self._value = first
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True, name=f"heartbeat-{key}")
+
+    def start(self) -> None:
+        """Go on writing; the first time is after one interval."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write no more by itself; safe to call twice."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    def change(self, change: Callable[[B], dict[str, object]]) -> None:
+        """Change fields of the value; the next write takes them along."""
+        with self._lock:
+            self._value = self._value.model_copy(update=change(self._value))
+
+    def write(self) -> None:
+        """Write the value now, with the next number; raises what the store raises."""
+        with self._lock:
+            self._value = self._value.model_copy(update={"beat": self._value.beat + 1})
+            content = self._value.model_dump_json(by_alias=True, exclude_none=True)
+            self._store.write_key(self._key, content.encode())
+
+    def _repeat(self) -> None:
+        while not self._done.wait(self._interval):
+            with contextlib.suppress(Error):  # the next one may get through; the other side is patient
+                self.write()
+
+
+class BeatWatch(Generic[B]):
+    """Reads such a value, and knows for how long it has not changed."""
+
+    def __init__(self, store: Store, key: str, kind: type[B]) -> None:
+        self._store = store
+        self._key = key
+        self._kind = kind
+        self._last: B | None = None
+        self._changed = time.monotonic()
+
+    def read(self) -> B | None:
+        """The last value, None before the first. A store that does not answer counts as silence."""
+        with contextlib.suppress(Error, KeyError, ValidationError):
+            found = self._kind.model_validate_json(self._store.read_key(self._key))
+            if found != self._last:
+                self._last, self._changed = found, time.monotonic()
+        return self._last
+
+    def restart(self) -> None:
+        """Count the silence from now on."""
+        self._changed = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last change that was seen, or since the (re)start."""
+        return time.monotonic() - self._changed
