@@ -1,14 +1,15 @@
 """Where pip finds what a lock pins: as it is configured, and on PyTorch's own index what nobody else offers.
 
-A version with a local label (PEP 440), `torch==2.13.0+cpu`, names a build that the general index does not have: PyTorch
-publishes its CPU builds on an index of its own. Such packages are looked up where pip is configured to look, like all
-others, and only if nothing there offers them, on that index. No other package is ever asked for there, and every file must
-have a locked hash, wherever it comes from.
+A version with the local label `cpu` (PEP 440), `torch==2.13.0+cpu`, names a build that the general index does not have:
+PyTorch publishes its CPU builds on an index of its own. Such a package is looked up where pip is configured to look, like
+all others, and only if nothing there offers it, on that index. No other package is ever asked for there, and every file
+must have a locked hash, wherever it comes from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from containers.errors import Temporary
+from containers.errors import DiskFull, Temporary
+from containers.pins import read_pins
 from containers.process import Child, TimedOut
 from infra.environments.pip_output import failure, is_absent
 from infra.settings import PYTORCH_INDEX
@@ -34,7 +36,7 @@ _OPTIONS: Final = ("--no-input", "--no-deps", "--require-hashes", "--progress-ba
 
 @dataclass(frozen=True)
 class PipIndexes:
-    """`extra` is one more index for every package; `pytorch` is asked for local versions that no other one offers."""
+    """`extra` is one more index for every package; `pytorch` is asked for CPU builds that no other one offers."""
 
     extra: SecretStr | None = None
     pytorch: SecretStr = field(default_factory=lambda: SecretStr(PYTORCH_INDEX))
@@ -57,7 +59,7 @@ class PipIndexes:
         Raises BadInput (a file with another hash, no index that has a package), Temporary (an index cannot be reached;
         the message names it) and DiskFull.
         """
-        local, general = split(lock)
+        builds, others = split(lock)
         argv = [*argv, *_OPTIONS, "--retries=3"]  # without retries pip would not say that it reached no index
         extra = f"--extra-index-url {self.extra.get_secret_value()}\n" if self.extra is not None else ""
         with tempfile.TemporaryDirectory(prefix="carwright-pip-") as scratch:
@@ -67,7 +69,7 @@ class PipIndexes:
                 path = Path(scratch, "requirements.txt")
                 path.touch(mode=0o600)
                 path.write_text(requirements)
-                output.lines.clear()
+                output.begin()
                 with Child([*argv, "-r", str(path)], dict(variables), on_line=output.line) as child:
                     while child.poll() is None:
                         with contextlib.suppress(TimedOut):
@@ -76,46 +78,41 @@ class PipIndexes:
                     return child.wait()
 
             # The ones that may be missing come first: nobody waits for the rest to hear of it.
-            if local and (code := attempt(extra + local)):
+            for name, pin in builds.items():
+                if (code := attempt(extra + pin)) == 0:
+                    continue
                 if not is_absent(output.lines):
                     raise failure(output.name, code, output.lines)
                 url = self.pytorch.get_secret_value()
-                output.note(f"taking {', '.join(_names(local))} from {masked(url)}")
+                output.note(f"taking {name} from {masked(url)}")
                 # In a requirements file this option stands in for all configured indexes, the extra ones included.
-                if code := attempt(f"--index-url {url}\n{local}"):
+                if code := attempt(f"--index-url {url}\n{pin}"):
                     error = failure(output.name, code, output.lines)
-                    if isinstance(error, Temporary):
+                    if isinstance(error, Temporary) and not isinstance(error, DiskFull):
                         raise Temporary(
                             f"{error.message.partition(':')[0]}: {masked(url)} cannot be reached, and no other index offers "
-                            f"{', '.join(_names(local))}",
+                            f"{name}",
                             remedy="check the network and HTTPS_PROXY, or set CARWRIGHT_PIP_PYTORCH_INDEX_URL to a mirror",
                         ) from error
                     raise error
-            if general and (code := attempt(extra + general)):
+            if others and (code := attempt(extra + others)):
                 raise failure(output.name, code, output.lines)
 
 
-def split(lock: str) -> tuple[str, str]:
-    """The pins of a lock with a local version label, and the others; comments go."""
-    local: list[str] = []
-    general: list[str] = []
-    group = general
-    for line in lock.splitlines(keepends=True):
-        if line.lstrip().startswith("#"):
-            continue
-        if not line.startswith((" ", "\t")):
-            group = local if "+" in line.partition("==")[2].partition(" ")[0] else general
-        group.append(line)
-    return "".join(local).strip("\n") and "".join(local), "".join(general).strip("\n") and "".join(general)
+def split(lock: str) -> tuple[dict[str, str], str]:
+    """The lines of each CPU build by its `name==version`, and the lines of all other pins."""
+    builds: dict[str, str] = {}
+    others = ""
+    for block in re.split(r"(?m)^(?=\S)", lock):  # a pin's further lines are indented
+        for name, version in read_pins(block).items():
+            if version.endswith("+cpu"):
+                builds[f"{name}=={version}"] = block
+            else:
+                others += block
+    return builds, others
 
 
 def masked(url: str) -> str:
     """A URL without user and password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _names(lock: str) -> list[str]:
-    return [
-        line.partition(" ")[0].rstrip("\\").strip() for line in lock.splitlines() if line and not line.startswith(" ")
-    ]

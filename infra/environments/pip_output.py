@@ -38,6 +38,11 @@ class PipOutput:
         self._fetched: set[str] = set()
         self._installing = False
 
+    def begin(self) -> None:
+        """Another call of pip begins: what the last one said is over, what it fetched still counts."""
+        self.lines.clear()
+        self._installing = False
+
     def note(self, message: str) -> None:
         """Something to say that pip does not."""
         self._on_event(Event(event="log", message=f"{self.name}: {message}"))

@@ -26,7 +26,7 @@ from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.process import run, start_time
 from infra.environments import environment, pip_indexes
 from infra.environments.environment import Environment, ensure, key, lock_of, prepare
-from infra.environments.pip_indexes import PipIndexes
+from infra.environments.pip_indexes import PipIndexes, split
 from infra.environments.pip_output import PipOutput, failure
 from tests.support.package_index import Index, pin, serving, wheel
 
@@ -274,6 +274,7 @@ def test_a_local_build_comes_from_pytorchs_index_and_nothing_else_does(
         f"paint: taking torch==2.0+cpu from {pytorch.url}"
     ]
     assert [event.done for event in desk.said if event.task == "fetch packages for paint"] == [1, 2]
+    assert split(lock) == ({"torch==2.0+cpu": lock[lock.index("torch") :]}, lock[: lock.index("torch")])
 
 
 @pytest.mark.parametrize("how", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "extra"])
@@ -289,6 +290,39 @@ def test_what_is_configured_wins_over_pytorchs_index(
             monkeypatch.setenv(how, str(own.folder) if how == "PIP_FIND_LINKS" else own.url)
         desk.make(indexes=PipIndexes(extra, SecretStr(pytorch.url)))
     assert pytorch.asked == []
+
+
+def test_each_package_is_asked_for_where_it_may_be(desk: Desk, general: Index, pytorch: Index) -> None:
+    """Another local label is no build of PyTorch's, and a CPU build that is configured is not asked for once more."""
+    here, there = wheel(general.folder, "vision", "1.0+cpu"), wheel(pytorch.folder, "torch", "2.0+cpu")
+    wheel(pytorch.folder, "vision", "1.0+cpu").write_bytes(b"not what was locked")
+    desk.lock.write_text(pin(here) + pin(there))
+    desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url)))
+    assert pytorch.projects == {"torch"}
+    desk.lock.write_text(pin(wheel(pytorch.folder, "own", "1.0+house")))
+    with pytest.raises(BadInput, match=r"no index offers own==1\.0\+house"):
+        desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url)))
+    assert pytorch.projects == {"torch"}
+
+
+def test_a_full_disk_is_not_blamed_on_pytorchs_index(
+    desk: Desk, general: Index, pytorch: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pip of this test fails as pip does; the first call finds nothing, the second has no room."""
+    pip = desk.folder / "modules" / "pip"
+    pip.mkdir(parents=True)
+    (pip / "__init__.py").touch()
+    (pip / "__main__.py").write_text(
+        "import pathlib, sys\n"
+        "first = '--index-url' not in pathlib.Path(sys.argv[-1]).read_text()\n"
+        f"sys.exit('ERROR: No matching distribution found for torch==2.0+cpu' if first else {FULL!r})\n"
+    )
+    lock = pin(wheel(pytorch.folder, "torch", "2.0+cpu"))
+    argv = [sys.executable, "-m", "pip"]
+    with pytest.raises(DiskFull, match="no space left"):
+        PipIndexes(pytorch=SecretStr(pytorch.url)).run(
+            argv, lock, {"PYTHONPATH": str(pip.parent)}, PipOutput("paint", lock, desk.said.append)
+        )
 
 
 def test_pytorchs_index_is_held_to_the_hash(desk: Desk, general: Index, pytorch: Index) -> None:
@@ -394,4 +428,23 @@ def test_progress_counts_packages() -> None:
         ("fetch packages for quantize", 2, 3),
         ("fetch packages for quantize", 3, 3),
         ("install packages for quantize", 2, 3),
+    ]
+
+
+def test_a_second_call_of_pip_fetches_before_it_installs() -> None:
+    """What the first call installed is not shown as progress while the second one fetches."""
+    said: list[Event] = []
+    output = PipOutput("quantize", "a==1+cpu \\\n    --hash=x\nb==2 \\\n", said.append)
+    for line in ("Collecting a==1+cpu", "Installing collected packages: a"):
+        output.line(line)
+    output.begin()
+    output.installed(1)
+    output.line("Collecting b==2")
+    output.line("Installing collected packages: b")
+    output.installed(2)
+    assert list(output.lines) == ["Collecting b==2", "Installing collected packages: b"]
+    assert [(event.task, event.done) for event in said] == [
+        ("fetch packages for quantize", 1),
+        ("fetch packages for quantize", 2),
+        ("install packages for quantize", 2),
     ]
