@@ -1,6 +1,6 @@
-"""The requests that the chain makes, one function per step; nothing in here knows Prefect.
+"""The requests that the chain makes, one method per step; nothing in here knows Prefect.
 
-The flow wraps them in tasks (`flows.steps`), the single commands of the command line send them as they are.
+The flow wraps them in tasks (`flows.steps`), the commands of the command line send them as they are (`flows.local.session`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from containers.contract import (
     ServeParameters,
     Step,
     StepRequest,
+    StoreLocation,
 )
 from containers.fingerprints import engine_version, fingerprint_inputs
-from flows.runtime import current
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
@@ -33,42 +33,6 @@ if TYPE_CHECKING:
 def fingerprint(request: StepRequest) -> str:
     """The name of the artifact that a pure step makes of this request."""
     return request.fingerprint(fingerprint_inputs(request.step, request.parameters.get("action")))
-
-
-def resolve(model: str, revision: str | None = None) -> StepRequest:
-    source = f"{model}@{revision}" if revision else model
-    return _request(Step.DOWNLOAD, DownloadParameters(action="resolve", source=source))
-
-
-def download(source: ResolvedSource, *, announce: bool = False) -> StepRequest:
-    options = DownloadOptions(revision=source.revision or "", announce=announce)
-    return _request(Step.DOWNLOAD, DownloadParameters(source=source.pinned), options=options)
-
-
-def quantize(checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
-    return _request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
-
-
-def quantize_arriving(source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
-    """What quantize can do while the download of that source goes on."""
-    return _request(Step.QUANTIZE, recipe, options=QuantizeOptions(arriving=fingerprint(download(source))))
-
-
-def plan(recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
-    """What quantize would do with the checkpoint in the folder that the options name."""
-    return _request(Step.QUANTIZE, recipe, options=options)
-
-
-def push(checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
-    return _request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
-
-
-def promote(
-    reference: str, verdict: ArtifactRef, card: ArtifactRef | None, tags: tuple[str, ...], options: PushOptions
-) -> StepRequest:
-    parameters = PushParameters(action="promote", reference=reference, tags=tags)
-    inputs = {"verdict": verdict, **({"card": card} if card is not None else {})}
-    return _request(Step.PUSH, parameters, inputs, options)
 
 
 @dataclass(frozen=True)
@@ -102,47 +66,6 @@ class Subject:
         return replace(self, parameters=self.parameters.model_copy(update={"max_model_len": length}))
 
 
-def serve(subject: Subject, *, port: int = 0) -> StepRequest:
-    timeout = current().settings.serve.ready_timeout
-    return _request(Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout))
-
-
-def measure(subject: Subject, suite: str, endpoint: Endpoint | None = None, engine: str = "") -> StepRequest:
-    """Without an endpoint the request can be looked up, and answered by a cache alone. `engine`: one that is not ours."""
-    files = suites.read(suite)
-    parameters = files.parameters(
-        action="measure",
-        subject=subject.digest,
-        engine=engine or serving_engine(current().settings),
-        tensor_parallel_size=subject.parameters.tensor_parallel_size,
-    )
-    where: dict[str, object] = {}
-    if endpoint is not None:
-        patience = current().settings.evaluate.model_dump(include={"concurrency", "request_timeout", "attempts"})
-        where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
-        if subject.tokenizer is not None:
-            where["tokenizer"] = subject.tokenizer
-        else:
-            where["tokenizer_reference"] = subject.parameters.reference
-    return _request(Step.EVALUATE, parameters, options=files.options(**where))
-
-
-def check(suite: str) -> StepRequest:
-    """Whether the suite can be measured by, asked before anything is made for it. Raises BadInput for a name of none."""
-    files = suites.read(suite)
-    return _request(Step.EVALUATE, files.parameters(action="check"), options=files.options())
-
-
-def judge(
-    candidate: ArtifactRef, baseline: ArtifactRef, subject: Subject, suite: str, sizes: tuple[int, int] = (0, 0)
-) -> StepRequest:
-    """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 where they are not known."""
-    files = suites.read(suite)
-    parameters = files.parameters(action="judge", subject=subject.digest, engine=serving_engine(current().settings))
-    parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
-    return _request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
-
-
 def serving_engine(settings: Settings) -> str:
     """Whose answers are measured: part of a measurement's name, so that no baseline of a CPU is compared with a GPU's answers."""
     if settings.serve.engine:
@@ -157,15 +80,106 @@ def serving_engine(settings: Settings) -> str:
     return f"vllm of {images.format(target='serve')}"
 
 
-def _request(
-    step: Step, parameters: Values, inputs: dict[str, ArtifactRef] | None = None, options: Values | None = None
-) -> StepRequest:
-    runtime = current()
-    return StepRequest(
-        step=step,
-        run=runtime.run,
-        inputs=inputs or {},
-        parameters=parameters.dump(),
-        options=options.dump() if options is not None else {},
-        store=runtime.location,
-    )
+@dataclass(frozen=True)
+class Requests:
+    """Makes the requests of one run: `run` identifies it, `store` is where its artifacts are."""
+
+    run: str
+    store: StoreLocation
+    settings: Settings
+
+    def resolve(self, model: str, revision: str | None = None) -> StepRequest:
+        source = f"{model}@{revision}" if revision else model
+        return self._request(Step.DOWNLOAD, DownloadParameters(action="resolve", source=source))
+
+    def download(self, source: ResolvedSource, *, announce: bool = False) -> StepRequest:
+        options = DownloadOptions(revision=source.revision or "", announce=announce)
+        return self._request(Step.DOWNLOAD, DownloadParameters(source=source.pinned), options=options)
+
+    def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
+        return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
+
+    def quantize_arriving(self, source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
+        """What quantize can do while the download of that source goes on."""
+        return self._request(
+            Step.QUANTIZE, recipe, options=QuantizeOptions(arriving=fingerprint(self.download(source)))
+        )
+
+    def plan(self, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
+        """What quantize would do with the checkpoint in the folder that the options name."""
+        return self._request(Step.QUANTIZE, recipe, options=options)
+
+    def push(self, checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
+        return self._request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
+
+    def promote(
+        self,
+        reference: str,
+        verdict: ArtifactRef,
+        card: ArtifactRef | None,
+        tags: tuple[str, ...],
+        options: PushOptions,
+    ) -> StepRequest:
+        parameters = PushParameters(action="promote", reference=reference, tags=tags)
+        inputs = {"verdict": verdict, **({"card": card} if card is not None else {})}
+        return self._request(Step.PUSH, parameters, inputs, options)
+
+    def serve(self, subject: Subject, *, port: int = 0) -> StepRequest:
+        timeout = self.settings.serve.ready_timeout
+        return self._request(
+            Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout)
+        )
+
+    def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, engine: str = "") -> StepRequest:
+        """Without an endpoint the request can be looked up, and answered by a cache alone. `engine`: one that is not ours."""
+        files = suites.read(suite)
+        parameters = files.parameters(
+            action="measure",
+            subject=subject.digest,
+            engine=engine or serving_engine(self.settings),
+            tensor_parallel_size=subject.parameters.tensor_parallel_size,
+        )
+        where: dict[str, object] = {}
+        if endpoint is not None:
+            patience = self.settings.evaluate.model_dump(include={"concurrency", "request_timeout", "attempts"})
+            where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
+            if subject.tokenizer is not None:
+                where["tokenizer"] = subject.tokenizer
+            else:
+                where["tokenizer_reference"] = subject.parameters.reference
+        return self._request(Step.EVALUATE, parameters, options=files.options(**where))
+
+    def check(self, suite: str) -> StepRequest:
+        """Whether the suite can be measured by, asked before anything is made for it. Raises BadInput for a name of none."""
+        files = suites.read(suite)
+        return self._request(Step.EVALUATE, files.parameters(action="check"), options=files.options())
+
+    def judge(
+        self,
+        candidate: ArtifactRef,
+        baseline: ArtifactRef,
+        subject: Subject,
+        suite: str,
+        sizes: tuple[int, int] = (0, 0),
+    ) -> StepRequest:
+        """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 where they are not known."""
+        files = suites.read(suite)
+        parameters = files.parameters(action="judge", subject=subject.digest, engine=serving_engine(self.settings))
+        parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
+        return self._request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
+
+    def _request(
+        self,
+        step: Step,
+        parameters: Values,
+        inputs: dict[str, ArtifactRef] | None = None,
+        options: Values | None = None,
+    ) -> StepRequest:
+        return StepRequest(
+            step=step,
+            run=self.run,
+            inputs=inputs or {},
+            parameters=parameters.dump(),
+            options=options.dump() if options is not None else {},
+            store=self.store,
+        )

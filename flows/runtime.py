@@ -1,6 +1,7 @@
-"""What a flow run works with: settings, store, launcher, services, and somebody who listens.
+"""What a flow run works with: settings, store, launcher, services, and a listener for events.
 
-One value per run, held in a context variable, so that tasks take what makes the output as parameters and nothing else.
+One value per run, held in a context variable, so that tasks take what makes the output as parameters and nothing else. Only
+flows, tasks and Prefect's hooks read it there (`current`); everything that they call is given it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from containers.contract import Step, StoreLocation
 from containers.errors import BadInput
 from containers.store import Store
+from flows.requests import Requests
 from flows.runners.process.launcher import ProcessLauncher
 from flows.runners.process.services import ProcessServices
 from infra.settings import Settings
@@ -57,6 +59,11 @@ class Runtime:
     @property
     def location(self) -> StoreLocation:
         return location(self.settings)
+
+    @property
+    def requests(self) -> Requests:
+        """Makes the requests of this run."""
+        return Requests(self.run, self.location, self.settings)
 
 
 def location(settings: Settings) -> StoreLocation:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State
 
+    from containers.store import Store
     from flows.watching.scan import ModelState
 
 DEPLOYMENT: Final = "watch-releases/hourly"
@@ -84,7 +85,7 @@ def watch_releases(models: str = "", force: tuple[str, ...] = ()) -> State[Any]:
         for text in filter(None, (decision.why, *one.notes)):
             log.info("%s: %s", one.line.name, text)
     create_table_artifact(key="watched", table=plan_rows(seen), description="What was looked at")
-    if unheard := announce_all(news):
+    if unheard := announce_all(news, now.store):
         log.warning(
             "%d announcements started no run: is the trigger deployed, and switched on? They are repeated in %g s at the "
             "earliest",
@@ -105,7 +106,7 @@ def reschedule(seconds: float) -> None:
         client.create_deployment_schedules(hourly.id, [DeploymentScheduleCreate(schedule=schedule, active=True)])
 
 
-def announce_all(news: Sequence[ModelState]) -> int:
+def announce_all(news: Sequence[ModelState], store: Store) -> int:
     """Announce a few at a time, the next when these have runs or the patience ends; returns how many have none then.
 
     Where none of the first few has one, nobody listens, and the rest is left for a later look.
@@ -114,15 +115,15 @@ def announce_all(news: Sequence[ModelState]) -> int:
     for start in range(0, len(news), _BATCH):
         batch = news[start : start + _BATCH]
         for one in batch:
-            announce(one)
-        left = len(_without_a_run(batch))
+            announce(one, store)
+        left = len(_without_a_run(batch, store))
         if start == 0 and left == len(batch):
             return len(news)
         unheard += left
     return unheard
 
 
-def announce(seen: ModelState) -> None:
+def announce(seen: ModelState, store: Store) -> None:
     """Write down that this change is announced, and emit its event; raises Temporary when no server takes it."""
     assert seen.wanted is not None
     if not should_emit_events():
@@ -130,7 +131,7 @@ def announce(seen: ModelState) -> None:
     change = seen.wanted.fingerprint
     times = seen.attempted.count + 1 if seen.attempted is not None and seen.tried else 1
     announced = Attempt(change=change, state="announced", at=datetime.now(UTC), count=times)
-    records.write_attempt(current().store, seen.product, announced)
+    records.write_attempt(store, seen.product, announced)
     emit_event(
         event=EVENT,
         id=uuid5(NAMESPACE_URL, f"carwright:{change}:{times}"),  # to be found again from the records
@@ -143,14 +144,13 @@ def announce(seen: ModelState) -> None:
             "reason": seen.reason,
             "changes": [change.model_dump(mode="json") for change in seen.changes],
             "reruns": list(seen.reruns),
-            "parameters": seen.wanted.parameters(seen.line, seen.reason),
+            "parameters": seen.wanted.request(seen.line, seen.reason).dump(),
         },
     )
 
 
-def _without_a_run(batch: Sequence[ModelState]) -> Sequence[ModelState]:
+def _without_a_run(batch: Sequence[ModelState], store: Store) -> Sequence[ModelState]:
     """Those whose announcement started no run, when the patience ends; a run that has ended by then counts too."""
-    store = current().store
     deadline = time.monotonic() + _PATIENCE
     while batch and time.monotonic() < deadline:
         time.sleep(0.3)

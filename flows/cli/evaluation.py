@@ -57,19 +57,19 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
 
     [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline http://127.0.0.1:8001/v1 --suite humaneval-greedy -o report.html
     """
-    from flows.local import single_step
+    from flows.cli.session import session as open_session
 
     _writable(output)
-    with single_step.session(candidate, verbose=verbose, source=False):
-        single_step.check(suite, candidate, *([baseline] if baseline else []))
+    with open_session(verbose=verbose) as session:
+        session.check(suite, candidate, *([baseline] if baseline else []))
         if not baseline:
-            measured = single_step.measurement(candidate, "candidate", suite, max_model_len)
+            measured = session.measure(candidate, "candidate", suite, max_model_len)
             if json_:
                 print(measured.ref.model_dump_json(indent=2))
             else:
                 terminal.out.print(f"measured {candidate} by {suite}: measurement:{measured.ref.fingerprint}")
             return
-        verdict = single_step.judged(candidate, baseline, suite, max_model_len, page=output)
+        verdict = session.judge(candidate, baseline, suite, max_model_len, page=output)
         _show(verdict, as_json=json_)
     if verdict.decision == "refuse":
         raise GateRefused(f"{candidate} was refused by {suite}")
@@ -95,12 +95,12 @@ def compare(  # noqa: PLR0917 - typer makes options of them
 
     [bold]carwright compare[/] hf://org/name registry.example.com/models/name:1.0
     """
-    from flows.local import single_step
+    from flows.cli.session import session as open_session
 
     _writable(output)
-    with single_step.session(a, verbose=verbose, source=False):
-        single_step.check(suite, a, b)
-        verdict = single_step.judged(b, a, suite, max_model_len, page=output)
+    with open_session(verbose=verbose) as session:
+        session.check(suite, a, b)
+        verdict = session.judge(b, a, suite, max_model_len, page=output)
         _show(verdict, as_json=json_, names=("A", "B"), said=f"The gate of {suite} would say {verdict.decision}:")
 
 

@@ -6,14 +6,14 @@ import json
 import shutil
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from containers.errors import Error, Interrupted
 from containers.setting_names import settings_of
-from flows.cli import deploy, evaluation, housekeeping, images, modelcars, server, steps, terminal, watch
+from flows.cli import deploy, evaluation, housekeeping, images, modelcars, server, ship, steps, terminal, watch
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+app.command()(ship.ship)
 app.add_typer(steps.app)
 app.add_typer(evaluation.app)
 app.add_typer(modelcars.app)
@@ -38,89 +39,7 @@ app.add_typer(deploy.app)
 app.add_typer(watch.app)
 app.add_typer(server.app)
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub; resolved to a commit first.")]
-Scheme = Annotated[str, typer.Option(help="How weights and activations are quantized.")]
-Profile = Annotated[
-    str,
-    typer.Option(
-        help="Where it runs. embedded: on this machine, with a store and a Prefect server of its own; docker: the same, "
-        "with each step in a container of its image, and --to a registry. Else the name of a deployment (local, gpu), on "
-        "the server of PREFECT_API_URL."
-    ),
-]
-
-
-@app.command()
-def ship(  # noqa: PLR0917 - typer makes options of them
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="hf://org/name, file:///dir or s3://bucket/prefix. Without it: the demo model.", show_default=False
-        ),
-    ] = None,
-    revision: Revision = None,
-    to: Annotated[
-        str, typer.Option(help="oci:DIR or registry/repository.", show_default="oci:.carwright/images/<model>-<scheme>")
-    ] = "",
-    scheme: Scheme = "FP8_DYNAMIC",
-    suite: Annotated[str, typer.Option(help="The suite that the gate judges by.")] = "smoke",
-    tag: Annotated[str, typer.Option(help="Tag of the promoted image.", show_default="the commit")] = "",
-    base: Annotated[str, typer.Option(help="Base layer: busybox, none, or an image reference.")] = "busybox",
-    max_model_len: Annotated[int, typer.Option(help="Tokens of context that the model is served with.")] = 2048,
-    profile: Profile = "embedded",
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the model serving; carwright clean stops it.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Do every step again, whatever the caches hold.")] = False,
-    override_gate: Annotated[
-        str,
-        typer.Option("--override-gate", metavar="REASON", help="Promote in spite of the gate; the reason is recorded."),
-    ] = "",
-    gate_profile: Annotated[
-        Literal["smoke", "release"],
-        typer.Option(help="What an undecided gate does. release: stop, exit code 4. smoke: warn and promote."),
-    ] = "release",
-    json_: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run the whole chain: download, quantize, push, deploy, evaluate, promote.
-
-    Nothing is done twice: an unchanged input costs nothing, and a run that was killed goes on where it stopped.
-    """
-    from flows.local.ship import ShipRequest, ship
-    from flows.release.summary import NotPromoted
-
-    wish = ShipRequest(
-        model,
-        revision,
-        to,
-        scheme,
-        suite,
-        base,
-        tag,
-        max_model_len,
-        override_gate,
-        gate_profile,
-        keep=keep,
-        force=force,
-    )
-    settings = Settings()
-    if profile not in {"embedded", "docker"}:
-        server.start(f"quantize-and-ship/{profile}", wish.asked(), as_json=json_, verbose=verbose)
-        return
-    if profile == "docker":
-        settings = settings.model_copy(update={"launcher": "docker"})
-    with terminal.display(verbose=verbose) as show:
-        try:
-            shipped, stopped = ship(wish, settings, show), None
-        except NotPromoted as error:
-            shipped, stopped = error.shipped, error
-    if json_:
-        print(shipped.model_dump_json(indent=2))
-    else:
-        terminal.show_shipped(shipped)
-    if stopped is not None:
-        raise stopped
 
 
 @app.command()

@@ -32,11 +32,11 @@ def download(
     model: Model = None, revision: Revision = None, output: Output = None, json_: Json = False, verbose: Verbose = False
 ) -> None:
     """Bring a checkpoint into the store: safetensors only, every file verified, a broken transfer resumed."""
-    from flows.local import single_step
+    from flows.cli.session import session_with_model, show_artifact
 
-    with single_step.session(model, verbose=verbose) as (name, _):
-        _, ref = single_step.checkpoint(name, revision)
-        single_step.show_artifact(ref, output, as_json=json_)
+    with session_with_model(model, verbose=verbose) as (session, name):
+        _, ref = session.download(name, revision)
+        show_artifact(session.store, ref, output, as_json=json_)
 
 
 @app.command()
@@ -59,24 +59,22 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
 
     With --plan a folder (file:///dir) is looked at where it is; a checkpoint from elsewhere is downloaded first.
     """
-    from flows import requests
-    from flows.local import single_step
+    from flows.cli.session import session_with_model, show_artifact, show_plan
 
     recipe = QuantizeParameters(
         action="plan" if plan else "quantize", scheme=scheme, **({"ignore": tuple(ignore)} if ignore else {})
     )
-    with single_step.session(model, verbose=verbose) as (name, _):
+    with session_with_model(model, verbose=verbose) as (session, name):
         folder = name.removeprefix("file://")
         if plan and folder != name:
-            single_step.show_plan(single_step.run(requests.plan(recipe, QuantizeOptions(folder=folder))), as_json=json_)
+            show_plan(session.run(session.requests.plan(recipe, QuantizeOptions(folder=folder))), as_json=json_)
             return
-        _, checkpoint = single_step.checkpoint(name, revision)
+        _, checkpoint = session.download(name, revision)
         if plan:
-            result = single_step.run(requests.quantize(checkpoint, recipe, QuantizeOptions()))
-            single_step.show_plan(result, as_json=json_)
+            show_plan(session.quantize(checkpoint, recipe), as_json=json_)
             return
-        result = single_step.run(requests.quantize(checkpoint, recipe, QuantizeOptions(device=device)))
-        single_step.show_artifact(result.outputs["checkpoint"], output, as_json=json_)
+        result = session.quantize(checkpoint, recipe, device)
+        show_artifact(session.store, result.outputs["checkpoint"], output, as_json=json_)
 
 
 @app.command()
@@ -91,21 +89,18 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C."""
-    from flows import requests
-    from flows.local import single_step
+    from flows.cli.session import session as open_session
 
-    with single_step.session(what, verbose=verbose, source=False) as (_, now):
-        subject = single_step.subject(what, name, max_model_len)
-        lease = now.services.start(requests.serve(subject, port=port), lambda event: now.listener("serve", event))
-        try:
-            url = lease.endpoint.published or lease.endpoint.url
-            terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
-            terminal.out.print(
-                f"  curl {url}/chat/completions -H 'Content-Type: application/json' -d "
-                f"""'{{"model": "{lease.endpoint.served_model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
-            )
-            while lease.serves:
-                time.sleep(1)
-            raise Temporary("vLLM ended", remedy="its log is the newest engine.log under .carwright/runs")
-        finally:
-            lease.end()
+    with (
+        open_session(verbose=verbose) as session,
+        session.serve(session.subject(what, name, max_model_len), port=port) as lease,
+    ):
+        url = lease.endpoint.published or lease.endpoint.url
+        terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
+        terminal.out.print(
+            f"  curl {url}/chat/completions -H 'Content-Type: application/json' -d "
+            f"""'{{"model": "{lease.endpoint.served_model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+        )
+        while lease.serves:
+            time.sleep(1)
+        raise Temporary("vLLM ended", remedy="its log is the newest engine.log under .carwright/runs")

@@ -1,4 +1,4 @@
-"""What a run shows in the Prefect UI: log lines, progress, the outcome; and the word that goes out when it fails."""
+"""What a run shows in the Prefect UI: log lines, progress, the outcome; and the message that is sent when it fails."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from containers.events import amount
+from flows.orchestrator.run_artifacts import write_outcome
 from flows.release.summary import promoted_in_spite
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
-    from containers.contract import GateProfile
     from containers.events import Event
     from containers.verdict import Score, Verdict
-    from flows.release.report import Place
+    from flows.release.report import ReportLocation
     from flows.release.summary import Shipped
     from flows.runtime import Runtime
+    from flows.ship_request import ShipRequest
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact: each is a request to the server
@@ -102,16 +103,16 @@ def publish_reason(reason: str) -> None:
         create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
 
 
-def publish_gate(verdict: Verdict, page: Place | None, *, override: str, profile: GateProfile) -> None:
+def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipRequest) -> None:
     """The decision with its reasons, the scores as a table, and where the report is; before anything is promoted."""
     lines = [f"# {verdict.decision.upper()} by {verdict.suite}", ""]
     lines += [f"- {reason}" for reason in verdict.reasons]
-    decided = promoted_in_spite(verdict, override, profile)
+    decided = promoted_in_spite(verdict, request.override_gate, request.gate_profile)
     if decided:
         lines += ["", f"**Promoted {decided}**"]
     elif verdict.decision != "pass":
         lines += ["", f"Not promoted. The candidate stays by its digest: `{verdict.subject}`"]
-    lines += ["", f"Profile of the gate: `{profile}`"]
+    lines += ["", f"Profile of the gate: `{request.gate_profile}`"]
     if page is not None:
         lines += ["", f"Report: [open it]({page.link})" if page.link else f"Report: `{page.path}` or `{page.command}`"]
     create_markdown_artifact(key="gate", markdown="\n".join(lines) + "\n", description=verdict.decision.upper())
@@ -141,13 +142,14 @@ def _row(score: Score) -> dict[str, Any]:
 
 
 def publish_outcome(shipped: Shipped) -> None:
-    """The outcome of a run as a markdown page and a table of the steps."""
+    """The outcome of a run as a markdown page, a table of the steps, and JSON for whoever follows the run."""
     create_markdown_artifact(key="outcome", markdown=shipped.markdown(), description=shipped.headline())
     rows: list[dict[str, Any]] = [
         {"step": step.name, "state": step.state, "seconds": f"{step.seconds:.1f}", "what": step.what}
         for step in shipped.steps
     ]
     create_table_artifact(key="steps", table=rows, description="Where the time went")
+    write_outcome(shipped)
 
 
 def notify_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

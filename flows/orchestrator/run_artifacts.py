@@ -25,15 +25,15 @@ OUTCOME: Final = "carwright-outcome"  # types of artifacts
 FAILURE: Final = "carwright-failure"
 
 
-def tell_outcome(shipped: Shipped) -> None:
-    """Leave the whole outcome with the run; called inside it."""
+def write_outcome(shipped: Shipped) -> None:
+    """Attach the whole outcome to the run; called inside it."""
     Artifact(
         type=OUTCOME, key="shipped", data=shipped.model_dump_json(), description="The outcome, as JSON for programs"
     ).create()
 
 
-def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook: leave with a failed run what its error said and its exit code; a bug's error has neither and is left out."""
+def write_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook: attach to a failed run its error's message and exit code; a bug's error has neither and is left out."""
     error = state.result(raise_on_failure=False)
     if not isinstance(error, Error):
         return

@@ -16,11 +16,16 @@ from containers.contract import Kind
 from containers.digest import Digest, canonical_json
 from containers.store import FileEntry, Manifest
 from flows.release import card, provenance
-from flows.runtime import current
+from flows.release.summary import Shipped, promoted_by
 
 if TYPE_CHECKING:
-    from containers.contract import ArtifactRef, GateProfile, PushedImage, QuantizeParameters, ResolvedSource
+    from containers.contract import ArtifactRef, PushedImage, QuantizeParameters, ResolvedSource
+    from containers.store import Store
     from containers.verdict import Verdict
+    from flows.release.report import ReportLocation
+    from flows.release.summary import Timeline
+    from flows.runners.service import Lease
+    from flows.ship_request import ShipRequest
 
 CARD_FILE: Final = "README.md"
 PROVENANCE_FILE: Final = "provenance.json"
@@ -29,25 +34,54 @@ _HUB: Final = "hf://"
 
 @dataclass(frozen=True)
 class Release:
-    """A run up to its verdict; `before` and `after` are the checkpoints, `override` and `gate_profile` as they were given."""
+    """A run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes."""
 
+    request: ShipRequest
     source: ResolvedSource
     recipe: QuantizeParameters
     image: PushedImage
     before: ArtifactRef
     after: ArtifactRef
+    sizes: tuple[int, int]
     verdict: Verdict
-    tag: str
-    base: str
-    max_model_len: int
-    override: str = ""
-    gate_profile: GateProfile = "release"
 
-    def keep(self) -> ArtifactRef:
-        """Write card and provenance, and keep them in the store."""
-        store = current().store
+    @property
+    def promotable(self) -> bool:
+        """Whether the verdict, or what the request says beside it, promotes the candidate."""
+        return promoted_by(self.verdict, self.request.override_gate, self.request.gate_profile)
+
+    @property
+    def tag(self) -> str:
+        """The request's; else the first digits of the commit, or of the checkpoint's digest where there is no commit."""
+        return self.request.tag or (self.source.commit or self.before.digest.hex)[:12]
+
+    def outcome(self, timeline: Timeline, *, worked: float, page: ReportLocation | None, kept: Lease | None) -> Shipped:
+        """The run's outcome; `worked` are the seconds in which a step worked, `kept` is what is left serving."""
+        return Shipped(
+            model=self.source.source,
+            commit=self.source.commit,
+            scheme=self.recipe.scheme,
+            size_before=self.sizes[0],
+            size_after=self.sizes[1],
+            reference=self.image.reference,
+            digest=self.image.digest,
+            tags=(self.tag,) if self.promotable else (),
+            verdict=self.verdict,
+            gate_profile=self.request.gate_profile,
+            override=self.request.override_gate,
+            report=(page.path or page.command) if page is not None else "",
+            steps=tuple(timeline.steps),
+            endpoint=(kept.endpoint.published or kept.endpoint.url) if kept is not None else None,
+            served_model_name=self.request.name,
+            seconds=timeline.seconds,
+            work_seconds=round(worked, 3),
+            reason=self.request.reason,
+        )
+
+    def write_documents(self, store: Store) -> ArtifactRef:
+        """Write card and provenance into the store."""
         before, after = store.load(self.before), store.load(self.after)
-        facts = self._facts(before, after)
+        facts = self._facts(store, before, after)
         statement = provenance.statement(
             source=self.source,
             recipe=self.recipe,
@@ -55,7 +89,7 @@ class Release:
             checkpoints={"base": self.before, "quantized": self.after},
             versions=facts.versions,
             verdict=self.verdict,
-            base=self.base,
+            base=self.request.base,
             promotion=self._promotion(),
         )
         contents = {CARD_FILE: card.render(facts).encode(), PROVENANCE_FILE: statement}
@@ -73,11 +107,11 @@ class Release:
 
     def _promotion(self) -> dict[str, str]:
         """What beside the verdict decided; nothing for a plain pass."""
-        said = {"override": self.override} if self.override else {}
-        return said | ({"gate_profile": self.gate_profile} if self.verdict.decision == "inconclusive" else {})
+        said = {"override": self.request.override_gate} if self.request.override_gate else {}
+        return said | ({"gate_profile": self.request.gate_profile} if self.verdict.decision == "inconclusive" else {})
 
-    def _facts(self, before: Manifest, after: Manifest) -> card.CardFacts:
-        config = _config(before)
+    def _facts(self, store: Store, before: Manifest, after: Manifest) -> card.CardFacts:
+        config = _config(store, before)
         base, revision = self._base()
         quantization: Any = after.metadata.get("quantization") or {}
         link = _licence_link(before, base, revision) if self.source.source.startswith(_HUB) else ""
@@ -97,14 +131,14 @@ class Release:
             size_before=before.size,
             size_after=after.size,
             versions=quantization.get("versions") or {},
-            max_model_len=self.max_model_len,
+            max_model_len=self.request.max_model_len,
             engine=self.verdict.engine or "vLLM",
             baseline_engine=self.verdict.baseline_engine,
             suite=self.verdict.suite,
             decision=self.verdict.decision,
             reasons=self.verdict.reasons,
-            override=self.override,
-            gate_profile=self.gate_profile,
+            override=self.request.override_gate,
+            gate_profile=self.request.gate_profile,
             scores=self.verdict.scores,
             commands=(self._command(), *self.verdict.commands),
         )
@@ -120,14 +154,14 @@ class Release:
         """The evaluation as one command: the same digest, the same baseline, the same suite."""
         argv = ["carwright", "eval", self.image.reference, "--baseline", self.source.pinned.partition("#")[0]]
         argv += ["--suite", self.verdict.suite]
-        if self.max_model_len != 2048:
-            argv += ["--max-model-len", str(self.max_model_len)]
+        if self.request.max_model_len != 2048:
+            argv += ["--max-model-len", str(self.request.max_model_len)]
         return shlex.join(argv)
 
 
-def _config(checkpoint: Manifest) -> dict[str, Any]:
+def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
     entry = next((one for one in checkpoint.files if one.path == "config.json"), None)
-    read = json.loads(current().store.read_bytes(entry.sha256)) if entry is not None else {}
+    read = json.loads(store.read_bytes(entry.sha256)) if entry is not None else {}
     return read if isinstance(read, dict) else {}
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.oci import referrers
 from containers.oci.access import open_repository, read_manifest
-from flows.runtime import current
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.contract import ArtifactRef
     from containers.oci.referrers import Attachment
+    from flows.runtime import Runtime
     from infra.settings import Settings
 
 PAGE: Final = "report.html"
@@ -27,7 +27,7 @@ _DAYS: Final = 7  # the longest that S3 signs a link for
 
 
 @dataclass(frozen=True)
-class Place:
+class ReportLocation:
     """Where the page is: `path` of a file on this machine, or `link` for a browser; and the command that gives it."""
 
     command: str
@@ -39,18 +39,17 @@ class Place:
         return f"# Report\n\n{where}\n\nOn a command line: `{self.command}`\n"
 
 
-def place(verdict: ArtifactRef, reference: str) -> Place | None:
+def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> ReportLocation | None:
     """Make the page of a verdict readable; None for a verdict without one. `reference` is what was judged."""
-    now = current()
-    entry = next((one for one in now.store.load(verdict).files if one.path == PAGE), None)
+    entry = next((one for one in runtime.store.load(verdict).files if one.path == PAGE), None)
     if entry is None:
         return None
-    if now.settings.store.folder is None:
-        return Place(command=f"carwright report {reference}", link=now.store.link(entry, days=_DAYS))
-    path = now.settings.home.resolve() / "runs" / now.run / PAGE
+    if runtime.settings.store.folder is None:
+        return ReportLocation(command=f"carwright report {reference}", link=runtime.store.link(entry, days=_DAYS))
+    path = runtime.settings.home.resolve() / "runs" / runtime.run / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(now.store.read_bytes(entry.sha256))
-    return Place(command=f"carwright report {now.run}", path=str(path))
+    path.write_bytes(runtime.store.read_bytes(entry.sha256))
+    return ReportLocation(command=f"carwright report {runtime.run}", path=str(path))
 
 
 def of_run(home: Path, run: str) -> Path:

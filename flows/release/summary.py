@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
@@ -16,6 +18,23 @@ class StepSummary(Frozen):
     state: str
     seconds: float
     what: str
+
+
+class Timeline:
+    """What the steps of a run came to, in order; each took the time since the one before, or since this was made."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepSummary] = []
+        self._last = time.monotonic()
+
+    def add(self, name: str, state: str, what: str) -> None:
+        now = time.monotonic()
+        self.steps.append(StepSummary(name=name, state=state, seconds=round(now - self._last, 3), what=what))
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        return sum(step.seconds for step in self.steps)
 
 
 class Shipped(Frozen):

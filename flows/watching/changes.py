@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from containers import suites
 from containers.contract import Frozen, Step
 from containers.digest import canonical_json
 from containers.fingerprints import engine_version, fingerprint_inputs
 from containers.oci.busybox import VERSION as BUSYBOX
+from flows.ship_request import ShipOptions, ShipRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,22 +78,21 @@ class BuildInputs(Frozen):
     def fingerprint(self) -> str:
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
-    def parameters(self, line: WatchedModel, reason: str) -> dict[str, Any]:
-        """Parameters of quantize-and-ship: pinned, so that the run does what was looked at and nothing newer."""
-        return {
+    def request(self, line: WatchedModel, reason: str) -> ShipRequest:
+        """The shipment that makes it: pinned, so that the run ships what was found here and nothing newer."""
+        pinned = {
             "model": self.model,
             "revision": self.commit,
             "to": self.to,
             "scheme": self.scheme,
             "suite": self.suite,
             "base": self.base,
-            "tag": line.tag,
-            "max_model_len": line.max_model_len,
             "gate_profile": self.gate,
             "override_gate": self.override,
             "reason": reason,
             "change": self.fingerprint,
         }
+        return ShipRequest.read({name: getattr(line, name) for name in ShipOptions.model_fields} | pinned)
 
 
 def tools_now(suite: str) -> dict[str, dict[str, str]]:

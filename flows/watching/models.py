@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from containers.contract import Frozen
+from containers.contract import Frozen, GateProfile
 from containers.errors import BadInput, Error
 from containers.oci.reference import Reference
+from flows.ship_request import ShipOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,15 +29,6 @@ def _target(text: str) -> str:
         raise ValueError(str(error)) from error
     if parsed.tag or parsed.digest:
         raise ValueError("a target has no tag and no digest: the tag is the commit's, or `tag`")
-    return text
-
-
-def _base(text: str) -> str:
-    if text not in {"busybox", "none"}:
-        try:
-            Reference.parse(text)
-        except Error as error:
-            raise ValueError(str(error)) from error
     return text
 
 
@@ -68,11 +60,10 @@ class WatchedRecipe(Frozen):
     scheme: str = "FP8_DYNAMIC"
 
 
-class WatchedModel(Frozen):
-    """One watched model. `deployment` is the one whose trigger starts the rebuild; `max_model_len` is in tokens.
+class WatchedModel(ShipOptions):
+    """One watched model. `deployment` is the one whose trigger starts the rebuild.
 
-    `suite` is what is measured and `gate` the profile that judges by it; `override_gate` promotes in spite of it and is
-    recorded as the reason.
+    `gate` is what a run is given as `gate_profile`; the options of every shipment may be set, too.
     """
 
     name: str = Field(pattern="^[a-z0-9]+([._-][a-z0-9]+)*$")
@@ -80,12 +71,7 @@ class WatchedModel(Frozen):
     revision: Revision = Revision(branch="main")
     recipe: WatchedRecipe = WatchedRecipe()
     targets: tuple[Annotated[str, AfterValidator(_target)], ...] = Field(min_length=1)
-    suite: str = "smoke"
-    base: Annotated[str, AfterValidator(_base)] = "busybox"
-    tag: str = ""
-    max_model_len: int = Field(default=2048, ge=1)
-    gate: Literal["smoke", "release"] = "release"
-    override_gate: str = ""
+    gate: GateProfile = "release"
     deployment: Literal["quantize-and-ship/local", "quantize-and-ship/gpu"] = "quantize-and-ship/local"
 
     @property

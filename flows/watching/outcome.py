@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from containers.errors import Error
 from flows.runtime import current
+from flows.ship_request import ShipRequest
 from flows.watching import changes, records
 from flows.watching.records import Attempt, ShipRecord
 from flows.watching.scan import base_digest
@@ -20,24 +21,26 @@ if TYPE_CHECKING:
     from prefect.flows import Flow
 
     from flows.release.summary import Shipped
+    from flows.runtime import Runtime
 
 _MESSAGE = 500  # characters of an error that are kept
 _TWICE = timedelta(minutes=10)  # two answers to one event lie no further apart
 
 
-def began(model: str, scheme: str, to: str, change: str) -> str:
-    """The announced change has a run now. Returns what is to be said when another run has it already, else "".
+def claim(runtime: Runtime, request: ShipRequest) -> str:
+    """Record that the announced change has a run now. Returns why this run has nothing to do when another has it, else "".
 
     Prefect may answer one event twice (its SQLite was locked, and the action is repeated a minute later).
     """
-    if not change:
+    if not request.change:
         return ""
     with _never_failing():
-        now = current()
-        known = records.attempt(now.store, _product(model, scheme, to))
-        if known is not None and known.change == change and known.run not in {"", now.run} and _owned(known):
+        store, run = runtime.store, runtime.run
+        known = records.attempt(store, _product(request))
+        if known is not None and known.change == request.change and known.run not in {"", run} and _owned(known):
             return f"run {known.run} has {known.state} this very change"
-        _note(model, scheme, to, Attempt(change=change, state="started", at=datetime.now(UTC), run=now.run))
+        started = Attempt(change=request.change, state="started", at=datetime.now(UTC), run=run)
+        records.note(store, _product(request), started)
     return ""
 
 
@@ -46,68 +49,62 @@ def _owned(known: Attempt) -> bool:
     return known.state == "shipped" or (known.state == "started" and datetime.now(UTC) - known.at < _TWICE)
 
 
-def remember(
-    shipped: Shipped, *, model: str, revision: str | None, to: str, base: str, suite: str, change: str
-) -> None:
-    """What was promoted is what the next look compares with, whoever started the run."""
-    now = current()
+def record_shipment(runtime: Runtime, request: ShipRequest, shipped: Shipped) -> None:
+    """What was promoted is what the next scan compares with, whoever started the run."""
     with _never_failing():
-        on_image = base not in {"busybox", "none"}
+        on_image = request.base not in {"busybox", "none"}
         record = ShipRecord(
-            model=model.partition("@")[0],
-            scheme=shipped.scheme,
-            to=to,
-            suite=suite,
+            **request.model_dump() | {"model": _repository(request)},
             commit=shipped.commit,
-            revision=revision,
             reference=shipped.reference,
             digest=shipped.digest,
             tags=shipped.tags,
             decision=shipped.verdict.decision,
             measures=shipped.verdict.measures,
-            base=base,
-            base_digest=base_digest(shipped.reference, now.settings) if on_image else changes.made_here(base),
-            tools=changes.tools_now(suite),
+            base_digest=base_digest(shipped.reference, runtime.settings)
+            if on_image
+            else changes.made_here(request.base),
+            tools=changes.tools_now(request.suite),
             shipped=datetime.now(UTC),
-            run=now.run,
-            reason=shipped.reason,
+            run=runtime.run,
         )
-        records.write_shipped(now.store, record)
-        if change:
-            done = Attempt(change=change, state="shipped", at=record.shipped, run=now.run)
-            _note(model, shipped.scheme, to, done)
+        records.write_shipped(runtime.store, record)
+        if request.change:
+            done = Attempt(change=request.change, state="shipped", at=record.shipped, run=runtime.run)
+            records.note(runtime.store, _product(request), done)
 
 
 def note_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """A hook of the flow: an announced change that failed is known as that, and is not announced again."""
-    given = {"scheme": "FP8_DYNAMIC", "to": "", "change": ""} | flow_run.parameters
-    if not given["change"]:
+    if not flow_run.parameters.get("change"):
         return
     with _never_failing():
+        request = ShipRequest.model_construct(**flow_run.parameters)  # parameters that do not fit fail a run, too
         error = state.result(raise_on_failure=False)
         failed = Attempt(
-            change=given["change"],
+            change=request.change,
             state="failed",
             at=datetime.now(UTC),
             run=str(flow_run.id),
             message=(error.message if isinstance(error, Error) else state.message or "")[:_MESSAGE],
             temporary=state.is_crashed() or bool(getattr(error, "temporary", False)),
         )
-        _note(given["model"], given["scheme"], given["to"], failed)
+        records.note(current().store, _product(request), failed)
 
 
-def _note(model: str, scheme: str, to: str, attempted: Attempt) -> None:
-    records.note(current().store, _product(model, scheme, to), attempted)
+def _product(request: ShipRequest) -> str:
+    return records.product(_repository(request), request.scheme, request.to)
 
 
-def _product(model: str, scheme: str, to: str) -> str:
-    return records.product(model.partition("@")[0], scheme, to)
+def _repository(request: ShipRequest) -> str:
+    """The model without the revision that may be part of it."""
+    return request.model.partition("@")[0]
 
 
 @contextmanager
 def _never_failing() -> Iterator[None]:
-    """A word for the watcher that cannot be written costs a look that sees too little, never a run."""
+    """A record that cannot be written costs a scan that sees too little, never a run."""
     try:
         yield
     except Error as error:
-        logging.getLogger(__name__).warning("the watcher was not told of this run: %s", error.message)
+        logging.getLogger(__name__).warning("this run could not be recorded for the watcher: %s", error.message)

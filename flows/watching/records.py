@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
+from flows.ship_request import ShipRequest
 from flows.watching.hub import CachedAnswer
 
 if TYPE_CHECKING:
@@ -29,29 +30,23 @@ _HUB: Final = "watch/hub.json"
 _KEPT: Final = TypeAdapter(dict[str, CachedAnswer])
 
 
-class ShipRecord(Frozen):
-    """The last digest that was promoted. `base_digest` is "" where it is not known; `tools` is `tools_now` of that time.
+class ShipRecord(ShipRequest):
+    """The last promoted digest: the request, and what came of it. `tools` is `tools_now` of that time.
 
-    `revision` is what was asked for, `commit` what it was; `run` identifies the flow run, `reason` says why it was.
+    `revision` is what was requested, `commit` what it was; `base_digest` is "" where it is not known; `run` identifies
+    the flow run. A record of an earlier version lacks parameters that came later, and has their defaults.
     """
 
-    model: str
-    scheme: str
-    to: str
-    suite: str
     commit: str | None
-    revision: str | None
     reference: str
     digest: Digest
     tags: tuple[str, ...]
     decision: str
     measures: dict[str, float]
-    base: str
     base_digest: str
     tools: dict[str, dict[str, str]]
     shipped: datetime
     run: str
-    reason: str = ""
 
 
 class Attempt(Frozen):

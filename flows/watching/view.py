@@ -70,7 +70,7 @@ def as_json(seen: ModelState) -> dict[str, Any]:
         "notes": list(seen.notes),
         "problem": seen.problem or None,
         "attempt": seen.attempted.model_dump(mode="json") if seen.attempted is not None else None,
-        "parameters": seen.wanted.parameters(seen.line, seen.reason)
+        "parameters": seen.wanted.request(seen.line, seen.reason).dump()
         if seen.wanted is not None and seen.changes
         else None,
     }

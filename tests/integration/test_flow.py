@@ -30,9 +30,9 @@ from containers.errors import StepFailed
 from containers.fingerprints import fingerprint_inputs
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Score, Verdict
-from flows import requests
 from flows.local import embedded
 from flows.release.summary import NotPromoted
+from flows.requests import fingerprint
 from flows.runners.docker.sweeper import flow_run_goes_on
 from flows.runtime import Runtime, location, use
 from infra.settings import Settings
@@ -206,9 +206,10 @@ def test_the_store_is_the_truth_when_the_cache_remembers_other_contents(chain: C
 def _fingerprint_of_quantized(chain: Chain) -> str:
     with use(chain.runtime):
         source = ResolvedSource(source="hf://a/b", pinned="hf://a/b@" + "0" * 40, commit="0" * 40, files=1, size=1)
-        downloaded = chain.runtime.store.find(Kind.CHECKPOINT, requests.fingerprint(requests.download(source)))
+        requests = chain.runtime.requests
+        downloaded = chain.runtime.store.find(Kind.CHECKPOINT, fingerprint(requests.download(source)))
         assert downloaded is not None
-        return requests.fingerprint(requests.quantize(downloaded.ref, QuantizeParameters(), QuantizeOptions()))
+        return fingerprint(requests.quantize(downloaded.ref, QuantizeParameters(), QuantizeOptions()))
 
 
 def test_force_does_every_step_again(chain: Chain) -> None:

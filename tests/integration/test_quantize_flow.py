@@ -26,7 +26,7 @@ def test_a_flow_run_survives_the_death_of_a_worker(world):
     """Groups are spread over both, what the dead one left is dealt out again, and the digest is that of one process."""
     from prefect import flow
 
-    from flows import requests, steps
+    from flows import steps
     from flows.orchestrator.results import result_storage
     from flows.runtime import open_runtime, use
 
@@ -48,7 +48,7 @@ def test_a_flow_run_survives_the_death_of_a_worker(world):
         @flow(result_storage=result_storage())
         def quantize() -> dict[str, object]:
             options = QuantizeOptions(device="cpu", workers=2, lanes=1)
-            request = requests.quantize(world.checkpoint, QuantizeParameters(), options)
+            request = runtime.requests.quantize(world.checkpoint, QuantizeParameters(), options)
             return steps.pure_step(request).outputs
 
         killer = threading.Thread(target=kill_one)
@@ -69,20 +69,21 @@ def test_a_large_checkpoint_is_quantized_while_it_comes(world):
     """The flow does both at once; the quantization that follows the download finds every group and assembles."""
     from prefect import flow
 
-    from flows import steps
     from flows.orchestrator.results import result_storage
     from flows.runtime import open_runtime, use
+    from flows.steps import Steps
 
     said: list[str] = []
     settings = world.settings.model_copy(update={"overlap_gb": 0.0})
-    with use(open_runtime(settings, lambda task, event: said.append(event.text()), "arriving")):
+    with use(open_runtime(settings, lambda task, event: said.append(event.text()), "arriving")) as runtime:
 
         @flow(result_storage=result_storage())
         def bring() -> dict[str, object]:
+            steps = Steps(runtime)
             source, resolved = steps.resolve(f"file://{world.folder / 'source'}", None)
             recipe = QuantizeParameters(scheme="W8A8")
-            checkpoint = steps.download(source, recipe, after=[resolved], force=False)
-            quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint], force=False)
+            checkpoint = steps.download(source, recipe, after=[resolved])
+            quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint])
             return quantized.result.values
 
         values = bring()

@@ -13,7 +13,7 @@ import pytest
 from containers.contract import QuantizeOptions, QuantizeParameters, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, NotReady, StepFailed
 from containers.events import Event
-from flows import requests
+from flows.requests import fingerprint
 from flows.runtime import Runtime, open_runtime, use
 from infra.settings import PlacementSettings
 from tests.support.prefect_api import prefect_api
@@ -45,7 +45,7 @@ class Place:
 
     def request(self, **parameters: Any) -> StepRequest:
         options = QuantizeOptions(device="cpu", lanes=1)
-        return requests.quantize(self.world.checkpoint, QuantizeParameters(**parameters), options)
+        return self.runtime().requests.quantize(self.world.checkpoint, QuantizeParameters(**parameters), options)
 
     def workers(self, *names: str) -> list[Worker]:
         return [Worker(POOL, name, self.world.settings, self.api) for name in names]
@@ -56,7 +56,7 @@ def _hold_and_crash(request: StepRequest) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
-    name = f"carwright-{requests.fingerprint(request)}"
+    name = f"carwright-{fingerprint(request)}"
     with get_client(sync_client=True) as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         client.increment_concurrency_slots_with_lease([name], 1, "concurrency", 60)
@@ -257,7 +257,7 @@ def test_two_runs_at_once_do_the_work_once(place: Place) -> None:
     with get_client(sync_client=True) as client:
         left = [limit.name for limit in client.read_global_concurrency_limits()]
     with use(place.runtime()):
-        wanted = requests.fingerprint(place.request(ignore=IGNORE))
+        wanted = fingerprint(place.request(ignore=IGNORE))
     assert not any(wanted in name for name in left)
 
 

@@ -226,14 +226,14 @@ def test_a_new_engine_serves_and_measures_again_and_quantizes_nothing(
         first.product,
         Attempt(change=first.wanted.fingerprint, state="announced", at=datetime.now(UTC)),
     )
-    _, state = ship(world, **first.wanted.parameters(first.line, first.reason))
+    _, state = ship(world, **first.wanted.request(first.line, first.reason).dump())
     assert state.is_completed()
     attempted = records.attempt(world.runtime.store, first.product)
     assert attempted is not None
     assert attempted.state == "shipped"
     assert looked().record is not None
 
-    asked, state = ship(world, "another", **first.wanted.parameters(first.line, first.reason))
+    asked, state = ship(world, "another", **first.wanted.request(first.line, first.reason).dump())
     assert (asked, state.type.value, state.message) == ([], "CANCELLED", "run run has shipped this very change")
 
     # What the played steps say of commit and image is theirs; the tools are what this is about.
@@ -243,7 +243,7 @@ def test_a_new_engine_serves_and_measures_again_and_quantizes_nothing(
     engine = [change for change in second.changes if change.kind == "evaluate"]
     assert [change.reruns for change in engine] == [("deploy", "evaluate")]
     assert second.wanted is not None
-    asked, _ = ship(world, **second.wanted.parameters(second.line, second.reason))
+    asked, _ = ship(world, **second.wanted.request(second.line, second.reason).dump())
     assert asked == ["resolve", "push", "measure", "measure", "judge", "promote"]
     api_runs = (
         logged_in(world.api, timeout=SLOW)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from containers.process import export
 from flows.local import embedded
-from flows.local.ship import send_what_is_left
+from flows.local.ship import drain_workers
 from tests.bench import _api
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def prefect_api(settings: Settings) -> Iterator[str]:
 
         with temporary_settings({PREFECT_API_URL: server.api, PREFECT_API_AUTH_STRING: server.login}):
             yield server.api
-            send_what_is_left()
+            drain_workers()
 
 
 def client_of(api: str) -> dict[str, str]:

@@ -238,7 +238,7 @@ def test_a_difference_is_sorted_into_what_counts_and_what_does_not() -> None:
 
 
 def test_an_announcement_carries_every_parameter_that_the_trigger_passes_on(root: Path) -> None:
-    """And the trigger passes on every one, to parameters that the flow has."""
+    """And the trigger passes on all of them as one value, to parameters that the flow has."""
     declared = yaml.safe_load((root / "infra" / "prefect.yaml").read_text())
     triggers = [one for deployment in declared["deployments"] for one in deployment.get("triggers", [])]
     announced = [one for one in triggers if one["expect"] == ["carwright.model.changed"]]
@@ -246,8 +246,21 @@ def test_an_announcement_carries_every_parameter_that_the_trigger_passes_on(root
         "quantize-and-ship/local",
         "quantize-and-ship/gpu",
     }
-    carried = wanted().parameters(LINE, "why")
     for one in announced:
-        assert one["parameters"].keys() == carried.keys() <= inspect.signature(quantize_and_ship.fn).parameters.keys()
-        for name, template in one["parameters"].items():
-            assert f"event.payload.parameters.{name} " in str(template)
+        assert one["parameters"]["__prefect_kind"] == "json"
+        template = one["parameters"]["value"]["template"]
+        assert template == "{{ event.payload.parameters | tojson }}"
+    carried = wanted().request(LINE, "why").dump()
+    assert carried.keys() == inspect.signature(quantize_and_ship.fn).parameters.keys()
+
+
+def test_a_request_is_pinned_to_what_was_found_and_has_the_options_of_its_line() -> None:
+    """The base by digest and the commit, not the branch; what the line sets beside that as it is."""
+    line = LINE.model_copy(update={"tag": "1.5", "max_model_len": 512, "base": "quay.io/org/base:9"})
+    request = wanted(commit=NEW, gate="smoke", override="known").request(line, "why")
+    assert (request.revision, request.base) == (NEW, wanted().base)
+    assert (request.tag, request.max_model_len, request.gate_profile) == ("1.5", 512, "smoke")
+    assert (request.override_gate, request.reason) == ("known", "why")
+    assert request.change == wanted(commit=NEW, gate="smoke", override="known").fingerprint
+    assert not request.keep
+    assert not request.force

@@ -1,0 +1,62 @@
+"""A session of steps with its display, and how the results of steps are shown."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from containers.events import amount
+from flows.cli import terminal
+from flows.cli.plan_view import plan_view
+from flows.local.session import open_session
+from flows.local.ship import choose_model
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.contract import ArtifactRef, StepResult
+    from containers.store import Store
+    from flows.local.session import Session
+
+
+@contextmanager
+def session(*, verbose: bool) -> Iterator[Session]:
+    """A session whose events are shown."""
+    with terminal.display(verbose=verbose) as show, open_session(Settings(), show) as opened:
+        yield opened
+
+
+@contextmanager
+def session_with_model(model: str | None, *, verbose: bool) -> Iterator[tuple[Session, str]]:
+    """The same with the model to work on: the demo when none is named."""
+    with terminal.display(verbose=verbose) as show, ExitStack() as stack:
+        chosen, settings = choose_model(model or "", Settings(), stack, show)
+        yield stack.enter_context(open_session(settings, show)), chosen
+
+
+def show_artifact(store: Store, ref: ArtifactRef, output: Path | None, *, as_json: bool) -> None:
+    """List an artifact's files; they are written into the folder `output`, too."""
+    manifest = store.load(ref)
+    if output is not None:
+        store.materialize(ref, output)
+    if as_json:
+        print(manifest.model_dump_json(indent=2))
+        return
+    table = Table("file", "size", "sha256", box=None, padding=(0, 2))
+    for file in manifest.files:
+        table.add_row(file.path, amount(file.size, "B"), file.sha256.short)
+    terminal.out.print(table)
+    terminal.out.print(f"{ref.kind} {ref.digest}" + (f", written to {output}" if output else ""))
+
+
+def show_plan(result: StepResult, *, as_json: bool) -> None:
+    plan = result.values["plan"]
+    if as_json:
+        print(json.dumps(plan, indent=2))
+    elif isinstance(plan, dict):
+        terminal.out.print(plan_view(plan))

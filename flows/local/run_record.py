@@ -1,0 +1,62 @@
+"""What is written down about each embedded run, in its folder under `runs/`; `carwright runs` reads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.errors import Error, Interrupted
+from flows.release.summary import NotPromoted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flows.release.summary import Shipped
+    from flows.ship_request import ShipRequest
+
+_FILE: Final = "summary.json"
+_KEPT: Final = 50  # runs whose logs and requests stay
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run's record; `state` is running, shipped, killed, or failed with the error's message."""
+
+    path: Path
+
+    @classmethod
+    def begin(cls, runs: Path, run: str, request: ShipRequest) -> RunRecord:
+        """Of a run that begins. The lock of the home folder is held: others that say they are running were killed."""
+        _prune(runs)
+        for other in runs.glob(f"*/{_FILE}"):
+            if json.loads(other.read_text()).get("state") == "running":
+                cls(other).update(state="killed")
+        (runs / run).mkdir(parents=True, exist_ok=True)
+        record = cls(runs / run / _FILE)
+        started = datetime.now(UTC).isoformat()
+        record.update(model=request.model, state="running", started=started, request=request.dump())
+        return record
+
+    def fail(self, error: BaseException) -> None:
+        """Only what is meant for people goes into the record; a bug's details are in the log."""
+        state = error.message if isinstance(error, Error) else Interrupted.__name__.lower()
+        self.update(state=f"failed: {state}")
+        if isinstance(error, NotPromoted):
+            self.update(shipped=error.shipped.model_dump(mode="json"))
+
+    def complete(self, shipped: Shipped) -> None:
+        self.update(state="shipped", shipped=shipped.model_dump(mode="json"))
+
+    def update(self, **values: Any) -> None:
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(known | values, indent=2) + "\n")
+        temporary.replace(self.path)
+
+
+def _prune(runs: Path) -> None:
+    for folder in sorted(path for path in runs.iterdir() if path.is_dir())[:-_KEPT] if runs.is_dir() else []:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""The parameters of one shipment, and a function's signature made of them.
+
+Everything that takes or carries them is made from this model: the options of `carwright ship`, the parameters of the flow,
+the entries of models.yaml, the event of watch-releases and the stored record. A new parameter is one field here, in
+`ShipOptions` when an entry of models.yaml may set it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from containers import suites
+from containers.contract import Frozen, GateProfile
+from containers.errors import BadInput, Error, faults
+from containers.oci.reference import Reference, absolute_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+R = TypeVar("R")
+M = TypeVar("M", bound="BaseModel")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """How `carwright ship` shows a field, where the field itself does not say it.
+
+    `default` describes what an empty value stands for; `argument`: it has a place instead of a name; `hidden`: it is no
+    option at all, because only a program gives it.
+    """
+
+    metavar: str | None = None
+    default: str | None = None
+    argument: bool = False
+    hidden: bool = False
+
+
+def _base(text: str) -> str:
+    if text not in {"busybox", "none"}:
+        try:
+            Reference.parse(text)
+        except Error as error:
+            raise ValueError(str(error)) from error
+    return text
+
+
+class ShipOptions(Frozen):
+    """What an entry of models.yaml may set as well, under the same names."""
+
+    suite: str = Field(default="smoke", description="The suite that the gate judges by.")
+    base: Annotated[str, AfterValidator(_base)] = Field(
+        default="busybox", description="Base layer: busybox, none, or an image reference."
+    )
+    tag: Annotated[str, CommandLine(default="the commit")] = Field(default="", description="Tag of the promoted image.")
+    max_model_len: int = Field(default=2048, ge=1, description="Tokens of context that the model is served with.")
+    override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
+        default="", description="Promote in spite of the gate; the reason is recorded."
+    )
+
+
+class ShipRequest(ShipOptions):
+    """One shipment. An empty `model` stands for the demo, an empty `to` for the default target of whoever runs it."""
+
+    model: Annotated[str, CommandLine(argument=True, default="the demo model")] = Field(
+        description="hf://org/name, file:///dir or s3://bucket/prefix."
+    )
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit on the hub; resolved to a commit first."
+    )
+    to: Annotated[str, CommandLine(default="oci:.carwright/images/<model>-<scheme>")] = Field(
+        default="", description="oci:DIR or registry/repository."
+    )
+    scheme: str = Field(default="FP8_DYNAMIC", description="How weights and activations are quantized.")
+    gate_profile: GateProfile = Field(
+        default="release",
+        description="What an undecided gate does. release: stop, exit code 4. smoke: warn and promote.",
+    )
+    keep: bool = Field(default=False, description="Leave the model serving; carwright clean stops it.")
+    force: bool = Field(default=False, description="Do every step again, whatever the caches hold.")
+    reason: Annotated[str, CommandLine(hidden=True)] = Field(default="", description="Why the run was started.")
+    change: Annotated[str, CommandLine(hidden=True)] = Field(
+        default="", description="Fingerprint of the change that watch-releases announced."
+    )
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """Raises BadInput, which names the parameter, for a value that does not fit and for an unknown name."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BadInput(f"these parameters do not fit: {faults(error)}") from error
+
+    def absolute(self) -> Self:
+        """The same for steps, whose working directory is another: folders are named from the root."""
+        suite = self.suite if self.suite in suites.names() else str(Path(self.suite).absolute())
+        base = absolute_layout(self.base) if self.base.startswith("oci:") else self.base
+        return self.model_copy(update={"to": absolute_layout(self.to) if self.to else "", "suite": suite, "base": base})
+
+    def dump(self) -> dict[str, Any]:
+        """All parameters as JSON values."""
+        return self.model_dump(mode="json")
+
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the defaults: a deployment has defaults of its own, and a model of its own."""
+        given = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: value for name, value in given.items() if name != "model" or value}
+
+    @property
+    def name(self) -> str:
+        """The model's own name, without where it is: what it is served as."""
+        return self.model.rstrip("/").rpartition("/")[2]
+
+
+_ORDER: Final = ("model", "revision", "to", "scheme")  # what people give comes first; the others follow as declared
+
+
+def fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields in the order in which people are shown them."""
+    known = model.model_fields
+    first = [name for name in _ORDER if name in known]
+    return {name: known[name] for name in (*first, *(name for name in known if name not in first))}
+
+
+def command_line(field: FieldInfo) -> CommandLine:
+    return next((one for one in field.metadata if isinstance(one, CommandLine)), CommandLine())
+
+
+def parameters(model: type[BaseModel]) -> list[inspect.Parameter]:
+    """The fields as a function's parameters."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if field.is_required() else field.default,
+            annotation=field.annotation,
+        )
+        for name, field in fields(model).items()
+    ]
+
+
+def with_signature(function: Callable[..., R], given: Iterable[inspect.Parameter]) -> Callable[..., R]:
+    """Give a function that takes keywords the parameters that libraries find when they read its signature."""
+    parameters = list(given)
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {one.name: one.annotation for one in parameters}
+    return function
+
+
+def takes_fields_of(model: type[ShipRequest]) -> Callable[[Callable[[ShipRequest], R]], Callable[..., R]]:
+    """Let a function of one request be called with the request's fields, as Prefect calls a flow.
+
+    Prefect reads names, types and defaults from the signature and descriptions from the docstring. The function raises
+    BadInput for values that do not fit.
+    """
+
+    def decorate(function: Callable[[ShipRequest], R]) -> Callable[..., R]:
+        @wraps(function)
+        def called(*args: Any, **values: Any) -> R:
+            return function(model.read(inspect.signature(called).bind(*args, **values).arguments))
+
+        del called.__wrapped__
+        lines = [f"    {name}: {field.description}" for name, field in fields(model).items()]
+        called.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])
+        return with_signature(called, parameters(model))
+
+    return decorate
