@@ -38,8 +38,17 @@ ONLY = (
     Only("lightkube", ("infra/cluster.py",), "one place that knows the cluster's client"),
     Only("prefect", ("flows/",), "steps are complete without it"),
     Only("subprocess", ("containers/process.py",), "one process runner"),
+    Only("flows.cli", ("flows/cli/",), "the command line is above every other room"),
+    Only("flows.local", ("flows/cli/", "flows/local/"), "embedded runs are above everything but the command line"),
     Only("pickle", (), "nothing is pickled: what crosses a border is JSON"),
 )
+# Where the ambient runtime is read beside tasks and flows: Prefect calls these, and hands them no runtime.
+AMBIENT = {
+    "flows/runtime.py": frozenset({"here"}),
+    "flows/orchestrator/results.py": frozenset({"read_path", "write_path"}),  # of the block for results
+    "flows/watching/outcome.py": frozenset({"note_failure"}),  # a hook of the flow
+}
+_AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.here"})
 ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
 _ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
 
@@ -92,6 +101,7 @@ def check(source: str, path: str) -> list[Violation]:
             )
         if isinstance(node, ast.keyword) and node.arg == "shell" and not _is_false(node.value):
             found.append(Violation(path, node.value.lineno, "shell: programs are started from argument lists"))
+    found += [Violation(path, line, what) for line, what in _ambient_faults(tree, path)]
     return sorted(set(found), key=lambda fault: (fault.line, fault.what))
 
 
@@ -138,6 +148,35 @@ def _import_faults(module: str, path: str) -> Iterator[str]:
             yield f"imports {module}: {top} sees a step only through its request and result"
         if top == "containers" and not path.startswith(f"containers/{parts[1]}/"):
             yield f"imports {module}: nothing in containers imports a step but the step itself"
+
+
+def _ambient_faults(tree: ast.Module, path: str) -> Iterator[tuple[int, str]]:
+    """Reads of the ambient runtime outside of tasks, flows and what is listed; an alias hides nothing."""
+    names = set(_AMBIENT_READS)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "flows.runtime":
+            names |= {alias.asname for alias in node.names if alias.asname and alias.name in _AMBIENT_READS}
+    imported = path == "flows/runtime.py" or any(
+        module.startswith("flows.runtime") for _, module in imports(tree, path)
+    )
+    if not imported:
+        return
+    allowed: set[ast.AST] = set()
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            listed = function.name in AMBIENT.get(path, ())
+            if listed or any(_decorator(one) in {"task", "flow"} for one in function.decorator_list):
+                allowed |= set(ast.walk(function))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name(node.func) in names and node not in allowed:
+            yield (
+                node.lineno,
+                f"{_name(node.func)}(): only tasks and flows read the ambient runtime; pass it on from there",
+            )
+
+
+def _decorator(node: ast.AST) -> str:
+    return _name(node.func if isinstance(node, ast.Call) else node)
 
 
 def _name(node: ast.AST) -> str:
