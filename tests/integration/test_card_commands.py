@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.unit.test_flows_card import FACTS, blocks
 
 from containers import suites
 from containers.contract import ServeParameters, Step
@@ -20,6 +19,7 @@ from flows.release.card import render
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
 from infra.settings import Settings
+from tests.unit.test_release_card import FACTS, blocks
 
 if TYPE_CHECKING:
     from pathlib import Path

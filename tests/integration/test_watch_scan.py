@@ -127,9 +127,9 @@ def test_nothing_changed_costs_one_request_without_a_body(world: World) -> None:
     commit = world.publish()
     world.line()
     world.shipped(commit)
-    assert world.look().changes == ()
+    assert world.scan().changes == ()
     world.asked()
-    again = world.look()
+    again = world.scan()
     assert (again.changes, again.commit, again.problem) == ((), commit, "")
     assert [status for _, status in world.asked()] == [304]
 
@@ -139,11 +139,11 @@ def test_new_weights_are_a_change_of_all_steps(world: World) -> None:
     world.line()
     world.shipped(first)
     second = world.publish(model_safetensors="other weights")
-    seen = world.look()
+    seen = world.scan()
     assert [str(change) for change in seen.changes] == [f"revision {first[:12]} -> {second[:12]} (model.safetensors)"]
     assert seen.reruns[0] == "download"
     assert seen.wanted is not None
-    assert seen.wanted.parameters(seen.line, seen.reason)["revision"] == second
+    assert seen.wanted.request(seen.line, seen.reason).dump()["revision"] == second
 
 
 def test_a_change_of_the_readme_alone_is_said_and_no_change(world: World) -> None:
@@ -151,11 +151,11 @@ def test_a_change_of_the_readme_alone_is_said_and_no_change(world: World) -> Non
     world.line()
     world.shipped(first)
     world.publish(README_md="new words")
-    seen = world.look()
+    seen = world.scan()
     assert seen.changes == ()
     assert seen.notes == (f"only README.md changed since {first[:12]}: not rebuilt",)
     world.asked()
-    assert world.look().notes == seen.notes
+    assert world.scan().notes == seen.notes
     assert [status for _, status in world.asked()] == [304]  # what differs between two commits is asked once
 
 
@@ -166,9 +166,9 @@ def test_a_branch_that_was_forced_is_a_change_that_says_so(world: World) -> None
     third = world.publish(model_safetensors="third")
     world.shipped(third)
     world.hub.repositories.move_branch(REPO, "main", first)
-    assert "the history was rewritten" in str(world.look().changes[0])
+    assert "the history was rewritten" in str(world.scan().changes[0])
     world.shipped(other)  # a commit that the hub does not have (any more)
-    assert "gone from the hub: the history was rewritten" in str(world.look().changes[0])
+    assert "gone from the hub: the history was rewritten" in str(world.scan().changes[0])
 
 
 def test_the_newest_tag_that_fits_counts(world: World) -> None:
@@ -177,11 +177,11 @@ def test_the_newest_tag_that_fits_counts(world: World) -> None:
     world.line(revision={"tag": "v*"})
     world.shipped(first)
     second = world.publish(model_safetensors="second")
-    assert world.look().changes == ()
+    assert world.scan().changes == ()
     world.hub.repositories.tag(REPO, "v1.10", second)
-    assert world.look().commit == second
+    assert world.scan().commit == second
     world.line(revision={"tag": "w*"})
-    assert world.look().problem == "org/one has no tag like 'w*' (it has v1.10, v1.9)"
+    assert world.scan().problem == "org/one has no tag like 'w*' (it has v1.10, v1.9)"
 
 
 def test_a_pinned_commit_never_moves(world: World) -> None:
@@ -189,7 +189,7 @@ def test_a_pinned_commit_never_moves(world: World) -> None:
     world.line(revision={"commit": first})
     world.shipped(first)
     world.publish(model_safetensors="second")
-    assert world.look().changes == ()
+    assert world.scan().changes == ()
 
 
 def test_a_model_that_was_removed_or_gated_is_a_problem_and_no_rebuild(world: World) -> None:
@@ -198,10 +198,10 @@ def test_a_model_that_was_removed_or_gated_is_a_problem_and_no_rebuild(world: Wo
     world.shipped(first)
     world.publish(model_safetensors="second")
     world.hub.repositories.protect(REPO, gated="manual")
-    gated = world.look()
+    gated = world.scan()
     assert "org/one is gated" in gated.problem
     world.hub.repositories.protect(REPO, private=True)
-    removed = world.look()
+    removed = world.scan()
     assert "no longer at" in removed.problem
     assert (gated.changes, removed.changes, removed.temporary) == ((), (), False)
 
@@ -211,14 +211,14 @@ def test_a_gated_model_that_did_not_change_is_no_problem(world: World) -> None:
     world.line()
     world.shipped(first)
     world.hub.repositories.protect(REPO, gated="auto")
-    assert (world.look().problem, world.look().notes) == ("", ("gated",))
+    assert (world.scan().problem, world.scan().notes) == ("", ("gated",))
 
 
 def test_a_hub_that_is_down_is_asked_a_few_times_and_the_last_state_stays(world: World) -> None:
     first = world.publish()
     line = world.line()
     world.shipped(first)
-    world.look()
+    world.scan()
     kept = records.kept(world.store)
     nowhere = world.hub.endpoint
     world.hub.__exit__(None, None, None)
@@ -239,10 +239,10 @@ def test_a_hub_that_asks_for_patience_gets_it(world: World) -> None:
     world.shipped(commit)
     world.hub.faults.add(Fault("/api/models/", times=2, status=429, retry_after=1))
     started = time.monotonic()
-    assert world.look().problem == ""
+    assert world.scan().problem == ""
     assert time.monotonic() - started >= 2
     world.hub.faults.add(Fault("/api/models/", status=429, retry_after=3600))
-    assert "asks for 3600 s of patience" in world.look().problem
+    assert "asks for 3600 s of patience" in world.scan().problem
 
 
 def test_an_error_of_one_model_is_not_one_of_the_others(world: World) -> None:
@@ -261,9 +261,9 @@ def test_a_base_image_that_moved_is_pushed_and_measured_again(world: World) -> N
     before = world.image("base", "9", b"before")
     world.line(base=f"{world.registry}/base:9")
     world.shipped(commit, base_digest=str(before))
-    assert world.look().changes == ()
+    assert world.scan().changes == ()
     after = world.image("base", "9", b"after")
-    seen = world.look()
+    seen = world.scan()
     assert [str(change) for change in seen.changes] == [f"base image {before.short} -> {after.short}"]
     assert seen.reruns == ("push", "deploy", "evaluate")
     assert seen.wanted is not None
@@ -273,7 +273,7 @@ def test_a_base_image_that_moved_is_pushed_and_measured_again(world: World) -> N
 def test_a_registry_without_the_tag_of_the_base_is_a_problem(world: World) -> None:
     world.publish()
     world.line(base=f"{world.registry}/base:none")
-    seen = world.look()
+    seen = world.scan()
     assert "has nothing under none" in seen.problem
     assert seen.changes == ()
 
@@ -284,7 +284,7 @@ def test_a_shipped_tag_that_is_gone_is_put_back(world: World) -> None:
     record = world.shipped(commit)
     with open_repository(Reference.parse(line.targets[0]), world.settings, write=True) as repository:
         repository.delete(record.digest)
-    seen = world.look()
+    seen = world.scan()
     assert [(change.kind, change.reruns[0]) for change in seen.changes] == [("image", "push")]
     assert seen.wanted is not None
     assert seen.wanted.repair
@@ -295,7 +295,7 @@ def test_a_shipped_tag_that_somebody_moved_is_told_and_left_alone(world: World) 
     line = world.line()
     world.shipped(commit)
     other = world.image(line.targets[0].partition("/")[2], commit[:12], b"of somebody else")
-    seen = world.look()
+    seen = world.scan()
     assert seen.changes == ()
     assert seen.notes == (f"{line.targets[0]}:{commit[:12]} was moved to {other.short} by somebody else",)
 
