@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help ship test lint format lock images dry-run dry-run-down bench clean
+.PHONY: help ship check test test-all lint format lock images dry-run dry-run-down bench release clean
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -22,8 +22,14 @@ help: ## show this
 ship: .venv ## ship a model: make ship MODEL=hf://org/name
 	$(BIN)/carwright ship $(MODEL)
 
-test: .venv ## run the tests; some of them: make test TESTS=tests/unit
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25 $(TESTS)
+check: lint ## the loop while you work: style, types and unit tests
+	$(BIN)/python -m pytest -n auto -q tests/test_architecture.py tests/unit
+
+test: .venv ## every test that must hold before a change lands; some: make test TESTS=tests/unit
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40 -m "not campaign" $(TESTS)
+
+test-all: .venv ## every test, the long campaigns included (hours)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40 $(TESTS)
 
 lint: .venv ## check style, format and types
 	$(BIN)/ruff check .
@@ -48,6 +54,9 @@ dry-run-down: .venv ## take the dry run away; what it stored, too: VOLUMES=--vol
 
 bench: .venv ## measure
 	@for bench in tests/bench/[a-z]*.py; do $(BIN)/python -m "tests.bench.$$(basename "$$bench" .py)"; done
+
+release: .venv ## build the wheel and the sdist, and check both
+	$(BIN)/python -m infra.release
 
 clean: ## remove what was made here, the environment included
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

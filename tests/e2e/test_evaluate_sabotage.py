@@ -70,12 +70,15 @@ def test_an_honest_checkpoint_passes_three_times(baseline: Measured, honest: Pat
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (sabotage.scaled, "KL divergence"),
-        (sabotage.shuffled, "KL divergence"),
-        (lambda a, b: sabotage.corrupted(a, b, share=0.01, finite=False), "no finite log-probability"),
-        (sabotage.chat_template, "The chat template renders"),
+        pytest.param(sabotage.scaled, "KL divergence", id="scales doubled", marks=pytest.mark.campaign),
+        pytest.param(sabotage.shuffled, "KL divergence", id="rows shuffled"),
+        pytest.param(
+            lambda a, b: sabotage.corrupted(a, b, share=0.01, finite=False),
+            "no finite log-probability",
+            id="bytes corrupted",
+        ),
+        pytest.param(sabotage.chat_template, "The chat template renders", id="chat template"),
     ],
-    ids=["scales doubled", "rows shuffled", "bytes corrupted", "chat template"],
 )
 def test_damage_is_refused_for_its_reason(
     baseline: Measured,
@@ -92,6 +95,7 @@ def test_damage_is_refused_for_its_reason(
         assert not any("KL divergence" in one for one in verdict.reasons)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(("factor", "decision"), [(1.15, "refuse"), (1.05, "pass")])
 def test_damage_around_the_declared_size(
     baseline: Measured, honest: Path, tmp_path: Path, factor: float, decision: str

@@ -237,6 +237,7 @@ def test_interrupting_a_run_leaves_nothing_running(workspace: Workspace) -> None
     assert start_time(process.pid) is None
 
 
+@pytest.mark.campaign
 def test_killed_in_every_step_and_run_again(
     workspace: Workspace, shipped: dict[str, Any], record_property: pytest.RecordProperty
 ) -> None:

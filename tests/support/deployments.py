@@ -43,8 +43,3 @@ def rendered() -> dict[str, str]:
         every += [kserve.render_pod(deployment), rhel_ai.render(deployment, release)]
         found |= {f"{folder}/{file.name}": file.text for one in every for file in one.files}
     return found
-
-
-if __name__ == "__main__":  # python -m tests.support.deployments, and then read what has changed
-    for path, text in rendered().items():
-        (GOLDEN / path).write_text(text)

@@ -15,7 +15,9 @@ TARGETS = (
     "help",
     ".venv",
     "ship",
+    "check",
     "test",
+    "test-all",
     "lint",
     "format",
     "lock",
@@ -23,6 +25,7 @@ TARGETS = (
     "dry-run",
     "dry-run-down",
     "bench",
+    "release",
     "clean",
 )
 

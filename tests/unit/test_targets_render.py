@@ -27,10 +27,10 @@ BOTH = pytest.mark.parametrize("deployment", [demo_deployment(), large_deploymen
 
 @pytest.mark.parametrize("path", sorted(rendered()))
 def test_as_it_was_read(path: str) -> None:
-    """The files under tests/golden/targets, which docs/targets.md explains line by line against the reference card.
+    """The files under tests/golden/targets. They are edited by hand: no command writes them from the code's output.
 
-    The .container files are those that podman 5.4.2's generator took without a word, the compose files those that
-    docker-compose 1.29.2 took. `python -m tests.support.deployments` writes them again.
+    podman 5.4.2's generator accepts the .container files and docker-compose 1.29.2 the compose files;
+    test_targets_reference.py holds them against the reference card.
     """
     assert rendered()[path] == (GOLDEN / path).read_text()
 
