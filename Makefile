@@ -47,10 +47,10 @@ images: .venv ## build the container images and give them to the local engine
 	$(BIN)/carwright images load
 
 dry-run: images ## ship the demo with a container for each step, under a Prefect server
-	$(BIN)/python -m flows.local.dry_run up $(RUN)
+	$(BIN)/carwright dry-run up $(RUN)
 
 dry-run-down: .venv ## take the dry run away; what it stored, too: VOLUMES=--volumes
-	$(BIN)/python -m flows.local.dry_run down $(VOLUMES)
+	$(BIN)/carwright dry-run down $(VOLUMES)
 
 bench: .venv ## measure
 	@for bench in tests/bench/[a-z]*.py; do $(BIN)/python -m "tests.bench.$$(basename "$$bench" .py)"; done

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from containers.errors import Error, Interrupted
 from containers.setting_names import settings_of
-from flows.cli import deploy, evaluation, housekeeping, images, modelcars, server, ship, steps, terminal, watch
+from flows.cli import deploy, dry_run, evaluation, housekeeping, images, modelcars, server, ship, steps, terminal, watch
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"carwright {version('carwright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(ship.ship)
 app.add_typer(steps.app)
 app.add_typer(evaluation.app)
@@ -38,6 +56,7 @@ app.add_typer(housekeeping.app)
 app.add_typer(deploy.app)
 app.add_typer(watch.app)
 app.add_typer(server.app)
+app.add_typer(dry_run.app, name="dry-run", rich_help_panel="Run the project")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 

@@ -55,7 +55,7 @@ def api() -> Iterator[SyncPrefectClient]:
             raise
         raise BadInput(
             f"the Prefect server at {error.request.url.netloc.decode()} wants another login",
-            remedy='PREFECT_API_AUTH_STRING holds it; for the dry run: eval "$(python -m flows.local.dry_run login)"',
+            remedy='PREFECT_API_AUTH_STRING holds it; for the dry run: eval "$(carwright dry-run login)"',
         ) from error
     except httpx.TransportError as error:
         raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="see PREFECT_API_URL") from error

@@ -3,7 +3,7 @@
     python -m tests.bench.dry_run [--project NAME]
 
 Both ship the demo model from nothing: a new folder here, a new project (new volumes) there; images, step environments and
-the embedded demo model are made beforehand. Whole-process wall times. The dry run's is `flows.local.dry_run up`: services
+the embedded demo model are made beforehand. Whole-process wall times. The dry run's is `carwright dry-run up`: services
 brought up, deployments registered, the run followed to its end.
 """
 
@@ -32,7 +32,7 @@ def dry_run(folder: Path, project: str) -> tuple[float, dict[str, Any]]:
     """Wall seconds of a dry run on new volumes, and its summary; nothing of it is left."""
     ports = {f"CARWRIGHT_{name}": str(free_port()) for name in ("PORT", "REGISTRY_PORT", "STORE_PORT")}
     env = inherited("DOCKER_", "CARWRIGHT_") | ports | {"CARWRIGHT_PROJECT": project, "PYTHONPATH": str(_ROOT)}
-    command = [sys.executable, "-m", "flows.local.dry_run"]
+    command = [sys.executable, "-m", "flows.cli.main", "dry-run"]
     started = time.monotonic()
     try:
         done = run([*command, "up", "--json"], env=env, cwd=folder)

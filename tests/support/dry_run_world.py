@@ -54,7 +54,7 @@ class DryRun(Workspace):
         }
 
     def make(self, *arguments: str) -> Ended:
-        return replace(self, command=(sys.executable, "-m", "flows.local.dry_run")).run(*arguments)
+        return self.run("dry-run", *arguments)
 
     def prefect(self, *arguments: str) -> Ended:
         return replace(self, command=(sys.executable, "-m", "prefect")).run(*arguments)

@@ -1,0 +1,85 @@
+"""`carwright dry-run`: the whole chain on this machine's Docker engine, as `make dry-run` brings it up."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from containers.errors import Interrupted
+from flows.cli import server, terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LOGIN: Final = ".venv/bin/carwright dry-run login"
+
+app = typer.Typer(
+    help="The whole chain on this machine's Docker engine, under a Prefect server: make dry-run and make dry-run-down.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def up(
+    no_run: Annotated[bool, typer.Option("--no-run", help="Start no run.")] = False,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", help="NAME=VALUE of the run; a value is JSON where it can be read as such."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="The summary of the run as JSON on standard output.")] = False,
+) -> None:
+    """Bring everything up, register the deployments, ship the demo model and follow the run.
+
+    It may be repeated: what runs stays, what is stored stays, and an unchanged model is answered from the store.
+    """
+    from flows.local.dry_run import lifecycle
+    from flows.local.dry_run.site import Site
+
+    site = Site.read()
+    with _interruptible():
+        lifecycle.up(site, _log)
+        if not no_run:
+            server.start(server.LOCAL, server.parameters(parameter or []), as_json=json_)
+    _log(f"Prefect UI: {site.url}   registry: 127.0.0.1:{site.registry_port}")
+    _log(f'{_LOGIN} prints the login, which the UI asks for; for this shell: eval "$({_LOGIN})"')
+    _log("another run: .venv/bin/prefect deployment run quantize-and-ship/local")
+
+
+@app.command()
+def login() -> None:
+    """Print what a shell exports to use the API: eval "$(carwright dry-run login)".
+
+    The login is a secret. It is printed on standard output and written nowhere.
+    """
+    from flows.local.dry_run import lifecycle
+    from flows.local.dry_run.site import Site
+
+    for name, value in lifecycle.api(Site.read()).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def down(
+    volumes: Annotated[bool, typer.Option("--volumes", help="Remove what was stored, too.")] = False,
+) -> None:
+    """Remove the containers, flow runs and steps included; what was stored stays in its volumes."""
+    from flows.local.dry_run import lifecycle
+    from flows.local.dry_run.site import Site
+
+    with _interruptible():
+        lifecycle.down(Site.read(), _log, volumes=volumes)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", remedy="`make dry-run-down` removes the services") from None
+
+
+def _log(text: str) -> None:
+    terminal.err.print(f"{'dry run':>9}  {text}", soft_wrap=True)
