@@ -107,11 +107,12 @@ def login(file: Path) -> str:
 
 
 def prefect_environment(home: Path) -> dict[str, str]:
-    """Settings of the embedded Prefect: its own database, and not a packet to anywhere else."""
+    """Settings of the embedded Prefect: its own database, no server that its client starts, and not a packet elsewhere."""
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_PROFILES_PATH": os.devnull,  # none: not the user's, and none that lies in a folder with a model
         "PREFECT_LOGGING_CONFIG_PATH": f"{os.devnull}/none",  # as Prefect ships it: such a file can run code
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # one that Prefect's client starts has no login
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_CLI_PROMPT": "false",
