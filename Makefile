@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+# What a recipe runs is installed: no Python takes modules from the folder that make stands in.
+export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
 .PHONY: help ship check test test-all lint format lock images dry-run dry-run-down bench release clean
 

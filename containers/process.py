@@ -52,20 +52,49 @@ INHERITED = (
 )
 
 
+# Names of a file or a folder, and lists of such names between spaces, that may be meant from the working directory.
+_NAMED = frozenset(
+    {
+        *("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "HF_TOKEN_PATH"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("DOCKER_CONFIG", "DOCKER_CERT_PATH", "REGISTRY_AUTH_FILE"),
+        *(
+            "PIP_CACHE_DIR",
+            "PIP_CERT",
+            "PIP_CLIENT_CERT",
+            "PIP_CONFIG_FILE",
+            "PIP_CONSTRAINT",
+            "PIP_FIND_LINKS",
+            "PIP_LOG",
+        ),
+    }
+)
+_LISTS = frozenset({"PIP_CONSTRAINT", "PIP_FIND_LINKS"})
+
 # Lists of folders in which an empty or relative entry means the working directory: a folder of somebody's files.
 _SEARCHED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def inherited(*prefixes: str) -> dict[str, str]:
-    """The part of this process's environment that a child may see.
+    """The part of this process's environment that a child may see; files and folders are named from the root.
 
     `prefixes` names what else a certain program is configured by ("PIP_"): such a child must be that program.
     """
     return {
-        name: value
+        name: _absolute(name, value)
         for name, value in os.environ.items()
         if name in INHERITED or (prefixes and name.startswith(prefixes))
     }
+
+
+def _absolute(name: str, value: str) -> str:
+    """The value for a process with another working directory."""
+    if name not in _NAMED:
+        return value
+    named = value.split() if name in _LISTS else [value]
+    return " ".join(
+        one if not one or "://" in one or one.startswith("~") else str(Path(one).absolute()) for one in named
+    )
 
 
 def _safe(variables: Mapping[str, str]) -> dict[str, str]:

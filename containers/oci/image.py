@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest, canonical_json
-from containers.labels import LABEL
+from containers.labels import FILES, LABEL
 from containers.oci.layer import MEDIA_TYPE, ROOT
 from containers.oci.types import CONFIG, EPOCH, MANIFEST, Descriptor, History, ImageConfig, ImageManifest, Index, RootFs
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from containers.checkpoint_files import CheckpointFile
     from containers.oci.base import Base
 
-# The files of a model layer: canonical JSON of [[path, size, sha256], ...]. What `verify` compares and what ties the
-# modelcar to the raw artifact.
-FILES: Final = f"{LABEL}files"
 CARD: Final = f"{LABEL}card"
 BASE: Final = "org.opencontainers.image.base.name"
 

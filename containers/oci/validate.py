@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.labels import FILES
 from containers.oci.headers import members, open_tar
-from containers.oci.image import FILES
 from containers.oci.layer import LayerFile, check_path
 from containers.oci.types import ImageConfig, ImageManifest
 

@@ -40,6 +40,9 @@ ONLY = (
     Only("subprocess", ("containers/process.py",), "one process runner"),
     Only("flows.cli", ("flows/cli/",), "the command line is above every other room"),
     Only("flows.local", ("flows/cli/", "flows/local/"), "embedded runs are above everything but the command line"),
+    Only("multiprocessing", ("infra/images/inside/",), "one process runner; that is a program of an image's build"),
+    Only("concurrent.futures.ProcessPoolExecutor", (), "one process runner"),
+    Only("pty", (), "one process runner"),
     Only("pickle", (), "nothing is pickled: what crosses a border is JSON"),
 )
 # Where the ambient runtime is read beside tasks and flows: Prefect calls these, and hands them no runtime.
@@ -51,6 +54,9 @@ AMBIENT = {
 _AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.here"})
 ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
 _ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
+
+
+_STARTS = ("os.system", "os.popen", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "asyncio.create_subprocess")
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,7 @@ def check(source: str, path: str) -> list[Violation]:
         touched = _name(node)
         if touched in _ENVIRON and path not in ENVIRONMENT:
             found.append(Violation(path, node.lineno, f"{touched}: settings are read in containers/settings.py alone"))
-        if touched in {"os.system", "os.popen", "os.fork", "os.execv", "os.execvp", "os.posix_spawn"} and path not in (
-            "containers/process.py",
-            "containers/supervisor.py",
-        ):
+        if touched.startswith(_STARTS) and path not in {"containers/process.py", "containers/supervisor.py"}:
             found.append(
                 Violation(path, node.lineno, f"{touched}: programs are started in containers/process.py alone")
             )

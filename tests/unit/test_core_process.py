@@ -310,3 +310,15 @@ def test_the_working_directory_is_empty_for_a_while(tmp_path: Path, monkeypatch:
         assert list(folder.iterdir()) == []
     assert Path.cwd() == tmp_path
     assert not folder.exists()
+
+
+def test_what_names_a_file_names_it_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child works in another folder than the person who set the variable."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", "certificates/ca.pem")
+    monkeypatch.setenv("PIP_FIND_LINKS", "wheels /other https://wheels.example.com/")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example.com/simple")
+    variables = inherited("PIP_")
+    assert variables["SSL_CERT_FILE"] == f"{tmp_path}/certificates/ca.pem"
+    assert variables["PIP_FIND_LINKS"] == f"{tmp_path}/wheels /other https://wheels.example.com/"
+    assert variables["PIP_INDEX_URL"] == "https://index.example.com/simple"
