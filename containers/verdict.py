@@ -1,14 +1,26 @@
-"""What the gate says of a candidate: the values that cross the border from evaluate to the flow and to promote."""
+"""What the gate says of a candidate, what that means for its promotion, and the files that carry both to the image.
+
+Evaluate writes these values, the flow and the promote step act on them: the rule and the names are here for all three.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
-from containers.contract import Values
+from containers.contract import GateProfile, Values
 
 Decision = Literal["pass", "refuse", "inconclusive"]
+Grounds = Literal["pass", "override", "profile"]
+
+# The files of a verdict's artifact, which promotion attaches to the image as they are.
+VERDICT_FILE: Final = "verdict.json"
+REPORT_FILE: Final = "report.json"
+PAGE_FILE: Final = "report.html"
+# The files of a card's artifact, attached beside them.
+CARD_FILE: Final = "README.md"
+PROVENANCE_FILE: Final = "provenance.json"
 
 
 class Score(Values):
@@ -73,3 +85,18 @@ class Verdict(Values):
     commands: tuple[str, ...] = ()
     engine: str = ""
     baseline_engine: str = ""
+
+
+def grounds_for_promotion(decision: Decision | None, *, override: str, profile: GateProfile) -> Grounds | None:
+    """What promotes a candidate, None where nothing does. The only place that knows the rule.
+
+    A pass promotes by itself. `override`, a reason, promotes whatever the gate said. The profile `smoke` promotes what
+    the gate could not decide. `decision` is None for a candidate that has no verdict.
+    """
+    if decision == "pass":
+        return "pass"
+    if override:
+        return "override"
+    if decision == "inconclusive" and profile == "smoke":
+        return "profile"
+    return None

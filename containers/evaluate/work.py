@@ -17,7 +17,7 @@ from containers.evaluate.measure import measure
 from containers.evaluate.measurement import Check, Measured
 from containers.fingerprints import fingerprint_inputs, locked_version
 from containers.store import FileEntry, Manifest, Store
-from containers.verdict import Verdict
+from containers.verdict import PAGE_FILE, REPORT_FILE, VERDICT_FILE, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from containers.step import Context
     from containers.suites import SuiteFiles
 
-VERDICT_FILE = "verdict.json"
-REPORT_FILE = "report.json"
-PAGE_FILE = "report.html"
 _AGAIN = 64  # questions of a benchmark, or one of each of its tasks: enough to see noise that would matter
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.oci import referrers
 from containers.oci.types import Index
+from containers.verdict import VERDICT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,9 +97,9 @@ def _pushed(times: Iterator[str | None]) -> datetime | None:
 
 def _passed(repository: Repository, referrer: Descriptor) -> bool:
     files = {one.title: one.content for one in referrers.fetch(repository, referrer)}
-    if "verdict.json" not in files:
+    if VERDICT_FILE not in files:
         return False
     try:
-        return bool(json.loads(files["verdict.json"])["decision"] == "pass")
+        return bool(json.loads(files[VERDICT_FILE])["decision"] == "pass")
     except (ValueError, KeyError, TypeError):  # another version's: better kept than removed
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
@@ -20,16 +20,13 @@ from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found
 from containers.oci.source import StoredCheckpoint
 from containers.store import Store
-from containers.verdict import Verdict
+from containers.verdict import CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
     from containers.digest import Digest
     from containers.oci.repository import Repository
     from containers.step import Context
-
-CARD_FILE: Final = "README.md"
-PROVENANCE_FILE: Final = "provenance.json"
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -197,29 +194,29 @@ def _files(request: StepRequest, name: str, store: Store) -> tuple[referrers.Att
 
 def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, options: PushOptions) -> str:
     """What the promotion should warn of, "" for nothing. Raises GateRefused or GateInconclusive unless the verdict passes
-    exactly this digest, or the options say why it is promoted all the same.
+    exactly this digest, or the options promote it anyway.
     """
-    verdict_file = next((one for one in files if one.title == "verdict.json"), None)
-    if options.override:
+    content = next((one.content for one in files if one.title == VERDICT_FILE), None)
+    verdict = None if content is None else Verdict.model_validate_json(content)
+    decision = verdict.decision if verdict is not None and verdict.subject == str(digest) else None
+    grounds = grounds_for_promotion(decision, override=options.override, profile=options.gate_profile)
+    if grounds in {"pass", "override"}:
         return ""
-    if verdict_file is None:
+    if verdict is None:
         raise GateRefused(f"{digest} was not measured", remedy="evaluate it first, or give --override-gate REASON")
-    verdict = Verdict.model_validate_json(verdict_file.content)
-    if verdict.subject != str(digest):
+    if decision is None:
         raise GateRefused(
             f"the verdict is for {verdict.subject or 'nothing in particular'}, not for {digest}",
             remedy="evaluate the image that is to be promoted",
         )
     reasons = "; ".join(verdict.reasons) or "no reason given"
-    remedy = "nothing was promoted; --override-gate REASON does it all the same and records the reason"
-    if verdict.decision == "inconclusive":
-        said = f"the gate could not decide about {digest}: {reasons}"
-        if options.gate_profile == "smoke":
-            return f"{said} (promoted all the same: the gate's profile is smoke)"
-        raise GateInconclusive(said, remedy=f"{remedy}; --gate-profile smoke warns and promotes")
-    if verdict.decision != "pass":
+    remedy = "nothing was promoted; --override-gate REASON promotes it anyway and records the reason"
+    if decision == "refuse":
         raise GateRefused(f"the gate refused {digest}: {reasons}", remedy=remedy)
-    return ""
+    undecided = f"the gate could not decide about {digest}: {reasons}"
+    if grounds is None:
+        raise GateInconclusive(undecided, remedy=f"{remedy}; --gate-profile smoke warns and promotes")
+    return f"{undecided} (promoted anyway: the gate's profile is smoke)"
 
 
 def _media_type(path: str) -> str:

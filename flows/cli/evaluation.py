@@ -12,6 +12,7 @@ from rich.table import Table
 from containers import suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.oci import referrers
+from containers.verdict import CARD_FILE, PAGE_FILE, grounds_for_promotion
 from flows.cli import terminal
 from infra.settings import Settings
 
@@ -71,13 +72,14 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
             return
         verdict = session.judge(candidate, baseline, suite, max_model_len, page=output)
         _show(verdict, as_json=json_)
+    grounds = grounds_for_promotion(verdict.decision, override="", profile=gate_profile)
     if verdict.decision == "refuse":
         raise GateRefused(f"{candidate} was refused by {suite}")
-    if verdict.decision == "inconclusive":
-        if gate_profile == "release":
-            raise GateInconclusive(
-                f"{suite} could not decide about {candidate}", remedy="--gate-profile smoke lets it be a warning"
-            )
+    if grounds is None:
+        raise GateInconclusive(
+            f"{suite} could not decide about {candidate}", remedy="--gate-profile smoke makes it a warning"
+        )
+    if grounds == "profile":
         terminal.err.print(f"[yellow]warning:[/] {suite} could not decide about {candidate}; the profile is smoke")
 
 
@@ -119,8 +121,8 @@ def report(
     settings = Settings()
     home = settings.home.resolve()
     if _reference(what):
-        page = reports.of_reference(what, settings, referrers.EVALUATION, reports.PAGE)
-        path = output or Path(reports.PAGE)
+        page = reports.of_reference(what, settings, referrers.EVALUATION, PAGE_FILE)
+        path = output or Path(PAGE_FILE)
     else:
         found = reports.of_run(home, what)
         page, path = found.read_bytes(), output or found
@@ -146,7 +148,7 @@ def card(
     from flows.release import report as reports
 
     _writable(output)
-    text = reports.of_reference(reference, Settings(), referrers.CARD, "README.md").decode()
+    text = reports.of_reference(reference, Settings(), referrers.CARD, CARD_FILE).decode()
     if output is None:
         print(text, end="")
     else:

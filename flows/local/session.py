@@ -13,10 +13,9 @@ from containers.errors import BadInput
 from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
-from containers.verdict import Verdict
+from containers.verdict import PAGE_FILE, Verdict
 from flows import measuring
 from flows.local import embedded, endpoint
-from flows.release.report import PAGE
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
 
@@ -138,7 +137,7 @@ class Session:
         result = self.run(self.requests.judge(after.ref, before.ref, after.subject, suite, (before.size, after.size)))
         if page is not None:
             files = {one.path: one.sha256 for one in self.store.load(result.outputs["verdict"]).files}
-            page.write_bytes(self.store.read_bytes(files[PAGE]))
+            page.write_bytes(self.store.read_bytes(files[PAGE_FILE]))
         return Verdict.read(result.values)
 
     def subject(self, what: str, name: str, max_model_len: int, role: str = "candidate") -> Subject:

@@ -15,8 +15,9 @@ from containers.checkpoint_files import is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
 from containers.store import FileEntry, Manifest
+from containers.verdict import CARD_FILE, PROVENANCE_FILE, grounds_for_promotion
 from flows.release import card, provenance
-from flows.release.summary import Shipped, promoted_by
+from flows.release.summary import Shipped
 
 if TYPE_CHECKING:
     from containers.contract import ArtifactRef, PushedImage, QuantizeParameters, ResolvedSource
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from flows.runners.service import Lease
     from flows.ship_request import ShipRequest
 
-CARD_FILE: Final = "README.md"
-PROVENANCE_FILE: Final = "provenance.json"
 _HUB: Final = "hf://"
 
 
@@ -48,7 +47,10 @@ class Release:
     @property
     def promotable(self) -> bool:
         """Whether the verdict, or what the request says beside it, promotes the candidate."""
-        return promoted_by(self.verdict, self.request.override_gate, self.request.gate_profile)
+        grounds = grounds_for_promotion(
+            self.verdict.decision, override=self.request.override_gate, profile=self.request.gate_profile
+        )
+        return grounds is not None
 
     @property
     def tag(self) -> str:

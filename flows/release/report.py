@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.oci import referrers
 from containers.oci.access import open_repository, read_manifest
+from containers.verdict import PAGE_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from flows.runtime import Runtime
     from infra.settings import Settings
 
-PAGE: Final = "report.html"
 _DAYS: Final = 7  # the longest that S3 signs a link for
 
 
@@ -41,12 +41,12 @@ class ReportLocation:
 
 def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> ReportLocation | None:
     """Make the page of a verdict readable; None for a verdict without one. `reference` is what was judged."""
-    entry = next((one for one in runtime.store.load(verdict).files if one.path == PAGE), None)
+    entry = next((one for one in runtime.store.load(verdict).files if one.path == PAGE_FILE), None)
     if entry is None:
         return None
     if runtime.settings.store.folder is None:
         return ReportLocation(command=f"carwright report {reference}", link=runtime.store.link(entry, days=_DAYS))
-    path = runtime.settings.home.resolve() / "runs" / runtime.run / PAGE
+    path = runtime.settings.home.resolve() / "runs" / runtime.run / PAGE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(runtime.store.read_bytes(entry.sha256))
     return ReportLocation(command=f"carwright report {runtime.run}", path=str(path))
@@ -54,7 +54,7 @@ def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> Repo
 
 def of_run(home: Path, run: str) -> Path:
     """The page that a run left in this folder; `run` may be its beginning, and nothing is the last run with a page."""
-    found = sorted((home / "runs").glob(f"{run}*/{PAGE}"))
+    found = sorted((home / "runs").glob(f"{run}*/{PAGE_FILE}"))
     if not found:
         raise BadInput(
             f"no run{f' {run}' if run else ''} with a report in {home}",

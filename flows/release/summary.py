@@ -8,7 +8,7 @@ from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
-from containers.verdict import Verdict
+from containers.verdict import Verdict, grounds_for_promotion
 
 
 class StepSummary(Frozen):
@@ -105,19 +105,13 @@ class Shipped(Frozen):
         return "\n".join(lines) + "\n"
 
 
-def promoted_by(verdict: Verdict, override: str, profile: GateProfile) -> bool:
-    """Whether this verdict leads to a promotion; the promote step decides by the same rule once more."""
-    return verdict.decision == "pass" or bool(promoted_in_spite(verdict, override, profile))
-
-
 def promoted_in_spite(verdict: Verdict, override: str, profile: GateProfile) -> str:
     """In words, what promotes a candidate that did not pass; empty where nothing does."""
-    if verdict.decision == "pass":
-        return ""
-    if override:
+    grounds = grounds_for_promotion(verdict.decision, override=override, profile=profile)
+    if grounds == "override":
         return f"in spite of the gate: {override}"
-    if verdict.decision == "inconclusive" and profile == "smoke":
-        return "with a warning: the gate's profile is smoke, and the gate could not decide"
+    if grounds == "profile":
+        return "with a warning: the gate could not decide, and the gate's profile is smoke"
     return ""
 
 
@@ -128,8 +122,8 @@ class NotPromoted(Error):
         refused = shipped.verdict.decision == "refuse"
         super().__init__(
             f"{shipped.reference} was not promoted: " + " ".join(shipped.verdict.reasons),
-            remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it all the same"
-            + ("" if refused else ", and --gate-profile smoke promotes what is not decided"),
+            remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it anyway"
+            + ("" if refused else ", and --gate-profile smoke promotes what the gate could not decide"),
         )
         self.shipped = shipped
         self.exit_code = GateRefused.exit_code if refused else GateInconclusive.exit_code
