@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from containers.evaluate.benchmarks import Gate
+    from containers.evaluate.declaration import ScoreGate
 
 _HALVINGS = 50  # of the interval from -1 to 1: far below rounding
 _HALF = 0.5  # of a question that counts as lost, beside those of partial credit that were seen
@@ -94,7 +94,7 @@ class GateReport(Frozen):
     scores: tuple[Score, ...] = ()
 
 
-def assess(pairs: Sequence[Pair], gate: Gate) -> GateReport:
+def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
     """The verdict over a suite: every benchmark against its margin and, where there are several, their average too.
 
     Raises BadInput when the two did not answer the same questions.

@@ -8,7 +8,6 @@ an incomplete sample set never passes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,33 +15,19 @@ import numpy as np
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate import compare
-from containers.evaluate.benchmarks import Gate
 from containers.evaluate.compare import Estimate
+from containers.evaluate.declaration import ScoreGate
+from containers.evaluate.fidelity_gate import Findings, decide
 from containers.evaluate.gate import Pair, assess
-from containers.verdict import Decision, Score, Verdict
+from containers.evaluate.suite import Sizes
+from containers.verdict import Score, Verdict
 
 if TYPE_CHECKING:
+    from containers.evaluate.kinds.fidelity import FidelitySuite
     from containers.evaluate.measurement import Arrays, Measured
-    from containers.evaluate.suite import Limit, Loaded
 
 # What the model says depends on the model: these count only against what the baseline did.
 _OF_THE_MODEL = frozenset({"end of turn", "no loops", "stop"})
-
-_NAMES = {
-    "kl_mean": "the mean KL divergence from the baseline",
-    "top1_agreement": "the share of positions with the same likeliest token",
-    "abs_dlogp_mean": "the mean absolute difference of log-probabilities",
-    "perplexity_ratio": "the perplexity relative to the baseline's",
-    "worst_passage_kl": "the mean KL divergence in the worst passage",
-}
-_UNITS = {"kl_mean": " nats", "abs_dlogp_mean": " nats", "worst_passage_kl": " nats"}
-
-
-class Sizes(Frozen):
-    """Bytes of the two checkpoints; 0 where they are not known."""
-
-    baseline: int = 0
-    candidate: int = 0
 
 
 class Report(Frozen):
@@ -62,51 +47,32 @@ class Report(Frozen):
     sizes: Sizes = Sizes()
 
 
-@dataclass
-class _Findings:
-    """Sentences by what they mean for the decision."""
-
-    refuse: list[str] = field(default_factory=list)
-    open: list[str] = field(default_factory=list)
-    good: list[str] = field(default_factory=list)
-
-    @property
-    def decision(self) -> Decision:
-        return "refuse" if self.refuse else "inconclusive" if self.open else "pass"
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        return tuple(self.refuse + self.open) or tuple(self.good)
-
-
-def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes | None = None) -> Report:
+def judge(suite: FidelitySuite, candidate: Measured, baseline: Measured, sizes: Sizes | None = None) -> Report:
     """Raises BadInput when the two were not measured with this suite."""
     for name, one in (("candidate", candidate), ("baseline", baseline)):
-        if one.about.suite_digest != loaded.files.digest:
+        if one.about.suite_digest != suite.files.digest:
             raise BadInput(
-                f"the {name} was measured with another version of the suite {loaded.suite.name}",
+                f"the {name} was measured with another version of the suite {suite.declared.name}",
                 remedy="measure it again",
             )
-    findings = _Findings()
+    findings = Findings()
     _sanity(findings, candidate, baseline)
-    comparable = _same_text(findings, loaded, candidate, baseline)
-    gate = loaded.suite.gate
-    each = 1 - (1 - gate.confidence) / max(len(gate.limits), 1)
+    comparable = _same_text(findings, suite, candidate, baseline)
+    gate = suite.declared.gate
     estimates: dict[str, Estimate] = {}
     perplexities: dict[str, float] = {}
     tokens = None
     if comparable:
         tokens = compare.per_token(
-            baseline.arrays, candidate.arrays, candidate.about.passages, skip=loaded.suite.fidelity.skip
+            baseline.arrays, candidate.arrays, candidate.about.passages, skip=suite.declared.fidelity.skip
         )
         if len(tokens.kl):
-            estimates = compare.measures(tokens, block=gate.block, confidence=each)
+            estimates = compare.measures(tokens, block=gate.block, confidence=gate.confidence_each)
             perplexities = {
                 "baseline": compare.perplexity(tokens.baseline_logprob),
                 "candidate": compare.perplexity(tokens.baseline_logprob + tokens.dlogp),
             }
-        for name, limit in gate.limits.items():
-            _limit(findings, name, limit, estimates.get(name), each)
+        findings.add(decide(gate, estimates))
     numbers = {name: one.value for name, one in estimates.items()}
     numbers |= {f"perplexity_{name}": value for name, value in perplexities.items()}
     numbers |= _speed(candidate, baseline)
@@ -115,19 +81,19 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes 
             decision=findings.decision,
             subject=candidate.about.subject,
             baseline=baseline.about.subject,
-            suite=loaded.suite.name,
+            suite=suite.declared.name,
             reasons=findings.reasons,
             measures={name: float(f"{value:.6g}") for name, value in numbers.items()},
             scores=(
-                *_scores(loaded, perplexities, estimates, 0 if tokens is None else len(tokens.kl)),
-                *_tasks(loaded, candidate, baseline),
+                *_scores(suite, perplexities, estimates, 0 if tokens is None else len(tokens.kl)),
+                *_tasks(suite, candidate, baseline),
             ),
             engine=candidate.about.engine,
             baseline_engine=baseline.about.engine,
         ),
         measures=estimates,
         limits={name: limit.model_dump(exclude_none=True) for name, limit in gate.limits.items()},
-        confidence_each=each,
+        confidence_each=gate.confidence_each,
         perplexity=perplexities,
         positions=0 if tokens is None else len(tokens.kl),
         per_passage=() if tokens is None else tuple(_per_passage(candidate, tokens)),
@@ -139,7 +105,7 @@ def judge(loaded: Loaded, candidate: Measured, baseline: Measured, sizes: Sizes 
 
 
 def _scores(
-    loaded: Loaded, perplexities: dict[str, float], estimates: dict[str, Estimate], positions: int
+    suite: FidelitySuite, perplexities: dict[str, float], estimates: dict[str, Estimate], positions: int
 ) -> tuple[Score, ...]:
     """The suite's rows of the accuracy table: the perplexity of both over the shipped text."""
     ratio = estimates.get("perplexity_ratio")
@@ -149,8 +115,8 @@ def _scores(
     return (
         Score(
             title="Perplexity, shipped text",
-            category=loaded.suite.name,
-            data_set=f"carwright/{loaded.suite.name}",
+            category=suite.declared.name,
+            data_set=f"carwright/{suite.declared.name}",
             metric="perplexity",
             samples=positions,
             baseline=before,
@@ -162,7 +128,7 @@ def _scores(
     )
 
 
-def _tasks(loaded: Loaded, candidate: Measured, baseline: Measured) -> tuple[Score, ...]:
+def _tasks(suite: FidelitySuite, candidate: Measured, baseline: Measured) -> tuple[Score, ...]:
     """The suite's small benchmarks, for people: they have too few questions to decide anything, and fidelity does."""
     before = {one.key: one for one in baseline.about.tasks}
     pairs = [
@@ -170,18 +136,18 @@ def _tasks(loaded: Loaded, candidate: Measured, baseline: Measured) -> tuple[Sco
             title=one.title,
             baseline=before[one.key].scores,
             candidate=one.scores,
-            category=one.category or loaded.suite.name,
+            category=one.category or suite.declared.name,
             data_set=one.data_set,
             metric=one.metric,
         )
         for one in candidate.about.tasks
         if one.key in before
     ]
-    rows = assess(pairs, Gate()).scores[: len(pairs)]
+    rows = assess(pairs, ScoreGate()).scores[: len(pairs)]
     return tuple(row.model_copy(update={"decision": None, "margin": None}) for row in rows)
 
 
-def _sanity(findings: _Findings, candidate: Measured, baseline: Measured) -> None:
+def _sanity(findings: Findings, candidate: Measured, baseline: Measured) -> None:
     of_baseline = {check.name: check for check in baseline.about.checks}
     of_the_model = set(_OF_THE_MODEL)
     if not candidate.about.chat_template_tokens and not baseline.about.chat_template_tokens:
@@ -205,7 +171,7 @@ def _sanity(findings: _Findings, candidate: Measured, baseline: Measured) -> Non
     findings.good.insert(0, f"{passed} of {len(candidate.about.checks)} sanity checks passed.")
 
 
-def _same_text(findings: _Findings, loaded: Loaded, candidate: Measured, baseline: Measured) -> bool:
+def _same_text(findings: Findings, suite: FidelitySuite, candidate: Measured, baseline: Measured) -> bool:
     """Whether the two can be compared token by token; says why when they cannot."""
     if candidate.about.non_finite:
         findings.refuse.append(
@@ -223,7 +189,7 @@ def _same_text(findings: _Findings, loaded: Loaded, candidate: Measured, baselin
             f"{len(baseline.about.chat_template_tokens)}): the template or the tokenizer was changed."
         )
     mine, theirs = candidate.about.passages, baseline.about.passages
-    if [p.path for p in mine] != [p.path for p in theirs] or set(loaded.passages) != {p.path for p in mine}:
+    if [p.path for p in mine] != [p.path for p in theirs] or set(suite.passages) != {p.path for p in mine}:
         findings.open.append("Candidate and baseline were not measured on the same passages.")
         return False
     if mine != theirs or (candidate.arrays.tokens != baseline.arrays.tokens).any():
@@ -240,41 +206,6 @@ def _same_text(findings: _Findings, loaded: Loaded, candidate: Measured, baselin
 def _broken(arrays: Arrays) -> bool:
     """Whether hardly anything is finite, so that a mean would say nothing."""
     return bool(np.isnan(arrays.logprobs).mean() > 0.5)
-
-
-def _limit(findings: _Findings, name: str, limit: Limit, found: Estimate | None, confidence: float) -> None:
-    title, unit = _NAMES[name], _UNITS.get(name, "")
-    if found is None or found.lower is None or found.upper is None:
-        findings.open.append(f"There is too little text to bound {title}.")
-        return
-    if limit.at_most is not None:
-        bound, word, good, bad = limit.at_most, "at most", found.upper <= limit.at_most, found.lower > limit.at_most
-    else:
-        assert limit.at_least is not None
-        bound, word = limit.at_least, "at least"
-        good, bad = found.lower >= limit.at_least, found.upper < limit.at_least
-    said = (
-        f"{title[0].upper()}{title[1:]} is {found.value:.4g}{unit} "
-        f"({found.lower:.4g} to {found.upper:.4g}, one-sided {confidence:.3g} each); {word} {bound:g}{unit} is allowed"
-    )
-    if good:
-        findings.good.append(f"{said}.")
-    elif bad:
-        findings.refuse.append(f"{said}: beyond the limit.")
-    else:
-        factor = _more(found, bound)
-        findings.open.append(
-            f"{said}: the interval holds the limit; about {factor:.1f} times as much text would decide."
-        )
-
-
-def _more(found: Estimate, bound: float) -> float:
-    """How many times the text an interval needs that reaches from the value just to the limit (width falls with √n)."""
-    assert found.lower is not None
-    assert found.upper is not None
-    reach = found.upper - found.value if bound > found.value else found.value - found.lower
-    distance = abs(bound - found.value)
-    return max((reach / distance) ** 2, 1.0) if distance > 0 else 1e6
 
 
 def _speed(candidate: Measured, baseline: Measured) -> dict[str, float]:

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from containers.contract import EvaluateOptions, EvaluateParameters
-    from containers.evaluate.suite import Loaded, Sanity
+    from containers.evaluate.kinds.fidelity import FidelitySuite, Sanity
     from containers.events import Reporter
 
 T = TypeVar("T")
 
 
 async def measure(
-    loaded: Loaded, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
+    suite: FidelitySuite, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
 ) -> Measured:
     """The whole suite on one endpoint.
 
@@ -44,21 +44,21 @@ async def measure(
     """
     async with Client(options) as client:
         checks = [await sanity.health(client)]
-        max_model_len = await sanity.served(client, loaded.suite.serving.max_model_len)
+        max_model_len = await sanity.served(client, suite.declared.serving.max_model_len)
         version = await _version(client)
-        arrays, passages, prefill = await _text(client, loaded, report)
-        noise_mean, noise_max = await _noise(client, loaded, arrays, passages)
-        template = await _template(client, loaded)
+        arrays, passages, prefill = await _text(client, suite, report)
+        noise_mean, noise_max = await _noise(client, suite, arrays, passages)
+        template = await _template(client, suite)
         report.log("checking chat, streaming, stop strings, long prompts and concurrent requests")
         talked = _Talked()
         if template:
-            await _chat(client, loaded.suite.sanity, talked)
+            await _chat(client, suite.declared.sanity, talked)
         else:
             talked.checks.append(Check(name="chat", passed=False, detail="the model has no chat template"))
-        await _complete(client, loaded.suite.sanity, talked, arrays, max_model_len)
+        await _complete(client, suite.declared.sanity, talked, arrays, max_model_len)
         about = Measurement(
-            suite=loaded.suite.name,
-            suite_digest=loaded.files.digest,
+            suite=suite.declared.name,
+            suite_digest=suite.files.digest,
             subject=parameters.subject,
             engine=parameters.engine,
             engine_version=version,
@@ -72,7 +72,7 @@ async def measure(
                 abs_dlogp_mean=noise_mean,
                 abs_dlogp_max=noise_max,
                 greedy_alike=talked.greedy_alike,
-                greedy_repeats=loaded.suite.sanity.repeats,
+                greedy_repeats=suite.declared.sanity.repeats,
                 concurrent_alike=talked.concurrent_alike,
             ),
             speed=Speed(
@@ -89,10 +89,10 @@ async def _version(client: Client) -> str:
     return str(answer.get("version", "")) if isinstance(answer, dict) else ""
 
 
-async def _text(client: Client, loaded: Loaded, report: Reporter) -> tuple[Arrays, list[Passage], float]:
+async def _text(client: Client, suite: FidelitySuite, report: Reporter) -> tuple[Arrays, list[Passage], float]:
     """Log-probabilities of every passage, and tokens a second of it."""
-    top_k = loaded.suite.fidelity.top_k
-    texts = loaded.passages
+    top_k = suite.declared.fidelity.top_k
+    texts = suite.passages
     started = time.monotonic()
     with report.progress("fidelity text", total=len(texts), unit="passages") as progress:
 
@@ -110,10 +110,10 @@ async def _text(client: Client, loaded: Loaded, report: Reporter) -> tuple[Array
     return Arrays.join(parts), passages, start / seconds
 
 
-async def _noise(client: Client, loaded: Loaded, arrays: Arrays, passages: list[Passage]) -> tuple[float, float]:
+async def _noise(client: Client, suite: FidelitySuite, arrays: Arrays, passages: list[Passage]) -> tuple[float, float]:
     """Mean and largest absolute difference of log-probabilities between two identical requests."""
-    path = loaded.suite.fidelity.repeat
-    again = await fidelity.passage(client, loaded.passages[path], top_k=loaded.suite.fidelity.top_k)
+    path = suite.declared.fidelity.repeat
+    again = await fidelity.passage(client, suite.passages[path], top_k=suite.declared.fidelity.top_k)
     place = next(p for p in passages if p.path == path)
     first = arrays.logprobs[place.start : place.start + place.tokens]
     difference = np.abs(first[1:].astype(np.float64) - again.logprobs[1:])
@@ -134,10 +134,10 @@ class _Talked:
     concurrent: float = 0.0
 
 
-async def _template(client: Client, loaded: Loaded) -> tuple[int, ...]:
+async def _template(client: Client, suite: FidelitySuite) -> tuple[int, ...]:
     """The tokens of the suite's conversation; none for a model without a chat template, as base models are."""
     try:
-        return await fidelity.rendered(client, [m.model_dump() for m in loaded.suite.fidelity.chat_template])
+        return await fidelity.rendered(client, [m.model_dump() for m in suite.declared.fidelity.chat_template])
     except Rejected as error:
         if "chat template" not in error.answer:
             raise

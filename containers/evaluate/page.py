@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from containers.evaluate import plots
+from containers.evaluate.fidelity_gate import Limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from containers.evaluate.judge import Report, Sizes
+    from containers.evaluate.judge import Report
     from containers.evaluate.samples import SamplesReport
+    from containers.evaluate.suite import Sizes
     from containers.verdict import Score
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
@@ -161,12 +163,9 @@ def _fidelity(report: Report) -> str:
     for name, found in report.measures.items():
         if found.lower is None or found.upper is None:
             continue
-        limit = report.limits.get(name, {})
-        most, least = limit.get("at_most"), limit.get("at_least")
-        good = (most is None or found.upper <= most) and (least is None or found.lower >= least)
-        bad = (most is not None and found.lower > most) or (least is not None and found.upper < least)
-        colour = "refuse" if bad else "pass" if good else "inconclusive"
-        bound = most if most is not None else least
+        limit = Limit(**report.limits[name]) if name in report.limits else None
+        colour = "pass" if limit is None else limit.decide(found)
+        bound = None if limit is None else limit.bound
         text = f"{found.value:.4g}" + ("" if bound is None else f", limit {bound:g}")
         rows.append(plots.Interval(_TITLES[name], found.value, found.lower, found.upper, bound, colour, text))
     return plots.intervals(rows, title="Fidelity measures with intervals and limits")

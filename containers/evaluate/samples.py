@@ -12,14 +12,16 @@ from pydantic import Field, ValidationError
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.evaluate import benchmarks, coding, gate
-from containers.evaluate.judge import Sizes
+from containers.evaluate import gate, page
 from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.suite import Judgement, Sizes
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from containers.contract import EvaluateParameters
+    from containers.evaluate.declaration import ScoreGate
     from containers.suites import SuiteFiles
 
 FILE = "samples.json"
@@ -42,6 +44,34 @@ class Samples(Frozen):
     commands: tuple[str, ...] = ()
     cut: dict[str, int] = Field(default_factory=dict)
     noise: dict[str, float] = Field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        files: SuiteFiles,
+        parameters: EvaluateParameters,
+        *,
+        max_model_len: int,
+        benchmarks: tuple[Scored, ...],
+        requests: Requests,
+        commands: tuple[str, ...] = (),
+        cut: dict[str, int],
+        noise: dict[str, float],
+    ) -> Samples:
+        """What was scored of what the request names."""
+        return cls(
+            suite=files.name,
+            suite_digest=files.digest,
+            subject=parameters.subject,
+            engine=parameters.engine,
+            max_model_len=max_model_len,
+            tensor_parallel_size=parameters.tensor_parallel_size,
+            benchmarks=benchmarks,
+            requests=requests,
+            commands=commands,
+            cut=cut,
+            noise=noise,
+        )
 
     @property
     def served_by(self) -> str:
@@ -75,9 +105,16 @@ class SamplesReport(Frozen):
     cut: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
-def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes | None = None) -> SamplesReport:
+def judge_samples(files: SuiteFiles, rules: ScoreGate, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
+    """Read two measurements and judge them, with the report and its page; raises BadInput as `judge` and `Samples.read`."""
+    report = judge(files, rules, Samples.read(candidate), Samples.read(baseline), sizes)
+    return Judgement(report.verdict, report, page.render_gate(report))
+
+
+def judge(
+    files: SuiteFiles, rules: ScoreGate, candidate: Samples, baseline: Samples, sizes: Sizes | None = None
+) -> SamplesReport:
     """The gate over every benchmark; raises BadInput when the two did not answer the same questions."""
-    suite = benchmarks.parse(files) if benchmarks.of_benchmarks(files) else coding.parse(files)
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.suite_digest != files.digest:
             raise BadInput(
@@ -100,7 +137,7 @@ def judge(files: SuiteFiles, candidate: Samples, baseline: Samples, sizes: Sizes
             )
             for one in candidate.benchmarks
         ],
-        suite.gate,
+        rules,
     )
     measures: dict[str, float] = {}
     for benchmark, row in zip(candidate.benchmarks, report.comparisons, strict=True):

@@ -1,124 +1,59 @@
-"""What a suite file says, parsed once and frozen; a typing error in it is one clear message."""
+"""What a suite does, whatever its kind. The kinds are in `containers.evaluate.kinds`, one module each."""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal, Self
-
-from pydantic import Field, ValidationError, model_validator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.evaluate.benchmarks import Benchmark, check_benchmarks, declaration, unfit
 from containers.suites import SuiteFiles, read
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from containers.contract import EvaluateOptions, EvaluateParameters
-
-Positive = Annotated[int, Field(gt=0)]
-MEASURES = ("kl_mean", "top1_agreement", "abs_dlogp_mean", "perplexity_ratio", "worst_passage_kl")
-
-
-class Serving(Frozen):
-    """What the endpoint must have been started with; lengths in tokens."""
-
-    max_model_len: Positive
-    max_logprobs: Positive = 20
+    from containers.step import Context
+    from containers.store import Store
+    from containers.verdict import Verdict
 
 
-class Message(Frozen):
-    role: Literal["system", "user", "assistant"]
-    content: str
+class Sizes(Frozen):
+    """Bytes of the two checkpoints; 0 where they are not known."""
+
+    baseline: int = 0
+    candidate: int = 0
 
 
-class Sanity(Frozen):
-    max_tokens: Positive = 32
-    chat: tuple[str, ...] = Field(min_length=1)
-    completion: tuple[str, ...] = Field(min_length=1)
-    repeats: Annotated[int, Field(ge=2)] = 3
-    long_prompt_tokens: Positive
-    concurrent: Positive = 8
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, everything that it rests on, and both as an HTML page."""
+
+    verdict: Verdict
+    report: Frozen
+    page: str
 
 
-class Fidelity(Frozen):
-    """`text` are patterns of paths inside the suite; each file is one passage."""
+class Suite(Protocol):
+    """A suite whose declaration was read and fits."""
 
-    text: tuple[str, ...] = Field(min_length=1)
-    top_k: Annotated[int, Field(gt=0, le=20)] = 20
-    repeat: str
-    skip: Annotated[int, Field(ge=0)] = 1
-    chat_template: tuple[Message, ...] = Field(min_length=1)
+    def check(self, context: Context) -> None:
+        """Raises BadInput for what is missing here to measure by this suite, as far as it shows without a model."""
 
+    def measure(
+        self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
+    ) -> dict[str, bytes]:
+        """Measure what the endpoint serves; gives the files of the measurement by path.
 
-class Limit(Frozen):
-    """Exactly one side."""
+        Either everything is measured or this raises: Temporary when the endpoint or the hub fails, BadInput when the
+        endpoint cannot be measured as the suite asks.
+        """
 
-    at_most: float | None = None
-    at_least: float | None = None
+    def judge(self, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
+        """Judge two measurements, given as folders with their files.
 
-    @model_validator(mode="after")
-    def _one_side(self) -> Self:
-        if (self.at_most is None) == (self.at_least is None):
-            raise ValueError("a limit has either at_most or at_least")
-        return self
-
-
-class Gate(Frozen):
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    block: Positive = 32
-    limits: dict[Literal["kl_mean", "top1_agreement", "abs_dlogp_mean", "perplexity_ratio", "worst_passage_kl"], Limit]
-
-
-class Suite(Frozen):
-    """`tasks` are small benchmarks of the suite's own (its folder `tasks`): they are reported, and fidelity decides."""
-
-    schema_version: Literal[1]
-    name: str
-    description: str
-    serving: Serving
-    sanity: Sanity
-    fidelity: Fidelity
-    gate: Gate
-    tasks: tuple[Benchmark, ...] = ()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        check_benchmarks(self.tasks, self.serving.max_model_len)
-        return self
-
-
-class Loaded(Frozen):
-    """A suite with its files at hand."""
-
-    suite: Suite
-    files: SuiteFiles
-
-    @property
-    def passages(self) -> dict[str, str]:
-        """The fidelity text by path, sorted."""
-        wanted = self.suite.fidelity.text
-        return {
-            path: text
-            for path, text in sorted(self.files.files.items())
-            if any(fnmatchcase(path, pattern) for pattern in wanted)
-        }
-
-
-def parse(files: SuiteFiles) -> Loaded:
-    """Read the declaration; raises BadInput that names the suite, the field and what is wrong with it."""
-    try:
-        suite = Suite.model_validate(declaration(files))
-    except ValidationError as error:
-        known = (Suite, Serving, Sanity, Fidelity, Message, Limit, Gate, Benchmark)
-        raise unfit(files, error, *known) from error
-    loaded = Loaded(suite=suite, files=files)
-    if suite.name != files.name:
-        raise BadInput(f"the suite in the folder {files.name} calls itself {suite.name}", remedy="give both one name")
-    if not loaded.passages:
-        raise BadInput(f"no file of the suite {files.name} matches fidelity.text {list(suite.fidelity.text)}")
-    if suite.fidelity.repeat not in loaded.passages:
-        raise BadInput(f"fidelity.repeat of the suite {files.name} is none of its passages: {suite.fidelity.repeat}")
-    return loaded
+        Raises BadInput for what this kind of suite did not write, and for another version of the suite.
+        """
 
 
 def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> SuiteFiles:

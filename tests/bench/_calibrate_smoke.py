@@ -23,7 +23,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from containers import suites
-from containers.evaluate import compare, suite
+from containers.evaluate import compare
+from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measurement import Arrays, Passage
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ class Bench:
 
     @classmethod
     def load(cls, checkpoint: str, device: str) -> Bench:
-        loaded = suite.parse(suites.read("smoke"))
+        suite = FidelitySuite.read(suites.read("smoke"))
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        tokens = [tokenizer(text).input_ids for text in loaded.passages.values()]
+        tokens = [tokenizer(text).input_ids for text in suite.passages.values()]
         starts = np.cumsum([0, *(len(ids) for ids in tokens)])
         passages = [
             Passage(path=path, start=int(start), tokens=len(ids))
-            for path, start, ids in zip(loaded.passages, starts, tokens, strict=False)
+            for path, start, ids in zip(suite.passages, starts, tokens, strict=False)
         ]
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).to(device)
         linear = {
@@ -80,7 +81,7 @@ class Bench:
         for name, module in linear.items():
             scale = (module.weight.data.abs().amax(1, keepdim=True).float() / _LARGEST).to(torch.bfloat16)
             weights[name] = ((module.weight.data.float() / scale.float()).clamp(-_LARGEST, _LARGEST).to(_E4M3), scale)
-        return cls(model, tokens, passages, linear, weights, loaded.suite.fidelity.top_k)
+        return cls(model, tokens, passages, linear, weights, suite.declared.fidelity.top_k)
 
     def use(self, weights: Weights) -> None:
         for name, module in self.linear.items():
@@ -174,15 +175,14 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
-    gate = suite.parse(suites.read("smoke")).suite.gate
-    confidence = 1 - (1 - gate.confidence) / len(gate.limits)
+    gate = FidelitySuite.read(suites.read("smoke")).declared.gate
     bench = Bench.load(arguments.checkpoint, arguments.device)
     baseline = bench.measured()
     rows: list[dict[str, Any]] = []
 
     def take(kind: str, name: str) -> compare.PerToken:
         tokens = compare.per_token(baseline, bench.measured(), bench.passages, skip=1)
-        found = compare.measures(tokens, block=gate.block, confidence=confidence)
+        found = compare.measures(tokens, block=gate.block, confidence=gate.confidence_each)
         rows.append(
             {
                 "kind": kind,

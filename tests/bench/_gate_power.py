@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from containers import suites
-from containers.evaluate import benchmarks, gate
+from containers.evaluate import gate
+from containers.evaluate.declaration import ScoreGate, parse
+from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +65,7 @@ def of_suites() -> Iterator[str]:
     yield "| suite | answers that differ | true loss of each | pass | inconclusive | refuse |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for name in _SUITES:
-        declared = benchmarks.parse(suites.read(name))
+        declared = parse(suites.read(name), BenchmarkDeclaration)
         for differing in (0.03, 0.1):
             for loss in (0.0, 0.3, 2.0):
                 said = _decisions(declared, differing, loss)
@@ -74,7 +76,7 @@ def of_suites() -> Iterator[str]:
 _ORDER: Final[tuple[Decision, ...]] = ("pass", "inconclusive", "refuse")
 
 
-def _decisions(declared: benchmarks.BenchmarkSuite, differing: float, loss: float) -> list[Decision]:
+def _decisions(declared: BenchmarkDeclaration, differing: float, loss: float) -> list[Decision]:
     """What the gate says of `_SUITE_RUNS` simulated runs of a suite.
 
     Benchmarks over one data set with the same number of questions get the very same answers: as dependent as they can be.
@@ -109,7 +111,7 @@ def _answers(rng: np.random.Generator, samples: int, differing: float, loss: flo
 
 
 def _bounds(
-    answers: NDArray[np.float64], samples: int, tests: int, rules: benchmarks.Gate
+    answers: NDArray[np.float64], samples: int, tests: int, rules: ScoreGate
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Difference, lower and upper bound in points, as the gate has them for right and wrong answers."""
     lost, won, count = answers[:, 0], answers[:, 1], np.full(len(answers), float(samples))
@@ -121,7 +123,7 @@ def _bounds(
 def of_more(samples: int = 756, differing: float = 0.1) -> Iterator[str]:
     """The question is asked for what was seen: the difference and the share of differing answers of the open benchmark."""
     rng = np.random.default_rng(_SEED)
-    rules = benchmarks.Gate()
+    rules = ScoreGate()
     yield "| true loss | open of 1,000 | decided by the number that is named | by twice that many |"
     yield "| ---: | ---: | ---: | ---: |"
     for loss in (0.0, 0.5, 1.0, 3.0):

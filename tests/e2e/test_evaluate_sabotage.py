@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers import suites
-from containers.evaluate import suite
 from containers.evaluate.judge import judge
+from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
-from containers.settings import StepSettings
 from tests.support import sabotage, vllm_engine
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 SMOKE = suites.read("smoke")
-LOADED = suite.parse(SMOKE)
+LOADED = FidelitySuite.read(SMOKE)
 SETTINGS = StepSettings()
 
 

@@ -9,15 +9,15 @@ import io
 import json
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from containers import suites
 from containers.contract import EvaluateOptions
 from containers.errors import Error
-from containers.evaluate import benchmarks
+from containers.evaluate.declaration import parse
 from containers.evaluate.harness.run import Harness
+from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
 from containers.events import Reporter
 from containers.settings import EvaluateSettings, StepSettings
 
@@ -29,9 +29,11 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
     options = EvaluateOptions(served_model_name="toy", **{"attempts": 6, **scenario["options"]})
     tokenizer = Path(scenario["tokenizer"]) if scenario.get("tokenizer") else None
     with tempfile.TemporaryDirectory() as scratch:
-        declared = benchmarks.parse(files)
-        harness = Harness(files, declared.benchmarks, declared.category, tokenizer, Path(scratch), settings)
-        harness = replace(harness, again=scenario.get("again", 0))
+        declared = parse(files, BenchmarkDeclaration)
+        again = scenario.get("again", 0)
+        harness = Harness(
+            files, declared.benchmarks, Path(scratch), settings, tokenizer, declared.category, again=again
+        )
         try:
             found = harness.run(options, Reporter(io.StringIO()))
         except Error as error:

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from containers import suites
-from containers.evaluate import compare, suite
+from containers.evaluate import compare
 from containers.evaluate.compare import Estimate
+from containers.evaluate.fidelity_gate import decide
+from containers.evaluate.kinds.fidelity import FidelitySuite
 
-GATE = suite.parse(suites.read("smoke")).suite.gate
+if TYPE_CHECKING:
+    from containers.evaluate.fidelity_gate import Measure
+    from containers.verdict import Decision
+
+GATE = FidelitySuite.read(suites.read("smoke")).declared.gate
 DATA = json.loads((suites.SHIPPED.parent / "calibration" / "smoke.json").read_text())
-CONFIDENCE = 1 - (1 - GATE.confidence) / len(GATE.limits)
 
 
-def decision(measures: dict[str, Estimate]) -> str:
-    """The rule as the suite file states it, written down a second time."""
-    refused = undecided = False
-    for name, limit in GATE.limits.items():
-        found = measures[name]
-        assert found.lower is not None
-        assert found.upper is not None
-        if limit.at_most is not None:
-            refused |= found.lower > limit.at_most
-            undecided |= not found.upper <= limit.at_most
-        else:
-            refused |= found.upper < limit.at_least
-            undecided |= not found.lower >= limit.at_least
-    return "refuse" if refused else "inconclusive" if undecided else "pass"
+def recorded(row: dict[str, dict[str, tuple[float, float, float]]]) -> dict[str, Estimate]:
+    """The measures of one checkpoint, with the bounds that they had when it was measured."""
+    return {n: Estimate(value=v, lower=low, upper=up, blocks=2) for n, (v, low, up) in row["measures"].items()}
 
 
-def decided(kind: str, words: str = "") -> dict[str, str]:
+def decided(kind: str, words: str = "") -> dict[str, Decision]:
     found = {
-        row["name"]: decision(
-            {n: Estimate(value=v, lower=low, upper=up, blocks=2) for n, (v, low, up) in row["measures"].items()}
-        )
+        row["name"]: decide(GATE, recorded(row)).decision
         for row in DATA["rows"]
         if row["kind"] == kind and words in row["name"]
     }
@@ -72,7 +66,37 @@ def test_damage_below_the_declared_size_is_not_refused(kind: str, words: str) ->
     assert set(decided(kind, words).values()) == {"pass"}
 
 
-def simulated(seed: int, factor: float) -> str:
+@pytest.mark.parametrize(
+    ("name", "passed", "undecided", "refused"),
+    [
+        ("kl_mean", 20, 7, 64),
+        ("top1_agreement", 21, 12, 58),
+        ("abs_dlogp_mean", 17, 10, 64),
+        ("perplexity_ratio", 17, 13, 61),
+        ("worst_passage_kl", 26, 4, 61),
+    ],
+)
+def test_each_limit_alone_divides_the_checkpoints_as_it_was_set(
+    name: Measure, passed: int, undecided: int, refused: int
+) -> None:
+    """Of the 91 measured ones. The limits together would hide one that was moved: the others still refuse."""
+    alone = GATE.model_copy(update={"limits": {name: GATE.limits[name]}})
+    found = Counter(decide(alone, recorded(row)).decision for row in DATA["rows"])
+    assert found == {"pass": passed, "inconclusive": undecided, "refuse": refused}
+
+
+def test_the_limits_have_been_calibrated_with_the_confidence_that_they_are_used_with() -> None:
+    """95 % of all five together is 99 % of each (Bonferroni), the confidence of the recorded bounds."""
+    assert GATE.confidence_each == pytest.approx(0.99)
+    honest = {name: np.asarray(values, float) for name, values in DATA["honest_per_token"].items()}
+    (row,) = (one for one in DATA["rows"] if one["name"] == "FP8_DYNAMIC")
+    found = compare.estimate(
+        honest["kl"], honest["passage"].astype(int), block=GATE.block, confidence=GATE.confidence_each
+    )
+    assert (found.value, found.lower, found.upper) == pytest.approx(row["measures"]["kl_mean"], rel=1e-3)
+
+
+def simulated(seed: int, factor: float) -> Decision:
     """The verdict on another text like the shipped one: its passages and blocks drawn again, damage scaled."""
     rng = np.random.default_rng(seed)
     told = {name: np.asarray(values, float) for name, values in DATA["honest_per_token"].items()}
@@ -92,7 +116,7 @@ def simulated(seed: int, factor: float) -> str:
         baseline_logprob=np.zeros(len(at)),
         passage=np.concatenate(number),
     )
-    return decision(compare.measures(tokens, block=GATE.block, confidence=CONFIDENCE))
+    return decide(GATE, compare.measures(tokens, block=GATE.block, confidence=GATE.confidence_each)).decision
 
 
 def test_an_honest_checkpoint_is_never_refused_on_100_simulated_texts() -> None:

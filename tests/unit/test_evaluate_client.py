@@ -13,9 +13,9 @@ from containers import suites
 from containers.contract import EvaluateOptions
 from containers.errors import BadInput, NotReady, Temporary
 from containers.evaluate import client as client_module
-from containers.evaluate import suite
 from containers.evaluate.client import Client, Rejected
 from containers.evaluate.judge import judge
+from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
 from tests.support.openai_server import Behaviour, openai_server
@@ -46,7 +46,7 @@ def measured(behaviour: Behaviour, **options: object) -> Measured:
     with openai_server(behaviour) as url:
         asked = SMOKE.options(endpoint=url, served_model_name="toy", **options)
         parameters = SMOKE.parameters(subject="sha256:" + "a" * 64, engine="toy")
-        return asyncio.run(measure(suite.parse(SMOKE), parameters, asked, Reporter(io.StringIO())))
+        return asyncio.run(measure(FidelitySuite.read(SMOKE), parameters, asked, Reporter(io.StringIO())))
 
 
 def failed(one: Measured) -> dict[str, str]:
@@ -178,10 +178,10 @@ def test_a_base_model_is_measured_without_chat() -> None:
     one = measured(Behaviour(template=""))
     assert failed(one) == {"chat": "the model has no chat template"}
     assert one.about.chat_template_tokens == ()
-    assert judge(suite.parse(SMOKE), one, one).verdict.decision == "pass"
+    assert judge(FidelitySuite.read(SMOKE), one, one).verdict.decision == "pass"
 
 
 def test_a_candidate_that_lost_its_chat_template_is_refused() -> None:
-    verdict = judge(suite.parse(SMOKE), measured(Behaviour(template="")), measured(Behaviour())).verdict
+    verdict = judge(FidelitySuite.read(SMOKE), measured(Behaviour(template="")), measured(Behaviour())).verdict
     assert verdict.decision == "refuse"
     assert any("'chat' failed: the model has no chat template" in reason for reason in verdict.reasons)

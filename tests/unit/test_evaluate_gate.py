@@ -11,7 +11,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
 from containers.errors import BadInput
-from containers.evaluate.benchmarks import Gate
+from containers.evaluate.declaration import ScoreGate
 from containers.evaluate.gate import (
     Comparison,
     Pair,
@@ -157,9 +157,9 @@ def test_clusters_are_named_by_question() -> None:
     mine = {f"{key}/{part}": value for key, value in second.items() for part in (0, 1)}
     clusters = {key: key.partition("/")[0] for key in base}
     ((together, _), (apart, _), (half, _)) = (
-        assess([Pair("x", base, mine, clusters=clusters), Pair("y", first, second)], Gate()).scores[:2],
-        assess([Pair("x", base, mine), Pair("y", first, second)], Gate()).scores[:2],
-        assess([Pair("x", first, second), Pair("y", first, second)], Gate()).scores[:2],
+        assess([Pair("x", base, mine, clusters=clusters), Pair("y", first, second)], ScoreGate()).scores[:2],
+        assess([Pair("x", base, mine), Pair("y", first, second)], ScoreGate()).scores[:2],
+        assess([Pair("x", first, second), Pair("y", first, second)], ScoreGate()).scores[:2],
     )
     assert together.samples == 2000
     assert together.lower == pytest.approx(half.lower, abs=0.05)
@@ -243,7 +243,7 @@ def test_every_group_of_the_reference_card_is_assessed_without_a_refusal(differi
     """Group by group as the card has them, with an average for each, and its N/A where the baseline is next to nothing."""
     for group in (CARD[:7], CARD[7:13], CARD[13:15], CARD[15:]):
         pairs = [Pair(row[0], *by_hand(*row, differing)) for row in group]
-        report = assess(pairs, Gate())
+        report = assess(pairs, ScoreGate())
         assert report.decision != "refuse"
         assert [one.title for one in report.scores if one.not_applicable] == [
             row[0] for row in group if row[0].startswith("Math-lvl-5")
@@ -256,14 +256,14 @@ def test_every_group_of_the_reference_card_is_assessed_without_a_refusal(differi
 def test_each_benchmark_has_its_margin_and_the_average_its_own() -> None:
     """Three points lost on each of four: within a margin of five, and far beyond the average's of one."""
     pairs = [Pair(f"b{i}", *by_hand("x", 80, 77, 8000, 0.06), margin=5.0) for i in range(4)]
-    report = assess(pairs, Gate())
+    report = assess(pairs, ScoreGate())
     assert [one.decision for one in report.scores] == ["pass"] * 4 + ["refuse"]
     assert report.decision == "refuse"
     assert "Average: 80.00 became 77.00" in report.reasons[0]
 
 
 def test_the_verdict_says_how_many_more_samples_would_decide() -> None:
-    report = assess([Pair("x", *by_hand("x", 80, 79.5, 400, 0.1))], Gate())
+    report = assess([Pair("x", *by_hand("x", 80, 79.5, 400, 0.1))], ScoreGate())
     assert report.decision == "inconclusive"
     assert report.average is None
     assert f"about {report.more_samples:,} more samples" in report.reasons[0]
@@ -273,11 +273,11 @@ def test_the_verdict_says_how_many_more_samples_would_decide() -> None:
 def test_a_baseline_that_cannot_lose_its_margin_decides_nothing() -> None:
     """No question right on either side is no pass; beside a benchmark that decides, it is told and stands in no way."""
     nothing = Pair("none right", *by_hand("x", 0, 0, 164, 0.0))
-    alone = assess([nothing], Gate())
+    alone = assess([nothing], ScoreGate())
     assert alone.decision == "inconclusive"
     assert alone.scores[0].decision is None
     assert "so it decides nothing" in alone.reasons[0]
-    assert assess([nothing, Pair("fine", *by_hand("x", 80, 80, 8000, 0.02))], Gate()).decision == "pass"
+    assert assess([nothing, Pair("fine", *by_hand("x", 80, 80, 8000, 0.02))], ScoreGate()).decision == "pass"
 
 
 def renamed(pair: Pair) -> Pair:
@@ -291,8 +291,8 @@ def renamed(pair: Pair) -> Pair:
 def test_benchmarks_over_one_data_set_do_not_make_the_average_surer() -> None:
     """Four translations of one benchmark: the average's interval is as wide as each one's, not half as wide."""
     one = by_hand("x", 80, 79.5, 2000, 0.1)
-    translations = assess([Pair(f"t{i}", *one, data_set="mmlu") for i in range(4)], Gate()).scores
-    apart = assess([renamed(Pair(f"t{i}", *one, data_set=f"d{i}")) for i in range(4)], Gate()).scores
+    translations = assess([Pair(f"t{i}", *one, data_set="mmlu") for i in range(4)], ScoreGate()).scores
+    apart = assess([renamed(Pair(f"t{i}", *one, data_set=f"d{i}")) for i in range(4)], ScoreGate()).scores
     each = translations[0].difference - (translations[0].lower or 0)
     assert translations[-1].difference - (translations[-1].lower or 0) == pytest.approx(each)
     assert apart[-1].difference - (apart[-1].lower or 0) == pytest.approx(each / 2)
@@ -302,7 +302,7 @@ def test_two_benchmarks_of_the_same_answers_do_not_make_the_average_surer() -> N
     """HumanEval and HumanEval+ have data sets of two names, and run one answer."""
     one = by_hand("x", 80, 79.5, 2000, 0.1)
     first, second = (Pair(name, *one, data_set=name) for name in ("HumanEval", "HumanEval+"))
-    same, apart = (assess([first, other], Gate()).scores[-1] for other in (second, renamed(second)))
+    same, apart = (assess([first, other], ScoreGate()).scores[-1] for other in (second, renamed(second)))
     assert same.difference - (same.lower or 0) == pytest.approx(math.sqrt(2) * (apart.difference - (apart.lower or 0)))
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from containers import suites
 from containers.errors import BadInput
-from containers.evaluate import suite
+from containers.evaluate.fidelity_gate import Limit
 from containers.evaluate.judge import Report, judge
+from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measurement import (
     Arrays,
     Check,
@@ -24,14 +25,14 @@ from containers.evaluate.measurement import (
 )
 
 SMOKE = suites.read("smoke")
-LOADED = suite.parse(SMOKE)
+SUITE = FidelitySuite.read(SMOKE)
 TOKENS = 256  # a passage
 
 
 def measured(*, damage: float = 0.0, seed: int = 0, **changes: object) -> Measured:
     """A model over 1,000 tokens whose logits are moved by normal noise of size `damage`."""
     rng = np.random.default_rng(17)
-    count = TOKENS * len(LOADED.passages)
+    count = TOKENS * len(SUITE.passages)
     logits = rng.normal(0, 3, (count, 1000))
     tokens = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1).astype(np.int32)
     logits = logits + np.random.default_rng(seed).normal(0, damage, logits.shape) if damage else logits
@@ -47,7 +48,7 @@ def measured(*, damage: float = 0.0, seed: int = 0, **changes: object) -> Measur
         checks=(Check(name="health", passed=True, detail="fine"), Check(name="no loops", passed=True, detail="none")),
         answers={},
         chat_template_tokens=(1, 2, 3),
-        passages=tuple(Passage(path=p, start=i * TOKENS, tokens=TOKENS) for i, p in enumerate(LOADED.passages)),
+        passages=tuple(Passage(path=p, start=i * TOKENS, tokens=TOKENS) for i, p in enumerate(SUITE.passages)),
         non_finite=0,
         noise=Noise(abs_dlogp_mean=0, abs_dlogp_max=0, greedy_alike=1, greedy_repeats=3, concurrent_alike=1),
         speed=Speed(first_token=0.1, alone=10, concurrent=80, prefill=500),
@@ -68,16 +69,16 @@ def baseline() -> Measured:
 
 
 def decided(candidate: Measured, baseline: Measured) -> tuple[str, str]:
-    verdict = judge(LOADED, candidate, baseline).verdict
+    verdict = judge(SUITE, candidate, baseline).verdict
     return verdict.decision, " ".join(verdict.reasons)
 
 
 def test_a_model_passes_against_itself(baseline: Measured) -> None:
-    report = judge(LOADED, baseline, baseline)
+    report = judge(SUITE, baseline, baseline)
     assert report.verdict.decision == "pass"
     assert report.verdict.measures["kl_mean"] == 0
     assert report.verdict.measures["perplexity_ratio"] == 1
-    assert report.positions == (TOKENS - 1) * len(LOADED.passages)
+    assert report.positions == (TOKENS - 1) * len(SUITE.passages)
 
 
 def test_small_damage_passes_and_large_damage_is_refused(baseline: Measured) -> None:
@@ -91,11 +92,11 @@ def test_small_damage_passes_and_large_damage_is_refused(baseline: Measured) -> 
 def test_an_interval_that_holds_the_limit_is_inconclusive(baseline: Measured) -> None:
     """The limit is set to what was measured, so that the interval holds it."""
     candidate = measured(damage=0.3)
-    value = judge(LOADED, candidate, baseline).measures["kl_mean"].value
-    limits = {"kl_mean": suite.Limit(at_most=value * 1.0001)}
-    gate = LOADED.suite.gate.model_copy(update={"limits": limits})
-    loaded = LOADED.model_copy(update={"suite": LOADED.suite.model_copy(update={"gate": gate})})
-    verdict = judge(loaded, candidate, baseline).verdict
+    value = judge(SUITE, candidate, baseline).measures["kl_mean"].value
+    limits = {"kl_mean": Limit(at_most=value * 1.0001)}
+    gate = SUITE.declared.gate.model_copy(update={"limits": limits})
+    suite = replace(SUITE, declared=SUITE.declared.model_copy(update={"gate": gate}))
+    verdict = judge(suite, candidate, baseline).verdict
     assert verdict.decision == "inconclusive"
     assert "times as much text would decide" in verdict.reasons[0]
 
@@ -171,11 +172,11 @@ def test_numbers_that_are_all_missing_are_refused_without_a_crash(baseline: Meas
 def test_another_version_of_the_suite_is_bad_input(baseline: Measured) -> None:
     other = measured(suite_digest=suites.SuiteFiles(name="smoke", files={}).digest)
     with pytest.raises(BadInput, match="measured with another version of the suite"):
-        judge(LOADED, other, baseline)
+        judge(SUITE, other, baseline)
 
 
 def test_the_report_is_json_and_reads_back(baseline: Measured) -> None:
-    report = judge(LOADED, measured(damage=0.2), baseline)
+    report = judge(SUITE, measured(damage=0.2), baseline)
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
@@ -200,7 +201,7 @@ def test_small_tasks_are_shown_and_decide_nothing(baseline: Measured) -> None:
         task = Scored(key="facts", title="Facts", scores={f"facts/{i}": right for i in range(20)}, metric="acc")
         return Measured(one.about.model_copy(update={"tasks": (task,)}), one.arrays)
 
-    verdict = judge(LOADED, with_tasks(baseline, 0.0), with_tasks(baseline, 1.0)).verdict
+    verdict = judge(SUITE, with_tasks(baseline, 0.0), with_tasks(baseline, 1.0)).verdict
     assert verdict.decision == "pass"
     row = verdict.scores[-1]
     assert (row.title, row.baseline, row.candidate, row.decision, row.margin) == ("Facts", 100, 0, None, None)

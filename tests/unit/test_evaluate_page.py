@@ -9,10 +9,10 @@ import pytest
 
 from containers.evaluate import page, samples
 from containers.evaluate.compare import Estimate
-from containers.evaluate.judge import Sizes
+from containers.evaluate.suite import Sizes
 from containers.verdict import Score
-from tests.unit.test_evaluate_judge import LOADED, judge, measured
-from tests.unit.test_evaluate_samples import GREEDY, scored
+from tests.unit.test_evaluate_judge import SUITE, judge, measured
+from tests.unit.test_evaluate_samples import GATE, GREEDY, scored
 
 if TYPE_CHECKING:
     from containers.evaluate.judge import Report
@@ -65,7 +65,7 @@ def parsed(content: str) -> Reader:
 
 def test_the_page_says_all_and_needs_nothing() -> None:
     hostile = {"Who are you?": "<script>alert(1)</script><img src=http://x/y>"}
-    report = judge(LOADED, measured(damage=0.1, answers=hostile), measured(answers={"Who are you?": "A & B"}))
+    report = judge(SUITE, measured(damage=0.1, answers=hostile), measured(answers={"Who are you?": "A & B"}))
     reader = read(report)
     assert reader.links == []
     assert "script" not in reader.tags
@@ -82,21 +82,21 @@ def test_the_page_says_all_and_needs_nothing() -> None:
 
 def test_a_verdict_without_numbers_has_a_page_too() -> None:
     """Another tokenizer: nothing can be compared token by token."""
-    report = judge(LOADED, measured(passages=measured().about.passages[:3]), measured())
+    report = judge(SUITE, measured(passages=measured().about.passages[:3]), measured())
     assert report.measures == {}
     assert "Fidelity to the baseline" not in " ".join(read(report).text)
 
 
 @pytest.mark.parametrize("bounds", [(None, None), (0.1, 0.1)])
 def test_a_measure_without_a_spread_is_drawn(bounds: tuple[float | None, float | None]) -> None:
-    report = judge(LOADED, measured(), measured())
+    report = judge(SUITE, measured(), measured())
     estimate = Estimate(value=0.1, lower=bounds[0], upper=bounds[1], blocks=1)
     read(report.model_copy(update={"measures": {"kl_mean": estimate}}))
 
 
 def test_the_page_of_a_gate_has_scores_recovery_and_interval() -> None:
     """120 of 164 became 118: 73.17 and 71.95 points, 98.3 % of it; a baseline near zero has no recovery."""
-    report = samples.judge(GREEDY, scored(118), scored(120), Sizes(baseline=270_000_000, candidate=163_000_000))
+    report = samples.judge(GREEDY, GATE, scored(118), scored(120), Sizes(baseline=270_000_000, candidate=163_000_000))
     reader = parsed(
         page.render_gate(report.model_copy(update={"noise": {"HumanEval": 0.125}, "cut": {"HumanEval": (3, 4)}}))
     )
@@ -108,7 +108,7 @@ def test_the_page_of_a_gate_has_scores_recovery_and_interval() -> None:
         assert text in reader.text
     assert "270,000,000 bytes became 163,000,000, 39.6 % less" in " ".join(reader.text)
     assert reader.tags.count("svg") == 3
-    low = samples.judge(GREEDY, scored(2), scored(1))
+    low = samples.judge(GREEDY, GATE, scored(2), scored(1))
     assert "N/A" in parsed(page.render_gate(low)).text
 
 
@@ -120,7 +120,7 @@ def test_recovery_of_a_perplexity_is_baseline_over_candidate() -> None:
 
 
 def test_the_report_of_the_smoke_suite_has_scores_sizes_and_recovery() -> None:
-    report = judge(LOADED, measured(damage=0.1), measured(), Sizes(baseline=2_000, candidate=1_000))
+    report = judge(SUITE, measured(damage=0.1), measured(), Sizes(baseline=2_000, candidate=1_000))
     score = report.verdict.scores[0]
     text = " ".join(read(report).text)
     assert f"{score.baseline:.2f}" in text

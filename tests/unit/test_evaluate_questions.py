@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from containers.evaluate.benchmarks import Benchmark
 from containers.evaluate.harness import questions
+from containers.evaluate.harness.benchmark import Benchmark
 
 ONE = Benchmark(
     key="x", title="X", task="x", metric="acc,none", num_fewshot=0, api="chat", max_length=64, samples=4, data_set="x/x"

@@ -8,7 +8,10 @@ import pytest
 
 from containers import suites
 from containers.errors import BadInput
-from containers.evaluate import benchmarks, coding, suite
+from containers.evaluate import kinds, suite
+from containers.evaluate.kinds.benchmarks import BenchmarkSuite
+from containers.evaluate.kinds.fidelity import FidelitySuite
+from containers.evaluate.kinds.humaneval import HumanEvalSuite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,29 +25,40 @@ def edited(old: str, new: str) -> suites.SuiteFiles:
     return SMOKE.model_copy(update={"files": {**SMOKE.files, "suite.yaml": text.replace(old, new)}})
 
 
-def test_the_shipped_suites_parse() -> None:
-    assert suites.names() == [
-        "humaneval",
-        "humaneval-greedy",
-        "humaneval-plus",
-        "multilingual-mmlu",
-        "openllm-v1",
-        "openllm-v2",
-        "smoke",
-    ]
-    for files in map(suites.read, suites.names()):
-        if benchmarks.of_benchmarks(files):
-            assert benchmarks.parse(files).name == files.name
-        elif coding.is_humaneval(files):
-            assert coding.parse(files).name == files.name
-        else:
-            assert suite.parse(files).suite.name == files.name
+def test_every_shipped_folder_is_a_suite_that_fits() -> None:
+    """A suite is one folder with a suite.yaml: there is no other list of them."""
+    assert suites.names() == sorted(path.name for path in suites.SHIPPED.iterdir() if path.is_dir())
+    for name in suites.names():
+        kinds.load(suites.read(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("smoke", FidelitySuite), ("openllm-v1", BenchmarkSuite), ("humaneval-plus", HumanEvalSuite)],
+)
+def test_a_suite_is_of_the_kind_that_it_declares(name: str, kind: type[object]) -> None:
+    assert type(kinds.load(suites.read(name))) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "declares"),
+    [
+        ("name: mine\nfidelty: {}\n", "nothing to measure"),
+        ("- a list", "nothing to measure"),
+        ("", "nothing to measure"),
+        ("benchmarks: []\nhumaneval: {}\n", "benchmarks and humaneval"),
+    ],
+)
+def test_a_suite_of_no_kind_or_of_two_is_bad_input(text: str, declares: str) -> None:
+    with pytest.raises(BadInput, match=f"the suite mine declares {declares}") as raised:
+        kinds.load(suites.SuiteFiles(name="mine", files={"suite.yaml": text}))
+    assert "exactly one of the sections benchmarks, fidelity, humaneval" in raised.value.remedy
 
 
 def test_the_suites_have_the_rows_of_the_reference_card() -> None:
     """In its order and with its few-shot counts; HumanEval is no task of the harness."""
     v1, v2, languages = (
-        [(one.title, one.num_fewshot) for one in benchmarks.parse(suites.read(name)).benchmarks]
+        [(one.title, one.num_fewshot) for one in BenchmarkSuite.read(suites.read(name)).declared.benchmarks]
         for name in ("openllm-v1", "openllm-v2", "multilingual-mmlu")
     )
     assert v1 == [
@@ -81,11 +95,11 @@ def test_a_benchmark_that_the_server_would_cut_is_bad_input() -> None:
     files = suites.read("openllm-v1")
     text = files.files["suite.yaml"].replace("max_model_len: 4097", "max_model_len: 2048")
     with pytest.raises(BadInput, match="sends up to 3850 tokens, and serving"):
-        benchmarks.parse(files.model_copy(update={"files": {"suite.yaml": text}}))
+        kinds.load(files.model_copy(update={"files": {"suite.yaml": text}}))
 
 
 def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:
-    text = "\n".join(suite.parse(SMOKE).passages.values())
+    text = "\n".join(FidelitySuite.read(SMOKE).passages.values())
     assert 2000 < len(text.split()) < 4000
     assert all(sign in text for sign in "üéóãाต{0")
 
@@ -106,7 +120,7 @@ def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:
 )
 def test_a_typing_error_is_named(old: str, new: str, message: str) -> None:
     with pytest.raises(BadInput) as raised:
-        suite.parse(edited(old, new))
+        kinds.load(edited(old, new))
     assert message in str(raised.value)
 
 
@@ -127,7 +141,8 @@ def test_a_suite_of_the_users_own_travels_with_the_request(tmp_path: Path) -> No
         (folder / path).write_text(text)
     files = suites.read(str(folder))
     assert not files.shipped
-    assert suite.parse(suite.of_request(files.parameters(subject="x"), files.options())).suite.name == "mine"
+    sent = suite.of_request(files.parameters(subject="x"), files.options())
+    assert FidelitySuite.read(sent).declared.name == "mine"
     assert SMOKE.options().suite_files == {}
 
 

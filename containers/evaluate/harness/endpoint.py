@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.contract import EvaluateOptions
-    from containers.evaluate.benchmarks import Benchmark
+    from containers.evaluate.harness.benchmark import Benchmark
     from containers.events import Reporter
 
 _MOST_STOPS = 4  # stop strings that the API takes; answers are cut here at the others

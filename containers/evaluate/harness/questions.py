@@ -13,7 +13,7 @@ from containers.evaluate.measurement import Scored
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from containers.evaluate.benchmarks import Benchmark
+    from containers.evaluate.harness.benchmark import Benchmark
 
 _SHARED = 200  # characters from which on a text that two questions have in common makes them dependent
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from containers.errors import BadInput
-from containers.evaluate.benchmarks import command
+from containers.evaluate import tokenizer
 from containers.evaluate.harness import data, questions
+from containers.evaluate.harness.benchmark import command
 from containers.evaluate.measurement import Requests
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.contract import EvaluateOptions
-    from containers.evaluate.benchmarks import Benchmark
+    from containers.evaluate.harness.benchmark import Benchmark
     from containers.evaluate.measurement import Scored
     from containers.events import Reporter
     from containers.settings import StepSettings
+    from containers.step import Context
+    from containers.store import Store
     from containers.suites import SuiteFiles
 
 TASKS = "tasks"  # the folder of a suite with tasks of its own
@@ -51,16 +54,16 @@ class Ran:
 
 @dataclass(frozen=True)
 class Harness:
-    """Runs the benchmarks of one suite; `tokenizer` is a folder with the tokenizer's files (None asks the
-    endpoint), `scratch` an empty one. `again` questions of each benchmark are asked once more, to know the engine's noise.
+    """Runs the benchmarks of one suite; `scratch` is an empty folder, `tokenizer` one with the tokenizer's files (None asks
+    the endpoint). `again` questions of each benchmark are asked once more, to know the engine's noise.
     """
 
     files: SuiteFiles
     benchmarks: Sequence[Benchmark]
-    category: str
-    tokenizer: Path | None
     scratch: Path
     settings: StepSettings
+    tokenizer: Path | None = None
+    category: str = ""
     again: int = 0
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
@@ -148,7 +151,7 @@ class Harness:
         """A manager that knows every task by name, and answers a second time with what it loaded the first."""
         from lm_eval.tasks import TaskManager
 
-        class Loaded(TaskManager):  # type: ignore[misc]
+        class CachingTaskManager(TaskManager):  # type: ignore[misc]
             held: dict[str, Any]
 
             def load(self, task_list: Any) -> Any:
@@ -158,7 +161,7 @@ class Harness:
                 return self.held[name]
 
         own = all(f"{TASKS}/{one.task}.yaml" in self.files.files for one in self.benchmarks)
-        manager = Loaded(
+        manager = CachingTaskManager(
             include_path=str(folder / TASKS) if (folder / TASKS).is_dir() else None, include_defaults=not own
         )
         manager.held = {}
@@ -193,3 +196,18 @@ class Harness:
 
     def _command(self, one: Benchmark, model: str) -> str:
         return shlex.join(command(one, url=_CARD_ENDPOINT, model=model, tokenizer=model, output="results"))
+
+
+def run_benchmarks(  # noqa: PLR0917 - a suite, what it declares, and where things are
+    files: SuiteFiles,
+    declared: Sequence[Benchmark],
+    options: EvaluateOptions,
+    store: Store,
+    context: Context,
+    category: str = "",
+    again: int = 0,
+) -> Ran:
+    """Run them at the endpoint, with the tokenizer of what is measured; raises as `Harness.run` does."""
+    folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
+    harness = Harness(files, declared, context.scratch / "harness", context.settings, folder, category, again)
+    return harness.run(options, context.report)

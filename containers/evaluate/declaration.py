@@ -1,0 +1,99 @@
+"""What every suite.yaml has in common, and how a mistake in one is reported: one clear message that names the field."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from containers.contract import Frozen
+from containers.errors import BadInput
+from containers.suites import DECLARATION, SHIPPED
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from containers.suites import SuiteFiles
+
+Positive = Annotated[int, Field(gt=0)]
+Points = Annotated[float, Field(ge=0, le=100)]
+
+
+class Serving(Frozen):
+    """What the endpoint must have been started with; lengths in tokens."""
+
+    max_model_len: Positive
+
+
+class Declaration(Frozen):
+    """The fields of every suite.yaml; each kind of suite adds its own."""
+
+    schema_version: Literal[1]
+    name: str
+    description: str
+    serving: Serving
+
+
+class ScoreGate(Frozen):
+    """Margins in points. Below `recovery_needs` points of the baseline a recovery says nothing and is N/A."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    margin: Points = 2.0
+    margin_average: Points = 1.0
+    recovery_needs: Points = 5.0
+
+
+class ScoredDeclaration(Declaration):
+    """Of a suite that scores single questions; `category` is the first column of the card's table."""
+
+    category: str = ""
+    gate: ScoreGate = ScoreGate()
+
+
+D = TypeVar("D", bound=Declaration)
+
+
+def content(files: SuiteFiles) -> Any:
+    """The YAML of a suite, unchecked; raises BadInput when it is none."""
+    try:
+        return yaml.safe_load(files.files.get(DECLARATION, ""))
+    except yaml.YAMLError as error:
+        at = getattr(error, "problem_mark", None)
+        where = f"line {at.line + 1}, column {at.column + 1}: {getattr(error, 'problem', '')}" if at else str(error)
+        raise BadInput(
+            f"{DECLARATION} of the suite {files.name} is not YAML: {where}", remedy="correct it there"
+        ) from error
+
+
+def parse(files: SuiteFiles, model: type[D]) -> D:
+    """Read the declaration; raises BadInput that names the suite, the fields and what is wrong with them."""
+    try:
+        declared = model.model_validate(content(files))
+    except ValidationError as error:
+        known = _fields(model)
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {_said(e, known)}" for e in error.errors())
+        raise BadInput(
+            f"{DECLARATION} of the suite {files.name} does not fit: {wrong}",
+            remedy=f"the suites that ship have every field, with what it means: {SHIPPED}",
+        ) from error
+    if declared.name != files.name:
+        raise BadInput(
+            f"the suite in the folder {files.name} calls itself {declared.name}", remedy="give both one name"
+        )
+    return declared
+
+
+def _fields(model: type[Frozen]) -> set[str]:
+    """The names of all fields of a model and of the models in it."""
+    schema = model.model_json_schema()
+    return {name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})}
+
+
+def _said(error: ErrorDetails, known: set[str]) -> str:
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    name = str(error["loc"][-1])
+    near = get_close_matches(name, known - {name}, 1)
+    return "there is no such field" + (f", did you mean {near[0]}?" if near else "")

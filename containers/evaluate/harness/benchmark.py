@@ -1,0 +1,79 @@
+"""One benchmark of lm-evaluation-harness: what a person declares of it, and the command that it comes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from containers.contract import Frozen
+from containers.evaluate.declaration import Points, Positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class Benchmark(Frozen):
+    """One row of the card's table. `max_length` and `max_gen_toks` in tokens; `metric` is the harness's `name,filter`.
+
+    `api`: completions renders the prompt on this side (log-likelihoods, answers that are begun for the model), chat
+    leaves it to the server.
+    """
+
+    key: str = Field(pattern=r"^[a-z0-9-]+$")
+    title: str
+    task: str
+    metric: str = Field(pattern=r"^[a-z_0-9]+,[a-z_\-]+$")
+    num_fewshot: Annotated[int, Field(ge=0)]
+    api: Literal["completions", "chat"]
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = False
+    add_bos_token: bool = False
+    max_length: Positive
+    max_gen_toks: Positive | None = None
+    samples: Positive
+    data_set: str
+    margin: Points | None = None
+
+
+def check_benchmarks(benchmarks: Sequence[Benchmark], max_model_len: int) -> None:
+    """Raises ValueError for two of one key, and for one that an endpoint of that length would not take."""
+    keys = [one.key for one in benchmarks]
+    if len(set(keys)) != len(keys):
+        raise ValueError("two benchmarks have one key")
+    for one in benchmarks:
+        # The harness sends at most max_length - 1 tokens and cuts what is longer, and says nothing.
+        if one.max_length > max_model_len:
+            raise ValueError(f"{one.key} sends up to {one.max_length} tokens, and serving.max_model_len is less")
+
+
+def command(
+    benchmark: Benchmark, *, url: str, model: str, tokenizer: str, output: Path | str, concurrency: int = 8
+) -> list[str]:
+    """The harness's command for one benchmark, without the interpreter: what the step runs and what the card prints.
+
+    `url` is the base of the OpenAI API; `tokenizer` a folder or a hub name (the harness counts tokens with it, and
+    renders prompts where the server does not).
+    """
+    arguments: dict[str, str | int] = {
+        "model": model,
+        "base_url": f"{url}/{'chat/completions' if benchmark.api == 'chat' else 'completions'}",
+        "num_concurrent": concurrency,
+        "max_retries": 4,
+        "max_length": benchmark.max_length,
+    }
+    if benchmark.api == "completions":
+        arguments |= {"tokenizer_backend": "huggingface", "tokenizer": tokenizer}
+    if benchmark.add_bos_token:
+        arguments |= {"add_bos_token": "True"}
+    if benchmark.max_gen_toks is not None:
+        arguments["max_gen_toks"] = benchmark.max_gen_toks
+    argv = ["lm_eval", "run"]
+    argv += ["--model", "local-chat-completions" if benchmark.api == "chat" else "local-completions"]
+    argv += ["--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())]
+    argv += ["--tasks", benchmark.task, "--num_fewshot", str(benchmark.num_fewshot)]
+    if benchmark.apply_chat_template:
+        argv.append("--apply_chat_template")
+    argv += ["--fewshot_as_multiturn", str(benchmark.fewshot_as_multiturn)]
+    return [*argv, "--batch_size", "1", "--log_samples", "--output_path", str(output)]

@@ -1,0 +1,36 @@
+"""The kinds of suites. A suite is of the kind whose section its suite.yaml declares; a new kind is one module and one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+from containers.evaluate.declaration import content
+from containers.evaluate.kinds.benchmarks import BenchmarkSuite
+from containers.evaluate.kinds.fidelity import FidelitySuite
+from containers.evaluate.kinds.humaneval import HumanEvalSuite
+from containers.suites import DECLARATION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from containers.evaluate.suite import Suite
+    from containers.suites import SuiteFiles
+
+KINDS: Final[Mapping[str, Callable[[SuiteFiles], Suite]]] = {
+    "benchmarks": BenchmarkSuite.read,
+    "fidelity": FidelitySuite.read,
+    "humaneval": HumanEvalSuite.read,
+}
+
+
+def load(files: SuiteFiles) -> Suite:
+    """The suite that the files declare; raises BadInput for no kind or several, and for what does not fit."""
+    declared = content(files)
+    found = [kind for kind in KINDS if isinstance(declared, dict) and kind in declared]
+    if len(found) != 1:
+        raise BadInput(
+            f"{DECLARATION} of the suite {files.name} declares {' and '.join(found) or 'nothing to measure'}",
+            remedy=f"give it exactly one of the sections {', '.join(KINDS)}",
+        )
+    return KINDS[found[0]](files)

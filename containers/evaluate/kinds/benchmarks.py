@@ -1,0 +1,83 @@
+"""Suites of benchmarks that lm-evaluation-harness runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, model_validator
+
+from containers.evaluate import sanity
+from containers.evaluate.client import Client
+from containers.evaluate.declaration import ScoredDeclaration, parse
+from containers.evaluate.harness.benchmark import Benchmark, check_benchmarks
+from containers.evaluate.harness.run import Harness, run_benchmarks
+from containers.evaluate.samples import Samples, judge_samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from containers.contract import EvaluateOptions, EvaluateParameters
+    from containers.evaluate.suite import Judgement, Sizes
+    from containers.step import Context
+    from containers.store import Store
+    from containers.suites import SuiteFiles
+
+_AGAIN = 64  # questions of a benchmark, or one of each of its tasks: enough to see noise that would matter
+
+
+class BenchmarkDeclaration(ScoredDeclaration):
+    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_benchmarks(self.benchmarks, self.serving.max_model_len)
+        return self
+
+
+@dataclass(frozen=True)
+class BenchmarkSuite:
+    """See `containers.evaluate.suite.Suite`."""
+
+    declared: BenchmarkDeclaration
+    files: SuiteFiles
+
+    @classmethod
+    def read(cls, files: SuiteFiles) -> BenchmarkSuite:
+        return cls(parse(files, BenchmarkDeclaration), files)
+
+    def check(self, context: Context) -> None:
+        Harness(self.files, self.declared.benchmarks, context.scratch / "harness", context.settings).check()
+
+    def measure(
+        self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
+    ) -> dict[str, bytes]:
+        length = asyncio.run(_served(options, self.declared.serving.max_model_len))
+        ran = run_benchmarks(
+            self.files,
+            self.declared.benchmarks,
+            options,
+            store,
+            context,
+            category=self.declared.category,
+            again=_AGAIN,
+        )
+        return Samples.of(
+            self.files,
+            parameters,
+            max_model_len=length,
+            benchmarks=ran.scored,
+            requests=ran.requests,
+            commands=ran.commands,
+            cut=ran.cut,
+            noise=ran.noise,
+        ).files()
+
+    def judge(self, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
+        return judge_samples(self.files, self.declared.gate, candidate, baseline, sizes)
+
+
+async def _served(options: EvaluateOptions, needed: int) -> int:
+    async with Client(options) as client:
+        return await sanity.served(client, needed)
