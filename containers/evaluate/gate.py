@@ -61,7 +61,7 @@ class Pair:
 class Comparison(Frozen):
     """One benchmark. `lower` is the bound that passes, `upper` the one that refuses (see the module's text).
 
-    `more` is how many times the samples would decide every other time, if the difference is what it was seen to be (its
+    `more` is how many times the samples would decide half of the time, if the difference is what it was seen to be (its
     bound then lies at the margin as often inside as outside); 1 where it is decided.
     """
 
@@ -320,7 +320,7 @@ def average(title: str, comparisons: Sequence[Comparison], *, margin: float, gro
 
 
 def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateReport:
-    """The verdict over a suite, with a sentence for each benchmark that stands in the way.
+    """The verdict over a suite, with a sentence for each benchmark that keeps it from passing.
 
     A benchmark that says nothing decides nothing, and neither does a suite of such benchmarks alone.
     """
@@ -347,7 +347,7 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
         elif one.decision == "inconclusive":
             needed = math.ceil(one.samples * (one.more - 1))
             more = max(more, needed)
-            reasons.append(f"{said}: not decided; about {needed:,} more samples would decide, every other time.")
+            reasons.append(f"{said}: not decided; about {needed:,} more samples would decide it half of the time.")
         elif one.gain_beyond_noise:
             reasons.append(f"{said}: a gain beyond noise, which quantization does not explain.")
     return GateReport(

@@ -341,7 +341,7 @@ def test_recovery_is_that_of_the_card(row: int, printed: str) -> None:
     assert f"{one.recovery:.1f}" == printed
 
 
-def test_the_number_of_samples_that_is_named_decides_every_other_time() -> None:
+def test_the_number_of_samples_that_is_named_decides_half_of_the_time() -> None:
     """400 open benchmarks, each asked again that much larger with what was seen as the truth."""
     rng = np.random.default_rng(5)
     found = []

@@ -88,10 +88,13 @@ def test_a_verdict_without_numbers_has_a_page_too() -> None:
 
 
 @pytest.mark.parametrize("bounds", [(None, None), (0.1, 0.1)])
-def test_a_measure_without_a_spread_is_drawn(bounds: tuple[float | None, float | None]) -> None:
+def test_a_measure_without_a_spread_is_shown(bounds: tuple[float | None, float | None]) -> None:
     report = judge(SUITE, measured(), measured())
     estimate = Estimate(value=0.1, lower=bounds[0], upper=bounds[1], blocks=1)
-    read(report.model_copy(update={"measures": {"kl_mean": estimate}}))
+    reader = read(report.model_copy(update={"measures": {"kl_mean": estimate}}))
+    drawn = "0.1, limit 0.05" in reader.text
+    assert drawn is (bounds[0] is not None), "the plot has what has an interval"
+    assert "0.1" in reader.text, "the table has both"
 
 
 def test_the_page_of_a_gate_has_scores_recovery_and_interval() -> None:

@@ -28,13 +28,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def rounded(value: Any) -> Any:
-    """To nine digits: libraries of arithmetic differ beyond, by the machine."""
+def compared(value: Any) -> Any:
+    """Numbers to nine digits, as arithmetic differs beyond from machine to machine; of sentences for people how many."""
     if isinstance(value, float):
         return float(f"{value:.9g}")
     if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    return [rounded(one) for one in value] if isinstance(value, list) else value
+        return {key: len(one) if key == "reasons" else compared(one) for key, one in value.items()}
+    return [compared(one) for one in value] if isinstance(value, list) else value
 
 
 def test_there_is_a_golden_suite_of_each_kind() -> None:
@@ -55,7 +55,7 @@ def test_stored_measurements_are_judged_as_they_were(kind: str) -> None:
     suite = kinds.load(suites.read(str(folder / "suite")))
     judged = suite.judge(folder / "candidate", folder / "baseline", Sizes(baseline=2000, candidate=1000))
     for value, name in ((judged.verdict, VERDICT_FILE), (judged.report, REPORT_FILE)):
-        assert rounded(value.model_dump(mode="json")) == rounded(json.loads((folder / "verdict" / name).read_bytes()))
+        assert compared(value.model_dump(mode="json")) == compared(json.loads((folder / "verdict" / name).read_bytes()))
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)

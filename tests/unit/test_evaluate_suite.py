@@ -43,7 +43,7 @@ def test_a_suite_is_of_the_kind_that_it_declares(name: str, kind: type[object]) 
 @pytest.mark.parametrize(
     ("text", "declares"),
     [
-        ("name: mine\nfidelty: {}\n", "nothing to measure"),
+        ("name: mine\ndescription: of nothing\n", "nothing to measure"),
         ("- a list", "nothing to measure"),
         ("", "nothing to measure"),
         ("benchmarks: []\nhumaneval: {}\n", "benchmarks and humaneval"),
@@ -122,6 +122,14 @@ def test_a_typing_error_is_named(old: str, new: str, message: str) -> None:
     with pytest.raises(BadInput) as raised:
         kinds.load(edited(old, new))
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "missing"), [("fidelty", "fidelity"), ("benchmark", "benchmarks"), ("human_eval", "humaneval")]
+)
+def test_a_mistyped_section_is_named_with_the_kind_that_it_means(section: str, missing: str) -> None:
+    with pytest.raises(BadInput, match=f"{missing}: Field required.* {section}: there is no such field, did you mean"):
+        kinds.load(suites.SuiteFiles(name="mine", files={"suite.yaml": f"name: mine\n{section}: {{}}\n"}))
 
 
 def test_an_edited_suite_has_another_digest() -> None:

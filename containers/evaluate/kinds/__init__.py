@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
@@ -27,7 +28,10 @@ KINDS: Final[Mapping[str, Callable[[SuiteFiles], Suite]]] = {
 def load(files: SuiteFiles) -> Suite:
     """The suite that the files declare; raises BadInput for no kind or several, and for what does not fit."""
     declared = content(files)
-    found = [kind for kind in KINDS if isinstance(declared, dict) and kind in declared]
+    sections = [str(section) for section in declared] if isinstance(declared, dict) else []
+    found = [kind for kind in KINDS if kind in sections]
+    # The kind that a mistyped section means has the better message: it knows its other fields.
+    found = found or [kind for kind in KINDS if get_close_matches(kind, sections, 1)]
     if len(found) != 1:
         raise BadInput(
             f"{DECLARATION} of the suite {files.name} declares {' and '.join(found) or 'nothing to measure'}",
