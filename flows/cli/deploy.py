@@ -92,7 +92,7 @@ def size(  # noqa: PLR0917 -- typer makes options of them
     kv_cache_dtype: KvCache = "auto",
     json_: Json = False,
 ) -> None:
-    """Say how many GPUs a model needs: its weights, its KV cache, and what vLLM takes beside them."""
+    """Calculate how many GPUs a model needs: its weights, its KV cache, and what vLLM takes beside them."""
     from flows.targets import size as sizes
     from flows.targets.model import of_folder, of_reference
 

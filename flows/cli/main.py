@@ -19,9 +19,11 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     from types import FrameType
 
+    from typer.models import CommandInfo
+
 app = typer.Typer(
     name="carwright",
-    help="This model, this revision, this recipe: a served, measured, shippable FP8 model.",
+    help="Turn this model, this revision, this recipe into a served, measured, shippable FP8 model.",
     epilog="Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 the gate could not decide, 75 temporary (try again), "
     "130 interrupted, 1 a bug.",
     no_args_is_help=True,
@@ -47,16 +49,20 @@ def _root(
     pass
 
 
+for _commands in (steps, evaluation, modelcars, images, housekeeping, deploy, watch, server):
+    app.add_typer(_commands.app)
+app.add_typer(dry_run.app, name="dry-run")
 app.command()(ship.ship)
-app.add_typer(steps.app)
-app.add_typer(evaluation.app)
-app.add_typer(modelcars.app)
-app.add_typer(images.app)
-app.add_typer(housekeeping.app)
-app.add_typer(deploy.app)
-app.add_typer(watch.app)
-app.add_typer(server.app)
-app.add_typer(dry_run.app, name="dry-run", rich_help_panel="Run the project")
+
+# The groups of `carwright --help`, in the order in which they are shown.
+PANELS = {
+    "Ship": ("ship", "runs", "ui", "report", "card"),
+    "Model steps": ("download", "quantize", "serve", "eval", "compare"),
+    "Images of models": ("push", "lint", "verify"),
+    "Serve and deploy": ("size", "render", "deploy"),
+    "Watch": ("status", "rebuilds", "watch"),
+    "Run the project": ("settings", "clean", "sweep", "pools", "run", "images", "dry-run"),
+}
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
@@ -150,6 +156,32 @@ def clean(
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """SIGTERM unwinds like Ctrl-C: everything that was started is stopped."""
     raise KeyboardInterrupt
+
+
+def _arrange() -> None:
+    """Put every command into its panel; a command without one is a mistake that a test finds."""
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
+    order = {name: number for number, name in enumerate(panels)}
+    found: list[CommandInfo] = []
+    for group in app.registered_groups:
+        inner = group.typer_instance
+        if inner is not None and not (group.name or inner.info.name):
+            found += inner.registered_commands
+            inner.registered_commands = []
+    app.registered_commands = sorted(
+        [*app.registered_commands, *found], key=lambda one: order.get(command_name(one), len(order))
+    )
+    for command in app.registered_commands:
+        command.rich_help_panel = panels.get(command_name(command), command.rich_help_panel)
+    for group in app.registered_groups:
+        group.rich_help_panel = panels.get(str(group.name or ""), "Run the project")
+
+
+def command_name(command: CommandInfo) -> str:
+    return command.name or (command.callback.__name__ if command.callback is not None else "")
+
+
+_arrange()
 
 
 def main() -> None:

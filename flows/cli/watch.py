@@ -37,7 +37,7 @@ def status(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Show for each watched model what is shipped, how good and how old it is, and what is newer."""
+    """Show for each watched model what is shipped, its score and age, and what is newer."""
     from flows.watching import view
     from flows.watching.package_index import newer
 
@@ -51,9 +51,10 @@ def status(
         terminal.out.print(f"the package index has {name} {version}; `make lock LOCK=--upgrade` takes it")
 
 
+@app.command("plan", hidden=True)  # its name until 0.2, easily taken for `quantize --plan`
 @app.command()
-def plan(models: Models = None, json_: Json = False) -> None:
-    """Say what would be rebuilt and why, and do nothing. Exits 2 or 75 when a model could not be looked at."""
+def rebuilds(models: Models = None, json_: Json = False) -> None:
+    """List which watched models would be rebuilt and why; changes nothing. Exits 2 or 75 if a model cannot be checked."""
     from flows.watching import view
 
     _, seen = _look(models)
@@ -94,7 +95,7 @@ def watch(
     if settings.store.endpoint is None:
         raise BadInput(
             "the runs that a change starts need an object store that outlives this command",
-            remedy="set CARWRIGHT_STORE__ENDPOINT and its keys; `carwright plan` looks without one",
+            remedy="set CARWRIGHT_STORE__ENDPOINT and its keys; `carwright rebuilds` works without one",
         )
     while True:
         state = releases.watch_releases(str(models or ""), tuple(force or ()), return_state=True)

@@ -13,6 +13,7 @@ from containers.evaluate.judge import judge
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
+from containers.settings import StepSettings
 from tests.support import sabotage, vllm_engine
 
 if TYPE_CHECKING:

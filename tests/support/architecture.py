@@ -29,8 +29,8 @@ class Only:
 
 ONLY = (
     Only("torch", ("containers/quantize/", "containers/serve/", "infra/demo/"), "the arithmetic"),
-    Only("llmcompressor", ("containers/quantize/"), "the arithmetic"),
-    Only("compressed_tensors", ("containers/quantize/"), "the arithmetic"),
+    Only("llmcompressor", ("containers/quantize/",), "the arithmetic"),
+    Only("compressed_tensors", ("containers/quantize/",), "the arithmetic"),
     Only("vllm", ("containers/serve/",), "the engine"),
     Only("boto3", ("containers/store/",), "one way to the object store"),
     Only("botocore", ("containers/store/",), "one way to the object store"),
