@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # What a recipe runs is installed: no Python takes modules from the folder that make stands in.
 export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
-.PHONY: help ship check test test-all lint format lock images dry-run dry-run-down bench release clean
+.PHONY: help ship check test test-all lint format docs lock images dry-run dry-run-down bench release clean
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -41,6 +41,9 @@ lint: .venv ## check style, format and types
 format: .venv ## put the code in its one format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+docs: .venv ## write the pages that are made from the code
+	$(BIN)/python -m infra.settings_page > docs/reference/settings.md
 
 lock: .venv ## make every requirements.lock again (LOCK=--upgrade for newer versions)
 	$(BIN)/python -m infra.lock $(LOCK)

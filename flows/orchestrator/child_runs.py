@@ -197,7 +197,7 @@ class ChildRun:
             )
         message = state.message or state.name
         raise StepFailed(
-            self.step, 75, f"{where} ended without a word: {message}", remedy="its log is in the Prefect UI"
+            self.step, 75, f"{where} ended without a result: {message}", remedy="its log is in the Prefect UI"
         )
 
     def _check_start(self, state: State[Any]) -> None:

@@ -20,6 +20,7 @@ from flows.cli import terminal
 from flows.cli.main import app
 from flows.local.dry_run.site import Site
 from infra.settings import Settings
+from infra.settings_page import page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -340,3 +341,8 @@ def test_whoever_names_a_setting_names_one_that_there_is(root: Path) -> None:
     assert [(name, float(said)) for name, said in defaults] == [
         (name, known[name].field.default) for name, _ in defaults
     ]
+
+
+def test_the_page_of_settings_is_up_to_date(root: Path) -> None:
+    """`make docs` writes it."""
+    assert (root / "docs" / "reference" / "settings.md").read_text() == page()

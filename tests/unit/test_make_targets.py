@@ -20,6 +20,7 @@ TARGETS = (
     "test-all",
     "lint",
     "format",
+    "docs",
     "lock",
     "images",
     "dry-run",
