@@ -11,7 +11,6 @@ import gzip
 import json
 import os
 from importlib.resources import files
-from math import prod
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.contract import Frozen
@@ -130,12 +129,3 @@ async def score(
 
     outcomes = iter(await asyncio.gather(*(one(name, text) for name, texts in found.items() for text in texts)))
     return {name: [next(outcomes) for _ in texts] for name, texts in found.items()}
-
-
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """The unbiased estimate 1 - C(n - c, k) / C(n, k) of the chance that one of k samples is right."""
-    if not 0 < k <= samples or not 0 <= correct <= samples:
-        raise BadInput(f"pass@{k} of {correct} right among {samples} samples makes no sense")
-    if samples - correct < k:
-        return 1.0
-    return 1.0 - prod(1.0 - k / i for i in range(samples - correct + 1, samples + 1))

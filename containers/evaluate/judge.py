@@ -23,7 +23,7 @@ from containers.evaluate.suite import Sizes
 from containers.verdict import Score, Verdict
 
 if TYPE_CHECKING:
-    from containers.evaluate.kinds.fidelity import FidelitySuite
+    from containers.evaluate.fidelity_text import FidelityText
     from containers.evaluate.measurement import Arrays, Measured
 
 # What the model says depends on the model: these count only against what the baseline did.
@@ -47,7 +47,7 @@ class Report(Frozen):
     sizes: Sizes = Sizes()
 
 
-def judge(suite: FidelitySuite, candidate: Measured, baseline: Measured, sizes: Sizes | None = None) -> Report:
+def judge(suite: FidelityText, candidate: Measured, baseline: Measured, sizes: Sizes | None = None) -> Report:
     """Raises BadInput when the two were not measured with this suite."""
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.about.suite_digest != suite.files.digest:
@@ -105,7 +105,7 @@ def judge(suite: FidelitySuite, candidate: Measured, baseline: Measured, sizes: 
 
 
 def _scores(
-    suite: FidelitySuite, perplexities: dict[str, float], estimates: dict[str, Estimate], positions: int
+    suite: FidelityText, perplexities: dict[str, float], estimates: dict[str, Estimate], positions: int
 ) -> tuple[Score, ...]:
     """The suite's rows of the accuracy table: the perplexity of both over the shipped text."""
     ratio = estimates.get("perplexity_ratio")
@@ -128,7 +128,7 @@ def _scores(
     )
 
 
-def _tasks(suite: FidelitySuite, candidate: Measured, baseline: Measured) -> tuple[Score, ...]:
+def _tasks(suite: FidelityText, candidate: Measured, baseline: Measured) -> tuple[Score, ...]:
     """The suite's small benchmarks, for people: they have too few questions to decide anything, and fidelity does."""
     before = {one.key: one for one in baseline.about.tasks}
     pairs = [
@@ -171,7 +171,7 @@ def _sanity(findings: Findings, candidate: Measured, baseline: Measured) -> None
     findings.good.insert(0, f"{passed} of {len(candidate.about.checks)} sanity checks passed.")
 
 
-def _same_text(findings: Findings, suite: FidelitySuite, candidate: Measured, baseline: Measured) -> bool:
+def _same_text(findings: Findings, suite: FidelityText, candidate: Measured, baseline: Measured) -> bool:
     """Whether the two can be compared token by token; says why when they cannot."""
     if candidate.about.non_finite:
         findings.refuse.append(

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from containers.contract import EvaluateOptions, EvaluateParameters
-    from containers.evaluate.kinds.fidelity import FidelitySuite, Sanity
+    from containers.evaluate.fidelity_text import FidelityText, Sanity
     from containers.events import Reporter
 
 T = TypeVar("T")
 
 
 async def measure(
-    suite: FidelitySuite, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
+    suite: FidelityText, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
 ) -> Measured:
     """The whole suite on one endpoint.
 
@@ -89,7 +89,7 @@ async def _version(client: Client) -> str:
     return str(answer.get("version", "")) if isinstance(answer, dict) else ""
 
 
-async def _text(client: Client, suite: FidelitySuite, report: Reporter) -> tuple[Arrays, list[Passage], float]:
+async def _text(client: Client, suite: FidelityText, report: Reporter) -> tuple[Arrays, list[Passage], float]:
     """Log-probabilities of every passage, and tokens a second of it."""
     top_k = suite.declared.fidelity.top_k
     texts = suite.passages
@@ -110,7 +110,7 @@ async def _text(client: Client, suite: FidelitySuite, report: Reporter) -> tuple
     return Arrays.join(parts), passages, start / seconds
 
 
-async def _noise(client: Client, suite: FidelitySuite, arrays: Arrays, passages: list[Passage]) -> tuple[float, float]:
+async def _noise(client: Client, suite: FidelityText, arrays: Arrays, passages: list[Passage]) -> tuple[float, float]:
     """Mean and largest absolute difference of log-probabilities between two identical requests."""
     path = suite.declared.fidelity.repeat
     again = await fidelity.passage(client, suite.passages[path], top_k=suite.declared.fidelity.top_k)
@@ -134,7 +134,7 @@ class _Talked:
     concurrent: float = 0.0
 
 
-async def _template(client: Client, suite: FidelitySuite) -> tuple[int, ...]:
+async def _template(client: Client, suite: FidelityText) -> tuple[int, ...]:
     """The tokens of the suite's conversation; none for a model without a chat template, as base models are."""
     try:
         return await fidelity.rendered(client, [m.model_dump() for m in suite.declared.fidelity.chat_template])

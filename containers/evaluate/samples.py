@@ -12,9 +12,9 @@ from pydantic import Field, ValidationError
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.evaluate import gate, page
+from containers.evaluate import gate
 from containers.evaluate.measurement import Requests, Scored
-from containers.evaluate.suite import Judgement, Sizes
+from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -103,12 +103,6 @@ class SamplesReport(Frozen):
     requests: Requests
     noise: dict[str, float] = Field(default_factory=dict)
     cut: dict[str, tuple[int, int]] = Field(default_factory=dict)
-
-
-def judge_samples(files: SuiteFiles, rules: ScoreGate, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
-    """Read two measurements and judge them, with the report and its page; raises BadInput as `judge` and `Samples.read`."""
-    report = judge(files, rules, Samples.read(candidate), Samples.read(baseline), sizes)
-    return Judgement(report.verdict, report, page.render_gate(report))
 
 
 def judge(

@@ -15,7 +15,7 @@ from containers.evaluate.measurement import Check
 
 if TYPE_CHECKING:
     from containers.evaluate.client import Client
-    from containers.evaluate.kinds.fidelity import Sanity
+    from containers.evaluate.fidelity_text import Sanity
 
 _LOOP = 4  # a token sequence that comes this often in a row is a loop, not an answer
 

@@ -93,16 +93,13 @@ class Layer:
 
 
 class FileLayer(Layer):
-    """The layer of a single file: `header()`, the file's bytes, `trailer()`."""
+    """The layer of a single file: `header()`, the file's bytes, and the end of the archive."""
 
     def __init__(self, path: str, size: int) -> None:
         super().__init__((LayerFile(path, size),))
 
     def header(self) -> bytes:
         return self.glue[0]
-
-    def trailer(self) -> bytes:
-        return self.glue[1]
 
 
 class LayerHasher:

@@ -19,6 +19,7 @@ from containers import suites
 from containers.evaluate import gate
 from containers.evaluate.declaration import ScoreGate, parse
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
+from tests.support.gate_simulation import simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def of_benchmarks() -> Iterator[str]:
     yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
     for samples, differing, name in _SIZES:
         for loss in _LOSSES:
-            found = gate.simulated(
+            found = simulated(
                 samples=samples,
                 differing=differing,
                 loss=loss,

@@ -44,8 +44,8 @@ from containers.oci.source import StoredCheckpoint
 from containers.process import Child, inherited, run
 from containers.store import FileEntry, Manifest, Store
 from infra.objectstore import EmbeddedStore
-from infra.registry import LocalRegistry
 from infra.settings import Settings
+from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

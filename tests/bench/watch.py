@@ -38,10 +38,10 @@ from flows.watching.changes import made_here, tools_now
 from flows.watching.models import WatchedModel, load
 from flows.watching.records import ShipRecord
 from infra.hub import Hub, Repositories
-from infra.registry import LocalRegistry
 from infra.settings import Settings
 from tests.bench._api import logged_in
 from tests.bench.store import below, resident
+from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,9 +18,9 @@ from huggingface_hub import ModelCard
 
 from containers.process import start_time
 from infra.demo import demo_hub
-from infra.registry import LocalRegistry
 from tests.e2e.kills import STEPS, kill_in
 from tests.support import sabotage
+from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
     from tests.e2e.workspace import Workspace

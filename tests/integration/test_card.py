@@ -13,8 +13,8 @@ import pytest
 from containers.digest import Digest
 from containers.oci import referrers
 from containers.oci.access import open_repository
-from infra.registry import LocalRegistry
 from infra.settings import Settings
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:

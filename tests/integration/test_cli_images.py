@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.registry import LocalRegistry
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:

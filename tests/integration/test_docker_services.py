@@ -20,9 +20,9 @@ from flows.runners.docker.services import DockerServices
 from flows.runners.docker.sweeper import sweep
 from infra.container_engine import connect
 from infra.container_engine.ownership import KEPT, LEASE
-from infra.registry import LocalRegistry
 from infra.settings import Settings
 from tests.support.docker_world import left, played_images
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:

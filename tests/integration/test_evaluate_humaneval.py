@@ -7,7 +7,6 @@ import asyncio
 import json
 import socket
 import threading
-from math import comb
 from typing import TYPE_CHECKING
 
 import pytest
@@ -278,14 +277,3 @@ def test_samples_are_asked_for_without_a_seed() -> None:
     (one,) = asked
     assert (one["path"], one["n"], one["temperature"], one["top_p"]) == ("chat/completions", 50, 0.2, 0.95)
     assert "seed" not in one
-
-
-@pytest.mark.parametrize(("samples", "correct", "k"), [(10, 3, 1), (50, 7, 10), (5, 5, 1), (5, 0, 2), (10, 9, 2)])
-def test_pass_at_k_is_the_combinatorial_estimate(samples: int, correct: int, k: int) -> None:
-    wrong = comb(samples - correct, k) / comb(samples, k)
-    assert humaneval.pass_at_k(samples, correct, k) == pytest.approx(1 - wrong)
-
-
-def test_pass_at_k_of_nonsense_is_bad_input() -> None:
-    with pytest.raises(BadInput):
-        humaneval.pass_at_k(5, 6, 1)

@@ -31,8 +31,8 @@ from containers.oci.repository import image
 from containers.oci.unpack import unpack
 from containers.oci.validate import listed_files
 from containers.oci.verify import verify
-from infra.registry import LocalRegistry
 from infra.settings import Settings
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from flows.targets import kserve
 from flows.targets.description import DeploymentRequest, build
 from flows.targets.hosts import deploy_podman
 from flows.targets.model import of_folder
-from infra.registry import LocalRegistry
 from infra.settings import Settings
 from tests.support.deployments import GOLDEN
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from containers.oci.unpack import unpack
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
-from infra.registry import LocalRegistry
 from infra.settings import Settings
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:

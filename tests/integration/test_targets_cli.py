@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from containers.errors import BadInput
 from flows.cli.main import app
 from flows.targets import rhel_ai
-from infra.registry import LocalRegistry
 from infra.settings import Settings
 from tests.integration.test_kserve_client import World
 from tests.support.deployments import GOLDEN
 from tests.support.kube_api import NAMESPACE, kube_api, kubeconfig
+from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_safetensors
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from flows.watching.models import WatchedModel
 from flows.watching.records import ShipRecord
 from flows.watching.scan import ModelState, base_digest, scan
 from infra.hub import Fault, Hub, Repositories
-from infra.registry import LocalRegistry
 from infra.settings import Settings
+from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from containers.evaluate.gate import simulated
 from tests.bench import _gate_power
+from tests.support.gate_simulation import simulated
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 ROW = re.compile(

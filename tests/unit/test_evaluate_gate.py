@@ -22,10 +22,10 @@ from containers.evaluate.gate import (
     decide,
     decided,
     design_effect,
-    simulated,
     tango,
 )
 from containers.verdict import Score
+from tests.support.gate_simulation import simulated
 
 # The reference card: benchmark, baseline, FP8, number of questions.
 CARD = [

@@ -13,7 +13,8 @@ from containers.evaluate.client import Client
 from containers.evaluate.declaration import ScoredDeclaration, parse
 from containers.evaluate.harness.benchmark import Benchmark, check_benchmarks
 from containers.evaluate.harness.run import Harness, run_benchmarks
-from containers.evaluate.samples import Samples, judge_samples
+from containers.evaluate.kinds.scored import judge_samples
+from containers.evaluate.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

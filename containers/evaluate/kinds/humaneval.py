@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from containers.evaluate import humaneval, humaneval_plus, sanity
 from containers.evaluate.client import Client
 from containers.evaluate.declaration import ScoredDeclaration, parse
+from containers.evaluate.kinds.scored import judge_samples
 from containers.evaluate.measure import together
 from containers.evaluate.measurement import Requests, Scored
-from containers.evaluate.samples import Samples, judge_samples
+from containers.evaluate.samples import Samples
 from containers.evaluate.sandbox import Sandbox
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A real registry on loopback for tests and dry runs: Debian's docker-registry (distribution 2.8) over a folder."""
+"""A real registry on loopback for tests: Debian's docker-registry (distribution 2.8) over a folder."""
 
 from __future__ import annotations
 
