@@ -52,7 +52,7 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
 
     A modelcar or a model source is served and measured once; an endpoint is measured each time.
 
-    What decides, and what each suite needs, is in docs/evaluation.md.
+    What decides, and what each suite needs, is in docs/reference/evaluation.md.
 
     [bold]carwright eval[/] registry.example.com/models/name:1.0 --baseline hf://org/name
 

@@ -1,4 +1,4 @@
-"""How often the gate decides what, by simulation: the tables of docs/evaluation.md.
+"""How often the gate decides what, by simulation: the tables of docs/measurements/evaluation.md.
 
     python -m tests.bench._gate_power [benchmarks|suites|more]
 
