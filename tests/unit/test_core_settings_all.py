@@ -323,7 +323,7 @@ def test_the_command_that_makes_pools_refuses_it_before_every_run_does() -> None
 
 def test_whoever_names_a_setting_names_one_that_there_is(root: Path) -> None:
     """Documents, files of infra, and what the product's own messages tell people to set; and the defaults that tables give."""
-    files = [root / "README.md", root / "Containerfile", root / "Makefile", *(root / "docs").glob("*.md")]
+    files = [root / "README.md", root / "Containerfile", root / "Makefile", *(root / "docs").rglob("*.md")]
     for top in ("containers", "flows", "infra"):
         files += [file for file in (root / top).rglob("*") if file.suffix in {".py", ".yaml", ".json"}]
     known = {setting.variable: setting for setting in EVERY}
