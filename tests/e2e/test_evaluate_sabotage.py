@@ -13,7 +13,7 @@ from containers.evaluate.judge import judge
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
-from containers.settings import StepSettings
+from infra.settings import Settings
 from tests.support import sabotage, vllm_engine
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 SMOKE = suites.read("smoke")
 LOADED = FidelitySuite.read(SMOKE)
-SETTINGS = StepSettings()
+SETTINGS = Settings()
 
 
 def measured(url: str, *, concurrency: int = 8) -> Measured:

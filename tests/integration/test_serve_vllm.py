@@ -179,7 +179,7 @@ def test_the_kernels_give_the_numbers_of_plain_arithmetic(environment: Environme
         "VLLM_CACHE_ROOT": str(folder / "vllm"),
         "VLLM_NO_USAGE_STATS": "1",
     }
-    done = run([str(environment.python), str(root / "tests" / "cpu_fp8_check.py")], env=env, timeout=_SLOW)
+    done = run([str(environment.python), str(root / "tests" / "support" / "cpu_fp8_check.py")], env=env, timeout=_SLOW)
     said = json.loads(done.stdout.partition("RESULT ")[2])
     assert said["architecture"] == "LlamaForCausalLM"
     assert said["kernels"][0] == "EmulatedFp8LinearKernel"

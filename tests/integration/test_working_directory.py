@@ -122,7 +122,7 @@ def test_an_environment_is_made_there(trap: Trap, tmp_path: Path) -> None:
 def test_store_and_prefect_server_are_started_there(trap: Trap, tmp_path: Path) -> None:
     """And the client believes the environment, not the files of the folder."""
     script = (
-        "from flows import embedded\n"
+        "from flows.local import embedded\n"
         "from flows.orchestrator.prefect_import import import_prefect\n"
         "from infra.settings import Settings, absolute\n"
         "settings = absolute(Settings())\n"

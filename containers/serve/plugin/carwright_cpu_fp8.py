@@ -13,6 +13,8 @@ multiplication as that of a bfloat16 model gives the same sum, rounded once more
 The module imports torch and vLLM only: it runs in vLLM's processes and not in a step.
 """
 
+import ctypes
+import platform
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -34,11 +36,17 @@ T = TypeVar("T")
 
 logger = init_logger("vllm.carwright_cpu_fp8")
 
+# Linux, Documentation/arch/x86/xstate.rst and arch/x86/include/uapi/asm/prctl.h
+_ARCH_PRCTL = 158  # number of the system call on x86-64
+_ARCH_REQ_XCOMP_PERM = 0x1023
+_XTILEDATA = 18
+
 
 def register() -> None:
     """Put the emulation first in the CPU's lists; does nothing on a GPU, and no more when called again."""
     if not current_platform.is_cpu():
         return
+    _allow_amx()
     # vLLM's own `register_linear_kernel` appends, and what comes first is taken.
     for table, kernel in (
         (linear._POSSIBLE_FP8_KERNELS, EmulatedFp8LinearKernel),  # noqa: SLF001
@@ -50,6 +58,16 @@ def register() -> None:
     # vLLM looks at a model's class in a process of its own, so that no GPU is initialized in this one. There is none,
     # and the process costs 12 s of a core when an architecture is served for the first time.
     registry._run_in_subprocess = _run_here  # noqa: SLF001
+
+
+def _allow_amx() -> None:
+    """Ask Linux for the registers of AMX: a process that uses them without it ends with an illegal instruction.
+
+    oneDNN asks when it first multiplies matrices of some size. vLLM's own attention does not, so that a small model, whose
+    matrices oneDNN multiplies otherwise, killed the engine on processors with AMX. Elsewhere the call fails, which is fine.
+    """
+    if platform.machine() == "x86_64":
+        ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA)
 
 
 def _run_here(function: Callable[[], T]) -> T:
