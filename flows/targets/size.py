@@ -1,7 +1,7 @@
-"""How many GPUs a model needs: weights + KV cache + reserve against the memory of a GPU. docs/targets.md has the formula.
+"""How many GPUs a model needs: weights + KV cache + reserve against the memory of a GPU.
 
-Everything is in bytes and per GPU. The figures are an estimate that errs on the large side; vLLM prints the true ones
-when it starts.
+docs/reference/targets.md has the formula. Everything is in bytes and per GPU. The figures are an estimate that errs on the
+large side; vLLM prints the true ones when it starts.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def load(path: Path | None = None) -> tuple[WatchedModel, ...]:
         # A list of which no entry is right is called too short as well.
         inner = [fault for fault in faults if not any(_inside(fault["loc"], place) for place in places)]
         found = [_complaint(path, tree, fault) for fault in inner]
-        raise BadInput("\n".join(found), remedy="what each field means: docs/watching.md") from None
+        raise BadInput("\n".join(found), remedy="what each field means: docs/reference/models-yaml.md") from None
 
 
 def _inside(outer: tuple[int | str, ...], place: tuple[int | str, ...]) -> bool:
