@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = 60  # seconds for one answer of the engine; streams wait for as long as it takes
 _DOCS: Final = (
-    "docs/docker.md says how to set an engine up; the embedded profile needs none (CARWRIGHT_LAUNCHER=process)"
+    "docs/how-to/run-steps-in-containers.md says how to set an engine up; "
+    "the embedded profile needs none (CARWRIGHT_LAUNCHER=process)"
 )
 
 
