@@ -38,7 +38,7 @@ _KNOWN: Final = (
     (
         re.compile(r"manifest unknown|not found|access denied|unauthorized|repository does not exist", re.IGNORECASE),
         "the image is not there, or may not be read",
-        "build the images with `carwright images build`, or set CARWRIGHT_DOCKER__IMAGE; log in where it is private",
+        "build the images with `carwright images load`, or set CARWRIGHT_DOCKER__IMAGE; log in where it is private",
     ),
 )
 

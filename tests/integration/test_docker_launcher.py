@@ -193,7 +193,7 @@ def test_a_deadline_ends_the_container(world: World) -> None:
 def test_an_image_that_is_missing_is_named_with_the_command_that_builds_it(world: World) -> None:
     with pytest.raises(BadInput, match="no image nowhere/push:latest") as caught:
         world.run("true", image="nowhere/{target}:latest")
-    assert "carwright images build" in caught.value.remedy
+    assert "carwright images load" in caught.value.remedy
 
 
 def test_a_registry_that_is_not_there_is_asked_for_an_image_that_names_it(world: World) -> None:

@@ -163,7 +163,7 @@ def ensure_image(engine: ContainerEngine, name: str, settings: Settings, on_even
     if not slash or not (first == "localhost" or "." in first or ":" in first):  # as Docker tells a host from a name
         raise BadInput(
             f"the engine has no image {name}",
-            remedy="build it with `carwright images build` (`make images`), or name a registry's in CARWRIGHT_DOCKER__IMAGE",
+            remedy="build it with `carwright images load` (`make images`), or name a registry's in CARWRIGHT_DOCKER__IMAGE",
         )
     engine.pull(name, engine_login(Reference.parse(name), settings), on_event)
 
