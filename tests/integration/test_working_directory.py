@@ -124,7 +124,8 @@ def test_store_and_prefect_server_are_started_there(trap: Trap, tmp_path: Path) 
     script = (
         "from flows.local import embedded\n"
         "from flows.orchestrator.prefect_import import import_prefect\n"
-        "from infra.settings import Settings, absolute\n"
+        "from containers.settings import absolute\n"
+        "from infra.settings import Settings\n"
         "settings = absolute(Settings())\n"
         "with embedded.prefect_server(settings) as server, embedded.store(settings):\n"
         "    server.wait()\n"
