@@ -11,9 +11,9 @@ from pathlib import Path
 
 from containers import step
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
+from containers.ports import claimed
 from containers.serve import vllm_command
 from containers.serve.models import unpacked
-from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 
 
@@ -25,7 +25,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     started = time.monotonic()
     with (
         unpacked(parameters.reference, request, context, Path(options.folder) if options.folder else None) as model,
-        claimed(options.port, host=options.host) as port,
+        claimed(options.port, option="--port or CARWRIGHT_SERVE__PORT", host=options.host) as port,
         vllm_command.sockets_folder(context.scratch) as sockets,
     ):
         there = time.monotonic()

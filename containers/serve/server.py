@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from containers.errors import Interrupted, NotReady
+from containers.ports import LOOPBACK
 from containers.process import Child
 from containers.serve.diagnosis import explain, last
-from containers.serve.vllm_command import EMULATION, LOOPBACK
+from containers.serve.vllm_command import EMULATION
 from containers.serve_health import HEALTH_TIMEOUT, health_url
 
 if TYPE_CHECKING:

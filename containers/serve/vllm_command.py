@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
+from containers.ports import LOOPBACK
 from containers.process import inherited
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from containers.contract import ServeParameters
     from containers.settings import StepSettings
 
-LOOPBACK: Final = "127.0.0.1"
 PLUGIN: Final = Path(__file__).with_name("plugin")
 EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken over a layer
 _LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt

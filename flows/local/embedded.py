@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from containers.errors import NotReady
+from containers.ports import LOOPBACK, claimed
 from containers.process import Child, inherited
 from infra.credentials import new_login
 from infra.objectstore import EmbeddedStore
@@ -81,16 +81,16 @@ class PrefectServer:
 def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]:
     """Start the server and return before it is ready, so that other things can start beside it."""
     home = settings.home.resolve()
-    port = port or free_port()
     file = login_file(settings)
     secret = login(file)
-    child = Child(
-        argv=[sys.executable, "-m", "flows.orchestrator.prefect_server", "--login", str(file), "--port", str(port)],
-        env=inherited() | prefect_environment(home),
-        log_file=home / "logs" / "prefect.log",
-    )
-    with child:
-        yield PrefectServer(child, f"http://127.0.0.1:{port}", secret)
+    with claimed(port) as held:
+        child = Child(
+            argv=[sys.executable, "-m", "flows.orchestrator.prefect_server", "--login", str(file), "--port", str(held)],
+            env=inherited() | prefect_environment(home),
+            log_file=home / "logs" / "prefect.log",
+        )
+        with child:
+            yield PrefectServer(child, f"http://{LOOPBACK}:{held}", secret)
 
 
 def login_file(settings: Settings) -> Path:
@@ -117,13 +117,6 @@ def prefect_environment(home: Path) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PREFECT_CLI_PROMPT": "false",
     }
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -48,8 +48,8 @@ from containers.contract import (
 )
 from containers.evaluate.client import Client
 from containers.events import Reporter
+from containers.ports import claimed
 from containers.process import Child, inherited, run
-from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import InstalledVllm, command, environment
 from containers.store import Store

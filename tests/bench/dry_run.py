@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from containers.process import inherited, run
-from flows.local.embedded import free_port
 from tests.bench.ship import ship
+from tests.support.ports import free_port
 
 RATIO: Final = 1.15
 _ROOT: Final = Path(__file__).resolve().parents[2]

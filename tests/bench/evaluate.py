@@ -30,8 +30,8 @@ from containers.contract import EvaluateOptions, ServeOptions, ServeParameters, 
 from containers.evaluate.client import Client
 from containers.events import Event, Reporter
 from containers.fingerprints import locked_version
+from containers.ports import claimed
 from containers.process import inherited, run
-from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import InstalledVllm, command, environment
 from infra.demo import LOCK, ensure_demo

@@ -26,8 +26,8 @@ from rich.table import Table
 from containers.contract import ServeOptions, ServeParameters, Step
 from containers.events import Event, Reporter
 from containers.fingerprints import locked_version
+from containers.ports import claimed
 from containers.process import run
-from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import InstalledVllm, command, environment
 from infra.demo import LOCK, ensure_demo

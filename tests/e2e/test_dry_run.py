@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from flows.local.dry_run.site import TARGETS
-from flows.local.embedded import free_port
 from tests.support.dry_run_world import DryRun, docker, need_images, until
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,6 +20,7 @@ from flows.local import embedded
 from flows.orchestrator.prefect_server import origins, read_login
 from flows.orchestrator.work_pools import CPU, POOLS, Host, prepare
 from infra.settings import Settings
+from tests.support.ports import free_port
 from tests.support.prefect_api import client_of, logged_in, prefect_api
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def test_no_server_starts_without_a_login(tmp_path: Path, content: str) -> None:
         "--login",
         str(file),
         "--port",
-        str(embedded.free_port()),
+        str(free_port()),
     ]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == BadInput.exit_code

@@ -17,9 +17,9 @@ from containers.errors import Error
 from containers.settings import StoreSettings
 from containers.store import Store
 from flows.local.dry_run.site import Site
-from flows.local.embedded import free_port
 from infra.credentials import KEY_ID, SECRET
 from tests.support.dry_run_world import docker, need_images, until
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

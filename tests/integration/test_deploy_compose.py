@@ -21,11 +21,12 @@ from flows.targets.description import DeploymentRequest, build
 from flows.targets.hosts import deploy_compose
 from flows.targets.model import of_folder
 from infra.settings import Settings
-from tests.integration.test_podman import ANSWER, SERVER, free_port
+from tests.integration.test_podman import ANSWER, SERVER
 from tests.support.deployments import GOLDEN
 from tests.support.docker_world import rootfs
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

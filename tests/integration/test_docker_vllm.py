@@ -24,9 +24,9 @@ from flows.targets.description import DeploymentRequest, describe
 from flows.targets.hosts import deploy_docker
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
-from tests.integration.test_podman import free_port
 from tests.support.docker_world import left
 from tests.support.local_registry import LocalRegistry
+from tests.support.ports import free_port
 from tests.support.tiny_llama import write_tiny_llama
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ from infra.settings import Settings
 from tests.support.deployments import GOLDEN
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,12 +150,6 @@ def described(reference: str, *, image: str = ENGINE, port: int = 0, argument: s
         gpu="cpu", max_model_len=2048, image=image, port=port or free_port(), arguments=arguments
     )
     return build(model, Reference.parse(reference), wanted)
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from flows.watching.records import Attempt
 from infra.hub import Hub, Repositories
 from infra.settings import Settings
 from tests.integration.test_flow import PlayedLauncher, PlayedServices
+from tests.support.ports import free_port
 from tests.support.prefect_api import client_of, logged_in, prefect_api
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def test_a_storm_is_one_run_for_each_change_and_they_wait_in_the_queue(world: Wo
 
 def test_a_hub_that_is_down_ends_a_look_well_and_starts_nothing(world: World) -> None:
     world.publish()
-    down = world.runtime.settings.model_copy(update={"hub_endpoint": f"http://127.0.0.1:{embedded.free_port()}"})
+    down = world.runtime.settings.model_copy(update={"hub_endpoint": f"http://127.0.0.1:{free_port()}"})
     world.runtime = replace(world.runtime, settings=down)
     assert world.watch() == "1 not known"
     assert world.runs() == []

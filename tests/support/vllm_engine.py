@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from containers.contract import ServeOptions, ServeParameters, Step
 from containers.events import Reporter
 from containers.fingerprints import locked_version
+from containers.ports import claimed
 from containers.process import run
 from containers.serve import vllm_command
-from containers.serve.ports import claimed
 from containers.serve.server import VllmServer
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare

@@ -11,8 +11,8 @@ import pytest
 from containers.contract import ServeOptions
 from containers.errors import BadInput, Interrupted, NotReady
 from containers.events import Reporter
+from containers.ports import claimed
 from containers.process import inherited
-from containers.serve.ports import claimed
 from containers.serve.server import VllmServer, expired
 
 _HEALTHY = """

@@ -22,6 +22,7 @@ from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
 from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
+from containers.ports import LOOPBACK
 from flows.runners.docker.container_spec import VOLUME, WORK, labels, payload, refuse_folders, step_spec
 from flows.runners.docker.launcher import Follower, ended_badly, engine_login, ensure_image, image_of
 from flows.runners.process.launcher import run_folder
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _RENEWAL: Final = 15.0  # seconds between renewals of a lease
 _LEASE: Final = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
-LOOPBACK: Final = "127.0.0.1"
 _PORT: Final = 8000  # of vLLM, where its container has a network address of its own
 _SHARED: Final = 8 << 30  # bytes, at most, for what vLLM's processes share in memory
 _MODELS: Final = "/mnt/models"

@@ -1,11 +1,11 @@
-"""A port is either held for vLLM or refused, never shared."""
+"""A port is either held for its server or refused, never shared."""
 
 import socket
 
 import pytest
 
 from containers.errors import BadInput
-from containers.serve.ports import claimed
+from containers.ports import claimed
 
 
 def _server(port: int, *options: int) -> socket.socket:
@@ -34,7 +34,7 @@ def test_two_claims_on_one_port_exclude_each_other() -> None:
 def test_a_port_that_somebody_serves_is_refused_at_once() -> None:
     with (
         _server(0, socket.SO_REUSEADDR, socket.SO_REUSEPORT) as server,
-        pytest.raises(BadInput, match="CARWRIGHT_SERVE__PORT"),
+        pytest.raises(BadInput, match="in use by another program"),
         claimed(server.getsockname()[1]),
     ):
         pass
