@@ -53,7 +53,8 @@ def build(source: Path, output: Path) -> tuple[Path, Path]:
 def check_metadata(wheel: Path) -> Metadata:
     """The metadata of a wheel; raises BadInput for what the core metadata specification forbids."""
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = (one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
+        # At the top: further down are those of packages that are data, such as vLLM's plugin.
+        (name,) = (one for one in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", one))
         content = archive.read(name)
     try:
         return Metadata.from_email(content)
