@@ -190,7 +190,7 @@ class WatchSettings(Section):
     parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="models that are looked at at once")
     lost_after: Annotated[float, Field(ge=0)] = Field(
         default=600.0,
-        description="seconds after which a change whose event started no run is announced again, three times at most",
+        description="seconds after which a change whose event started no run is announced again; the wait doubles, up to a day",
     )
     index: bool = Field(
         default=False, description="also ask pip's package index for newer versions of the tools that decide the bytes"

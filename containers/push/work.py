@@ -6,6 +6,8 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.labels import LABEL
@@ -196,8 +198,7 @@ def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, options: Push
     """What the promotion should warn of, "" for nothing. Raises GateRefused or GateInconclusive unless the verdict passes
     exactly this digest, or the options promote it anyway.
     """
-    content = next((one.content for one in files if one.title == VERDICT_FILE), None)
-    verdict = None if content is None else Verdict.model_validate_json(content)
+    verdict = _verdict(files, options)
     decision = verdict.decision if verdict is not None and verdict.subject == str(digest) else None
     grounds = grounds_for_promotion(decision, override=options.override, profile=options.gate_profile)
     if grounds in {"pass", "override"}:
@@ -217,6 +218,22 @@ def _gate(files: tuple[referrers.Attachment, ...], digest: Digest, options: Push
     if grounds is None:
         raise GateInconclusive(undecided, remedy=f"{remedy}; --gate-profile smoke warns and promotes")
     return f"{undecided} (promoted anyway: the gate's profile is smoke)"
+
+
+def _verdict(files: tuple[referrers.Attachment, ...], options: PushOptions) -> Verdict | None:
+    """None without one. Raises BadInput for one that cannot be read, unless the options promote whatever it says."""
+    content = next((one.content for one in files if one.title == VERDICT_FILE), None)
+    if content is None:
+        return None
+    try:
+        return Verdict.model_validate_json(content)
+    except ValidationError as error:
+        if options.override:
+            return None
+        raise BadInput(
+            f"the {VERDICT_FILE} of the measurement is not a verdict that this version reads: {error.errors()[0]['msg']}",
+            remedy="evaluate the image again with this version",
+        ) from error
 
 
 def _media_type(path: str) -> str:

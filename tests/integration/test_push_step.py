@@ -96,7 +96,9 @@ class Lab:
         said = Verdict.model_validate(
             {"decision": decision, "subject": subject, "suite": "smoke", "reasons": ["as told"]}
         )
-        content = said.model_dump_json().encode()
+        return self.stored_verdict(said.model_dump_json().encode(), fingerprint)
+
+    def stored_verdict(self, content: bytes, fingerprint: str) -> ArtifactRef:
         entry = FileEntry(path="verdict.json", size=len(content), sha256=self.store.put_bytes(content))
         return self.store.commit(Manifest(kind=Kind.VERDICT, fingerprint=fingerprint * 64, files=(entry,)))
 
@@ -224,6 +226,18 @@ def test_without_a_verdict(lab: Lab, tmp_path: Path) -> None:
     code, _, said = lab.run(PushParameters(action="promote", reference=f"oci:{tmp_path}/car:x", tags=("v1",)))
     assert code == 2
     assert "not pinned" in said
+
+
+def test_a_verdict_that_cannot_be_read(lab: Lab, tmp_path: Path) -> None:
+    """It promotes nothing; a person's override does not ask it."""
+    _, result, _ = lab.run(PushParameters(target=f"oci:{tmp_path}/car", base="none"), checkpoint=lab.checkpoint)
+    promote = PushParameters(action="promote", reference=PushedImage.read(result.values).reference, tags=("v1",))
+    verdict = lab.stored_verdict(b'{"decision": "splendid"}', "b")
+    code, result, said = lab.run(promote, verdict=verdict)
+    assert (code, result) == (2, None), said
+    assert "not a verdict that this version reads" in said
+    code, _, said = lab.run(promote, PushOptions(override="for the demo"), verdict=verdict)
+    assert code == 0, said
 
 
 @pytest.mark.parametrize(
