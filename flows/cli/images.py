@@ -135,13 +135,7 @@ def load(
     from infra.images.image_builder import ImageBuilder
 
     with terminal.display(verbose=verbose) as show:
-        builder = ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source)
-        for target in _targets(targets):
-            if builder.loaded(target):
-                builder.say(target, f"{builder.name(target)} is up to date")
-                continue
-            builder.fetch([target])
-            builder.load(target, builder.build(target))
+        ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source).update(_targets(targets))
 
 
 @app.command()
