@@ -86,7 +86,7 @@ def test_prefects_own_command_starts_another_run_which_is_all_cached(dry_run: Dr
     assert dry_run.none_left() == {}
 
 
-@pytest.mark.parametrize("step", ["quantize", "serve", "evaluate"])
+@pytest.mark.parametrize("step", ["quantize", pytest.param("serve", marks=pytest.mark.campaign), "evaluate"])
 def test_cancelled_in_the_ui_leaves_no_container(dry_run: DryRun, shipped: dict[str, Any], step: str) -> None:
     run = dry_run.start_run(force=True)
     assert until(lambda: bool(dry_run.containers(step=step)), 300), dry_run.state(run)

@@ -67,10 +67,11 @@ def test_an_honest_checkpoint_passes_three_times(baseline: Measured, honest: Pat
     assert [verdict.decision for verdict in verdicts] == ["pass"] * 3
 
 
+@pytest.mark.campaign  # in every run: one damage, which the whole chain must refuse (test_ship.py)
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        pytest.param(sabotage.scaled, "KL divergence", id="scales doubled", marks=pytest.mark.campaign),
+        pytest.param(sabotage.scaled, "KL divergence", id="scales doubled"),
         pytest.param(sabotage.shuffled, "KL divergence", id="rows shuffled"),
         pytest.param(
             lambda a, b: sabotage.corrupted(a, b, share=0.01, finite=False),
