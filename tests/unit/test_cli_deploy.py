@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import pytest
 import typer.main
@@ -15,6 +16,10 @@ from containers.errors import BadInput
 from flows.cli.main import app
 from flows.targets import TARGETS
 from flows.targets.target import TargetOptions
+from tests.support.attacks import image, model, tools
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMMANDS = typer.main.get_command(app).commands
 NOWHERE = f"registry.invalid/models/m@sha256:{'1' * 64}"
@@ -75,3 +80,13 @@ def test_kserve_takes_its_options() -> None:
     options = TargetOptions(storage="oci+native", namespace="models", gpu_patience=9, url="http://x")
     TARGETS["kserve"].check(options)
     TARGETS["podman"].check(TargetOptions(podman_option=("--runtime=runc",)))
+
+
+@pytest.mark.parametrize("command", [["size"], ["render", "docker"], ["deploy", "docker"]])
+def test_a_small_image_without_lists_of_files_cannot_be_sized(tmp_path: Path, command: list[str]) -> None:
+    """Of an image that another tool made only layers above 64 MiB are counted as weights; here there is none."""
+    reference = image(tmp_path / "car", tools(), model())
+    with pytest.raises(BadInput, match="the size of the weights is not known") as caught:
+        carwright(*command, reference, "--gpu", "cpu")
+    assert caught.value.exit_code == 2
+    assert reference in caught.value.message
