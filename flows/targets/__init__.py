@@ -17,5 +17,13 @@ if TYPE_CHECKING:
 
 # In the order in which the command line names them.
 TARGETS: Final[Mapping[str, DeploymentTarget]] = {
-    one.name: one for one in (docker.TARGET, podman.TARGET, rhel_ai.TARGET, kserve.TARGET, compose.TARGET, pod.TARGET)
+    one.name: one
+    for one in (
+        docker.TARGET,
+        podman.TARGET,
+        rhel_ai.TARGET,
+        kserve.TARGET,
+        compose.TARGET,
+        pod.TARGET,
+    )
 }
