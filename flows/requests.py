@@ -24,6 +24,7 @@ from containers.contract import (
     StoreLocation,
 )
 from containers.fingerprints import engine_version, fingerprint_inputs
+from flows.runners.backends import BACKENDS
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
@@ -72,11 +73,9 @@ def serving_engine(settings: Settings) -> str:
         return settings.serve.engine
     if settings.placement.serve:
         return f"vllm by {settings.placement.serve}"
-    if settings.launcher == "process":
+    images = BACKENDS[settings.launcher].images(settings)
+    if images is None or not settings.resources.of(Step.SERVE).gpus:
         return engine_version()
-    if not settings.resources.of(Step.SERVE).gpus:
-        return engine_version()
-    images = settings.docker.image if settings.launcher == "docker" else settings.kubernetes.image
     return f"vllm of {images.format(target='serve')}"
 
 

@@ -17,8 +17,7 @@ from containers.contract import Step, StoreLocation
 from containers.errors import BadInput
 from containers.store import Store
 from flows.requests import Requests
-from flows.runners.process.launcher import ProcessLauncher
-from flows.runners.process.services import ProcessServices
+from flows.runners.backends import BACKENDS
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,18 +95,8 @@ def _parts(settings: Settings) -> tuple[Launcher, Services]:
 
 
 def _started_here(settings: Settings) -> tuple[Launcher, Services]:
-    if settings.launcher == "docker":
-        from flows.runners.docker.launcher import DockerLauncher, check_addresses
-        from flows.runners.docker.services import DockerServices
-
-        check_addresses(settings)
-        return DockerLauncher(settings), DockerServices(settings)
-    if settings.launcher == "kubernetes":
-        from flows.runners.kubernetes.launcher import KubernetesLauncher
-        from flows.runners.kubernetes.services import KubernetesServices
-
-        return KubernetesLauncher(settings), KubernetesServices(settings)
-    return ProcessLauncher(settings), ProcessServices(settings)
+    backend = BACKENDS[settings.launcher]
+    return backend.launcher(settings), backend.services(settings)
 
 
 _current: ContextVar[Runtime] = ContextVar("carwright_runtime")

@@ -14,43 +14,28 @@ from rich.table import Table
 
 from containers.errors import BadInput
 from flows.cli import terminal
+from flows.targets import TARGETS
+from flows.targets.target import DeploymentAttempt, ModelSource, Storage, TargetOptions
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from flows.targets.description import Deployment, DeploymentRequest, Rendered
     from flows.targets.size import Sizing
+    from flows.targets.target import DeploymentTarget
 
 app = typer.Typer()
 
-
-class TargetName(StrEnum):
-    """What `render` knows; `pod` is the pod that KServe makes, for `podman kube play`."""
-
-    DOCKER = "docker"
-    PODMAN = "podman"
-    RHEL_AI = "rhel-ai"
-    KSERVE = "kserve"
-    COMPOSE = "compose"
-    POD = "pod"
+_DEPLOYED = [one for one in TARGETS.values() if one.deploy is not None]
+# mypy knows only enums whose members are written out.
+TargetName = StrEnum("TargetName", [(name, name) for name in TARGETS])  # type: ignore[misc]
+DeployTarget = StrEnum("DeployTarget", [(one.name, one.name) for one in _DEPLOYED])  # type: ignore[misc]
 
 
-class DeployTarget(StrEnum):
-    """What `deploy` can reach from here; RHEL AI is deployed to on its own machine, by the lines that `render` gives."""
-
-    DOCKER = "docker"
-    PODMAN = "podman"
-    KSERVE = "kserve"
-    COMPOSE = "compose"
-
-
-class Storage(StrEnum):
-    """KServe's ways to a model in an image."""
-
-    OCI = "oci"
-    NATIVE = "oci+native"
-    FETCH = "oci+fetch"
+def _places(targets: Iterable[DeploymentTarget]) -> str:
+    """The help of the argument `target`."""
+    return "\n\n".join(["Where it is to be served.", *(f"{one.name}: {one.help}" for one in targets)])
 
 
 ReferenceArgument = Annotated[str, typer.Argument(help="registry/repository[:tag|@digest] or oci:DIR.")]
@@ -194,13 +179,13 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 @app.command()
 @_takes_wanted
 def render(  # noqa: PLR0917 -- typer makes options of them
-    target: Annotated[TargetName, typer.Argument(help="Where it is to be served.")],
+    target: Annotated[TargetName, typer.Argument(help=_places(TARGETS.values()))],
     reference: ReferenceArgument,
     wanted: DeploymentRequest,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the files into this folder.")] = None,
     model: ModelFolder = None,
     pulled_from: From = "",
-    storage: StorageOption = Storage.OCI,
+    storage: StorageOption = "oci",
     namespace: Namespace = "",
     json_: Json = False,
 ) -> None:
@@ -208,10 +193,11 @@ def render(  # noqa: PLR0917 -- typer makes options of them
     from flows.targets.description import describe
 
     settings = Settings()
+    options = TargetOptions(storage=storage, namespace=namespace)
+    TARGETS[target].check(options)
     deployment = describe(reference, wanted, settings, folder=model, pulled_from=pulled_from)
-    rendered = rendered_for(
-        target, deployment, reference, None if model is not None else settings, storage=storage, namespace=namespace
-    )
+    source = ModelSource(reference, settings if model is None else None)
+    rendered = TARGETS[target].render(deployment, source, options)
     if json_:
         print(json.dumps(_document(deployment, rendered), indent=2))
         return
@@ -233,11 +219,11 @@ def render(  # noqa: PLR0917 -- typer makes options of them
 @app.command()
 @_takes_wanted
 def deploy(  # noqa: PLR0917 -- typer makes options of them
-    target: Annotated[DeployTarget, typer.Argument(help="Where it is to be served.")],
+    target: Annotated[DeployTarget, typer.Argument(help=_places(_DEPLOYED))],
     reference: ReferenceArgument,
     wanted: DeploymentRequest,
     pulled_from: From = "",
-    storage: StorageOption = Storage.OCI,
+    storage: StorageOption = "oci",
     namespace: Namespace = "",
     timeout: Annotated[
         float, typer.Option(help="Seconds until it must be ready; 0: as the model's size needs.", show_default=True)
@@ -253,29 +239,23 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     from flows.targets.description import describe
 
     settings = Settings()
+    options = TargetOptions(
+        storage=storage,
+        namespace=namespace,
+        gpu_patience=gpu_patience,
+        url=url,
+        podman_option=tuple(podman_option or ()),
+    )
+    chosen = TARGETS[target]
+    assert chosen.deploy is not None  # else it is none of `DeployTarget`
+    chosen.check(options)
     deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
     terminal.err.print(f"{deployment.name}: {deployment.reference}", soft_wrap=True)
-    seconds = timeout or deployment.startup_seconds
-    if target is DeployTarget.KSERVE:
-        from flows.targets.kserve import objects
-        from flows.targets.rollout import Rollout
-        from infra.cluster import Cluster
-
-        with Cluster.open(settings.kubernetes, namespace) as cluster:
-            runtime, service = objects(deployment, storage.value, cluster.namespace)
-            served = Rollout(cluster, runtime, service, _say, timeout=seconds, gpu_patience=gpu_patience, url=url).run()
-    else:
-        from flows.targets import hosts
-
-        if target is DeployTarget.DOCKER:
-            with terminal.display(verbose=False) as show:
-                served = hosts.deploy_docker(
-                    deployment, settings, _say, lambda event: show("deploy", event), timeout=seconds
-                )
-        elif target is DeployTarget.PODMAN:
-            served = hosts.deploy_podman(deployment, _say, timeout=seconds, options=tuple(podman_option or ()))
-        else:
-            served = hosts.deploy_compose(deployment, settings.home, _say, timeout=seconds)
+    with terminal.display(verbose=False) as show:
+        attempt = DeploymentAttempt(
+            settings, timeout or deployment.startup_seconds, _say, lambda event: show("deploy", event)
+        )
+        served = chosen.deploy(deployment, attempt, options)
     if json_:
         print(served.model_dump_json(indent=2))
         return
@@ -285,32 +265,6 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
 
 def _say(line: str) -> None:
     terminal.err.print(line, soft_wrap=True)
-
-
-def rendered_for(
-    target: TargetName,
-    deployment: Deployment,
-    reference: str,
-    settings: Settings | None,
-    *,
-    storage: Storage = Storage.OCI,
-    namespace: str = "",
-) -> Rendered:
-    """What the target's module makes of the description; RHEL AI also looks for the raw artifact, given `settings`."""
-    from flows.targets import compose, docker, kserve, podman, rhel_ai
-
-    if target is TargetName.DOCKER:
-        return docker.render(deployment)
-    if target is TargetName.PODMAN:
-        return podman.render(deployment)
-    if target is TargetName.COMPOSE:
-        return compose.render(deployment)
-    if target is TargetName.POD:
-        return kserve.render_pod(deployment)
-    if target is TargetName.KSERVE:
-        return kserve.render(deployment, storage.value, namespace)
-    release = rhel_ai.given(reference) if settings is None else rhel_ai.find(reference, settings)
-    return rhel_ai.render(deployment, release)
 
 
 def _document(deployment: Deployment, rendered: Rendered) -> dict[str, object]:

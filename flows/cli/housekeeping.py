@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from flows.cli import terminal
-from flows.runners.process.services import ProcessServices
+from flows.runners.backends import BACKENDS
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,13 +40,8 @@ def sweep(
 
 def services(settings: Settings) -> list[Services]:
     """All that may have left something serving for this folder, however its steps were started."""
-    found: list[Services] = [ProcessServices(settings)]
-    if settings.launcher == "docker" or (settings.home / "services" / "docker").exists():  # by a run with that profile
-        from flows.runners.docker.services import DockerServices
-
-        found.append(DockerServices(settings))
-    if settings.launcher == "kubernetes":
-        from flows.runners.kubernetes.services import KubernetesServices
-
-        found.append(KubernetesServices(settings))
-    return found
+    return [
+        backend.services(settings)
+        for name, backend in BACKENDS.items()
+        if name == settings.launcher or backend.may_serve(settings)
+    ]

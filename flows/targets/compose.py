@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from containers.errors import BadInput, Error
 from containers.labels import LABEL
+from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import HEALTH_TIMEOUT, STARTUP_PERIOD, health_url, startup_tries
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
 from flows.targets.docker import MODELS, image_for
+from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
+from flows.targets.smoke import ask
+from flows.targets.target import DeploymentTarget, RolloutResult
 from flows.targets.text import yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from flows.targets.description import Deployment
 
 
@@ -58,3 +69,97 @@ def render(deployment: Deployment) -> Rendered:
 def _probe(port: int) -> str:
     url = health_url(f"http://127.0.0.1:{port}")
     return f"import urllib.request; urllib.request.urlopen('{url}', timeout={HEALTH_TIMEOUT})"
+
+
+def deploy(deployment: Deployment, home: Path, say: Callable[[str], None], *, timeout: float) -> RolloutResult:
+    """`docker compose up` of the rendered file, which stays at `<home>/deployments/<name>.compose.yaml`."""
+    started = time.monotonic()
+    file = render(deployment).files[0]
+    path = home.resolve() / "deployments" / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = _Compose((*_program(), "--project-name", deployment.name, "--file", str(path)))
+    before = path.read_text() if path.exists() and engine.states() else None
+    path.write_text(file.text)
+    url = f"http://{reached(deployment)}:{deployment.port}"
+    try:
+        engine.up()
+        wait(url, timeout, lambda: "running" in engine.states(), engine.log, say)
+        answer = ask(url, deployment.name, say)
+    except BaseException as error:
+        note_rollback(error, engine.back(path, before))
+        raise
+    return RolloutResult(
+        name=deployment.name, url=url, answer=answer, changed=before != file.text, seconds=since(started)
+    )
+
+
+@dataclass(frozen=True)
+class _Compose:
+    """The program with its options for one project."""
+
+    command: tuple[str, ...]
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 300) -> Completed:
+        return run([*self.command, *arguments], env=inherited("DOCKER_", "COMPOSE_"), check=check, timeout=timeout)
+
+    def up(self) -> None:
+        """Raises BadInput with the program's own word for what is wrong."""
+        try:
+            self("up", "--detach", "--remove-orphans", timeout=PULL)
+        except ProcessFailed as error:
+            lines = error.output.strip().splitlines()
+            told = [line for line in lines if line.lower().startswith("error")] or lines
+            raise BadInput(
+                f"compose could not start it: {told[-1].strip() if told else f'code {error.code}'}"
+            ) from error
+
+    def states(self) -> list[str]:
+        """Of vLLM's containers: running, restarting (from the first time on), exited."""
+        status = "{{if .RestartCount}}restarting{{else}}{{.State.Status}}{{end}}"  # it runs again a moment later
+        return self._engine("inspect", "--format", status).stdout.split()
+
+    def log(self) -> str:
+        """Of vLLM; by the engine, since compose itself says nothing of a container that restarts."""
+        said = self._engine("logs", "--tail", str(LAST_LINES))
+        return said.stdout + said.stderr
+
+    def _engine(self, *arguments: str) -> Completed:
+        """A command of the engine about vLLM's containers."""
+        listed = self("ps", "--quiet", "vllm", check=False).stdout.split()
+        argv = ["docker", *arguments, *listed]
+        return run(argv, env=inherited("DOCKER_"), check=False) if listed else Completed(0, "", "")
+
+    def back(self, path: Path, before: str | None) -> str:
+        """Put back what was there; a word about it."""
+        if before is None:
+            self("down", check=False)
+            path.unlink()
+            return "nothing was left behind"
+        path.write_text(before)
+        try:
+            self.up()
+        except Error as error:
+            return f"and the old one could not be started again: {error.message}"
+        return "the old one was started again"
+
+
+def _program() -> list[str]:
+    """`docker compose`, or the program that came before it."""
+    environment = inherited("DOCKER_")
+    for command in (["docker", "compose"], ["docker-compose"]):
+        with contextlib.suppress(BadInput):
+            if run([*command, "version"], env=environment, check=False).code == 0:
+                return command
+    raise BadInput(
+        "neither `docker compose` nor `docker-compose` is installed", remedy="install one, or use another target"
+    )
+
+
+TARGET: Final = DeploymentTarget(
+    name="compose",
+    help="one host with Docker Compose",
+    render=lambda deployment, *_: render(deployment),
+    deploy=lambda deployment, attempt, _: deploy(
+        deployment, attempt.settings.home, attempt.say, timeout=attempt.timeout
+    ),
+)

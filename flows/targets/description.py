@@ -11,9 +11,8 @@ from pydantic import Field
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.oci.reference import Reference
-from flows.targets import size
 from flows.targets.model import ModelFacts, of_folder, of_reference
-from flows.targets.size import CPU, GIB, Sizing
+from flows.targets.size import CPU, GIB, UTILIZATION, Sizing, choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -98,7 +97,7 @@ class Deployment(Frozen):
         said = [f"--max-model-len={self.max_model_len}"]
         if self.on_gpu:
             said.append(f"--tensor-parallel-size={self.gpus}")
-            said.append(f"--gpu-memory-utilization={size.UTILIZATION:g}")
+            said.append(f"--gpu-memory-utilization={UTILIZATION:g}")
         else:
             said += ["--enforce-eager", "--distributed-executor-backend=uni"]
         if self.fp8_cache:
@@ -168,7 +167,7 @@ def build(model: ModelFacts, pinned: Reference, wanted: DeploymentRequest) -> De
     sizing: Sizing | None = None
     gpus = 0
     if wanted.gpu.lower() != CPU:
-        sizing = size.choose(
+        sizing = choose(
             model,
             wanted.gpu,
             length,

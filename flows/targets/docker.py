@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
+from containers.contract import ServeParameters, Step, StepRequest
+from containers.errors import BadInput
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, command, pairs, unpinned
+from flows.targets.hosts import since
 from flows.targets.size import GIB
+from flows.targets.smoke import ask
+from flows.targets.target import DeploymentTarget, RolloutResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from containers.events import OnEvent
     from flows.targets.description import Deployment
+    from infra.settings import Settings
 
 IMAGE: Final = "docker.io/vllm/vllm-openai:latest"
 CPU_IMAGE: Final = "carwright/serve-cpu:latest"
@@ -50,3 +60,57 @@ def render(deployment: Deployment) -> Rendered:
         *deployment.vllm(MODELS, deployment.port),
     )
     return Rendered(files=(RenderedFile(name=f"{name}.docker.sh", text=script),), notes=unpinned(image))
+
+
+def deploy(
+    deployment: Deployment, settings: Settings, say: Callable[[str], None], on_event: OnEvent, *, timeout: float
+) -> RolloutResult:
+    """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
+    from flows.runners.docker.services import DockerServices
+
+    here = deployment.listen in {"127.0.0.1", "0.0.0.0"}  # noqa: S104 -- compared, not bound
+    others = {
+        "--argument": deployment.arguments,
+        "--kv-cache-dtype": deployment.fp8_cache,
+        "--listen ADDRESS": not here,
+    }
+    if refused := [option for option, given in others.items() if given]:
+        raise BadInput(
+            f"deploy docker starts vLLM by Carwright's own server, which takes no {' and no '.join(refused)}",
+            remedy="leave it out, or run the script that `carwright render docker` writes",
+        )
+    started = time.monotonic()
+    docker = settings.docker.model_copy(update={"image": deployment.image or settings.docker.image})
+    serve = settings.resources.serve.model_copy(update={"gpus": deployment.gpus})
+    resources = settings.resources.model_copy(update={"serve": serve})
+    parameters = ServeParameters(
+        reference=deployment.hub,
+        served_model_name=deployment.name,
+        max_model_len=deployment.max_model_len,
+        tensor_parallel_size=max(1, deployment.gpus),
+    )
+    options = {"host": deployment.listen, "port": deployment.port, "ready_timeout": timeout}
+    request = StepRequest(
+        step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump(), options=options
+    )
+    services = DockerServices(settings.model_copy(update={"docker": docker, "resources": resources}))
+    lease = services.start(request, on_event, keep=True)
+    try:
+        endpoint = lease.endpoint
+        url = endpoint.published or endpoint.url
+        answer = ask(url, deployment.name, say)
+    except BaseException:
+        lease.end()
+        raise
+    lease.keep()
+    return RolloutResult(name=deployment.name, url=url, answer=answer, changed=not lease.found, seconds=since(started))
+
+
+TARGET: Final = DeploymentTarget(
+    name="docker",
+    help="one host with Docker",
+    render=lambda deployment, *_: render(deployment),
+    deploy=lambda deployment, attempt, _: deploy(
+        deployment, attempt.settings, attempt.say, attempt.on_event, timeout=attempt.timeout
+    ),
+)

@@ -1,36 +1,32 @@
-"""OpenShift AI and any KServe: a ServingRuntime and an InferenceService, and the pod that KServe makes of them.
-
-The pod is what KServe's webhook does to a predictor with an `oci://` URI (pkg/utils/storage.go): an init container that
-looks whether the image holds a model, a sidecar that links its own root's /models, one pid namespace. It is rendered for
-`podman kube play`, which needs no cluster.
-"""
+"""OpenShift AI and any KServe: a ServingRuntime and an InferenceService, and their rollout."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from containers.serve_health import HEALTH_PATH, HEALTH_TIMEOUT, STARTUP_PERIOD, startup_tries
-from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
+from flows.targets.description import MODULE, Rendered, RenderedFile, unpinned
 from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
+from flows.targets.target import DeploymentTarget, RolloutResult, Storage, TargetOptions
 from flows.targets.text import yaml
 
 if TYPE_CHECKING:
     from flows.targets.description import Deployment
+    from flows.targets.target import DeploymentAttempt
 
 IMAGE: Final = "quay.io/modh/vllm:rhoai-2.20-cuda"  # the reference card's
 PORT: Final = 8080  # KServe's own
 MODELS: Final = "/mnt/models"
 GPU: Final = "nvidia.com/gpu"
-Mode = Literal["oci", "oci+native", "oci+fetch"]
 
 
 def image_for(deployment: Deployment) -> str:
     return deployment.image or (IMAGE if deployment.on_gpu else CPU_IMAGE)
 
 
-def render(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> Rendered:
+def render(deployment: Deployment, mode: Storage = "oci", namespace: str = "") -> Rendered:
     """`<name>.kserve.yaml`: both objects, in the order in which they must be applied."""
     image = image_for(deployment)
     notes = list(unpinned(image))
@@ -44,7 +40,9 @@ def render(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> R
     return Rendered(files=(RenderedFile(name=f"{deployment.name}.kserve.yaml", text=text),), notes=tuple(notes))
 
 
-def objects(deployment: Deployment, mode: Mode = "oci", namespace: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def objects(
+    deployment: Deployment, mode: Storage = "oci", namespace: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """ServingRuntime and InferenceService."""
     image = image_for(deployment)
     where = {"namespace": namespace} if namespace else {}
@@ -91,7 +89,7 @@ def serving_runtime(image: str, where: dict[str, str], *, on_gpu: bool) -> dict[
     }
 
 
-def _service(deployment: Deployment, image: str, mode: Mode, where: dict[str, str]) -> dict[str, Any]:
+def _service(deployment: Deployment, image: str, mode: Storage, where: dict[str, str]) -> dict[str, Any]:
     predictor: dict[str, Any] = {
         "minReplicas": 1,
         "maxReplicas": 1,
@@ -102,12 +100,12 @@ def _service(deployment: Deployment, image: str, mode: Mode, where: dict[str, st
             "runtime": runtime_name(image, on_gpu=deployment.on_gpu),
             "storageUri": f"{mode}://{deployment.hub}",
             "args": deployment.tuning,
-            "env": _environment(deployment),
+            "env": environment(deployment),
             "resources": resources(deployment),
             "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- NCCL's shared memory
             **probes(deployment),
         },
-        "volumes": [_shared_memory(deployment)],
+        "volumes": [shared_memory(deployment)],
     }
     if deployment.on_gpu:
         predictor["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
@@ -153,77 +151,37 @@ def probes(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _environment(deployment: Deployment) -> list[dict[str, str]]:
+def environment(deployment: Deployment) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in deployment.environment.items()]
 
 
-def _shared_memory(deployment: Deployment) -> dict[str, Any]:
+def shared_memory(deployment: Deployment) -> dict[str, Any]:
     return {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{deployment.shared_memory // GIB}Gi"}}
 
 
-def render_pod(deployment: Deployment) -> Rendered:
-    """`<name>.pod.yaml` for `podman kube play`."""
-    text = yaml(pod(deployment))
-    return Rendered(
-        files=(RenderedFile(name=f"{deployment.name}.pod.yaml", text=text),),
-        notes=(
-            *unpinned(image_for(deployment)),
-            "the pod that KServe makes, as podman wants it: podman kube play --log-driver k8s-file FILE",
-        ),
-    )
+def deploy(deployment: Deployment, attempt: DeploymentAttempt, options: TargetOptions) -> RolloutResult:
+    """Apply both objects to the cluster of the settings, and wait for the rollout; raises what `Rollout.run` raises."""
+    from flows.targets.rollout import Rollout
+    from infra.cluster import Cluster
+
+    with Cluster.open(attempt.settings.kubernetes, options.namespace) as cluster:
+        runtime, service = objects(deployment, options.storage, cluster.namespace)
+        rollout = Rollout(
+            cluster,
+            runtime,
+            service,
+            attempt.say,
+            timeout=attempt.timeout,
+            gpu_patience=options.gpu_patience,
+            url=options.url,
+        )
+        return rollout.run()
 
 
-def pod(deployment: Deployment) -> dict[str, Any]:
-    """What KServe's webhook makes of the predictor, as it runs.
-
-    In a cluster the sidecar's argument reads `/proc/$$$$/root`, of which the kubelet makes `$$`. Podman expands nothing,
-    so the words here are those that reach the shell. Podman takes the pod's restart policy for init containers too, which
-    it would start over and over: `OnFailure` has them end. And a port without an address of the host is published to
-    everybody (4.3.1).
-    """
-    modelcar = {
-        "image": deployment.hub,
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "resources": {
-            "requests": {"cpu": "10m", "memory": "15Mi"},
-            "limits": {"cpu": "10m", "memory": "15Mi"},
-        },
-        "securityContext": {"runAsUser": USER},
-    }
-    look = (
-        f"echo 'Pre-fetching modelcar {deployment.hub}: ' && [ -d /models ] && [ \"$(ls -A /models)\" ] "
-        "&& echo 'OK ... Prefetched and valid (/models exists)' "
-        "|| (echo 'NOK ... Prefetched but modelcar is invalid (/models does not exist or is empty)' && exit 1)"
-    )
-    mount = {"name": "kserve-provision-location", "mountPath": "/mnt"}
-    runtime = serving_runtime(image_for(deployment), {}, on_gpu=deployment.on_gpu)["spec"]["containers"][0]
-    shared = [*runtime["args"][:-1], f"--served-model-name={deployment.name}"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": deployment.name, "labels": {"app.kubernetes.io/managed-by": "carwright"}},
-        "spec": {
-            "shareProcessNamespace": True,
-            "restartPolicy": "OnFailure",
-            "initContainers": [{"name": "modelcar-init", "args": ["sh", "-c", look], **modelcar}],
-            "containers": [
-                {
-                    **runtime,
-                    "args": [*shared, *deployment.tuning],
-                    "ports": [{**runtime["ports"][0], "hostIP": deployment.listen, "hostPort": deployment.port}],
-                    "env": [*_environment(deployment), {"name": "MODEL_INIT_MODE", "value": "async"}],
-                    "resources": resources(deployment),
-                    "volumeMounts": [mount, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- as above
-                    "securityContext": {"runAsUser": USER},
-                    **probes(deployment),
-                },
-                {
-                    "name": "modelcar",
-                    "args": ["sh", "-c", f"ln -sf /proc/$$/root/models {MODELS} && sleep infinity"],
-                    "volumeMounts": [mount],
-                    **modelcar,
-                },
-            ],
-            "volumes": [{"name": "kserve-provision-location", "emptyDir": {}}, _shared_memory(deployment)],
-        },
-    }
+TARGET: Final = DeploymentTarget(
+    name="kserve",
+    help="a cluster with KServe, such as OpenShift AI",
+    render=lambda deployment, _, options: render(deployment, options.storage, options.namespace),
+    deploy=deploy,
+    options=frozenset({"storage", "namespace", "gpu_patience", "url"}),
+)

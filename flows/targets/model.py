@@ -13,7 +13,7 @@ from pydantic import Field
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.oci.access import open_repository, read_manifest
-from containers.oci.files import read_model_file, weights
+from containers.oci.files import BIG, read_model_file, weights
 from containers.oci.mounted import check_images
 from containers.oci.raw import is_raw
 from containers.oci.repository import image
@@ -62,8 +62,8 @@ class ModelFacts(Frozen):
 def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Reference]:
     """Of a modelcar or a raw artifact, with its reference pinned by digest. Weights are not read.
 
-    Raises BadInput when there is nothing under the name, when an engine would not mount what its layers say, or when its
-    config.json lacks what sizing needs.
+    Raises BadInput when there is nothing under the name, when an engine would not mount what its layers say, when the
+    manifest does not tell how large the weights are, or when its config.json lacks what sizing needs.
     """
     with open_repository(reference, settings) as repository:
         digest = read_manifest(repository).digest
@@ -71,6 +71,12 @@ def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Refere
         _, manifest = image(repository, str(digest))
         content = read_model_file(repository, manifest, CONFIG)
         size = weights(manifest)
+        if not size.size:
+            raise BadInput(
+                f"no layer of {reference} lists .safetensors files, and none is larger than {BIG >> 20} MiB, so the size of "
+                "the weights is not known",
+                remedy="push the checkpoint with `carwright push`, whose layers list their files",
+            )
         pinned = repository.reference.at(digest)
     raw = is_raw(manifest)
     kind = "raw files" if raw else "layers"

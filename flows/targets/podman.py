@@ -6,20 +6,35 @@ those of podman-run(1) and podman-systemd.unit(5) of podman 4.4, the first with 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from typing import TYPE_CHECKING, Final
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from containers.digest import Digest
+from containers.errors import BadInput, Error
+from containers.labels import LABEL
+from containers.process import Completed, ProcessFailed, inherited, run
+from containers.serve_health import is_healthy
 from flows.targets.description import MODULE, Rendered, RenderedFile, command, pairs, unpinned
 from flows.targets.docker import CPU_IMAGE
+from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
+from flows.targets.smoke import ask
+from flows.targets.target import DeploymentTarget, RolloutResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flows.targets.description import Deployment
 
 IMAGE: Final = "registry.access.redhat.com/rhaiis/rh-vllm-cuda:latest"  # the reference card's, which names no tag
 MOUNT: Final = "/modelcar"
 MODELS: Final = f"{MOUNT}/models"
+_VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")  # that podman is configured by
+_LABEL: Final = f"{LABEL}command"  # the digest of all that `podman run` was given
 
 
 def render(deployment: Deployment) -> Rendered:
@@ -101,3 +116,83 @@ def quadlet(deployment: Deployment, image: str) -> str:
         "WantedBy=multi-user.target default.target",
     ]
     return "\n".join(lines) + "\n"
+
+
+def deploy(
+    deployment: Deployment, say: Callable[[str], None], *, timeout: float, options: tuple[str, ...] = ()
+) -> RolloutResult:
+    """`podman run` in the background. One of that name that serves something else is stopped, and started again when the
+    new one does not serve. `options` go to podman itself (`--runtime=runc`).
+    """
+    started = time.monotonic()
+    engine = _Podman(options)
+    image = image_of(deployment)
+    url = f"http://{reached(deployment)}:{deployment.port}"
+    arguments = [word for part in run_arguments(deployment, image, deployment.hub) for word in part]
+    mark = str(Digest.of("\0".join(arguments).encode()))
+    before = engine.container(deployment.name)
+    if before is not None and before["Config"]["Labels"].get(_LABEL) == mark and is_healthy(url):
+        return RolloutResult(
+            name=deployment.name, url=url, answer=ask(url, deployment.name, say), changed=False, seconds=0
+        )
+    for one in (deployment.hub, image):
+        if engine("image", "exists", one, check=False).code != 0:
+            say(f"pulling {one}")
+            engine("pull", "--quiet", one, timeout=PULL)
+    old = f"{deployment.name}-before"
+    if before is not None:
+        engine("stop", deployment.name)
+        engine("rename", deployment.name, old)
+    try:
+        engine("run", "--detach", "--label", f"{_LABEL}={mark}", *arguments)
+        wait(url, timeout, lambda: engine.alive(deployment.name), lambda: engine.log(deployment.name), say)
+        answer = ask(url, deployment.name, say)
+    except BaseException as error:
+        with contextlib.suppress(Error):
+            engine("rm", "--force", deployment.name)
+        if before is not None:
+            engine("rename", old, deployment.name)
+            engine("start", deployment.name)
+        note_rollback(error, "the old one was started again" if before is not None else "nothing was left behind")
+        raise
+    if before is not None:
+        engine("rm", "--force", old)
+    return RolloutResult(name=deployment.name, url=url, answer=answer, changed=True, seconds=since(started))
+
+
+@dataclass(frozen=True)
+class _Podman:
+    """The program, with the variables that it is configured by."""
+
+    options: tuple[str, ...]
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 300) -> Completed:
+        """Raises BadInput with podman's own words when it refuses."""
+        environment = inherited(*_VARIABLES)
+        try:
+            return run(["podman", *self.options, *arguments], env=environment, check=check, timeout=timeout)
+        except ProcessFailed as error:
+            raise BadInput(f"podman {arguments[0]}: {error.output.strip()}") from error
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        found = self("container", "inspect", name, check=False)
+        return dict(json.loads(found.stdout)[0]) if found.code == 0 else None
+
+    def alive(self, name: str) -> bool:
+        found = self.container(name)
+        return found is not None and found["State"]["Status"] not in {"exited", "stopped"}
+
+    def log(self, name: str) -> str:
+        found = self("logs", "--tail", str(LAST_LINES), name, check=False)
+        return found.stdout + found.stderr
+
+
+TARGET: Final = DeploymentTarget(
+    name="podman",
+    help="one host with podman, or a systemd service there",
+    render=lambda deployment, *_: render(deployment),
+    deploy=lambda deployment, attempt, options: deploy(
+        deployment, attempt.say, timeout=attempt.timeout, options=options.podman_option
+    ),
+    options=frozenset({"podman_option"}),
+)

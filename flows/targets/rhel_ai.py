@@ -17,11 +17,13 @@ from containers.oci.referrers import TITLE
 from containers.oci.repository import found
 from containers.oci.types import ImageManifest
 from flows.targets.description import Rendered, RenderedFile, command
+from flows.targets.target import DeploymentTarget
 
 if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.repository import Repository
     from flows.targets.description import Deployment
+    from flows.targets.target import ModelSource
     from infra.settings import Settings
 
 MODELS: Final = "~/.cache/instructlab/models"  # where ilab keeps models unless told otherwise
@@ -141,3 +143,14 @@ def _raw(repository: Repository, digest: Digest) -> tuple[Digest, ImageManifest]
         f"{repository.reference} has no raw artifact beside it, and ilab cannot read a modelcar (a blob must be the file)",
         remedy="push it with --also raw",
     )
+
+
+def _release(source: ModelSource) -> RawRelease:
+    return given(source.reference) if source.settings is None else find(source.reference, source.settings)
+
+
+TARGET: Final = DeploymentTarget(
+    name="rhel-ai",
+    help="a machine with RHEL AI, by `ilab`",
+    render=lambda deployment, source, _: render(deployment, _release(source)),
+)

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Frozen
 from containers.errors import BadInput, Error, NotReady
 from flows.targets.smoke import ask
+from flows.targets.target import RolloutResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,16 +26,6 @@ _CRASHES: Final = 3  # restarts after which a container is not waited for any lo
 _SERVER_FIELDS: Final = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
 _LABEL: Final = "serving.kserve.io/inferenceservice"
 _SOURCE: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"  # KServe's annotation of a pod: its model
-
-
-class RolloutResult(Frozen):
-    """What came of it. `changed` is False when the cluster served that very thing already."""
-
-    name: str
-    url: str
-    answer: str
-    changed: bool
-    seconds: float
 
 
 @dataclass

@@ -17,8 +17,8 @@ import pytest
 from containers.errors import BadInput
 from containers.oci.reference import Reference
 from containers.process import inherited, run
+from flows.targets.compose import deploy as deploy_compose
 from flows.targets.description import DeploymentRequest, build
-from flows.targets.hosts import deploy_compose
 from flows.targets.model import of_folder
 from infra.settings import Settings
 from tests.integration.test_podman import ANSWER, SERVER

@@ -21,7 +21,7 @@ from flows.runners.docker.services import DockerServices
 from flows.runtime import location
 from flows.targets import smoke
 from flows.targets.description import DeploymentRequest, describe
-from flows.targets.hosts import deploy_docker
+from flows.targets.docker import deploy as deploy_docker
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.docker_world import left
@@ -32,7 +32,7 @@ from tests.support.tiny_llama import write_tiny_llama
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.targets.rollout import RolloutResult
+    from flows.targets.target import RolloutResult
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

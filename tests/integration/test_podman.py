@@ -22,10 +22,10 @@ import yaml
 
 from containers.errors import BadInput
 from containers.oci.reference import Reference
-from flows.targets import kserve
+from flows.targets import pod as kserve_pod
 from flows.targets.description import DeploymentRequest, build
-from flows.targets.hosts import deploy_podman
 from flows.targets.model import of_folder
+from flows.targets.podman import deploy as deploy_podman
 from infra.settings import Settings
 from tests.support.deployments import GOLDEN
 from tests.support.local_registry import LocalRegistry
@@ -154,7 +154,7 @@ def described(reference: str, *, image: str = ENGINE, port: int = 0, argument: s
 
 def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path) -> None:
     """Init container, sidecar and engine in one pid namespace: the engine reads the model through /proc, as user 1001."""
-    pod: dict[str, Any] = kserve.pod(described(modelcars[0]))
+    pod: dict[str, Any] = kserve_pod.manifest(described(modelcars[0]))
     server = pod["spec"]["containers"][0]
     del server["ports"]  # the pod is in the machine's network
     server["args"] = [
@@ -181,7 +181,7 @@ def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path
 
 def test_an_image_without_a_model_stops_the_pod(podman: Podman, tmp_path: Path, modelcars: list[str]) -> None:
     """The init container of KServe's pod ends with 1: the engine never starts."""
-    pod: dict[str, Any] = kserve.pod(described(modelcars[0]))
+    pod: dict[str, Any] = kserve_pod.manifest(described(modelcars[0]))
     del pod["spec"]["containers"][0]["ports"]
     pod["spec"]["initContainers"][0]["image"] = ENGINE
     pod["metadata"]["name"] = "empty"

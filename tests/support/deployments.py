@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containers.oci.reference import Reference
-from flows.targets import compose, docker, kserve, podman, rhel_ai
+from flows.targets import TARGETS
 from flows.targets.description import DeploymentRequest, build
 from flows.targets.model import of_folder
+from flows.targets.target import ModelSource, TargetOptions
 
 if TYPE_CHECKING:
     from flows.targets.description import Deployment
@@ -31,15 +32,18 @@ def large_deployment() -> Deployment:
     return build(of_folder(GOLDEN / "llama-3.3-70b"), reference, wanted)
 
 
+def render(target: str, deployment: Deployment, options: TargetOptions | None = None) -> dict[str, str]:
+    """The files of a target, by name; of no registry anything is asked. RHEL AI is given the large model's raw artifact."""
+    raw = ModelSource(f"{LARGE.replace('modelcar-', '')}:1.5@sha256:{'8' * 64}", settings=None)
+    return {file.name: file.text for file in TARGETS[target].render(deployment, raw, options or TargetOptions()).files}
+
+
 def rendered() -> dict[str, str]:
     """Every file of every target for both, by its path under tests/golden/targets."""
-    release = rhel_ai.RawRelease(repository=LARGE.replace("modelcar-", ""), tag="1.5", digest="sha256:" + "8" * 64)
-    found: dict[str, str] = {}
-    for folder, deployment in (("demo", demo_deployment()), ("llama-3.3-70b", large_deployment())):
-        modes = [kserve.render(deployment, mode, "models") for mode in ("oci", "oci+native", "oci+fetch")]
-        for number, one in enumerate(modes[1:], 1):
-            assert one.files[0].text.replace(("oci+native", "oci+fetch")[number - 1], "oci") == modes[0].files[0].text
-        every = [docker.render(deployment), podman.render(deployment), compose.render(deployment), modes[0]]
-        every += [kserve.render_pod(deployment), rhel_ai.render(deployment, release)]
-        found |= {f"{folder}/{file.name}": file.text for one in every for file in one.files}
-    return found
+    options = TargetOptions(namespace="models")
+    return {
+        f"{folder}/{name}": text
+        for folder, deployment in (("demo", demo_deployment()), ("llama-3.3-70b", large_deployment()))
+        for target in TARGETS
+        for name, text in render(target, deployment, options).items()
+    }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
 from flows.cli.housekeeping import services
+from flows.runners.backends import BACKENDS
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def test_every_launcher_of_the_settings_is_a_backend() -> None:
+    assert get_args(Settings.model_fields["launcher"].annotation) == tuple(BACKENDS)
 
 
 @pytest.mark.parametrize(

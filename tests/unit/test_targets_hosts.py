@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from containers.errors import BadInput
-from flows.targets.hosts import deploy_docker
+from flows.targets import docker
 from infra.settings import Settings
 from tests.support.deployments import demo_deployment
 
@@ -23,4 +23,4 @@ def test_what_our_own_server_does_not_take_is_said_and_not_dropped(given: dict[s
     settings = Settings(docker={"host": "unix:///nonexistent.sock"})
     deployment = demo_deployment().model_copy(update=given)
     with pytest.raises(BadInput, match=f"takes no {word}"):
-        deploy_docker(deployment, settings, print, print, timeout=1)
+        docker.deploy(deployment, settings, print, print, timeout=1)

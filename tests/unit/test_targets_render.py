@@ -16,13 +16,15 @@ import yaml
 
 from containers.errors import BadInput
 from containers.oci.reference import Reference
-from flows.targets import compose, docker, kserve, podman, rhel_ai
+from flows.targets import TARGETS, compose, kserve, pod, rhel_ai
 from flows.targets.description import DeploymentRequest, build, name_of
 from flows.targets.model import of_folder
-from tests.support.deployments import DEMO, GOLDEN, demo_deployment, large_deployment, rendered
+from flows.targets.target import TargetOptions
+from tests.support.deployments import DEMO, GOLDEN, demo_deployment, large_deployment, render, rendered
 
 KUBERNETES = "1.33"  # the first with image volumes by default
 BOTH = pytest.mark.parametrize("deployment", [demo_deployment(), large_deployment()], ids=["demo", "70b"])
+OF_IMAGES = pytest.mark.parametrize("target", sorted(TARGETS.keys() - {"rhel-ai"}))  # that takes a raw artifact, by tag
 
 
 @pytest.mark.parametrize("path", sorted(rendered()))
@@ -36,11 +38,10 @@ def test_as_it_was_read(path: str) -> None:
 
 
 @BOTH
-def test_everything_is_by_digest(deployment: Any) -> None:
+@OF_IMAGES
+def test_everything_is_by_digest(deployment: Any, target: str) -> None:
     """No target names the model by a tag, and every one names the digest."""
-    every = [docker.render(deployment), podman.render(deployment), compose.render(deployment)]
-    every += [kserve.render(deployment), kserve.render_pod(deployment)]
-    for text in (file.text for one in every for file in one.files):
+    for text in render(target, deployment).values():
         assert deployment.reference in text
         assert not re.search(re.escape(DEMO) + r":\w", text)
 
@@ -48,7 +49,7 @@ def test_everything_is_by_digest(deployment: Any) -> None:
 @BOTH
 def test_the_pod_fits_the_schema_of_kubernetes(deployment: Any) -> None:
     """Strictly: an unknown field is an error."""
-    kubernetes_validate.validate(kserve.pod(deployment), KUBERNETES, strict=True)
+    kubernetes_validate.validate(pod.manifest(deployment), KUBERNETES, strict=True)
 
 
 @BOTH
@@ -145,13 +146,22 @@ def test_a_second_engine_has_a_runtime_of_its_own() -> None:
     assert one["metadata"]["name"] != other["metadata"]["name"]
 
 
-def test_a_folder_cannot_be_pulled_from() -> None:
+@BOTH
+@pytest.mark.parametrize("mode", ["oci+native", "oci+fetch"])
+def test_kserves_ways_to_a_model_differ_in_the_uri_alone(deployment: Any, mode: Any) -> None:
+    (usual,) = render("kserve", deployment).values()
+    (other,) = render("kserve", deployment, TargetOptions(storage=mode)).values()
+    assert other == usual.replace("storageUri: oci://", f"storageUri: {mode}://")
+    assert other != usual
+
+
+@OF_IMAGES
+def test_a_folder_cannot_be_pulled_from(target: str) -> None:
     """An image layout is of this machine; said before anything is written."""
     reference = Reference.parse("oci:./image@sha256:" + "1" * 64)
     deployment = build(of_folder(GOLDEN / "demo"), reference, DeploymentRequest(gpu="cpu"))
-    for render in (docker.render, podman.render, compose.render, kserve.render, kserve.render_pod):
-        with pytest.raises(BadInput, match="pulls from a registry"):
-            render(deployment)
+    with pytest.raises(BadInput, match="pulls from a registry"):
+        render(target, deployment)
 
 
 def test_raw_files_cannot_be_started() -> None:
