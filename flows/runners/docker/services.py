@@ -234,7 +234,7 @@ class DockerServices:
             if follower.ended and not (state := container.state()).running:
                 if log := container.read(f"{WORK}/engine.log"):
                     (folder / "engine.log").write_bytes(log)
-                raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
+                raise ended_badly(request.step, state, spec, follower.output, f"its log is {folder / LOG}")
             if time.monotonic() - renewed > _RENEWAL:
                 container.touch(LEASE)
                 renewed = time.monotonic()

@@ -16,7 +16,7 @@ from containers.fingerprints import fingerprint_inputs
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
-from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result, step_failure
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
@@ -163,7 +163,6 @@ class ProcessServices:
 def _wait(child: Child, request: StepRequest, folder: Path, lease: Path, on_event: OnEvent) -> None:
     """Forward what the step says until it is ready; raises when it ends first."""
     output = StepOutput(on_event)
-    tail: list[str] = []
     log = folder / LOG
     while not log.exists():
         time.sleep(0.01)
@@ -172,12 +171,11 @@ def _wait(child: Child, request: StepRequest, folder: Path, lease: Path, on_even
         while True:
             ended, ready = child.poll(), (folder / RESULT).exists()
             for line in _complete_lines(lines):
-                tail.append(line)
                 output.line(line)
             if ready:
                 return
             if ended is not None:
-                raise step_failure(request.step, ended, output.errors, "\n".join(tail), where(folder))
+                raise output.failure(request.step, ended, where(folder))
             if time.monotonic() - renewed > _RENEWAL:
                 os.utime(lease)
                 renewed = time.monotonic()
