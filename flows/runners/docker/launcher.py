@@ -19,7 +19,7 @@ from flows.runners.process.launcher import run_folder
 from flows.runners.step_container import image_name
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
-from infra.container_engine.ownership import ALIVE
+from infra.container_engine.ownership import ALIVE, ALIVE_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from infra.container_engine import Container, ContainerEngine, State
     from infra.settings import Settings
 
-_ALIVE_INTERVAL: Final = 60.0  # seconds between two renewals of `ALIVE`
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -109,7 +108,7 @@ class Follower:
 
     def renew_alive(self) -> None:
         """Tell sweepers that somebody still waits for the container."""
-        if time.monotonic() - self._said > _ALIVE_INTERVAL:
+        if time.monotonic() - self._said > ALIVE_INTERVAL:
             self._said = time.monotonic()
             self.container.touch(ALIVE)
 
