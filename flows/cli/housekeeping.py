@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from flows.cli import terminal
+from flows.orchestrator.prefect_import import import_prefect
 from flows.runners.process.services import ProcessServices
 from infra.settings import Settings
 
@@ -39,7 +40,7 @@ def sweep(
 
 
 def services(settings: Settings) -> list[Services]:
-    """All that may have left something serving for this folder, however its steps were started."""
+    """All that may have left something serving for this folder, however and wherever its steps were started."""
     found: list[Services] = [ProcessServices(settings)]
     if settings.launcher == "docker" or (settings.home / "services" / "docker").exists():  # by a run with that profile
         from flows.runners.docker.services import DockerServices
@@ -49,4 +50,9 @@ def services(settings: Settings) -> list[Services]:
         from flows.runners.kubernetes.services import KubernetesServices
 
         found.append(KubernetesServices(settings))
+    if settings.placement.serve and settings.store.endpoint is not None:  # no other machine reaches the embedded store
+        import_prefect()
+        from flows.runners.remote.services import PlacedServices
+
+        found[-1] = PlacedServices(settings, found[-1])
     return found

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from containers.contract import Kind, StoreLocation
+from containers.contract import Kind
 from containers.errors import BadInput
 from containers.events import amount
 from containers.oci.access import open_push_cache, open_repository
@@ -194,9 +194,7 @@ def _source(source: str, settings: Settings, cache: PushCache) -> Iterator[Sourc
     from flows.local import embedded
 
     with embedded.store(settings) as served:
-        where = served.store
-        location = StoreLocation(endpoint=where.endpoint, bucket=where.bucket, prefix=where.prefix, region=where.region)
-        store = Store.open(location, where)
+        store = Store.open(served.store.location, served.store)
         found = [one for one in store.manifests(Kind.CHECKPOINT) if one.fingerprint.startswith(source)]
         if len(found) != 1:
             raise BadInput(
