@@ -1,7 +1,9 @@
-"""A value that one side keeps writing under a key of the store, and another side watches.
+"""Signs of life: what one side renews again and again, and another side counts as dead after a while of silence.
 
-Only changes count and no clock is compared, so that the clocks of two machines may differ. The store is the one thing
-that both sides reach: neither opens a port for the other.
+A *lease* is a file or folder whose modification time is its last renewal. It serves where both sides have one clock.
+
+A *beat* is a value under a key of the store. Only changes count and no clock is compared, so that the clocks of two
+machines may differ. The store is the one thing that both sides reach: neither opens a port for the other.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +21,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from containers.store import Store
+
+
+LEASE_INTERVAL: Final = 10.0  # seconds between two renewals of a service's lease
+LEASE_SECONDS: Final = 60.0  # that it lasts without one: several may be missed, and it still ends soon enough
+LEASE_KEPT: Final = 4102444800.0  # 2100-01-01 UTC: the time of "renewal" of a lease that is kept for good
+
+
+class Renewal:
+    """Renews something every `interval` seconds, in a thread of its own; one try that fails is passed over."""
+
+    def __init__(self, renew: Callable[[], None], interval: float, name: str) -> None:
+        self._renew = renew
+        self._interval = interval
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True, name=name)
+
+    def start(self) -> Self:
+        """Go on renewing; the first time is after one interval."""
+        self._thread.start()
+        return self
+
+    def stop(self, patience: float | None = 30.0) -> None:
+        """Renew no more; safe to call twice. A renewal under way is waited for, `patience` seconds at most."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join(patience)
+
+    def _repeat(self) -> None:
+        while not self._done.wait(self._interval):
+            with contextlib.suppress(Error, OSError):  # the next one may get through; the other side is patient
+                self._renew()
 
 
 class Beat(BaseModel):
@@ -37,20 +70,16 @@ class BeatWriter(Generic[B]):
         self._store = store
         self._key = key
         self._value = first
-        self._interval = interval
         self._lock = threading.Lock()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, daemon=True, name=f"heartbeat-{key}")
+        self._renewal = Renewal(self.write, interval, f"heartbeat-{key}")
 
     def start(self) -> None:
         """Go on writing; the first time is after one interval."""
-        self._thread.start()
+        self._renewal.start()
 
     def stop(self) -> None:
         """Write no more by itself; safe to call twice."""
-        self._done.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
+        self._renewal.stop()
 
     def change(self, change: Callable[[B], dict[str, object]]) -> None:
         """Change fields of the value; the next write takes them along."""
@@ -63,11 +92,6 @@ class BeatWriter(Generic[B]):
             self._value = self._value.model_copy(update={"beat": self._value.beat + 1})
             content = self._value.model_dump_json(by_alias=True, exclude_none=True)
             self._store.write_key(self._key, content.encode())
-
-    def _repeat(self) -> None:
-        while not self._done.wait(self._interval):
-            with contextlib.suppress(Error):  # the next one may get through; the other side is patient
-                self.write()
 
 
 class BeatWatch(Generic[B]):

@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from containers.contract import Step, StepRequest
+from containers.contract import Step, StepRequest, StoreLocation
 from containers.errors import BadInput, faults
 from containers.setting_names import PREFIX, Given, given_as_variables, refuse_unknown, settings_of
 
@@ -101,6 +101,11 @@ class StoreSettings(Section):
         default=None,
         description="folder behind the embedded server, which sets this: its free space is looked at before a write",
     )
+
+    @property
+    def location(self) -> StoreLocation:
+        """The part that may be written down."""
+        return StoreLocation(endpoint=self.endpoint, bucket=self.bucket, prefix=self.prefix, region=self.region)
 
 
 class RegistrySettings(Section):

@@ -1,11 +1,15 @@
-"""Who does which group: lists for workers, and what becomes of the list of one that died or is slow. No processes here."""
+"""Who does which group: lists for workers, and what becomes of the list of one that died or is slow.
+
+`Dealer` decides, `Workers` starts and watches them. What a worker is, a process or a child run, only its caller knows.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 
-from containers.errors import Temporary
+from containers.errors import Error, Temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -77,3 +81,76 @@ class Dealer:
                 remedy="look for the reason in the log (memory?); finished shards are kept",
             )
         self.waiting += [path for path in left if path not in self.waiting]
+
+
+class Worker(Protocol):
+    """One that was started with a list."""
+
+    def poll(self) -> object | None:
+        """None while it works, anything else once its list is done. Raises the error that it ended with."""
+        ...
+
+    def end(self) -> None:
+        """Stop it if it still works, and clear up after it."""
+        ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+@dataclass
+class Workers(Generic[W]):
+    """Starts workers with what is dealt to them and watches them; after the block none is left.
+
+    `start` gets a worker's number and its list, `stored` says which of some groups are done, `finished` is told of a worker
+    before its list is struck off, `lost` of one whose groups go to the others. An error whose exit code is in `final` ends
+    all of them.
+    """
+
+    dealer: Dealer
+    start: Callable[[int, list[str]], W]
+    stored: Callable[[Collection[str]], Collection[str]]
+    lost: Callable[[int, Error], None]
+    final: Collection[int]
+    finished: Callable[[int, W], None] = lambda number, worker: None
+    working: dict[int, W] = field(init=False, default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # All at once: each may take its time to end, and none should work on meanwhile.
+        with ThreadPoolExecutor(len(self.working) or 1, thread_name_prefix="end") as pool:
+            list(pool.map(lambda worker: worker.end(), self.working.values()))
+
+    def look(self, *, full: bool = False) -> bool:
+        """Start whoever is idle, unless there is no room, and look at each once; False when every group is done.
+
+        Raises a final error of a worker, and Temporary when workers keep dying.
+        """
+        for number in range(self.dealer.workers) if not full else ():
+            if number not in self.working and (dealt := self.dealer.deal(number, self.stored)):
+                self.working[number] = self.start(number, dealt)
+        if not self.working:
+            return False
+        for number, worker in list(self.working.items()):
+            self._check(number, worker)
+        return True
+
+    def _check(self, number: int, worker: W) -> None:
+        try:
+            if worker.poll() is None:
+                return
+        except Error as error:
+            if error.exit_code in self.final:
+                raise
+            self.working.pop(number).end()
+            self.lost(number, error)
+            try:
+                self.dealer.died(number, self.stored(self.dealer.hands[number]))
+            except Error as hopeless:
+                raise hopeless from error
+        else:
+            self.working.pop(number).end()
+            self.finished(number, worker)
+            self.dealer.finished(number)

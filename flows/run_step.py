@@ -120,7 +120,10 @@ class _ParentGoneError(Interrupted):
 
 @contextmanager
 def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
-    """End the block (in this process's main thread) when the parent says so or is silent for `patience` seconds."""
+    """End the block (in this process's main thread) when the parent says so or is silent for `patience` seconds.
+
+    A service that is to be kept outlives its parent's silence; whoever stops it then says so in the parent's place.
+    """
     watch = HeartbeatWatch(store, child_key(key, "parent"))
     done = threading.Event()
     why: list[str] = []
@@ -128,11 +131,10 @@ def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
     def watch_parent() -> None:
         while not done.wait(_POLL):
             last = watch.read()
-            if last is not None and last.command == "keep":
-                return
-            if last is not None and last.command == "end":
+            command = last.command if last is not None else "on"
+            if command == "end":
                 why.append("the parent run has ended it")
-            elif watch.silence > patience:
+            elif command == "on" and watch.silence > patience:
                 why.append(f"the parent run sent no heartbeat for {patience:.0f} s")
             if why and not done.is_set():
                 signal.pthread_kill(main, signal.SIGUSR1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from containers.contract import Step, StoreLocation
+from containers.contract import Step
 from containers.errors import BadInput
 from containers.store import Store
 from flows.requests import Requests
@@ -23,6 +23,7 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from containers.contract import StoreLocation
     from containers.events import Event
     from flows.runners.launcher import Launcher
     from flows.runners.service import Services
@@ -67,8 +68,7 @@ class Runtime:
 
 def location(settings: Settings) -> StoreLocation:
     """The part of the store's settings that may be written down."""
-    store = settings.store
-    return StoreLocation(endpoint=store.endpoint, bucket=store.bucket, prefix=store.prefix, region=store.region)
+    return settings.store.location
 
 
 def open_runtime(settings: Settings, listener: Listener, run: str) -> Runtime:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 import containers
 from containers.contract import QuantizeOptions, StepRequest
-from containers.errors import BadInput, Error, StepFailed
+from containers.errors import BadInput, StepFailed
 from containers.events import Event
 from containers.process import Child, inherited
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
 from containers.settings import handed
-from containers.work_sharing import Dealer
+from containers.work_sharing import Dealer, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,17 +29,6 @@ if TYPE_CHECKING:
 
 _SILENT: Final = 600.0  # seconds without a word after which a worker counts as hung
 _LOOK: Final = 0.2  # seconds between two looks at the workers
-_NOT_RETRIED: Final = (BadInput.exit_code,)
-
-
-@dataclass
-class _Worker:
-    number: int
-    device: str
-    child: Child | None = None
-    heard: float = 0.0
-    reported: float = 0.0  # bytes of progress that were passed on
-    errors: list[Event] = field(default_factory=list)
 
 
 class WorkerPool:
@@ -58,50 +47,66 @@ class WorkerPool:
         self._context = context
         self._options = options
         self._advanced = 0.0  # bytes; a group that two workers do counts twice
-        self._lines: queue.SimpleQueue[tuple[_Worker, Child, Event]] = queue.SimpleQueue()
+        self._starts = 0
+        self._lines: queue.SimpleQueue[tuple[_Worker, Event]] = queue.SimpleQueue()
 
     def run(self, groups: Sequence[Group], devices: Sequence[str]) -> None:
         """Bring these groups into the store, with a worker for each of `devices` (a device may be named twice)."""
         sizes = {group.path: group.source.size for group in groups}
         count = min(len(devices), len(groups))
-        workers = [_Worker(number, devices[number]) for number in range(count)]
-        dealer = Dealer(sizes, count)
-        starts = 0
-        with self._context.report.progress(f"quantize ({count} workers)", sum(sizes.values())) as progress:
-            try:
-                while True:
-                    for worker in workers:
-                        if worker.child is None and (dealt := dealer.deal(worker.number, self._stored)):
-                            starts += 1
-                            self._start(worker, dealt, starts, count)
-                    if all(worker.child is None for worker in workers):
-                        break
-                    for worker in workers:
-                        self._check(worker, dealer)
-                    self._forward()
-                    progress.advance(min(self._advanced, progress.total) - progress.done)
-            finally:
-                for worker in workers:
-                    if worker.child is not None:
-                        worker.child.stop()
+        with (
+            self._context.report.progress(f"quantize ({count} workers)", sum(sizes.values())) as progress,
+            Workers(
+                Dealer(sizes, count),
+                lambda number, dealt: self._start(number, devices[number], dealt, count),
+                self._stored,
+                lambda number, error: self.warn(
+                    f"worker {number} ended with code {error.exit_code}; its groups are dealt out again"
+                ),
+                final=(BadInput.exit_code,),
+            ) as workers,
+        ):
+            while workers.look():
+                self.forward()
+                progress.advance(min(self._advanced, progress.total) - progress.done)
 
-    def _start(self, worker: _Worker, dealt: list[str], number: int, count: int) -> None:
+    def forward(self) -> None:
+        """Pass on what workers say within a moment, and add up the bytes that they have done."""
+        deadline = time.monotonic() + _LOOK
+        while True:
+            try:
+                worker, event = self._lines.get(timeout=max(deadline - time.monotonic(), 0.001))
+            except queue.Empty:
+                return
+            worker.heard = time.monotonic()
+            if event.event == "progress":
+                self._advanced += max(event.done - worker.reported, 0)
+                worker.reported = max(event.done, worker.reported)
+            elif event.event == "error":
+                worker.errors.append(event)
+            elif event.event == "log" and event.level in ("warning", "error"):
+                self.warn(f"worker {worker.number}: {event.message}")
+
+    def warn(self, message: str) -> None:
+        self._context.report.log(message, "warning")
+
+    def _start(self, number: int, device: str, dealt: list[str], count: int) -> _Worker:
         options = QuantizeOptions(
-            device=worker.device,
+            device=device,
             lanes=self._options.lanes or min(lanes_for(0, len(dealt)), max(1, cores() // count // 2)),
             groups=tuple(dealt),
         )
-        folder = self._context.scratch / f"worker-{number}"
+        self._starts += 1
+        folder = self._context.scratch / f"worker-{self._starts}"
         folder.mkdir()
         request = self._request.model_copy(update={"options": options.dump()})
         (folder / "request.json").write_text(request.model_dump_json())
-        child = Child(
-            argv=[sys.executable, "-m", "containers.quantize", *_files(folder)],
-            env=self._environment(folder),
-            on_line=lambda line: self._lines.put((worker, child, Event.parse(line))),
-        )
-        self._context.report.log(f"worker {worker.number} ({worker.device}): {len(dealt)} groups, from {dealt[0]} on")
-        worker.child, worker.heard, worker.reported, worker.errors = child.start(), time.monotonic(), 0.0, []
+        self._context.report.log(f"worker {number} ({device}): {len(dealt)} groups, from {dealt[0]} on")
+        child = Child([sys.executable, "-m", "containers.quantize", *_files(folder)], self._environment(folder))
+        worker = _Worker(self, number, child)
+        child.on_line = lambda line: self._lines.put((worker, Event.parse(line)))
+        child.start()
+        return worker
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """The variables of a worker: it is handed what this step was, and leaves its scratch files here."""
@@ -116,60 +121,38 @@ class WorkerPool:
             "TMPDIR": str(folder),
         }
 
-    def _check(self, worker: _Worker, dealer: Dealer) -> None:
-        """See whether a worker has ended or hangs, and take back what it has not done."""
-        child = worker.child
-        if child is None:
-            return
-        code = child.poll()
-        if code is None and time.monotonic() - worker.heard > _SILENT:
-            self._context.report.log(f"worker {worker.number} has said nothing for {_SILENT:.0f} s: stopped", "warning")
-            code = child.stop() or 1
-        if code is None:
-            return
-        child.stop()  # its supervisor has ended; this closes the pipes and waits for the last lines
-        self._forward()
-        worker.child = None
-        if code == 0:
-            dealer.finished(worker.number)
-            return
-        if code in _NOT_RETRIED:
-            raise self._failure(worker, code, child)
-        self._context.report.log(
-            f"worker {worker.number} ended with code {code}; its groups are dealt out again", "warning"
-        )
-        try:
-            dealer.died(worker.number, self._stored(dealer.hands.get(worker.number, [])))
-        except Error as error:
-            raise error from self._failure(worker, code, child)
-
-    def _failure(self, worker: _Worker, code: int, child: Child) -> Error:
-        said = worker.errors[-1] if worker.errors else None
-        message = said.message if said is not None else f"a worker ended with code {code}:\n{child.tail}"
-        remedy = said.remedy if said is not None else ""
-        if code == BadInput.exit_code:
-            return BadInput(message, remedy=remedy)
-        return StepFailed("quantize", code, message, remedy=remedy)
-
-    def _forward(self) -> None:
-        """Pass on what workers say within a moment, and add up the bytes that they have done."""
-        deadline = time.monotonic() + _LOOK
-        while True:
-            try:
-                worker, child, event = self._lines.get(timeout=max(deadline - time.monotonic(), 0.001))
-            except queue.Empty:
-                return
-            worker.heard = time.monotonic()
-            if event.event == "progress" and child is worker.child:
-                self._advanced += max(event.done - worker.reported, 0)
-                worker.reported = max(event.done, worker.reported)
-            elif event.event == "error":
-                worker.errors.append(event)
-            elif event.event == "log" and event.level in ("warning", "error"):
-                self._context.report.log(f"worker {worker.number}: {event.message}", "warning")
-
     def _stored(self, paths: Collection[str]) -> Collection[str]:
         return find_stored(self._job, self._store, tuple(paths))[0] if paths else ()
+
+
+@dataclass
+class _Worker:
+    pool: WorkerPool
+    number: int
+    child: Child
+    heard: float = field(default_factory=time.monotonic)
+    reported: float = 0.0  # bytes of progress that were passed on
+    errors: list[Event] = field(default_factory=list)
+
+    def poll(self) -> int | None:
+        """0 once its list is done; raises for one that has failed or hangs."""
+        code = self.child.poll()
+        if code is None and time.monotonic() - self.heard > _SILENT:
+            self.pool.warn(f"worker {self.number} has said nothing for {_SILENT:.0f} s: stopped")
+            code = self.child.stop() or 1
+        if not code:
+            return code
+        self.child.stop()  # its supervisor has ended; this closes the pipes and waits for the last lines
+        self.pool.forward()
+        said = self.errors[-1] if self.errors else None
+        message = said.message if said is not None else f"a worker ended with code {code}:\n{self.child.tail}"
+        remedy = said.remedy if said is not None else ""
+        if code == BadInput.exit_code:
+            raise BadInput(message, remedy=remedy)
+        raise StepFailed("quantize", code, message, remedy=remedy)
+
+    def end(self) -> None:
+        self.child.stop()
 
 
 def _files(folder: Path) -> tuple[str, ...]:

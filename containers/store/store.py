@@ -21,7 +21,7 @@ from containers.store.manifest import FileEntry, Manifest
 from containers.store.transfer import BlobReader, damaged, download, key_of, missing, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from containers.contract import StoreLocation
@@ -42,7 +42,7 @@ class UnreadableManifest(BadInput):
 
 @dataclass(frozen=True)
 class Orphan:
-    """A blob that no manifest names; `size` in bytes, `modified` with a time zone."""
+    """A blob that no artifact needs; `size` in bytes, `modified` with a time zone."""
 
     digest: Digest
     size: int
@@ -226,22 +226,35 @@ class Store:
                 raise
         return manifest
 
-    def sweep(self, *, keep: Collection[Digest] = (), older: timedelta = _DAY, delete: bool = False) -> list[Orphan]:
-        """The blobs that no manifest names, that are not in `keep`, and that were last written before `older` ago.
+    def sweep(self, *, older: timedelta = _DAY, delete: bool = False) -> list[Orphan]:
+        """The blobs that no artifact needs and that were last written before `older` ago.
 
-        They are removed only with `delete`, and none when a manifest cannot be read (BadInput). The age protects runs that have stored blobs and not yet their manifest;
-        one that found an old orphan and counts on it is refused at its commit and stores it again on its next try.
+        A quantized shard that no checkpoint holds was left by a run that never came to its end: once it is that old it
+        needs nothing any more. They are removed, with the manifests of such shards, only with `delete`, and none when a
+        manifest cannot be read (BadInput). The age protects runs that have stored blobs and not yet their manifest; one that
+        found an old orphan and counts on it is refused at its commit and stores it again on its next try.
         """
         before = datetime.now(UTC) - older
         # Blobs are listed first: what a manifest written meanwhile names is then either known or too young.
-        found = [
-            Orphan(Digest(listed.key.rpartition("/")[2]), listed.size, listed.modified)
+        old = {
+            digest: Orphan(digest, listed.size, listed.modified)
             for listed in self._bucket.listing(_BLOBS)
             if listed.modified < before and _BLOB.fullmatch(listed.key)  # other names are not ours to remove
-        ]
-        named = {entry.sha256 for manifest in self.manifests() for entry in manifest.files} | set(keep)
-        orphans = [orphan for orphan in found if orphan.digest not in named]
+            for digest in [Digest(listed.key.rpartition("/")[2])]
+        }
+        shards: list[Manifest] = []
+        needed: set[Digest] = set()
+        for manifest in self.manifests():
+            digests = {entry.sha256 for entry in manifest.files}
+            if manifest.kind is Kind.GROUP and digests <= old.keys():
+                shards.append(manifest)
+            else:
+                needed |= digests
+        orphans = [orphan for digest, orphan in old.items() if digest not in needed]
         if delete:
+            for shard in shards:
+                if any(entry.sha256 not in needed for entry in shard.files):
+                    self.forget(shard.ref)
             for orphan in orphans:
                 self.discard_blob(orphan.digest)
         return orphans

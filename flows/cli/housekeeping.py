@@ -1,15 +1,20 @@
-"""`carwright sweep`, and which services `carwright clean` stops."""
+"""`carwright sweep`, and the parts of `carwright clean`: which services it stops, and what it takes out of the store."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from containers.errors import BadInput
+from containers.events import amount
 from flows.cli import terminal
+from flows.orchestrator.prefect_import import import_prefect
 from flows.runners.backends import BACKENDS
 from infra.settings import Settings
 
@@ -39,9 +44,39 @@ def sweep(
 
 
 def services(settings: Settings) -> list[Services]:
-    """All that may have left something serving for this folder, however its steps were started."""
-    return [
-        backend.services(settings)
+    """All that may have left something serving for this folder, however and wherever its steps were started."""
+    found = {
+        name: backend.services(settings)
         for name, backend in BACKENDS.items()
         if name == settings.launcher or backend.may_serve(settings)
-    ]
+    }
+    if settings.placement.serve and settings.store.endpoint is not None:  # no other machine reaches the embedded store
+        import_prefect()
+        from flows.runners.remote.services import PlacedServices
+
+        found[settings.launcher] = PlacedServices(settings, found[settings.launcher])
+    return list(found.values())
+
+
+def sweep_store(settings: Settings, older: timedelta, *, dry_run: bool) -> str:
+    """Take out of this folder's own store what no artifact needs and say how much it is, or would be; empty for nothing.
+
+    A store that other machines reach is not this folder's to sweep.
+    """
+    if settings.store.endpoint is not None or not (settings.home / "store").is_dir():
+        return ""
+    from containers.store import Store  # the object store's client is slow to load
+    from flows.local import embedded
+
+    with embedded.store(settings) as served:
+        found = Store.open(served.store.location, served.store).sweep(older=older, delete=not dry_run)
+    return f"{len(found)} blob(s) ({amount(sum(one.size for one in found), 'B')}) of the store" if found else ""
+
+
+def age(text: str) -> timedelta:
+    """`36h` or `14d`."""
+    match = re.fullmatch(r"([0-9]+)([hd])", text)
+    if match is None:
+        raise BadInput(f"{text!r} is not an age", remedy="write hours or days: 36h, 14d")
+    count = int(match[1])
+    return timedelta(hours=count) if match[2] == "h" else timedelta(days=count)

@@ -121,7 +121,7 @@ def settings(json_: Json = False) -> None:
 
 
 @app.command()
-def clean(
+def clean(  # noqa: PLR0917 - typer makes options of them
     everything: Annotated[
         bool,
         typer.Option(
@@ -131,26 +131,35 @@ def clean(
     registry: Annotated[
         str, typer.Option(help="Instead: list the candidates in registry/repository that never passed the gate.")
     ] = "",
-    older: Annotated[str, typer.Option(help="With --registry: pushed longer ago than this; 36h, 14d.")] = "14d",
+    older: Annotated[
+        str,
+        typer.Option(help="Leave what is younger: in the store, or with --registry what was pushed since; 36h, 14d."),
+    ] = "14d",
     delete: Annotated[bool, typer.Option("--delete", help="With --registry: remove what is listed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed from disk; stop and remove nothing.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Stop what was left serving, and remove what no run needs any more."""
+    age = housekeeping.age(older)
     if registry:
-        modelcars.show_candidates(registry, older, delete=delete, as_json=json_)
+        modelcars.show_candidates(registry, older, delete=delete and not dry_run, as_json=json_)
         return
     from flows.local import embedded
 
-    settings = Settings()
+    settings, gone = Settings(), "would remove" if dry_run else "removed"
     with embedded.exclusive(settings, terminal.err.print):
-        for services in housekeeping.services(settings):
+        for services in housekeeping.services(settings) if not dry_run else ():
             for url in services.stop_all(kept=True):
                 terminal.out.print(f"stopped {url}")
-        gone = [settings.home] if everything else [settings.home / "serving", settings.home / "partial"]
-        for folder in gone:
+        for folder in [settings.home] if everything else [settings.home / "serving", settings.home / "partial"]:
             if folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                terminal.out.print(f"removed {folder}")
+                if not dry_run:
+                    shutil.rmtree(folder, ignore_errors=True)
+                terminal.out.print(f"{gone} {folder}")
+        if not everything and (blobs := housekeeping.sweep_store(settings, age, dry_run=dry_run)):
+            terminal.out.print(f"{gone} {blobs}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

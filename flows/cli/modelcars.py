@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from containers.contract import Kind, StoreLocation
+from containers.contract import Kind
 from containers.errors import BadInput
 from containers.events import amount
 from containers.oci.access import open_push_cache, open_repository
@@ -30,10 +29,12 @@ from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
 from containers.registry_limits import MODEL_LAYERS
+from flows.cli.housekeeping import age
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import timedelta
 
     from containers.oci.candidates import Candidate
     from containers.oci.modelcar import Pushed
@@ -163,7 +164,7 @@ def verify(
 
 def show_candidates(reference: str, older: str, *, delete: bool, as_json: bool) -> None:
     """The registry's part of `carwright clean`: list what would go, and with `delete` let it go."""
-    candidates = clean_registry(reference, _age(older), delete=delete, settings=Settings())
+    candidates = clean_registry(reference, age(older), delete=delete, settings=Settings())
     if as_json:
         listed = [{"tag": one.tag, "digest": str(one.digest), "pushed": str(one.pushed)} for one in candidates]
         print(json.dumps({"reference": reference, "deleted": delete, "candidates": listed}, indent=2))
@@ -194,9 +195,7 @@ def _source(source: str, settings: Settings, cache: PushCache) -> Iterator[Sourc
     from flows.local import embedded
 
     with embedded.store(settings) as served:
-        where = served.store
-        location = StoreLocation(endpoint=where.endpoint, bucket=where.bucket, prefix=where.prefix, region=where.region)
-        store = Store.open(location, where)
+        store = Store.open(served.store.location, served.store)
         found = [one for one in store.manifests(Kind.CHECKPOINT) if one.fingerprint.startswith(source)]
         if len(found) != 1:
             raise BadInput(
@@ -204,15 +203,6 @@ def _source(source: str, settings: Settings, cache: PushCache) -> Iterator[Sourc
                 remedy="give a folder, or more of the fingerprint",
             )
         yield StoredCheckpoint(store, store.load(found[0].ref))
-
-
-def _age(text: str) -> timedelta:
-    """`36h` or `14d`."""
-    match = re.fullmatch(r"([0-9]+)([hd])", text)
-    if match is None:
-        raise BadInput(f"{text!r} is not an age", remedy="write hours or days: 36h, 14d")
-    count = int(match[1])
-    return timedelta(hours=count) if match[2] == "h" else timedelta(days=count)
 
 
 def _annotations(pairs: list[str]) -> dict[str, str]:

@@ -36,14 +36,14 @@ def pools(  # noqa: PLR0917 - typer makes options of them
 ) -> None:
     """Make or update the work pools, queues and limits that the deployments need, on the server of PREFECT_API_URL."""
     import_prefect()
-    from flows.orchestrator import follow
+    from flows.orchestrator.child_runs import server
     from flows.orchestrator.work_pools import CPU, GPU, Host, prepare
 
     if unknown := sorted(set(only or ()) - {CPU, GPU}):
         raise BadInput(f"there is no pool {', '.join(unknown)}", remedy=f"the pools are {CPU} and {GPU}")
     variables = _pairs(environment or [])
     Settings.check_names(given_as_variables(variables))  # else every run would refuse them
-    follow.server()
+    server()
     host = Host(project, images, tag, socket, socket_group, variables)
     prepare(host, terminal.out.print, tuple(only) if only else (CPU, GPU))
 

@@ -10,9 +10,17 @@ from uuid import uuid4
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, StepFailed, Temporary
@@ -59,6 +67,26 @@ def api() -> Iterator[SyncPrefectClient]:
         ) from error
     except httpx.TransportError as error:
         raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="see PREFECT_API_URL") from error
+
+
+def server() -> str:
+    """The address of the Prefect API in use.
+
+    Raises BadInput when none is set or the login is not the server's, and Temporary when none answers there.
+    """
+    url = PREFECT_API_URL.value()
+    remedy = "`make dry-run` starts a server of its own; another one is named by PREFECT_API_URL=http://HOST:4200/api"
+    if not url:
+        raise BadInput("no Prefect server is named", remedy=remedy)
+    try:
+        httpx.get(f"{url}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise Temporary(
+            f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy
+        ) from error
+    with api() as client:
+        client.api_version()  # health is told to everybody, this to those who may use it
+    return str(url)
 
 
 def deployed(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
@@ -269,6 +297,23 @@ class Children:
         listen(Event(event="log", message=f"{label}: child run {run.name} ({run.id}) in {pool or deployment}"))
         placement = self.settings.placement
         return ChildRun(run.id, key, request.step.value, pool, self.store, placement, heartbeat, listen)
+
+    def kept(self, deployment: str, listen: OnEvent) -> Iterator[tuple[dict[str, Any], ChildRun]]:
+        """The child runs of a deployment that were told to stay, whoever started them, and the requests (JSON) they answer."""
+        with api() as client:
+            found = client.read_flow_runs(
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployed(client, deployment).id])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+                ),
+            )
+        for run in found:
+            key = str(run.parameters.get("key", ""))
+            last = HeartbeatWatch(self.store, child_key(key, "parent")).read()
+            if last is not None and last.command == "keep":
+                heartbeat = Heartbeat(self.store, child_key(key, "parent"), heartbeat_interval(self.settings))
+                placement, pool, request = self.settings.placement, run.work_pool_name or "", run.parameters["request"]
+                yield request, ChildRun(run.id, key, request["step"], pool, self.store, placement, heartbeat, listen)
 
 
 def _pool_of(deployment: str) -> str:

@@ -23,7 +23,7 @@ from prefect.states import Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
 from containers.events import Event
-from flows.orchestrator.child_runs import api, check_pool, deployed
+from flows.orchestrator.child_runs import api, check_pool, deployed, server
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.run_artifacts import FAILURE, OUTCOME
 from flows.orchestrator.run_log import RunLog, level_name
@@ -42,26 +42,6 @@ _LOOK: Final = 5.0  # seconds between two looks at the work pool while a run wai
 _PATIENCE: Final = 30.0  # seconds for a worker to come up, which may be starting beside this
 _OUTAGE: Final = 60.0  # seconds that the server may be away
 _END: Final = 60.0  # seconds for a cancelled run to end
-
-
-def server() -> str:
-    """The address of the Prefect API in use.
-
-    Raises BadInput when none is set or the login is not the server's, and Temporary when none answers there.
-    """
-    url = PREFECT_API_URL.value()
-    remedy = "`make dry-run` starts a server of its own; another one is named by PREFECT_API_URL=http://HOST:4200/api"
-    if not url:
-        raise BadInput("no Prefect server is named", remedy=remedy)
-    try:
-        httpx.get(f"{url}/health", timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
-        raise Temporary(
-            f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy
-        ) from error
-    with api() as client:
-        client.api_version()  # health is told to everybody, this to those who may use it
-    return str(url)
 
 
 def page(run: UUID) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -19,20 +21,45 @@ if TYPE_CHECKING:
 REQUEST: Final = "request.json"
 RESULT: Final = "result.json"
 LOG: Final = "log.jsonl"
+_LOGGER: Final = logging.getLogger(__name__)
+_TAIL: Final = 40  # lines
 
 
 class StepOutput:
-    """Forwards a step's lines as events and remembers its errors, the words that a failure is told with."""
+    """Forwards a step's lines as events, and remembers what a failure is told with: its errors and its last lines."""
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
+        self._tail: deque[str] = deque(maxlen=_TAIL)
         self.errors: list[Event] = []
 
     def line(self, line: str) -> None:
+        """Pass a line on. A listener's trouble neither ends nor stalls the step; only Interrupted comes through."""
+        self._tail.append(line)
         event = Event.parse(line)
         if event.event == "error":
             self.errors.append(event)
-        self._on_event(event)
+        try:
+            self._on_event(event)
+        except Interrupted:  # not the listener's: a signal's handler raises it wherever this thread stands
+            raise
+        except Exception:
+            _LOGGER.exception("a line of the step could not be passed on")
+
+    def failure(self, step: Step, code: int, where: str) -> StepFailed | Interrupted:
+        """The error for a step that ended with this code; `where` says where its log is."""
+        return step_failure(step, code, self.errors, "\n".join(self._tail), where)
+
+    def out_of_memory(self, step: Step, code: int, limit: str, where: str) -> StepFailed | Interrupted:
+        """The same for a container in which the kernel ended something for want of memory; `limit` says how much it had."""
+        if self.errors:  # it could still say itself what happened
+            return self.failure(step, code, where)
+        return StepFailed(
+            step,
+            code,
+            f"{step} was ended by the kernel: it needed more memory than {limit}",
+            remedy=f"raise CARWRIGHT_RESOURCES__{step.upper()}__MEMORY_GIB; {where}",
+        )
 
 
 def read_result(content: bytes | None, step: Step) -> StepResult:

@@ -7,14 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from containers.heartbeat import LEASE_KEPT
 from containers.process import start_time
 
 if TYPE_CHECKING:
     from infra.container_engine.container import Container
 
-ALIVE: Final = "/run/carwright/alive"  # its time is that of the last sign of life
-LEASE: Final = "/run/carwright/lease"  # its time is that of the last renewal
-KEPT: Final = 4102444800.0  # 2100-01-01 UTC: the time of "renewal" that means kept for good
+ALIVE: Final = "/run/carwright/alive"  # its time is that of the last sign of life of whoever waits for a step
+ALIVE_INTERVAL: Final = 60.0  # seconds between two of them
+ALIVE_SILENCE: Final = 3600.0  # seconds without one: a laptop may sleep, and its engine elsewhere may not
+LEASE: Final = "/run/carwright/lease"  # of a service (`containers.heartbeat`)
 
 
 def owner() -> str:
@@ -33,7 +35,7 @@ def stays(container: Container) -> bool:
     if not container.state().running:
         return False
     renewed = container.modified(LEASE)
-    return renewed is not None and renewed >= KEPT - 86400  # a day, whatever the engine makes of time zones
+    return renewed is not None and renewed >= LEASE_KEPT - 86400  # a day, whatever the engine makes of time zones
 
 
 @cache

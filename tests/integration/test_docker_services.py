@@ -14,12 +14,13 @@ import pytest
 
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, StepFailed
+from containers.heartbeat import LEASE_KEPT
 from flows.cli.housekeeping import services as services_of
 from flows.runners.docker import services as docker_services
 from flows.runners.docker.services import DockerServices
 from flows.runners.docker.sweeper import sweep
 from infra.container_engine import connect
-from infra.container_engine.ownership import KEPT, LEASE
+from infra.container_engine.ownership import LEASE
 from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
@@ -141,7 +142,7 @@ def test_a_server_that_fails_says_why_and_leaves_nothing(world: World, modelcar:
 
 
 def test_a_lease_is_renewed_by_the_engine_s_clock(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_services, "_RENEWAL", 0.2)
+    monkeypatch.setattr(docker_services, "LEASE_INTERVAL", 0.2)
     lease = world.start()
     with connect(world.settings.docker) as engine:
         (server,) = engine.containers(part="server")
@@ -162,7 +163,7 @@ def test_what_is_kept_is_found_by_other_runs_and_stopped_by_name(world: World) -
     lease.keep()
     with connect(world.settings.docker) as engine:
         (server,) = engine.containers(part="server")
-        assert server.modified(LEASE) == KEPT
+        assert server.modified(LEASE) == LEASE_KEPT
     found = world.start()
     assert (lease.found, found.found) == (False, True)
     assert found.endpoint == lease.endpoint

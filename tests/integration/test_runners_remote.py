@@ -13,6 +13,7 @@ import pytest
 from containers.contract import QuantizeOptions, QuantizeParameters, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, NotReady, StepFailed
 from containers.events import Event
+from flows.cli.housekeeping import services as services_of
 from flows.requests import fingerprint
 from flows.runtime import Runtime, open_runtime, use
 from infra.settings import PlacementSettings
@@ -200,6 +201,24 @@ def test_a_service_stays_for_its_lease(place: Place, workers: list[Worker]) -> N
             assert time.monotonic() < deadline
             time.sleep(0.3)
         lease.end()
+
+
+def test_a_kept_service_outlives_its_parent_and_is_stopped_by_name(place: Place, workers: list[Worker]) -> None:
+    """As `carwright clean` does it, in a process that knows no more than the settings."""
+    assert workers
+    parameters = ServeParameters(served_model_name="kept").dump()
+    request = StepRequest(step=Step.SERVE, run="parent", parameters=parameters, store=place.world.location)
+    services = place.runtime(serve="run-step/played").services
+    lease = services.start(request, _nobody)
+    lease.keep()
+    time.sleep(20)  # longer than the worker's runs wait for a sign of life
+    assert services.start(request, _nobody).found
+    (elsewhere,) = services_of(place.runtime(serve="run-step/played").settings)
+    assert elsewhere.stop_all() == []
+    assert elsewhere.stop_all(kept=True) == [lease.endpoint.url]
+    assert not _answers(lease.endpoint.url.removesuffix("/v1") + "/health")
+    assert not lease.serves
+    assert elsewhere.stop_all(kept=True) == []
 
 
 def _answers(url: str) -> bool:

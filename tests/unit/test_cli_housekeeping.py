@@ -1,14 +1,19 @@
-"""Which services `carwright clean` stops."""
+"""Which services `carwright clean` stops, and whose store it sweeps."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from flows.cli.housekeeping import services
+from containers.errors import BadInput
+from containers.settings import StoreSettings
+from flows.cli.housekeeping import age, services, sweep_store
 from flows.runners.backends import BACKENDS
-from infra.settings import Settings
+from flows.runners.process.services import ProcessServices
+from flows.runners.remote.services import PlacedServices
+from infra.settings import PlacementSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +37,42 @@ def test_services_of_every_launcher(tmp_path: Path, launcher: str, names: list[s
     assert [type(one).__name__ for one in services(settings)] == names
 
 
+def test_services_that_were_placed_elsewhere(tmp_path: Path) -> None:
+    """Those of the setting placement.serve, too; not with the embedded store, which no other machine reaches."""
+    placed = PlacementSettings(serve="run-step/gpu")
+    settings = Settings(home=tmp_path, placement=placed, store=StoreSettings(endpoint="http://127.0.0.1:9"))
+    (found,) = services(settings)
+    assert isinstance(found, PlacedServices)
+    assert isinstance(found.here, ProcessServices)
+    (found,) = services(settings.model_copy(update={"store": StoreSettings()}))
+    assert isinstance(found, ProcessServices)
+
+
 def test_a_run_with_the_docker_profile_is_remembered(tmp_path: Path) -> None:
     """It left a mark in the folder, whatever the settings say now."""
     (tmp_path / "services").mkdir()
     (tmp_path / "services" / "docker").touch()
     settings = Settings().model_copy(update={"home": tmp_path, "launcher": "process"})
     assert [type(one).__name__ for one in services(settings)] == ["ProcessServices", "DockerServices"]
+
+
+def test_only_a_store_of_this_folder_s_own_is_swept(tmp_path: Path) -> None:
+    """Nothing is started where there is none, and nobody else's is asked."""
+    settings = Settings(home=tmp_path, store=StoreSettings(endpoint="http://127.0.0.1:9"))
+    (tmp_path / "store").mkdir()
+    assert not sweep_store(settings, timedelta(), dry_run=False)
+    assert not sweep_store(Settings(home=tmp_path / "new"), timedelta(), dry_run=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("text", "hours"), [("36h", 36), ("14d", 336), ("0h", 0)])
+def test_ages(text: str, hours: int) -> None:
+    """Hours and days."""
+    assert age(text) == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["", "14", "d", "-1d", "1.5d", "2w"])
+def test_what_is_no_age(text: str) -> None:
+    """Refused before anything is stopped or removed."""
+    with pytest.raises(BadInput, match="is not an age"):
+        age(text)

@@ -1,10 +1,15 @@
-"""What a child run that serves tells others about where it can be reached."""
+"""A child run: what one that serves tells others about where it can be reached, and when it ends."""
 
 from __future__ import annotations
+
+import json
+import time
 
 import pytest
 
 from containers.contract import Endpoint
+from containers.errors import Interrupted
+from flows import run_step
 from flows.run_step import _advertised
 
 
@@ -21,3 +26,42 @@ def test_the_advertised_name_takes_the_place_of_this_machine(url, host, told):
     """A name that is not this machine's own, as of a container in a network of the engine's, stays."""
     endpoint = Endpoint(url=url, served_model_name="m", engine="vllm")
     assert _advertised(endpoint, host).url == told
+
+
+class Keys:
+    """A store's key of the parent's heartbeats."""
+
+    def __init__(self, word: str) -> None:
+        self.beat = 0
+        self.say(word)
+
+    def say(self, word: str) -> None:
+        self.beat += 1
+        self.content = json.dumps({"beat": self.beat, "word": word}).encode()
+
+    def read_key(self, key: str) -> bytes:
+        return self.content
+
+
+def test_a_silent_parent_ends_it(monkeypatch):
+    """Its last word was to go on."""
+    monkeypatch.setattr(run_step, "_POLL", 0.02)
+    with pytest.raises(Interrupted, match="no heartbeat"), run_step._watched(Keys("on"), "key", 0.1):
+        time.sleep(10)
+
+
+def test_what_is_kept_outlives_its_parent_until_it_is_told_to_end(monkeypatch):
+    """By whoever writes in the parent's place."""
+    monkeypatch.setattr(run_step, "_POLL", 0.02)
+    keys = Keys("keep")
+    served = []
+
+    def serve():
+        time.sleep(0.5)
+        served.append("in silence")
+        keys.say("end")
+        time.sleep(10)
+
+    with pytest.raises(Interrupted, match="has ended it"), run_step._watched(keys, "key", 0.1):
+        serve()
+    assert served

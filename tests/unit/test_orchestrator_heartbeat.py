@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from containers.errors import Temporary
 from containers.events import Event
+from containers.heartbeat import Renewal
 from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
 
 
@@ -79,6 +81,28 @@ def test_a_store_that_is_away_is_no_sign_and_no_error(keys):
         deadline = time.monotonic() + 10
         while watch.read() == seen:
             assert time.monotonic() < deadline
+
+
+def test_a_renewal_under_way_is_waited_for():
+    """Whoever stops it may rely on it: no late renewal takes back what comes after. One that fails is passed over."""
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def renew():
+        if not begun.is_set():
+            begun.set()
+            raise Temporary("the engine is away")
+        go_on.wait(10)
+        done.append(1)
+
+    renewal = Renewal(renew, 0.01, "test").start()
+    assert begun.wait(10)
+    time.sleep(0.1)  # it is in its second try
+    threading.Timer(0.2, go_on.set).start()
+    renewal.stop(None)
+    assert done == [1]
+    renewal.stop()
+    time.sleep(0.1)
+    assert done == [1]
 
 
 def test_nonsense_under_the_key_is_no_sign(keys):

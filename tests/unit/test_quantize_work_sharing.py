@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.errors import Temporary
-from containers.work_sharing import Dealer
+from containers.errors import BadInput, StepFailed, Temporary
+from containers.work_sharing import Dealer, Workers
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
 
 def nothing(paths):
@@ -108,3 +111,123 @@ def test_every_group_is_done_whatever_happens(sizes, workers, fate: random.Rando
             store.update(hand)
             dealer.finished(worker)
     assert store == sizes.keys()
+
+
+@dataclass
+class Team:
+    """Plays the workers: each does one group a look, and `fate` may end it before."""
+
+    fate: Callable[[One], None] = lambda one: None
+    store: set[str] = field(default_factory=set)
+    started: list[One] = field(default_factory=list)
+    lost: list[tuple[int, str]] = field(default_factory=list)
+
+    def workers(self, groups: int, workers: int) -> Workers[One]:
+        dealer = Dealer({f"{at}": 1 for at in range(groups)}, workers)
+        return Workers(
+            dealer,
+            self.start,
+            self.store.intersection,
+            self.hear_of_loss,
+            final=(BadInput.exit_code,),
+        )
+
+    def run(self, groups: int, workers: int) -> None:
+        with self.workers(groups, workers) as at_work:
+            while at_work.look():
+                pass
+
+    def hear_of_loss(self, number, error):
+        assert [one for one in self.started if one.number == number][-1].ended, (
+            "its groups are dealt out while it works"
+        )
+        self.lost.append((number, error.message))
+
+    def start(self, number, dealt):
+        self.started.append(One(self, number, list(dealt)))
+        return self.started[-1]
+
+
+@dataclass
+class One:
+    team: Team
+    number: int
+    left: list[str]
+    ended: int = 0
+
+    def poll(self):
+        self.team.fate(self)
+        if not self.left:
+            return "done"
+        self.team.store.add(self.left.pop(0))
+        return None
+
+    def end(self):
+        self.ended += 1
+
+
+def test_workers_are_watched_until_every_group_is_done():
+    """Each is ended once, and nobody is started when nothing is left."""
+    team = Team()
+    team.run(8, 2)
+    assert team.store == {f"{at}" for at in range(8)}
+    assert [one.ended for one in team.started] == [1, 1]
+    assert team.lost == []
+
+
+def test_what_a_worker_that_failed_had_left_is_done_by_another():
+    """Once it is ended for certain."""
+
+    def fail(one):
+        if one is team.started[0] and len(one.left) == 2:
+            raise StepFailed("quantize", 75, "gone")
+
+    team = Team(fail)
+    team.run(8, 2)
+    assert team.lost == [(0, "gone")]
+    assert team.store == {f"{at}" for at in range(8)}
+    assert all(one.ended == 1 for one in team.started)
+
+
+def test_without_room_nobody_is_started():
+    """Not even when groups wait."""
+    team = Team()
+    with team.workers(8, 2) as workers:
+        assert not workers.look(full=True)
+        assert team.started == []
+        assert workers.look()
+        assert len(team.started) == 2
+
+
+def test_a_final_error_is_raised_at_once_and_all_are_ended_together():
+    """None waits for another's end: here each ends only when all have been told to."""
+
+    def refuse(one):
+        raise BadInput("the tensor is bad")
+
+    told = threading.Barrier(3, timeout=10)
+
+    def end(one):
+        told.wait()
+        one.ended += 1
+
+    team = Team(refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(One, "end", end)
+        with pytest.raises(BadInput, match="the tensor is bad"), team.workers(8, 3) as workers:
+            workers.look()
+    assert [one.ended for one in team.started] == [1, 1, 1]
+    assert team.lost == []
+
+
+def test_workers_that_keep_failing_are_given_up_with_the_last_reason():
+    """The cause says what became of the last one."""
+
+    def fail(one):
+        raise StepFailed("quantize", 75, "gone")
+
+    team = Team(fail)
+    with pytest.raises(Temporary, match="3 workers ended") as caught:
+        team.run(1, 1)
+    assert str(caught.value.__cause__) == "gone"
+    assert len(team.lost) == 3

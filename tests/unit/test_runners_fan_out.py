@@ -54,6 +54,8 @@ class Child:
         self.heard.append(command)
 
     def end(self) -> None:
+        if self.groups:  # as the real one does with a child run that has not ended
+            self.send("end")
         self.ended = True
 
 

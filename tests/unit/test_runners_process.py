@@ -13,7 +13,7 @@ from containers.events import Event
 from containers.settings import StepSettings
 from flows.runners.process import launcher as process_launcher
 from flows.runners.process.launcher import ProcessLauncher, run_folder, step_environment
-from flows.runners.step_protocol import read_result, step_failure
+from flows.runners.step_protocol import StepOutput, read_result, step_failure
 from infra.environments.environment import Environment
 from infra.settings import Settings
 
@@ -105,6 +105,47 @@ def test_a_killed_step_is_named_by_its_signal() -> None:
     error = step_failure(Step.QUANTIZE, 137, [], "some output", "its log")
     assert "SIGKILL" in error.message
     assert not error.temporary
+
+
+def test_a_line_that_cannot_be_passed_on_is_remembered() -> None:
+    """The step goes on, and its failure is told with its own words."""
+
+    def listen(event: Event) -> None:
+        raise ValueError("a listener's trouble")
+
+    output = StepOutput(listen)
+    output.line('{"event": "error", "message": "no such architecture"}')
+    assert output.failure(Step.SERVE, 1, "its log").message == "no such architecture"
+
+
+def test_an_interruption_is_no_listener_s_trouble() -> None:
+    """A signal's handler may raise while a line is passed on."""
+
+    def listen(event: Event) -> None:
+        raise Interrupted("the parent run has ended it")
+
+    with pytest.raises(Interrupted):
+        StepOutput(listen).line("a line")
+
+
+def test_a_step_without_an_error_is_told_by_its_last_lines() -> None:
+    """However much it has written before."""
+    output = StepOutput(lambda event: None)
+    for number in range(1000):
+        output.line(f"line {number}")
+    message = output.failure(Step.PUSH, 1, "its log").message
+    assert "line 999" in message
+    assert "line 900" not in message
+
+
+def test_want_of_memory_is_told_unless_the_step_said_why_it_ended() -> None:
+    """What the kernel ended may have been a child of it, which the step noticed."""
+    output = StepOutput(lambda event: None)
+    error = output.out_of_memory(Step.QUANTIZE, 137, "its limit of 2 GiB", "its log")
+    assert "more memory than its limit of 2 GiB" in error.message
+    assert "CARWRIGHT_RESOURCES__QUANTIZE__MEMORY_GIB" in error.remedy
+    output.line('{"event": "error", "message": "a worker ended", "exit_code": 75}')
+    assert output.out_of_memory(Step.QUANTIZE, 75, "its limit of 2 GiB", "its log").message == "a worker ended"
 
 
 def test_a_step_that_ends_well_without_a_result_has_failed() -> None:

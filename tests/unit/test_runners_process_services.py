@@ -95,7 +95,7 @@ def test_what_is_kept_survives_until_it_is_stopped_by_name(services: ProcessServ
     lease = services.start(_request(), lambda _: None, keep=True)
     lease.keep()
     assert services.stop_all() == []
-    assert services.kept() == [lease.endpoint]
+    assert _state(services)["keep"]
     pid = int(str(_state(services)["pid"]))
     assert services.stop_all(kept=True) == [lease.endpoint.url]
     assert _gone(pid)
@@ -110,7 +110,7 @@ def test_what_a_dead_run_left_is_stopped(services: ProcessServices) -> None:
 
 
 def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_services, "_RENEWAL", 0.05)
+    monkeypatch.setattr(process_services, "LEASE_INTERVAL", 0.05)
     lease = services.start(_request(), lambda _: None)
     (path,) = services.folder.glob("*.lease")
     os.utime(path, (0, 0))

@@ -46,10 +46,10 @@ def up(site: Site, log: Callable[[str], None]) -> None:
     environment = _prefect(site, stack)
     export(environment)
     import_prefect()
-    from flows.orchestrator import follow
+    from flows.orchestrator.child_runs import server
     from flows.orchestrator.work_pools import prepare
 
-    follow.server()
+    server()
     prepare(site.host(group), log)
     run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_PREFECT_YAML)],
         env=inherited() | environment, cwd=_PREFECT_YAML.parent, timeout=_DEPLOY)  # fmt: skip

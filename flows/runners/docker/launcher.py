@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from containers.contract import Step, StepRequest, StepResult
-from containers.errors import BadInput, Error, StepFailed, Temporary
+from containers.errors import BadInput, Error, Temporary
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.process import inherited
 from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
 from flows.runners.step_container import image_name
-from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result, step_failure
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
-from infra.container_engine.ownership import ALIVE
+from infra.container_engine.ownership import ALIVE, ALIVE_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +29,7 @@ if TYPE_CHECKING:
     from infra.container_engine import Container, ContainerEngine, State
     from infra.settings import Settings
 
-_LOGGER: Final = logging.getLogger(__name__)
-_ALIVE_INTERVAL: Final = 60.0  # seconds between two renewals of `ALIVE`
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-_TAIL: Final = 40  # lines
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class DockerLauncher:
                 raise
             engine.remove(spec.name)
         if state.code != 0:
-            raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
+            raise ended_badly(request.step, state, spec, follower.output, f"its log is {folder / LOG}")
         return read_result(result, request.step)
 
 
@@ -90,14 +85,9 @@ class Follower:
     def __init__(self, container: Container, output: StepOutput, log: Path) -> None:
         self.container = container
         self.output = output
-        self._tail: deque[str] = deque(maxlen=_TAIL)
         self._thread = threading.Thread(target=self._read, args=(container.lines(), log), daemon=True)
         self._thread.start()
         self._said = time.monotonic()
-
-    @property
-    def tail(self) -> str:
-        return "\n".join(self._tail)
 
     def wait(self, timeout: float | None = None) -> State:
         """How the container ended. Raises Temporary after `timeout` seconds and when the engine stops answering."""
@@ -118,7 +108,7 @@ class Follower:
 
     def renew_alive(self) -> None:
         """Tell sweepers that somebody still waits for the container."""
-        if time.monotonic() - self._said > _ALIVE_INTERVAL:
+        if time.monotonic() - self._said > ALIVE_INTERVAL:
             self._said = time.monotonic()
             self.container.touch(ALIVE)
 
@@ -136,11 +126,7 @@ class Follower:
             for line in lines:
                 file.write(line + "\n")
                 file.flush()
-                self._tail.append(line)
-                try:
-                    self.output.line(line)
-                except Exception:  # a listener's trouble must neither end nor stall the step
-                    _LOGGER.exception("a line of %s could not be passed on", self.container.name)
+                self.output.line(line)
 
 
 def image_of(settings: Settings, step: Step) -> str:
@@ -191,14 +177,9 @@ def check_addresses(settings: Settings) -> None:
         )
 
 
-def ended_badly(step: Step, state: State, spec: Spec, follower: Follower, where: str) -> Error:
+def ended_badly(step: Step, state: State, spec: Spec, output: StepOutput, where: str) -> Error:
     """The error for a container that ended with a code other than 0."""
-    if state.oom and not follower.output.errors:
+    if state.oom:
         limit = f"its limit of {spec.memory / 2**30:g} GiB" if spec.memory else "what the engine's machine has"
-        return StepFailed(
-            step,
-            state.code,
-            f"{step} was ended by the kernel: it needed more memory than {limit}",
-            remedy=f"raise CARWRIGHT_RESOURCES__{step.upper()}__MEMORY_GIB; {where}",
-        )
-    return step_failure(step, state.code, follower.output.errors, follower.tail, where)
+        return output.out_of_memory(step, state.code, limit, where)
+    return output.failure(step, state.code, where)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
+from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
 from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
 from containers.ports import LOOPBACK
@@ -28,7 +28,7 @@ from flows.runners.docker.launcher import Follower, ended_badly, engine_login, e
 from flows.runners.process.launcher import run_folder
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
-from infra.container_engine.ownership import KEPT, LEASE, lives, stays
+from infra.container_engine.ownership import LEASE, lives, stays
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from infra.container_engine import Container, ContainerEngine
     from infra.settings import Settings
 
-_RENEWAL: Final = 15.0  # seconds between renewals of a lease
-_LEASE: Final = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
 _PORT: Final = 8000  # of vLLM, where its container has a network address of its own
 _SHARED: Final = 8 << 30  # bytes, at most, for what vLLM's processes share in memory
 _MODELS: Final = "/mnt/models"
@@ -51,19 +49,13 @@ _NAMELESS: Final = ("", "bridge", "default", "none")
 
 @dataclass
 class DockerLease:
-    """One server and the thread that renews its lease. One that was kept before is left as it was found."""
+    """One server and the renewal of its lease. One that was kept before has none, and is left as it was found."""
 
     endpoint: Endpoint
     found: bool
     _settings: Settings
     _container: Container
-    _stay: bool = False
-    _done: threading.Event = field(default_factory=threading.Event)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        if not self._stay:
-            threading.Thread(target=self._renew, daemon=True, name=f"lease-{self._container.name}").start()
+    _renewal: Renewal | None = None
 
     @property
     def serves(self) -> bool:
@@ -74,26 +66,20 @@ class DockerLease:
             return True  # an engine that is away for a moment says nothing about the server
 
     def end(self) -> None:
-        self._done.set()
-        if not self._stay:
+        if self._renewal is not None:
+            self._renewal.stop()
             with connect(self._settings.docker) as engine:
                 _end(engine, self._container.name)
 
     def keep(self) -> None:
-        with self._turn, connect(self._settings.docker) as engine:
-            self._done.set()
-            replace(self._container, api=engine.api).touch(LEASE, KEPT)
+        if self._renewal is not None:
+            self._renewal.stop(None)  # one that came later would take back what follows
+        with connect(self._settings.docker) as engine:
+            replace(self._container, api=engine.api).touch(LEASE, LEASE_KEPT)
         mark = kept_mark(self._settings)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        self._stay = True
-
-    def _renew(self) -> None:
-        while not self._done.wait(_RENEWAL):
-            # An engine that is away for a moment must not end the lease: the next renewal may find it again.
-            with contextlib.suppress(Error), self._turn, connect(self._settings.docker) as engine:
-                if not self._done.is_set():
-                    replace(self._container, api=engine.api).touch(LEASE)
+        self._renewal = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +122,7 @@ class DockerServices:
         for container in _servers(engine, service=key):
             endpoint = self._endpoint(container) if stays(container) else None
             if endpoint is not None:
-                return DockerLease(endpoint, found=True, _settings=self.settings, _container=container, _stay=True)
+                return DockerLease(endpoint, found=True, _settings=self.settings, _container=container)
         return None
 
     def _start(
@@ -160,15 +146,29 @@ class DockerServices:
         container.put(VOLUME, payload(self.settings, asked) | {"carwright/lease": None}, mtime=engine.now())
         follower = Follower(container, StepOutput(on_event), folder / LOG)
         container.start()
-        self._wait(container, follower, request, spec, folder)
-        follower.mute()
-        endpoint = self._endpoint(container)
-        assert endpoint is not None  # _wait has seen the result
-        return DockerLease(endpoint, found=False, _settings=self.settings, _container=container)
+        renewal = self._renewal(container).start()
+        try:
+            self._wait(container, follower, request, spec, folder)
+            follower.mute()
+            endpoint = self._endpoint(container)
+            assert endpoint is not None  # _wait has seen the result
+        except BaseException:
+            renewal.stop()
+            raise
+        return DockerLease(endpoint, found=False, _settings=self.settings, _container=container, _renewal=renewal)
+
+    def _renewal(self, container: Container) -> Renewal:
+        """Of its lease, through a connection of its own."""
+
+        def renew() -> None:
+            with connect(self.settings.docker) as engine:
+                replace(container, api=engine.api).touch(LEASE)
+
+        return Renewal(renew, LEASE_INTERVAL, f"lease-{container.name}")
 
     def _options(self, request: StepRequest, server: str) -> ServeOptions:
         options = ServeOptions.read(request.options).model_copy(
-            update={"lease": LEASE, "lease_seconds": _LEASE, "log_file": f"{WORK}/engine.log"}
+            update={"lease": LEASE, "lease_seconds": LEASE_SECONDS, "log_file": f"{WORK}/engine.log"}
         )
         if self.settings.docker.network == "host":
             return options
@@ -229,15 +229,11 @@ class DockerServices:
 
     def _wait(self, container: Container, follower: Follower, request: StepRequest, spec: Spec, folder: Path) -> None:
         """Return when the server has written its result; raises when it ends first."""
-        renewed = time.monotonic()
         while container.read(f"{WORK}/{RESULT}") is None:
             if follower.ended and not (state := container.state()).running:
                 if log := container.read(f"{WORK}/engine.log"):
                     (folder / "engine.log").write_bytes(log)
-                raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
-            if time.monotonic() - renewed > _RENEWAL:
-                container.touch(LEASE)
-                renewed = time.monotonic()
+                raise ended_badly(request.step, state, spec, follower.output, f"its log is {folder / LOG}")
             time.sleep(0.5)
 
     def _endpoint(self, container: Container) -> Endpoint | None:

@@ -11,14 +11,14 @@ Whose a container is stands in its labels. The first of these that can be answer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import httpx
 
 from flows.orchestrator.prefect_import import import_prefect
 from infra.container_engine import connect
-from infra.container_engine.ownership import ALIVE, LEASE, lives, stays
+from infra.container_engine.ownership import ALIVE, ALIVE_SILENCE, LEASE, lives, stays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from infra.settings import DockerSettings
 
     Asked = Callable[[str], bool | None]
-
-_SILENCE: Final = 3600.0  # seconds: a laptop may sleep, and its engine elsewhere may not
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _judge(engine: ContainerEngine, container: Container, ask: Asked) -> tuple[b
         return going, "its run goes on" if going else "its run has ended or is unknown"
     signs = [at for at in (container.modified(path) for path in (ALIVE, LEASE)) if at is not None]
     silent = engine.now() - max(signs, default=container.created)
-    if silent > _SILENCE:
+    if silent > ALIVE_SILENCE:
         return False, f"nobody gave a sign of life for {silent / 3600:.0f} h"
     return True, "somebody gave a sign of life within the last hour"
 

@@ -14,7 +14,6 @@ import base64
 import contextlib
 import secrets
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +24,7 @@ from containers.labels import KUBERNETES_LABEL
 from containers.step import parse_result_line
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
 from flows.runners.step_container import image_name, makes_user_namespaces
-from flows.runners.step_protocol import REQUEST, StepOutput, step_failure
+from flows.runners.step_protocol import REQUEST, StepOutput
 from infra.cluster import Cluster
 from infra.settings import KUBERNETES_DEFAULTS
 
@@ -39,7 +38,6 @@ WORK: Final = "/run/carwright"
 LOGINS: Final = "registry-logins.json"
 SECRETS: Final = "/run/secrets"
 _POLL: Final = 1.0  # seconds
-_TAIL: Final = 40  # lines
 _SILENT: Final = 60  # how often in a row the cluster may not answer before we give up: a restart takes its time
 _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 
@@ -90,7 +88,6 @@ class JobWatch:
     result: StepResult | None = None
     _output: StepOutput = field(init=False)
     _lines: int = 0
-    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
     _said: str = ""
 
     def __post_init__(self) -> None:
@@ -178,7 +175,6 @@ class JobWatch:
             if number < self._lines:
                 continue
             self._lines = number + 1
-            self._tail.append(line)
             self._output.line(line)
 
     def _ended(self, name: str) -> dict[str, Any] | None:
@@ -210,15 +206,10 @@ class JobWatch:
             if self.result is None:
                 raise StepFailed(self.step, 1, f"{self.step} ended well but its log holds no result", remedy=self.where)
             return self.result
-        if ended.get("reason") == "OOMKilled" and not self._output.errors:
-            limit = resources(self.settings, self.step).memory_gib
-            raise StepFailed(
-                self.step,
-                code,
-                f"{self.step} was ended by the kernel: it needed more memory than its limit of {limit:g} GiB",
-                remedy=f"raise CARWRIGHT_RESOURCES__{self.step.upper()}__MEMORY_GIB; {self.where}",
-            )
-        raise step_failure(self.step, code, self._output.errors, "\n".join(self._tail), self.where)
+        if ended.get("reason") == "OOMKilled":
+            limit = f"its limit of {resources(self.settings, self.step).memory_gib:g} GiB"
+            raise self._output.out_of_memory(self.step, code, limit, self.where)
+        raise self._output.failure(self.step, code, self.where)
 
 
 def new_name(request: StepRequest) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from containers.process import Child, inherited
 from containers.settings import absolute, handed
-from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result, step_failure
+from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ProcessLauncher:
         finally:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         if code != 0:
-            raise step_failure(request.step, code, output.errors, child.tail, where(folder))
+            raise output.failure(request.step, code, where(folder))
         return read_result(left(folder), request.step)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
 from containers.contract import Endpoint, ServeOptions, StepRequest
 from containers.fingerprints import fingerprint_inputs
+from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
-from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result, step_failure
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 
     from containers.events import OnEvent
     from infra.settings import Settings
-
-_RENEWAL = 10.0  # seconds between renewals of a lease
-_LEASE = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
-_KEPT = 4102444800.0  # 2100-01-01 UTC: the time of "renewal" that means kept for good
 
 
 class _State(BaseModel):
@@ -52,37 +47,29 @@ class _State(BaseModel):
 
 @dataclass
 class ProcessLease:
-    """One service and the thread that renews its lease."""
+    """One service and the renewal of its lease."""
 
     endpoint: Endpoint
     found: bool
     _state_path: Path
     _state: _State
     _lease: Path
-    _done: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        threading.Thread(target=self._renew, daemon=True, name=f"lease-{self._state.key}").start()
+    _renewal: Renewal
 
     @property
     def serves(self) -> bool:
         return self._state.runs
 
     def end(self) -> None:
-        self._done.set()
+        self._renewal.stop()
         stop_by_pid(self._state.pid, self._state.started)
         self._state_path.unlink(missing_ok=True)
         self._lease.unlink(missing_ok=True)
 
     def keep(self) -> None:
-        self._done.set()
-        os.utime(self._lease, (_KEPT, _KEPT))
+        self._renewal.stop()
+        os.utime(self._lease, (LEASE_KEPT, LEASE_KEPT))
         _write(self._state_path, self._state.model_copy(update={"keep": True}))
-
-    def _renew(self) -> None:
-        while not self._done.wait(_RENEWAL):
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(self._lease)
 
 
 @dataclass(frozen=True)
@@ -99,9 +86,10 @@ class ProcessServices:
         self.folder.mkdir(parents=True, exist_ok=True)
         key = request.fingerprint(fingerprint_inputs(request.step))[:12]
         path, lease = self.folder / f"{key}.json", self.folder / f"{key}.lease"
+        renewal = Renewal(lambda: os.utime(lease), LEASE_INTERVAL, f"lease-{key}")
         state = _read(path)
         if state is not None and state.runs and state.endpoint is not None and is_healthy(state.endpoint.url):
-            return ProcessLease(state.endpoint, found=True, _state_path=path, _state=state, _lease=lease)
+            return ProcessLease(state.endpoint, True, path, state, lease, renewal.start())
         if state is not None:
             stop_by_pid(state.pid, state.started)
 
@@ -110,7 +98,7 @@ class ProcessServices:
         lease.touch()
         os.utime(lease)
         options = ServeOptions.read(request.options).model_copy(
-            update={"lease": str(lease), "lease_seconds": _LEASE, "log_file": str(folder / "engine.log")}
+            update={"lease": str(lease), "lease_seconds": LEASE_SECONDS, "log_file": str(folder / "engine.log")}
         )
         asked = request.model_copy(update={"options": options.dump()})
         child = Child(
@@ -130,17 +118,19 @@ class ProcessServices:
             keep=False,
         )
         _write(path, state)
+        renewal.start()
         try:
-            _wait(child, request, folder, lease, on_event)
+            _wait(child, request, folder, on_event)
             endpoint = Endpoint.read(read_result(left(folder), request.step).values)
         except BaseException:
+            renewal.stop()
             child.stop()
             path.unlink(missing_ok=True)
             lease.unlink(missing_ok=True)
             raise
         state = state.model_copy(update={"endpoint": endpoint})
         _write(path, state)
-        return ProcessLease(endpoint, found=False, _state_path=path, _state=state, _lease=lease)
+        return ProcessLease(endpoint, False, path, state, lease, renewal)
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
         stopped = []
@@ -154,33 +144,22 @@ class ProcessServices:
             path.with_suffix(".lease").unlink(missing_ok=True)
         return stopped
 
-    def kept(self) -> list[Endpoint]:
-        """The endpoints that serve now and are meant to stay."""
-        states = (_read(path) for path in sorted(self.folder.glob("*.json")))
-        return [state.endpoint for state in states if state and state.keep and state.runs and state.endpoint]
 
-
-def _wait(child: Child, request: StepRequest, folder: Path, lease: Path, on_event: OnEvent) -> None:
+def _wait(child: Child, request: StepRequest, folder: Path, on_event: OnEvent) -> None:
     """Forward what the step says until it is ready; raises when it ends first."""
     output = StepOutput(on_event)
-    tail: list[str] = []
     log = folder / LOG
     while not log.exists():
         time.sleep(0.01)
-    renewed = time.monotonic()
     with log.open("rb") as lines:
         while True:
             ended, ready = child.poll(), (folder / RESULT).exists()
             for line in _complete_lines(lines):
-                tail.append(line)
                 output.line(line)
             if ready:
                 return
             if ended is not None:
-                raise step_failure(request.step, ended, output.errors, "\n".join(tail), where(folder))
-            if time.monotonic() - renewed > _RENEWAL:
-                os.utime(lease)
-                renewed = time.monotonic()
+                raise output.failure(request.step, ended, where(folder))
             time.sleep(0.05)
 
 

@@ -11,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.contract import Kind, QuantizeOptions
-from containers.errors import BadInput, Error, Interrupted
+from containers.errors import BadInput, Interrupted
 from containers.events import Event
-from containers.work_sharing import Dealer
+from containers.work_sharing import Dealer, Workers
 from flows.orchestrator.child_runs import POLL, Children
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from containers.contract import StepRequest, StepResult
+    from containers.errors import Error
     from containers.events import OnEvent
     from containers.store import Store
     from flows.orchestrator.child_runs import ChildRun
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _START: Final = 15.0  # seconds of work that are worth the start of a child run, which takes 5-10 s
-_AT_ONCE: Final = 8  # questions to the store, and child runs that are ended
+_AT_ONCE: Final = 8  # questions to the store
 _FINAL: Final = (BadInput.exit_code, Interrupted.exit_code)
 
 
@@ -49,8 +50,7 @@ class FanOut:
         self._fingerprints: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._done: set[str] = set()
-        self._working: dict[int, ChildRun] = {}
-        self._progress: dict[int, float] = {}
+        self._progress: dict[int, float] = {}  # bytes, of each one at work
         self._finished_bytes = 0
         self._finished_seconds = 0.0
 
@@ -66,59 +66,32 @@ class FanOut:
         return self._here.run(self._request, self._on_event)
 
     def _share(self) -> None:
-        count = min(self._settings.placement.runs, len(self._sizes))
-        dealer = Dealer(self._sizes, count, self._worth)
-        self._say(f"{len(self._sizes)} groups for {count} child runs of {self._settings.placement.quantize}")
-        try:
-            while True:
-                # While one of them waits for a place in the work pool, another one would only wait behind it.
-                waits = any(child.waits for child in self._working.values())
-                for worker in range(count) if not waits else ():
-                    if worker not in self._working and (dealt := dealer.deal(worker, self._stored)):
-                        self._start(worker, dealt)
-                if not self._working:
-                    return
-                for worker in list(self._working):
-                    self._check(worker, dealer)
-                time.sleep(POLL)
-        finally:
-            left = list(self._working.values())
-            for child in left:  # tell all of them before waiting for one
-                child.send("end")
-            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end") as pool:
-                list(pool.map(lambda child: child.end(), left))
+        placement = self._settings.placement
+        dealer = Dealer(self._sizes, min(placement.runs, len(self._sizes)), self._worth)
+        self._say(f"{len(self._sizes)} groups for {dealer.workers} child runs of {placement.quantize}")
 
-    def _start(self, worker: int, dealt: list[str]) -> None:
+        def finished(number: int, child: ChildRun) -> None:
+            del self._progress[number]
+            self._finished_bytes += sum(self._sizes[path] for path in dealer.hands[number])
+            self._finished_seconds += child.seconds
+
+        with Workers(dealer, self._start, self._stored, self._lost, _FINAL, finished) as workers:
+            # While one of them waits for a place in the work pool, another one would only wait behind it.
+            while workers.look(full=any(child.waits for child in workers.working.values())):
+                time.sleep(POLL)
+
+    def _start(self, number: int, dealt: list[str]) -> ChildRun:
         options = QuantizeOptions.read(self._request.options).model_copy(update={"groups": tuple(dealt)})
         request = self._request.model_copy(update={"options": options.dump()})
-        label = f"quantize, part {worker + 1}: {len(dealt)} groups from {dealt[0]} on"
-        deployment = self._settings.placement.quantize
-        self._working[worker] = Children(self._store, self._settings).start(
-            deployment, request, label, lambda event: self._forward(worker, event)
+        label = f"quantize, part {number + 1}: {len(dealt)} groups from {dealt[0]} on"
+        self._progress[number] = 0.0
+        return Children(self._store, self._settings).start(
+            self._settings.placement.quantize, request, label, lambda event: self._forward(number, event)
         )
-        self._progress[worker] = 0.0
 
-    def _check(self, worker: int, dealer: Dealer) -> None:
-        child = self._working[worker]
-        try:
-            if child.poll() is None:
-                return
-        except Error as error:
-            del self._working[worker]
-            child.end()
-            if error.exit_code in _FINAL:
-                raise
-            self._say(f"part {worker + 1}: {error.message}; its groups are dealt out again", "warning")
-            try:
-                dealer.died(worker, self._stored(dealer.hands.get(worker, [])))
-            except Error as hopeless:
-                raise hopeless from error
-        else:
-            del self._working[worker]
-            child.end()
-            self._finished_bytes += sum(self._sizes[path] for path in dealer.hands[worker])
-            self._finished_seconds += child.seconds
-            dealer.finished(worker)
+    def _lost(self, number: int, error: Error) -> None:
+        del self._progress[number]
+        self._say(f"part {number + 1}: {error.message}; its groups are dealt out again", "warning")
 
     def _worth(self, paths: list[str]) -> bool:
         """Whether groups that a busy child run has left keep another one at work for longer than its start takes."""
@@ -133,15 +106,15 @@ class FanOut:
             self._done.update(path for path, manifest in zip(open_, found, strict=True) if manifest is not None)
         return self._done.intersection(paths)
 
-    def _forward(self, worker: int, event: Event) -> None:
+    def _forward(self, number: int, event: Event) -> None:
         """Lines as they come, with the part they are of; progress added up (a group that two do counts twice)."""
         if event.event != "progress":
-            self._on_event(event.model_copy(update={"message": f"part {worker + 1}: {event.message}"}))
+            self._on_event(event.model_copy(update={"message": f"part {number + 1}: {event.message}"}))
             return
         total = float(sum(self._sizes.values()))
-        self._progress[worker] = event.done
+        self._progress[number] = event.done
         finished = sum(self._sizes[path] for path in self._done)
-        done = min(finished + sum(self._progress[one] for one in self._working), total)
+        done = min(finished + sum(self._progress.values()), total)
         self._on_event(event.model_copy(update={"task": "quantize", "done": done, "total": total}))
 
     def _say(self, message: str, level: Any = "info") -> None:

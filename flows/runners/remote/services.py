@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from containers.contract import Endpoint
+from containers.contract import Endpoint, StepRequest
 from containers.errors import Error, NotReady
 from containers.fingerprints import fingerprint_inputs
 from containers.serve_health import is_healthy
 from containers.store import Store
 from flows.orchestrator.child_protocol import child_key
-from flows.orchestrator.child_runs import POLL, Children
+from flows.orchestrator.child_runs import POLL, Children, server
 
 if TYPE_CHECKING:
-    from containers.contract import StepRequest
     from containers.events import OnEvent
     from flows.orchestrator.child_runs import ChildRun
     from flows.runners.service import Lease, Services
@@ -46,7 +46,7 @@ class PlacedLease:
         self._child.end()
 
     def keep(self) -> None:
-        """It stays until somebody cancels its run (`prefect flow-run cancel`)."""
+        """It stays until `carwright clean` stops it, or somebody cancels its run."""
         self._child.send("keep")
         self._child.heartbeat.stop()
         self._child.store.write_key(self._kept_key, self.endpoint.model_dump_json().encode())
@@ -83,7 +83,7 @@ class PlacedServices:
         if not deployment:
             return self.here.start(request, on_event, keep=keep)
         store = Store.open(request.store, self.settings.store)
-        kept_key = f"results/services/{request.fingerprint(fingerprint_inputs(request.step))}.json"
+        kept_key = _kept_key(request)
         kept = _read(store, kept_key)
         if kept is not None and is_healthy(kept.url):
             return _KeptLease(kept)
@@ -98,8 +98,28 @@ class PlacedServices:
         return PlacedLease(endpoint, child, kept_key)
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
-        """Those of this machine: what child runs serve ends with its lease, and what is kept when its run is cancelled."""
-        return self.here.stop_all(kept=kept)
+        """Those of this machine, and with `kept` what child runs of the deployment serve without a parent.
+
+        What a dead run left there ends by itself. Raises what `flows.orchestrator.child_runs.server` raises.
+        """
+        stopped = self.here.stop_all(kept=kept)
+        deployment = self.settings.placement.serve
+        if not kept or not deployment:
+            return stopped
+        server()
+        store = Store.open(self.settings.store.location, self.settings.store)
+        for request, child in Children(store, self.settings).kept(deployment, lambda _: None):
+            endpoint = _read(store, child_key(child.key, "endpoint"))
+            child.end()
+            with contextlib.suppress(ValidationError):  # a request of another version has another key
+                store.delete_key(_kept_key(StepRequest.model_validate(request)))
+            stopped.append(endpoint.url if endpoint is not None else f"child run {child.run_id}")
+        return stopped
+
+
+def _kept_key(request: StepRequest) -> str:
+    """Where in the store the endpoint of a kept service is."""
+    return f"results/services/{request.fingerprint(fingerprint_inputs(request.step))}.json"
 
 
 def _published(child: ChildRun) -> Endpoint:
