@@ -77,7 +77,7 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent
         options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0"})  # noqa: S104
         request = request.model_copy(update={"options": options.dump()})
     lease = now.services.start(request, listen)
-    endpoint = _advertised(lease.endpoint, host)
+    endpoint = advertised(lease.endpoint, host)
     try:
         now.store.write_key(child_key(key, "endpoint"), endpoint.model_dump_json().encode())
         while lease.serves:
@@ -89,7 +89,7 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent
     raise NotReady(f"{endpoint.served_model_name} ended by itself", remedy="its log is on the worker's machine")
 
 
-def _advertised(endpoint: Endpoint, host: str) -> Endpoint:
+def advertised(endpoint: Endpoint, host: str) -> Endpoint:
     """An endpoint of this machine under the name by which others reach it, where one is set."""
     url = urlsplit(endpoint.url)
     if not host or url.hostname not in _LOOPBACK:

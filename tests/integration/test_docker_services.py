@@ -118,18 +118,18 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
     lease.end()
 
 
-def test_an_image_without_models_is_refused_as_kserve_refuses_it(world: World, images: tuple[str, Any]) -> None:
+def test_an_image_without_models_is_refused_as_kserve_refuses_it(
+    world: World, images: tuple[str, Any], modelcar: str
+) -> None:
     pattern, api = images
-    api.tag(pattern, "127.0.0.1:1/empty", "latest")
-    about = api.inspect_image(pattern)
-    world = world.with_()
+    name = f"{modelcar.partition('/')[0]}/empty"
+    api.tag(pattern, name, "latest")
+    pushed = [line["aux"]["Digest"] for line in api.push(name, "latest", stream=True, decode=True) if "aux" in line]
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DockerServices, "_pulled", lambda *_: about["Id"])
-            with pytest.raises(BadInput, match="no modelcar"):
-                world.start(reference=f"127.0.0.1:1/empty@sha256:{'0' * 64}")
+        with pytest.raises(BadInput, match="no modelcar"):
+            world.start(reference=f"{name}@{pushed[-1]}")
     finally:
-        api.remove_image("127.0.0.1:1/empty:latest")
+        api.remove_image(f"{name}:latest")
     assert world.left() == []
 
 
@@ -141,7 +141,7 @@ def test_a_server_that_fails_says_why_and_leaves_nothing(world: World, modelcar:
 
 
 def test_a_lease_is_renewed_by_the_engine_s_clock(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_services, "_RENEWAL", 0.2)
+    monkeypatch.setattr(docker_services, "RENEWAL", 0.2)
     lease = world.start()
     with connect(world.settings.docker) as engine:
         (server,) = engine.containers(part="server")

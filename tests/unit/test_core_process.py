@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers import process
 from containers.errors import BadInput
 from containers.process import (
     Child,
@@ -171,15 +170,10 @@ def test_stop_ends_the_whole_family(tmp_path: Path) -> None:
         assert child.stop() == code
 
 
-def test_who_is_deaf_to_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    supervisor = tmp_path / "supervisor.py"
-    source = Path(process.__file__).with_name("supervisor.py").read_text()
-    assert "_GRACE = 10.0" in source
-    supervisor.write_text(source.replace("_GRACE = 10.0", "_GRACE = 0.5"))
-    monkeypatch.setattr(process, "_SUPERVISOR", supervisor)
-    with Child(family_argv(tmp_path, "deaf"), inherited()) as child:
+def test_who_is_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
+    with Child(family_argv(tmp_path, "deaf"), inherited(), grace=0.5) as child:
         family = pids(tmp_path)
-        child.stop()
+        assert child.stop() == 128 + signal.SIGKILL
     assert all_gone(family)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from containers.contract import Endpoint
-from flows.run_step import _advertised
+from flows.run_step import advertised
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from flows.run_step import _advertised
         ("http://carwright-serve-1:8000/v1", "gpu-7", "http://carwright-serve-1:8000/v1"),
     ],
 )
-def test_the_advertised_name_takes_the_place_of_this_machine(url, host, told):
+def test_theadvertised_name_takes_the_place_of_this_machine(url, host, told):
     """A name that is not this machine's own, as of a container in a network of the engine's, stays."""
     endpoint = Endpoint(url=url, served_model_name="m", engine="vllm")
-    assert _advertised(endpoint, host).url == told
+    assert advertised(endpoint, host).url == told

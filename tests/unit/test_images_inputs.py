@@ -12,7 +12,7 @@ from infra.images import debian
 from infra.images.context import Inputs, inputs_of
 from infra.images.locked import packages_of, read_packages, requirements
 from infra.images.targets import CPU, ROOT, STEPS, TARGETS, Target, code_files, find
-from infra.objectstore import _argv
+from infra.objectstore import serve_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +176,7 @@ def test_a_base_lock_out_of_step_is_refused(tmp_path: Path) -> None:
 
 def test_the_object_store_of_the_image_runs_with_the_flags_of_the_embedded_one(tmp_path: Path) -> None:
     """Each of them was found necessary once; the address and the folder are the container's own."""
-    embedded = _argv(tmp_path, tmp_path)[1:-1]
+    embedded = serve_command(tmp_path, tmp_path)[1:-1]
     embedded[embedded.index("--addr") + 1] = ":9000"
     text = (ROOT / "Containerfile").read_text().replace("\\\n", "")
     line = next(line for line in text.splitlines() if line.startswith('ENTRYPOINT ["rclone"'))

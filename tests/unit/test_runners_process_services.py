@@ -15,13 +15,15 @@ from containers.errors import StepFailed
 from containers.process import start_time
 from flows.runners.process import services as process_services
 from flows.runners.process.services import ProcessServices
+from flows.runners.step_protocol import LOG
 from infra.environments.environment import Environment
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry.
+# A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry. It is
+# ready when its line has reached its log: what a step says when it has its result, nobody waits for.
 _SERVE = f"""#!{sys.executable}
 import http.server, json, os, sys, threading, time
 request = json.load(open(sys.argv[sys.argv.index("--request") + 1]))
@@ -36,6 +38,8 @@ class Health(http.server.BaseHTTPRequestHandler):
 server = http.server.HTTPServer(("127.0.0.1", 0), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(json.dumps({{"event": "log", "message": "loading"}}), file=sys.stderr, flush=True)
+while "loading" not in open(os.path.join(os.path.dirname(result), "{LOG}")).read():
+    time.sleep(0.01)
 values = {{"url": f"http://127.0.0.1:{{server.server_port}}/v1", "served_model_name": "m", "engine": "test"}}
 open(result + ".part", "w").write(json.dumps({{"step": "serve", "values": values}}))
 os.rename(result + ".part", result)
@@ -110,7 +114,7 @@ def test_what_a_dead_run_left_is_stopped(services: ProcessServices) -> None:
 
 
 def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_services, "_RENEWAL", 0.05)
+    monkeypatch.setattr(process_services, "RENEWAL", 0.05)
     lease = services.start(_request(), lambda _: None)
     (path,) = services.folder.glob("*.lease")
     os.utime(path, (0, 0))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from infra.container_engine import Container, ContainerEngine
     from infra.settings import Settings
 
-_RENEWAL: Final = 15.0  # seconds between renewals of a lease
+RENEWAL: Final = 15.0  # seconds between renewals of a lease
 _LEASE: Final = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
 _PORT: Final = 8000  # of vLLM, where its container has a network address of its own
 _SHARED: Final = 8 << 30  # bytes, at most, for what vLLM's processes share in memory
@@ -89,7 +89,7 @@ class DockerLease:
         self._stay = True
 
     def _renew(self) -> None:
-        while not self._done.wait(_RENEWAL):
+        while not self._done.wait(RENEWAL):
             # An engine that is away for a moment must not end the lease: the next renewal may find it again.
             with contextlib.suppress(Error), self._turn, connect(self._settings.docker) as engine:
                 if not self._done.is_set():
@@ -235,7 +235,7 @@ class DockerServices:
                 if log := container.read(f"{WORK}/engine.log"):
                     (folder / "engine.log").write_bytes(log)
                 raise ended_badly(request.step, state, spec, follower, f"its log is {folder / LOG}")
-            if time.monotonic() - renewed > _RENEWAL:
+            if time.monotonic() - renewed > RENEWAL:
                 container.touch(LEASE)
                 renewed = time.monotonic()
             time.sleep(0.5)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from containers.events import OnEvent
     from infra.settings import Settings
 
-_RENEWAL = 10.0  # seconds between renewals of a lease
+RENEWAL = 10.0  # seconds between renewals of a lease
 _LEASE = 60.0  # seconds that a lease lasts: several missed renewals, and still soon enough
 _KEPT = 4102444800.0  # 2100-01-01 UTC: the time of "renewal" that means kept for good
 
@@ -80,7 +80,7 @@ class ProcessLease:
         _write(self._state_path, self._state.model_copy(update={"keep": True}))
 
     def _renew(self) -> None:
-        while not self._done.wait(_RENEWAL):
+        while not self._done.wait(RENEWAL):
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self._lease)
 
@@ -178,7 +178,7 @@ def _wait(child: Child, request: StepRequest, folder: Path, lease: Path, on_even
                 return
             if ended is not None:
                 raise step_failure(request.step, ended, output.errors, "\n".join(tail), where(folder))
-            if time.monotonic() - renewed > _RENEWAL:
+            if time.monotonic() - renewed > RENEWAL:
                 os.utime(lease)
                 renewed = time.monotonic()
             time.sleep(0.05)
