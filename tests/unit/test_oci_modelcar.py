@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random  # noqa: TC003 -- hypothesis reads the annotation
@@ -115,7 +116,7 @@ def test_circumstances_do_not_matter(
     ids=lambda values: values["LC_ALL"],
 )
 def test_process_does_not_matter(checkpoint: Path, tmp_path: Path, root: Path, environment: dict[str, str]) -> None:
-    """Another hash seed, locale, time zone and process give the digest that is in tests/golden."""
+    """Another hash seed, locale, time zone and process give the same digest as this process."""
     (checkpoint / "naïve ☃.txt").write_text("x")
     code = (
         "import sys; from pathlib import Path; from containers.settings import StepSettings;"
@@ -274,10 +275,13 @@ def test_what_a_killed_writer_left_is_removed(checkpoint: Path, tmp_path: Path, 
     """A partial file without a living owner goes at the next push; one that is being written stays."""
     push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     work = tmp_path / "car/.carwright"
-    (work / "dead.partial").write_bytes(b"x")
-    (work / "dead.claim").touch()
-    tag(f"oci:{tmp_path}/car", "v2", settings)
-    assert not (work / "dead.partial").exists()
+    for name in ("dead", "living"):
+        (work / f"{name}.partial").write_bytes(b"x")
+        (work / f"{name}.claim").touch()
+    with (work / "living.claim").open("w") as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        tag(f"oci:{tmp_path}/car", "v2", settings)
+    assert {path.name for path in work.iterdir()} - {"lock"} == {"living.partial", "living.claim"}
 
 
 def test_tags_move_and_digests_stay(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
