@@ -6,7 +6,6 @@ vLLM is played by a shell script; the real one reads a modelcar in test_docker_v
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,10 +148,7 @@ def test_a_lease_is_renewed_by_the_engine_s_clock(world: World, monkeypatch: pyt
         first = server.modified(LEASE)
         assert first
         server.touch(LEASE, first - 1000)
-        for _ in range(100):
-            if (server.modified(LEASE) or 0) >= first:
-                break
-            time.sleep(0.1)
+        until(lambda: (server.modified(LEASE) or 0) >= first, "the lease is renewed")
         assert abs((server.modified(LEASE) or 0) - engine.now()) < 30
     lease.end()
 

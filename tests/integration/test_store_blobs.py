@@ -29,6 +29,7 @@ from containers.store import DamagedBlob, FileEntry, Manifest, Store
 from containers.store.client import Bucket
 from containers.store.transfer import MIB, PART
 from infra.objectstore import EmbeddedStore
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -346,12 +347,17 @@ def kill_within_a_put(settings: StoreSettings, content: bytes) -> None:
     )
     key = f"blobs/sha256/{Digest.of(content).hex}"
     url = urlsplit(client.generate_presigned_url("put_object", Params={"Bucket": settings.bucket, "Key": key}))
+
+    def half_written() -> list[Path]:
+        assert settings.folder is not None
+        return list(settings.folder.rglob(".rclone_*"))
+
     with socket.create_connection((url.hostname or "", url.port or 0)) as connection:
         head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content[: len(content) // 2])
-        time.sleep(0.5)
+        until(half_written, "the server writes")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
-    time.sleep(0.5)
+    until(lambda: not half_written(), "the server has noticed")
 
 
 def test_a_server_that_stops_while_reading(tmp_path: Path) -> None:

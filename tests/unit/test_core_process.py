@@ -8,9 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,11 +23,7 @@ from containers.process import (
     start_time,
     stop_by_pid,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-PATIENCE = 30.0  # seconds: how long a slow machine may take; no test waits for it to pass
+from tests.support.waiting import PATIENCE, until
 
 # A program with a child that leaves its session and its parent: what a careless daemon does. Each writes its pid.
 FAMILY = textwrap.dedent("""
@@ -58,13 +52,6 @@ FAMILY = textwrap.dedent("""
     time.sleep(600)
 """)
 MEMBERS = ("main", "child", "grandchild")
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.02)
 
 
 def pids(folder: Path) -> list[int]:

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from containers.oci.repository import image, read_config
 from containers.oci.source import CheckpointFolder
 from containers.oci.validate import check_image, listed_files
 from containers.settings import StepSettings
-from tests.support.modelcars import push_folder, write_checkpoint, write_safetensors
+from tests.support.modelcars import push_folder, settle, write_checkpoint, write_safetensors
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Pat
     """The second push finds everything and opens no shard."""
     for path in checkpoint.rglob("*"):
         os.utime(path, (1, 1))
-    time.sleep(2.1)  # younger files are not trusted to stay as they are
+    settle()
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     again = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     assert (first.already_there, again.already_there) == (False, True)
@@ -70,7 +69,7 @@ def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Pat
 
 def test_one_file_changed_sends_its_layer_alone(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """Besides the card, the configuration and the manifest, only the changed file's layer is sent."""
-    time.sleep(2.1)  # younger files are not trusted to stay as they are
+    settle()
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     changed = checkpoint / "model-00002-of-00002.safetensors"
     write_safetensors(changed, 8192, b"\x07")
@@ -326,7 +325,7 @@ def test_memory_forgets_a_changed_file(tmp_path: Path, settings: StepSettings) -
     path = tmp_path / "file"
     path.write_bytes(b"one")
     memory = open_push_cache(settings)
-    time.sleep(2.1)
+    settle()
     memory.remember_file(path.stat(), Digest.of(b"one"))
     assert memory.file(path.stat()) == Digest.of(b"one")
     status = path.stat()

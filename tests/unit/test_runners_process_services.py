@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from flows.runners.process.services import ProcessServices
 from flows.runners.step_protocol import LOG
 from infra.environments.environment import Environment
 from infra.settings import Settings
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,12 +66,8 @@ def _state(services: ProcessServices) -> dict[str, object]:
     return json.loads(path.read_text())
 
 
-def _gone(pid: int) -> bool:
-    for _ in range(100):
-        if start_time(pid) is None:
-            return True
-        time.sleep(0.05)
-    return False
+def _until_gone(pid: int) -> None:
+    until(lambda: start_time(pid) is None, "the service has ended")
 
 
 def test_started_found_and_ended(services: ProcessServices) -> None:
@@ -83,7 +79,7 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     assert first.endpoint == second.endpoint
     assert "loading" in heard
     first.end()
-    assert _gone(pid)
+    _until_gone(pid)
     assert not list(services.folder.iterdir())
     second.end()
 
@@ -102,7 +98,7 @@ def test_what_is_kept_survives_until_it_is_stopped_by_name(services: ProcessServ
     assert services.kept() == [lease.endpoint]
     pid = int(str(_state(services)["pid"]))
     assert services.stop_all(kept=True) == [lease.endpoint.url]
-    assert _gone(pid)
+    _until_gone(pid)
 
 
 def test_what_a_dead_run_left_is_stopped(services: ProcessServices) -> None:
@@ -118,9 +114,5 @@ def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypa
     lease = services.start(_request(), lambda _: None)
     (path,) = services.folder.glob("*.lease")
     os.utime(path, (0, 0))
-    for _ in range(100):
-        if path.stat().st_mtime > 0:
-            break
-        time.sleep(0.02)
-    assert path.stat().st_mtime > 0
+    until(lambda: path.stat().st_mtime > 0, "the lease is renewed")
     lease.end()
