@@ -23,6 +23,9 @@ from hypothesis import strategies as st
 from containers.digest import Digest
 from containers.errors import BadInput, DiskFull
 from containers.oci.access import open_push_cache, open_repository, resolve, tag
+from containers.oci.base import empty_base
+from containers.oci.plan import make_plan
+from containers.oci.push_cache import PushCache
 from containers.oci.repository import image, read_config
 from containers.oci.source import CheckpointFolder
 from containers.oci.validate import check_image, listed_files
@@ -54,6 +57,9 @@ def test_what_is_in_the_image(checkpoint: Path, tmp_path: Path, settings: StepSe
     assert all(Digest.of((checkpoint / file.path).read_bytes()) == file.sha256 for file in files)
     assert (config.config.user, config.config.entrypoint, config.config.cmd) == ("1001", None, None)
     check_image(manifest, config.encode())
+    memory = PushCache(None)
+    planned = make_plan(CheckpointFolder(checkpoint, memory), (empty_base("linux/amd64"),), memory)
+    assert planned.size == sum(layer.size for layer in manifest.layers)
 
 
 def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
