@@ -209,7 +209,8 @@ class Child:
 
     `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
     gets the same bytes. With `detached` the program outlives this process and must have a lease of its own; its output
-    then goes to `log_file` alone. Without `cwd` the supervisor gives it an empty folder, which goes with it.
+    then goes to `log_file` alone. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
+    how many seconds lie between SIGTERM and SIGKILL.
     """
 
     argv: Sequence[str]
@@ -218,6 +219,7 @@ class Child:
     log_file: Path | None = None
     on_line: Callable[[str], None] | None = None
     detached: bool = False
+    grace: float = 10.0
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL), init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _reader: threading.Thread | None = field(default=None, init=False)
@@ -225,6 +227,7 @@ class Child:
     def start(self) -> Self:
         """Start it; returns at once. Raises BadInput when the log file cannot be written."""
         flags = [*(["--detached"] if self.detached else []), *([] if self.cwd else ["--scratch"])]
+        flags.append(f"--grace={self.grace}")
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
         log: BinaryIO | None = None
         if self.log_file is not None:
@@ -274,7 +277,7 @@ class Child:
         return code
 
     def stop(self) -> int:
-        """End the program and all its descendants (SIGTERM, 10 s, SIGKILL); safe to call twice."""
+        """End the program and all its descendants (SIGTERM, `grace`, SIGKILL); safe to call twice."""
         process = self._started()
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):

@@ -1,8 +1,8 @@
 """Runs one command and leaves nothing of it behind, whatever happens to the process that asked for it.
 
-    python supervisor.py [--detached] [--scratch] -- COMMAND [ARGUMENT ...]
+    python supervisor.py [--detached] [--scratch] --grace=SECONDS -- COMMAND [ARGUMENT ...]
 
-With `--scratch` the command's working directory is a new empty folder, which is removed when the command has ended.
+What is ended gets SIGTERM and, `--grace` seconds later, SIGKILL. With `--scratch` the command's working directory is a new empty folder, which is removed when the command has ended.
 Unless detached, standard input is a pipe from the parent: when it closes, the parent has gone (SIGKILL included) and
 the command is ended. The supervisor is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that descendants which
 left their process group are found and ended too. It exits with the command's code, or 128 + the signal's number.
@@ -22,7 +22,6 @@ from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
 def _prctl(option: int, value: int) -> None:
@@ -70,11 +69,11 @@ def _reap(main: int) -> int | None:
             code = 128 - code if code < 0 else code
 
 
-def _end_all(main: int) -> int | None:
+def _end_all(main: int, grace: float) -> int | None:
     """SIGTERM, a grace period, SIGKILL; returns the code of `main` if it ended here."""
     code = None
     _signal_all(signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE
+    deadline = time.monotonic() + grace
     while _descendants(os.getpid()):
         if time.monotonic() > deadline:
             _signal_all(signal.SIGKILL)
@@ -102,14 +101,15 @@ def _become(command: list[str], supervisor: int) -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     options, command = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    (grace,) = (float(option.partition("=")[2]) for option in options if option.startswith("--grace="))
     if "--scratch" not in options:
-        return _supervise(command, detached="--detached" in options)
+        return _supervise(command, grace, detached="--detached" in options)
     # Not by tempfile, whose import takes longer than all of this.
     scratch = Path(os.environ.get("TMPDIR") or "/tmp", f"carwright-{os.urandom(8).hex()}")  # noqa: S108 - mkdir fails if it is there
     scratch.mkdir(mode=0o700)
     os.chdir(scratch)
     try:
-        return _supervise(command, detached="--detached" in options)
+        return _supervise(command, grace, detached="--detached" in options)
     finally:
         os.chdir("/")
         with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _supervise(command: list[str], *, detached: bool) -> int:
+def _supervise(command: list[str], grace: float, *, detached: bool) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     wake_read, wake_write = os.pipe()
@@ -145,13 +145,13 @@ def _supervise(command: list[str], *, detached: bool) -> int:
     while True:
         code = _reap(child)
         if code is not None:
-            _end_all(child)
+            _end_all(child, grace)
             return code
         ready, _, _ = select.select(watched, [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)
         if stopping or (0 in ready and not os.read(0, 4096)):
-            code = _end_all(child)
+            code = _end_all(child, grace)
             return 128 + signal.SIGTERM if code is None else code
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from containers.events import Event, OnEvent
     from containers.store import Store
 
-_POLL: Final = 2.0  # seconds between two reads of the parent's heartbeat, and of the service's state
+POLL: Final = 2.0  # seconds between two reads of the parent's heartbeat, and of the service's state
 _LOOPBACK: Final = ("127.0.0.1", "0.0.0.0", "localhost")  # noqa: S104 - compared with
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -54,7 +54,7 @@ def run_step(request: dict[str, Any], key: str, label: str = "step") -> None:
     silence = now.settings.placement.silence
     with (
         Heartbeat(now.store, child_key(key, "child"), heartbeat_interval(now.settings)) as heartbeat,
-        _watched(now.store, key, silence),
+        ended_with_parent(now.store, key, silence),
     ):
         listen = _listener(heartbeat)
         try:
@@ -77,11 +77,11 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent
         options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0"})  # noqa: S104
         request = request.model_copy(update={"options": options.dump()})
     lease = now.services.start(request, listen)
-    endpoint = _advertised(lease.endpoint, host)
+    endpoint = advertised(lease.endpoint, host)
     try:
         now.store.write_key(child_key(key, "endpoint"), endpoint.model_dump_json().encode())
         while lease.serves:
-            time.sleep(_POLL)
+            time.sleep(POLL)
     except _ParentGoneError:
         return StepResult(step=Step.SERVE, values=endpoint.dump())
     finally:
@@ -89,7 +89,7 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent
     raise NotReady(f"{endpoint.served_model_name} ended by itself", remedy="its log is on the worker's machine")
 
 
-def _advertised(endpoint: Endpoint, host: str) -> Endpoint:
+def advertised(endpoint: Endpoint, host: str) -> Endpoint:
     """An endpoint of this machine under the name by which others reach it, where one is set."""
     url = urlsplit(endpoint.url)
     if not host or url.hostname not in _LOOPBACK:
@@ -119,7 +119,7 @@ class _ParentGoneError(Interrupted):
 
 
 @contextmanager
-def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
+def ended_with_parent(store: Store, key: str, patience: float, poll: float = POLL) -> Iterator[None]:
     """End the block (in this process's main thread) when the parent says so or is silent for `patience` seconds.
 
     A service that is to be kept outlives its parent's silence; whoever stops it then says so in the parent's place.
@@ -129,7 +129,7 @@ def _watched(store: Store, key: str, patience: float) -> Iterator[None]:
     why: list[str] = []
 
     def watch_parent() -> None:
-        while not done.wait(_POLL):
+        while not done.wait(poll):
             last = watch.read()
             command = last.command if last is not None else "on"
             if command == "end":

@@ -6,6 +6,9 @@ A lock is the whole closure for CPython 3.11 on Linux: exact versions with the h
 `pip install --no-deps --require-hashes -r requirements.lock` gives the same environment everywhere. It names no index:
 where files come from is the business of whoever installs. Pins that still fit are kept unless `--upgrade` is given.
 
+Packages are looked up where pip is configured to look, and CPU builds of PyTorch that nobody there offers on PyTorch's own
+index (see infra/environments/pip_indexes.py).
+
 A requirements.in may leave out what a dependency asks for and Carwright does not use:
 
     # exclude: NAME -- reason
@@ -28,6 +31,8 @@ from packaging.requirements import Requirement
 from containers.errors import BadInput, Error, Temporary
 from containers.pins import normalized, read_pins
 from containers.process import ProcessFailed, inherited, run
+from infra.environments.pip_indexes import PipIndexes, is_cpu_build, masked
+from infra.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 NAMES: Final = (
@@ -46,6 +51,7 @@ PYTHON: Final = "3.11"
 PLATFORM: Final = "x86_64-manylinux_2_28"  # glibc 2.28: Debian 10, RHEL 8 and all that is newer
 
 _EXCLUDE = re.compile(r"#\s*exclude:\s*(?P<name>[\w.-]+)\s+--\s+\S")
+_TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})  # as pip reads a switch
 _HEADER = "# Made by `make lock` from requirements.in; change that file instead.\n"
 
 
@@ -66,6 +72,12 @@ class Lock:
     def direct(self) -> list[Requirement]:
         """What requirements.in asks for itself; included files are followed."""
         return _requirements(self.source)
+
+    def cpu_builds(self) -> list[str]:
+        """Normalized names of those that requirements.in asks for as a CPU build of PyTorch, `==VERSION+cpu`."""
+        return sorted(
+            normalized(one.name) for one in self.direct() if any(is_cpu_build(spec.version) for spec in one.specifier)
+        )
 
     def excluded(self) -> list[str]:
         """Normalized names that the closure leaves out."""
@@ -89,10 +101,11 @@ def flow_requirements(root: Path = ROOT) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make(lock: Lock, *, upgrade: bool = False) -> dict[str, tuple[str, str]]:
+def make(lock: Lock, *, upgrade: bool = False, indexes: PipIndexes | None = None) -> dict[str, tuple[str, str]]:
     """Write the lock again; name -> (version before, version after) of what changed, "" for absent.
 
-    Raises BadInput when uv is missing or the requirements contradict each other, Temporary when no index answers.
+    `indexes` are those beside what pip is configured with. Raises BadInput when uv is missing or the requirements
+    contradict each other, Temporary when no index answers.
     """
     before = lock.pins()
     with tempfile.TemporaryDirectory(prefix="carwright-lock-") as scratch:
@@ -103,20 +116,53 @@ def make(lock: Lock, *, upgrade: bool = False) -> dict[str, tuple[str, str]]:
             output.write_text(lock.target.read_text())
         argv = [_uv(), "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--no-annotate", "--no-header"]
         argv += ["--python-version", PYTHON, "--python-platform", PLATFORM, "--excludes", str(excludes)]
-        argv += [*_sources(), "--output-file", str(output), str(lock.source)]
-        try:
-            run(argv, env=inherited("UV_"), timeout=600)
-        except ProcessFailed as error:
-            offline = "error sending request" in error.output or "Failed to fetch" in error.output
-            failure = Temporary if offline else BadInput
-            raise failure(
-                f"{lock.source} cannot be locked:\n{error.output.strip()}",
-                remedy="check that an index answers" if offline else "change what requirements.in asks for",
-            ) from error
+        argv += ["--index-strategy=unsafe-best-match"]  # as pip does; hashes guard what is installed
+        argv += ["--output-file", str(output), str(lock.source)]
+        _compile(lock, argv, indexes or PipIndexes())
         lock.target.write_text(_HEADER + output.read_text())
     after = lock.pins()
     names = sorted(before.keys() | after.keys())
     return {name: (before.get(name, ""), after.get(name, "")) for name in names if before.get(name) != after.get(name)}
+
+
+def _compile(lock: Lock, argv: list[str], indexes: PipIndexes) -> None:
+    """Run uv on the places of pip and, for CPU builds that it does not find there, once more with PyTorch's index."""
+    places = _places(indexes)
+    try:
+        run(argv, env=inherited("UV_") | places, timeout=600)
+    except ProcessFailed as error:
+        absent = [name for name in lock.cpu_builds() if _is_absent(name, error.output)]
+        if not absent or "UV_NO_INDEX" in places:
+            raise _failure(lock, error) from error
+    else:
+        return
+    url = indexes.pytorch.get_secret_value()
+    # The pages of these packages alone, and not the index: no other package is asked for there.
+    pages = [f"{url.rstrip('/')}/{name}/" for name in absent]
+    places["UV_FIND_LINKS"] = ",".join([*places.get("UV_FIND_LINKS", "").split(), *pages])
+    try:
+        run(argv, env=inherited("UV_") | places, timeout=600)
+    except ProcessFailed as error:
+        if "--find-links" not in error.output:  # it was read
+            raise _failure(lock, error) from error
+        raise Temporary(
+            f"{lock.source} cannot be locked: {masked(url)} cannot be read, and no other index offers {', '.join(absent)}",
+            remedy="check the network and HTTPS_PROXY, or set CARWRIGHT_PIP_PYTORCH_INDEX_URL to a mirror",
+        ) from error
+
+
+def _is_absent(name: str, output: str) -> bool:
+    """Whether uv has found no such package at all, or not in the version that was asked for."""
+    return bool(re.search(rf"no version of {re.escape(name)}==|\b{re.escape(name)} was not found in", output))
+
+
+def _failure(lock: Lock, error: ProcessFailed) -> BadInput | Temporary:
+    offline = "error sending request" in error.output or "Failed to fetch" in error.output
+    failure = Temporary if offline else BadInput
+    return failure(
+        f"{lock.source} cannot be locked:\n{error.output.strip()}",
+        remedy="check that an index answers" if offline else "change what requirements.in asks for",
+    )
 
 
 def _uv() -> str:
@@ -125,18 +171,25 @@ def _uv() -> str:
     return str(beside) if beside.exists() else "uv"
 
 
-def _sources() -> list[str]:
-    """Options of uv for the places that pip is configured to look in (uv reads no pip.conf)."""
-    settings = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    listed = run([sys.executable, "-m", "pip", "config", "list"], env=inherited("PIP_")).stdout
-    settings.read_string("[pip]\n" + listed)
-    values = {key.rpartition(".")[2]: value.strip("'\"") for key, value in settings["pip"].items()}
-    options = [f"--find-links={place}" for place in values.get("find-links", "").split()]
-    if url := values.get("index-url"):
-        options.append(f"--default-index={url}")
-    remote = [url for url in values.get("extra-index-url", "").split() if not url.startswith("file:")]
-    options += [f"--index={url}" for url in remote]
-    return [*options, "--index-strategy=unsafe-best-match"]  # as pip does; hashes guard what is installed
+def _places(indexes: PipIndexes) -> dict[str, str]:
+    """Where pip is configured to look, as variables of uv, which reads no pip.conf. A URL may hold a password, and command
+    lines are public.
+    """
+    listed = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    said = run([sys.executable, "-m", "pip", "config", "list"], env=inherited("PIP_")).stdout
+    listed.read_string("[pip]\n" + said)
+    pip = dict[str, str]()
+    for section in ("global", "install", ":env:"):  # what counts more comes later
+        mine = ((key.removeprefix(f"{section}."), value) for key, value in listed["pip"].items())
+        pip |= {key: value.strip("'\"") for key, value in mine if "." not in key}
+    extra = [url for url in pip.get("extra-index-url", "").split() if not url.startswith("file:")]
+    if indexes.extra is not None:
+        extra.append(indexes.extra.get_secret_value())
+    links = {"UV_FIND_LINKS": ",".join(pip.get("find-links", "").split())}
+    if pip.get("no-index", "").lower() in _TRUE:
+        return links | {"UV_NO_INDEX": "1"}
+    places = links | {"UV_DEFAULT_INDEX": pip.get("index-url", ""), "UV_INDEX": " ".join(extra)}
+    return {name: value for name, value in places.items() if value}
 
 
 def _requirements(path: Path) -> list[Requirement]:
@@ -159,11 +212,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such lock: {', '.join(sorted(unknown))}")
     (ROOT / "flows" / "requirements.in").write_text(flow_requirements())
     try:
+        indexes = PipIndexes.of(Settings())
         for lock in locks():
             name = str(lock.folder.relative_to(ROOT))
             if options.names and name not in options.names:
                 continue
-            changes = make(lock, upgrade=options.upgrade)
+            changes = make(lock, upgrade=options.upgrade, indexes=indexes)
             print(f"{name}: {len(lock.pins())} packages, {len(changes)} changed")
             for package, (old, new) in changes.items():
                 print(f"  {package} {old or '(absent)'} -> {new or '(absent)'}")

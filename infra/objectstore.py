@@ -57,7 +57,7 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
         "RCLONE_AUTH_KEY": f'"{key},{secret}"',  # not an argument, which `ps` would show; CSV, hence the quotes
         "RCLONE_CONFIG": "",  # no configuration file: the user's own remotes and defaults stay out of this
     }
-    with _sharing(folder), Child(_argv(binary, folder), environment, log_file=log, on_line=listen) as server:
+    with _sharing(folder), Child(serve_command(binary, folder), environment, log_file=log, on_line=listen) as server:
         waited = 0.0
         while not heard.wait(0.1):
             waited += 0.1
@@ -78,7 +78,8 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
         )
 
 
-def _argv(binary: Path, folder: Path) -> list[str]:
+def serve_command(binary: Path, folder: Path) -> list[str]:
+    """The command line of the embedded server."""
     return [
         str(binary),
         "serve",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LONGEST_WAIT = 20.0  # seconds between two attempts
+LONGEST_WAIT = 20.0  # seconds between two attempts
 # What Python's JSON encoder says of NaN and infinities; vLLM 0.32 passes it on with status 400.
 _NOT_FINITE = ("out of range float values", "not json compliant")
 
@@ -152,7 +152,7 @@ class Client:
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT),
+            wait=wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT),
             retry=retry_if_exception(lambda error: isinstance(error, _Again | httpx.TransportError)),
             before_sleep=before_sleep,
             reraise=True,

@@ -261,7 +261,8 @@ def compare(
     shared = None
     if clusters:
         shared = np.unique([clusters.get(key, f"alone {key}") for key in keys], return_inverse=True)[1]
-    lower, upper = bounds(*scores, passing=confidence, refusing=1 - (1 - confidence) / tests, clusters=shared)
+    passing, refusing = levels(confidence, tests)
+    lower, upper = bounds(*scores, passing=passing, refusing=refusing, clusters=shared)
     return decided(
         title,
         len(keys),
@@ -269,6 +270,11 @@ def compare(
         (lower * 100, upper * 100),
         margin,
     )
+
+
+def levels(confidence: float, tests: int) -> tuple[float, float]:
+    """The one-sided confidences of the bound that passes and of the one that refuses, in a suite of so many tests."""
+    return confidence, 1 - (1 - confidence) / tests
 
 
 def decided(

@@ -19,7 +19,7 @@ from containers.process import start_time
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SETTLED: Final = 2_000_000_000  # ns; a younger file may change again within one tick of the clock
+SETTLED: Final = 2_000_000_000  # ns; a younger file may change again within one tick of the clock
 _UPLOAD_LIFE: Final = 24 * 3600.0  # seconds; registries drop unfinished uploads after a day to a week
 _BLOB_LIFE: Final = 14 * 24 * 3600.0  # seconds; a wrong guess costs one request
 _TABLES: Final = (
@@ -65,7 +65,7 @@ class PushCache:
 
     def remember_file(self, stat: os.stat_result, digest: Digest) -> None:
         """`stat` was taken before the first byte was read and was the same after the last."""
-        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED:
+        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
             self._do("insert or replace into file values (?, ?)", _stat(stat), str(digest))
 
     def layer(self, files: str) -> Digest | None:

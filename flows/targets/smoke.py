@@ -12,7 +12,7 @@ from containers.errors import NotReady
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PROMPT: Final = "The capital of France is"
+PROMPT: Final = "The capital of France is"
 _TOKENS: Final = 8
 _ANSWER: Final = 120.0  # seconds for one answer: the first one of an engine may compile kernels
 _PATIENCE: Final = 60.0  # seconds that a router or a proxy may take to know of a new service
@@ -32,7 +32,7 @@ def ask(url: str, model: str, say: Callable[[str], None], *, patience: float = _
                 names = [one["id"] for one in client.get(f"{base}/models").raise_for_status().json()["data"]]
                 if model not in names:
                     raise NotReady(f"{base} serves {', '.join(names) or 'nothing'}, and not {model}")
-                body = {"model": model, "prompt": _PROMPT, "max_tokens": _TOKENS, "temperature": 0}
+                body = {"model": model, "prompt": PROMPT, "max_tokens": _TOKENS, "temperature": 0}
                 answer = client.post(f"{base}/completions", json=body).raise_for_status().json()
                 text = str(answer["choices"][0]["text"])
         except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
@@ -44,6 +44,6 @@ def ask(url: str, model: str, say: Callable[[str], None], *, patience: float = _
                 remedy="if the URL is reached from elsewhere only, give another with --url",
             ) from error
         if not text.strip():
-            raise NotReady(f"{base} answered {_PROMPT!r} with nothing")
-        say(f"it answers: {_PROMPT!r} -> {text!r}")
+            raise NotReady(f"{base} answered {PROMPT!r} with nothing")
+        say(f"it answers: {PROMPT!r} -> {text!r}")
         return text

@@ -105,11 +105,16 @@ def split(lock: str) -> tuple[dict[str, str], str]:
     others = ""
     for block in re.split(r"(?m)^(?=\S)", lock):  # a pin's further lines are indented
         for name, version in read_pins(block).items():
-            if version.endswith("+cpu"):
+            if is_cpu_build(version):
                 builds[f"{name}=={version}"] = block
             else:
                 others += block
     return builds, others
+
+
+def is_cpu_build(version: str) -> bool:
+    """Whether a version is one that PyTorch's index is asked for: with the local label `cpu`."""
+    return version.endswith("+cpu")
 
 
 def masked(url: str) -> str:

@@ -14,7 +14,8 @@ class Fault:
 
     `status` answers with that code and `retry_after` seconds; `cut_after` closes the connection after so many bytes of
     the body (the headers promise all of them); `bytes_per_second` slows the body down; `flip` changes the byte at that
-    offset of the body. `probability` below 1 leaves some requests alone.
+    offset of the body; `whole` answers with all of the body whatever range was asked for. `probability` below 1 leaves
+    some requests alone.
     """
 
     match: str
@@ -25,6 +26,7 @@ class Fault:
     cut_after: int | None = None
     bytes_per_second: int | None = None
     flip: int | None = None
+    whole: bool = False
     probability: float = 1.0
 
 

@@ -263,7 +263,8 @@ class Handler(BaseHTTPRequestHandler):
             self._start(304, None, **headers)
             return
         start, stop, status = 0, size, 200
-        match = _RANGE.fullmatch(self.headers.get("Range", ""))
+        whole = self._fault is not None and self._fault.whole
+        match = None if whole else _RANGE.fullmatch(self.headers.get("Range", ""))
         if match and any(match.groups()) and self.headers.get("If-Range", etag) == etag:
             start, stop = _span(match[1], match[2], size)
             if start >= stop:

@@ -10,7 +10,6 @@ number of samples that the verdict names decides. Prints Markdown; half a minute
 from __future__ import annotations
 
 import argparse
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,13 +18,14 @@ from containers import suites
 from containers.evaluate import gate
 from containers.evaluate.declaration import ScoreGate, parse
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
-from tests.support.gate_simulation import simulated
+from tests.support.gate_simulation import answers, compared, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from containers.evaluate.gate import Comparison
     from containers.verdict import Decision
 
 _SIZES: Final = (
@@ -39,7 +39,6 @@ _LOSSES: Final = (0.0, 0.5, 2.0, 4.0)
 _RUNS: Final = 4000
 _SUITE_RUNS: Final = 1000
 _SUITES: Final = ("openllm-v1", "openllm-v2", "multilingual-mmlu")
-_SCORE: Final = 70.0  # points of every simulated baseline
 _SEED: Final = 1
 
 
@@ -85,40 +84,21 @@ def _decisions(declared: BenchmarkDeclaration, differing: float, loss: float) ->
     rng = np.random.default_rng(_SEED)
     drawn: dict[tuple[str, int], NDArray[np.float64]] = {}
     rows = []
-    tests = len(declared.benchmarks) + 1
     for one in declared.benchmarks:
         key = (one.data_set, one.samples)
         if key not in drawn:
-            drawn[key] = _answers(rng, one.samples, differing, loss, _SUITE_RUNS)
-        rows.append(_bounds(drawn[key], one.samples, tests, declared.gate))
+            drawn[key] = answers(rng, one.samples, differing, loss, _SUITE_RUNS)
+        rows.append(_compared(drawn[key], len(declared.benchmarks) + 1, declared.gate))
     said = []
     groups = [one.data_set for one in declared.benchmarks]
-    for run in range(_SUITE_RUNS):
-        found = [
-            gate.decided(
-                one.title, one.samples, (_SCORE, _SCORE + each[run]), (low[run], high[run]), declared.gate.margin
-            )
-            for one, (each, low, high) in zip(declared.benchmarks, rows, strict=True)
-        ]
+    for found in zip(*rows, strict=True):
         mean = gate.average("Average", found, margin=declared.gate.margin_average, groups=groups)
         said.append(gate.decide(found, mean).decision)
     return said
 
 
-def _answers(rng: np.random.Generator, samples: int, differing: float, loss: float, runs: int) -> NDArray[np.float64]:
-    """Questions lost, won and alike, for each of `runs` benchmarks."""
-    lost = (differing + loss / 100) / 2
-    return rng.multinomial(samples, [lost, differing - lost, 1 - differing], runs).astype(float)
-
-
-def _bounds(
-    answers: NDArray[np.float64], samples: int, tests: int, rules: ScoreGate
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Difference, lower and upper bound in points, as the gate has them for right and wrong answers."""
-    lost, won, count = answers[:, 0], answers[:, 1], np.full(len(answers), float(samples))
-    z_low, z_high = (NormalDist().inv_cdf(level) for level in (rules.confidence, 1 - (1 - rules.confidence) / tests))
-    low, high = gate.tango(lost, won, count, z_low), gate.tango(lost, won, count, -z_high)
-    return 100 * (won - lost) / samples, 100 * low, 100 * high
+def _compared(drawn: NDArray[np.float64], tests: int, rules: ScoreGate) -> Sequence[Comparison]:
+    return compared(drawn, margin=rules.margin, confidence=rules.confidence, tests=tests)
 
 
 def of_more(samples: int = 756, differing: float = 0.1) -> Iterator[str]:
@@ -128,20 +108,16 @@ def of_more(samples: int = 756, differing: float = 0.1) -> Iterator[str]:
     yield "| true loss | open of 1,000 | decided by the number that is named | by twice that many |"
     yield "| ---: | ---: | ---: | ---: |"
     for loss in (0.0, 0.5, 1.0, 3.0):
-        answers = _answers(rng, samples, differing, loss, 1000)
-        each, low, high = _bounds(answers, samples, 8, rules)
+        drawn = answers(rng, samples, differing, loss, 1000)
         open_, decided = 0, [0, 0]
-        for row, difference, lower, upper in zip(answers, each, low, high, strict=True):
-            one = gate.decided("", samples, (_SCORE, _SCORE + difference), (lower, upper), rules.margin)
+        for row, one in zip(drawn, _compared(drawn, 8, rules), strict=True):
             if one.decision != "inconclusive" or one.more >= 1e3:
                 continue
             open_ += 1
             shares = row / samples
             for place, factor in enumerate((1, 2)):
                 count = int(samples * (1 + factor * (one.more - 1)))
-                again = rng.multinomial(count, shares, 1).astype(float)
-                (seen,), (down,), (up,) = _bounds(again, count, 8, rules)
-                later = gate.decided("", count, (_SCORE, _SCORE + seen), (down, up), rules.margin)
+                (later,) = _compared(rng.multinomial(count, shares, 1).astype(float), 8, rules)
                 decided[place] += later.decision != "inconclusive"
         yield f"| {loss} | {open_} | {100 * decided[0] / open_:.0f}% | {100 * decided[1] / open_:.0f}% |"
 

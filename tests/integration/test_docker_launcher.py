@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from flows.runners.docker.launcher import DockerLauncher
 from flows.runners.docker.sweeper import sweep
 from infra.settings import Resources, Settings
 from tests.support.docker_world import left, played, played_images
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,11 +67,7 @@ class World:
         return [event.message for event in self.heard]
 
     def wait_for_container(self) -> str:
-        for _ in range(400):
-            if names := self.left():
-                return names[0]
-            time.sleep(0.05)
-        raise AssertionError("no container appeared")
+        return until(self.left, "a container appears")[0]
 
 
 def request(play: str, step: Step = Step.PUSH) -> StepRequest:
@@ -285,13 +281,12 @@ def test_an_engine_that_dies_while_a_step_runs(world: World, tmp_path: Path) -> 
     way = Cut(tmp_path, "/var/run/docker.sock")
 
     def cut() -> None:
-        world.wait_for_container()
-        time.sleep(1)
+        until(lambda: "working" in world.messages(), "the step works")
         way.cut()
 
     threading.Thread(target=cut).start()
     with pytest.raises(Temporary, match="engine stopped answering"):
-        world.run("sleep 100", host=f"unix://{way.path}")
+        world.run("echo working; sleep 100", host=f"unix://{way.path}")
     assert [one.why for one in sweep(world.settings.docker)] == ["the process that made it lives"]
     world.run(_DONE)
     assert world.left() == []
@@ -329,12 +324,9 @@ def _alone(world: World, folder: Path, asked: StepRequest) -> Child:
     )
 
 
-def _until(folder: Path, text: str) -> None:
-    for _ in range(600):
-        if (folder / "log").exists() and text in (folder / "log").read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError((folder / "log").read_text())
+def _until_said(folder: Path, text: str) -> None:
+    log = folder / "log"
+    until(lambda: log.exists() and text in log.read_text(), log.read_text)
 
 
 def _pid(world: World) -> int:
@@ -344,7 +336,7 @@ def _pid(world: World) -> int:
 
 def test_ctrl_c_ends_the_container(world: World, tmp_path: Path) -> None:
     with _alone(world, tmp_path, request("trap 'echo bye; exit 130' TERM; echo working; sleep 100 & wait")) as child:
-        _until(tmp_path, "working")
+        _until_said(tmp_path, "working")
         os.kill(_pid(world), signal.SIGINT)
         assert child.wait(60) != 0
     assert "bye" in (tmp_path / "log").read_text()
@@ -356,7 +348,7 @@ def test_what_a_killed_launcher_left_is_swept(
 ) -> None:
     """Not before: whoever made it lives. And nothing of another project."""
     with _alone(world, tmp_path, request("echo working; sleep 100")) as child:
-        _until(tmp_path, "working")
+        _until_said(tmp_path, "working")
         assert [one.removed for one in sweep(world.settings.docker)] == [False]
         os.kill(_pid(world), signal.SIGKILL)
         child.wait(30)

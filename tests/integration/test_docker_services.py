@@ -6,7 +6,6 @@ vLLM is played by a shell script; the real one reads a modelcar in test_docker_v
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,18 +119,18 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
     lease.end()
 
 
-def test_an_image_without_models_is_refused_as_kserve_refuses_it(world: World, images: tuple[str, Any]) -> None:
+def test_an_image_without_models_is_refused_as_kserve_refuses_it(
+    world: World, images: tuple[str, Any], modelcar: str
+) -> None:
     pattern, api = images
-    api.tag(pattern, "127.0.0.1:1/empty", "latest")
-    about = api.inspect_image(pattern)
-    world = world.with_()
+    name = f"{modelcar.partition('/')[0]}/empty"
+    api.tag(pattern, name, "latest")
+    pushed = [line["aux"]["Digest"] for line in api.push(name, "latest", stream=True, decode=True) if "aux" in line]
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DockerServices, "_pulled", lambda *_: about["Id"])
-            with pytest.raises(BadInput, match="no modelcar"):
-                world.start(reference=f"127.0.0.1:1/empty@sha256:{'0' * 64}")
+        with pytest.raises(BadInput, match="no modelcar"):
+            world.start(reference=f"{name}@{pushed[-1]}")
     finally:
-        api.remove_image("127.0.0.1:1/empty:latest")
+        api.remove_image(f"{name}:latest")
     assert world.left() == []
 
 
@@ -149,10 +149,7 @@ def test_a_lease_is_renewed_by_the_engine_s_clock(world: World, monkeypatch: pyt
         first = server.modified(LEASE)
         assert first
         server.touch(LEASE, first - 1000)
-        for _ in range(100):
-            if (server.modified(LEASE) or 0) >= first:
-                break
-            time.sleep(0.1)
+        until(lambda: (server.modified(LEASE) or 0) >= first, "the lease is renewed")
         assert abs((server.modified(LEASE) or 0) - engine.now()) < 30
     lease.end()
 

@@ -117,7 +117,7 @@ def test_a_modelcar_is_deployed_found_again_and_ended(
             deploy()
         assert left(api, settings.docker.project) == []
 
-        monkeypatch.setattr(smoke, "_PROMPT", "w5 w6 w7")
+        monkeypatch.setattr(smoke, "PROMPT", "w5 w6 w7")
         first, second = deploy(), deploy()
         assert (first.changed, second.changed) == (True, False)
         assert first.url == second.url == f"http://127.0.0.1:{wanted.port}/v1"

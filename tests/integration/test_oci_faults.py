@@ -23,8 +23,9 @@ from containers.oci.referrers import Attachment
 from containers.oci.unpack import unpack
 from containers.oci.verify import verify
 from containers.settings import RegistrySettings, StepSettings
-from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, settle, write_checkpoint
 from tests.support.registry_double import Fault, RegistryDouble, registry_double
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,12 +122,11 @@ def test_goes_on_where_a_blob_broke_off(checkpoint: Path, settings: StepSettings
 def test_goes_on_after_a_kill(checkpoint: Path, settings: StepSettings, root: Path, tmp_path: Path) -> None:
     """A push killed in mid-blob is taken up by the next process at the byte that it had reached."""
     with registry_double() as registry:
-        time.sleep(2.1)  # so that the digests of the files are remembered
+        settle()
         push_folder(checkpoint, f"oci:{tmp_path}/known", settings)
         code = (
             "import sys, time; from pathlib import Path; from containers.settings import StepSettings;"
             "from containers.oci import source; from tests.support.modelcars import push_folder;"
-            "read = source._Tee.read;"
             "opened = source.CheckpointFolder.open;"
             "slow = type('Slow', (), {'__init__': lambda s, f: setattr(s, 'f', f), 'close': lambda s: s.f.close(),"
             "'read': lambda s, n=-1: (time.sleep(0.1), s.f.read(1 << 18))[1]});"
@@ -136,13 +136,10 @@ def test_goes_on_after_a_kill(checkpoint: Path, settings: StepSettings, root: Pa
         )
         argv = [sys.executable, "-c", code, str(checkpoint), f"{registry.address}/org/car", str(settings.cache)]
         child = subprocess.Popen(argv, cwd=root, env={"PATH": os.environ["PATH"]})
-        deadline = time.monotonic() + 30
-        while max((len(one) for one in registry.uploads.values()), default=0) < 2 * MB:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: max((len(one) for one in registry.uploads.values()), default=0) >= 2 * MB, "half a blob is there")
         child.kill()
         child.wait()
-        time.sleep(0.3)
+        until(lambda: registry.connections == 0, "the registry has noticed")
         assert not registry.tags
         before = registry.received
         reached = sum(len(one) for one in registry.uploads.values())
@@ -256,7 +253,7 @@ def test_login_from_a_helper(
 def test_mounts_from_another_repository(checkpoint: Path, settings: StepSettings) -> None:
     """What another repository of the registry has is not sent again."""
     with registry_double() as registry:
-        time.sleep(2.1)  # so that the digests of the files are remembered
+        settle()
         push_folder(checkpoint, f"{registry.address}/org/one", settings)
         before = registry.received
         pushed = push_folder(checkpoint, f"{registry.address}/org/two", settings)

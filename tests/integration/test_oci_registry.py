@@ -33,7 +33,7 @@ from containers.oci.validate import listed_files
 from containers.oci.verify import verify
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
-from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import push_folder, settle, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ def test_layout_and_registry_have_one_digest(
 
 def test_unchanged_and_changed(checkpoint: Path, repository: str, settings: Settings) -> None:
     """Nothing changed: no byte. One file changed: its layer, the card and the configuration."""
-    time.sleep(2.1)  # younger files are not trusted to stay as they are
+    settle()
     push_folder(checkpoint, repository, settings)
     again = push_folder(checkpoint, repository, settings)
     assert (again.already_there, again.pushed_bytes) == (True, 0)

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from tests.support.deployments import GOLDEN
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
 from tests.support.ports import free_port
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,10 +167,9 @@ def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path
     podman("kube", "play", "--network=host", "--log-driver=k8s-file", str(path))
     try:
         name = pod["metadata"]["name"]
-        for _ in range(100):
-            if "serving" in (log := podman("logs", f"{name}-{server['name']}")):
-                break
-            time.sleep(0.2)
+        log = until(
+            lambda: (said := podman("logs", f"{name}-{server['name']}")).endswith("\n") and said, "the engine serves"
+        )
         assert log == "serving /mnt/models as 1001\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(b"GET /v1/models HTTP/1.1\r\n\r\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +11,7 @@ from containers.download_feed import FeedWriter, begin
 from containers.safetensors import read_header
 from containers.store import FileEntry
 from tests.support.quantize_world import SHARDS, World, open_world, put_aside
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,10 +50,7 @@ def store(world: World, path: Path) -> FileEntry:
 
 
 def wait_for(world: World, path: Path) -> None:
-    deadline = time.monotonic() + 200
-    while path.name not in world.finished():
-        assert time.monotonic() < deadline, f"{path.name} was not quantized"
-        time.sleep(0.05)
+    until(lambda: path.name in world.finished(), f"{path.name} is quantized", within=200)
 
 
 def test_each_shard_is_quantized_before_the_next_has_come(world: World) -> None:
@@ -99,10 +96,7 @@ def test_a_download_that_ends_early_is_temporary(world: World) -> None:
         process, _ = world.start({"scheme": "W8A8"}, arriving=DOWNLOAD, lanes=1, without_input=True)
         before = len(list(world.store.manifests(Kind.GROUP)))
         announcer.arrived(store(world, first))
-        deadline = time.monotonic() + 200
-        while len(list(world.store.manifests(Kind.GROUP))) == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(lambda: len(list(world.store.manifests(Kind.GROUP))) > before, "the group is stored", within=200)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 75, said
     assert "the download ended before it brought" in said

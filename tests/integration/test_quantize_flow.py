@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import pytest
 
 from containers.contract import QuantizeOptions, QuantizeParameters
 from tests.support.prefect_api import prefect_api
 from tests.support.quantize_world import SHARDS, open_world, put_aside, workers_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -35,13 +35,9 @@ def test_a_flow_run_survives_the_death_of_a_worker(world):
     killed: list[int] = []
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 300
-        while not killed and time.monotonic() < deadline:
-            below = workers_of(world.folder)
-            if len(below) == 2 and world.finished():
-                os.kill(below[0], signal.SIGKILL)
-                killed.append(below[0])
-            time.sleep(0.05)
+        first, _ = until(lambda: len(at := workers_of(world.folder)) == 2 and world.finished() and at, within=300)
+        os.kill(first, signal.SIGKILL)
+        killed.append(first)
 
     with use(runtime):
 

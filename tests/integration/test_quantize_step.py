@@ -15,6 +15,7 @@ from containers.contract import StepResult
 from containers.store.failures import DamagedBlob
 from tests.support.checkpoints import ends, layer, write
 from tests.support.quantize_world import SHARDS, open_world, put, put_aside, workers_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -78,6 +79,12 @@ def test_two_workers_one_of_them_killed(world):
     assert not list((world.folder / "run-1" / "scratch").rglob("*.safetensors"))
 
 
+def until_missed(world, path, result):
+    """The embedded server takes some seconds to see what happens behind its back."""
+    entry = next(one for one in world.store.load(result.outputs["checkpoint"]).files if one.path == path)
+    until(lambda: not world.store.has_blob(entry.sha256, entry.size), f"the blob of {path} is missed")
+
+
 def test_a_result_that_lost_a_blob_is_made_again(world):
     """A blob that is gone, has another size or other bits is found although the run was finished; it alone is redone."""
     result = world.run()
@@ -85,7 +92,7 @@ def test_a_result_that_lost_a_blob_is_made_again(world):
     path = "model-00003-of-00024.safetensors"
     with world.blob(path, result).open("r+b") as blob:
         blob.truncate(1000)
-    time.sleep(6)  # what happens behind the embedded server's back, it sees within 5 s
+    until_missed(world, path, result)
     again = world.run()
     assert again.outputs == result.outputs
     assert again.values["reused"] == len(SHARDS) - 1
@@ -107,7 +114,7 @@ def test_a_result_that_lost_a_blob_is_made_again(world):
     world.store.materialize(result.outputs["checkpoint"], world.folder / "read")
 
     world.blob(other, result).unlink()
-    time.sleep(6)
+    until_missed(world, other, result)
     assert world.run().values["reused"] == len(SHARDS) - 1
 
 

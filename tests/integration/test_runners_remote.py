@@ -20,6 +20,7 @@ from infra.settings import PlacementSettings
 from tests.support.prefect_api import prefect_api
 from tests.support.prefect_worker import Worker, deploy, wait_online
 from tests.support.quantize_world import SHARDS, World, open_world, put_aside
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,14 +117,14 @@ def test_two_workers_share_the_groups_and_one_is_killed(place: Place, workers: l
     killed: list[str] = []
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 240
-        while not killed and time.monotonic() < deadline:
-            at_work = [worker for worker in workers if worker.working_on(b"containers.quantize")]
-            if at_work and world.finished():
-                at_work[0].kill()
-                workers.remove(at_work[0])
-                killed.append(at_work[0].name)
-            time.sleep(0.05)
+        def at_work() -> list[Worker]:
+            found = [worker for worker in workers if worker.working_on(b"containers.quantize")]
+            return found if world.finished() else []
+
+        worker = until(at_work, "a worker is at work", within=240)[0]
+        worker.kill()
+        workers.remove(worker)
+        killed.append(worker.name)
 
     with use(place.runtime(runs=2)):
 
@@ -170,17 +171,14 @@ def test_an_interrupted_parent_ends_its_child(place: Place, workers: list[Worker
 
     with use(runtime), pytest.raises(KeyboardInterrupt):
         _run_and_look(runtime, request, interrupt)
-    deadline = time.monotonic() + 100  # on a busy machine the child may take longer than its parent waits for it
     with get_client(sync_client=True) as client:
-        while True:
+
+        def ended() -> bool:
             (last,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
-            if last.state is not None and last.state.is_final():
-                break
-            assert time.monotonic() < deadline, last.state
-            time.sleep(0.3)
-    while any(worker.working_on(b"containers.quantize") for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+            return last.state is not None and last.state.is_final()
+
+        until(ended, "the child run has ended")  # on a busy machine it may take longer than its parent waits for it
+    until(lambda: not any(worker.working_on(b"containers.quantize") for worker in workers), "no worker quantizes")
 
 
 def test_a_service_stays_for_its_lease(place: Place, workers: list[Worker]) -> None:
@@ -196,10 +194,7 @@ def test_a_service_stays_for_its_lease(place: Place, workers: list[Worker]) -> N
         assert lease.serves
         assert not lease.found
         end(lease)
-        deadline = time.monotonic() + 100
-        while _answers(health):
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
+        until(lambda url=health: not _answers(url), "the service has ended")
         lease.end()
 
 

@@ -6,9 +6,7 @@ import json
 import os
 import signal
 import socket
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -23,10 +21,13 @@ from infra.environments.environment import Environment, prepare
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.modelcars import push_folder
+from tests.support.processes import descendants
 from tests.support.tiny_llama import write_tiny_llama
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 _SLOW = 600.0  # seconds: a start takes 20 to 40 on two free cores
@@ -60,11 +61,11 @@ class Served:
         return Endpoint.read(self.result().values)
 
     def wait_ready(self) -> None:
-        until = time.monotonic() + _SLOW
-        while not (self.folder / "result.json").exists():
+        def ready() -> bool:
             assert self.child.poll() is None, self.child.tail
-            assert time.monotonic() < until, self.child.tail
-            time.sleep(0.2)
+            return (self.folder / "result.json").exists()
+
+        until(ready, lambda: self.child.tail, within=_SLOW)
 
     def error(self) -> dict[str, Any]:
         """Wait for the end; the last event, with the exit code."""
@@ -154,21 +155,14 @@ def pair(environment: Environment, folder: Path) -> Iterator[tuple[Served, Serve
 
 def _below(pid: int) -> list[tuple[int, str]]:
     """Every process below one, with the mark of its start."""
-    found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            found += [(child, start_time(child) or ""), *_below(child)]
-    return found
+    return [(child, started) for child in descendants(pid) if (started := start_time(child)) is not None]
 
 
-def _gone(processes: list[tuple[int, str]], within: float = 20) -> bool:
-    until = time.monotonic() + within
-    while alive := [pid for pid, started in processes if started and start_time(pid) == started]:
-        if time.monotonic() > until:
-            print("still there:", alive)
-            return False
-        time.sleep(0.1)
-    return True
+def _until_gone(processes: list[tuple[int, str]]) -> None:
+    def alive() -> list[int]:
+        return [pid for pid, started in processes if start_time(pid) == started]
+
+    until(lambda: not alive(), alive, within=20)
 
 
 def test_the_kernels_give_the_numbers_of_plain_arithmetic(environment: Environment, root: Path, folder: Path) -> None:
@@ -257,13 +251,10 @@ def test_an_architecture_that_vllm_does_not_know_is_named(environment: Environme
 
 def test_a_server_that_never_gets_ready_is_stopped_at_its_deadline(environment: Environment, folder: Path) -> None:
     with _prepared(environment, folder / "late", _modelcar(folder, "late", timeout=2)).child as child:
-        until = time.monotonic() + _SLOW
-        while not (folder / "late" / "engine.log").exists():  # vLLM runs
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until((folder / "late" / "engine.log").exists, "vLLM runs", within=_SLOW)
         processes = _below(child.pid)
         said = Served(child, folder / "late").error()
-        assert _gone(processes)
+        _until_gone(processes)
     assert said["code"] == NotReady.exit_code
     assert "did not get ready within 2 s" in said["message"]
 
@@ -274,7 +265,7 @@ def test_a_lease_that_nobody_renews_ends_it_all(pair: tuple[Served, Served]) -> 
     assert len(processes) >= 4  # the step, a supervisor, vLLM and its engine
     os.utime(fp8.lease, (1, 1))
     assert fp8.child.wait(30) == 0
-    assert _gone(processes)
+    _until_gone(processes)
     assert "nobody renewed the lease" in fp8.child.tail
 
 
@@ -282,6 +273,6 @@ def test_a_killed_step_leaves_no_process(pair: tuple[Served, Served]) -> None:
     _, bf16 = pair
     processes = _below(bf16.child.pid)
     os.kill(processes[0][0], signal.SIGKILL)  # the step itself; its own supervisor is told by a closed pipe
-    assert _gone(processes)
+    _until_gone(processes)
     with pytest.raises(httpx.TransportError):
         httpx.get(bf16.endpoint().url + "/models", trust_env=False)

@@ -26,8 +26,10 @@ from containers.digest import Digest
 from containers.errors import BadInput, Temporary
 from containers.settings import StoreSettings
 from containers.store import DamagedBlob, FileEntry, Manifest, Store
+from containers.store.client import Bucket
 from containers.store.transfer import MIB, PART
 from infra.objectstore import EmbeddedStore
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +68,10 @@ def manifest(*files: FileEntry, fingerprint: str = FINGERPRINT, **metadata: Any)
     return Manifest(kind=Kind.CHECKPOINT, fingerprint=fingerprint, files=files, metadata=metadata)
 
 
-def overwrite(store: Store, key: str, content: bytes) -> None:
-    """Past every check, as a stranger with the keys could."""
-    store._bucket.write(key, content)
+@pytest.fixture
+def bucket(served: StoreSettings) -> Bucket:
+    """The keys below the store: past every check of it, as a stranger with the keys goes."""
+    return Bucket(StoreLocation(endpoint=served.endpoint, bucket=served.bucket), served)
 
 
 class Slow(io.RawIOBase):
@@ -160,7 +163,7 @@ def test_materialize_goes_on_where_it_was_killed(store: Store, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("size", [100, 20 * MIB])
-def test_tampered_bytes_are_found_and_redone(store: Store, tmp_path: Path, size: int) -> None:
+def test_tampered_bytes_are_found_and_redone(store: Store, bucket: Bucket, tmp_path: Path, size: int) -> None:
     """A flipped bit is found by every way to read, nothing wrong is left behind, and the blob can be stored again."""
     content = os.urandom(size)
 
@@ -168,7 +171,7 @@ def test_tampered_bytes_are_found_and_redone(store: Store, tmp_path: Path, size:
         entry = put(store, "x", content)
         damaged = bytearray(content)
         damaged[size // 2] ^= 1
-        overwrite(store, f"blobs/sha256/{entry.sha256.hex}", bytes(damaged))
+        bucket.write(f"blobs/sha256/{entry.sha256.hex}", bytes(damaged))
         assert store.has_blob(entry.sha256, size)  # the size is right, so nobody can see it from outside
         return entry
 
@@ -220,11 +223,11 @@ def test_commit_refuses_what_is_not_there(store: Store) -> None:
     assert list(store.manifests()) == []
 
 
-def test_an_artifact_without_a_blob_is_no_hit(store: Store) -> None:
+def test_an_artifact_without_a_blob_is_no_hit(store: Store, bucket: Bucket) -> None:
     entry = put(store, "a", b"abc")
     ref = store.commit(manifest(entry))
     assert store.find(Kind.CHECKPOINT, FINGERPRINT) == manifest(entry)
-    overwrite(store, f"blobs/sha256/{entry.sha256.hex}", b"ab")
+    bucket.write(f"blobs/sha256/{entry.sha256.hex}", b"ab")
     assert store.find(Kind.CHECKPOINT, FINGERPRINT) is None
     store.discard_blob(entry.sha256)
     assert store.find(Kind.CHECKPOINT, FINGERPRINT) is None
@@ -240,13 +243,13 @@ def test_load_refuses_other_contents(store: Store) -> None:
         store.load(ref.model_copy(update={"digest": Digest("e" * 64)}))
 
 
-def test_an_unreadable_manifest_is_made_again(store: Store, tmp_path: Path) -> None:
+def test_an_unreadable_manifest_is_made_again(store: Store, bucket: Bucket, tmp_path: Path) -> None:
     made = manifest(put(store, "a", b"abc"))
     ref = store.commit(made)
     (path,) = (tmp_path / "store").rglob(f"{FINGERPRINT}.json")
     right = path.read_text()
     for text in ("", "{", right.replace(FINGERPRINT, "1" * 64), right.replace('"a"', '"../a"')):
-        overwrite(store, f"artifacts/checkpoint/{FINGERPRINT}.json", text.encode())
+        bucket.write(f"artifacts/checkpoint/{FINGERPRINT}.json", text.encode())
         with pytest.raises(BadInput, match=FINGERPRINT):
             store.load(ref)
         assert store.find(Kind.CHECKPOINT, FINGERPRINT) is None
@@ -344,12 +347,17 @@ def kill_within_a_put(settings: StoreSettings, content: bytes) -> None:
     )
     key = f"blobs/sha256/{Digest.of(content).hex}"
     url = urlsplit(client.generate_presigned_url("put_object", Params={"Bucket": settings.bucket, "Key": key}))
+
+    def half_written() -> list[Path]:
+        assert settings.folder is not None
+        return list(settings.folder.rglob(".rclone_*"))
+
     with socket.create_connection((url.hostname or "", url.port or 0)) as connection:
         head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content[: len(content) // 2])
-        time.sleep(0.5)
+        until(half_written, "the server writes")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
-    time.sleep(0.5)
+    until(lambda: not half_written(), "the server has noticed")
 
 
 def test_a_server_that_stops_while_reading(tmp_path: Path) -> None:
@@ -476,26 +484,28 @@ def test_sweep_takes_what_nobody_names_and_only_on_request(store: Store) -> None
     assert store.has_blob(named.sha256, 5)
 
 
-def test_sweep_stops_at_what_it_cannot_read(store: Store) -> None:
+def test_sweep_stops_at_what_it_cannot_read(store: Store, bucket: Bucket) -> None:
     """A manifest of a newer version may name any blob: nothing is removed. Names that are no blobs' are left alone."""
     orphan = put(store, "orphan", b"orphan")
-    overwrite(store, "blobs/sha256/README", b"not a blob")
+    bucket.write("blobs/sha256/README", b"not a blob")
     for key in (f"artifacts/unheard-of/{FINGERPRINT}.json", f"artifacts/group/{FINGERPRINT}.json", "artifacts/x"):
-        overwrite(store, key, b'{"schema_version": 2}')
+        bucket.write(key, b'{"schema_version": 2}')
         with pytest.raises(BadInput, match=key):
             store.sweep(older=timedelta(), delete=True)
         assert store.has_blob(orphan.sha256, orphan.size)
-        store._bucket.delete(key)
+        bucket.delete(key)
     assert [found.digest for found in store.sweep(older=timedelta(), delete=True)] == [orphan.sha256]
-    assert store._bucket.read("blobs/sha256/README") == b"not a blob"
+    assert bucket.read("blobs/sha256/README") == b"not a blob"
 
 
-def test_find_says_when_the_keys_may_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_says_when_the_keys_may_not_read(served: StoreSettings, store: Store) -> None:
     """Missing permission is not a missing artifact, which would be made again for nothing."""
 
-    def denied(key: str) -> bytes:
-        raise BadInput(f"reading {key}: AccessDenied")
+    class Denied(Bucket):
+        def read(self, key: str) -> bytes:
+            raise BadInput(f"reading {key}: AccessDenied")
 
-    monkeypatch.setattr(store._bucket, "read", denied)
+    store.commit(manifest(put(store, "a", b"abc")))
+    location = StoreLocation(endpoint=served.endpoint, bucket=served.bucket)
     with pytest.raises(BadInput, match="AccessDenied"):
-        store.find(Kind.CHECKPOINT, FINGERPRINT)
+        Store(Denied(location, served)).find(Kind.CHECKPOINT, FINGERPRINT)

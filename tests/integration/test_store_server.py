@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from containers.errors import BadInput
 from containers.process import inherited, run
 from containers.store import Store
 from infra.objectstore import EmbeddedStore
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from containers.settings import StoreSettings
@@ -102,8 +104,7 @@ def test_it_dies_with_a_killed_owner(tmp_path: Path) -> None:
     assert owner.pid is not None
     os.kill(owner.pid, signal.SIGKILL)
     owner.join()
-    while answers(settings.endpoint):  # ends within the supervisor's grace; the test's own limit is the deadline
-        time.sleep(0.05)
+    until(lambda: not answers(settings.endpoint), "the server has ended")
     with EmbeddedStore(tmp_path / "store", tmp_path / "log") as again:
         assert connect(again).read_bytes(digest) == b"kept"
 
@@ -118,8 +119,7 @@ def test_two_servers_share_a_folder(tmp_path: Path) -> None:
             for writer, reader in ((first, second), (second, first)):
                 content = f"{number} {id(writer)}".encode()
                 digest = writer.put_bytes(content)
-                while not reader.has_blob(digest, len(content)):
-                    time.sleep(0.1)
+                until(partial(reader.has_blob, digest, len(content)), "the other one sees it")
                 assert reader.read_bytes(digest) == content
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 from containers.oci.access import open_push_cache, open_repository
@@ -11,6 +12,7 @@ from containers.oci.base import empty_base
 from containers.oci.modelcar import Push
 from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases
+from containers.oci.push_cache import SETTLED
 from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder
 
@@ -40,6 +42,11 @@ def write_checkpoint(folder: Path, *, shards: int = 2, size: int = 4096) -> Path
     index = {"weight_map": {f"layer.{number}.weight": name for number, name in enumerate(names)}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def settle() -> None:
+    """Let files become old enough for a push to remember their digests: younger ones may still change unnoticed."""
+    time.sleep(SETTLED / 1e9 + 0.1)
 
 
 def push_folder(

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.local import embedded
 from tests.support.prefect_api import client_of
+from tests.support.processes import descendants
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -79,24 +80,6 @@ class Worker:
                 self.kill()
 
 
-def descendants(pid: int) -> list[int]:
-    """Every process below `pid`."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
-
-
 def _store(settings: Settings) -> dict[str, str]:
     """The variables that name the store."""
     store = settings.store
@@ -129,15 +112,14 @@ def deploy(pool: str, entrypoint: str, name: str) -> None:
     found.deploy(name=name, work_pool_name=pool, build=False, push=False, print_next_steps=False)
 
 
-def wait_online(pool: str, count: int, patience: float = 90) -> None:
+def wait_online(pool: str, count: int) -> None:
     """Return when that many workers of the pool are live."""
     from prefect.client.orchestration import get_client
 
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        with get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client:
+
+        def online() -> bool:
             workers = client.read_workers_for_work_pool(pool)
-        if sum(worker.status.value == "ONLINE" for worker in workers) >= count:
-            return
-        time.sleep(0.3)
-    raise AssertionError(f"{count} workers of {pool} did not come up")
+            return sum(worker.status.value == "ONLINE" for worker in workers) >= count
+
+        until(online, f"{count} workers of {pool} are up")

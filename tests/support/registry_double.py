@@ -57,6 +57,7 @@ class RegistryDouble:
     requests: list[tuple[str, str]] = field(default_factory=list)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     received: int = 0  # bytes of blobs
+    connections: int = 0  # that are open
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fault(self, method: str, path: str) -> Fault | None:
@@ -78,6 +79,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Tests read `requests` instead."""
+
+    def handle(self) -> None:
+        with self.registry.lock:
+            self.registry.connections += 1
+        try:
+            super().handle()
+        finally:
+            with self.registry.lock:
+                self.registry.connections -= 1
 
     def _serve(self) -> None:
         url = urlsplit(self.path)

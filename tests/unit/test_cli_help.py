@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
+from typing import TYPE_CHECKING
+
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
 from flows.cli.main import PANELS, app
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMMANDS = typer.main.get_command(app).commands
 SHOWN = [name for name, command in COMMANDS.items() if not command.hidden]
@@ -37,7 +43,8 @@ def test_the_old_name_of_rebuilds_still_works() -> None:
     assert COMMANDS["plan"].callback.__wrapped__ is COMMANDS["rebuilds"].callback.__wrapped__
 
 
-def test_the_version_is_shown() -> None:
+def test_the_version_is_shown(root: Path) -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert done.exit_code == 0
-    assert done.stdout.startswith("carwright 0.")
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert done.stdout == f"carwright {declared}\n"

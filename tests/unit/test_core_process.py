@@ -8,13 +8,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from containers import process
 from containers.errors import BadInput
 from containers.process import (
     Child,
@@ -26,11 +23,7 @@ from containers.process import (
     start_time,
     stop_by_pid,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-PATIENCE = 30.0  # seconds: how long a slow machine may take; no test waits for it to pass
+from tests.support.waiting import PATIENCE, until
 
 # A program with a child that leaves its session and its parent: what a careless daemon does. Each writes its pid.
 FAMILY = textwrap.dedent("""
@@ -59,13 +52,6 @@ FAMILY = textwrap.dedent("""
     time.sleep(600)
 """)
 MEMBERS = ("main", "child", "grandchild")
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.02)
 
 
 def pids(folder: Path) -> list[int]:
@@ -171,15 +157,10 @@ def test_stop_ends_the_whole_family(tmp_path: Path) -> None:
         assert child.stop() == code
 
 
-def test_who_is_deaf_to_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    supervisor = tmp_path / "supervisor.py"
-    source = Path(process.__file__).with_name("supervisor.py").read_text()
-    assert "_GRACE = 10.0" in source
-    supervisor.write_text(source.replace("_GRACE = 10.0", "_GRACE = 0.5"))
-    monkeypatch.setattr(process, "_SUPERVISOR", supervisor)
-    with Child(family_argv(tmp_path, "deaf"), inherited()) as child:
+def test_who_is_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
+    with Child(family_argv(tmp_path, "deaf"), inherited(), grace=0.5) as child:
         family = pids(tmp_path)
-        child.stop()
+        assert child.stop() == 128 + signal.SIGKILL
     assert all_gone(family)
 
 

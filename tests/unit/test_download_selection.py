@@ -113,7 +113,8 @@ def test_what_is_no_checkpoint(paths: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("tokenizer", [["tokenizer.model"], ["vocab.json", "merges.txt"], ["qwen.tiktoken"]])
 def test_other_tokenizers(tokenizer: list[str]) -> None:
-    assert chosen("config.json", "model.safetensors", *tokenizer).taken
+    taken = {file.path for file in chosen("config.json", "model.safetensors", *tokenizer).taken}
+    assert taken == {"config.json", "model.safetensors", *tokenizer}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from containers.errors import BadInput, Temporary
-from containers.process import ProcessFailed
+from containers.errors import BadInput, Error, Temporary
 from flows.cli import server
 from flows.local.dry_run import compose
 from flows.local.dry_run.site import Site
@@ -56,10 +55,17 @@ def test_settings_read_the_keys_from_the_folder(tmp_path: Path) -> None:
     ],
     ids=["port", "port in use", "no engine", "other"],
 )  # fmt: skip
-def test_what_docker_says_is_told_with_a_remedy(said: str, kind: type, words: str) -> None:
-    error = compose._told(ProcessFailed(["docker"], 1, said))
-    assert type(error) is kind
-    assert words in str(error)
+def test_what_docker_says_is_told_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, kind: type[Error], words: str
+) -> None:
+    (tmp_path / "docker").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(kind) as caught:
+        compose.docker("ps")
+    assert type(caught.value) is kind
+    assert said in caught.value.message
+    assert words in caught.value.remedy + caught.value.message
 
 
 def test_without_an_engine_the_way_without_docker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

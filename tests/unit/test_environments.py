@@ -25,7 +25,7 @@ from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.process import run, start_time
 from infra.environments import environment, pip_indexes
-from infra.environments.environment import Environment, ensure, key, lock_of, prepare
+from infra.environments.environment import Environment, ensure, key, lock_of
 from infra.environments.pip_indexes import PipIndexes, split
 from infra.environments.pip_output import PipOutput, failure
 from tests.support.package_index import Index, pin, serving, wheel
@@ -371,11 +371,10 @@ def test_a_python_that_cannot_make_environments_says_so(desk: Desk, monkeypatch:
     assert "python3-venv" in caught.value.remedy
 
 
-def test_every_step_has_a_lock_that_ships() -> None:
-    """`prepare` finds it beside the step's code."""
-    for step in Step:
-        assert lock_of(step).is_file()
-    assert prepare.__doc__
+def test_every_step_has_a_lock_that_ships(root: Path) -> None:
+    """Beside the step's code."""
+    assert [lock_of(step) for step in Step] == [root / "containers" / step / "requirements.lock" for step in Step]
+    assert all(lock_of(step).is_file() for step in Step)
 
 
 FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"

@@ -39,7 +39,7 @@ SMOKE = SMOKE.model_copy(
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(client_module, "LONGEST_WAIT", 0.02)
 
 
 def measured(behaviour: Behaviour, **options: object) -> Measured:

@@ -13,19 +13,17 @@ from scipy.stats import norm
 from containers.errors import BadInput
 from containers.evaluate.declaration import ScoreGate
 from containers.evaluate.gate import (
-    Comparison,
     Pair,
     assess,
     average,
     bounds,
     compare,
     decide,
-    decided,
     design_effect,
     tango,
 )
 from containers.verdict import Score
-from tests.support.gate_simulation import simulated
+from tests.support.gate_simulation import compared, simulated
 
 # The reference card: benchmark, baseline, FP8, number of questions.
 CARD = [
@@ -199,6 +197,32 @@ def test_the_reference_card_is_not_refused(differing: float) -> None:
     assert mean.decision == "pass"
 
 
+def test_a_benchmark_passes_at_the_full_level_and_is_refused_at_its_share_of_it() -> None:
+    """70 questions lost and 50 won of 1,319, in a suite of two benchmarks and their average: 95 % to pass, 95 % of all
+    three together, or 98.33 % of each, to refuse (Bonferroni).
+    """
+    base = {f"{i:04}": float(i < 1000) for i in range(1319)}
+    mine = {key: float(70 <= i < 1050) for i, key in enumerate(base)}
+    row = assess([Pair("x", base, mine), Pair("y", base, base)], ScoreGate(confidence=0.95)).scores[0]
+    expected = [100 * by_likelihood(70, 50, 1319, z) for z in (norm.ppf(0.95), -norm.ppf(1 - 0.05 / 3))]
+    assert [row.lower, row.upper] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("lost", "decision"), [(11, "pass"), (12, "inconclusive"), (30, "inconclusive"), (31, "refuse")]
+)
+def test_the_bounds_decide_on_either_side_of_the_margin(lost: int, decision: str) -> None:
+    """Ten questions won of 1,000: the lower bound of 11 lost is -0.90 points and that of 12 -1.03, the upper one of 30
+    lost is -0.995 and that of 31 -1.09, by the likelihood.
+    """
+    base = {f"{i:03}": float(i < 800) for i in range(1000)}
+    mine = {key: float(lost <= i < 810) for i, key in enumerate(base)}
+    one = compare("x", base, mine, margin=1.0, confidence=0.95, tests=1)
+    expected = [100 * by_likelihood(lost, 10, 1000, z) for z in (norm.ppf(0.95), -norm.ppf(0.95))]
+    assert [one.lower, one.upper] == pytest.approx(expected, abs=2e-3)
+    assert one.decision == decision
+
+
 def test_a_clear_loss_is_refused_and_said() -> None:
     base, mine = by_hand("x", 80, 72, 1319, 0.1)
     report = decide([compare("GSM-8K", base, mine, margin=2.0, confidence=0.95, tests=8)], None)
@@ -342,24 +366,15 @@ def test_recovery_is_that_of_the_card(row: int, printed: str) -> None:
 
 
 def test_the_number_of_samples_that_is_named_decides_half_of_the_time() -> None:
-    """400 open benchmarks, each asked again that much larger with what was seen as the truth."""
+    """Benchmarks that stay open, each asked again that much larger with what was seen as the truth."""
     rng = np.random.default_rng(5)
-    found = []
-    while len(found) < 400:
-        lost, won, alike = rng.multinomial(756, [0.0525, 0.0475, 0.9])
-        one = answered(lost, won, alike)
-        if one.decision != "inconclusive" or one.more > 1000:
-            continue
-        again = rng.multinomial(round(756 * one.more), np.array([lost, won, alike]) / 756)
-        found.append(answered(*again).decision != "inconclusive")
-    assert np.mean(found) == pytest.approx(0.5, abs=0.1)
-
-
-def answered(lost: int, won: int, alike: int) -> Comparison:
-    """A benchmark on which so many questions were lost and won, by the bounds alone."""
-    count = lost + won + alike
-    low, high = (
-        100 * float(tango(np.array(float(lost)), np.array(float(won)), np.array(float(count)), z))
-        for z in (norm.ppf(0.95), -norm.ppf(1 - 0.05 / 8))
-    )
-    return decided("x", count, (70, 70 + 100 * (won - lost) / count), (low, high), 2.0)
+    rules = {"margin": 2.0, "confidence": 0.95, "tests": 8}
+    drawn = rng.multinomial(756, [0.0525, 0.0475, 0.9], 1000)
+    open_ = [
+        (row, one.more)
+        for row, one in zip(drawn, compared(drawn, **rules), strict=True)
+        if one.decision == "inconclusive" and one.more <= 1000
+    ]
+    assert len(open_) > 400
+    again = rng.multinomial([round(756 * more) for _, more in open_], [row / 756 for row, _ in open_])
+    assert np.mean([one.decision != "inconclusive" for one in compared(again, **rules)]) == pytest.approx(0.5, abs=0.1)

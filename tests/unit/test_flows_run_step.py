@@ -9,8 +9,7 @@ import pytest
 
 from containers.contract import Endpoint
 from containers.errors import Interrupted
-from flows import run_step
-from flows.run_step import _advertised
+from flows.run_step import advertised, ended_with_parent
 
 
 @pytest.mark.parametrize(
@@ -22,10 +21,10 @@ from flows.run_step import _advertised
         ("http://carwright-serve-1:8000/v1", "gpu-7", "http://carwright-serve-1:8000/v1"),
     ],
 )
-def test_the_advertised_name_takes_the_place_of_this_machine(url, host, told):
+def test_theadvertised_name_takes_the_place_of_this_machine(url, host, told):
     """A name that is not this machine's own, as of a container in a network of the engine's, stays."""
     endpoint = Endpoint(url=url, served_model_name="m", engine="vllm")
-    assert _advertised(endpoint, host).url == told
+    assert advertised(endpoint, host).url == told
 
 
 class Keys:
@@ -43,16 +42,14 @@ class Keys:
         return self.content
 
 
-def test_a_silent_parent_ends_it(monkeypatch):
+def test_a_silent_parent_ends_it():
     """Its last word was to go on."""
-    monkeypatch.setattr(run_step, "_POLL", 0.02)
-    with pytest.raises(Interrupted, match="no heartbeat"), run_step._watched(Keys("on"), "key", 0.1):
+    with pytest.raises(Interrupted, match="no heartbeat"), ended_with_parent(Keys("on"), "key", 0.1, 0.02):
         time.sleep(10)
 
 
-def test_what_is_kept_outlives_its_parent_until_it_is_told_to_end(monkeypatch):
+def test_what_is_kept_outlives_its_parent_until_it_is_told_to_end():
     """By whoever writes in the parent's place."""
-    monkeypatch.setattr(run_step, "_POLL", 0.02)
     keys = Keys("keep")
     served = []
 
@@ -62,6 +59,6 @@ def test_what_is_kept_outlives_its_parent_until_it_is_told_to_end(monkeypatch):
         keys.say("end")
         time.sleep(10)
 
-    with pytest.raises(Interrupted, match="has ended it"), run_step._watched(keys, "key", 0.1):
+    with pytest.raises(Interrupted, match="has ended it"), ended_with_parent(keys, "key", 0.1, 0.02):
         serve()
     assert served

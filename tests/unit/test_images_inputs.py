@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from containers.errors import BadInput
 from infra.images import debian
 from infra.images.context import Inputs, inputs_of
+from infra.images.debian import Deb
 from infra.images.locked import packages_of, read_packages, requirements
 from infra.images.targets import CPU, ROOT, STEPS, TARGETS, Target, code_files, find
-from infra.objectstore import _argv
+from infra.objectstore import serve_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +101,12 @@ def test_a_part_of_a_package_comes_with_the_packages_above_it(tmp_path: Path) ->
 
 def test_any_input_changes_the_digest(tmp_path: Path) -> None:
     """Code, a lock, a Debian package, the base, the Containerfile, and what runs inside; but not the clock."""
+
+    class WithAnotherProgram(Inputs):
+        @property
+        def inside(self) -> list[Path]:
+            return [tmp_path / "program.py"]
+
     for name in ("Containerfile", "lock", "a/__init__.py", "infra/images/requirements.lock"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "Containerfile").write_text("FROM scratch AS a\n")
@@ -106,6 +115,8 @@ def test_any_input_changes_the_digest(tmp_path: Path) -> None:
     (tmp_path / "a/__init__.py").write_text("one = 1\n")
     target = Target("push", "", lock="lock", code=("a",))
     digests = [inputs_of(target, root=tmp_path).digest]
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1, 1))
     assert inputs_of(target, root=tmp_path).digest == digests[0]
     (tmp_path / "a/__init__.py").write_text("one = 2\n")
     digests.append(inputs_of(target, root=tmp_path).digest)
@@ -114,7 +125,14 @@ def test_any_input_changes_the_digest(tmp_path: Path) -> None:
     (tmp_path / "Containerfile").write_text("FROM scratch AS b\n")
     digests.append(inputs_of(target, root=tmp_path).digest)
     digests.append(inputs_of(target, base=f"debian@sha256:{ZEROS}", root=tmp_path).digest)
-    assert len(set(digests)) == len(digests)
+    whole = inputs_of(target, root=tmp_path)
+    digests.append(replace(whole, debs=(Deb("dash", "0.5", ZEROS),)).digest)
+    digests.append(replace(whole, debs=(Deb("dash", "0.6", ONES),)).digest)
+    digests.append(replace(whole, base_debs=()).digest)
+    for program in ("one = 1\n", "one = 2\n"):
+        (tmp_path / "program.py").write_text(program)
+        digests.append(WithAnotherProgram(**vars(whole)).digest)
+    assert len(set(digests)) == len(digests) == 10
 
 
 def test_a_base_without_a_digest_is_refused() -> None:
@@ -176,7 +194,7 @@ def test_a_base_lock_out_of_step_is_refused(tmp_path: Path) -> None:
 
 def test_the_object_store_of_the_image_runs_with_the_flags_of_the_embedded_one(tmp_path: Path) -> None:
     """Each of them was found necessary once; the address and the folder are the container's own."""
-    embedded = _argv(tmp_path, tmp_path)[1:-1]
+    embedded = serve_command(tmp_path, tmp_path)[1:-1]
     embedded[embedded.index("--addr") + 1] = ":9000"
     text = (ROOT / "Containerfile").read_text().replace("\\\n", "")
     line = next(line for line in text.splitlines() if line.startswith('ENTRYPOINT ["rclone"'))

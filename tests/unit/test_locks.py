@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from packaging.requirements import Requirement
+from pydantic import SecretStr
 
 from containers.contract import Step
-from containers.errors import BadInput
+from containers.errors import BadInput, Temporary
 from containers.fingerprints import engine_version, fingerprint_inputs, locked_version
 from containers.pins import normalized, read_pins
 from infra import lock as tool
-from infra.lock import NAMES, ROOT, Lock
+from infra.environments.pip_indexes import PipIndexes
+from infra.lock import NAMES, ROOT, Lock, make
+from tests.support.package_index import Index, pin, serving, wheel
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ENTRY = re.compile(r"(?m)^(?=[A-Za-z0-9])")
@@ -123,3 +129,86 @@ def test_the_tool_refuses_an_unknown_name(capsys: pytest.CaptureFixture[str]) ->
         tool.main(["containers/paint"])
     assert ended.value.code == 2
     assert "no such lock: containers/paint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def general(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """The one index that pip is configured with, by its file: no CPU builds, as the public index has none."""
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    wheel(tmp_path / "general", "torch", "2.0")
+    with serving(tmp_path / "general") as index:
+        (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {index.url}\n")
+        yield index
+
+
+@pytest.fixture
+def pytorch(tmp_path: Path) -> Iterator[Index]:
+    """A stand-in for PyTorch's index: it offers everything, a newer `tiny`, too."""
+    wheel(tmp_path / "pytorch", "tiny", "2.0")
+    with serving(tmp_path / "pytorch") as index:
+        yield index
+
+
+def asking(folder: Path, *requirements: str) -> Lock:
+    (folder / "requirements.in").write_text("\n".join(requirements))
+    return Lock(folder)
+
+
+def test_a_cpu_build_is_locked_from_pytorchs_index_and_nothing_else_is(
+    tmp_path: Path, general: Index, pytorch: Index
+) -> None:
+    pins = pin(wheel(general.folder)) + pin(wheel(pytorch.folder, "torch", "2.0+cpu"))
+    wheel(pytorch.folder, "torch", "2.1+cpu")
+    lock = asking(tmp_path, "tiny", "torch==2.0+cpu # the build for CPUs")
+    url = pytorch.url.replace("//", "//user:pass_word@")
+    assert make(lock, indexes=PipIndexes(pytorch=SecretStr(url))) == {"tiny": ("", "1.0"), "torch": ("", "2.0+cpu")}
+    assert pytorch.projects == {"torch"}
+    assert lock.target.read_text().partition("\n")[2] == pins
+    assert make(lock, indexes=PipIndexes(pytorch=SecretStr(url))) == {}
+
+
+@pytest.mark.parametrize("how", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "extra"])
+def test_where_pip_looks_goes_before_pytorchs_index(
+    tmp_path: Path, general: Index, pytorch: Index, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The environment before the file."""
+    expected = pin(wheel(tmp_path / "own", "torch", "2.0+cpu"))
+    wheel(pytorch.folder, "torch", "2.0+cpu").write_bytes(b"another")
+    with serving(tmp_path / "own") as own:
+        if how != "extra":
+            monkeypatch.setenv(how, str(own.folder) if how == "PIP_FIND_LINKS" else own.url)
+        extra = SecretStr(own.url) if how == "extra" else None
+        lock = asking(tmp_path, "torch==2.0+cpu")
+        make(lock, indexes=PipIndexes(extra, SecretStr(pytorch.url)))
+    assert lock.target.read_text().partition("\n")[2] == expected
+    assert pytorch.asked == []
+
+
+def test_pytorchs_index_is_not_asked_where_it_cannot_help(
+    tmp_path: Path, general: Index, pytorch: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another package is what nobody offers; or whoever configured pip wants no index at all."""
+    wheel(pytorch.folder, "torch", "2.0+cpu")
+    indexes = PipIndexes(pytorch=SecretStr(pytorch.url))
+    with pytest.raises(BadInput, match=r"no version of torch==2\.1"):
+        make(asking(tmp_path, "torch==2.1"), indexes=indexes)
+    general.asked.clear()
+    monkeypatch.setenv("PIP_NO_INDEX", "yes")
+    with pytest.raises(BadInput, match="no version of torch=="):
+        make(asking(tmp_path, "torch==2.0+cpu"), indexes=indexes)
+    assert general.asked == pytorch.asked == []
+
+
+def test_pytorchs_index_that_cannot_be_read_is_named(tmp_path: Path, general: Index) -> None:
+    url = f"http://127.0.0.1:{free_port()}/whl/cpu"
+    lock = asking(tmp_path, "torch==2.0+cpu")
+    with pytest.raises(Temporary, match=rf"{url} cannot be read, and no other index offers torch") as caught:
+        make(lock, indexes=PipIndexes(pytorch=SecretStr(url.replace("//", "//user:pass_word@"))))
+    assert "CARWRIGHT_PIP_PYTORCH_INDEX_URL" in caught.value.remedy
+    assert "pass_word" not in f"{caught.value} {caught.value.__cause__}"
+    assert not lock.target.exists()

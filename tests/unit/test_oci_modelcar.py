@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random  # noqa: TC003 -- hypothesis reads the annotation
@@ -10,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from hypothesis import strategies as st
 from containers.digest import Digest
 from containers.errors import BadInput, DiskFull
 from containers.oci.access import open_push_cache, open_repository, resolve, tag
+from containers.oci.base import empty_base
+from containers.oci.plan import make_plan
+from containers.oci.push_cache import PushCache
 from containers.oci.repository import image, read_config
 from containers.oci.source import CheckpointFolder
 from containers.oci.validate import check_image, listed_files
 from containers.settings import StepSettings
-from tests.support.modelcars import push_folder, write_checkpoint, write_safetensors
+from tests.support.modelcars import push_folder, settle, write_checkpoint, write_safetensors
 
 
 @pytest.fixture
@@ -54,13 +57,16 @@ def test_what_is_in_the_image(checkpoint: Path, tmp_path: Path, settings: StepSe
     assert all(Digest.of((checkpoint / file.path).read_bytes()) == file.sha256 for file in files)
     assert (config.config.user, config.config.entrypoint, config.config.cmd) == ("1001", None, None)
     check_image(manifest, config.encode())
+    memory = PushCache(None)
+    planned = make_plan(CheckpointFolder(checkpoint, memory), (empty_base("linux/amd64"),), memory)
+    assert planned.size == sum(layer.size for layer in manifest.layers)
 
 
 def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """The second push finds everything and opens no shard."""
     for path in checkpoint.rglob("*"):
         os.utime(path, (1, 1))
-    time.sleep(2.1)  # younger files are not trusted to stay as they are
+    settle()
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     again = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     assert (first.already_there, again.already_there) == (False, True)
@@ -69,7 +75,7 @@ def test_nothing_changed_sends_and_reads_nothing(checkpoint: Path, tmp_path: Pat
 
 def test_one_file_changed_sends_its_layer_alone(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
     """Besides the card, the configuration and the manifest, only the changed file's layer is sent."""
-    time.sleep(2.1)  # younger files are not trusted to stay as they are
+    settle()
     first = push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     changed = checkpoint / "model-00002-of-00002.safetensors"
     write_safetensors(changed, 8192, b"\x07")
@@ -115,7 +121,7 @@ def test_circumstances_do_not_matter(
     ids=lambda values: values["LC_ALL"],
 )
 def test_process_does_not_matter(checkpoint: Path, tmp_path: Path, root: Path, environment: dict[str, str]) -> None:
-    """Another hash seed, locale, time zone and process give the digest that is in tests/golden."""
+    """Another hash seed, locale, time zone and process give the same digest as this process."""
     (checkpoint / "naïve ☃.txt").write_text("x")
     code = (
         "import sys; from pathlib import Path; from containers.settings import StepSettings;"
@@ -274,10 +280,13 @@ def test_what_a_killed_writer_left_is_removed(checkpoint: Path, tmp_path: Path, 
     """A partial file without a living owner goes at the next push; one that is being written stays."""
     push_folder(checkpoint, f"oci:{tmp_path}/car", settings)
     work = tmp_path / "car/.carwright"
-    (work / "dead.partial").write_bytes(b"x")
-    (work / "dead.claim").touch()
-    tag(f"oci:{tmp_path}/car", "v2", settings)
-    assert not (work / "dead.partial").exists()
+    for name in ("dead", "living"):
+        (work / f"{name}.partial").write_bytes(b"x")
+        (work / f"{name}.claim").touch()
+    with (work / "living.claim").open("w") as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        tag(f"oci:{tmp_path}/car", "v2", settings)
+    assert {path.name for path in work.iterdir()} - {"lock"} == {"living.partial", "living.claim"}
 
 
 def test_tags_move_and_digests_stay(checkpoint: Path, tmp_path: Path, settings: StepSettings) -> None:
@@ -322,7 +331,7 @@ def test_memory_forgets_a_changed_file(tmp_path: Path, settings: StepSettings) -
     path = tmp_path / "file"
     path.write_bytes(b"one")
     memory = open_push_cache(settings)
-    time.sleep(2.1)
+    settle()
     memory.remember_file(path.stat(), Digest.of(b"one"))
     assert memory.file(path.stat()) == Digest.of(b"one")
     status = path.stat()

@@ -43,14 +43,29 @@ def test_191_shards_fit_into_120_layers() -> None:
     assert shards[0] == tuple(_shards(191)[:2])
 
 
+def test_files_of_64_mib_are_small_and_larger_ones_are_not() -> None:
+    """Small ones share a layer up to 1 GiB; that of a larger file is its own as long as there is room."""
+    mib = 1 << 20
+    files = [LayerFile(f"a{number:02}", 64 * mib) for number in range(17)] + [LayerFile("b", 64 * mib + 1)]
+    assert [len(group) for group in group_files(files, limit=17)] == [16, 1, 1]
+
+
+def test_one_layer_is_enough_for_small_files() -> None:
+    files = [LayerFile("a", 1), LayerFile("b", 2)]
+    assert group_files(files, limit=1) == (tuple(files),)
+    with pytest.raises(BadInput, match="at least one layer"):
+        group_files(files, limit=0)
+
+
 def test_registry_limits() -> None:
-    """No layer is larger than the registry takes; what cannot fit is refused."""
+    """No layer is larger than the registry takes, and one may be as large; what cannot fit is refused."""
+    assert len(group_files(_shards(2), layer_bytes=4 * GB)) == 2
     groups = group_files(_shards(150), limit=120, layer_bytes=8 * GB)
     assert max(sum(file.size for file in group) for group in groups) <= 8 * GB
     with pytest.raises(BadInput, match="do not fit"):
         group_files(_shards(150), limit=120, layer_bytes=7 * GB)
     with pytest.raises(BadInput, match="takes in one layer"):
-        group_files(_shards(1), layer_bytes=GB)
+        group_files(_shards(1), layer_bytes=4 * GB - 1)
 
 
 def test_the_same_path_twice() -> None:

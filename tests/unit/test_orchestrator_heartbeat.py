@@ -11,6 +11,7 @@ from containers.errors import Temporary
 from containers.events import Event
 from containers.heartbeat import Renewal
 from flows.orchestrator.heartbeat import Heartbeat, HeartbeatWatch
+from tests.support.waiting import until
 
 
 class Keys:
@@ -42,9 +43,7 @@ def test_signs_are_seen_and_their_end_is_silence(keys):
     assert watch.read() is None
     with Heartbeat(keys, "k", 0.02) as heartbeat:
         heartbeat.progress(Event(event="progress", task="quantize", done=5, total=10))
-        deadline = time.monotonic() + 10
-        while (last := watch.read()) is None or last.beat < 3:
-            assert time.monotonic() < deadline
+        last = until(lambda: (seen := watch.read()) is not None and seen.beat >= 3 and seen)
         assert last.command == "on"
         assert last.progress is not None
         assert last.progress.done == 5
@@ -78,9 +77,7 @@ def test_a_store_that_is_away_is_no_sign_and_no_error(keys):
         assert watch.read() == seen
         assert watch.silence >= 0.1
         keys.down = False
-        deadline = time.monotonic() + 10
-        while watch.read() == seen:
-            assert time.monotonic() < deadline
+        until(lambda: watch.read() != seen)
 
 
 def test_a_renewal_under_way_is_waited_for():

@@ -35,7 +35,7 @@ def test_every_file_of_the_product_is_in_the_wheel(unpacked: Path) -> None:
         ["git", "ls-files", "flows", "containers", "infra"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()
     expected = {name for name in listed if "/bench/" not in name and (ROOT / name).exists()}
-    assert len(expected) > 60
+    assert {"flows/cli/main.py", "infra/prefect.yaml", "containers/quantize/requirements.lock"} <= expected
     assert not {name for name in expected if not (unpacked / name).is_file()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,13 +14,16 @@ from containers.errors import StepFailed
 from containers.process import start_time
 from flows.runners.process import services as process_services
 from flows.runners.process.services import ProcessServices
+from flows.runners.step_protocol import LOG
 from infra.environments.environment import Environment
 from infra.settings import Settings
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry.
+# A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry. It is
+# ready when its line has reached its log: what a step says when it has its result, nobody waits for.
 _SERVE = f"""#!{sys.executable}
 import http.server, json, os, sys, threading, time
 request = json.load(open(sys.argv[sys.argv.index("--request") + 1]))
@@ -36,6 +38,8 @@ class Health(http.server.BaseHTTPRequestHandler):
 server = http.server.HTTPServer(("127.0.0.1", 0), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(json.dumps({{"event": "log", "message": "loading"}}), file=sys.stderr, flush=True)
+while "loading" not in open(os.path.join(os.path.dirname(result), "{LOG}")).read():
+    time.sleep(0.01)
 values = {{"url": f"http://127.0.0.1:{{server.server_port}}/v1", "served_model_name": "m", "engine": "test"}}
 open(result + ".part", "w").write(json.dumps({{"step": "serve", "values": values}}))
 os.rename(result + ".part", result)
@@ -62,12 +66,8 @@ def _state(services: ProcessServices) -> dict[str, object]:
     return json.loads(path.read_text())
 
 
-def _gone(pid: int) -> bool:
-    for _ in range(100):
-        if start_time(pid) is None:
-            return True
-        time.sleep(0.05)
-    return False
+def _until_gone(pid: int) -> None:
+    until(lambda: start_time(pid) is None, "the service has ended")
 
 
 def test_started_found_and_ended(services: ProcessServices) -> None:
@@ -79,7 +79,7 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     assert first.endpoint == second.endpoint
     assert "loading" in heard
     first.end()
-    assert _gone(pid)
+    _until_gone(pid)
     assert not list(services.folder.iterdir())
     second.end()
 
@@ -98,7 +98,7 @@ def test_what_is_kept_survives_until_it_is_stopped_by_name(services: ProcessServ
     assert _state(services)["keep"]
     pid = int(str(_state(services)["pid"]))
     assert services.stop_all(kept=True) == [lease.endpoint.url]
-    assert _gone(pid)
+    _until_gone(pid)
 
 
 def test_what_a_dead_run_left_is_stopped(services: ProcessServices) -> None:
@@ -114,9 +114,5 @@ def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypa
     lease = services.start(_request(), lambda _: None)
     (path,) = services.folder.glob("*.lease")
     os.utime(path, (0, 0))
-    for _ in range(100):
-        if path.stat().st_mtime > 0:
-            break
-        time.sleep(0.02)
-    assert path.stat().st_mtime > 0
+    until(lambda: path.stat().st_mtime > 0, "the lease is renewed")
     lease.end()
