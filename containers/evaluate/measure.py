@@ -20,7 +20,7 @@ from containers.evaluate.measurement import (
     Measurement,
     Noise,
     Passage,
-    Requests,
+    RequestCounts,
     Speed,
 )
 
@@ -78,7 +78,7 @@ async def measure(
             speed=Speed(
                 first_token=talked.first_token, alone=talked.alone, concurrent=talked.concurrent, prefill=prefill
             ),
-            requests=Requests(**vars(client.counts)),
+            requests=RequestCounts(**vars(client.counts)),
             tensor_parallel_size=parameters.tensor_parallel_size,
         )
     return Measured(about, arrays)

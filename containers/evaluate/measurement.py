@@ -68,7 +68,7 @@ class Speed(Frozen):
     prefill: float
 
 
-class Requests(Frozen):
+class RequestCounts(Frozen):
     sent: int
     retried: int
     failed: int
@@ -114,7 +114,7 @@ class Measurement(Frozen):
     non_finite: int
     noise: Noise
     speed: Speed
-    requests: Requests
+    requests: RequestCounts
     tensor_parallel_size: int = 1
     tasks: tuple[Scored, ...] = ()
 
@@ -138,10 +138,10 @@ class Measured:
     about: Measurement
     arrays: Arrays
 
-    def with_tasks(self, tasks: tuple[Scored, ...], requests: Requests) -> Measured:
+    def with_tasks(self, tasks: tuple[Scored, ...], requests: RequestCounts) -> Measured:
         """The same with the suite's small benchmarks; their requests are added to those that were counted."""
         before = self.about.requests
-        counted = Requests(
+        counted = RequestCounts(
             sent=before.sent + requests.sent,
             retried=before.retried + requests.retried,
             failed=before.failed + requests.failed,

@@ -13,7 +13,7 @@ from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.evaluate import gate
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
 
@@ -40,7 +40,7 @@ class Samples(Frozen):
     max_model_len: int = 0
     tensor_parallel_size: int = 1
     benchmarks: tuple[Scored, ...]
-    requests: Requests
+    requests: RequestCounts
     commands: tuple[str, ...] = ()
     cut: dict[str, int] = Field(default_factory=dict)
     noise: dict[str, float] = Field(default_factory=dict)
@@ -53,7 +53,7 @@ class Samples(Frozen):
         *,
         max_model_len: int,
         benchmarks: tuple[Scored, ...],
-        requests: Requests,
+        requests: RequestCounts,
         commands: tuple[str, ...] = (),
         cut: dict[str, int],
         noise: dict[str, float],
@@ -100,7 +100,7 @@ class SamplesReport(Frozen):
     verdict: Verdict
     gate: gate.GateReport
     sizes: Sizes = Sizes()
-    requests: Requests
+    requests: RequestCounts
     noise: dict[str, float] = Field(default_factory=dict)
     cut: dict[str, tuple[int, int]] = Field(default_factory=dict)
 

@@ -35,7 +35,7 @@ _TOKEN_LIFE: Final = 60.0  # seconds; what a token lives when the answer does no
 _LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 
 
-class Again(Temporary):
+class RetryableError(Temporary):
     """An answer, or none, after which the same request may be sent again; `after` is in seconds."""
 
     def __init__(self, message: str, *, after: float = 0.0) -> None:
@@ -109,10 +109,13 @@ class Transport:
 
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return max(float(backoff(state)), error.after if isinstance(error, Again) else 0.0)
+            return max(float(backoff(state)), error.after if isinstance(error, RetryableError) else 0.0)
 
         return Retrying(
-            retry=retry_if_exception_type(Again), wait=pause, stop=stop_after_attempt(self.attempts), reraise=True
+            retry=retry_if_exception_type(RetryableError),
+            wait=pause,
+            stop=stop_after_attempt(self.attempts),
+            reraise=True,
         )
 
     def _once(
@@ -144,7 +147,7 @@ class Transport:
         content: bytes | Iterator[bytes],
         mount_from: str = "",
     ) -> httpx.Response:
-        """One request with the login that is known so far; connection errors become Again."""
+        """One request with the login that is known so far; connection errors become RetryableError."""
         try:
             return self._client.request(
                 method,
@@ -179,8 +182,8 @@ class Transport:
         """A Location may be relative (RFC 9110, 10.2.2)."""
         return urljoin(self.base, url)
 
-    def broken(self, error: httpx.TransportError) -> Again:
-        return Again(f"{self.registry}: {_reason(error)}")
+    def broken(self, error: httpx.TransportError) -> RetryableError:
+        return RetryableError(f"{self.registry}: {_reason(error)}")
 
     def challenged(self, response: httpx.Response) -> bool:
         """Take note of what a 401 asks for; False when we have already answered it and are still not welcome."""
@@ -237,7 +240,7 @@ class Transport:
             else:
                 response = self._client.get(realm, params=query, headers={"Authorization": who.basic} if who else {})
         except httpx.TransportError as error:
-            raise Again(f"{urlsplit(realm).netloc}: {_reason(error)}") from error
+            raise RetryableError(f"{urlsplit(realm).netloc}: {_reason(error)}") from error
         if response.status_code != httpx.codes.OK:
             raise self.explain(response, "the login")
         try:
@@ -256,9 +259,9 @@ class Transport:
         message = f"{self.registry} answered {status} to {what}" + (f": {said}" if said else "")
         where = f"{self.registry}/{self._repository}"
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            return Again(message, after=_retry_after(response))
+            return RetryableError(message, after=_retry_after(response))
         if status == httpx.codes.REQUEST_TIMEOUT:
-            return Again(message)
+            return RetryableError(message)
         remedies = {
             401: f"log in with `docker login {self.registry}` or `podman login {self.registry}`, "
             "or set CARWRIGHT_REGISTRY__USERNAME and CARWRIGHT_REGISTRY__PASSWORD",

@@ -17,7 +17,7 @@ import httpx
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.transport import Again
+from containers.oci.transport import RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +106,7 @@ class Upload:
             self._forget()
             if self._resumed and answer.status_code == httpx.codes.BAD_REQUEST:
                 self._resumed = False
-                raise Again(f"{self._reference.registry} did not have what it said of {self._what}")
+                raise RetryableError(f"{self._reference.registry} did not have what it said of {self._what}")
             self._raise(answer)
         said = answer.headers.get("Docker-Content-Digest", str(digest))
         if said != str(digest):
@@ -148,13 +148,15 @@ class Upload:
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and self._piece > _SMALLER:
             self._piece = _SMALLER
             self._forget()
-            raise Again(f"{self._reference.registry} takes no body of {end - start} bytes; going on in smaller pieces")
+            raise RetryableError(
+                f"{self._reference.registry} takes no body of {end - start} bytes; going on in smaller pieces"
+            )
         if answer.status_code not in (httpx.codes.ACCEPTED, httpx.codes.NO_CONTENT, httpx.codes.CREATED):
             if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
                 self._forget()  # the upload was closed on us: open another
-                raise Again(f"{self._reference.registry} lost the upload of {self._what}")
+                raise RetryableError(f"{self._reference.registry} lost the upload of {self._what}")
             if answer.status_code == httpx.codes.UNAUTHORIZED and self._transport.challenged(answer):
-                raise Again(f"{self._reference.registry}: the login of the upload of {self._what} ran out")
+                raise RetryableError(f"{self._reference.registry}: the login of the upload of {self._what} ran out")
             self._raise(answer)
         self._at = end
         self._moved(answer)

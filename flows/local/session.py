@@ -42,7 +42,7 @@ def open_session(settings: Settings, listener: Listener) -> Iterator[Session]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSubject:
     """A measurement and its subject; `size` are the bytes of a checkpoint, 0 where they are not known."""
 
     ref: ArtifactRef
@@ -94,7 +94,7 @@ class Session:
         if not all(one.startswith((*_URL, _STORED)) for one in subjects):
             self.run(request)
 
-    def measure(self, what: str, role: str, suite: str, max_model_len: int) -> Measured:
+    def measure(self, what: str, role: str, suite: str, max_model_len: int) -> MeasuredSubject:
         """Measure a modelcar, a model source or an endpoint, or find the stored measurement.
 
         An endpoint is measured anew each time, because nobody knows what it serves. Raises BadInput for a stored
@@ -104,19 +104,19 @@ class Session:
             return self._measure_endpoint(what, role, suite)
         if what.startswith(_STORED):
             subject = Subject(role, what, ServeParameters(served_model_name=role), {})
-            return Measured(self._stored(what.removeprefix(_STORED)), subject)
+            return MeasuredSubject(self._stored(what.removeprefix(_STORED)), subject)
         subject = self.subject(what, role, max_model_len, role=role)
         ref, _ = measuring.measure(
             subject, suite, requests=self.requests, store=self.store, run=self._measurement, serve=self.serve
         )
-        return Measured(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
+        return MeasuredSubject(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
 
-    def _measure_endpoint(self, url: str, role: str, suite: str) -> Measured:
+    def _measure_endpoint(self, url: str, role: str, suite: str) -> MeasuredSubject:
         served = endpoint.find(url)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(role, f"{url} {served.served_model_name} {self.runtime.run}", parameters, {})
         request = self.requests.measure(subject, suite, served, served.engine)
-        return Measured(self.run(request).outputs["measurement"], subject)
+        return MeasuredSubject(self.run(request).outputs["measurement"], subject)
 
     def _stored(self, begins: str) -> ArtifactRef:
         found = [one.ref for one in self.store.manifests(Kind.MEASUREMENT) if one.fingerprint.startswith(begins)]

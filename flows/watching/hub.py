@@ -46,20 +46,20 @@ _LONGEST: Final = 300.0  # seconds: the hub counts requests over five minutes; w
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})  # those that huggingface_hub retries (utils/_http.py)
 
 
-class Gone(BadInput):
+class NotFoundOnHub(BadInput):
     """The hub does not have it, or not for us: a model that was removed, made private or gated; a revision that is gone."""
 
 
-class Down(Temporary):
+class HubUnavailable(Temporary):
     """The hub does not answer, or asks for more patience than a look has."""
 
 
-class _Again(Temporary):
-    """Worth another try of the same request; `whole` when it says something of the hub and not of one model."""
+class _RetryableHubError(Temporary):
+    """Worth another try of the same request; `hub_wide` when it says something of the hub and not of one model."""
 
-    def __init__(self, message: str, *, whole: bool) -> None:
+    def __init__(self, message: str, *, hub_wide: bool) -> None:
         super().__init__(message, remedy="nothing is rebuilt; the next look asks again")
-        self.whole = whole
+        self.hub_wide = hub_wide
 
 
 class Head(NamedTuple):
@@ -97,10 +97,10 @@ class HubClient:
         self._token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
         self._lock = threading.Lock()
         self._not_before = 0.0
-        self._down: Down | None = None
+        self._down: HubUnavailable | None = None
 
     def head(self, repository: str, revision: str) -> Head:
-        """The commit of a branch, a tag or a commit. Raises Gone and Down."""
+        """The commit of a branch, a tag or a commit. Raises NotFoundOnHub and HubUnavailable."""
         what = f"{repository}/revision/{quote(revision, safe='')}?expand=sha&expand=gated"
         found = self._value(what, repository, revision, lambda answer: [answer["sha"], answer.get("gated", False)])
         return Head(str(found[0]), found[1])
@@ -143,7 +143,7 @@ class HubClient:
         return None if "next" in answer.links else False
 
     def compare(self, repository: str, before: str, after: str) -> Compared:
-        """What differs between two commits, which never changes: asked once. Raises Gone when one of them is gone."""
+        """What differs between two commits, which never changes: asked once. Raises NotFoundOnHub when one of them is gone."""
         key = f"{repository}/compare/{before}..{after}"
         if (known := self._kept.get(key)) is None:
             found = difference(self.listing(repository, before), self.listing(repository, after))
@@ -154,7 +154,7 @@ class HubClient:
         return Compared.model_validate(known.value)
 
     def readable(self, repository: str, commit: str) -> None:
-        """Raises Gone when the files of a gated repository are not for this token; its listing is public."""
+        """Raises NotFoundOnHub when the files of a gated repository are not for this token; its listing is public."""
         url = hf_hub_url(repository, "config.json", revision=commit, endpoint=self.endpoint)
         with _translated(self.endpoint, repository, commit):
             get_hf_file_metadata(url, token=self._token, timeout=30.0)
@@ -186,14 +186,14 @@ class HubClient:
         retrying = Retrying(
             stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_exponential_jitter(multiplier=0.5, max=8.0),
-            retry=retry_if_exception_type(_Again),
+            retry=retry_if_exception_type(_RetryableHubError),
             reraise=True,
         )
         try:
             return retrying(self._once, address, repository, revision, etag)
-        except _Again as error:
-            down = Down(error.message, remedy=error.remedy)
-            if error.whole:
+        except _RetryableHubError as error:
+            down = HubUnavailable(error.message, remedy=error.remedy)
+            if error.hub_wide:
                 with self._lock:
                     self._down = self._down or down
             raise down from error
@@ -212,14 +212,14 @@ class HubClient:
                 f"the hub's endpoint is not a URL: {self.endpoint!r}", remedy="check CARWRIGHT_HUB_ENDPOINT"
             ) from error
         except httpx2.TransportError as error:
-            raise _Again(
-                f"the hub does not answer ({self.endpoint}): {error or type(error).__name__}", whole=True
+            raise _RetryableHubError(
+                f"the hub does not answer ({self.endpoint}): {error or type(error).__name__}", hub_wide=True
             ) from error
         if answer.status_code in _BUSY:
             self._be_patient(answer)
-            raise _Again(
+            raise _RetryableHubError(
                 f"the hub is busy or failing ({answer.status_code} from {self.endpoint})",
-                whole=answer.status_code == 429,
+                hub_wide=answer.status_code == 429,
             )
         if answer.status_code != 304:
             with _translated(self.endpoint, repository, revision):
@@ -227,7 +227,7 @@ class HubClient:
         return answer
 
     def _wait(self) -> None:
-        """Until the hub takes requests again; raises Down when it is known not to answer."""
+        """Until the hub takes requests again; raises HubUnavailable when it is known not to answer."""
         with self._lock:
             if self._down is not None:
                 raise self._down
@@ -242,7 +242,7 @@ class HubClient:
         asked = float(limit.reset_in_seconds) if limit is not None else float(after) if after.isdigit() else 0.0
         with self._lock:
             if asked > _LONGEST:
-                self._down = Down(
+                self._down = HubUnavailable(
                     f"the hub asks for {asked:.0f} s of patience ({answer.status_code} from {self.endpoint})",
                     remedy="nothing is rebuilt; the next look asks again",
                 )
@@ -257,24 +257,26 @@ def _translated(endpoint: str, repository: str, revision: str) -> Iterator[None]
     try:
         yield
     except GatedRepoError as error:
-        raise Gone(
+        raise NotFoundOnHub(
             f"{repository} is gated, and this token may not read it", remedy=f"ask for access at {page}"
         ) from error
     except RepositoryNotFoundError as error:
-        raise Gone(
+        raise NotFoundOnHub(
             f"{repository} is no longer at {endpoint}, or is private now",
             remedy="take it out of models.yaml, or set HF_TOKEN",
         ) from error
     except RevisionNotFoundError as error:
-        raise Gone(
+        raise NotFoundOnHub(
             f"{repository} has no revision {revision!r}", remedy=f"its branches and tags are at {page}"
         ) from error
     except DisabledRepoError as error:
-        raise Gone(f"the hub has disabled {repository}", remedy=f"see {page}") from error
+        raise NotFoundOnHub(f"the hub has disabled {repository}", remedy=f"see {page}") from error
     except HfHubHTTPError as error:
         raise BadInput(
             f"the hub refuses {repository} with code {error.response.status_code}",
             remedy="check HF_TOKEN and CARWRIGHT_HUB_ENDPOINT",
         ) from error
     except httpx2.TransportError as error:
-        raise Down(f"the hub does not answer ({endpoint}): {error}", remedy="the next look asks again") from error
+        raise HubUnavailable(
+            f"the hub does not answer ({endpoint}): {error}", remedy="the next look asks again"
+        ) from error

@@ -18,7 +18,7 @@ from containers.oci.reference import Reference
 from containers.oci.repository import image
 from flows.watching import changes, records
 from flows.watching.changes import BuildInputs, Change
-from flows.watching.hub import Down, Gone, HubClient
+from flows.watching.hub import HubClient, HubUnavailable, NotFoundOnHub
 from flows.watching.models import WatchedModel
 from flows.watching.records import Attempt, ShipRecord
 
@@ -148,7 +148,7 @@ class _Eye:
                         update={
                             "problem": problem,
                             "temporary": error.temporary,
-                            "commit": self._last_known(line) if isinstance(error, Down) else "",
+                            "commit": self._last_known(line) if isinstance(error, HubUnavailable) else "",
                         }
                     )
                 )
@@ -213,7 +213,7 @@ class _Eye:
         rest = tuple(change for change in found if change is not revision)
         try:
             compared = self.hub.compare(line.repository, record.commit, revision.after)
-        except Gone:
+        except NotFoundOnHub:
             why = "the shipped commit is gone from the hub: the history was rewritten"
             return (revision.model_copy(update={"note": why}), *rest), ()
         if not compared.decisive:

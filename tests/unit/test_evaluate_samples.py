@@ -12,7 +12,7 @@ from containers import suites
 from containers.errors import BadInput
 from containers.evaluate import humaneval, samples
 from containers.evaluate.kinds.humaneval import HumanEvalSuite
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.sandbox import Outcome, Sandbox
 from containers.events import Reporter
 from containers.step import Context
@@ -37,7 +37,7 @@ def scored(right: int, *, count: int = 164, **changes: object) -> samples.Sample
         benchmarks=(
             Scored(key="humaneval", title="HumanEval", scores={f"{i:03}": float(i < right) for i in range(count)}),
         ),
-        requests=Requests(sent=count, retried=0, failed=0),
+        requests=RequestCounts(sent=count, retried=0, failed=0),
     )
     return one.model_copy(update=changes)
 

@@ -19,7 +19,7 @@ from containers.errors import BadInput
 from containers.evaluate import tokenizer
 from containers.evaluate.harness import data, questions
 from containers.evaluate.harness.benchmark import command
-from containers.evaluate.measurement import Requests
+from containers.evaluate.measurement import RequestCounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Ran:
     """
 
     scored: tuple[Scored, ...]
-    requests: Requests
+    requests: RequestCounts
     cut: dict[str, int]
     commands: tuple[str, ...]
     noise: dict[str, float] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Harness:
                 counts.append(model.traffic.counts)
         return Ran(
             scored=tuple(scored),
-            requests=Requests(
+            requests=RequestCounts(
                 **{name: sum(getattr(one, name) for one in counts) for name in ("sent", "retried", "failed")}
             ),
             cut={key: number for key, number in cut.items() if number},

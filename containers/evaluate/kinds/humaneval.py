@@ -11,7 +11,7 @@ from containers.evaluate.client import Client
 from containers.evaluate.declaration import ScoredDeclaration, parse
 from containers.evaluate.kinds.scored import judge_samples
 from containers.evaluate.measure import together
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.samples import Samples
 from containers.evaluate.sandbox import Sandbox
 
@@ -77,7 +77,7 @@ class HumanEvalSuite:
 
                 texts = await together([write(problem) for problem in known.values()])
             again = await together([humaneval.solutions(client, problem, suite.humaneval) for problem in some.values()])
-            requests = Requests(**vars(client.counts))
+            requests = RequestCounts(**vars(client.counts))
         written = dict(zip(known, texts, strict=True))
         report.log(f"running what was written, {sandbox}")
         outcomes = await humaneval.score(sandbox, known, written)
