@@ -23,7 +23,7 @@ from containers.contract import (
     StepRequest,
     StoreLocation,
 )
-from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.fingerprints import fingerprint_inputs, locked_vllm
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
@@ -66,16 +66,16 @@ class Subject:
         return replace(self, parameters=self.parameters.model_copy(update={"max_model_len": length}))
 
 
-def serving_engine(settings: Settings) -> str:
-    """Whose answers are measured: part of a measurement's name, so that no baseline of a CPU is compared with a GPU's answers."""
+def inference_server(settings: Settings) -> str:
+    """Name and version of the inference server. A measurement is named by it, so a CPU's baseline never meets a GPU's answers."""
     if settings.serve.engine:
         return settings.serve.engine
     if settings.placement.serve:
         return f"vllm by {settings.placement.serve}"
     if settings.launcher == "process":
-        return engine_version()
+        return locked_vllm()
     if not settings.resources.of(Step.SERVE).gpus:
-        return engine_version()
+        return locked_vllm()
     images = settings.docker.image if settings.launcher == "docker" else settings.kubernetes.image
     return f"vllm of {images.format(target='serve')}"
 
@@ -130,13 +130,13 @@ class Requests:
             Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout)
         )
 
-    def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, engine: str = "") -> StepRequest:
-        """Without an endpoint the request can be looked up, and answered by a cache alone. `engine`: one that is not ours."""
+    def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
+        """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""
         files = suites.read(suite)
         parameters = files.parameters(
             action="measure",
             subject=subject.digest,
-            engine=engine or serving_engine(self.settings),
+            server=server or inference_server(self.settings),
             tensor_parallel_size=subject.parameters.tensor_parallel_size,
         )
         where: dict[str, object] = {}
@@ -164,7 +164,7 @@ class Requests:
     ) -> StepRequest:
         """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 where they are not known."""
         files = suites.read(suite)
-        parameters = files.parameters(action="judge", subject=subject.digest, engine=serving_engine(self.settings))
+        parameters = files.parameters(action="judge", subject=subject.digest, engine=inference_server(self.settings))
         parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
         return self._request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
 

@@ -177,7 +177,7 @@ class Client:
                 self.counts.failed += 1
                 raise Temporary(
                     f"{self.base} failed {self._attempts} times in a row, the last time with: {error}",
-                    remedy="see the engine's log; the measurement is not kept, so that it can be repeated",
+                    remedy="see the server's log, then measure again; nothing was stored",
                 ) from error
 
 

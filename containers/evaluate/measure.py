@@ -60,8 +60,8 @@ async def measure(
             suite=suite.declared.name,
             suite_digest=suite.files.digest,
             subject=parameters.subject,
-            engine=parameters.engine,
-            engine_version=version,
+            server=parameters.server,
+            server_version=version,
             max_model_len=max_model_len,
             checks=(*checks, *talked.checks),
             answers=talked.answers,
@@ -149,7 +149,7 @@ async def _chat(client: Client, wanted: Sanity, talked: _Talked) -> None:
     answers = await together([sanity.chat(client, prompt, wanted.max_tokens) for prompt in wanted.chat])
     talked.checks += sanity.check_chat(dict(zip(wanted.chat, answers, strict=True)))
     talked.answers |= {prompt: _said(answer) for prompt, answer in zip(wanted.chat, answers, strict=True)}
-    # The streamed answer is compared with one that was alone on the engine, as it is itself.
+    # The streamed answer is compared with one that was alone on the server, as it is itself.
     first = wanted.chat[0]
     alone = await sanity.chat(client, first, wanted.max_tokens)
     check, streamed = await sanity.stream(client, first, wanted.max_tokens, _said(alone))

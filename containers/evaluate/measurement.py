@@ -50,7 +50,7 @@ class Passage(Frozen):
 
 
 class Noise(Frozen):
-    """How much the engine differs from itself: the same passage twice, and the same greedy prompts again."""
+    """How much the server differs from itself: the same passage twice, and the same greedy prompts again."""
 
     abs_dlogp_mean: float
     abs_dlogp_max: float
@@ -104,8 +104,8 @@ class Measurement(Frozen):
     suite: str
     suite_digest: Digest
     subject: str
-    engine: str
-    engine_version: str
+    server: str = Field(alias="engine")
+    server_version: str = Field(alias="engine_version")
     max_model_len: int
     checks: tuple[Check, ...]
     answers: dict[str, str]

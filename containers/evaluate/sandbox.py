@@ -4,7 +4,7 @@ Under bubblewrap the program gets a file system of its own (this Python and the 
 /tmp in memory), its own user, process, network and IPC namespaces, no capability, no variable of this environment, no
 way to start a process or a thread, and limits of processor time, memory, file size and wall time.
 
-In a container, where the engine does not let namespaces be made, the program gets the same limits, reads this Python
+In a container, where the container engine forbids new namespaces, the program gets the same limits, reads this Python
 and the system's libraries and no other file (Landlock), writes nothing, and cannot make a socket, a process or a thread,
 send a signal or look into another process (a system call filter). Without either, nothing is run.
 """

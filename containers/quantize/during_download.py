@@ -57,14 +57,14 @@ def quantize_during_download(
     options: QuantizeOptions,
     store: Store,
     context: Context,
-    determinants: Mapping[str, str],
+    fingerprint_inputs: Mapping[str, str],
 ) -> StoredShards:
     """Bring every group of the announced checkpoint into the store, in the order in which a download brings shards.
 
     What can be refused is refused before a weight is there. Raises Temporary when the download ends early.
     """
     awaited = FeedReader(store, options.arriving)
-    job = prepare(DownloadingFiles(store, awaited.coming(_PATIENCE)), parameters, determinants)
+    job = prepare(DownloadingFiles(store, awaited.coming(_PATIENCE)), parameters, fingerprint_inputs)
     for warning in job.warnings:
         context.report.log(warning, "warning")
     context.report.log(f"{len(job.groups)} shards will be quantized as they come")

@@ -89,7 +89,7 @@ def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) ->
         groups=tuple(
             PlannedGroup(
                 path=group.path,
-                fingerprint=group.fingerprint(job.determinants) if group.source.sha256 is not None else "",
+                fingerprint=group.fingerprint(job.fingerprint_inputs) if group.source.sha256 is not None else "",
                 quantized=sum(part.kept is None for part in group.parts),
                 kept=sum(part.kept is not None for part in group.parts),
                 size_before=group.source.size,

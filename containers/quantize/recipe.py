@@ -1,7 +1,7 @@
 """Which tensors a recipe quantizes and why the others stay, decided by name and shape alone.
 
 The rules are those of compressed-tensors' `match_quantizable_tensors`, which `model_free_ptq` uses; a test holds the two
-against each other. On top of them stand the rules of the engine that serves the result: it reads no quantized router,
+against each other. On top of them stand the rules of vLLM, which serves the result: it reads no quantized router,
 and it fuses some modules, which must then be treated alike.
 """
 
@@ -99,7 +99,7 @@ def check_entries(ignore: Sequence[str]) -> None:
 def check_coverage(recipe: Recipe, names: Sequence[str]) -> list[str]:
     """Hold a recipe against a checkpoint's tensor names; returns warnings, raises BadInput.
 
-    Refused: nothing to quantize, an entry of the user's that matches nothing, an entry that splits what the engine
+    Refused: nothing to quantize, an entry of the user's that matches nothing, an entry that splits what vLLM
     fuses, an embedding that would be quantized.
     """
     modules = sorted({name.rpartition(".")[0] for name in names if name.endswith(".weight")})
@@ -147,6 +147,6 @@ def _check_fused(quantized: set[str], modules: Sequence[str]) -> None:
         if inside and len(inside) != len(loaded):
             outside = next(module for module in loaded if module not in quantized)
             raise BadInput(
-                f"the recipe quantizes {inside[0]} and not {outside}, which the engine loads as one layer ({layer})",
+                f"the recipe quantizes {inside[0]} and not {outside}, which vLLM loads as one layer ({layer})",
                 remedy="let the ignore list match all of them or none",
             )

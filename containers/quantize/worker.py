@@ -139,7 +139,7 @@ def chosen(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
 
 def find(store: Store, group: Group, job: QuantizeJob) -> FileEntry | None:
     """The quantized shard, when an earlier run has put it into the store."""
-    manifest = store.find(Kind.GROUP, group.fingerprint(job.determinants))
+    manifest = store.find(Kind.GROUP, group.fingerprint(job.fingerprint_inputs))
     return None if manifest is None else manifest.files[0]
 
 
@@ -193,6 +193,6 @@ def _quantize(group: Group, device: Device, around: _WorkerContext) -> FileEntry
     finally:
         file.unlink(missing_ok=True)
     entry = FileEntry(path=group.path, size=written.size, sha256=written.sha256, layer=written.layer)
-    fingerprint = group.fingerprint(around.job.determinants)
+    fingerprint = group.fingerprint(around.job.fingerprint_inputs)
     around.store.commit(Manifest(kind=Kind.GROUP, fingerprint=fingerprint, files=(entry,)))
     return entry

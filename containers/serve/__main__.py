@@ -44,7 +44,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
             endpoint = Endpoint(
                 url=options.advertise or server.url,
                 served_model_name=parameters.served_model_name,
-                engine=str(vllm),
+                server=str(vllm),
                 emulated_fp8=server.emulates,
             )
             result = StepResult(

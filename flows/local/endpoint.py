@@ -41,4 +41,4 @@ def find(url: str) -> Endpoint:
         raise BadInput(f"{base} serves {', '.join(models)}, and not {name!r}", remedy=f"give {base}#{models[0]}")
     if not name and len(models) > 1:
         raise BadInput(f"{base} serves {', '.join(models)}", remedy=f"name one of them: {base}#{models[0]}")
-    return Endpoint(url=base, served_model_name=name or models[0], engine=f"the endpoint {base}")
+    return Endpoint(url=base, served_model_name=name or models[0], server=f"the endpoint {base}")

@@ -115,7 +115,7 @@ class Session:
         served = endpoint.find(url)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(role, f"{url} {served.served_model_name} {self.runtime.run}", parameters, {})
-        request = self.requests.measure(subject, suite, served, served.engine)
+        request = self.requests.measure(subject, suite, served, served.server)
         return MeasuredSubject(self.run(request).outputs["measurement"], subject)
 
     def _stored(self, begins: str) -> ArtifactRef:

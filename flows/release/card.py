@@ -63,8 +63,8 @@ class CardFacts(Frozen):
     versions: dict[str, str]
     tensor_parallel_size: int = 1
     max_model_len: int = 2048
-    engine: str
-    baseline_engine: str = ""
+    server: str
+    baseline_server: str = ""
     suite: str
     decision: Decision
     reasons: tuple[str, ...] = ()

@@ -67,7 +67,7 @@ def statement(
                             "decision": verdict.decision,
                             "subject": verdict.subject,
                             "baseline": verdict.baseline,
-                            "engine": verdict.engine,
+                            "engine": verdict.server,
                         },
                     }
                 ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from containers import suites
 from containers.contract import Frozen, Step
 from containers.digest import canonical_json
-from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.fingerprints import fingerprint_inputs, locked_vllm
 from containers.oci.busybox import VERSION as BUSYBOX
 from flows.ship_request import ShipOptions, ShipRequest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flows.watching.records import ShipRecord
 
 CHAIN: Final = ("download", "quantize", "push", "deploy", "evaluate")
-# The first step of the chain that sees a change; "serve" has no artifact of its own: it is the evaluation's engine.
+# The first step of the chain that sees a change; "serve" makes no artifact: a new vLLM changes the evaluation.
 _FROM: Final = {
     "new": "download",
     "revision": "download",
@@ -99,7 +99,7 @@ def tools_now(suite: str) -> dict[str, dict[str, str]]:
     """By step, what besides inputs and parameters decides its output in this version of Carwright."""
     steps = (Step.DOWNLOAD, Step.QUANTIZE, Step.PUSH, Step.EVALUATE)
     found = {step.value: fingerprint_inputs(step) for step in steps}
-    found["evaluate"] |= {"engine": engine_version(), "suite": str(suites.read(suite).digest)}
+    found["evaluate"] |= {"engine": locked_vllm(), "suite": str(suites.read(suite).digest)}
     return found
 
 

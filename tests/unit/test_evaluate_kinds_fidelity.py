@@ -41,7 +41,7 @@ def test_small_tasks_that_meet_nan_refuse_instead_of_ending_the_step(tmp_path: P
         context = Context(Settings(), Reporter(StringIO(), structured=True), tmp_path, tmp_path / "result")
         with openai_server(behaviour) as url:
             made = suite.measure(
-                files.parameters(action="measure", subject=name, engine="toy"),
+                files.parameters(action="measure", subject=name, server="toy"),
                 files.options(endpoint=url, served_model_name="toy"),
                 cast("Store", None),  # the small tasks alone would read it
                 context,

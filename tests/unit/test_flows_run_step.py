@@ -19,5 +19,5 @@ from flows.run_step import _advertised
 )
 def test_the_advertised_name_takes_the_place_of_this_machine(url, host, told):
     """A name that is not this machine's own, as of a container in a network of the engine's, stays."""
-    endpoint = Endpoint(url=url, served_model_name="m", engine="vllm")
+    endpoint = Endpoint(url=url, served_model_name="m", server="vllm")
     assert _advertised(endpoint, host).url == told

@@ -186,7 +186,7 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
 
 
 def test_uneven_matrices_are_warned_about(tmp_path):
-    """The engine's fast kernels want multiples of 16."""
+    """vLLM's fast kernels want multiples of 16."""
     found = plan(write(tmp_path, [ends() | layer(0, 32, 60)]))
     assert "3 matrices" in found.warnings[0]
 
@@ -197,10 +197,10 @@ def test_a_group_is_named_by_what_it_becomes(tmp_path):
 
     from containers.digest import Digest
 
-    def fingerprints(determinants=None, **parameters):
+    def fingerprints(fingerprint_inputs=None, **parameters):
         job = prepare(FolderFiles(folder), QuantizeParameters(**parameters), {})
         groups = [replace(group, source=replace(group.source, sha256=Digest("0" * 64))) for group in job.groups]
-        return [group.fingerprint(determinants or {}) for group in groups]
+        return [group.fingerprint(fingerprint_inputs or {}) for group in groups]
 
     folder = write(tmp_path, SHARDS)
     plain = fingerprints()

@@ -55,7 +55,7 @@ class Ran:
 @dataclass(frozen=True)
 class Harness:
     """Runs the benchmarks of one suite; `scratch` is an empty folder, `tokenizer` one with the tokenizer's files (None asks
-    the endpoint). `again` questions of each benchmark are asked once more, to know the engine's noise.
+    the endpoint). `again` questions of each benchmark are asked once more, to measure the server's noise.
     """
 
     files: SuiteFiles

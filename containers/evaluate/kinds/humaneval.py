@@ -58,7 +58,7 @@ class HumanEvalSuite:
         return asyncio.run(self._measured(parameters, options, context)).files()
 
     async def _measured(self, parameters: EvaluateParameters, options: EvaluateOptions, context: Context) -> Samples:
-        """All problems of HumanEval; greedily, the first ones are asked once more, to know the engine's noise.
+        """All problems of HumanEval; greedily, the first ones are asked once more, to measure the server's noise.
 
         The sandbox and the problems of HumanEval+ are looked for before the first request.
         """
