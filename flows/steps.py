@@ -189,13 +189,13 @@ class Steps:
         if store.find(Kind.CHECKPOINT, wanted) is not None or source.size < self.runtime.settings.overlap_gb * 1e9:
             yield False
             return
-        download_feed.begin(store, wanted)
+        download_feed.reset(store, wanted)
         request = self.requests.quantize_arriving(source, recipe)
         future = arriving_step.with_options(task_run_name=f"quantize to {recipe.scheme} what arrives").submit(request)
         try:
             yield True
         except BaseException:
-            download_feed.end(store, wanted)
+            download_feed.close(store, wanted)
             raise
         future.wait()
         if not future.state.is_completed():

@@ -63,7 +63,7 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
         return Busy(
             f"the hub is busy or failing ({status} from {endpoint})",
             remedy="wait a little; a second run goes on from here",
-            after=asked_to_wait(error.response.headers),
+            after=retry_after(error.response.headers),
         )
     if isinstance(error, GatedRepoError) and status == 403:
         message = f"{source.repo} is gated, and this token's owner has no access to it"
@@ -92,7 +92,7 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
     return BadInput(message, remedy=remedy)
 
 
-def asked_to_wait(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds: the hub's own RateLimit header (its documentation, "Rate limits"), or Retry-After; None without either.
 
     Retry-After's other form, a date, is not used by the hub.

@@ -85,16 +85,16 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
         selection = _select(source, origin)
         for file, why in selection.skipped:
             context.report.log(f"skipped {file.path} ({why})")
-        with FeedWriter(store, fingerprint, on=options.announce) as announcer:
-            bringer = Fetcher(origin, store, folder, context.report, options.parallel, announcer)
-            entries, metrics = bringer.bring(
+        with FeedWriter(store, fingerprint, enabled=options.announce) as feed:
+            fetcher = Fetcher(origin, store, folder, context.report, options.parallel, feed)
+            entries, metrics = fetcher.fetch_all(
                 selection.taken, check=lambda small: check_small_files(selection, small, _name(source))
             )
         manifest = Manifest(
             kind=Kind.CHECKPOINT,
             fingerprint=fingerprint,
             files=entries,
-            metadata=_metadata(source, selection, options, licence(bringer.small)),
+            metadata=_metadata(source, selection, options, licence(fetcher.small)),
         )
         store.commit(manifest)
         metrics["skipped"] = len(selection.skipped)

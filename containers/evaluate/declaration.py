@@ -73,7 +73,7 @@ def parse(files: SuiteFiles, model: type[D]) -> D:
         declared = model.model_validate(content(files))
     except ValidationError as error:
         known = _fields(model)
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {_said(e, known)}" for e in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {_message(e, known)}" for e in error.errors())
         raise BadInput(
             f"{DECLARATION} of the suite {files.name} does not fit: {wrong}",
             remedy=f"the suites that ship have every field, with what it means: {SHIPPED}",
@@ -91,7 +91,7 @@ def _fields(model: type[Frozen]) -> set[str]:
     return {name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})}
 
 
-def _said(error: ErrorDetails, known: set[str]) -> str:
+def _message(error: ErrorDetails, known: set[str]) -> str:
     if error["type"] != "extra_forbidden":
         return error["msg"]
     name = str(error["loc"][-1])

@@ -16,7 +16,7 @@ from containers.events import Event
 from containers.process import Child, inherited
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
-from containers.settings import handed
+from containers.settings import step_variables
 from containers.work_sharing import Dealer
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class WorkerPool:
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """The variables of a worker: it is handed what this step was, and leaves its scratch files here."""
-        plain, secret = handed(self._context.settings, self._request)
+        plain, secret = step_variables(self._context.settings, self._request)
         return {
             **inherited(),
             **plain,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from containers.errors import BadInput
-from containers.setting_names import given_as_variables
+from containers.setting_names import names_of_variables
 from flows.cli import terminal
 from flows.orchestrator.prefect_import import import_prefect
 from infra.settings import Settings
@@ -42,7 +42,7 @@ def pools(  # noqa: PLR0917 - typer makes options of them
     if unknown := sorted(set(only or ()) - {CPU, GPU}):
         raise BadInput(f"there is no pool {', '.join(unknown)}", remedy=f"the pools are {CPU} and {GPU}")
     variables = _pairs(environment or [])
-    Settings.check_names(given_as_variables(variables))  # else every run would refuse them
+    Settings.check_names(names_of_variables(variables))  # else every run would refuse them
     follow.server()
     host = Host(project, images, tag, socket, socket_group, variables)
     prepare(host, terminal.out.print, tuple(only) if only else (CPU, GPU))

@@ -43,7 +43,7 @@ _KNOWN: Final = (
 )
 
 
-def refused(text: str, what: str) -> Error:
+def refusal(text: str, what: str) -> Error:
     if "no space left" in text:
         return DiskFull(f"no space is left on the engine's machine to {what}", remedy="free some there")
     for pattern, meaning, remedy in _KNOWN:
@@ -53,15 +53,15 @@ def refused(text: str, what: str) -> Error:
 
 
 @contextmanager
-def speaking(what: str) -> Iterator[None]:
+def translated_errors(what: str) -> Iterator[None]:
     """Turn what the SDK raises into errors for people."""
     try:
         yield
     except NotFound as error:
-        raise refused(str(error.explanation or error), what) from error
+        raise refusal(str(error.explanation or error), what) from error
     except APIError as error:
         temporary = error.status_code is not None and error.status_code in {502, 503, 504}
-        raise _gone(what, error) if temporary else refused(str(error.explanation or error), what) from error
+        raise _gone(what, error) if temporary else refusal(str(error.explanation or error), what) from error
     except (DockerException, OSError) as error:
         raise _gone(what, error) from error
 

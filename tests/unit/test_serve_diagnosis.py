@@ -20,7 +20,7 @@ _CASES = {
     "port_taken": (BadInput, "port"),
     "kv_cache_too_small": (BadInput, "KV cache is too small"),
     "not_enough_memory": (Temporary, "19.91/23.54 GiB"),
-    "engine_killed": (Temporary, "disappeared without a word"),
+    "engine_killed": (Temporary, "was killed without an error message"),
 }
 
 

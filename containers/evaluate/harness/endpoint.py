@@ -18,7 +18,7 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 
 from containers.errors import BadInput, Temporary
 from containers.evaluate.client import Client, Counts, NotFinite, Rejected
-from containers.evaluate.measure import together
+from containers.evaluate.measure import gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,7 +63,7 @@ class _OverClient:
                     progress.advance(1)
                     return answer
 
-                answers = await together([one(*pair) for pair in zip(requests, lengths, strict=True)])
+                answers = await gather([one(*pair) for pair in zip(requests, lengths, strict=True)])
         self._refuse(too_long, self.benchmark.max_length, len(requests))
         return answers
 

@@ -55,7 +55,7 @@ class Ran:
 @dataclass(frozen=True)
 class Harness:
     """Runs the benchmarks of one suite; `scratch` is an empty folder, `tokenizer` one with the tokenizer's files (None asks
-    the endpoint). `again` questions of each benchmark are asked once more, to measure the server's noise.
+    the endpoint). `repeated` questions of each benchmark are asked once more, to measure the server's noise.
     """
 
     files: SuiteFiles
@@ -64,7 +64,7 @@ class Harness:
     settings: StepSettings
     tokenizer: Path | None = None
     category: str = ""
-    again: int = 0
+    repeated: int = 0
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
         """Every benchmark to its end.
@@ -103,9 +103,9 @@ class Harness:
                 found = ask(one, model)
                 scored.append(questions.scored(one, found, self.files.name, self.category))
                 cut[one.key] = model.traffic.cut
-                if self.again:
+                if self.repeated:
                     # The first ones of each task: then its examples are drawn as they were, and the prompts are the same.
-                    each = max(1, self.again // len(found["samples"]))
+                    each = max(1, self.repeated // len(found["samples"]))
                     some = {
                         task: list(range(min(each, questions.count(rows)))) for task, rows in found["samples"].items()
                     }
@@ -205,9 +205,9 @@ def run_benchmarks(  # noqa: PLR0917 - a suite, what it declares, and where thin
     store: Store,
     context: Context,
     category: str = "",
-    again: int = 0,
+    repeated: int = 0,
 ) -> Ran:
     """Run them at the endpoint, with the tokenizer of what is measured; raises as `Harness.run` does."""
     folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
-    harness = Harness(files, declared, context.scratch / "harness", context.settings, folder, category, again)
+    harness = Harness(files, declared, context.scratch / "harness", context.settings, folder, category, repeated)
     return harness.run(options, context.report)
