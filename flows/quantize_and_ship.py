@@ -26,8 +26,8 @@ from flows.watching import outcome
     result_serializer="json",
     persist_result=False,
     validate_parameters=False,
-    on_failure=[write_failure, notify_failure, outcome.note_failure],
-    on_crashed=[notify_failure, outcome.note_failure],
+    on_failure=[write_failure, notify_failure, outcome.record_failure],
+    on_crashed=[notify_failure, outcome.record_failure],
 )
 @takes_fields_of(ShipRequest)
 def quantize_and_ship(request: ShipRequest) -> Shipped:

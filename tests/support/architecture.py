@@ -49,7 +49,7 @@ ONLY = (
 AMBIENT = {
     "flows/runtime.py": frozenset({"here"}),
     "flows/orchestrator/results.py": frozenset({"read_path", "write_path"}),  # of the block for results
-    "flows/watching/outcome.py": frozenset({"note_failure"}),  # a hook of the flow
+    "flows/watching/outcome.py": frozenset({"record_failure"}),  # a hook of the flow
 }
 _AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.here"})
 ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
