@@ -33,7 +33,7 @@ from flows.watching import outcome
 def quantize_and_ship(request: ShipRequest) -> Shipped:
     """Turn a model, a revision and a recipe into a served, measured and promoted modelcar.
 
-    Raises NotPromoted when the candidate does not pass; the candidate stays, by digest.
+    Raises NotPromoted if the candidate does not pass; it stays available by digest.
     """
     runtime = current()
     if taken := outcome.claim(runtime, request):

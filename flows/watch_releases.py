@@ -34,7 +34,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from containers.errors import Temporary
-from flows.orchestrator.child_runs import api, deployed
+from flows.orchestrator.child_runs import api, find_deployment
 from flows.runtime import current
 from flows.watching import records
 from flows.watching.decide import decide
@@ -100,7 +100,7 @@ def reschedule(seconds: float) -> None:
     """Set the interval of the deployment. Raises BadInput if it does not exist."""
     schedule = IntervalSchedule(interval=timedelta(seconds=seconds))
     with api() as client:
-        hourly = deployed(client, DEPLOYMENT)
+        hourly = find_deployment(client, DEPLOYMENT)
         for known in client.read_deployment_schedules(hourly.id):
             client.delete_deployment_schedule(hourly.id, known.id)
         client.create_deployment_schedules(hourly.id, [DeploymentScheduleCreate(schedule=schedule, active=True)])

@@ -96,7 +96,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free 
     from flows.local import embedded
 
     settings = Settings()
-    with embedded.exclusive(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
+    with embedded.run_lock(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
         server.wait()
         terminal.out.print(f"Prefect UI: {server.url}  (Ctrl-C ends it)")
         terminal.out.print(f"It asks for a login, once: the line in {embedded.login_file(settings)}", soft_wrap=True)
@@ -142,7 +142,7 @@ def clean(
     from flows.local import embedded
 
     settings = Settings()
-    with embedded.exclusive(settings, terminal.err.print):
+    with embedded.run_lock(settings, terminal.err.print):
         for services in housekeeping.services(settings):
             for url in services.stop_all(kept=True):
                 terminal.out.print(f"stopped {url}")

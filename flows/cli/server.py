@@ -43,7 +43,7 @@ def pools(  # noqa: PLR0917 - typer makes options of them
         raise BadInput(f"there is no pool {', '.join(unknown)}", remedy=f"the pools are {CPU} and {GPU}")
     variables = _pairs(environment or [])
     Settings.check_names(names_of_variables(variables))  # else every run would refuse them
-    follow.server()
+    follow.check_server()
     host = Host(project, images, tag, socket, socket_group, variables)
     prepare(host, terminal.out.print, tuple(only) if only else (CPU, GPU))
 

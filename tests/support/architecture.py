@@ -51,7 +51,7 @@ AMBIENT = {
     "flows/orchestrator/results.py": frozenset({"read_path", "write_path"}),  # of the block for results
     "flows/watching/outcome.py": frozenset({"record_failure"}),  # a hook of the flow
 }
-_AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.here"})
+_AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.without_placement"})
 ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
 _ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
 

@@ -72,7 +72,7 @@ class FanOut:
         try:
             while True:
                 # While one of them waits for a place in the work pool, another one would only wait behind it.
-                waits = any(child.waits for child in self._working.values())
+                waits = any(child.waiting for child in self._working.values())
                 for worker in range(count) if not waits else ():
                     if worker not in self._working and (dealt := dealer.deal(worker, self._stored)):
                         self._start(worker, dealt)
