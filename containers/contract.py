@@ -260,8 +260,8 @@ class PushedImage(Values):
     layers: int
     size: int = Field(description="bytes of all layers")
     pushed_bytes: int
-    already_there: bool = Field(description="nothing had to be sent")
-    raw: Digest | None = Field(default=None, description="the raw-file artifact, where it was asked for")
+    already_there: bool = Field(description="nothing was sent")
+    raw: Digest | None = Field(default=None, description="the raw-file artifact, if requested")
 
 
 class PromotedImage(Values):

@@ -59,7 +59,7 @@ def locked_version(step: Step, name: str, *, folder: Path | None = None) -> str:
     try:
         pins = read_pins(lock.read_text())
     except OSError as error:
-        raise BadInput(f"cannot read the lock {lock}: {error.strerror}", remedy="install Carwright again") from error
+        raise BadInput(f"cannot read the lock {lock}: {error.strerror}", remedy="reinstall Carwright") from error
     if name not in pins:
         raise BadInput(f"{lock} does not pin {name}", remedy="run `make lock`")
     return pins[name]

@@ -192,9 +192,9 @@ class StepSettings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             # The cause would show the value, which may be a secret.
-            raise BadInput(f"the settings do not fit: {faults(error)}", remedy=self.remedy) from None
+            raise BadInput(f"invalid settings: {faults(error)}", remedy=self.remedy) from None
         except SettingsError as error:
-            raise BadInput(f"the settings do not fit: {error}") from None
+            raise BadInput(f"invalid settings: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise BadInput(f"carwright.toml is not TOML: {error}") from error
 

@@ -56,14 +56,14 @@ def _base(text: str) -> str:
 class ShipOptions(Frozen):
     """The parameters that an entry of models.yaml may set, too, under the same names."""
 
-    suite: str = Field(default="smoke", description="The suite that the gate judges by.")
+    suite: str = Field(default="smoke", description="Suite for the gate.")
     base: Annotated[str, AfterValidator(_base)] = Field(
         default="busybox", description="Base layer: busybox, none, or an image reference."
     )
     tag: Annotated[str, CommandLine(default="the commit")] = Field(default="", description="Tag of the promoted image.")
-    max_model_len: int = Field(default=2048, ge=1, description="Tokens of context that the model is served with.")
+    max_model_len: int = Field(default=2048, ge=1, description="Context length in tokens.")
     override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
-        default="", description="Promote in spite of the gate; the reason is recorded."
+        default="", description="Promote against the gate's verdict; the reason is recorded."
     )
 
 
@@ -79,13 +79,13 @@ class ShipRequest(ShipOptions):
     to: Annotated[str, CommandLine(default="oci:.carwright/images/<model>-<scheme>")] = Field(
         default="", description="oci:DIR or registry/repository."
     )
-    scheme: str = Field(default="FP8_DYNAMIC", description="How weights and activations are quantized.")
+    scheme: str = Field(default="FP8_DYNAMIC", description="Quantization scheme of weights and activations.")
     gate_profile: GateProfile = Field(
         default="release",
-        description="What an undecided gate does. release: stop, exit code 4. smoke: warn and promote.",
+        description="If the gate cannot decide: release stops with exit code 4, smoke warns and promotes.",
     )
-    keep: bool = Field(default=False, description="Leave the model serving; carwright clean stops it.")
-    force: bool = Field(default=False, description="Do every step again, whatever the caches hold.")
+    keep: bool = Field(default=False, description="Keep the model serving; carwright clean stops it.")
+    force: bool = Field(default=False, description="Run every step again and ignore caches.")
     reason: Annotated[str, CommandLine(hidden=True)] = Field(default="", description="Why the run was started.")
     change: Annotated[str, CommandLine(hidden=True)] = Field(
         default="", description="Fingerprint of the change that watch-releases announced."
@@ -97,7 +97,7 @@ class ShipRequest(ShipOptions):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise BadInput(f"these parameters do not fit: {faults(error)}") from error
+            raise BadInput(f"invalid parameters: {faults(error)}") from error
 
     def absolute(self) -> Self:
         """The same with absolute folders, for steps, which have another working directory."""
@@ -120,7 +120,7 @@ class ShipRequest(ShipOptions):
         return self.model.rstrip("/").rpartition("/")[2]
 
 
-_ORDER: Final = ("model", "revision", "to", "scheme")  # what people give comes first; the others follow as declared
+_ORDER: Final = ("model", "revision", "to", "scheme")  # the usual ones first; the others follow as declared
 
 
 def fields(model: type[BaseModel]) -> dict[str, FieldInfo]:

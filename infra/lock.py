@@ -111,7 +111,7 @@ def make(lock: Lock, *, upgrade: bool = False) -> dict[str, tuple[str, str]]:
             failure = Temporary if offline else BadInput
             raise failure(
                 f"{lock.source} cannot be locked:\n{error.output.strip()}",
-                remedy="check that an index answers" if offline else "change what requirements.in asks for",
+                remedy="check that a package index answers" if offline else "change requirements.in",
             ) from error
         lock.target.write_text(_HEADER + output.read_text())
     after = lock.pins()
@@ -151,8 +151,8 @@ def _requirements(path: Path) -> list[Requirement]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m infra.lock", description="Make every requirements.lock again.")
-    parser.add_argument("--upgrade", action="store_true", help="take newer versions where the requirements allow")
+    parser = argparse.ArgumentParser(prog="python -m infra.lock", description="Update every requirements.lock.")
+    parser.add_argument("--upgrade", action="store_true", help="upgrade to newer versions within the requirements")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(NAMES)}")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(NAMES):

@@ -89,7 +89,7 @@ class Fetcher:
         free = shutil.disk_usage(self.small.parent).free
         if needed > free:
             raise DiskFull(
-                f"{self.small.parent} has {amount(free, 'B')} free, and {amount(needed, 'B')} will be under way at once",
+                f"{self.small.parent} has {amount(free, 'B')} free, and {amount(needed, 'B')} will be downloaded at once",
                 remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk",
             )
 
@@ -178,7 +178,7 @@ class Fetcher:
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from error
         if (state.st_size, str(state.st_mtime_ns)) != (file.size, file.mark):
-            raise BadInput(f"{path} was changed while it was read", remedy="run again to take it as it is now")
+            raise BadInput(f"{path} changed while it was read", remedy="run again to use the new version")
         progress.advance(file.size)
         with self._lock:
             self._metrics["bytes_read"] += file.size
@@ -191,8 +191,8 @@ class _Damaged(BadInput):
 
 def _damaged(file: Remote) -> _Damaged:
     return _Damaged(
-        f"{file.path} is damaged: its bytes are not those that its source promised",
-        remedy="try again later; if it stays so, the file is damaged at its source",
+        f"{file.path} is damaged: its bytes do not match the digest from its source",
+        remedy="try again later; if it happens again, the file is damaged at its source",
     )
 
 

@@ -71,7 +71,7 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
     Everything that can be told from names, small files and headers is checked before the first blob is stored.
     """
     if not source.pinned:
-        raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first and download what that gives")
+        raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first, then download the result")
     options = DownloadOptions.read(request.options)
     store = Store.open(request.store, context.settings.store)
     fingerprint = request.fingerprint(fingerprint_inputs(Step.DOWNLOAD))
@@ -113,7 +113,7 @@ def _check_pin(source: Source, selection: Selection) -> None:
     if isinstance(source, HubSource) or source.listing is None:
         return
     if listing_digest(selection.taken) != source.listing:
-        raise BadInput(f"{_name(source)} has changed since it was resolved", remedy="run again to take it as it is now")
+        raise BadInput(f"{_name(source)} has changed since it was resolved", remedy="run again to use the new version")
 
 
 def _name(source: Source) -> str:

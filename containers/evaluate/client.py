@@ -164,7 +164,7 @@ class Client:
             except httpx.ConnectError as error:
                 self.counts.failed += 1
                 raise NotReady(
-                    f"nothing answers at {self.base}: {error}", remedy="start the model, or give its endpoint"
+                    f"nothing answers at {self.base}: {error}", remedy="start the server, or give its endpoint"
                 ) from error
             except httpx.TimeoutException as error:
                 self.counts.failed += 1

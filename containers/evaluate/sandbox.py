@@ -59,19 +59,19 @@ class Sandbox:
         missing = []
         if kind != "container":
             bwrap = shutil.which("bwrap")
-            why = cls(bwrap, limits).failure() if bwrap else "there is no bubblewrap (bwrap) here"
+            why = cls(bwrap, limits).failure() if bwrap else "bubblewrap (bwrap) is not installed"
             if bwrap and not why:
                 return cls(bwrap, limits)
             missing.append(why)
         if kind != "bubblewrap":
-            why = cls("", limits).failure() if in_container() else "this is no container"
+            why = cls("", limits).failure() if in_container() else "this is not a container"
             if not why:
                 return cls("", limits)
             missing.append(why)
         raise BadInput(
-            f"there is nothing to run generated code in: {', and '.join(missing)}",
+            f"no sandbox for generated code: {', and '.join(missing)}",
             remedy="install bubblewrap and allow user namespaces, or run the step in its container on a system with "
-            "Landlock; code that a model wrote is not run without a sandbox",
+            "Landlock; generated code is never run without a sandbox",
         )
 
     def __str__(self) -> str:

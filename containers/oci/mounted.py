@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from containers.oci.types import Descriptor, ImageConfig, ImageManifest
     from containers.settings import StepSettings
 
-REMEDY: Final = "do not serve it: ask whoever built it for a modelcar of plain files, each in one layer"
+REMEDY: Final = "do not serve it; build a modelcar of plain files, each in one layer"
 Members = tuple["tarfile.TarInfo", ...]
 
 
@@ -48,7 +48,7 @@ def refuse(faults: Sequence[ImageFault], what: str) -> None:
     """Raises BadInput with the first fault and the number of the others."""
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise BadInput(f"{what} is no modelcar: {faults[0].message}{more}", remedy=REMEDY)
+        raise BadInput(f"{what} is not a modelcar: {faults[0].message}{more}", remedy=REMEDY)
 
 
 def tree_of(repository: Repository, manifest: ImageManifest, parallel: int = 4) -> Tree:
@@ -85,7 +85,11 @@ def tree_from(
 def raw_faults(manifest: ImageManifest) -> tuple[ImageFault, ...]:
     """Tars in what calls itself a raw artifact: engines would mount them."""
     return tuple(
-        ImageFault(layer.digest, layer.media_type, "is a layer that an engine mounts, and none of a raw artifact")
+        ImageFault(
+            layer.digest,
+            layer.media_type,
+            "is a layer that container engines mount, which a raw artifact must not have",
+        )
         for layer in manifest.layers
         if "tar" in layer.media_type.rpartition(".")[2]
     )
@@ -98,7 +102,7 @@ def _unlisted(layer: Descriptor, members: Sequence[tarfile.TarInfo]) -> list[Ima
         return []
     found = {clean(one.name).removeprefix(f"{ROOT}/"): one.size for one in members if not one.isdir()}
     return [
-        ImageFault(layer.digest, path, "is not as the layer's own list says")
+        ImageFault(layer.digest, path, "differs from the layer's own file list")
         for path in sorted(found.keys() | listed.keys())
         if found.get(path) != listed.get(path)
     ]

@@ -39,7 +39,9 @@ class RetryableError(Temporary):
     """An answer, or none, after which the same request may be sent again; `after` is in seconds."""
 
     def __init__(self, message: str, *, after: float = 0.0) -> None:
-        super().__init__(message, remedy="the registry may be busy; start again later: what was sent is not sent twice")
+        super().__init__(
+            message, remedy="the registry may be busy; start again later: finished blobs are not sent again"
+        )
         self.after = after
 
 
@@ -255,7 +257,7 @@ class Transport:
     def explain(self, response: httpx.Response, what: str) -> Error:
         """The error of an answer that was not expected."""
         status = response.status_code
-        said = _said(response)
+        said = _error_text(response)
         message = f"{self.registry} answered {status} to {what}" + (f": {said}" if said else "")
         where = f"{self.registry}/{self._repository}"
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
@@ -266,8 +268,8 @@ class Transport:
             401: f"log in with `docker login {self.registry}` or `podman login {self.registry}`, "
             "or set CARWRIGHT_REGISTRY__USERNAME and CARWRIGHT_REGISTRY__PASSWORD",
             403: f"the login is not allowed to do this in {where}; ask its owner for the permission",
-            404: f"check the name {where}; some registries want a repository to be created first",
-            413: "the registry, or a proxy before it, takes no bodies of this size: raise its limit, or use smaller shards",
+            404: f"check the name {where}; some registries require the repository to exist",
+            413: "the registry, or a proxy in front of it, accepts no bodies of this size: raise its limit, or use smaller shards",
         }
         return BadInput(message, remedy=remedies.get(status, ""))
 
@@ -277,10 +279,10 @@ def _reason(error: httpx.TransportError) -> str:
         return f"cannot connect: {error}"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
-    return f"the connection broke off: {error or type(error).__name__}"
+    return f"the connection was lost: {error or type(error).__name__}"
 
 
-def _said(response: httpx.Response) -> str:
+def _error_text(response: httpx.Response) -> str:
     """What the answer's body says (distribution specification, "Error codes"), at most 300 characters."""
     try:
         errors = json.loads(response.content)["errors"]

@@ -112,7 +112,7 @@ class Upload:
         if said != str(digest):
             raise BadInput(
                 f"{self._reference.name} stored {self._what} as {said} and not as {digest}",
-                remedy="the registry changes what it is given; use one that keeps digests",
+                remedy="the registry changes contents; use one that preserves digests",
             )
         self._forget()
         self._cache.remember_blob(self._reference.registry, self._reference.repository, digest)
@@ -149,7 +149,7 @@ class Upload:
             self._piece = _SMALLER
             self._forget()
             raise RetryableError(
-                f"{self._reference.registry} takes no body of {end - start} bytes; going on in smaller pieces"
+                f"{self._reference.registry} accepts no body of {end - start} bytes; continuing in smaller pieces"
             )
         if answer.status_code not in (httpx.codes.ACCEPTED, httpx.codes.NO_CONTENT, httpx.codes.CREATED):
             if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
@@ -188,7 +188,7 @@ class Upload:
             if actual != self._blob.digest:
                 raise BadInput(
                     f"{self._what} is {actual} and not {self._blob.digest}: it changed since it was hashed",
-                    remedy="let nothing write to the checkpoint and start again",
+                    remedy="stop anything that writes to the checkpoint, then start again",
                 )
 
     def _finished_hash(self) -> str:
@@ -201,7 +201,7 @@ class Upload:
         if location:
             self._location = self._transport.absolute(location)
         if not self._location:
-            raise BadInput(f"{self._reference.registry} opened an upload without saying where")
+            raise BadInput(f"{self._reference.registry} opened an upload without a location")
         if self._key:
             self._cache.remember_upload(self._key, self._location)
 

@@ -95,7 +95,7 @@ def verified(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iter
     if size != descriptor.size or digest.hexdigest() != descriptor.digest.hex:
         raise BadInput(
             f"{what} gave other bytes than {descriptor.digest} names ({size} bytes of {descriptor.size})",
-            remedy="what is stored there is damaged or was tampered with; push it again",
+            remedy="the stored content is damaged or was tampered with; push it again",
         )
 
 

@@ -159,7 +159,7 @@ def _check_quantizable(path: str, part: Part, scheme: Scheme) -> None:
     module = part.name.removesuffix(".weight")
     if part.dtype.startswith("F8") or part.dtype == "I8":
         raise BadInput(
-            f"the tensor {part.name} in {path} is quantized already ({part.dtype})",
+            f"the tensor {part.name} in {path} is already quantized ({part.dtype})",
             remedy="quantize the unquantized checkpoint, or ignore this module",
         )
     if part.dtype not in QUANTIZABLE:

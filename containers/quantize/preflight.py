@@ -54,8 +54,8 @@ def prepare(files: Files, parameters: QuantizeParameters, fingerprint_inputs: Ma
     ]
     if uneven:
         warnings.append(
-            f"{len(uneven)} matrices have a side that is no multiple of {_KERNEL_MULTIPLE}, which vLLM's fast "
-            f"kernels do not take, such as {uneven[0]}"
+            f"{len(uneven)} matrices have a side that is not a multiple of {_KERNEL_MULTIPLE}, which vLLM's fast "
+            f"kernels do not support, such as {uneven[0]}"
         )
     return QuantizeJob(
         files, checkpoint, recipe, recipe.effective_ignore(names), groups, fingerprint_inputs, tuple(warnings)
@@ -69,12 +69,12 @@ def check_not_quantized(checkpoint: Checkpoint) -> None:
         if config:
             method = config.get("quant_method", "an unnamed method") if isinstance(config, dict) else config
             raise BadInput(
-                f"the checkpoint is quantized already (config.json: {place}, {method})",
-                remedy="start from the unquantized checkpoint",
+                f"the checkpoint is already quantized (config.json: {place}, {method})",
+                remedy="use the unquantized checkpoint",
             )
     for name in checkpoint.names:
         if name.endswith((".weight_packed", ".weight_scale", ".weight_scale_inv", ".qweight")):
             raise BadInput(
-                f"the checkpoint is quantized already: it has the tensor {name}",
-                remedy="start from the unquantized checkpoint",
+                f"the checkpoint is already quantized: it has the tensor {name}",
+                remedy="use the unquantized checkpoint",
             )

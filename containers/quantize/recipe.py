@@ -87,11 +87,11 @@ def check_entries(ignore: Sequence[str]) -> None:
                 re.compile(entry.removeprefix("re:"))
             except re.error as error:
                 raise BadInput(
-                    f"the recipe's ignore entry {entry!r} is not a regex: {error}", remedy="mend the regex"
+                    f"the recipe's ignore entry {entry!r} is not a regex: {error}", remedy="correct the regex"
                 ) from error
         elif _LOOKS_LIKE_REGEX.search(entry):
             raise BadInput(
-                f"the recipe's ignore entry {entry!r} looks like a regex and has no 're:' in front",
+                f"the recipe's ignore entry {entry!r} looks like a regex but does not start with 're:'",
                 remedy=f"write 're:{entry}'; without it the entry is compared with whole module names",
             )
 
@@ -107,13 +107,13 @@ def check_coverage(recipe: Recipe, names: Sequence[str]) -> list[str]:
     if not quantized:
         raise BadInput(
             f"the recipe {recipe.scheme.name} quantizes none of the {len(names)} tensors",
-            remedy=f"take entries out of its ignore list: {', '.join(recipe.ignore)}",
+            remedy=f"remove entries from its ignore list: {', '.join(recipe.ignore)}",
         )
     for entry in recipe.ignore:
         if entry not in default_ignore() and not any(matches(module, entry) for module in modules):
             raise BadInput(
                 f"the recipe's ignore entry {entry!r} matches no module of this checkpoint",
-                remedy=f"module names look like {modules[len(modules) // 2]!r}; take the entry out or mend it",
+                remedy=f"module names look like {modules[len(modules) // 2]!r}; remove or correct the entry",
             )
     embeddings = sorted(module for module in quantized if _EMBEDDINGS.search(module.rpartition(".")[2]))
     if embeddings:
@@ -148,5 +148,5 @@ def _check_fused(quantized: set[str], modules: Sequence[str]) -> None:
             outside = next(module for module in loaded if module not in quantized)
             raise BadInput(
                 f"the recipe quantizes {inside[0]} and not {outside}, which vLLM loads as one layer ({layer})",
-                remedy="let the ignore list match all of them or none",
+                remedy="make the ignore list match all of them or none",
             )

@@ -66,7 +66,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
     for warning in job.warnings:
         context.report.log(warning, "warning")
     if shards:
-        context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are quantized already")
+        context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are already quantized")
     done_now = _quantize_missing(missing, request, job, store, context) if missing else StoredShards({})
     clock.lap("quantize")
     reused = len(shards)

@@ -1,4 +1,4 @@
-"""A connection to the engine: its images, and the containers that it makes."""
+"""A connection to the container engine: its images and its containers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = 60  # seconds for one answer of the engine; streams wait for as long as it takes
 _DOCS: Final = (
-    "docs/how-to/run-steps-in-containers.md says how to set an engine up; "
-    "the embedded profile needs none (CARWRIGHT_LAUNCHER=process)"
+    "docs/how-to/run-steps-in-containers.md describes the setup of a container engine; "
+    "CARWRIGHT_LAUNCHER=process works without one"
 )
 
 
@@ -188,7 +188,7 @@ class _Client(docker.APIClient):  # type: ignore[misc] # the SDK has no types
 
 @contextmanager
 def connect(settings: DockerSettings) -> Iterator[ContainerEngine]:
-    """Raises BadInput when there is no engine or it may not be used, Temporary when it does not answer."""
+    """Connect to the container engine; raises BadInput if there is none or access is denied, Temporary if it does not answer."""
     environment = inherited("DOCKER_") | ({"DOCKER_HOST": settings.host} if settings.host else {})
     where = environment.get("DOCKER_HOST") or "the local socket"
     try:

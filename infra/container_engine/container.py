@@ -92,7 +92,7 @@ class Container:
             try:
                 told = self.api.inspect_container(self.id)["State"]
             except NotFound as error:
-                raise Temporary(f"the container {self.name} was removed while it was needed") from error
+                raise Temporary(f"the container {self.name} was removed while in use") from error
         return State(told["Status"], bool(told["Running"]), int(told["ExitCode"]), bool(told["OOMKilled"]))
 
     def wait(self) -> State:

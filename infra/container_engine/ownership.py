@@ -1,4 +1,4 @@
-"""Whose a container is, and whether that somebody is still there."""
+"""Identifies the process that owns a container, and whether it is still alive."""
 
 from __future__ import annotations
 

@@ -95,14 +95,14 @@ def test_experts_that_lie_transposed_are_refused(tmp_path):
         ({"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}, "disagree"),
         ({"weight_map": {}}, "disagree"),
         ({"dtypes": "F64"}, "F64"),
-        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "I8"}}, "quantized already"),
-        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "F8_E4M3"}}, "quantized already"),
-        ({"config": {"quantization_config": {"quant_method": "fp8"}}}, "quantized already"),
-        ({"config": {"text_config": {"quantization_config": {"quant_method": "gptq"}}}}, "quantized already"),
+        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "I8"}}, "already quantized"),
+        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "F8_E4M3"}}, "already quantized"),
+        ({"config": {"quantization_config": {"quant_method": "fp8"}}}, "already quantized"),
+        ({"config": {"text_config": {"quantization_config": {"quant_method": "gptq"}}}}, "already quantized"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, damage, message):
-    """An index of another version, types that cannot be quantized, and what is quantized already."""
+    """An index of another version, types that cannot be quantized, and what is already quantized."""
     with pytest.raises(BadInput, match=message):
         plan(write(tmp_path, SHARDS, sparse=True, **damage))
 

@@ -163,9 +163,9 @@ def test_whether_an_owner_lives() -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "meaning"),
     [
-        ('could not select device driver "" with capabilities: [[gpu]]', BadInput, "GPUs were asked for"),
-        ("nvidia-container-cli: initialization error: load library failed", BadInput, "GPUs were asked for"),
-        ('error gathering device information while adding custom device "/dev/kfd"', BadInput, "GPUs were asked for"),
+        ('could not select device driver "" with capabilities: [[gpu]]', BadInput, "GPUs were requested"),
+        ("nvidia-container-cli: initialization error: load library failed", BadInput, "GPUs were requested"),
+        ('error gathering device information while adding custom device "/dev/kfd"', BadInput, "GPUs were requested"),
         ("network carwright not found", BadInput, "network"),
         (
             'invalid mount config for type "bind": bind source path does not exist: /m',
@@ -173,7 +173,7 @@ def test_whether_an_owner_lives() -> None:
             "does not have the folder",
         ),
         ("Bind for 127.0.0.1:8000 failed: port is already allocated", BadInput, "port is in use"),
-        ("manifest for nvcr.io/nvidia/x:1 not found: manifest unknown", BadInput, "the image is not there"),
+        ("manifest for nvcr.io/nvidia/x:1 not found: manifest unknown", BadInput, "the image does not exist"),
         ("write /var/lib/docker/tmp/x: no space left on device", DiskFull, "no space"),
         ("something else", Error, "refused to start it: something else"),
     ],

@@ -143,7 +143,7 @@ class Harness:
         folder = folder.expanduser().resolve()
         if not folder.is_dir():
             raise BadInput(
-                f"there is no folder {folder}, which evaluate.data names", remedy="make it, or unset evaluate.data"
+                f"there is no folder {folder}, which evaluate.data names", remedy="create it, or unset evaluate.data"
             )
         return folder
 
@@ -190,7 +190,7 @@ class Harness:
                 raise BadInput(
                     f"{one.title} of the suite {self.files.name} has {count} questions here, and {one.samples} are "
                     "declared: an incomplete sample set never passes",
-                    remedy=f"get the whole data set {one.data_set}, or the version that the suite was written for",
+                    remedy=f"provide the complete data set {one.data_set}, in the version that the suite was written for",
                 )
         return manager
 

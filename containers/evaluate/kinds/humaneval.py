@@ -81,12 +81,12 @@ class HumanEvalSuite:
             )
             requests = RequestCounts(**vars(client.counts))
         written = dict(zip(known, texts, strict=True))
-        report.log(f"running what was written, {sandbox}")
+        report.log(f"running the generated code {sandbox}")
         outcomes = await humaneval.score(sandbox, known, written)
         later = await humaneval.score(sandbox, known, dict(zip(some, repeated, strict=True)))
         scored = [_scored(suite, "humaneval", "HumanEval", outcomes)]
         if harder:
-            report.log("running it on the inputs of HumanEval+")
+            report.log("running the generated code on the inputs of HumanEval+")
             scored.append(
                 _scored(suite, "humaneval-plus", "HumanEval+", await humaneval.score(sandbox, harder, written))
             )
