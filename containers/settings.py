@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from containers.contract import Step, StepRequest, StoreLocation
 from containers.errors import BadInput, faults
-from containers.setting_names import PREFIX, Given, given_as_variables, refuse_unknown, settings_of
+from containers.setting_names import PREFIX, GivenName, names_of_variables, refuse_unknown, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,7 +63,7 @@ FLOW_SIDE: Final = tuple(
 
 # The sections and settings that each step is handed, beside where it writes and how it logs.
 _EVERY_STEP: Final = ("home", "cache", "log_format")
-HANDED: Final[Mapping[Step, tuple[str, ...]]] = {
+STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token"),
     Step.QUANTIZE: ("store",),
     Step.PUSH: ("store", "registry", "docker_config", "busybox"),
@@ -197,9 +197,9 @@ class StepSettings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             # The cause would show the value, which may be a secret.
-            raise BadInput(f"the settings do not fit: {faults(error)}", remedy=self.remedy) from None
+            raise BadInput(f"invalid settings: {faults(error)}", remedy=self.remedy) from None
         except SettingsError as error:
-            raise BadInput(f"the settings do not fit: {error}") from None
+            raise BadInput(f"invalid settings: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise BadInput(f"carwright.toml is not TOML: {error}") from error
 
@@ -253,25 +253,25 @@ class StepSettings(BaseSettings):
         secrets, files = NestedSecretsSettingsSource(file_secret_settings), cls.files()
         cls.check_names(
             [
-                *given_as_variables(env_settings.env_vars),
-                *given_as_variables(secrets.env_vars, where=", ".join(map(str, secrets.secrets_paths))),
+                *names_of_variables(env_settings.env_vars),
+                *names_of_variables(secrets.env_vars, where=", ".join(map(str, secrets.secrets_paths))),
                 *(name for _, names in files for name in names),
             ]
         )
         return (init_settings, env_settings, secrets, *(source for source, _ in files))
 
     @classmethod
-    def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[Given]]]:
+    def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[GivenName]]]:
         """Files that are read, too, each with the names in it. A step is told everything, and reads none."""
         return ()
 
     @classmethod
-    def check_names(cls, given: Iterable[Given]) -> None:
+    def check_names(cls, given: Iterable[GivenName]) -> None:
         """Raises BadInput for names that nobody would read."""
-        refuse_unknown(given, cls, passed_over=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
+        refuse_unknown(given, cls, ignored=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
 
 
-def handed(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
+def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
     """What a launcher hands to a step, as environment variables: plain settings, and apart from these the secrets.
 
     Only what the step uses, and of that only what anybody has set: the defaults are known to the step, and an image of
@@ -294,7 +294,7 @@ def handed(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str]
 
 
 def _parts(request: StepRequest) -> tuple[str, ...]:
-    parts = _EVERY_STEP + HANDED[request.step]
+    parts = _EVERY_STEP + STEP_SETTINGS[request.step]
     # Of the registries evaluate wants nothing but a tokenizer; where it has none to get, no login lies beside generated code.
     if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
         return tuple(part for part in parts if part not in _OF_REGISTRIES)

@@ -71,5 +71,5 @@ def read(suite: str) -> SuiteFiles:
             except UnicodeDecodeError as error:
                 raise BadInput(f"{path} in the suite {suite} is not UTF-8 text") from error
     if sum(map(len, files.values())) > _LIMIT:
-        raise BadInput(f"the suite {suite} holds more than {_LIMIT} characters", remedy="keep data sets out of it")
+        raise BadInput(f"the suite {suite} holds more than {_LIMIT} characters", remedy="move data sets out of it")
     return SuiteFiles(name=folder.resolve().name, files=files, shipped=folder.parent == SHIPPED)

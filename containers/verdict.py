@@ -83,8 +83,8 @@ class Verdict(Values):
     measures: dict[str, float] = Field(default_factory=dict)
     scores: tuple[Score, ...] = ()
     commands: tuple[str, ...] = ()
-    engine: str = ""
-    baseline_engine: str = ""
+    server: str = Field(default="", alias="engine")
+    baseline_server: str = Field(default="", alias="baseline_engine")
 
 
 def grounds_for_promotion(decision: Decision | None, *, override: str, profile: GateProfile) -> Grounds | None:

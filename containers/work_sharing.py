@@ -123,8 +123,8 @@ class Workers(Generic[W]):
         with ThreadPoolExecutor(len(self.working) or 1, thread_name_prefix="end") as pool:
             list(pool.map(lambda worker: worker.end(), self.working.values()))
 
-    def look(self, *, full: bool = False) -> bool:
-        """Start whoever is idle, unless there is no room, and look at each once; False when every group is done.
+    def poll(self, *, full: bool = False) -> bool:
+        """Start whoever is idle, unless there is no room, and poll each once; False when every group is done.
 
         Raises a final error of a worker, and Temporary when workers keep dying.
         """

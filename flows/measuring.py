@@ -1,4 +1,4 @@
-"""How a subject is measured, by the flow and by the command line: it is served only while its measurement is not known."""
+"""Measures a subject, for the flow and the command line. It is served only if the store has no measurement of it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def measure(
     store: Store,
     run: Callable[[StepRequest], T],
     serve: Callable[[Subject], AbstractContextManager[Lease]],
-    anew: bool = False,
+    always_serve: bool = False,
 ) -> tuple[T, Lease | None]:
-    """What `run` returns for the measurement, and the lease of what was served for it.
+    """The result of `run` for the measurement, and the lease of the served model, if one was needed.
 
-    `run` answers a request that the store has a measurement for without an endpoint. `serve` serves the subject for the
-    length of its block; with `anew` it is served whatever the store has.
+    `serve` serves the subject for the length of its block. With `always_serve` it is served even if the store has a
+    measurement; otherwise `run` gets a request without an endpoint, which the store answers.
     """
     subject = subject.fitting(suite)
     lookup = requests.measure(subject, suite)
-    if not anew and store.find(Kind.MEASUREMENT, fingerprint(lookup)) is not None:
+    if not always_serve and store.find(Kind.MEASUREMENT, fingerprint(lookup)) is not None:
         return run(lookup), None
     with serve(subject) as lease:
         return run(requests.measure(subject, suite, lease.endpoint)), lease

@@ -26,14 +26,14 @@ from flows.watching import outcome
     result_serializer="json",
     persist_result=False,
     validate_parameters=False,
-    on_failure=[write_failure, notify_failure, outcome.note_failure],
-    on_crashed=[notify_failure, outcome.note_failure],
+    on_failure=[write_failure, notify_failure, outcome.record_failure],
+    on_crashed=[notify_failure, outcome.record_failure],
 )
 @takes_fields_of(ShipRequest)
 def quantize_and_ship(request: ShipRequest) -> Shipped:
     """Turn a model, a revision and a recipe into a served, measured and promoted modelcar.
 
-    Raises NotPromoted when the candidate does not pass; the candidate stays, by digest.
+    Raises NotPromoted if the candidate does not pass; it stays available by digest.
     """
     runtime = current()
     if taken := outcome.claim(runtime, request):

@@ -1,6 +1,6 @@
-"""The requests that the chain makes, one method per step; nothing in here knows Prefect.
+"""Makes the requests of the chain, one method per step; nothing here knows Prefect.
 
-The flow wraps them in tasks (`flows.steps`), the commands of the command line send them as they are (`flows.local.session`).
+The flow wraps them in tasks (`flows.steps`); the command line runs them directly (`flows.local.session`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from containers.contract import (
     StepRequest,
     StoreLocation,
 )
-from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.fingerprints import fingerprint_inputs, locked_vllm
 from flows.runners.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(request: StepRequest) -> str:
-    """The name of the artifact that a pure step makes of this request."""
+    """The fingerprint of the artifact that a pure step makes for this request."""
     return request.fingerprint(fingerprint_inputs(request.step, request.parameters.get("action")))
 
 
@@ -40,7 +40,7 @@ def fingerprint(request: StepRequest) -> str:
 class Subject:
     """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store.
 
-    `tokenizer` is the checkpoint that a modelcar was made of, where the store has it.
+    `tokenizer` is the checkpoint that a modelcar was made from, if the store has it.
     """
 
     role: str
@@ -62,20 +62,20 @@ class Subject:
         return cls(role, str(image.digest), parameters, {}, tokenizer=tokenizer)
 
     def fitting(self, suite: str) -> Subject:
-        """The same, served with at least the length that the suite needs."""
+        """The same subject, served with at least the context length that the suite needs."""
         length = max(self.parameters.max_model_len, suites.read(suite).max_model_len)
         return replace(self, parameters=self.parameters.model_copy(update={"max_model_len": length}))
 
 
-def serving_engine(settings: Settings) -> str:
-    """Whose answers are measured: part of a measurement's name, so that no baseline of a CPU is compared with a GPU's answers."""
+def inference_server(settings: Settings) -> str:
+    """Name and version of the inference server. A measurement is named by it, so a CPU's baseline never meets a GPU's answers."""
     if settings.serve.engine:
         return settings.serve.engine
     if settings.placement.serve:
         return f"vllm by {settings.placement.serve}"
     images = BACKENDS[settings.launcher].images(settings)
     if images is None or not settings.resources.of(Step.SERVE).gpus:
-        return engine_version()
+        return locked_vllm()
     return f"vllm of {images.format(target='serve')}"
 
 
@@ -98,14 +98,14 @@ class Requests:
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
         return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
 
-    def quantize_arriving(self, source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
-        """What quantize can do while the download of that source goes on."""
+    def quantize_during_download(self, source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
+        """Quantize the shards of a source while it downloads."""
         return self._request(
             Step.QUANTIZE, recipe, options=QuantizeOptions(arriving=fingerprint(self.download(source)))
         )
 
     def plan(self, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
-        """What quantize would do with the checkpoint in the folder that the options name."""
+        """Plan the quantization of the checkpoint in the folder that the options name."""
         return self._request(Step.QUANTIZE, recipe, options=options)
 
     def push(self, checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
@@ -129,13 +129,13 @@ class Requests:
             Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout)
         )
 
-    def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, engine: str = "") -> StepRequest:
-        """Without an endpoint the request can be looked up, and answered by a cache alone. `engine`: one that is not ours."""
+    def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
+        """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""
         files = suites.read(suite)
         parameters = files.parameters(
             action="measure",
             subject=subject.digest,
-            engine=engine or serving_engine(self.settings),
+            server=server or inference_server(self.settings),
             tensor_parallel_size=subject.parameters.tensor_parallel_size,
         )
         where: dict[str, object] = {}
@@ -149,7 +149,7 @@ class Requests:
         return self._request(Step.EVALUATE, parameters, options=files.options(**where))
 
     def check(self, suite: str) -> StepRequest:
-        """Whether the suite can be measured by, asked before anything is made for it. Raises BadInput for a name of none."""
+        """Check whether the suite can be used here. Raises BadInput for an unknown name."""
         files = suites.read(suite)
         return self._request(Step.EVALUATE, files.parameters(action="check"), options=files.options())
 
@@ -161,9 +161,9 @@ class Requests:
         suite: str,
         sizes: tuple[int, int] = (0, 0),
     ) -> StepRequest:
-        """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 where they are not known."""
+        """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 if unknown."""
         files = suites.read(suite)
-        parameters = files.parameters(action="judge", subject=subject.digest, engine=serving_engine(self.settings))
+        parameters = files.parameters(action="judge", subject=subject.digest, engine=inference_server(self.settings))
         parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
         return self._request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
 

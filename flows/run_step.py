@@ -1,8 +1,8 @@
-"""The flow that answers one step's request on the machine of a worker: deployed as `run-step/gpu`, started by a parent.
+"""The flow that runs one step on a worker's machine: deployed as `run-step/gpu`, started by a parent run.
 
-The outcome, a StepResult or the error with its exit code, is stored as JSON where the parent looks for it
-(`flows.orchestrator.child_protocol`). While it works it sends heartbeats and watches those of its parent: when the parent
-says so, or is silent for too long, it ends.
+The outcome, a StepResult or the error with its exit code, is stored as JSON for the parent
+(`flows.orchestrator.child_protocol`). The run sends heartbeats and watches those of its parent: it ends when the parent
+tells it to, or is silent for too long.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _LEVELS: Final = {
 
 @flow(name="run-step", flow_run_name="{label}", persist_result=False, validate_parameters=False)
 def run_step(request: dict[str, Any], key: str, label: str = "step") -> None:
-    """Answer a StepRequest (as JSON) and store the outcome under `key`.
+    """Run a StepRequest (as JSON) and store the outcome under `key`.
 
-    A request to serve is answered with an endpoint, and the run goes on until the parent's heartbeats end. Raises the
-    step's error, so that the run is shown as failed.
+    For a request to serve, the outcome is an endpoint, and the run continues until the parent's heartbeats end. Raises
+    the step's error, so that Prefect shows the run as failed.
     """
     del label
-    now = runtime.here()
+    now = runtime.without_placement()
     asked = StepRequest.model_validate(request).model_copy(update={"store": now.location})
     silence = now.settings.placement.silence
     with (
@@ -71,7 +71,7 @@ def _answer(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEven
 
 
 def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent) -> StepResult:
-    """Publish the endpoint and stay; ends well when the parent says so, and raises NotReady when the service ends first."""
+    """Publish the endpoint and serve until the parent ends this run; raises NotReady if the service ends first."""
     host = now.settings.serve.advertise
     if host:  # others are to reach it, so it must listen to them
         options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0"})  # noqa: S104
@@ -86,11 +86,11 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent
         return StepResult(step=Step.SERVE, values=endpoint.dump())
     finally:
         lease.end()
-    raise NotReady(f"{endpoint.served_model_name} ended by itself", remedy="its log is on the worker's machine")
+    raise NotReady(f"{endpoint.served_model_name} ended unexpectedly", remedy="its log is on the worker's machine")
 
 
 def advertised(endpoint: Endpoint, host: str) -> Endpoint:
-    """An endpoint of this machine under the name by which others reach it, where one is set."""
+    """The endpoint with the host name that other machines use, if one is set."""
     url = urlsplit(endpoint.url)
     if not host or url.hostname not in _LOOPBACK:
         return endpoint
@@ -115,12 +115,12 @@ def _listener(heartbeat: Heartbeat) -> OnEvent:
 
 
 class _ParentGoneError(Interrupted):
-    """The parent run has ended this one, or is dead."""
+    """The parent run has ended this one, or has died."""
 
 
 @contextmanager
 def ended_with_parent(store: Store, key: str, patience: float, poll: float = POLL) -> Iterator[None]:
-    """End the block (in this process's main thread) when the parent says so or is silent for `patience` seconds.
+    """Interrupt the block, in the main thread, when the parent ends this run or is silent for `patience` seconds.
 
     A service that is to be kept outlives its parent's silence; whoever stops it then says so in the parent's place.
     """
@@ -133,7 +133,7 @@ def ended_with_parent(store: Store, key: str, patience: float, poll: float = POL
             last = watch.read()
             command = last.command if last is not None else "on"
             if command == "end":
-                why.append("the parent run has ended it")
+                why.append("the parent run ended this run")
             elif command == "on" and watch.silence > patience:
                 why.append(f"the parent run sent no heartbeat for {patience:.0f} s")
             if why and not done.is_set():

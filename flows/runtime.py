@@ -1,7 +1,7 @@
-"""What a flow run works with: settings, store, launcher, services, and a listener for events.
+"""The context of a flow run: settings, store, launcher, services, and a listener for events.
 
-One value per run, held in a context variable, so that tasks take what makes the output as parameters and nothing else. Only
-flows, tasks and Prefect's hooks read it there (`current`); everything that they call is given it.
+There is one per run, in a context variable, so that the parameters of tasks are only what determines their output. Only
+flows, tasks and Prefect hooks read it from there (`current`) and pass it to the functions they call.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """`listener` gets every event with the name of the task that it belongs to; `run` identifies the run.
+    """`listener` receives every event with the name of its task; `run` identifies the run.
 
-    `worked` collects the seconds that each start of a step or a service took: what is left of the run's wall time is
-    the flow's own cost.
+    `worked` collects the seconds that each step or start of a service took. The rest of the run's wall time is the
+    overhead of the flow.
     """
 
     settings: Settings
@@ -49,7 +49,7 @@ class Runtime:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count the time of the block as a step's work."""
+        """Count the time of the block as work of a step."""
         started = time.monotonic()
         try:
             yield
@@ -67,12 +67,12 @@ class Runtime:
 
 
 def location(settings: Settings) -> StoreLocation:
-    """The part of the store's settings that may be written down."""
+    """The location of the store, without secrets."""
     return settings.store.location
 
 
 def open_runtime(settings: Settings, listener: Listener, run: str) -> Runtime:
-    """What `settings.launcher` says: steps and services as processes or as containers; the store must be up."""
+    """A runtime with the launcher and services that `settings.launcher` names; the store must be up."""
     launcher, services = _parts(settings)
     return Runtime(
         settings=settings,
@@ -85,7 +85,7 @@ def open_runtime(settings: Settings, listener: Listener, run: str) -> Runtime:
 
 
 def _parts(settings: Settings) -> tuple[Launcher, Services]:
-    parts = _started_here(settings)
+    parts = _local_parts(settings)
     if not settings.placement.used:
         return parts
     from flows.runners.remote.launcher import PlacedLauncher
@@ -94,7 +94,7 @@ def _parts(settings: Settings) -> tuple[Launcher, Services]:
     return PlacedLauncher(settings, parts[0]), PlacedServices(settings, parts[1])
 
 
-def _started_here(settings: Settings) -> tuple[Launcher, Services]:
+def _local_parts(settings: Settings) -> tuple[Launcher, Services]:
     backend = BACKENDS[settings.launcher]
     return backend.launcher(settings), backend.services(settings)
 
@@ -104,7 +104,7 @@ _current: ContextVar[Runtime] = ContextVar("carwright_runtime")
 
 @contextmanager
 def use(runtime: Runtime) -> Iterator[Runtime]:
-    """Make it the one that `current` returns inside the block."""
+    """Make `current` return this runtime inside the block."""
     token = _current.set(runtime)
     try:
         yield runtime
@@ -113,12 +113,12 @@ def use(runtime: Runtime) -> Iterator[Runtime]:
 
 
 def current() -> Runtime:
-    """The runtime in use; in a run that a worker started, one made of the worker's settings."""
+    """The current runtime; in a run started by a worker, one made from the worker's settings."""
     return _current.get(None) or _of_this_process()
 
 
-def here() -> Runtime:
-    """The same without placement: a child run does its step itself, whatever the settings around it say."""
+def without_placement() -> Runtime:
+    """The current runtime without placement: a child run does its step itself, whatever the settings say."""
     now = current()
     if not now.settings.placement.used:
         return now
@@ -128,13 +128,13 @@ def here() -> Runtime:
 
 @cache
 def _of_this_process() -> Runtime:
-    """Of a flow run in a process of its own. Raises BadInput when the settings name no store that others reach, too."""
+    """The runtime of a flow run in its own process. Raises BadInput if the settings name no external store."""
     from prefect.runtime import flow_run
 
     settings = Settings()
     if settings.store.endpoint is None:
         raise BadInput(
-            "a deployed flow needs an object store that outlives it",
+            "a deployed flow needs an external object store",
             remedy="set CARWRIGHT_STORE__ENDPOINT, ..._ACCESS_KEY_ID and ..._SECRET_ACCESS_KEY for the worker's runs",
         )
     return open_runtime(settings, lambda task, event: None, str(flow_run.id))

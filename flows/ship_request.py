@@ -1,8 +1,8 @@
-"""The parameters of one shipment, and a function's signature made of them.
+"""The parameters of one shipment, and function signatures made from them.
 
-Everything that takes or carries them is made from this model: the options of `carwright ship`, the parameters of the flow,
-the entries of models.yaml, the event of watch-releases and the stored record. A new parameter is one field here, in
-`ShipOptions` when an entry of models.yaml may set it.
+Everything with these parameters is made from this model: the options of `carwright ship`, the parameters of the flow, the
+entries of models.yaml, the event of watch-releases and the stored record. A new parameter is one field here, in
+`ShipOptions` if an entry of models.yaml may set it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ M = TypeVar("M", bound="BaseModel")
 
 @dataclass(frozen=True)
 class CommandLine:
-    """How `carwright ship` shows a field, where the field itself does not say it.
+    """How `carwright ship` shows a field.
 
-    `default` describes what an empty value stands for; `argument`: it has a place instead of a name; `hidden`: it is no
-    option at all, because only a program gives it.
+    `default` describes the meaning of an empty value; `argument`: a positional argument; `hidden`: not an option,
+    because only programs set it.
     """
 
     metavar: str | None = None
@@ -54,21 +54,21 @@ def _base(text: str) -> str:
 
 
 class ShipOptions(Frozen):
-    """What an entry of models.yaml may set as well, under the same names."""
+    """The parameters that an entry of models.yaml may set, too, under the same names."""
 
-    suite: str = Field(default="smoke", description="The suite that the gate judges by.")
+    suite: str = Field(default="smoke", description="Suite for the gate.")
     base: Annotated[str, AfterValidator(_base)] = Field(
         default="busybox", description="Base layer: busybox, none, or an image reference."
     )
     tag: Annotated[str, CommandLine(default="the commit")] = Field(default="", description="Tag of the promoted image.")
-    max_model_len: int = Field(default=2048, ge=1, description="Tokens of context that the model is served with.")
+    max_model_len: int = Field(default=2048, ge=1, description="Context length in tokens.")
     override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
-        default="", description="Promote in spite of the gate; the reason is recorded."
+        default="", description="Promote against the gate's verdict; the reason is recorded."
     )
 
 
 class ShipRequest(ShipOptions):
-    """One shipment. An empty `model` stands for the demo, an empty `to` for the default target of whoever runs it."""
+    """One shipment. An empty `model` stands for the demo, an empty `to` for a default target."""
 
     model: Annotated[str, CommandLine(argument=True, default="the demo model")] = Field(
         description="hf://org/name, file:///dir or s3://bucket/prefix."
@@ -79,13 +79,13 @@ class ShipRequest(ShipOptions):
     to: Annotated[str, CommandLine(default="oci:.carwright/images/<model>-<scheme>")] = Field(
         default="", description="oci:DIR or registry/repository."
     )
-    scheme: str = Field(default="FP8_DYNAMIC", description="How weights and activations are quantized.")
+    scheme: str = Field(default="FP8_DYNAMIC", description="Quantization scheme of weights and activations.")
     gate_profile: GateProfile = Field(
         default="release",
-        description="What an undecided gate does. release: stop, exit code 4. smoke: warn and promote.",
+        description="If the gate cannot decide: release stops with exit code 4, smoke warns and promotes.",
     )
-    keep: bool = Field(default=False, description="Leave the model serving; carwright clean stops it.")
-    force: bool = Field(default=False, description="Do every step again, whatever the caches hold.")
+    keep: bool = Field(default=False, description="Keep the model serving; carwright clean stops it.")
+    force: bool = Field(default=False, description="Run every step again and ignore caches.")
     reason: Annotated[str, CommandLine(hidden=True)] = Field(default="", description="Why the run was started.")
     change: Annotated[str, CommandLine(hidden=True)] = Field(
         default="", description="Fingerprint of the change that watch-releases announced."
@@ -93,14 +93,14 @@ class ShipRequest(ShipOptions):
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self:
-        """Raises BadInput, which names the parameter, for a value that does not fit and for an unknown name."""
+        """The request from these values; raises BadInput, naming the parameter, for an invalid value or an unknown name."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise BadInput(f"these parameters do not fit: {faults(error)}") from error
+            raise BadInput(f"invalid parameters: {faults(error)}") from error
 
     def absolute(self) -> Self:
-        """The same for steps, whose working directory is another: folders are named from the root."""
+        """The same with absolute folders, for steps, which have another working directory."""
         suite = self.suite if self.suite in suites.names() else str(Path(self.suite).absolute())
         base = absolute_layout(self.base) if self.base.startswith("oci:") else self.base
         return self.model_copy(update={"to": absolute_layout(self.to) if self.to else "", "suite": suite, "base": base})
@@ -110,21 +110,21 @@ class ShipRequest(ShipOptions):
         return self.model_dump(mode="json")
 
     def overrides(self) -> dict[str, Any]:
-        """What differs from the defaults: a deployment has defaults of its own, and a model of its own."""
+        """The parameters that differ from the defaults; for a deployment, which has its own defaults and model."""
         given = self.model_dump(mode="json", exclude_defaults=True)
         return {name: value for name, value in given.items() if name != "model" or value}
 
     @property
     def name(self) -> str:
-        """The model's own name, without where it is: what it is served as."""
+        """The name of the model without its location: the name it is served under."""
         return self.model.rstrip("/").rpartition("/")[2]
 
 
-_ORDER: Final = ("model", "revision", "to", "scheme")  # what people give comes first; the others follow as declared
+_ORDER: Final = ("model", "revision", "to", "scheme")  # the usual ones first; the others follow as declared
 
 
 def fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields in the order in which people are shown them."""
+    """The fields in the order in which they are shown."""
     known = model.model_fields
     first = [name for name in _ORDER if name in known]
     return {name: known[name] for name in (*first, *(name for name in known if name not in first))}
@@ -135,7 +135,7 @@ def command_line(field: FieldInfo) -> CommandLine:
 
 
 def parameters(model: type[BaseModel]) -> list[inspect.Parameter]:
-    """The fields as a function's parameters."""
+    """The fields as parameters of a function."""
     return [
         inspect.Parameter(
             name,
@@ -148,7 +148,7 @@ def parameters(model: type[BaseModel]) -> list[inspect.Parameter]:
 
 
 def with_signature(function: Callable[..., R], given: Iterable[inspect.Parameter]) -> Callable[..., R]:
-    """Give a function that takes keywords the parameters that libraries find when they read its signature."""
+    """Set the signature that libraries read from a function that takes keyword arguments."""
     parameters = list(given)
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -156,10 +156,10 @@ def with_signature(function: Callable[..., R], given: Iterable[inspect.Parameter
 
 
 def takes_fields_of(model: type[ShipRequest]) -> Callable[[Callable[[ShipRequest], R]], Callable[..., R]]:
-    """Let a function of one request be called with the request's fields, as Prefect calls a flow.
+    """Make a function of one request callable with the request's fields, as Prefect calls a flow.
 
     Prefect reads names, types and defaults from the signature and descriptions from the docstring. The function raises
-    BadInput for values that do not fit.
+    BadInput for invalid values.
     """
 
     def decorate(function: Callable[[ShipRequest], R]) -> Callable[..., R]:

@@ -1,7 +1,7 @@
 """The steps of the chain as Prefect tasks: `Steps` has a method for each, which makes the request and runs the task.
 
-Pure steps (download, quantize, evaluate) are cached by fingerprint. Effects (resolve, push, deploy, promote) have no
-cache: they look at the world each time and do what is missing.
+Pure steps (download, quantize, evaluate) are cached by fingerprint. Effects (resolve, push, deploy, promote) are never
+cached: each time they check the current state and do what is missing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from flows.runners.service import Lease
     from flows.runtime import Runtime
 
-RETRIES = 2  # of a step that said "temporary"; a bug or bad input is never retried
+RETRIES = 2  # after a temporary error; a bug or bad input is never retried
 RETRY_SECONDS = [2.0, 15.0]
 
 
@@ -69,7 +69,7 @@ class Done:
 
 
 def _temporary(task_: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may succeed later, and nothing else."""
+    """Retry temporary errors only."""
     error = state.result(raise_on_failure=False)
     return bool(getattr(error, "temporary", False))
 
@@ -92,9 +92,9 @@ def _launch(runtime: Runtime, request: StepRequest) -> StepResult:
     retry_condition_fn=_temporary,
 )
 def pure_step(request: StepRequest) -> StepResult:
-    """A step whose output is decided by its request; Prefect's cache is an index to the store's manifests.
+    """A step whose output depends on its request alone; Prefect's cache is an index to the store's manifests.
 
-    Of several runs that want it at once one works, and the others find what it has made.
+    If several runs need the same output at once, one makes it and the others wait and find it.
     """
     runtime = current()
 
@@ -114,22 +114,22 @@ def pure_step(request: StepRequest) -> StepResult:
     retry_condition_fn=_temporary,
 )
 def effect_step(request: StepRequest) -> StepResult:
-    """A step that looks at the world and changes what is missing there."""
+    """A step that checks the current state outside and does what is missing."""
     return _launch(current(), request)
 
 
-@task(name="quantize what arrives", persist_result=False, cache_policy=NO_CACHE)
-def arriving_step(request: StepRequest) -> StepResult:
-    """The shards of a checkpoint that is being downloaded; its time is the download's and is not counted twice."""
+@task(name="quantize during download", persist_result=False, cache_policy=NO_CACHE)
+def quantize_during_download_step(request: StepRequest) -> StepResult:
+    """Quantize the shards of a checkpoint during its download. Its time is part of the download's and not counted again."""
     runtime = current()
-    name = f"{str(request.options['arriving'])[:32]}{fingerprint(request)[:32]}"  # of this download and recipe
+    name = f"{str(request.options['arriving'])[:32]}{fingerprint(request)[:32]}"  # unique to this download and recipe
     with one_at_a_time(name, get_run_logger().info), task_listener(runtime) as listen:
         return runtime.launcher.run(request, listen)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def deploy_step(request: StepRequest, *, keep: bool) -> Lease:
-    """Have something served; what serves already is found."""
+    """Serve a model, or find the server that already does."""
     runtime = current()
     with task_listener(runtime) as listen, runtime.working():
         return runtime.services.start(request, listen, keep=keep)
@@ -144,9 +144,9 @@ def _run(what: Task[..., Any], request: StepRequest, name: str, label: str, afte
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of one run, to be called inside its flow; `timeline` has what each came to and how long it took.
+    """The steps of one run, to be called inside its flow; `timeline` has the result and duration of each.
 
-    With `force` no cache answers. `after` are the steps that a step waits for.
+    With `force` no cached result is used. `after` are the steps that a step waits for.
     """
 
     runtime: Runtime
@@ -158,48 +158,50 @@ class Steps:
         return self.runtime.requests
 
     def check(self, suite: str) -> None:
-        """Check a suite before anything is made for it; the one that ships for every run needs no check."""
+        """Check that the suite can be used, before any work is done; the default suite needs no check."""
         if suite != "smoke":
             _run(effect_step, self.requests.check(suite), "check", f"check the suite {suite}", [])
 
     def resolve(self, model: str, revision: str | None) -> tuple[ResolvedSource, Done]:
-        """Find out what exactly the request names: a branch becomes a commit."""
+        """Resolve the model to fixed contents: a branch becomes a commit."""
         done = _run(effect_step, self.requests.resolve(model, revision), "resolve", f"resolve {model}", [])
         source = ResolvedSource.read(done.result.values)
         self.timeline.add("resolve", "found", source.pinned)
         return source, done
 
     def download(self, source: ResolvedSource, recipe: QuantizeParameters, *, after: list[Done]) -> Done:
-        """Download the checkpoint; a large one is quantized by that recipe meanwhile, as far as its shards are there."""
+        """Download the checkpoint. The shards of a large one are quantized while others still download."""
         label = f"download {source.source}" + (f" at {source.commit[:12]}" if source.commit else "")
-        with self._quantizing(source, recipe) as announce:
+        with self._quantize_during_download(source, recipe) as announce:
             request = self.requests.download(source, announce=announce)
             done = self._pure(request, Kind.CHECKPOINT, "download", label, after)
         self._add("download", done, f"{source.files} files")
         return done
 
     @contextmanager
-    def _quantizing(self, source: ResolvedSource, recipe: QuantizeParameters) -> Iterator[bool]:
-        """Quantize what arrives during the block; whether there is any use in that.
+    def _quantize_during_download(self, source: ResolvedSource, recipe: QuantizeParameters) -> Iterator[bool]:
+        """Quantize shards as they arrive during the block. Yields whether it does so: not for a small or stored checkpoint.
 
-        Its failure does not fail the run: the quantization that follows does what is left, and says what is wrong.
+        Its failure does not fail the run: the quantization that follows does the rest and reports any error.
         """
         store = self.runtime.store
-        wanted = fingerprint(self.requests.download(source))
-        if store.find(Kind.CHECKPOINT, wanted) is not None or source.size < self.runtime.settings.overlap_gb * 1e9:
+        download = fingerprint(self.requests.download(source))
+        if store.find(Kind.CHECKPOINT, download) is not None or source.size < self.runtime.settings.overlap_gb * 1e9:
             yield False
             return
-        download_feed.begin(store, wanted)
-        request = self.requests.quantize_arriving(source, recipe)
-        future = arriving_step.with_options(task_run_name=f"quantize to {recipe.scheme} what arrives").submit(request)
+        download_feed.reset(store, download)
+        request = self.requests.quantize_during_download(source, recipe)
+        future = quantize_during_download_step.with_options(
+            task_run_name=f"quantize to {recipe.scheme} during the download"
+        ).submit(request)
         try:
             yield True
         except BaseException:
-            download_feed.end(store, wanted)
+            download_feed.close(store, download)
             raise
         future.wait()
         if not future.state.is_completed():
-            get_run_logger().warning("quantizing during the download broke off: %s", future.state.message)
+            get_run_logger().warning("quantizing during the download stopped: %s", future.state.message)
 
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, *, after: list[Done]) -> Done:
         request = self.requests.quantize(checkpoint, recipe, QuantizeOptions())
@@ -219,9 +221,9 @@ class Steps:
     def measure(
         self, subject: Subject, suite: str, *, after: list[Done], keep: bool = False
     ) -> tuple[Done, Lease | None]:
-        """Measure the subject, and the lease of what is left serving.
+        """Measure the subject; returns the measurement and the lease of a model that is to keep serving.
 
-        It is served only when the store has no answer yet, or when it is to stay.
+        The subject is served only if the store has no measurement of it, or if it is to keep serving.
         """
         label = f"evaluate the {subject.role} ({suite})"
         done, lease = measuring.measure(
@@ -231,14 +233,14 @@ class Steps:
             store=self.runtime.store,
             run=lambda request: self._pure(request, Kind.MEASUREMENT, "evaluate", label, after),
             serve=lambda fitting: self._deployed(fitting, after, keep=keep),
-            anew=self.force or keep,
+            always_serve=self.force or keep,
         )
         self._add("evaluate" if subject.role == "candidate" else subject.role, done, suite)
         return done, lease if keep else None
 
     @contextmanager
     def _deployed(self, subject: Subject, after: list[Done], *, keep: bool) -> Iterator[Lease]:
-        """Serve the subject for the length of the block; with `keep` it stays when the block ends well."""
+        """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(
             request, keep=keep, return_state=True, wait_for=[done.state for done in after]
@@ -279,7 +281,7 @@ class Steps:
         return self.runtime.store.load(ref).size
 
     def _pure(self, request: StepRequest, kind: Kind, name: str, label: str, after: list[Done]) -> Done:
-        """Run a pure step, or take the cache's answer when the store still holds that very artifact, every blob of it."""
+        """Run a pure step, or use the cached result if the store still holds every blob of its artifact."""
         held = self.runtime.store.find(kind, fingerprint(request))
         done = _run(pure_step, request, name, label, after, refresh_cache=self.force or held is None)
         if done.cached and held is not None and held.ref not in done.result.outputs.values():

@@ -1,4 +1,4 @@
-"""The sweeper as a flow: deployed on each kind of Docker host, run by a schedule."""
+"""The sweeper as a flow: deployed for each kind of Docker host and run on a schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 @flow(name="sweep-containers", flow_run_name="sweep containers", persist_result=False)
 def sweep_containers(dry_run: bool = False) -> None:  # noqa: FBT001 - a parameter of a deployment is plain
-    """Remove the containers on this host's engine that nobody waits for; with `dry_run` only say which."""
+    """Remove abandoned containers from this host's container engine; with `dry_run` only list them."""
     log = get_run_logger()
     found = sweep(Settings().docker, dry_run=dry_run)
     for one in found:
@@ -22,4 +22,4 @@ def sweep_containers(dry_run: bool = False) -> None:  # noqa: FBT001 - a paramet
         for one in found
     ]
     if rows:
-        create_table_artifact(key="containers", table=rows, description="What was found on this engine")
+        create_table_artifact(key="containers", table=rows, description="Containers found on this container engine")

@@ -136,7 +136,9 @@ def _explained(verb: str, kind: str, name: str) -> Iterator[None]:
         code = error.response.status_code
         if code == 404:  # a path that the server does not know at all is answered in plain text
             raise _no_kind(kind) from error
-        raise _by_code(code, f"the cluster did not let us {verb} {what}: {error.response.text[:200]}") from error
+        raise _by_code(
+            code, f"the cluster does not allow this account to {verb} {what}: {error.response.text[:200]}"
+        ) from error
     except httpx2.HTTPError as error:
         raise Temporary(
             f"cannot {verb} {what}: the cluster does not answer ({error or type(error).__name__})",
@@ -150,22 +152,20 @@ def _api_error(verb: str, what: str, kind: str, error: ApiError) -> BadInput | T
     if code == 404 and _NO_SUCH_KIND in message:
         return _no_kind(kind)
     if code == 404 and "namespaces" in message:
-        return BadInput(f"cannot {verb} {what}: {message}", remedy="make the namespace, or give another with -n")
+        return BadInput(f"cannot {verb} {what}: {message}", remedy="create the namespace, or use another with -n")
     if code == 404:
         return _Absent(f"there is no {what}")
-    return _by_code(code, f"the cluster did not let us {verb} {what}: {message}")
+    return _by_code(code, f"the cluster does not allow this account to {verb} {what}: {message}")
 
 
 def _by_code(code: int, message: str) -> BadInput | Temporary:
     if code == 403:
-        return BadInput(
-            message, remedy="give the account the right: infra/kubernetes/rbac.yaml has all that are needed"
-        )
+        return BadInput(message, remedy="grant the permission: infra/kubernetes/rbac.yaml lists all that are needed")
     if code == 401:
         return BadInput(message, remedy="log in to the cluster again")
     if code in (408, 429) or code >= 500:
         return Temporary(message, remedy="try again later")
-    return BadInput(message, remedy="change what the server names")
+    return BadInput(message, remedy="correct the fields that the message names")
 
 
 def _no_kind(kind: str) -> BadInput:

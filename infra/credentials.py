@@ -4,10 +4,10 @@
 
 The key pair of the object store, CARWRIGHT_STORE__ACCESS_KEY_ID and CARWRIGHT_STORE__SECRET_ACCESS_KEY, and in a folder of
 its own the login of the Prefect API, PREFECT_API_AUTH_STRING: the store has no use for the login, nor the Prefect server for
-the keys. All are readable by their owner alone. What is there already stays: data and clients outlive a restart.
+the keys. All are readable by their owner only. Existing secrets are kept, because data and clients outlive a restart.
 infra/compose.yaml runs this before anything else, in volumes that those who need them read; so no secret is in git, in an
-environment or on a command line. With `--from` nothing is made up: every file of that folder is brought in anew (a GPU host
-gets the keys of a store and the login of a server elsewhere).
+environment or on a command line. With `--from` nothing is generated: the files of that folder are copied (a GPU host gets
+the keys of a store and the login of a server elsewhere).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PREFECT: Final = "PREFECT_"
 
 
 def new_login() -> str:
-    """A login that nobody has had, user:password."""
+    """A new random login, user:password."""
     return f"carwright:{secrets.token_urlsafe(32)}"
 
 
@@ -41,7 +41,7 @@ _KEYS: Final[dict[str, Callable[[], str]]] = {
 
 
 def ensure(folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
-    """The names of the keys that had to be made. `owner` (uid, gid) gets the folder and them: only root may give."""
+    """Create missing keys; returns the names of new ones. `owner` (uid, gid) owns folder and keys; only root may set it."""
     return _ensure(folder, _KEYS, owner)
 
 
@@ -56,14 +56,14 @@ def _ensure(folder: Path, kinds: Mapping[str, Callable[[], str]], owner: tuple[i
     return sorted(made)
 
 
-def bring(given: Path, folder: Path, owner: tuple[int, int] | None = None, login: Path | None = None) -> list[str]:
-    """The names of the files of `given`, which are in `folder` now, those of Prefect in `login`.
+def copy_given(given: Path, folder: Path, owner: tuple[int, int] | None = None, login: Path | None = None) -> list[str]:
+    """Copy the files in `given` to `folder`, those of Prefect to `login`; returns their names.
 
     Raises BadInput when there is none, and with `login` none of Prefect.
     """
     found = {path.name: path.read_text() for path in given.iterdir() if path.is_file()} if given.is_dir() else {}
     if not found:
-        raise BadInput(f"there are no keys in {given}", remedy=f"put files like {KEY_ID} there, one for each setting")
+        raise BadInput(f"there are no keys in {given}", remedy=f"put one file for each setting there, such as {KEY_ID}")
     ours = {name: text for name, text in found.items() if login is None or not name.startswith(_PREFECT)}
     _write(folder, ours, owner)
     if login is not None:
@@ -90,22 +90,22 @@ def _write(folder: Path, files: Mapping[str, str], owner: tuple[int, int] | None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m infra.credentials", description="Make the secrets of a site.")
+    parser = argparse.ArgumentParser(prog="python -m infra.credentials", description="Create the secrets of a site.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--login", type=Path, metavar="FOLDER", help="where the login of the Prefect API goes")
-    parser.add_argument("--owner", default="", metavar="UID[:GID]", help="who may read them; only root may give")
-    parser.add_argument("--from", type=Path, dest="given", help="folder with files to bring in instead")
+    parser.add_argument("--login", type=Path, metavar="FOLDER", help="folder for the login of the Prefect API")
+    parser.add_argument("--owner", default="", metavar="UID[:GID]", help="owner of the files; only root may set it")
+    parser.add_argument("--from", type=Path, dest="given", help="folder with existing secrets to copy")
     arguments = parser.parse_args()
     user, _, group = arguments.owner.partition(":")
     owner = (int(user), int(group or user)) if user else None
     if arguments.given is not None:
-        brought = bring(arguments.given, arguments.folder, owner, arguments.login)
-        print(f"brought {', '.join(brought)}", flush=True)
+        brought = copy_given(arguments.given, arguments.folder, owner, arguments.login)
+        print(f"copied {', '.join(brought)}", flush=True)
     else:
         made = ensure(arguments.folder, owner)
         if arguments.login is not None:
             made += ensure_login(arguments.login, owner)
-        print(f"made {', '.join(made)}" if made else "the keys are there", flush=True)
+        print(f"created {', '.join(made)}" if made else "the keys exist already", flush=True)
 
 
 if __name__ == "__main__":

@@ -204,8 +204,8 @@ def _requirements(path: Path) -> list[Requirement]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m infra.lock", description="Make every requirements.lock again.")
-    parser.add_argument("--upgrade", action="store_true", help="take newer versions where the requirements allow")
+    parser = argparse.ArgumentParser(prog="python -m infra.lock", description="Update every requirements.lock.")
+    parser.add_argument("--upgrade", action="store_true", help="upgrade to newer versions within the requirements")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(NAMES)}")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(NAMES):

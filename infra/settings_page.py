@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import SecretStr
 
 from containers.setting_names import settings_of
-from containers.settings import HANDED
+from containers.settings import STEP_SETTINGS
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ masked. A step gets only the settings that it uses, and only those that somebody
 def page() -> str:
     """The whole page as Markdown."""
     text = _HEAD
-    for step, sections in HANDED.items():
+    for step, sections in STEP_SETTINGS.items():
         text += f"| {step} | {', '.join(f'`{one}`' for one in sections)} |\n"
     found = sorted(settings_of(Settings), key=lambda one: (len(one.path) > 1, one.path[0] if len(one.path) > 1 else ""))
     for section, settings in groupby(found, lambda one: one.path[0] if len(one.path) > 1 else ""):

@@ -134,7 +134,7 @@ def test_every_knot_is_reported() -> None:
         ("flows/cli/steps.py", "from flows.cli import terminal\nfrom flows.local import session"),
         ("flows/steps.py", "from flows.runtime import current\n@task(name='a')\ndef f():\n    return current()"),
         ("flows/watch_releases.py", "from flows.runtime import current\n@flow\ndef f():\n    return current()"),
-        ("flows/watching/outcome.py", "from flows.runtime import current\ndef note_failure():\n    current()"),
+        ("flows/watching/outcome.py", "from flows.runtime import current\ndef record_failure():\n    current()"),
         ("flows/steps.py", "import prefect\nfrom containers.oci import Reference\nimport containers.contract"),
         ("infra/container_engine/client.py", "import docker"),
         ("infra/hub/server.py", "from containers.events import Event\nfrom infra.hub.state import HubState"),

@@ -31,7 +31,7 @@ class BucketOrigin:
         found = [Remote(item.path, item.size, mark=item.etag) for item in self._bucket.listing()]
         if not found:
             raise BadInput(
-                f"there is nothing below {self._source}",
+                f"{self._source} is empty",
                 remedy="check the bucket, the prefix, and CARWRIGHT_SOURCE__ENDPOINT",
             )
         return found

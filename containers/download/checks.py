@@ -34,9 +34,9 @@ def check_small_files(selection: Selection, folder: Path, source: str) -> None:
         wanted = {f"{beside}/{shard}".lstrip("/") for shard in weights.values()}
         if missing := sorted(wanted - names):
             raise BadInput(
-                f"{source}: {path} names {missing[0]}, which is not there"
+                f"{source}: {path} names {missing[0]}, which is missing"
                 + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
-                remedy="the upload is incomplete: take another revision, or wait until it is finished",
+                remedy="the upload is incomplete: use another revision, or wait until it is finished",
             )
 
 
@@ -58,8 +58,8 @@ def _json_object(path: Path, name: str, source: str) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise BadInput(
-            f"{source}: {name} is not JSON: {error}", remedy="mend the file at its source, or take another revision"
+            f"{source}: {name} is not JSON: {error}", remedy="fix the file at its source, or use another revision"
         ) from error
     if not isinstance(value, dict):
-        raise BadInput(f"{source}: {name} is not a JSON object", remedy="mend the file, or take another revision")
+        raise BadInput(f"{source}: {name} is not a JSON object", remedy="fix the file, or use another revision")
     return value

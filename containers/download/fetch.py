@@ -1,4 +1,4 @@
-"""Brings files into the store, several at once; a file leaves the disk as soon as it is stored."""
+"""Fetches files into the store, several at once. A file leaves the local disk as soon as it is stored."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _PIECE: Final = 1 << 20
 class Fetcher:
     """One download. `folder` holds what is under way; its part `small` keeps the small files until the end.
 
-    `announcer` is told what will come and what is stored.
+    `feed` publishes the listing and each stored file.
     """
 
     def __init__(  # noqa: PLR0917
-        self, origin: Origin, store: Store, folder: Path, report: Reporter, parallel: int, announcer: FeedWriter
+        self, origin: Origin, store: Store, folder: Path, report: Reporter, parallel: int, feed: FeedWriter
     ) -> None:
         self._origin = origin
         self._store = store
         self._report = report
-        self._announcer = announcer
+        self._feed = feed
         self._parallel = parallel
         self._stopping = threading.Event()
         self._transfer = Transfer(origin, report.log, self._stopping)
@@ -52,7 +52,7 @@ class Fetcher:
         self.small = folder / "small"
         self._large = folder / "large"
 
-    def bring(
+    def fetch_all(
         self, files: tuple[Remote, ...], check: Callable[[Path], None]
     ) -> tuple[tuple[FileEntry, ...], dict[str, float]]:
         """Fetch and store all files; returns their entries, sorted by path, and `bytes_read` and `bytes_stored`.
@@ -66,30 +66,30 @@ class Fetcher:
         with self._report.progress("download", sum(file.size for file in files)) as progress:
             digests = self._all(partial(self._fetch_small, file, progress) for file in rest)
             check(self.small)
-            fronts = self._all(partial(self._transfer.check_weights, file) for file in weights)
+            headers = self._all(partial(self._transfer.check_weights, file) for file in weights)
             entries = self._all(
                 partial(self._put, file, self.small / file.path, digest)
                 for file, digest in zip(rest, digests, strict=True)
             )
             self._check_room(weights)
-            self._announcer.coming(
+            self._feed.announce(
                 {file.path: file.size for file in files},
-                {file.path: front for file, front in zip(weights, fronts, strict=True)},
+                {file.path: header for file, header in zip(weights, headers, strict=True)},
                 entries,
             )
             weights.sort(key=lambda file: -file.size)  # the last to finish should be a small one
-            entries += self._all(partial(self._bring_and_tell, file, progress) for file in weights)
+            entries += self._all(partial(self._fetch_and_announce, file, progress) for file in weights)
         return tuple(sorted(entries, key=lambda entry: entry.path)), {**self._metrics, "files": len(entries)}
 
     def _check_room(self, weights: list[Remote]) -> None:
         """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
-        coming = [file for file in weights if self._origin.path(file) is None and not self._stored(file)]
-        present = {file.path: size_of(self._large / file.path) for file in coming}
-        needed = sum(sorted((file.size - present[file.path] for file in coming), reverse=True)[: self._parallel])
+        pending = [file for file in weights if self._origin.path(file) is None and not self._stored(file)]
+        present = {file.path: size_of(self._large / file.path) for file in pending}
+        needed = sum(sorted((file.size - present[file.path] for file in pending), reverse=True)[: self._parallel])
         free = shutil.disk_usage(self.small.parent).free
         if needed > free:
             raise DiskFull(
-                f"{self.small.parent} has {amount(free, 'B')} free, and {amount(needed, 'B')} will be under way at once",
+                f"{self.small.parent} has {amount(free, 'B')} free, and {amount(needed, 'B')} will be downloaded at once",
                 remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk",
             )
 
@@ -112,14 +112,14 @@ class Fetcher:
 
     def _fetch_small(self, file: Remote, progress: Progress) -> Digest:
         path = self.small / file.path
-        return self._fetch_and(file, path, progress, lambda: _verified(file, path))
+        return self._fetch_then(file, path, progress, lambda: _verified(file, path))
 
-    def _bring_and_tell(self, file: Remote, progress: Progress) -> FileEntry:
-        entry = self._bring_large(file, progress)
-        self._announcer.arrived(entry)
+    def _fetch_and_announce(self, file: Remote, progress: Progress) -> FileEntry:
+        entry = self._fetch_large(file, progress)
+        self._feed.add(entry)
         return entry
 
-    def _bring_large(self, file: Remote, progress: Progress) -> FileEntry:
+    def _fetch_large(self, file: Remote, progress: Progress) -> FileEntry:
         if file.sha256 is not None and self._stored(file):
             progress.advance(file.size)
             return FileEntry(path=file.path, size=file.size, sha256=file.sha256)
@@ -127,13 +127,13 @@ class Fetcher:
             return self._put_local(file, local, progress)
         path = self._large / file.path
         digest = file.sha256  # known: then it is checked while the file is stored, in one pass
-        entry = self._fetch_and(
+        entry = self._fetch_then(
             file, path, progress, lambda: self._put(file, path, _verified(file, path) if digest is None else digest)
         )
         path.unlink()
         return entry
 
-    def _fetch_and(self, file: Remote, path: Path, progress: Progress, use: Callable[[], T]) -> T:
+    def _fetch_then(self, file: Remote, path: Path, progress: Progress, use: Callable[[], T]) -> T:
         """Fetch a file and use it; when it is damaged and begins with what an earlier run left, once more from the start."""
         resumed = path.exists()
         self._fetch(file, path, progress)
@@ -144,7 +144,7 @@ class Fetcher:
             if not resumed:
                 raise
         progress.advance(-file.size)
-        return self._fetch_and(file, path, progress, use)
+        return self._fetch_then(file, path, progress, use)
 
     def _fetch(self, file: Remote, path: Path, progress: Progress) -> None:
         if path.exists():
@@ -178,7 +178,7 @@ class Fetcher:
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from error
         if (state.st_size, str(state.st_mtime_ns)) != (file.size, file.mark):
-            raise BadInput(f"{path} was changed while it was read", remedy="run again to take it as it is now")
+            raise BadInput(f"{path} changed while it was read", remedy="run again to use the new version")
         progress.advance(file.size)
         with self._lock:
             self._metrics["bytes_read"] += file.size
@@ -186,13 +186,13 @@ class Fetcher:
 
 
 class _Damaged(BadInput):
-    """The bytes that came are not those that the source promised."""
+    """The received bytes are not those that the source promised."""
 
 
 def _damaged(file: Remote) -> _Damaged:
     return _Damaged(
-        f"{file.path} is damaged: its bytes are not those that its source promised",
-        remedy="try again later; if it stays so, the file is damaged at its source",
+        f"{file.path} is damaged: its bytes do not match the digest from its source",
+        remedy="try again later; if it happens again, the file is damaged at its source",
     )
 
 

@@ -49,7 +49,7 @@ def translated(source: HubSource, endpoint: str) -> Iterator[None]:
     except httpx2.TransportError as error:
         raise Temporary(
             f"the hub does not answer ({endpoint}): {error or type(error).__name__}",
-            remedy=f"check the network; {_ENDPOINT}; a second run goes on from here",
+            remedy=f"check the network; {_ENDPOINT}; a second run continues from here",
         ) from error
     except (httpx2.HTTPError, ValueError, KeyError) as error:
         raise BadInput(
@@ -62,11 +62,11 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
     if status in _BUSY:
         return Busy(
             f"the hub is busy or failing ({status} from {endpoint})",
-            remedy="wait a little; a second run goes on from here",
-            after=asked_to_wait(error.response.headers),
+            remedy="wait a moment; a second run continues from here",
+            after=retry_after(error.response.headers),
         )
     if isinstance(error, GatedRepoError) and status == 403:
-        message = f"{source.repo} is gated, and this token's owner has no access to it"
+        message = f"{source.repo} is gated, and the owner of this token has no access"
         remedy = f"ask for access at {page}"
     elif isinstance(error, GatedRepoError):
         message = f"{source.repo} is gated, and no token was given"
@@ -84,15 +84,15 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
         message = f"the hub has disabled {source.repo}"
         remedy = f"see {page}"
     elif status == 401:
-        message = "the hub does not know this token"
+        message = "the hub rejects this token"
         remedy = f"{_LOG_IN}, with a token that is valid"
     else:
         message = f"the hub refuses {source} with code {status}"
-        remedy = f"check what the token may do: it must read models; {_ENDPOINT}"
+        remedy = f"check that the token may read models; {_ENDPOINT}"
     return BadInput(message, remedy=remedy)
 
 
-def asked_to_wait(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds: the hub's own RateLimit header (its documentation, "Rate limits"), or Retry-After; None without either.
 
     Retry-After's other form, a date, is not used by the hub.

@@ -1,4 +1,4 @@
-"""How often and when a source is asked again."""
+"""When and how often a request to a source is retried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTICED: Final = 2.0  # seconds
 
 
 class Busy(Temporary):
-    """The source asked for patience: `after` seconds, where it said how long."""
+    """The source asks clients to wait: `after` seconds, where it says how long."""
 
     def __init__(self, message: str, *, remedy: str = "", after: float | None = None) -> None:
         super().__init__(message, remedy=remedy)
@@ -30,39 +30,39 @@ class Busy(Temporary):
 
 
 def retrying(say: Callable[[str], object], sleep: Callable[[float], None] = time.sleep) -> Retrying:
-    """Calls what it is given up to `ATTEMPTS` times while it raises Temporary.
+    """Calls a function up to `ATTEMPTS` times while it raises Temporary.
 
-    `say` is told of waits that a person would notice; `sleep` may raise to end the waiting.
+    `say` reports waits long enough to notice; `sleep` may raise to stop waiting.
     """
 
-    def tell(state: RetryCallState) -> None:
+    def report_wait(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if state.upcoming_sleep >= _NOTICED and isinstance(error, Temporary):
-            say(f"{error.message}: asking again in {state.upcoming_sleep:.0f} s")
+            say(f"{error.message}: retrying in {state.upcoming_sleep:.0f} s")
 
     return Retrying(
         stop=_stop,
         wait=_wait,
         retry=retry_if_exception_type(Temporary),
-        before_sleep=tell,
+        before_sleep=report_wait,
         sleep=sleep,
         reraise=True,
     )
 
 
 def _stop(state: RetryCallState) -> bool:
-    return stop_after_attempt(ATTEMPTS)(state) or (_asked(state) or 0) > _LONGEST
+    return stop_after_attempt(ATTEMPTS)(state) or (_retry_after(state) or 0) > _LONGEST
 
 
 def _wait(state: RetryCallState) -> float:
-    asked = _asked(state)
-    return asked if asked is not None else _growing()(state)
+    after = _retry_after(state)
+    return after if after is not None else _backoff()(state)
 
 
-def _growing() -> wait_base:
+def _backoff() -> wait_base:
     return wait_exponential(multiplier=FIRST_WAIT, max=8) + wait_random(0, FIRST_WAIT)
 
 
-def _asked(state: RetryCallState) -> float | None:
+def _retry_after(state: RetryCallState) -> float | None:
     error = state.outcome.exception() if state.outcome is not None else None
     return error.after if isinstance(error, Busy) else None

@@ -21,7 +21,7 @@ _WHY: Final = {
     **dict.fromkeys(
         (".h5", ".keras", ".msgpack", ".tflite", ".ot", ".mlmodel", ".npz"), "weights for another framework"
     ),
-    ".py": "code, and none that comes with a model is run",
+    ".py": "code; Carwright runs none that comes with a model",
 }
 _PICKLES: Final = "a pickle"
 _DATA: Final = frozenset({".safetensors", ".json", ".jinja", ".tiktoken"})
@@ -135,7 +135,7 @@ def _check(selection: Selection, source: str) -> None:
     weights = any(file.weights for file in selection.taken)
     if not weights and pickles:
         raise BadInput(
-            f"{source} has its weights as pickles only ({_some(pickles)}), and those can run code when they are read",
+            f"{source} has its weights only as pickles ({_some(pickles)}), and reading a pickle can run code",
             remedy="ask for a revision with safetensors (often refs/pr/N), or convert it yourself and use file:///",
         )
     if not weights:

@@ -93,7 +93,7 @@ class Transfer:
                         have += len(piece)
                         if have > file.size:
                             raise BadInput(
-                                f"{file.path} has more than the {file.size} bytes that its source promised",
+                                f"{file.path} has more than the {file.size} bytes that its source announced",
                                 remedy="resolve the source again",
                             )
                         out.write(piece)
@@ -102,7 +102,7 @@ class Transfer:
             raise _disk(error, path) from error
         if have != file.size:
             raise Temporary(
-                f"{file.path} was cut off at {have} of {file.size} bytes", remedy="run it again: it goes on"
+                f"{file.path} was cut off at {have} of {file.size} bytes", remedy="run it again: it continues"
             )
 
     def _sleep(self, seconds: float) -> None:
@@ -143,5 +143,7 @@ def size_of(path: Path) -> int:
 
 def _disk(error: OSError, path: Path) -> Error:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFull(f"no space is left for {path}", remedy="free some space and run it again: it goes on from here")
+        return DiskFull(
+            f"no space is left for {path}", remedy="free some space and run it again: it continues from here"
+        )
     return BadInput(f"cannot write {path}: {error.strerror or error}")

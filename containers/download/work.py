@@ -71,7 +71,7 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
     Everything that can be told from names, small files and headers is checked before the first blob is stored.
     """
     if not source.pinned:
-        raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first and download what that gives")
+        raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first, then download the result")
     options = DownloadOptions.read(request.options)
     store = Store.open(request.store, context.settings.store)
     fingerprint = request.fingerprint(fingerprint_inputs(Step.DOWNLOAD))
@@ -85,16 +85,16 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
         selection = _select(source, origin)
         for file, why in selection.skipped:
             context.report.log(f"skipped {file.path} ({why})")
-        with FeedWriter(store, fingerprint, on=options.announce) as announcer:
-            bringer = Fetcher(origin, store, folder, context.report, options.parallel, announcer)
-            entries, metrics = bringer.bring(
+        with FeedWriter(store, fingerprint, enabled=options.announce) as feed:
+            fetcher = Fetcher(origin, store, folder, context.report, options.parallel, feed)
+            entries, metrics = fetcher.fetch_all(
                 selection.taken, check=lambda small: check_small_files(selection, small, _name(source))
             )
         manifest = Manifest(
             kind=Kind.CHECKPOINT,
             fingerprint=fingerprint,
             files=entries,
-            metadata=_metadata(source, selection, options, licence(bringer.small)),
+            metadata=_metadata(source, selection, options, licence(fetcher.small)),
         )
         store.commit(manifest)
         metrics["skipped"] = len(selection.skipped)
@@ -113,7 +113,7 @@ def _check_pin(source: Source, selection: Selection) -> None:
     if isinstance(source, HubSource) or source.listing is None:
         return
     if listing_digest(selection.taken) != source.listing:
-        raise BadInput(f"{_name(source)} has changed since it was resolved", remedy="run again to take it as it is now")
+        raise BadInput(f"{_name(source)} has changed since it was resolved", remedy="run again to use the new version")
 
 
 def _name(source: Source) -> str:

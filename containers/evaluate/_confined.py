@@ -1,8 +1,8 @@
-"""Runs inside the sandbox: set limits, run a program from standard input, say the word if it came to its end.
+"""Runs inside the sandbox: sets limits, runs a program from standard input, and prints a token if it ended without error.
 
-Standard input is JSON: `program`, `word`, the limits `cpu` (seconds), `memory` and `file` (bytes), and, where no
-namespaces keep the machine out of sight, `readable`: the only folders that the program may read, and none that it may
-write. The word goes to standard output only after the program has ended without an exception, so that neither `exit(0)`
+Standard input is JSON: `program`, `token`, the limits `cpu` (seconds), `memory` and `file` (bytes), and, where no
+namespaces hide the machine, `readable`: the only folders that the program may read. It may write to none. The token is
+printed only after the program has ended without an exception, so that neither `exit(0)`
 nor a program that kills itself looks like a success. Imports nothing but the standard library.
 """
 
@@ -87,10 +87,10 @@ def read_only(folders: list[str]) -> None:
 
 
 def main() -> None:
-    told = json.loads(sys.stdin.readline())
-    program, word, readable = told.pop("program"), told.pop("word"), told.pop("readable", None)
+    order = json.loads(sys.stdin.readline())
+    program, token, readable = order.pop("program"), order.pop("token"), order.pop("readable", None)
     kinds = {"cpu": resource.RLIMIT_CPU, "memory": resource.RLIMIT_AS, "file": resource.RLIMIT_FSIZE}
-    for name, limit in told.items():
+    for name, limit in order.items():
         resource.setrlimit(kinds[name], (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     calls = _CALLS[platform.machine()][1]
@@ -103,7 +103,7 @@ def main() -> None:
     answer = sys.stdout
     sys.stdout = sys.stderr  # what the program prints is not the answer
     exec(compile(program, "program", "exec"), {"__name__": "__main__"})  # noqa: S102 - this is what the sandbox is for
-    answer.write(word)
+    answer.write(token)
     answer.flush()
 
 

@@ -44,7 +44,7 @@ class Rejected(BadInput):
         self.answer = message
 
 
-class _Again(Temporary):
+class _RetryableError(Temporary):
     """One attempt failed in a way that another may not."""
 
 
@@ -115,7 +115,7 @@ class Client:
             _raise_for(response.status_code, response.text)
             answer = _json(response.text)
             if not isinstance(answer, dict):
-                raise _Again(f"{path} did not answer with a JSON object: {response.text[:200]!r}")
+                raise _RetryableError(f"{path} did not answer with a JSON object: {response.text[:200]!r}")
             return answer
 
         return await self._retried(attempt)
@@ -140,7 +140,7 @@ class Client:
                         break
                     _take(streamed, _json(data), time.monotonic() - started)
             if not ended:
-                raise _Again(f"the stream of {path} broke off after {streamed.chunks} chunks")
+                raise _RetryableError(f"the stream of {path} broke off after {streamed.chunks} chunks")
             streamed.total = time.monotonic() - started
             return streamed
 
@@ -153,7 +153,7 @@ class Client:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT),
-            retry=retry_if_exception(lambda error: isinstance(error, _Again | httpx.TransportError)),
+            retry=retry_if_exception(lambda error: isinstance(error, _RetryableError | httpx.TransportError)),
             before_sleep=before_sleep,
             reraise=True,
         )
@@ -164,7 +164,7 @@ class Client:
             except httpx.ConnectError as error:
                 self.counts.failed += 1
                 raise NotReady(
-                    f"nothing answers at {self.base}: {error}", remedy="start the model, or give its endpoint"
+                    f"nothing answers at {self.base}: {error}", remedy="start the server, or give its endpoint"
                 ) from error
             except httpx.TimeoutException as error:
                 self.counts.failed += 1
@@ -173,11 +173,11 @@ class Client:
                     remedy="give it more time (CARWRIGHT_EVALUATE__REQUEST_TIMEOUT, in seconds) or fewer requests at once "
                     "(CARWRIGHT_EVALUATE__CONCURRENCY)",
                 ) from error
-            except (_Again, httpx.TransportError) as error:
+            except (_RetryableError, httpx.TransportError) as error:
                 self.counts.failed += 1
                 raise Temporary(
                     f"{self.base} failed {self._attempts} times in a row, the last time with: {error}",
-                    remedy="see the engine's log; the measurement is not kept, so that it can be repeated",
+                    remedy="see the server's log, then measure again; nothing was stored",
                 ) from error
 
 
@@ -188,7 +188,7 @@ def _raise_for(status: int, text: str) -> None:
     if any(words in message.lower() for words in _NOT_FINITE):
         raise NotFinite(f"the endpoint could not answer because the model's numbers are not finite: {message}")
     if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise _Again(f"status {status}: {message}")
+        raise _RetryableError(f"status {status}: {message}")
     raise Rejected(status, message)
 
 
@@ -210,9 +210,9 @@ def _json(text: str) -> Any:
 def _take(streamed: Streamed, event: Any, now: float) -> None:
     """Add one server-sent event to what was streamed so far."""
     if not isinstance(event, dict):
-        raise _Again(f"not an event of a stream: {str(event)[:200]!r}")
+        raise _RetryableError(f"not an event of a stream: {str(event)[:200]!r}")
     if "error" in event:
-        raise _Again(f"the stream carried an error: {_message(json.dumps(event))}")
+        raise _RetryableError(f"the stream carried an error: {_message(json.dumps(event))}")
     if usage := event.get("usage"):
         streamed.usage = usage
     for choice in event.get("choices") or ():

@@ -63,7 +63,7 @@ def content(files: SuiteFiles) -> Any:
         at = getattr(error, "problem_mark", None)
         where = f"line {at.line + 1}, column {at.column + 1}: {getattr(error, 'problem', '')}" if at else str(error)
         raise BadInput(
-            f"{DECLARATION} of the suite {files.name} is not YAML: {where}", remedy="correct it there"
+            f"{DECLARATION} of the suite {files.name} is not YAML: {where}", remedy="correct the YAML"
         ) from error
 
 
@@ -73,14 +73,14 @@ def parse(files: SuiteFiles, model: type[D]) -> D:
         declared = model.model_validate(content(files))
     except ValidationError as error:
         known = _fields(model)
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {_said(e, known)}" for e in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {_message(e, known)}" for e in error.errors())
         raise BadInput(
-            f"{DECLARATION} of the suite {files.name} does not fit: {wrong}",
-            remedy=f"the suites that ship have every field, with what it means: {SHIPPED}",
+            f"{DECLARATION} of the suite {files.name} is invalid: {wrong}",
+            remedy=f"the suites that ship document every field: {SHIPPED}",
         ) from error
     if declared.name != files.name:
         raise BadInput(
-            f"the suite in the folder {files.name} calls itself {declared.name}", remedy="give both one name"
+            f"the suite in the folder {files.name} has the name {declared.name}", remedy="make the two names equal"
         )
     return declared
 
@@ -91,7 +91,7 @@ def _fields(model: type[Frozen]) -> set[str]:
     return {name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})}
 
 
-def _said(error: ErrorDetails, known: set[str]) -> str:
+def _message(error: ErrorDetails, known: set[str]) -> str:
     if error["type"] != "extra_forbidden":
         return error["msg"]
     name = str(error["loc"][-1])

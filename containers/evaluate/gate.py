@@ -78,8 +78,8 @@ class Comparison(Frozen):
     gain_beyond_noise: bool = False
 
     @property
-    def says_nothing(self) -> bool:
-        """Whether the baseline has no more points than may be lost: whatever the candidate is, it could not lose more."""
+    def is_uninformative(self) -> bool:
+        """Whether the baseline scores no more points than the margin, so that no candidate could lose more."""
         return self.baseline <= self.margin
 
 
@@ -113,7 +113,7 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
         )
         for pair in pairs
     ]
-    mean = average("Average", rows, margin=gate.margin_average, groups=together(pairs)) if several else None
+    mean = average("Average", rows, margin=gate.margin_average, groups=correlated(pairs)) if several else None
     report = decide(rows, mean)
     described = list(zip(pairs, rows, strict=True))
     if mean is not None:
@@ -130,7 +130,7 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
             lower=row.lower,
             upper=row.upper,
             margin=row.margin,
-            decision=None if row.says_nothing else row.decision,
+            decision=None if row.is_uninformative else row.decision,
             not_applicable=row.baseline < gate.recovery_needs,
             gain_beyond_noise=row.gain_beyond_noise,
         )
@@ -139,9 +139,9 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
     return report.model_copy(update={"scores": tuple(scores)})
 
 
-def together(pairs: Sequence[Pair]) -> list[str]:
-    """A name for each benchmark, the same for those that err together: over one data set, or over the same questions
-    (HumanEval and HumanEval+ run one answer on different inputs).
+def correlated(pairs: Sequence[Pair]) -> list[str]:
+    """A group name for each benchmark. Benchmarks whose errors correlate share one: over one data set, or over the same
+    questions (HumanEval and HumanEval+ run one answer on different inputs).
     """
     names: dict[object, str] = {}
     found = []
@@ -330,7 +330,7 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
 
     A benchmark that says nothing decides nothing, and neither does a suite of such benchmarks alone.
     """
-    deciding = [one for one in comparisons if not one.says_nothing]
+    deciding = [one for one in comparisons if not one.is_uninformative]
     every = [*deciding, *([mean] if mean is not None and deciding else [])]
     decisions = {one.decision for one in every}
     decision: Decision = (
@@ -341,7 +341,7 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
         f"{one.title}: the baseline has {one.baseline:.2f} points, no more than the {one.margin:g} that may be lost, so it "
         "decides nothing."
         for one in comparisons
-        if one.says_nothing
+        if one.is_uninformative
     ]
     for one in every:
         said = (

@@ -20,7 +20,7 @@ from containers.evaluate.measurement import (
     Measurement,
     Noise,
     Passage,
-    Requests,
+    RequestCounts,
     Speed,
 )
 
@@ -50,35 +50,35 @@ async def measure(
         noise_mean, noise_max = await _noise(client, suite, arrays, passages)
         template = await _template(client, suite)
         report.log("checking chat, streaming, stop strings, long prompts and concurrent requests")
-        talked = _Talked()
+        results = _ConversationResults()
         if template:
-            await _chat(client, suite.declared.sanity, talked)
+            await _chat(client, suite.declared.sanity, results)
         else:
-            talked.checks.append(Check(name="chat", passed=False, detail="the model has no chat template"))
-        await _complete(client, suite.declared.sanity, talked, arrays, max_model_len)
+            results.checks.append(Check(name="chat", passed=False, detail="the model has no chat template"))
+        await _complete(client, suite.declared.sanity, results, arrays, max_model_len)
         about = Measurement(
             suite=suite.declared.name,
             suite_digest=suite.files.digest,
             subject=parameters.subject,
-            engine=parameters.engine,
-            engine_version=version,
+            server=parameters.server,
+            server_version=version,
             max_model_len=max_model_len,
-            checks=(*checks, *talked.checks),
-            answers=talked.answers,
+            checks=(*checks, *results.checks),
+            answers=results.answers,
             chat_template_tokens=template,
             passages=tuple(passages),
             non_finite=fidelity.not_finite(arrays, [p.start for p in passages]),
             noise=Noise(
                 abs_dlogp_mean=noise_mean,
                 abs_dlogp_max=noise_max,
-                greedy_alike=talked.greedy_alike,
+                greedy_alike=results.greedy_alike,
                 greedy_repeats=suite.declared.sanity.repeats,
-                concurrent_alike=talked.concurrent_alike,
+                concurrent_alike=results.concurrent_alike,
             ),
             speed=Speed(
-                first_token=talked.first_token, alone=talked.alone, concurrent=talked.concurrent, prefill=prefill
+                first_token=results.first_token, alone=results.alone, concurrent=results.concurrent, prefill=prefill
             ),
-            requests=Requests(**vars(client.counts)),
+            requests=RequestCounts(**vars(client.counts)),
             tensor_parallel_size=parameters.tensor_parallel_size,
         )
     return Measured(about, arrays)
@@ -101,7 +101,7 @@ async def _text(client: Client, suite: FidelityText, report: Reporter) -> tuple[
             progress.advance(1)
             return arrays
 
-        parts = await together([one(text) for text in texts.values()])
+        parts = await gather([one(text) for text in texts.values()])
     seconds = time.monotonic() - started
     passages, start = [], 0
     for path, part in zip(texts, parts, strict=True):
@@ -122,8 +122,8 @@ async def _noise(client: Client, suite: FidelityText, arrays: Arrays, passages: 
 
 
 @dataclass
-class _Talked:
-    """What the conversation part of the suite gave; see Noise and Speed for the numbers."""
+class _ConversationResults:
+    """Results of the conversation checks; see Noise and Speed for the numbers."""
 
     checks: list[Check] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
@@ -144,49 +144,51 @@ async def _template(client: Client, suite: FidelityText) -> tuple[int, ...]:
         return ()
 
 
-async def _chat(client: Client, wanted: Sanity, talked: _Talked) -> None:
+async def _chat(client: Client, wanted: Sanity, results: _ConversationResults) -> None:
     """Chat answers, and the first of them once more as a stream."""
-    answers = await together([sanity.chat(client, prompt, wanted.max_tokens) for prompt in wanted.chat])
-    talked.checks += sanity.check_chat(dict(zip(wanted.chat, answers, strict=True)))
-    talked.answers |= {prompt: _said(answer) for prompt, answer in zip(wanted.chat, answers, strict=True)}
-    # The streamed answer is compared with one that was alone on the engine, as it is itself.
+    answers = await gather([sanity.chat(client, prompt, wanted.max_tokens) for prompt in wanted.chat])
+    results.checks += sanity.check_chat(dict(zip(wanted.chat, answers, strict=True)))
+    results.answers |= {prompt: _answer_text(answer) for prompt, answer in zip(wanted.chat, answers, strict=True)}
+    # The streamed answer is compared with one that was alone on the server, as it is itself.
     first = wanted.chat[0]
     alone = await sanity.chat(client, first, wanted.max_tokens)
-    check, streamed = await sanity.stream(client, first, wanted.max_tokens, _said(alone))
-    talked.checks.append(check)
-    talked.first_token = streamed.first_token if math.isfinite(streamed.first_token) else 0.0
+    check, streamed = await sanity.stream(client, first, wanted.max_tokens, _answer_text(alone))
+    results.checks.append(check)
+    results.first_token = streamed.first_token if math.isfinite(streamed.first_token) else 0.0
 
 
-async def _complete(client: Client, wanted: Sanity, talked: _Talked, arrays: Arrays, max_model_len: int) -> None:
+async def _complete(
+    client: Client, wanted: Sanity, results: _ConversationResults, arrays: Arrays, max_model_len: int
+) -> None:
     """Everything that goes through text completions."""
-    completions, talked.greedy_alike, talked.alone = await sanity.repeats(client, wanted)
-    talked.answers |= completions
+    completions, results.greedy_alike, results.alone = await sanity.repeats(client, wanted)
+    results.answers |= completions
     prompt, whole = max(completions.items(), key=lambda item: len(item[1].split()))
-    talked.checks.append(await sanity.stop(client, prompt, wanted.max_tokens, whole))
-    talked.checks.append(
+    results.checks.append(await sanity.stop(client, prompt, wanted.max_tokens, whole))
+    results.checks.append(
         await sanity.long_prompt(client, arrays.tokens.tolist(), wanted.long_prompt_tokens, max_model_len)
     )
-    check, talked.concurrent_alike, talked.concurrent = await sanity.concurrent(client, wanted, completions)
-    talked.checks.append(check)
+    check, results.concurrent_alike, results.concurrent = await sanity.concurrent(client, wanted, completions)
+    results.checks.append(check)
 
 
-def _said(answer: dict[str, Any]) -> str:
+def _answer_text(answer: dict[str, Any]) -> str:
     """The text of a chat answer; empty for one without."""
     choice = (answer.get("choices") or [{}])[0]
     return str((choice.get("message") or {}).get("content") or "")
 
 
-async def together(work: list[Coroutine[Any, Any, T]]) -> list[T]:
-    """All of them at once (the client bounds how many are in flight); the first error ends the others and is raised."""
+async def gather(work: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all of them at once (the client limits the requests in flight); the first error cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in work]
     except* Error as errors:
-        raise _first(errors) from None
+        raise _first_error(errors) from None
     return [task.result() for task in tasks]
 
 
-def _first(errors: BaseExceptionGroup[Error]) -> BaseException:
+def _first_error(errors: BaseExceptionGroup[Error]) -> BaseException:
     """The first single error of a group: a person needs one message, and its exit code is the step's."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):

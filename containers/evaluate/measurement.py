@@ -50,7 +50,7 @@ class Passage(Frozen):
 
 
 class Noise(Frozen):
-    """How much the engine differs from itself: the same passage twice, and the same greedy prompts again."""
+    """How much the server differs from itself: the same passage twice, and the same greedy prompts again."""
 
     abs_dlogp_mean: float
     abs_dlogp_max: float
@@ -68,7 +68,7 @@ class Speed(Frozen):
     prefill: float
 
 
-class Requests(Frozen):
+class RequestCounts(Frozen):
     sent: int
     retried: int
     failed: int
@@ -104,8 +104,8 @@ class Measurement(Frozen):
     suite: str
     suite_digest: Digest
     subject: str
-    engine: str
-    engine_version: str
+    server: str = Field(alias="engine")
+    server_version: str = Field(alias="engine_version")
     max_model_len: int
     checks: tuple[Check, ...]
     answers: dict[str, str]
@@ -114,7 +114,7 @@ class Measurement(Frozen):
     non_finite: int
     noise: Noise
     speed: Speed
-    requests: Requests
+    requests: RequestCounts
     tensor_parallel_size: int = 1
     tasks: tuple[Scored, ...] = ()
 
@@ -138,10 +138,10 @@ class Measured:
     about: Measurement
     arrays: Arrays
 
-    def with_tasks(self, tasks: tuple[Scored, ...], requests: Requests) -> Measured:
+    def with_tasks(self, tasks: tuple[Scored, ...], requests: RequestCounts) -> Measured:
         """The same with the suite's small benchmarks; their requests are added to those that were counted."""
         before = self.about.requests
-        counted = Requests(
+        counted = RequestCounts(
             sent=before.sent + requests.sent,
             retried=before.retried + requests.retried,
             failed=before.failed + requests.failed,

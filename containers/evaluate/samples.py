@@ -13,7 +13,7 @@ from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.evaluate import gate
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
 
@@ -29,18 +29,18 @@ FILE = "samples.json"
 
 class Samples(Frozen):
     """`commands` are what a person runs for the same numbers; `cut` counts answers by benchmark that ran into their limit of
-    tokens; `noise` is what the engine, asked again, scored otherwise, by benchmark.
+    tokens; `noise` is what the server, asked again, scored otherwise, by benchmark.
     """
 
     schema_version: Literal[1] = 1
     suite: str
     suite_digest: Digest
     subject: str
-    engine: str
+    server: str = Field(alias="engine")
     max_model_len: int = 0
     tensor_parallel_size: int = 1
     benchmarks: tuple[Scored, ...]
-    requests: Requests
+    requests: RequestCounts
     commands: tuple[str, ...] = ()
     cut: dict[str, int] = Field(default_factory=dict)
     noise: dict[str, float] = Field(default_factory=dict)
@@ -53,7 +53,7 @@ class Samples(Frozen):
         *,
         max_model_len: int,
         benchmarks: tuple[Scored, ...],
-        requests: Requests,
+        requests: RequestCounts,
         commands: tuple[str, ...] = (),
         cut: dict[str, int],
         noise: dict[str, float],
@@ -63,7 +63,7 @@ class Samples(Frozen):
             suite=files.name,
             suite_digest=files.digest,
             subject=parameters.subject,
-            engine=parameters.engine,
+            server=parameters.server,
             max_model_len=max_model_len,
             tensor_parallel_size=parameters.tensor_parallel_size,
             benchmarks=benchmarks,
@@ -75,9 +75,9 @@ class Samples(Frozen):
 
     @property
     def served_by(self) -> str:
-        """The engine and, where they were several, the number of devices that the model was split over."""
+        """The server and, where they were several, the number of devices that the model was split over."""
         split = self.tensor_parallel_size
-        return self.engine + (f", tensor parallel {split}" if split > 1 else "")
+        return self.server + (f", tensor parallel {split}" if split > 1 else "")
 
     def files(self) -> dict[str, bytes]:
         return {FILE: canonical_json(self.model_dump(mode="json"))}
@@ -92,7 +92,7 @@ class Samples(Frozen):
 
 
 class SamplesReport(Frozen):
-    """Everything that the verdict rests on; `noise` is the share of questions by benchmark that the engine, asked again,
+    """Everything that the verdict rests on; `noise` is the share of questions by benchmark that the server, asked again,
     scored otherwise, `cut` the answers of baseline and candidate that ran into their limit of tokens.
     """
 
@@ -100,7 +100,7 @@ class SamplesReport(Frozen):
     verdict: Verdict
     gate: gate.GateReport
     sizes: Sizes = Sizes()
-    requests: Requests
+    requests: RequestCounts
     noise: dict[str, float] = Field(default_factory=dict)
     cut: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
@@ -145,8 +145,8 @@ def judge(
         measures={name: float(f"{value:.6g}") for name, value in measures.items()},
         scores=report.scores,
         commands=candidate.commands,
-        engine=candidate.served_by,
-        baseline_engine=baseline.served_by,
+        server=candidate.served_by,
+        baseline_server=baseline.served_by,
     )
     return SamplesReport(
         verdict=verdict,

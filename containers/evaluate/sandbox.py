@@ -4,7 +4,7 @@ Under bubblewrap the program gets a file system of its own (this Python and the 
 /tmp in memory), its own user, process, network and IPC namespaces, no capability, no variable of this environment, no
 way to start a process or a thread, and limits of processor time, memory, file size and wall time.
 
-In a container, where the engine does not let namespaces be made, the program gets the same limits, reads this Python
+In a container, where the container engine forbids new namespaces, the program gets the same limits, reads this Python
 and the system's libraries and no other file (Landlock), writes nothing, and cannot make a socket, a process or a thread,
 send a signal or look into another process (a system call filter). Without either, nothing is run.
 """
@@ -28,7 +28,7 @@ Kind = Literal["auto", "bubblewrap", "container"]
 _CONFINED: Final = Path(__file__).with_name("_confined.py")
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin")
 _CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
-_TOLD: Final = 400  # characters of what went wrong that are kept
+_DETAIL_LENGTH: Final = 400  # characters of what went wrong that are kept
 
 
 class Limits(Frozen):
@@ -59,19 +59,19 @@ class Sandbox:
         missing = []
         if kind != "container":
             bwrap = shutil.which("bwrap")
-            why = cls(bwrap, limits).failure() if bwrap else "there is no bubblewrap (bwrap) here"
+            why = cls(bwrap, limits).failure() if bwrap else "bubblewrap (bwrap) is not installed"
             if bwrap and not why:
                 return cls(bwrap, limits)
             missing.append(why)
         if kind != "bubblewrap":
-            why = cls("", limits).failure() if in_container() else "this is no container"
+            why = cls("", limits).failure() if in_container() else "this is not a container"
             if not why:
                 return cls("", limits)
             missing.append(why)
         raise BadInput(
-            f"there is nothing to run generated code in: {', and '.join(missing)}",
+            f"no sandbox for generated code: {', and '.join(missing)}",
             remedy="install bubblewrap and allow user namespaces, or run the step in its container on a system with "
-            "Landlock; code that a model wrote is not run without a sandbox",
+            "Landlock; generated code is never run without a sandbox",
         )
 
     def __str__(self) -> str:
@@ -84,24 +84,24 @@ class Sandbox:
 
     def run(self, program: str) -> Outcome:
         """Whether the program ran to its end without an exception, within the limits."""
-        word = secrets.token_hex(16)
-        told = {"program": program, "word": word, **self.limits.model_dump(exclude={"wall"})}
+        token = secrets.token_hex(16)
+        order = {"program": program, "token": token, **self.limits.model_dump(exclude={"wall"})}
         python = [str(Path(sys.executable).resolve()), "-I", "-S", "-B"]
         if self.bwrap:
             argv = [*self._namespaces(), *python, "/confined.py"]
         else:
             argv = [*python, str(_CONFINED)]
-            told["readable"] = [*(path for path in _SYSTEM if Path(path).is_dir()), str(_prefix())]
+            order["readable"] = [*(path for path in _SYSTEM if Path(path).is_dir()), str(_prefix())]
         try:
-            done = run(argv, env={}, timeout=self.limits.wall, check=False, stdin=json.dumps(told) + "\n")
+            done = run(argv, env={}, timeout=self.limits.wall, check=False, stdin=json.dumps(order) + "\n")
         except TimedOut:
             return Outcome(passed=False, detail=f"did not end within {self.limits.wall:g} s")
         except ProcessFailed as error:
-            return Outcome(passed=False, detail=str(error)[-_TOLD:])
-        if done.stdout == word:
+            return Outcome(passed=False, detail=str(error)[-_DETAIL_LENGTH:])
+        if done.stdout == token:
             return Outcome(passed=True, detail="")
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.code}"]
-        return Outcome(passed=False, detail=last[0][-_TOLD:])
+        return Outcome(passed=False, detail=last[0][-_DETAIL_LENGTH:])
 
     def _namespaces(self) -> list[str]:
         argv = [self.bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]

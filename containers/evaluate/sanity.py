@@ -21,7 +21,7 @@ _LOOP = 4  # a token sequence that comes this often in a row is a loop, not an a
 
 
 async def health(client: Client) -> Check:
-    """vLLM's own health check: the engine's loop is alive, not only the HTTP server."""
+    """vLLM's own health check: its scheduling loop is alive, not only its HTTP server."""
     await client.get(f"{client.root}/health")
     return Check(name="health", passed=True, detail="the health check answers")
 

@@ -63,7 +63,7 @@ def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> Suit
     )
     if files.digest != parameters.suite_digest:
         raise BadInput(
-            f"the suite {files.name} here is {files.digest}, and the request means {parameters.suite_digest}",
+            f"the suite {files.name} here is {files.digest}, but the request names {parameters.suite_digest}",
             remedy="start the step from the same version of the project as the flow",
         )
     return files

@@ -35,7 +35,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
     }[parameters.action]
     manifest = store.find(kind, fingerprint)
     if manifest is not None:
-        context.report.log(f"found the {kind.value} that was made before: {fingerprint[:12]}")
+        context.report.log(f"found the stored {kind.value} {fingerprint[:12]}")
     else:
         manifest = _keep(store, kind, fingerprint, make(request, _suite(request), store, context))
     return _result(request, store, manifest)
@@ -49,7 +49,7 @@ def _suite(request: StepRequest) -> Suite:
 def _measure(request: StepRequest, suite: Suite, store: Store, context: Context) -> dict[str, bytes]:
     parameters = EvaluateParameters.read(request.parameters)
     if not parameters.subject:
-        raise BadInput("the request does not say what is measured", remedy="give the digest of what is served")
+        raise BadInput("the request does not name a subject", remedy="give the digest of the served model")
     return suite.measure(parameters, EvaluateOptions.read(request.options), store, context)
 
 

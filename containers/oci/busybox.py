@@ -168,11 +168,11 @@ def _fetch(pinned: Pinned) -> bytes:
                     return _download(uri, pinned)
                 except Error as error:
                     reasons.append(error.message)
-        reasons = reasons or ["this machine's apt knows no Debian mirror"]
+        reasons = reasons or ["this machine's apt has no Debian mirror configured"]
     except Error as error:
         reasons = [error.message]
     raise BadInput(
-        f"the pinned busybox for the modelcar's base ({pinned.architecture}) is not at hand: {'; '.join(reasons)}",
+        f"the pinned busybox for the modelcar's base ({pinned.architecture}) was not found: {'; '.join(reasons)}",
         remedy=(
             f"set CARWRIGHT_BUSYBOX to the binary or the package of Debian's busybox-static {VERSION}, or choose "
             "--base REFERENCE, or --base none for an image that only image volumes can use"

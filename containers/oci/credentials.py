@@ -135,5 +135,5 @@ def _ask(helper: str, server: str) -> Credentials | None:
         answer = json.loads(done.stdout)
         name, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"docker-credential-{helper} gave no login for {server}") from error
+        raise BadInput(f"docker-credential-{helper} returned no login for {server}") from error
     return Credentials("" if name == _TOKEN_USER else name, SecretStr(secret))

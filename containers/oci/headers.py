@@ -117,7 +117,7 @@ def _odd(member: tarfile.TarInfo) -> str:
 
 def _odd_for_all(tar: tarfile.TarFile) -> str:
     odd = sorted(tar.pax_headers.keys() - _HARMLESS)
-    return f"comes after pax records for all members ({', '.join(odd)}), which engines pass over" if odd else ""
+    return f"comes after pax records for all members ({', '.join(odd)}), which container engines ignore" if odd else ""
 
 
 class _Skipping:

@@ -161,7 +161,7 @@ def check_path(path: str) -> None:
         elif len(raw) > _PATH_MAX or any(len(part.encode()) > _NAME_MAX for part in parts):
             wrong = f"is too long (at most {_NAME_MAX} bytes a name, {_PATH_MAX} in all)"
     if wrong is not None:
-        raise BadInput(f"the file name {path!r} {wrong}", remedy="rename the file; a modelcar cannot hold it as it is")
+        raise BadInput(f"the file name {path!r} {wrong}", remedy="rename the file; a modelcar cannot hold this name")
 
 
 def _folders(root: str, path: str) -> Iterator[str]:
@@ -192,5 +192,5 @@ def _content(file: LayerFile, open_file: Callable[[LayerFile, int], OpenStream],
     if left != 0:
         raise BadInput(
             f"{file.path} changed while it was read: {'more' if left < 0 else 'fewer'} bytes than the {file.size} planned",
-            remedy="let nothing write to the checkpoint and start again",
+            remedy="stop anything that writes to the checkpoint, then start again",
         )

@@ -86,8 +86,8 @@ class Layout:
             actual = Digest(digest.hexdigest())
             if size != blob.size or (blob.digest is not None and actual != blob.digest):
                 raise BadInput(
-                    f"{blob.name or blob.digest} changed while it was read, or is not what its digest says",
-                    remedy="let nothing write to the checkpoint and start again",
+                    f"{blob.name or blob.digest} changed while it was read, or does not match its digest",
+                    remedy="stop anything that writes to the checkpoint, then start again",
                 )
             temporary.replace(self._path(actual))
         return actual
@@ -214,7 +214,7 @@ class Layout:
             if error.errno in FULL:
                 raise DiskFull(
                     f"no space is left for {self.reference.target}; nothing was published",
-                    remedy="free some space and start again: what was written stays and is not written twice",
+                    remedy="free some space and start again: finished blobs are not written twice",
                 ) from error
             if error.errno in _REFUSED:
                 raise BadInput(f"cannot write to {self.reference.target}: {error.strerror}") from error

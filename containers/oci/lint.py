@@ -76,7 +76,9 @@ def _trees(repository: Repository, what: str, parallel: int) -> tuple[list[Tree]
         return [], Finding("tree", "error", error.message)
     faults = [fault.message for tree in trees for fault in tree.faults]
     if not faults:
-        return trees, Finding("tree", "ok", f"what engines mount is what the layers say ({len(trees)} platform(s))")
+        return trees, Finding(
+            "tree", "ok", f"what container engines mount matches the layers' file lists ({len(trees)} platform(s))"
+        )
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     return trees, Finding("tree", "error", "; ".join(faults[:3]) + more)
 

@@ -15,7 +15,7 @@ from containers.oci.headers import read_headers
 from containers.oci.layer import ROOT
 from containers.oci.raw import is_raw
 from containers.oci.repository import images, read_config
-from containers.oci.tree import Fault, Tree, clean, merged_tree
+from containers.oci.tree import ImageFault, Tree, clean, merged_tree
 from containers.oci.validate import PLAIN, listed_files, read_layer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from containers.oci.types import Descriptor, ImageConfig, ImageManifest
     from containers.settings import StepSettings
 
-REMEDY: Final = "do not serve it: ask whoever built it for a modelcar of plain files, each in one layer"
+REMEDY: Final = "do not serve it; build a modelcar of plain files, each in one layer"
 Members = tuple["tarfile.TarInfo", ...]
 
 
@@ -44,11 +44,11 @@ def check_images(repository: Repository, what: str, parallel: int) -> None:
         refuse(tree.faults, f"{repository.reference.target}@{stored.digest}")
 
 
-def refuse(faults: Sequence[Fault], what: str) -> None:
+def refuse(faults: Sequence[ImageFault], what: str) -> None:
     """Raises BadInput with the first fault and the number of the others."""
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise BadInput(f"{what} is no modelcar: {faults[0].message}{more}", remedy=REMEDY)
+        raise BadInput(f"{what} is not a modelcar: {faults[0].message}{more}", remedy=REMEDY)
 
 
 def tree_of(repository: Repository, manifest: ImageManifest, parallel: int = 4) -> Tree:
@@ -82,35 +82,39 @@ def tree_from(
     return Tree(tree.nodes, (*tree.faults, *unlike, *(_volumes(config) if config is not None else ())))
 
 
-def raw_faults(manifest: ImageManifest) -> tuple[Fault, ...]:
+def raw_faults(manifest: ImageManifest) -> tuple[ImageFault, ...]:
     """Tars in what calls itself a raw artifact: engines would mount them."""
     return tuple(
-        Fault(layer.digest, layer.media_type, "is a layer that an engine mounts, and none of a raw artifact")
+        ImageFault(
+            layer.digest,
+            layer.media_type,
+            "is a layer that container engines mount, which a raw artifact must not have",
+        )
         for layer in manifest.layers
         if "tar" in layer.media_type.rpartition(".")[2]
     )
 
 
-def _unlisted(layer: Descriptor, members: Sequence[tarfile.TarInfo]) -> list[Fault]:
+def _unlisted(layer: Descriptor, members: Sequence[tarfile.TarInfo]) -> list[ImageFault]:
     """Files in which a layer differs from its own list."""
     listed: Mapping[str, int] = {file.path: file.size for file in listed_files(layer)}
     if not listed:
         return []
     found = {clean(one.name).removeprefix(f"{ROOT}/"): one.size for one in members if not one.isdir()}
     return [
-        Fault(layer.digest, path, "is not as the layer's own list says")
+        ImageFault(layer.digest, path, "differs from the layer's own file list")
         for path in sorted(found.keys() | listed.keys())
         if found.get(path) != listed.get(path)
     ]
 
 
-def _volumes(config: ImageConfig) -> list[Fault]:
+def _volumes(config: ImageConfig) -> list[ImageFault]:
     """Volumes that an engine would put over the model when it starts the image."""
     volumes: Any = (config.config.model_extra or {}).get("Volumes") or {}
     paths = {str(path): f"/{clean(str(path))}/".replace("//", "/") for path in volumes}
     root = f"/{ROOT}/"
     return [
-        Fault(None, name, f"is a volume of the image and would cover what is in /{ROOT}")
+        ImageFault(None, name, f"is a volume of the image and would cover what is in /{ROOT}")
         for name, path in paths.items()
         if root.startswith(path) or path.startswith(root)
     ]

@@ -102,14 +102,14 @@ def make_plan(
     layers = tuple(_planned(tuple(files[one.path] for one in group), cache) for group in groups)
     notes: list[str] = []
     if not card.legal_files(source.files):
-        notes.append("the checkpoint has no licence file: whoever takes the image cannot see its terms")
+        notes.append("the checkpoint has no licence file, so users of the image cannot see its terms")
     if any(len(one.files) > 1 for one in layers):
         notes.append(f"{len(files)} files share {len(layers)} layers (the limit is {layer_limit})")
     pickles = [path for path in files if is_pickle(path)]
     if pickles:
         notes.append(f"{len(pickles)} pickle file(s) will be in the image: {', '.join(pickles[:3])}")
     if bases[0].name == "none":
-        notes.append("without a base the image can only be used as an image volume: nothing in it can run")
+        notes.append("without a base the image can only be used as an image volume, because nothing in it can run")
     annotations = dict(annotations or {})
     if also_raw:
         notes.append(f"the raw artifact doubles what is stored: {amount(sum(file.size for file in source.files), 'B')}")
@@ -151,7 +151,7 @@ def group_files(
     for file in ordered:
         if layer_bytes and file.size > layer_bytes:
             raise BadInput(
-                f"{file.path} has {file.size} bytes, more than the {layer_bytes} that the registry takes in one layer",
+                f"{file.path} has {file.size} bytes, more than the {layer_bytes} that the registry accepts in one layer",
                 remedy="split the checkpoint into smaller shards, or push to another registry",
             )
     if len(ordered) <= limit:
@@ -166,7 +166,7 @@ def group_files(
     if len(groups) > limit:
         raise BadInput(
             f"{len(ordered)} files do not fit into {limit} layers of at most {layer_bytes} bytes",
-            remedy="push to a registry that takes more or larger layers",
+            remedy="push to a registry that accepts more or larger layers",
         )
     return tuple(sorted(groups, key=lambda group: group[0].path.encode()))
 
@@ -188,4 +188,4 @@ def _packed(files: Sequence[LayerFile], most_bytes: int, most_files: int) -> Ite
 def _check_duplicates(files: Sequence[LayerFile]) -> None:
     for before, after in pairwise(files):
         if before.path == after.path:
-            raise BadInput(f"{after.path} is there twice")
+            raise BadInput(f"{after.path} occurs twice")

@@ -90,7 +90,7 @@ class Registry:
         if named is not None and named != digest:
             raise BadInput(
                 f"{self.reference.name} gave a manifest {digest} as {named}",
-                remedy="the registry, or something on the way, changes what it stores; do not trust it",
+                remedy="the registry or a proxy changes contents; do not trust it",
             )
         media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
         return StoredManifest(content, media_type or MANIFEST, digest)
@@ -109,7 +109,7 @@ class Registry:
         if said is not None and said != digest:
             raise BadInput(
                 f"{self.reference.name} stored the manifest {digest} as {said}",
-                remedy="the registry changes what it is given; use one that keeps digests",
+                remedy="the registry changes contents; use one that preserves digests",
             )
         return digest
 
@@ -182,7 +182,7 @@ class Registry:
             if any(one.digest == entry.digest for one in self._fallback(subject).manifests):
                 return
         raise Temporary(
-            f"{self.reference.name}: others change the referrers of {subject} all the time", remedy="start again later"
+            f"{self.reference.name}: other clients keep changing the referrers of {subject}", remedy="start again later"
         )
 
     def delete(self, digest: Digest) -> None:
@@ -197,7 +197,9 @@ class Registry:
         finally:
             transport.close()
         if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
-            raise BadInput(f"{self.reference.registry} does not allow deleting", remedy="delete in the registry itself")
+            raise BadInput(
+                f"{self.reference.registry} does not allow deleting", remedy="delete it in the registry itself"
+            )
 
 
 class _BlobReader:

@@ -110,7 +110,7 @@ def read_small(repository: Repository, descriptor: Descriptor, limit: int = 32 <
     if left != 0 or Digest.of(content) != descriptor.digest:
         raise BadInput(
             f"{repository.reference} gave other bytes than {descriptor.digest} names",
-            remedy="what is stored there is damaged or was tampered with; push it again",
+            remedy="the stored content is damaged or was tampered with; push it again",
         )
     return content
 
@@ -119,9 +119,7 @@ def found(repository: Repository, what: str) -> StoredManifest:
     """The manifest under a tag or digest; raises BadInput when there is none."""
     stored = repository.get(what)
     if stored is None:
-        raise BadInput(
-            f"{repository.reference.target} has nothing under {what}", remedy="check the name, the tag and the digest"
-        )
+        raise BadInput(f"{repository.reference.target} has no {what}", remedy="check the name, the tag and the digest")
     return stored
 
 

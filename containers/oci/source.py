@@ -59,8 +59,8 @@ class StoredCheckpoint:
         if entry.sha256 != sha256:
             self._store.discard_blob(entry.sha256)
             raise BadInput(
-                f"{path} in the store was not what its digest {entry.sha256} says, and was removed",
-                remedy="run the whole pipeline again: what made it is redone",
+                f"{path} in the store did not match its digest {entry.sha256} and was removed",
+                remedy="run the whole pipeline again: it makes the file again",
             )
 
 
@@ -96,7 +96,7 @@ class CheckpointFolder:
             except OSError as error:
                 raise BadInput(f"cannot read {full}: {error.strerror}") from error
             if stat.S_ISDIR(status.st_mode):
-                raise BadInput(f"{path} is a link to a folder", remedy="copy the folder in its place")
+                raise BadInput(f"{path} is a link to a folder", remedy="replace the link with a copy of the folder")
             if not stat.S_ISREG(status.st_mode):
                 raise BadInput(f"{path} is not a regular file", remedy="remove it from the checkpoint")
             self._stats[path] = status
@@ -155,8 +155,8 @@ def check_checkpoint(source: Source) -> dict[str, object]:
         missing = sorted({str(shard) for shard in weights.values()} - paths)
         if missing:
             raise BadInput(
-                f"{INDEX_FILE} names {len(missing)} shard(s) that are not there: {', '.join(missing[:5])}",
-                remedy="finish the download; a modelcar with a part of the weights would not load",
+                f"{INDEX_FILE} names {len(missing)} missing shard(s): {', '.join(missing[:5])}",
+                remedy="finish the download; a modelcar with incomplete weights would not load",
             )
     return config
 
@@ -221,7 +221,9 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def _changed(path: str) -> BadInput:
-    return BadInput(f"{path} changed while it was read", remedy="let nothing write to the checkpoint and start again")
+    return BadInput(
+        f"{path} changed while it was read", remedy="stop anything that writes to the checkpoint, then start again"
+    )
 
 
 def _unreadable(error: OSError) -> None:

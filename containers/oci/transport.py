@@ -35,11 +35,13 @@ _TOKEN_LIFE: Final = 60.0  # seconds; what a token lives when the answer does no
 _LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 
 
-class Again(Temporary):
+class RetryableError(Temporary):
     """An answer, or none, after which the same request may be sent again; `after` is in seconds."""
 
     def __init__(self, message: str, *, after: float = 0.0) -> None:
-        super().__init__(message, remedy="the registry may be busy; start again later: what was sent is not sent twice")
+        super().__init__(
+            message, remedy="the registry may be busy; start again later: finished blobs are not sent again"
+        )
         self.after = after
 
 
@@ -109,10 +111,13 @@ class Transport:
 
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return max(float(backoff(state)), error.after if isinstance(error, Again) else 0.0)
+            return max(float(backoff(state)), error.after if isinstance(error, RetryableError) else 0.0)
 
         return Retrying(
-            retry=retry_if_exception_type(Again), wait=pause, stop=stop_after_attempt(self.attempts), reraise=True
+            retry=retry_if_exception_type(RetryableError),
+            wait=pause,
+            stop=stop_after_attempt(self.attempts),
+            reraise=True,
         )
 
     def _once(
@@ -144,7 +149,7 @@ class Transport:
         content: bytes | Iterator[bytes],
         mount_from: str = "",
     ) -> httpx.Response:
-        """One request with the login that is known so far; connection errors become Again."""
+        """One request with the login that is known so far; connection errors become RetryableError."""
         try:
             return self._client.request(
                 method,
@@ -179,8 +184,8 @@ class Transport:
         """A Location may be relative (RFC 9110, 10.2.2)."""
         return urljoin(self.base, url)
 
-    def broken(self, error: httpx.TransportError) -> Again:
-        return Again(f"{self.registry}: {_reason(error)}")
+    def broken(self, error: httpx.TransportError) -> RetryableError:
+        return RetryableError(f"{self.registry}: {_reason(error)}")
 
     def challenged(self, response: httpx.Response) -> bool:
         """Take note of what a 401 asks for; False when we have already answered it and are still not welcome."""
@@ -237,7 +242,7 @@ class Transport:
             else:
                 response = self._client.get(realm, params=query, headers={"Authorization": who.basic} if who else {})
         except httpx.TransportError as error:
-            raise Again(f"{urlsplit(realm).netloc}: {_reason(error)}") from error
+            raise RetryableError(f"{urlsplit(realm).netloc}: {_reason(error)}") from error
         if response.status_code != httpx.codes.OK:
             raise self.explain(response, "the login")
         try:
@@ -252,19 +257,19 @@ class Transport:
     def explain(self, response: httpx.Response, what: str) -> Error:
         """The error of an answer that was not expected."""
         status = response.status_code
-        said = _said(response)
+        said = _error_text(response)
         message = f"{self.registry} answered {status} to {what}" + (f": {said}" if said else "")
         where = f"{self.registry}/{self._repository}"
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            return Again(message, after=_retry_after(response))
+            return RetryableError(message, after=_retry_after(response))
         if status == httpx.codes.REQUEST_TIMEOUT:
-            return Again(message)
+            return RetryableError(message)
         remedies = {
             401: f"log in with `docker login {self.registry}` or `podman login {self.registry}`, "
             "or set CARWRIGHT_REGISTRY__USERNAME and CARWRIGHT_REGISTRY__PASSWORD",
             403: f"the login is not allowed to do this in {where}; ask its owner for the permission",
-            404: f"check the name {where}; some registries want a repository to be created first",
-            413: "the registry, or a proxy before it, takes no bodies of this size: raise its limit, or use smaller shards",
+            404: f"check the name {where}; some registries require the repository to exist",
+            413: "the registry, or a proxy in front of it, accepts no bodies of this size: raise its limit, or use smaller shards",
         }
         return BadInput(message, remedy=remedies.get(status, ""))
 
@@ -274,10 +279,10 @@ def _reason(error: httpx.TransportError) -> str:
         return f"cannot connect: {error}"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
-    return f"the connection broke off: {error or type(error).__name__}"
+    return f"the connection was lost: {error or type(error).__name__}"
 
 
-def _said(response: httpx.Response) -> str:
+def _error_text(response: httpx.Response) -> str:
     """What the answer's body says (distribution specification, "Error codes"), at most 300 characters."""
     try:
         errors = json.loads(response.content)["errors"]

@@ -32,7 +32,7 @@ _READER: Final = (1001, 0)  # user and group that a modelcar is read as, unless 
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ImageFault:
     """Why an image is no modelcar: the member of a layer, by its name there, and what is wrong with it."""
 
     layer: Digest | None
@@ -62,7 +62,7 @@ class Tree:
     """Nodes by path, without `/` at either end, the root as ""; and the faults, in the order of the layers."""
 
     nodes: Mapping[str, Node]
-    faults: tuple[Fault, ...]
+    faults: tuple[ImageFault, ...]
 
     @property
     def models(self) -> dict[str, int]:
@@ -82,9 +82,9 @@ class Tree:
 def merged_tree(layers: Iterable[tuple[Digest, Sequence[tarfile.TarInfo]]]) -> Tree:
     """The tree of layers given as their digests and members, the lowest first."""
     lower: dict[str, Node] = {}
-    faults: list[Fault] = []
+    faults: list[ImageFault] = []
     for digest, members in layers:
-        one = _Layer(digest, lower)
+        one = _OverlayLayer(digest, lower)
         for member in members:
             one.take(member)
         lower = one.merged()
@@ -92,7 +92,7 @@ def merged_tree(layers: Iterable[tuple[Digest, Sequence[tarfile.TarInfo]]]) -> T
     there = _resolved(LINKED, lower)
     if there in lower and not (_is_model(there) or there == ""):
         faults.append(
-            Fault(lower[there].layer, there, f"is where /{ROOT} is linked to, and would be served in its place")
+            ImageFault(lower[there].layer, there, f"is where /{ROOT} is linked to, and would be served in its place")
         )
     return Tree(lower, tuple(faults))
 
@@ -154,7 +154,7 @@ def _readable(member: tarfile.TarInfo, path: str) -> bool:
 
 
 @dataclass
-class _Layer:
+class _OverlayLayer:
     """One layer over what is below it: its own nodes, and what it takes away."""
 
     digest: Digest
@@ -162,7 +162,7 @@ class _Layer:
     own: dict[str, Node] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ImageFault] = field(default_factory=list)
 
     def take(self, member: tarfile.TarInfo) -> None:
         if what := model_fault(member):
@@ -247,7 +247,7 @@ class _Layer:
         return Node("file" if member.isreg() else "other", self.digest, member.size, member.mode & 0o7777)
 
     def _fault(self, member: str, what: str) -> None:
-        self.faults.append(Fault(self.digest, member, what))
+        self.faults.append(ImageFault(self.digest, member, what))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from containers.oci.layer import CHUNK, ROOT
 from containers.oci.layout import FULL
 from containers.oci.mounted import layer_members, refuse, tree_from, tree_of
 from containers.oci.repository import image, images, read_config
-from containers.oci.tree import Fault, model_fault
+from containers.oci.tree import ImageFault, model_fault
 from containers.oci.validate import listed_files, read_layer
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def unpack(
 
 def _unpack_layers(
     repository: Repository, manifest: ImageManifest, work: Path, parallel: int, on_bytes: Callable[[int], None]
-) -> tuple[Fault, ...]:
+) -> tuple[ImageFault, ...]:
     """Every layer that an earlier run has not finished already, into `work`; the faults of the whole tree."""
     done = work / "done"
     done.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _unpack_layer(
 
     def take(member: tarfile.TarInfo, content: Any) -> None:
         if what := model_fault(member):
-            refuse((Fault(layer.digest, member.name, what),), str(repository.reference.target))
+            refuse((ImageFault(layer.digest, member.name, what),), str(repository.reference.target))
         members.append(member)
         path = member.name.removeprefix("./").removeprefix("/").rstrip("/")
         if path != ROOT and not path.startswith(f"{ROOT}/"):
@@ -166,7 +166,9 @@ def _unpack_layer(
                     file.write(chunk)
                     on_bytes(len(chunk))
         except (FileExistsError, IsADirectoryError, NotADirectoryError):
-            fault = Fault(layer.digest, member.name, "is there twice, or below it, as a folder and as something else")
+            fault = ImageFault(
+                layer.digest, member.name, "is there twice, or below it, as a folder and as something else"
+            )
             refuse((fault,), str(repository.reference.target))
 
     try:

@@ -17,7 +17,7 @@ import httpx
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.transport import Again
+from containers.oci.transport import RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,13 +106,13 @@ class Upload:
             self._forget()
             if self._resumed and answer.status_code == httpx.codes.BAD_REQUEST:
                 self._resumed = False
-                raise Again(f"{self._reference.registry} did not have what it said of {self._what}")
+                raise RetryableError(f"{self._reference.registry} did not have what it said of {self._what}")
             self._raise(answer)
         said = answer.headers.get("Docker-Content-Digest", str(digest))
         if said != str(digest):
             raise BadInput(
                 f"{self._reference.name} stored {self._what} as {said} and not as {digest}",
-                remedy="the registry changes what it is given; use one that keeps digests",
+                remedy="the registry changes contents; use one that preserves digests",
             )
         self._forget()
         self._cache.remember_blob(self._reference.registry, self._reference.repository, digest)
@@ -148,13 +148,15 @@ class Upload:
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and self._piece > _SMALLER:
             self._piece = _SMALLER
             self._forget()
-            raise Again(f"{self._reference.registry} takes no body of {end - start} bytes; going on in smaller pieces")
+            raise RetryableError(
+                f"{self._reference.registry} accepts no body of {end - start} bytes; continuing in smaller pieces"
+            )
         if answer.status_code not in (httpx.codes.ACCEPTED, httpx.codes.NO_CONTENT, httpx.codes.CREATED):
             if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
                 self._forget()  # the upload was closed on us: open another
-                raise Again(f"{self._reference.registry} lost the upload of {self._what}")
+                raise RetryableError(f"{self._reference.registry} lost the upload of {self._what}")
             if answer.status_code == httpx.codes.UNAUTHORIZED and self._transport.challenged(answer):
-                raise Again(f"{self._reference.registry}: the login of the upload of {self._what} ran out")
+                raise RetryableError(f"{self._reference.registry}: the login of the upload of {self._what} ran out")
             self._raise(answer)
         self._at = end
         self._moved(answer)
@@ -186,7 +188,7 @@ class Upload:
             if actual != self._blob.digest:
                 raise BadInput(
                     f"{self._what} is {actual} and not {self._blob.digest}: it changed since it was hashed",
-                    remedy="let nothing write to the checkpoint and start again",
+                    remedy="stop anything that writes to the checkpoint, then start again",
                 )
 
     def _finished_hash(self) -> str:
@@ -199,7 +201,7 @@ class Upload:
         if location:
             self._location = self._transport.absolute(location)
         if not self._location:
-            raise BadInput(f"{self._reference.registry} opened an upload without saying where")
+            raise BadInput(f"{self._reference.registry} opened an upload without a location")
         if self._key:
             self._cache.remember_upload(self._key, self._location)
 

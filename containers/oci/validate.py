@@ -95,7 +95,7 @@ def verified(chunks: Iterator[bytes], descriptor: Descriptor, what: str) -> Iter
     if size != descriptor.size or digest.hexdigest() != descriptor.digest.hex:
         raise BadInput(
             f"{what} gave other bytes than {descriptor.digest} names ({size} bytes of {descriptor.size})",
-            remedy="what is stored there is damaged or was tampered with; push it again",
+            remedy="the stored content is damaged or was tampered with; push it again",
         )
 
 
@@ -140,16 +140,16 @@ def inflated(chunks: Iterator[bytes], layer: Descriptor) -> Iterator[bytes]:
             f"the layer {layer.digest} is of type {layer.media_type}: only plain tar and gzip can be read",
             remedy="push the image again with uncompressed layers",
         )
-    engine = zlib.decompressobj(wbits=31)
+    decompressor = zlib.decompressobj(wbits=31)
     try:
         for chunk in chunks:
-            data = engine.decompress(chunk, 1 << 22)
+            data = decompressor.decompress(chunk, 1 << 22)
             while data:
                 yield data
-                data = engine.decompress(engine.unconsumed_tail, 1 << 22)
-            while engine.eof and engine.unused_data:  # gzip members one after the other (RFC 1952, 2.2)
-                rest, engine = engine.unused_data, zlib.decompressobj(wbits=31)
-                data = engine.decompress(rest)
+                data = decompressor.decompress(decompressor.unconsumed_tail, 1 << 22)
+            while decompressor.eof and decompressor.unused_data:  # gzip members one after the other (RFC 1952, 2.2)
+                rest, decompressor = decompressor.unused_data, zlib.decompressobj(wbits=31)
+                data = decompressor.decompress(rest)
                 if data:
                     yield data
     except zlib.error as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from containers.oci.push_cache import PushCache
     from containers.oci.repository import Repository
-    from containers.oci.tree import Fault
+    from containers.oci.tree import ImageFault
     from containers.oci.types import Descriptor, ImageConfig, ImageManifest
     from containers.settings import StepSettings
 
@@ -56,14 +56,14 @@ class VerifiedImage:
 
 
 @dataclass
-class _Layer:
+class _ReadLayer:
     files: dict[str, Digest] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     members: list[tarfile.TarInfo] = field(default_factory=list)
     whole: bool = True
 
 
-_Layers = dict[tuple[Digest, Digest | None], _Layer]  # by digest and diff id: platforms share those of the model
+_Layers = dict[tuple[Digest, Digest | None], _ReadLayer]  # by digest and diff id: platforms share those of the model
 
 
 def verify(
@@ -128,7 +128,7 @@ def _read_image(
     for layer in parts:
         differences += layer.differences
         files |= layer.files
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[ImageFault, ...] = ()
     if raw:
         faults = raw_faults(manifest)
     elif all(layer.whole for layer in parts):
@@ -140,9 +140,9 @@ def _read_image(
 
 def _read_tar(
     repository: Repository, layer: Descriptor, diff_id: Digest | None, on_bytes: Callable[[int], None]
-) -> _Layer:
+) -> _ReadLayer:
     """One layer: the digest of each file under /models, held against the layer's own list."""
-    result = _Layer()
+    result = _ReadLayer()
 
     def take(member: tarfile.TarInfo, content: Any) -> None:
         path = clean(member.name)
@@ -178,9 +178,9 @@ def _read_tar(
     return result
 
 
-def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int], None]) -> _Layer:
+def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int], None]) -> _ReadLayer:
     path = layer.annotations.get(TITLE, str(layer.digest))
-    result = _Layer({path: layer.digest})
+    result = _ReadLayer({path: layer.digest})
     try:
         with repository.read_blob(layer.digest) as chunks:
             for chunk in verified(chunks, layer, str(repository.reference.target)):

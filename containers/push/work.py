@@ -80,9 +80,9 @@ def _push(
             progress.total = progress.done
     skipped = len(pushed.skipped)
     context.report.log(
-        f"{target.at(pushed.digest)}: already there, nothing sent"
+        f"{target.at(pushed.digest)}: already in the registry, nothing sent"
         if pushed.already_there
-        else f"{target.at(pushed.digest)}: {pushed.pushed_bytes} bytes sent, {skipped} layer(s) were there"
+        else f"{target.at(pushed.digest)}: {pushed.pushed_bytes} bytes sent, {skipped} layer(s) were already there"
     )
     values = PushedImage(
         reference=str(target.at(pushed.digest)),

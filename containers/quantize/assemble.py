@@ -56,7 +56,7 @@ def index_json(groups: Iterable[Group], folder: str = "") -> bytes:
     )
 
 
-def taken_over(checkpoint: Checkpoint) -> list[str]:
+def copied_files(checkpoint: Checkpoint) -> list[str]:
     """The paths of the files that go along unchanged."""
     replaced = {CONFIG, checkpoint.index, *(file.path for file in checkpoint.shards), *checkpoint.left_out}
     if checkpoint.left_out:

@@ -189,6 +189,6 @@ def _disagreement(index: str, mapped: Mapping[str, str], owners: Mapping[str, st
     said = f"in {mapped[name]}" if name in mapped else "nowhere"
     there = f"in {owners[name]}" if name in owners else "in no shard"
     return BadInput(
-        f"{index} and the shards disagree: it has the tensor {name} {said}, and it is {there}",
+        f"{index} and the shards disagree: it has the tensor {name} {said}, but it is {there}",
         remedy="fetch the checkpoint again; index and shards are from different versions",
     )

@@ -95,15 +95,15 @@ def choose(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise BadInput(f"{name!r} is not a device", remedy="take auto, cpu, cuda or cuda:N") from error
+        raise BadInput(f"{name!r} is not a device", remedy="use auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
-        raise BadInput(f"the device {name} is not served", remedy="take auto, cpu, cuda or cuda:N")
+        raise BadInput(f"the device {name} is not supported", remedy="use auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         return torch.device("cpu")
     index = device.index or 0
     if index >= torch.cuda.device_count():
         raise BadInput(
-            f"the device {name} is not there (GPUs here: {torch.cuda.device_count()})", remedy="take auto or cpu"
+            f"the device {name} does not exist (GPUs here: {torch.cuda.device_count()})", remedy="use auto or cpu"
         )
     return torch.device("cuda", index)
 

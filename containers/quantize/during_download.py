@@ -1,7 +1,7 @@
-"""Quantizes the shards of a checkpoint while it is being downloaded: planned from the headers, each shard as it comes.
+"""Quantizes the shards of a checkpoint while it downloads: planned from the headers, each shard as soon as it is stored.
 
-What is put into the store are groups, as any worker makes them; the quantization of the whole checkpoint finds them when
-the download is done, and assembles.
+The results are groups in the store, as any worker makes them. When the download is done, the quantization of the whole
+checkpoint finds them and assembles the output.
 """
 
 from __future__ import annotations
@@ -28,28 +28,26 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.streams import Stream
 
-_PATIENCE: Final = 600.0  # seconds for a download to announce its files: first it reads small files and headers
+_TIMEOUT: Final = 600.0  # seconds for a download to announce its files: first it reads small files and headers
 
 
 class DownloadingFiles:
-    """The files that a download has announced: of those that are not there yet, the header alone can be read."""
+    """The files that a download has announced. Before a file is stored, only its header can be read."""
 
-    def __init__(self, store: Store, arrivals: DownloadFeed) -> None:
+    def __init__(self, store: Store, feed: DownloadFeed) -> None:
         self._store = store
-        self._arrivals = arrivals
+        self._feed = feed
 
     def listing(self) -> tuple[CheckpointFile, ...]:
-        arrived = self._arrivals.arrived
-        return tuple(
-            CheckpointFile(path, size, arrived.get(path)) for path, size in sorted(self._arrivals.files.items())
-        )
+        arrived = self._feed.arrived
+        return tuple(CheckpointFile(path, size, arrived.get(path)) for path, size in sorted(self._feed.files.items()))
 
     def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
         if file.sha256 is not None:
             return self._store.open_blob(file.sha256, size=file.size, offset=offset)
-        front = io.BytesIO(self._store.read_bytes(self._arrivals.headers[file.path]))
-        front.seek(offset)
-        return front
+        header = io.BytesIO(self._store.read_bytes(self._feed.headers[file.path]))
+        header.seek(offset)
+        return header
 
 
 def quantize_during_download(
@@ -57,23 +55,23 @@ def quantize_during_download(
     options: QuantizeOptions,
     store: Store,
     context: Context,
-    determinants: Mapping[str, str],
+    fingerprint_inputs: Mapping[str, str],
 ) -> StoredShards:
-    """Bring every group of the announced checkpoint into the store, in the order in which a download brings shards.
+    """Quantize every group of the announced checkpoint into the store, in the order in which the shards are downloaded.
 
-    What can be refused is refused before a weight is there. Raises Temporary when the download ends early.
+    Bad input is refused before any weights arrive. Raises Temporary when the download ends early.
     """
-    awaited = FeedReader(store, options.arriving)
-    job = prepare(DownloadingFiles(store, awaited.coming(_PATIENCE)), parameters, determinants)
+    reader = FeedReader(store, options.arriving)
+    job = prepare(DownloadingFiles(store, reader.wait_for_listing(_TIMEOUT)), parameters, fingerprint_inputs)
     for warning in job.warnings:
         context.report.log(warning, "warning")
-    context.report.log(f"{len(job.groups)} shards will be quantized as they come")
+    context.report.log(f"{len(job.groups)} shards will be quantized as they arrive")
 
-    def arrived(group: Group, stop: threading.Event) -> Group:
-        digest = awaited.digest(group.path, stop)
+    def wait_for(group: Group, stop: threading.Event) -> Group:
+        digest = reader.digest(group.path, stop)
         if digest is None:
             raise StoppedError
         return replace(group, source=replace(group.source, sha256=digest))
 
     groups = sorted(job.groups, key=lambda group: -group.source.size)  # as `containers.download` fetches them
-    return quantize_groups(job, store, context, options, groups, arrived)
+    return quantize_groups(job, store, context, options, groups, wait_for)

@@ -185,7 +185,7 @@ def damaged(file: CheckpointFile, files: Files) -> Exception:
         while stream.read(1 << 20):
             pass
     return Temporary(
-        f"{file.path} was read with other bytes than {file.sha256}, and is right when read again",
+        f"{file.path} was first read with bytes that do not match {file.sha256}, then correctly",
         remedy="run it again; if this comes back, check this machine's memory and disks",
     )
 

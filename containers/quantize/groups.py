@@ -66,7 +66,7 @@ class Group:
         """The layout of the quantized shard; its size is known from here on."""
         return arrange(self._outputs())
 
-    def fingerprint(self, determinants: Mapping[str, str]) -> str:
+    def fingerprint(self, fingerprint_inputs: Mapping[str, str]) -> str:
         """64 hex digits that name the quantized shard: source, recipe as far as it concerns this shard, and what else
         can change the bytes. The path counts too: it is in the layer's tar header.
         """
@@ -80,7 +80,7 @@ class Group:
             "source": str(self.source.sha256),
             "scheme": self.scheme.name,
             "quantized": [part.name for part in self.parts if part.kept is None],
-            "determinants": dict(determinants),
+            "determinants": dict(fingerprint_inputs),
         }
         return hashlib.sha256(canonical_json(identity)).hexdigest()
 
@@ -159,7 +159,7 @@ def _check_quantizable(path: str, part: Part, scheme: Scheme) -> None:
     module = part.name.removesuffix(".weight")
     if part.dtype.startswith("F8") or part.dtype == "I8":
         raise BadInput(
-            f"the tensor {part.name} in {path} is quantized already ({part.dtype})",
+            f"the tensor {part.name} in {path} is already quantized ({part.dtype})",
             remedy="quantize the unquantized checkpoint, or ignore this module",
         )
     if part.dtype not in QUANTIZABLE:

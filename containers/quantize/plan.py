@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from containers.contract import Frozen
-from containers.quantize.assemble import taken_over
+from containers.quantize.assemble import copied_files
 from containers.quantize.resources import disk_needed, gpu_memory_needed, lanes_for, memory_needed
 from containers.registry_limits import MODEL_LAYERS, may_refuse
 from containers.safetensors import ITEM_SIZE
@@ -74,7 +74,7 @@ def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) ->
     parts = [part for group in job.groups for part in group.parts]
     quantized = [part for part in parts if part.kept is None]
     others = {file.path: file.size for file in job.checkpoint.files}
-    copied = [others[path] for path in taken_over(job.checkpoint)]
+    copied = [others[path] for path in copied_files(job.checkpoint)]
     largest = max(group.output.size for group in job.groups)
     at_once = lanes_for(lanes, len(job.groups))
     files = len(job.groups) + len(copied) + 2  # config and index
@@ -89,7 +89,7 @@ def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) ->
         groups=tuple(
             PlannedGroup(
                 path=group.path,
-                fingerprint=group.fingerprint(job.determinants) if group.source.sha256 is not None else "",
+                fingerprint=group.fingerprint(job.fingerprint_inputs) if group.source.sha256 is not None else "",
                 quantized=sum(part.kept is None for part in group.parts),
                 kept=sum(part.kept is not None for part in group.parts),
                 size_before=group.source.size,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from containers.quantize.checkpoint import Checkpoint, Files
     from containers.quantize.groups import Group
 
-_ENGINE_MULTIPLE = 16  # cutlass and torch._scaled_mm take 8-bit matrices whose sides are multiples of 16
+_KERNEL_MULTIPLE = 16  # cutlass and torch._scaled_mm take 8-bit matrices whose sides are multiples of 16
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class QuantizeJob:
     recipe: Recipe
     ignore: tuple[str, ...]
     groups: tuple[Group, ...]
-    determinants: Mapping[str, str]
+    fingerprint_inputs: Mapping[str, str]
     warnings: tuple[str, ...]
 
 
-def prepare(files: Files, parameters: QuantizeParameters, determinants: Mapping[str, str]) -> QuantizeJob:
+def prepare(files: Files, parameters: QuantizeParameters, fingerprint_inputs: Mapping[str, str]) -> QuantizeJob:
     """Read the headers and decide everything; raises BadInput for what cannot be quantized or served as asked."""
     scheme = scheme_named(parameters.scheme)
     check_entries(parameters.ignore)
@@ -50,14 +50,16 @@ def prepare(files: Files, parameters: QuantizeParameters, determinants: Mapping[
         f"{part.name} {list(part.shape)}"
         for group in groups
         for part in group.parts
-        if part.kept is None and any(side % _ENGINE_MULTIPLE for side in part.shape)
+        if part.kept is None and any(side % _KERNEL_MULTIPLE for side in part.shape)
     ]
     if uneven:
         warnings.append(
-            f"{len(uneven)} matrices have a side that is no multiple of {_ENGINE_MULTIPLE}, which the engine's fast "
-            f"kernels do not take, such as {uneven[0]}"
+            f"{len(uneven)} matrices have a side that is not a multiple of {_KERNEL_MULTIPLE}, which vLLM's fast "
+            f"kernels do not support, such as {uneven[0]}"
         )
-    return QuantizeJob(files, checkpoint, recipe, recipe.effective_ignore(names), groups, determinants, tuple(warnings))
+    return QuantizeJob(
+        files, checkpoint, recipe, recipe.effective_ignore(names), groups, fingerprint_inputs, tuple(warnings)
+    )
 
 
 def check_not_quantized(checkpoint: Checkpoint) -> None:
@@ -67,12 +69,12 @@ def check_not_quantized(checkpoint: Checkpoint) -> None:
         if config:
             method = config.get("quant_method", "an unnamed method") if isinstance(config, dict) else config
             raise BadInput(
-                f"the checkpoint is quantized already (config.json: {place}, {method})",
-                remedy="start from the unquantized checkpoint",
+                f"the checkpoint is already quantized (config.json: {place}, {method})",
+                remedy="use the unquantized checkpoint",
             )
     for name in checkpoint.names:
         if name.endswith((".weight_packed", ".weight_scale", ".weight_scale_inv", ".qweight")):
             raise BadInput(
-                f"the checkpoint is quantized already: it has the tensor {name}",
-                remedy="start from the unquantized checkpoint",
+                f"the checkpoint is already quantized: it has the tensor {name}",
+                remedy="use the unquantized checkpoint",
             )

@@ -1,7 +1,7 @@
 """Which tensors a recipe quantizes and why the others stay, decided by name and shape alone.
 
 The rules are those of compressed-tensors' `match_quantizable_tensors`, which `model_free_ptq` uses; a test holds the two
-against each other. On top of them stand the rules of the engine that serves the result: it reads no quantized router,
+against each other. On top of them stand the rules of vLLM, which serves the result: it reads no quantized router,
 and it fuses some modules, which must then be treated alike.
 """
 
@@ -87,11 +87,11 @@ def check_entries(ignore: Sequence[str]) -> None:
                 re.compile(entry.removeprefix("re:"))
             except re.error as error:
                 raise BadInput(
-                    f"the recipe's ignore entry {entry!r} is not a regex: {error}", remedy="mend the regex"
+                    f"the recipe's ignore entry {entry!r} is not a regex: {error}", remedy="correct the regex"
                 ) from error
         elif _LOOKS_LIKE_REGEX.search(entry):
             raise BadInput(
-                f"the recipe's ignore entry {entry!r} looks like a regex and has no 're:' in front",
+                f"the recipe's ignore entry {entry!r} looks like a regex but does not start with 're:'",
                 remedy=f"write 're:{entry}'; without it the entry is compared with whole module names",
             )
 
@@ -99,7 +99,7 @@ def check_entries(ignore: Sequence[str]) -> None:
 def check_coverage(recipe: Recipe, names: Sequence[str]) -> list[str]:
     """Hold a recipe against a checkpoint's tensor names; returns warnings, raises BadInput.
 
-    Refused: nothing to quantize, an entry of the user's that matches nothing, an entry that splits what the engine
+    Refused: nothing to quantize, an entry of the user's that matches nothing, an entry that splits what vLLM
     fuses, an embedding that would be quantized.
     """
     modules = sorted({name.rpartition(".")[0] for name in names if name.endswith(".weight")})
@@ -107,13 +107,13 @@ def check_coverage(recipe: Recipe, names: Sequence[str]) -> list[str]:
     if not quantized:
         raise BadInput(
             f"the recipe {recipe.scheme.name} quantizes none of the {len(names)} tensors",
-            remedy=f"take entries out of its ignore list: {', '.join(recipe.ignore)}",
+            remedy=f"remove entries from its ignore list: {', '.join(recipe.ignore)}",
         )
     for entry in recipe.ignore:
         if entry not in default_ignore() and not any(matches(module, entry) for module in modules):
             raise BadInput(
                 f"the recipe's ignore entry {entry!r} matches no module of this checkpoint",
-                remedy=f"module names look like {modules[len(modules) // 2]!r}; take the entry out or mend it",
+                remedy=f"module names look like {modules[len(modules) // 2]!r}; remove or correct the entry",
             )
     embeddings = sorted(module for module in quantized if _EMBEDDINGS.search(module.rpartition(".")[2]))
     if embeddings:
@@ -147,6 +147,6 @@ def _check_fused(quantized: set[str], modules: Sequence[str]) -> None:
         if inside and len(inside) != len(loaded):
             outside = next(module for module in loaded if module not in quantized)
             raise BadInput(
-                f"the recipe quantizes {inside[0]} and not {outside}, which the engine loads as one layer ({layer})",
-                remedy="let the ignore list match all of them or none",
+                f"the recipe quantizes {inside[0]} and not {outside}, which vLLM loads as one layer ({layer})",
+                remedy="make the ignore list match all of them or none",
             )

@@ -45,7 +45,7 @@ SCHEMES: Final = {
 # Presets of compressed-tensors that people will ask for, and why they are not served.
 _REFUSED: Final = {
     "FP8": "its activations need calibration data, and model_free_ptq has none",
-    "INT8": "that is another name of W8A8",
+    "INT8": "this is another name for W8A8",
     "NVFP4": "its activations need calibration data, and model_free_ptq has none",
 }
 
@@ -54,7 +54,7 @@ def scheme_named(name: str) -> Scheme:
     """The scheme of that name; raises BadInput with the list for any other."""
     if name in SCHEMES:
         return SCHEMES[name]
-    why = _REFUSED.get(name.upper(), "this step does not serve it")
+    why = _REFUSED.get(name.upper(), "not supported")
     if name.upper() in SCHEMES:
         why = f"write it as {name.upper()}"
-    raise BadInput(f"scheme {name!r}: {why}", remedy=f"take one of {', '.join(SCHEMES)}")
+    raise BadInput(f"scheme {name!r}: {why}", remedy=f"use one of {', '.join(SCHEMES)}")

@@ -17,7 +17,7 @@ from containers.contract import (
 )
 from containers.errors import BadInput, Temporary
 from containers.fingerprints import fingerprint_inputs
-from containers.quantize.assemble import config_json, index_json, taken_over
+from containers.quantize.assemble import config_json, copied_files, index_json
 from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
 from containers.quantize.during_download import quantize_during_download
 from containers.quantize.plan import make_plan
@@ -47,8 +47,8 @@ def work(request: StepRequest, context: Context) -> StepResult:
 
     store = Store.open(request.store, context.settings.store)
     if options.arriving:
-        brought = quantize_during_download(parameters, options, store, context, fixed)
-        counts: dict[str, float] = {"groups": len(brought.shards), "bytes_read": brought.bytes_read}
+        stored = quantize_during_download(parameters, options, store, context, fixed)
+        counts: dict[str, float] = {"groups": len(stored.shards), "bytes_read": stored.bytes_read}
         return StepResult(step=Step.QUANTIZE, metrics=counts, versions=versions())
     source = store.load(_input(request))
     fingerprint = request.fingerprint(fixed)
@@ -66,8 +66,8 @@ def work(request: StepRequest, context: Context) -> StepResult:
     for warning in job.warnings:
         context.report.log(warning, "warning")
     if shards:
-        context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are quantized already")
-    done_now = _bring(missing, request, job, store, context) if missing else StoredShards({})
+        context.report.log(f"{len(shards)} of {len(shards) + len(missing)} shards are already quantized")
+    done_now = _quantize_missing(missing, request, job, store, context) if missing else StoredShards({})
     clock.lap("quantize")
     reused = len(shards)
     shards |= done_now.shards
@@ -81,10 +81,10 @@ def work(request: StepRequest, context: Context) -> StepResult:
     return result.model_copy(update={"metrics": {**metrics, "bytes_written": written}, "timings": clock.laps})
 
 
-def _bring(
+def _quantize_missing(
     missing: list[Group], request: StepRequest, job: QuantizeJob, store: Store, context: Context
 ) -> StoredShards:
-    """Bring groups into the store, in this process or in several."""
+    """Quantize groups into the store, in this process or in several."""
     options = QuantizeOptions.read(request.options)
     devices = worker_devices(options) if not options.groups else []
     if min(len(devices), len(missing)) <= 1:
@@ -94,7 +94,7 @@ def _bring(
     WorkerPool(request, job, store, context, options).run(missing, devices)
     shards, lost = find_stored(job, store, [group.path for group in missing])
     if lost:
-        raise Temporary(f"{lost[0].path} was put into the store and is not there any more", remedy="run it again")
+        raise Temporary(f"{lost[0].path} was stored and has disappeared from the store", remedy="run it again")
     return StoredShards(shards, sum(group.source.size for group in missing), ", ".join(sorted(set(devices))))
 
 
@@ -113,7 +113,7 @@ def _assemble(
 ) -> Manifest:
     """Store the small files and commit the quantized checkpoint."""
     entries = {entry.path: entry for entry in source.files}
-    files = [*shards.values(), *(entries[path] for path in taken_over(job.checkpoint))]
+    files = [*shards.values(), *(entries[path] for path in copied_files(job.checkpoint))]
     config = config_json(job.checkpoint, job.recipe.scheme, job.ignore)
     files.append(FileEntry(path=CONFIG, size=len(config), sha256=store.put_bytes(config)))
     if job.checkpoint.index is not None:

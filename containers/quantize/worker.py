@@ -51,11 +51,11 @@ def quantize_groups(  # noqa: PLR0917
     context: Context,
     options: QuantizeOptions,
     groups: Sequence[Group],
-    arrived: Callable[[Group, threading.Event], Group] = lambda group, _: group,
+    wait_for: Callable[[Group, threading.Event], Group] = lambda group, _: group,
 ) -> StoredShards:
-    """Bring these groups into the store, each with its manifest as soon as it is there.
+    """Quantize these groups into the store, each with its manifest as soon as it is done.
 
-    `arrived` waits for a group's shard, until the event is set at most, and returns the group with the shard's digest.
+    `wait_for` waits for a group's shard, until the event is set at most, and returns the group with the shard's digest.
     When the GPU has no memory for several at once, they go on one by one and in smaller pieces. Raises Temporary when
     it has too little even for that, DiskFull, and BadInput for what is wrong with a shard.
     """
@@ -68,8 +68,8 @@ def quantize_groups(  # noqa: PLR0917
     stop = threading.Event()
     with context.report.progress(f"quantize ({name})", total) as progress:
 
-        def attempt(awaited: Group, device: Device) -> FileEntry:
-            group = arrived(awaited, stop)
+        def attempt(pending: Group, device: Device) -> FileEntry:
+            group = wait_for(pending, stop)
             done = find(store, group, job)  # by another worker, meanwhile
             if done is not None:
                 progress.advance(group.source.size)
@@ -122,7 +122,7 @@ def run_lanes(
     for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
         raise error
     for group in sorted(short, key=lambda group: group.path):
-        shards[group.path] = _alone(group, device, attempt, say)
+        shards[group.path] = _quantize_alone(group, device, attempt, say)
     return shards
 
 
@@ -139,7 +139,7 @@ def chosen(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
 
 def find(store: Store, group: Group, job: QuantizeJob) -> FileEntry | None:
     """The quantized shard, when an earlier run has put it into the store."""
-    manifest = store.find(Kind.GROUP, group.fingerprint(job.determinants))
+    manifest = store.find(Kind.GROUP, group.fingerprint(job.fingerprint_inputs))
     return None if manifest is None else manifest.files[0]
 
 
@@ -158,11 +158,11 @@ class _WorkerContext:
         self.progress.advance(count)
 
 
-def _alone(
+def _quantize_alone(
     group: Group, device: Device, attempt: Callable[[Group, Device], FileEntry], say: Callable[[str], None]
 ) -> FileEntry:
     """One group while no other is in hand, in smaller pieces each time the GPU has no memory for them."""
-    say(f"the GPU had no memory for {group.path} beside other shards: it is done alone, in smaller pieces")
+    say(f"the GPU had no memory for {group.path} beside other shards: it is retried alone, in smaller pieces")
     smaller = device.smaller()
     while smaller is not None:
         smaller.free()
@@ -172,27 +172,27 @@ def _alone(
             smaller = smaller.smaller()
     raise Temporary(
         f"the GPU has too little free memory for {group.path}, even in the smallest pieces",
-        remedy="end what else runs on it, take another with --device, or wait",
+        remedy="stop other programs on it, choose another with --device, or wait",
     )
 
 
-def _quantize(group: Group, device: Device, around: _WorkerContext) -> FileEntry:
+def _quantize(group: Group, device: Device, worker: _WorkerContext) -> FileEntry:
     from containers.quantize.group_quantizer import quantize_group
 
-    file = around.scratch / group.path.replace("/", "__")
+    file = worker.scratch / group.path.replace("/", "__")
     try:
-        written = quantize_group(group, around.job.files, device, file, around.tick)
-        around.store.put_file(file, digest=written.sha256, on_bytes=lambda _: around.tick(0))
+        written = quantize_group(group, worker.job.files, device, file, worker.tick)
+        worker.store.put_file(file, digest=written.sha256, on_bytes=lambda _: worker.tick(0))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"no space for the quantized {group.path} ({group.output.size} bytes) in {around.scratch}",
+                f"no space for the quantized {group.path} ({group.output.size} bytes) in {worker.scratch}",
                 remedy="free space there, or set TMPDIR to a folder with room",
             ) from error
         raise
     finally:
         file.unlink(missing_ok=True)
     entry = FileEntry(path=group.path, size=written.size, sha256=written.sha256, layer=written.layer)
-    fingerprint = group.fingerprint(around.job.determinants)
-    around.store.commit(Manifest(kind=Kind.GROUP, fingerprint=fingerprint, files=(entry,)))
+    fingerprint = group.fingerprint(worker.job.fingerprint_inputs)
+    worker.store.commit(Manifest(kind=Kind.GROUP, fingerprint=fingerprint, files=(entry,)))
     return entry

@@ -16,7 +16,7 @@ from containers.events import Event
 from containers.process import Child, inherited
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
-from containers.settings import handed
+from containers.settings import step_variables
 from containers.work_sharing import Dealer, Workers
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class WorkerPool:
                 final=(BadInput.exit_code,),
             ) as workers,
         ):
-            while workers.look():
+            while workers.poll():
                 self.forward()
                 progress.advance(min(self._advanced, progress.total) - progress.done)
 
@@ -110,7 +110,7 @@ class WorkerPool:
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """The variables of a worker: it is handed what this step was, and leaves its scratch files here."""
-        plain, secret = handed(self._context.settings, self._request)
+        plain, secret = step_variables(self._context.settings, self._request)
         return {
             **inherited(),
             **plain,

@@ -28,7 +28,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
         claimed(options.port, option="--port or CARWRIGHT_SERVE__PORT", host=options.host) as port,
         vllm_command.sockets_folder(context.scratch) as sockets,
     ):
-        there = time.monotonic()
+        unpacked_at = time.monotonic()
         server = VllmServer(
             argv=vllm_command.command(vllm, parameters, model, port, host=options.host),
             env=vllm_command.environment(vllm, parameters, context.settings, sockets),
@@ -44,7 +44,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
             endpoint = Endpoint(
                 url=options.advertise or server.url,
                 served_model_name=parameters.served_model_name,
-                engine=str(vllm),
+                server=str(vllm),
                 emulated_fp8=server.emulates,
             )
             result = StepResult(
@@ -52,15 +52,15 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
                 values=endpoint.dump(),
                 metrics={"model_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file())},
                 timings={
-                    "unpack": round(there - started, 3),
-                    "load": round(ready - there, 3),
+                    "unpack": round(unpacked_at - started, 3),
+                    "load": round(ready - unpacked_at, 3),
                     "first_answer": round(time.monotonic() - ready, 3),
                 },
                 versions={vllm.name: vllm.version},
             )
             step.write_result(context.result_path, result)
             context.report.log(f"{parameters.served_model_name} is ready at {endpoint.url}")
-            ending = server.stay(child)
+            ending = server.run_until_stopped(child)
     context.report.log(f"{parameters.served_model_name} {ending}")
     return result
 

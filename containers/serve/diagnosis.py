@@ -65,8 +65,8 @@ def _card(match: re.Match[str]) -> Error:
 
 def _killed(match: re.Match[str]) -> Error:
     return Temporary(
-        "vLLM's engine process disappeared without a word, as the kernel ends what needs too much memory",
-        remedy="free memory, or lower CARWRIGHT_SERVE__KV_CACHE_GIB; `dmesg` says whether it was the kernel",
+        "vLLM's worker process was killed without an error message, as the kernel does when memory runs out",
+        remedy="free memory, or lower CARWRIGHT_SERVE__KV_CACHE_GIB; `dmesg` shows whether the kernel did it",
     )
 
 

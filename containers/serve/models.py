@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 _GB: Final = 1_000_000_000
 _ROOT_OF_ANOTHER: Final = re.compile(r"/proc/[0-9]+/root/models")
-_PATIENCE: Final = 30.0  # seconds for a modelcar's container to link its folder
+_LINK_TIMEOUT: Final = 30.0  # seconds for a modelcar's container to link its folder
 
 
 @contextmanager
-def unpacked(reference: str, request: StepRequest, context: Context, there: Path | None = None) -> Iterator[Path]:
-    """A folder with the model, there and unchanged for as long as the block runs.
+def unpacked(reference: str, request: StepRequest, context: Context, mounted: Path | None = None) -> Iterator[Path]:
+    """A folder with the model, unchanged for the length of the block.
 
-    `reference` is a modelcar by digest; empty takes the input "checkpoint"; `there` holds the model already, or will in
-    a moment. Raises BadInput when neither is given or the modelcar is damaged, DiskFull, NotReady when nothing comes to
-    be there or something else than plain files does, and Temporary when the registry or the store cannot be reached.
+    `reference` is a modelcar by digest; empty takes the input "checkpoint"; `mounted` is a folder that the container engine
+    fills with the model. Raises BadInput when nothing is given, or when the modelcar is damaged or holds anything but plain
+    files; DiskFull; NotReady when the mounted folder stays empty; Temporary when registry or store cannot be reached.
     """
-    if there is not None:
-        _wait_for(there)
-        _check_plain(there)
-        yield there
+    if mounted is not None:
+        _wait_for(mounted)
+        _check_plain(mounted)
+        yield mounted
         return
     home = context.settings.home.resolve() / "serving"
     checkpoint = request.inputs.get("checkpoint")
@@ -79,7 +79,7 @@ def unpacked(reference: str, request: StepRequest, context: Context, there: Path
 
 def _wait_for(folder: Path) -> None:
     """A modelcar beside the server links its folder when it has started, in whatever order they start."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _LINK_TIMEOUT
     while True:
         try:
             if any(folder.iterdir()):
@@ -88,20 +88,20 @@ def _wait_for(folder: Path) -> None:
         except OSError as error:  # PermissionError: the two containers are not of the same user
             reason = error.strerror or str(error)
         if time.monotonic() > until:
-            raise NotReady(f"no model came to be at {folder} within {_PATIENCE:g} seconds: {reason}")
+            raise NotReady(f"no model appeared in {folder} within {_LINK_TIMEOUT:g} seconds: {reason}")
         time.sleep(0.1)
 
 
-def _check_plain(there: Path) -> None:
-    """Raises BadInput unless what an engine has mounted are files and folders: no link could lead elsewhere from here.
+def _check_plain(mounted: Path) -> None:
+    """Raises BadInput unless the container engine mounted plain files and folders: a link could lead out of the model.
 
-    `there` may be our own link to a modelcar's root; resolving it whole would leave that root (proc(5), /proc/pid/root).
+    `mounted` may be our own link to a modelcar's root; resolving it whole would leave that root (proc(5), /proc/pid/root).
     """
-    folder = there
-    if there.is_symlink():
-        folder = there.readlink()
+    folder = mounted
+    if mounted.is_symlink():
+        folder = mounted.readlink()
         if not _ROOT_OF_ANOTHER.fullmatch(str(folder)):
-            raise _not_plain(there)
+            raise _not_plain(mounted)
     if folder.is_symlink():
         raise _not_plain(folder)
     for at, folders, files in os.walk(folder):
@@ -113,7 +113,10 @@ def _check_plain(there: Path) -> None:
 
 
 def _not_plain(path: Path) -> BadInput:
-    return BadInput(f"{path}, as the engine mounted it, is neither a file nor a folder: no modelcar", remedy=REMEDY)
+    return BadInput(
+        f"{path}, as the container engine mounted it, is neither a file nor a folder: this is no modelcar",
+        remedy=REMEDY,
+    )
 
 
 def make_room(home: Path, limit: float) -> list[str]:
@@ -160,7 +163,7 @@ def _complete(folder: Path) -> bool:
         return False
     if recorded == _listing(folder):
         return True
-    # Something is gone, which the mark by which `unpack` knows its own work would hide.
+    # Something is missing: without this mark `unpack` does its work again.
     folder.with_name(f"{folder.name}.digest").unlink(missing_ok=True)
     return False
 

@@ -1,4 +1,4 @@
-"""One vLLM from its start to its end: ready or an error that says why, then served until nobody wants it."""
+"""One vLLM process: started, waited for, and served until its lease runs out. A failed start is explained from its log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which incl
 
 @dataclass
 class VllmServer:
-    """`log` holds vLLM's last lines; `emulates` is set as soon as the plugin says that it took over."""
+    """`log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -50,7 +50,7 @@ class VllmServer:
     def child(self) -> Child:
         """The process, to be entered with `with`: it and what it started end with the block."""
         log_file = Path(self.options.log_file) if self.options.log_file else None
-        return Child(self.argv, self.env, log_file=log_file, on_line=self._take)
+        return Child(self.argv, self.env, log_file=log_file, on_line=self._on_line)
 
     def wait_ready(self, child: Child) -> None:
         """Return once the health check succeeds.
@@ -75,9 +75,9 @@ class VllmServer:
                 except httpx.TransportError:
                     pass  # not listening yet, or too busy loading to answer
                 if elapsed > self.options.ready_timeout:
-                    raise self._late()
+                    raise self._ready_timeout()
                 if expired(self.options):
-                    raise Interrupted("nobody waits for vLLM any more: its lease ran out while it was loading")
+                    raise Interrupted("vLLM was stopped while loading: nobody renewed its lease")
                 time.sleep(_POLL)
 
     def first_answer(self) -> None:
@@ -86,12 +86,14 @@ class VllmServer:
         try:
             answer = httpx.post(f"{self.url}/completions", json=body, timeout=_FIRST_ANSWER, trust_env=False)
         except httpx.TransportError as error:
-            raise explain(self.log, f"vLLM was healthy and broke off its first answer: {error}") from error
+            raise explain(
+                self.log, f"vLLM passed its health check but did not complete its first answer: {error}"
+            ) from error
         if answer.status_code != httpx.codes.OK:
             raise explain(self.log, f"vLLM refused its first request with HTTP {answer.status_code}: {answer.text}")
 
-    def stay(self, child: Child) -> str:
-        """Return why serving ends: the lease ran out, or the user or the system asked (SIGINT, SIGTERM).
+    def run_until_stopped(self, child: Child) -> str:
+        """Serve until the lease runs out or a signal arrives (SIGINT, SIGTERM); returns the reason.
 
         Raises what `explain` makes of the log when vLLM ends by itself.
         """
@@ -101,7 +103,7 @@ class VllmServer:
                 time.sleep(_WATCH)
         except KeyboardInterrupt:
             return "stopped on request"
-        return f"stopped: nobody renewed the lease for {self.options.lease_seconds:g} s"
+        return f"stopped: the lease was not renewed for {self.options.lease_seconds:g} s"
 
     def _check_alive(self, child: Child) -> None:
         code = child.poll()
@@ -110,17 +112,17 @@ class VllmServer:
         child.stop()  # reads what is left of its output
         raise explain(self.log, f"vLLM ended with code {code}")
 
-    def _late(self) -> NotReady:
+    def _ready_timeout(self) -> NotReady:
         return NotReady(
-            f"vLLM did not get ready within {self.options.ready_timeout:g} s; its last lines:\n{last(self.log)}",
-            remedy="a large model on a slow disk needs longer: raise CARWRIGHT_SERVE__READY_TIMEOUT (seconds)",
+            f"vLLM was not ready within {self.options.ready_timeout:g} s; its last lines:\n{last(self.log)}",
+            remedy="raise CARWRIGHT_SERVE__READY_TIMEOUT (seconds) for a large model or a slow disk",
         )
 
-    def _take(self, line: str) -> None:
+    def _on_line(self, line: str) -> None:
         self.log.append(line)
         if EMULATION in line and not self.emulates:
             self.emulates = True
-            self.report.log("FP8 is emulated in bfloat16: this machine has no GPU, and speed says nothing about one")
+            self.report.log("no GPU: FP8 is emulated in bfloat16, so speed on this machine says nothing about a GPU")
 
 
 def expired(options: ServeOptions, now: float | None = None) -> bool:

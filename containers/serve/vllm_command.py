@@ -58,7 +58,7 @@ def installed() -> InstalledVllm:
 
 
 def command(
-    engine: InstalledVllm,
+    vllm: InstalledVllm,
     parameters: ServeParameters,
     model: Path,
     port: int,
@@ -66,7 +66,7 @@ def command(
     host: str = LOOPBACK,
     python: str = sys.executable,
 ) -> list[str]:
-    """The argument list of the server; `python` is an interpreter that has the engine.
+    """The argument list of the server; `python` is an interpreter that has vLLM.
 
     The server asks for no key: on a machine's own network `host` is the loopback interface.
 
@@ -80,7 +80,7 @@ def command(
     argv += ["--max-model-len", str(parameters.max_model_len), "--dtype", parameters.dtype]
     argv += ["--tensor-parallel-size", str(parameters.tensor_parallel_size)]
     argv += ["--max-logprobs", str(_LOGPROBS), "--disable-uvicorn-access-log", "--disable-log-stats"]
-    if engine.cpu:
+    if vllm.cpu:
         argv += ["--enforce-eager", "--no-enable-prefix-caching"]
         if parameters.tensor_parallel_size == 1:
             argv += ["--distributed-executor-backend", "uni"]
@@ -101,7 +101,7 @@ def sockets_folder(scratch: Path) -> Iterator[Path]:
 
 
 def environment(
-    engine: InstalledVllm, parameters: ServeParameters, settings: StepSettings, sockets: Path | None = None
+    vllm: InstalledVllm, parameters: ServeParameters, settings: StepSettings, sockets: Path | None = None
 ) -> dict[str, str]:
     """The variables of the server: offline, silent towards its makers, and the plugin where there is no GPU.
 
@@ -112,7 +112,7 @@ def environment(
     answer then took ten times as long.
     """
     variables = {
-        **(inherited() if engine.cpu else _of_the_machine()),
+        **(inherited() if vllm.cpu else _of_the_machine()),
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONNOUSERSITE": "1",
@@ -122,7 +122,7 @@ def environment(
         "VLLM_NO_USAGE_STATS": "1",
         **({"VLLM_RPC_BASE_PATH": str(sockets)} if sockets is not None else {}),
     }
-    if not engine.cpu:
+    if not vllm.cpu:
         return variables
     variables |= {
         "PYTHONPATH": str(PLUGIN),

@@ -169,7 +169,7 @@ class Bucket:
             return None
         return DiskFull(
             f"the store's disk has {amount(free, 'B')} free and needs {amount(needed, 'B')} ({self._folder})",
-            remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk; the same run goes on from here",
+            remedy="free some space, or set CARWRIGHT_HOME to a folder on a larger disk; the same run continues from here",
         )
 
     def delete(self, key: str) -> None:

@@ -46,7 +46,7 @@ class DamagedBlob(Temporary):
     def __init__(self, digest: Digest, why: str, store: str) -> None:
         super().__init__(
             f"blob {digest} is damaged: {why} ({store})",
-            remedy="it no longer counts as stored: run the whole pipeline again, and what made it is redone",
+            remedy="it no longer counts as stored: run the whole pipeline again to make it again",
         )
         self.digest = digest
 
@@ -99,7 +99,7 @@ def translate(error: BotoCoreError | ClientError, doing: str, store: str) -> Err
 def unreachable(doing: str, store: str, why: str) -> Temporary:
     return Temporary(
         f"{doing}: the store does not answer ({store}): {why}",
-        remedy="check that it runs and that CARWRIGHT_STORE__ENDPOINT is right; the same run goes on where it stopped",
+        remedy="check that it runs and that CARWRIGHT_STORE__ENDPOINT is right; the same run continues where it stopped",
     )
 
 
@@ -117,7 +117,7 @@ def _refused(error: ClientError, message: str, store: str) -> Error:
     if name in _FORBIDDEN:
         return BadInput(
             f"{message} ({store})",
-            remedy="these keys may not do that here: grant them list, get, put and delete on the bucket, or take another",
+            remedy="grant these keys list, get, put and delete on the bucket, or use others",
         )
     if name in _BAD_REQUESTS:
         return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET, __ENDPOINT and __REGION")

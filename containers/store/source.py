@@ -90,7 +90,7 @@ class SourceBucket:
                 if code(error) in {"PreconditionFailed", "412"}:
                     raise BadInput(
                         f"{path} in {self._name} has changed since it was listed",
-                        remedy="run again to take the new one",
+                        remedy="run again to use the new version",
                     ) from error
                 raise
             with answer["Body"] as body:

@@ -155,7 +155,7 @@ class Store:
         if manifest.digest != ref.digest:
             raise BadInput(
                 f"the {ref.kind} {ref.fingerprint[:12]} holds {manifest.digest.short} and not {ref.digest.short}",
-                remedy="it was made again since; take its new reference",
+                remedy="it was made again since; use its new reference",
             )
         return manifest
 

@@ -264,7 +264,7 @@ def download(bucket: Bucket, digest: Digest, size: int, streams: int) -> Iterato
 
 def missing(digest: Digest, store: str) -> BadInput:
     return BadInput(
-        f"blob {digest} is not in the store ({store})", remedy="run the whole pipeline again: what made it is redone"
+        f"blob {digest} is not in the store ({store})", remedy="run the whole pipeline again: it makes the blob again"
     )
 
 

@@ -1,4 +1,4 @@
-"""`carwright dry-run`: the whole chain on this machine's Docker engine, as `make dry-run` brings it up."""
+"""`carwright dry-run`: the whole chain on this machine's Docker engine; `make dry-run` uses it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LOGIN: Final = ".venv/bin/carwright dry-run login"
 
 app = typer.Typer(
-    help="The whole chain on this machine's Docker engine, under a Prefect server: make dry-run and make dry-run-down.",
+    help="Run the whole chain on this machine's Docker engine, under a Prefect server (make dry-run, make dry-run-down).",
     no_args_is_help=True,
 )
 
@@ -27,13 +27,13 @@ def up(
     no_run: Annotated[bool, typer.Option("--no-run", help="Start no run.")] = False,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", help="NAME=VALUE of the run; a value is JSON where it can be read as such."),
+        typer.Option("--param", "-p", help="Parameter of the run, NAME=VALUE; VALUE is parsed as JSON if possible."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="The summary of the run as JSON on standard output.")] = False,
 ) -> None:
-    """Bring everything up, register the deployments, ship the demo model and follow the run.
+    """Start all services, register the deployments, ship the demo model and follow the run.
 
-    It may be repeated: what runs stays, what is stored stays, and an unchanged model is answered from the store.
+    Safe to repeat: running services and stored data are kept, and an unchanged model is found in the store.
     """
     from flows.local.dry_run import lifecycle
     from flows.local.dry_run.site import Site
@@ -44,15 +44,15 @@ def up(
         if not no_run:
             server.start(server.LOCAL, server.parameters(parameter or []), as_json=json_)
     _log(f"Prefect UI: {site.url}   registry: 127.0.0.1:{site.registry_port}")
-    _log(f'{_LOGIN} prints the login, which the UI asks for; for this shell: eval "$({_LOGIN})"')
+    _log(f'The UI asks for the login that `{_LOGIN}` prints. For this shell: eval "$({_LOGIN})"')
     _log("another run: .venv/bin/prefect deployment run quantize-and-ship/local")
 
 
 @app.command()
 def login() -> None:
-    """Print what a shell exports to use the API: eval "$(carwright dry-run login)".
+    """Print the variables that a shell needs to use the API: eval "$(carwright dry-run login)".
 
-    The login is a secret. It is printed on standard output and written nowhere.
+    They contain the login, which is secret. It goes to standard output only.
     """
     from flows.local.dry_run import lifecycle
     from flows.local.dry_run.site import Site
@@ -63,9 +63,9 @@ def login() -> None:
 
 @app.command()
 def down(
-    volumes: Annotated[bool, typer.Option("--volumes", help="Remove what was stored, too.")] = False,
+    volumes: Annotated[bool, typer.Option("--volumes", help="Also remove the stored data.")] = False,
 ) -> None:
-    """Remove the containers, flow runs and steps included; what was stored stays in its volumes."""
+    """Remove all containers, including flow runs and steps. Stored data stays in its volumes."""
     from flows.local.dry_run import lifecycle
     from flows.local.dry_run.site import Site
 

@@ -1,4 +1,4 @@
-"""What was measured and what it says: `carwright eval`, `compare`, `report` and `card`."""
+"""Measure, judge and read the results: `carwright eval`, `compare`, `report` and `card`."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ app = typer.Typer()
 Suite = Annotated[
     str, typer.Option(help=f"The suite to measure by: {', '.join(suites.names())}, or a folder with one of your own.")
 ]
-MaxModelLen = Annotated[int, typer.Option(help="Tokens of context to serve with; a suite that needs more gets more.")]
+MaxModelLen = Annotated[
+    int, typer.Option(help="Context length in tokens to serve with; raised if the suite needs more.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write it into this file and not to the screen.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")]
 _WHAT = (
-    "A modelcar by reference, a model source (hf://, file://, s3://), an endpoint (http://HOST:PORT/v1, and #NAME behind it "
-    "when it serves several models), or a stored measurement (measurement:FINGERPRINT)."
+    "A modelcar by reference, a model source (hf://, file://, s3://), an endpoint (http://HOST:PORT/v1, followed by #NAME "
+    "if it serves several models), or a stored measurement (measurement:FINGERPRINT)."
 )
 
 
 @app.command(name="eval")
 def evaluate(  # noqa: PLR0917 - typer makes options of them
     candidate: Annotated[str, typer.Argument(help=_WHAT)],
-    baseline: Annotated[str, typer.Option(help="What it is compared with; without it nothing is judged.")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Model to compare with; without it, the candidate is only measured.")
+    ] = "",
     suite: Suite = "smoke",
     max_model_len: MaxModelLen = 2048,
     gate_profile: Annotated[
         Literal["smoke", "release"],
-        typer.Option(help="What an undecided gate does. release: exit code 4. smoke: warn, exit code 0."),
+        typer.Option(help="If the gate cannot decide: release exits with code 4, smoke warns and exits with 0."),
     ] = "release",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report's page here.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this file.")] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a candidate and judge it against its baseline. Exits 3 when it is refused, 4 when nothing is decided.
+    """Measure a candidate and judge it against its baseline. Exits 3 if it is refused, 4 if the gate cannot decide.
 
     A modelcar or a model source is served and measured once; an endpoint is measured each time.
 
-    What decides, and what each suite needs, is in docs/reference/evaluation.md.
+    docs/reference/evaluation.md describes the gate and what each suite needs.
 
     [bold]carwright eval[/] registry.example.com/models/name:1.0 --baseline hf://org/name
 
@@ -86,14 +90,14 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
 @app.command()
 def compare(  # noqa: PLR0917 - typer makes options of them
     a: Annotated[str, typer.Argument(help=_WHAT)],
-    b: Annotated[str, typer.Argument(help="The other one, compared with the first.")],
+    b: Annotated[str, typer.Argument(help="Model to compare with the first.")],
     suite: Suite = "smoke",
     max_model_len: MaxModelLen = 2048,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report's page here.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this file.")] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show how B differs from A: scores and measures with intervals. Nothing is decided, so the exit code is 0.
+    """Show how B differs from A: scores and measures with intervals. There is no verdict, so the exit code is 0.
 
     [bold]carwright compare[/] hf://org/name registry.example.com/models/name:1.0
     """
@@ -103,19 +107,19 @@ def compare(  # noqa: PLR0917 - typer makes options of them
     with open_session(verbose=verbose) as session:
         session.check(suite, a, b)
         verdict = session.judge(b, a, suite, max_model_len, page=output)
-        _show(verdict, as_json=json_, names=("A", "B"), said=f"The gate of {suite} would say {verdict.decision}:")
+        _show(verdict, as_json=json_, names=("A", "B"), heading=f"The gate of {suite} would say {verdict.decision}:")
 
 
 @app.command()
 def report(
     what: Annotated[
         str,
-        typer.Argument(help="A run of this folder or a promoted image. Without it: the last run.", show_default=False),
+        typer.Argument(help="A run of this folder or a promoted image. Default: the last run.", show_default=False),
     ] = "",
     output: Output = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Write the report of an evaluation, one HTML page that needs nothing else, and print where it is."""
+    """Write the report of an evaluation as a self-contained HTML page, and print its path."""
     from flows.release import report as reports
 
     settings = Settings()
@@ -141,7 +145,7 @@ def card(
     ],
     output: Output = None,
 ) -> None:
-    """Print the model card, with its scores, that is attached to an image.
+    """Print the model card, with scores, that is attached to an image.
 
     [bold]carwright card[/] registry.example.com/models/name:1.0 -o README.md
     """
@@ -161,16 +165,16 @@ def _reference(what: str) -> bool:
 
 
 def _writable(output: Path | None) -> None:
-    """Raises BadInput, before anything is measured for it."""
+    """Raises BadInput for an output path that cannot be written, before any measuring."""
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise BadInput(
             f"{output} is a folder" if output.is_dir() else f"there is no folder {output.parent}",
-            remedy="give the path of a file in a folder that is there",
+            remedy="give a file in an existing folder",
         )
 
 
 def _show(
-    verdict: Verdict, *, as_json: bool, names: tuple[str, str] = ("baseline", "candidate"), said: str = ""
+    verdict: Verdict, *, as_json: bool, names: tuple[str, str] = ("baseline", "candidate"), heading: str = ""
 ) -> None:
     if as_json:
         print(verdict.model_dump_json(indent=2))
@@ -180,7 +184,7 @@ def _show(
     for measure, value in verdict.measures.items():
         measures.add_row(measure, f"{value:.4g}")
     terminal.out.print(measures)
-    terminal.out.print(said or f"{verdict.decision.upper()}:")
+    terminal.out.print(heading or f"{verdict.decision.upper()}:")
     for reason in verdict.reasons:
         terminal.out.print(f"  {reason}", soft_wrap=True)
 

@@ -26,10 +26,10 @@ app = typer.Typer()
 
 @app.command()
 def sweep(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and let it stay.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Remove containers of runs that have ended, from the engine of CARWRIGHT_DOCKER__HOST; what a run waits for stays."""
+    """Remove containers of ended runs from the container engine at CARWRIGHT_DOCKER__HOST; active runs keep theirs."""
     from flows.runners.docker import sweeper
 
     found = sweeper.sweep(Settings().docker, dry_run=dry_run)
@@ -40,11 +40,11 @@ def sweep(
     gone = "would go" if dry_run else "removed"
     for one in found:
         table.add_row(one.name, one.step, one.run, gone if one.removed else "stays", one.why)
-    terminal.out.print(table if found else "no container of Carwright on this engine")
+    terminal.out.print(table if found else "no container of Carwright on this container engine")
 
 
 def services(settings: Settings) -> list[Services]:
-    """All that may have left something serving for this folder, however and wherever its steps were started."""
+    """All services that may still be serving for this folder, for every launcher and wherever they were placed."""
     found = {
         name: backend.services(settings)
         for name, backend in BACKENDS.items()

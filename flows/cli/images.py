@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from infra.images.targets import Target
 
 app = typer.Typer(
-    name="images", help="Build the container images: locked, without a network, the same bytes every time."
+    name="images", help="Build the container images: from locks, without a network, bit-identical every time."
 )
 
 Targets = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[TARGET]...", help="Images by name; none means all but those for GPUs.", show_default=False
+        metavar="[TARGET]...", help="Images by name. Default: all except those for GPUs.", show_default=False
     ),
 ]
 Base = Annotated[
     str,
     typer.Option(
-        help="A base image by digest (it needs Python 3.11).", show_default="made from Debian packages, as locked"
+        help="Base image by digest; it must have Python 3.11.", show_default="made from the locked Debian packages"
     ),
 ]
-Vllm = Annotated[str, typer.Option(help="Upstream's image of vLLM by digest, which the image serve is made from.")]
-Source = Annotated[str, typer.Option(help="URL of the sources, for the image's label.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every instruction.")]
+Vllm = Annotated[str, typer.Option(help="Upstream's vLLM image by digest; the image serve is built from it.")]
+Source = Annotated[str, typer.Option(help="URL of the source code, for the image's label.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every build instruction.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
@@ -50,13 +50,13 @@ def _targets(names: list[str] | None) -> list[Target]:
 @app.command()
 def lock(
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Take newer Python packages where requirements allow.")
+        bool, typer.Option("--upgrade", help="Upgrade Python packages within the requirements.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Show what is newer in Debian's archive; change nothing.")
+        bool, typer.Option("--check", help="Show newer packages in Debian's archive; change nothing.")
     ] = False,
 ) -> None:
-    """Lock what the images are made from: Python packages with hashes, Debian packages with versions and hashes."""
+    """Lock the inputs of the images: Python packages with hashes, Debian packages with versions and hashes."""
     import tempfile
 
     from infra import lock as python
@@ -66,7 +66,7 @@ def lock(
         target = Path(scratch, "base.lock") if check else debian.LOCK
         if check:
             shutil.copyfile(debian.LOCK, target)
-        changes = debian.lock_again(lambda event: show("base", event), lock=target)
+        changes = debian.update_lock(lambda event: show("base", event), lock=target)
         for name, (old, new) in changes.items():
             terminal.out.print(f"base: {name} {old or '(absent)'} -> {new or '(absent)'}")
         if check:
@@ -86,12 +86,12 @@ def lock(
 
 @app.command()
 def fetch(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
-    """Fetch all that the images are made from into the cache, each file checked against its lock."""
+    """Fetch all inputs of the images into the cache and check each file against its lock."""
     from infra.images.image_builder import ImageBuilder
 
     with terminal.display(verbose=verbose) as show:
         came = ImageBuilder(Settings(), show, base=base, vllm=vllm).fetch(_targets(targets))
-    terminal.out.print(f"{came} file(s) fetched, all of them as locked")
+    terminal.out.print(f"{came} file(s) fetched, all as locked")
 
 
 @app.command()
@@ -100,11 +100,13 @@ def build(  # noqa: PLR0917 - typer makes options of them
     base: Base = "",
     vllm: Vllm = "",
     source: Source = "carwright",
-    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing: take what `fetch` left.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch nothing; use what `fetch` left in the cache.")
+    ] = False,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Build images with buildah and no network; what was built from the same inputs is not built again."""
+    """Build images with buildah, without a network. An image with unchanged inputs is not built again."""
     from infra.images.image_builder import ImageBuilder
 
     built = []
@@ -128,9 +130,9 @@ def load(
     source: Source = "carwright",
     verbose: Verbose = False,
 ) -> None:
-    """Give the local engine the images, and build those that are missing or out of date first.
+    """Load the images into the local container engine, after building those that are missing or outdated.
 
-    An image that the engine has, made from the same inputs, is left alone.
+    An image that the engine has from the same inputs is left alone.
     """
     from infra.images.image_builder import ImageBuilder
 
@@ -140,7 +142,7 @@ def load(
 
 @app.command()
 def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
-    """Build each image twice from nothing and compare: image id and manifest digest, else file by file.
+    """Build each image twice from scratch and compare image id and manifest digest, then file by file.
 
     Exit code 2 if two builds differ.
     """
@@ -155,7 +157,7 @@ def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: V
             result = build_twice(builder, target)
             if result.same:
                 terminal.out.print(
-                    f"{target.name}: twice {result.first.digest}, image id {result.first.image_id}", soft_wrap=True
+                    f"{target.name}: identical: {result.first.digest}, image id {result.first.image_id}", soft_wrap=True
                 )
                 continue
             different.append(target.name)
@@ -168,13 +170,13 @@ def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: V
 
 @app.command()
 def sizes(targets: Targets = None, json_: Json = False) -> None:
-    """Weigh the images that were built against their budget. Exit code 2 if one is heavier."""
+    """Compare the sizes of the built images with their budget. Exit code 2 if one is larger."""
     from infra.images.image_builder import ImageBuilder, budget, over_budget
 
     builder = ImageBuilder(Settings(), lambda *_: None)
     storage = builder.storage()
     chosen = [target for target in _targets(targets) if targets or storage.find(builder.stored_name(target))]
-    found = {target.name: storage.look(builder.stored_name(target)) for target in chosen}
+    found = {target.name: storage.inspect(builder.stored_name(target)) for target in chosen}
     if not found:
         raise BadInput("no image was built yet", remedy="run `carwright images build`")
     limits = budget()
@@ -189,22 +191,22 @@ def sizes(targets: Targets = None, json_: Json = False) -> None:
             table.add_row(name, amount(one.size, "B"), most, " ".join(amount(size, "B") for _, size in one.layers))
         terminal.out.print(table)
     if wrong := over_budget({name: one.size for name, one in found.items()}, limits):
-        raise BadInput("; ".join(wrong), remedy="make it smaller, or argue for it in infra/images/budget.toml")
+        raise BadInput("; ".join(wrong), remedy="make it smaller, or raise its budget in infra/images/budget.toml")
 
 
 @app.command()
 def context(
-    target: Annotated[str, typer.Argument(help="One image by name.")],
-    folder: Annotated[Path, typer.Argument(help="Where to lay it out; a folder that does not exist yet.")],
+    target: Annotated[str, typer.Argument(help="Image by name.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to create for the context.")],
     base: Base = "",
     vllm: Vllm = "",
 ) -> None:
-    """Lay out what an image is built from, for another builder: docker build --network none --target labelled."""
+    """Write an image's build context, for another builder: docker build --network none --target labelled."""
     from infra.images.context import lay_out
     from infra.images.image_builder import ImageBuilder
 
     if folder.exists():
-        raise BadInput(f"{folder} is there already")
+        raise BadInput(f"{folder} exists already")
     (one,) = _targets([target])
     with terminal.display() as show:
         builder = ImageBuilder(Settings(), show, base=base, vllm=vllm)

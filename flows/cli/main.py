@@ -69,9 +69,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 
 @app.command()
 def runs(
-    number: Annotated[int, typer.Option("--number", "-n", help="How many, newest first.")] = 10, json_: Json = False
+    number: Annotated[int, typer.Option("--number", "-n", help="Number of runs, newest first.")] = 10,
+    json_: Json = False,
 ) -> None:
-    """List the runs of this folder and what came of them."""
+    """List the runs of this folder and their outcomes."""
     paths = sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)[:number]
     records = [{"run": path.parent.name, **json.loads(path.read_text())} for path in paths]
     if json_:
@@ -96,16 +97,16 @@ def ui(port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free 
     from flows.local import embedded
 
     settings = Settings()
-    with embedded.exclusive(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
+    with embedded.run_lock(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
         server.wait()
         terminal.out.print(f"Prefect UI: {server.url}  (Ctrl-C ends it)")
-        terminal.out.print(f"It asks for a login, once: the line in {embedded.login_file(settings)}", soft_wrap=True)
+        terminal.out.print(f"It asks once for the login in {embedded.login_file(settings)}", soft_wrap=True)
         server.child.wait()
 
 
 @app.command()
 def settings(json_: Json = False) -> None:
-    """Print the settings in force, where each can be set, and what it means; secrets are masked."""
+    """Print the effective settings and their meaning; secrets are masked."""
     values = Settings().model_dump(mode="json")
     if json_:
         print(json.dumps(values, indent=2))
@@ -141,7 +142,7 @@ def clean(  # noqa: PLR0917 - typer makes options of them
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Stop what was left serving, and remove what no run needs any more."""
+    """Stop models that are still serving, and remove what no run needs any more."""
     age = housekeeping.age(older)
     if registry:
         modelcars.show_candidates(registry, older, delete=delete and not dry_run, as_json=json_)
@@ -149,7 +150,7 @@ def clean(  # noqa: PLR0917 - typer makes options of them
     from flows.local import embedded
 
     settings, gone = Settings(), "would remove" if dry_run else "removed"
-    with embedded.exclusive(settings, terminal.err.print):
+    with embedded.run_lock(settings, terminal.err.print):
         for services in housekeeping.services(settings) if not dry_run else ():
             for url in services.stop_all(kept=True):
                 terminal.out.print(f"stopped {url}")
@@ -163,12 +164,12 @@ def clean(  # noqa: PLR0917 - typer makes options of them
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C: everything that was started is stopped."""
+    """Handle SIGTERM like Ctrl-C: everything that was started is stopped."""
     raise KeyboardInterrupt
 
 
 def _arrange() -> None:
-    """Put every command into its panel; a command without one is a mistake that a test finds."""
+    """Put every command into its panel of the help; a test finds a command without one."""
     panels = {name: panel for panel, names in PANELS.items() for name in names}
     order = {name: number for number, name in enumerate(panels)}
     found: list[CommandInfo] = []
@@ -204,7 +205,7 @@ def main() -> None:
     except SystemExit as end:  # what the command line library makes of Ctrl-C
         if end.code == Interrupted.exit_code:
             terminal.show_error(
-                Interrupted("interrupted", remedy="nothing is left running; the same command goes on from here")
+                Interrupted("interrupted", remedy="nothing is left running; the same command continues from here")
             )
         raise
 

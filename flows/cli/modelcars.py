@@ -1,4 +1,4 @@
-"""`carwright push`, `lint` and `verify`, and the part of `clean` that concerns registries."""
+"""`carwright push`, `lint` and `verify`, and the registry part of `clean`."""
 
 from __future__ import annotations
 
@@ -58,18 +58,20 @@ def push(  # noqa: PLR0917 -- typer makes options of them
         typer.Option(help="Platform of the base; more than one makes an index.", show_default="linux/amd64"),
     ] = None,
     also: Annotated[
-        list[str] | None, typer.Option(help="raw: the raw-file artifact for ilab and ModelPack as well.")
+        list[str] | None, typer.Option(help="raw: also push the raw-file artifact for ilab and ModelPack.")
     ] = None,
     annotation: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on the manifest; may be repeated.")] = None,
-    layer_limit: Annotated[int, typer.Option(help="Most model layers; beyond it files share layers.")] = MODEL_LAYERS,
+    layer_limit: Annotated[
+        int, typer.Option(help="Maximum number of model layers; above it, files share layers.")
+    ] = MODEL_LAYERS,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
     json_: Json = False,
 ) -> None:
-    """Pack a checkpoint as a modelcar and push it; what is there already is not sent again."""
+    """Pack a checkpoint as a modelcar and push it. Layers that the registry has are not sent again."""
     settings = Settings()
     target = Reference.parse(reference)
     if target.digest is not None:
-        raise BadInput(f"{reference}: a push makes the digest", remedy="give a tag or nothing behind the name")
+        raise BadInput(f"{reference}: a push computes the digest", remedy="give a tag, or only the name")
     if set(also or ()) - {"raw"}:
         raise BadInput(f"--also {', '.join(also or ())}: only raw is known")
     cache = open_push_cache(settings)
@@ -109,7 +111,7 @@ def lint(
     reference: Annotated[str, typer.Argument(help="A modelcar or raw artifact, in a registry or a layout.")],
     json_: Json = False,
 ) -> None:
-    """Check an image against what KServe, ilab, ModelPack and registries ask for. Exit code 2 if anything is wrong."""
+    """Check an image against the requirements of KServe, ilab, ModelPack and registries. Exit code 2 if one is broken."""
     findings = lint_reference(reference, Settings())
     wrong = [one for one in findings if one.level == "error"]
     if json_:
@@ -133,7 +135,7 @@ def verify(
     against: Annotated[str, typer.Option(help="A checkpoint folder or another reference.")] = "",
     json_: Json = False,
 ) -> None:
-    """Recompute every digest from the stored bytes and say which file differs. Exit code 2 if one does."""
+    """Recompute every digest from the stored bytes and report files that differ. Exit code 2 if one does."""
     settings = Settings()
     with _bar("verify", 0) as advance:
         result = verify_reference(reference, settings, open_push_cache(settings), against=against, on_bytes=advance)
@@ -163,7 +165,7 @@ def verify(
 
 
 def show_candidates(reference: str, older: str, *, delete: bool, as_json: bool) -> None:
-    """The registry's part of `carwright clean`: list what would go, and with `delete` let it go."""
+    """The registry part of `carwright clean`: list old candidates, and with `delete` remove them."""
     candidates = clean_registry(reference, age(older), delete=delete, settings=Settings())
     if as_json:
         listed = [{"tag": one.tag, "digest": str(one.digest), "pushed": str(one.pushed)} for one in candidates]
@@ -186,7 +188,7 @@ def clean_registry(reference: str, older: timedelta, *, delete: bool, settings: 
 
 @contextmanager
 def _source(source: str, settings: Settings, cache: PushCache) -> Iterator[Source]:
-    """A folder, or a stored checkpoint by (the beginning of) its fingerprint."""
+    """A folder, or a stored checkpoint by its fingerprint or a prefix of it."""
     folder = Path(source)
     if folder.exists() or not _FINGERPRINT.fullmatch(source):
         yield CheckpointFolder(folder, cache)
@@ -217,7 +219,7 @@ def _annotations(pairs: list[str]) -> dict[str, str]:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the rate, on standard error, where that is a terminal."""
+    """A progress bar with the rate, on standard error if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -261,10 +263,12 @@ def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: 
         print(json.dumps(values, indent=2))
         return
     if pushed.already_there:
-        print(f"{reference}\nalready there: nothing was sent ({seconds:.1f} s)")
+        print(f"{reference}\nalready in the registry: nothing was sent ({seconds:.1f} s)")
         return
     rate = amount(pushed.pushed_bytes / max(seconds, 0.001), "B")
     print(f"{reference}\n{amount(pushed.pushed_bytes, 'B')} sent in {seconds:.1f} s ({rate}/s)", end="")
-    print(f", {len(pushed.skipped)} part(s) were there: {', '.join(pushed.skipped[:5])}" if pushed.skipped else "")
+    print(
+        f", {len(pushed.skipped)} part(s) were already there: {', '.join(pushed.skipped[:5])}" if pushed.skipped else ""
+    )
     if pushed.raw:
         print(f"raw files: {target.at(pushed.raw)}")

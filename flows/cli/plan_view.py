@@ -1,4 +1,4 @@
-"""Shows the plan of a quantization (`values["plan"]` of the quantize step with the action `plan`) to a person."""
+"""Displays the plan of a quantization (`values["plan"]` of the quantize step with the action `plan`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN: Final = 12  # groups; the rest is in the JSON
 
 
 def plan_view(plan: Mapping[str, Any]) -> RenderableType:
-    """Tables of what happens to the tensors and to the shards, what is needed for it, and the warnings."""
+    """Tables of the tensors and shards, the resources needed, and the warnings."""
     return Group(_tensors(plan), _groups(plan), _needs(plan), *(f"warning: {text}" for text in plan["warnings"]))
 
 

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def session(*, verbose: bool) -> Iterator[Session]:
-    """A session whose events are shown."""
+    """A session that displays events."""
     with terminal.display(verbose=verbose) as show, open_session(Settings(), show) as opened:
         yield opened
 
 
 @contextmanager
 def session_with_model(model: str | None, *, verbose: bool) -> Iterator[tuple[Session, str]]:
-    """The same with the model to work on: the demo when none is named."""
+    """A session, with the model to work on: the demo if none is given."""
     with terminal.display(verbose=verbose) as show, ExitStack() as stack:
         chosen, settings = choose_model(model or "", Settings(), stack, show)
         yield stack.enter_context(open_session(settings, show)), chosen
 
 
 def show_artifact(store: Store, ref: ArtifactRef, output: Path | None, *, as_json: bool) -> None:
-    """List an artifact's files; they are written into the folder `output`, too."""
+    """List an artifact's files, and write them into the folder `output` if one is given."""
     manifest = store.load(ref)
     if output is not None:
         store.materialize(ref, output)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Profile = Annotated[
     str,
     typer.Option(
-        help="Where it runs. embedded: on this machine, with a store and a Prefect server of its own; docker: the same, "
+        help="Where to run. embedded: on this machine, with a store and a Prefect server of its own; docker: the same, "
         "with each step in a container of its image, and --to a registry. Else the name of a deployment (local, gpu), on "
         "the server of PREFECT_API_URL."
     ),
@@ -29,7 +29,7 @@ Profile = Annotated[
 
 
 def options(model: type[BaseModel]) -> list[inspect.Parameter]:
-    """The model's fields as parameters that typer makes options of; what a field leaves out is empty."""
+    """The model's fields as parameters that typer turns into options."""
     return [
         one.replace(
             annotation=Annotated[one.annotation, _option(model, one.name)],
@@ -43,14 +43,14 @@ def options(model: type[BaseModel]) -> list[inspect.Parameter]:
 def _option(model: type[BaseModel], name: str) -> Any:
     field, shown = model.model_fields[name], command_line(model.model_fields[name])
     if shown.argument:
-        text = f"{field.description} Without it: {shown.default}."
+        text = f"{field.description} Default: {shown.default}."
         return typer.Argument(help=text, show_default=False, metavar=shown.metavar)
     option = f"--{name.replace('_', '-')}"  # said, so that a flag has no --no-... beside it
     return typer.Option(option, help=field.description, show_default=shown.default or True, metavar=shown.metavar)
 
 
 def takes_options_of(model: type[ShipRequest]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function of one request: the request's fields become options, beside those of its own."""
+    """Turn a function of one request into a command: the request's fields become options besides its own."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         taken = options(model)
@@ -70,7 +70,7 @@ def takes_options_of(model: type[ShipRequest]) -> Callable[[Callable[..., None]]
 def ship(request: ShipRequest, profile: Profile = "embedded", json_: Json = False, verbose: Verbose = False) -> None:
     """Run the whole chain: download, quantize, push, deploy, evaluate, promote.
 
-    Nothing is done twice: an unchanged input costs nothing, and a run that was killed goes on where it stopped.
+    Nothing is done twice: an unchanged input costs nothing, and a killed run continues where it stopped.
     """
     from flows.local import ship as local
     from flows.release.summary import NotPromoted

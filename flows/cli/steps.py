@@ -17,21 +17,21 @@ app = typer.Typer()
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="hf://org/name, file:///dir or s3://bucket/prefix. Without it: the demo model.", show_default=False
+        help="hf://org/name, file:///dir or s3://bucket/prefix. Default: the demo model.", show_default=False
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the files into this folder.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries print, too.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-MaxModelLen = Annotated[int, typer.Option(help="Tokens of context.")]
+MaxModelLen = Annotated[int, typer.Option(help="Context length in tokens.")]
 
 
 @app.command()
 def download(
     model: Model = None, revision: Revision = None, output: Output = None, json_: Json = False, verbose: Verbose = False
 ) -> None:
-    """Bring a checkpoint into the store: safetensors only, every file verified, a broken transfer resumed."""
+    """Download a checkpoint into the store: safetensors only; files are verified, broken transfers resumed."""
     from flows.cli.session import session_with_model, show_artifact
 
     with session_with_model(model, verbose=verbose) as (session, name):
@@ -43,21 +43,21 @@ def download(
 def quantize(  # noqa: PLR0917 - typer makes options of them
     model: Model = None,
     revision: Revision = None,
-    scheme: Annotated[str, typer.Option(help="How weights and activations are quantized.")] = "FP8_DYNAMIC",
+    scheme: Annotated[str, typer.Option(help="Quantization scheme of weights and activations.")] = "FP8_DYNAMIC",
     ignore: Annotated[
-        list[str] | None, typer.Option(help="Module names to leave alone; a regular expression begins with re:.")
+        list[str] | None, typer.Option(help="Module not to quantize; a regular expression starts with re:.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be done, from the headers alone, and do nothing.")
+        bool, typer.Option("--plan", help="Show what would be done, from the file headers alone, and stop.")
     ] = False,
     output: Output = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Quantize a checkpoint with llm-compressor's arithmetic, shard by shard; a killed run goes on where it stopped.
+    """Quantize a checkpoint with llm-compressor's arithmetic, shard by shard; a killed run continues where it stopped.
 
-    With --plan a folder (file:///dir) is looked at where it is; a checkpoint from elsewhere is downloaded first.
+    --plan reads a folder (file:///dir) in place; a checkpoint from elsewhere is downloaded first.
     """
     from flows.cli.session import session_with_model, show_artifact, show_plan
 
@@ -84,7 +84,7 @@ def serve(
         typer.Argument(help="A modelcar by reference (oci:DIR@sha256:..., registry/repository:tag) or a model source."),
     ],
     port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8000,
-    name: Annotated[str, typer.Option(help="Name that requests must give.", show_default="from the reference")] = "",
+    name: Annotated[str, typer.Option(help="Model name in requests.", show_default="from the reference")] = "",
     max_model_len: MaxModelLen = 2048,
     verbose: Verbose = False,
 ) -> None:
@@ -103,4 +103,4 @@ def serve(
         )
         while lease.serves:
             time.sleep(1)
-        raise Temporary("vLLM ended", remedy="its log is the newest engine.log under .carwright/runs")
+        raise Temporary("vLLM ended", remedy="see the newest engine.log under .carwright/runs")

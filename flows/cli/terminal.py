@@ -1,4 +1,4 @@
-"""What a person sees while a command works: bars with rates on a terminal, plain lines anywhere else."""
+"""Displays a command's progress: bars with rates on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Display:
         self._progress = progress
         self._verbose = verbose
         self._bars: dict[tuple[str, str], TaskID] = {}
-        self._said: dict[tuple[str, str], float] = {}
+        self._shown: dict[tuple[str, str], float] = {}
         self._finished: set[tuple[str, str]] = set()
 
     def __call__(self, step: str, event: Event) -> None:
@@ -75,8 +75,8 @@ class Display:
         finished = bool(event.total) and event.done >= event.total
         if self._progress is None:
             now = time.monotonic()
-            if now - self._said.setdefault(key, now) >= _PLAIN_INTERVAL or (finished and key not in self._finished):
-                self._said[key] = now
+            if now - self._shown.setdefault(key, now) >= _PLAIN_INTERVAL or (finished and key not in self._finished):
+                self._shown[key] = now
                 err.print(f"{step:>9}  {event.text()}", soft_wrap=True)
             if finished:
                 self._finished.add(key)
@@ -118,7 +118,7 @@ def show_shipped(shipped: Shipped) -> None:
 
 
 def show_error(error: Error) -> None:
-    """One clear message: what, why, what to do."""
+    """Print an error and its remedy."""
     err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     if error.remedy:
         err.print(Text(f"  {error.remedy}"), soft_wrap=True)

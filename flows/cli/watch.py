@@ -1,4 +1,4 @@
-"""What is shipped and what is newer: `carwright status`, `plan` and `watch`."""
+"""What is shipped and what is newer: `carwright status`, `rebuilds` and `watch`."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def status(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Show for each watched model what is shipped, its score and age, and what is newer."""
+    """Show what is shipped for each watched model, its scores and age, and what is newer."""
     from flows.watching import view
-    from flows.watching.package_index import newer
+    from flows.watching.package_index import newer_versions
 
-    settings, seen = _look(models)
-    indexed = newer() if index or settings.watch.index else {}
+    settings, states = _scan(models)
+    newer = newer_versions() if index or settings.watch.index else {}
     if json_:
-        print(json.dumps({"models": [view.as_json(one) for one in seen], "newer": indexed}, indent=2))
+        print(json.dumps({"models": [view.as_json(one) for one in states], "newer": newer}, indent=2))
         return
-    _table(view.status_rows(seen))
-    for name, version in indexed.items():
+    _table(view.status_rows(states))
+    for name, version in newer.items():
         terminal.out.print(f"the package index has {name} {version}; `make lock LOCK=--upgrade` takes it")
 
 
@@ -57,28 +57,26 @@ def rebuilds(models: Models = None, json_: Json = False) -> None:
     """List which watched models would be rebuilt and why; changes nothing. Exits 2 or 75 if a model cannot be checked."""
     from flows.watching import view
 
-    _, seen = _look(models)
+    _, states = _scan(models)
     if json_:
-        print(json.dumps([view.as_json(one) for one in seen], indent=2))
+        print(json.dumps([view.as_json(one) for one in states], indent=2))
     else:
-        _table(view.plan_rows(seen))
-    _raise_for(seen)
+        _table(view.plan_rows(states))
+    _raise_for(states)
 
 
 @app.command()
 def watch(
     models: Models = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
-    force: Annotated[
-        list[str] | None, typer.Option(help="Name of a model whose change is announced although it was before.")
-    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Scan once and exit.")] = False,
+    force: Annotated[list[str] | None, typer.Option(help="Announce the change of this model again.")] = None,
     reschedule: Annotated[
-        bool, typer.Option("--reschedule", help="Let the deployment look at the interval of the settings, and end.")
+        bool, typer.Option("--reschedule", help="Set the deployment's interval to that of the settings, and exit.")
     ] = False,
 ) -> None:
-    """Look at the watched models now and at every interval (CARWRIGHT_WATCH__INTERVAL), and announce what changed.
+    """Scan the watched models now and at every interval (CARWRIGHT_WATCH__INTERVAL), and announce what changed.
 
-    The deployment watch-releases/hourly does the same under a worker. PREFECT_API_URL says where the server is.
+    The deployment watch-releases/hourly does the same in a worker. PREFECT_API_URL names the Prefect server.
     """
     settings = Settings()
     import_prefect()
@@ -87,14 +85,14 @@ def watch(
     from flows import watch_releases as releases
 
     if not PREFECT_API_URL.value():
-        raise BadInput("there is no Prefect server to tell of changes", remedy="set PREFECT_API_URL")
+        raise BadInput("no Prefect server is set to announce changes to", remedy="set PREFECT_API_URL")
     if reschedule:
         releases.reschedule(settings.watch.interval)
-        terminal.out.print(f"{releases.DEPLOYMENT} looks every {settings.watch.interval:g} s")
+        terminal.out.print(f"{releases.DEPLOYMENT} now runs every {settings.watch.interval:g} s")
         return
     if settings.store.endpoint is None:
         raise BadInput(
-            "the runs that a change starts need an object store that outlives this command",
+            "the runs that changes start need an object store that stays up after this command",
             remedy="set CARWRIGHT_STORE__ENDPOINT and its keys; `carwright rebuilds` works without one",
         )
     while True:
@@ -109,8 +107,8 @@ def watch(
         time.sleep(settings.watch.interval)
 
 
-def _look(models: Path | None) -> tuple[Settings, list[ModelState]]:
-    """With the store of the settings, or that of this folder."""
+def _scan(models: Path | None) -> tuple[Settings, list[ModelState]]:
+    """The state of the watched models, with the store of the settings or the one of this folder."""
     from containers.store import Store
     from flows.local import embedded
     from flows.runtime import location
@@ -125,19 +123,19 @@ def _look(models: Path | None) -> tuple[Settings, list[ModelState]]:
 
 def _table(rows: Sequence[dict[str, str]]) -> None:
     if not rows:
-        terminal.out.print("no models are watched: name some in models.yaml (CARWRIGHT_WATCH__MODELS)")
+        terminal.out.print("no models are watched: add some to models.yaml (CARWRIGHT_WATCH__MODELS)")
         return
     table = Table(box=None, padding=(0, 2))
     for name in rows[0]:
-        table.add_column(name, overflow="fold")  # a target that is cut off is of no use
+        table.add_column(name, overflow="fold")  # a truncated target is useless
     for row in rows:
         table.add_row(*row.values())
     terminal.out.print(table)
 
 
-def _raise_for(seen: Sequence[ModelState]) -> None:
-    problems = [one for one in seen if one.problem]
+def _raise_for(states: Sequence[ModelState]) -> None:
+    problems = [one for one in states if one.problem]
     if not problems:
         return
     kind = Temporary if all(one.temporary for one in problems) else BadInput
-    raise kind(f"{len(problems)} of {len(seen)} could not be looked at: {problems[0].problem}")
+    raise kind(f"{len(problems)} of {len(states)} could not be checked: {problems[0].problem}")

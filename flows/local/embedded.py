@@ -1,7 +1,7 @@
-"""The embedded profile: an object store and a Prefect server of one's own, for as long as a command runs.
+"""The embedded profile: an object store and a Prefect server that run as long as a command does.
 
-Both live under the home folder and listen on loopback; the server wants the login that its folder holds (`login`). Nothing is left running afterwards, even when this process is
-killed: each is a supervised child.
+Both keep their data under the home folder and listen on loopback; the server requires the login in its folder (`login`).
+Each is a supervised child process, so nothing keeps running, even if this process is killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFECT_DEADLINE = 120.0  # seconds; a first start migrates an empty database, 
 
 @contextmanager
 def store(settings: Settings) -> Iterator[Settings]:
-    """Settings whose store is up: as they are when they name an endpoint, else with the embedded server's."""
+    """The settings with a running store: unchanged if they name an endpoint, else those of the embedded server."""
     if settings.store.endpoint is not None:
         yield settings
         return
@@ -44,7 +44,7 @@ def store(settings: Settings) -> Iterator[Settings]:
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A Prefect server with its UI; `url` is where a person looks, `api` where the client does, `login` who may."""
+    """A Prefect server with its UI at `url`; its login is user:password."""
 
     child: Child
     url: str
@@ -56,15 +56,15 @@ class PrefectServer:
 
     @property
     def client(self) -> dict[str, str]:
-        """Settings of Prefect's client that lead here."""
+        """Environment variables that connect Prefect's client to this server."""
         return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.login}
 
     def wait(self) -> None:
-        """Return when it answers; raises NotReady with the server's last words."""
+        """Wait until the server answers; raises NotReady with the end of its log."""
         deadline = time.monotonic() + _PREFECT_DEADLINE
         while time.monotonic() < deadline:
             if self.child.poll() is not None:
-                raise NotReady(f"the embedded Prefect server ended at its start:\n{self.child.tail}")
+                raise NotReady(f"the embedded Prefect server ended during start-up:\n{self.child.tail}")
             try:
                 if httpx.get(f"{self.api}/health", timeout=2).status_code == httpx.codes.OK:
                     return
@@ -79,7 +79,7 @@ class PrefectServer:
 
 @contextmanager
 def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]:
-    """Start the server and return before it is ready, so that other things can start beside it."""
+    """Start the server. It may not be ready yet, so that other things can start meanwhile; see `PrefectServer.wait`."""
     home = settings.home.resolve()
     file = login_file(settings)
     secret = login(file)
@@ -94,12 +94,12 @@ def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]
 
 
 def login_file(settings: Settings) -> Path:
-    """Where the login of this home's server is."""
+    """The file with the login of the embedded server."""
     return settings.home.resolve() / "prefect" / "login"
 
 
 def login(file: Path) -> str:
-    """The login in the file, which is made on first use, for its owner alone: a browser that logged in stays so."""
+    """The login in the file. It is created on first use, readable by its owner only, and kept, so browsers stay logged in."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
         new.write(new_login())
@@ -107,12 +107,12 @@ def login(file: Path) -> str:
 
 
 def prefect_environment(home: Path) -> dict[str, str]:
-    """Settings of the embedded Prefect: its own database, no server that its client starts, and not a packet elsewhere."""
+    """Environment variables of the embedded Prefect: its own database, no server started by a client, no telemetry."""
     return {
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_PROFILES_PATH": os.devnull,  # none: not the user's, and none that lies in a folder with a model
-        "PREFECT_LOGGING_CONFIG_PATH": f"{os.devnull}/none",  # as Prefect ships it: such a file can run code
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # one that Prefect's client starts has no login
+        "PREFECT_PROFILES_PATH": os.devnull,  # none, neither the user's nor one from the working directory
+        "PREFECT_LOGGING_CONFIG_PATH": f"{os.devnull}/none",  # Prefect's default: such a file can run code
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # a server started by a client has no login
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_CLI_PROMPT": "false",
@@ -120,8 +120,8 @@ def prefect_environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def exclusive(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
-    """One run at a time in one home folder: a second one waits, and says for whom."""
+def run_lock(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
+    """Allow one run at a time in a home folder; a second one waits and names the first."""
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("a+") as lock:

@@ -1,4 +1,4 @@
-"""An endpoint that somebody else serves: which model it has under its address."""
+"""Finds the model at an endpoint that Carwright did not start."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import httpx
 from containers.contract import Endpoint
 from containers.errors import BadInput, NotReady
 
-_BASE = "give its base, such as http://HOST:8000/v1"
+_BASE = "give the base URL, such as http://HOST:8000/v1"
 
 
 def find(url: str) -> Endpoint:
-    """The endpoint at an address: the model named behind a `#`, or the only one that it lists.
+    """The endpoint at a URL: the model named after a `#`, or the only one that it lists.
 
-    Raises NotReady when nothing answers or the server says that it cannot, BadInput for everything else.
+    Raises NotReady if nothing answers or the server is busy or failing, and BadInput for everything else.
     """
     base, _, name = url.partition("#")
     base = base.rstrip("/")
@@ -26,19 +26,19 @@ def find(url: str) -> Endpoint:
             f"{base}/models does not answer: {error}", remedy="start the server, or check the address"
         ) from error
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
-        raise NotReady(f"{base}/models answers with status {answer.status_code}", remedy="see the server's log")
+        raise NotReady(f"{base}/models answered with status {answer.status_code}", remedy="see the server's log")
     try:
         models = [str(one["id"]) for one in answer.raise_for_status().json()["data"]]
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{base} is no OpenAI-compatible endpoint: {base}/models answers with status {answer.status_code} and no list "
-            "of models",
+            f"{base} is not an OpenAI-compatible endpoint: {base}/models answered with status {answer.status_code} and no "
+            "list of models",
             remedy=_BASE,
         ) from error
     if not models:
         raise BadInput(f"{base} serves no model", remedy="see the server's log")
     if name and name not in models:
-        raise BadInput(f"{base} serves {', '.join(models)}, and not {name!r}", remedy=f"give {base}#{models[0]}")
+        raise BadInput(f"{base} serves {', '.join(models)}, not {name!r}", remedy=f"give {base}#{models[0]}")
     if not name and len(models) > 1:
         raise BadInput(f"{base} serves {', '.join(models)}", remedy=f"name one of them: {base}#{models[0]}")
-    return Endpoint(url=base, served_model_name=name or models[0], engine=f"the endpoint {base}")
+    return Endpoint(url=base, served_model_name=name or models[0], server=f"the endpoint {base}")

@@ -1,4 +1,4 @@
-"""What is written down about each embedded run, in its folder under `runs/`; `carwright runs` reads it."""
+"""The record of each embedded run, in its folder under `runs/`; `carwright runs` reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
 
 _FILE: Final = "summary.json"
-_KEPT: Final = 50  # runs whose logs and requests stay
+_KEPT: Final = 50  # runs whose logs and requests are kept
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RunRecord:
 
     @classmethod
     def begin(cls, runs: Path, run: str, request: ShipRequest) -> RunRecord:
-        """Of a run that begins. The lock of the home folder is held: others that say they are running were killed."""
+        """Create the record of a new run. The caller holds the run lock, so any run still marked as running was killed."""
         _prune(runs)
         for other in runs.glob(f"*/{_FILE}"):
             if json.loads(other.read_text()).get("state") == "running":
@@ -41,7 +41,7 @@ class RunRecord:
         return record
 
     def fail(self, error: BaseException) -> None:
-        """Only what is meant for people goes into the record; a bug's details are in the log."""
+        """Record the failure; the details of a bug are in the log only."""
         state = error.message if isinstance(error, Error) else Interrupted.__name__.lower()
         self.update(state=f"failed: {state}")
         if isinstance(error, NotPromoted):

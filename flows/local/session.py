@@ -1,4 +1,4 @@
-"""Steps without a flow and without Prefect: what `carwright download`, `quantize`, `serve`, `eval` and `compare` work with."""
+"""Runs steps without a flow and without Prefect, for `carwright download`, `quantize`, `serve`, `eval` and `compare`."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _URL = ("http://", "https://")
 
 @contextmanager
 def open_session(settings: Settings, listener: Listener) -> Iterator[Session]:
-    """A session with the store of the settings, or with the embedded one."""
+    """A session with the store of the settings or the embedded one."""
     with embedded.store(absolute(settings)) as started:
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         yield Session(open_runtime(started, listener, run))
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measurement and its subject; `size` are the bytes of a checkpoint, 0 where they are not known."""
+class MeasuredSubject:
+    """A measurement and its subject; `size` is that of the checkpoint in bytes, 0 if unknown."""
 
     ref: ArtifactRef
     subject: Subject
@@ -52,7 +52,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Session:
-    """Runs steps one by one, for as long as a command works."""
+    """Runs single steps for one command."""
 
     runtime: Runtime
 
@@ -86,52 +86,52 @@ class Session:
             lease.end()
 
     def check(self, suite: str, *subjects: str) -> None:
-        """Raises BadInput for a suite that nothing can be measured by, before a model is fetched or served for it.
+        """Raises BadInput for an unusable suite, before a model is fetched or served for it.
 
-        Of a suite for endpoints alone only the name is checked: its measurement begins with the rest.
+        If all subjects are endpoints or stored measurements, only the suite's name is checked here.
         """
         request = self.requests.check(suite)
         if not all(one.startswith((*_URL, _STORED)) for one in subjects):
             self.run(request)
 
-    def measure(self, what: str, role: str, suite: str, max_model_len: int) -> Measured:
+    def measure(self, what: str, role: str, suite: str, max_model_len: int) -> MeasuredSubject:
         """Measure a modelcar, a model source or an endpoint, or find the stored measurement.
 
-        An endpoint is measured anew each time, because nobody knows what it serves. Raises BadInput for a stored
-        measurement that is not there, or is not the only one.
+        An endpoint is measured every time, because what it serves may have changed. Raises BadInput for a stored
+        measurement that does not exist or is ambiguous.
         """
         if what.startswith(_URL):
             return self._measure_endpoint(what, role, suite)
         if what.startswith(_STORED):
             subject = Subject(role, what, ServeParameters(served_model_name=role), {})
-            return Measured(self._stored(what.removeprefix(_STORED)), subject)
+            return MeasuredSubject(self._find_measurement(what.removeprefix(_STORED)), subject)
         subject = self.subject(what, role, max_model_len, role=role)
         ref, _ = measuring.measure(
-            subject, suite, requests=self.requests, store=self.store, run=self._measurement, serve=self.serve
+            subject, suite, requests=self.requests, store=self.store, run=self._measure, serve=self.serve
         )
-        return Measured(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
+        return MeasuredSubject(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
 
-    def _measure_endpoint(self, url: str, role: str, suite: str) -> Measured:
+    def _measure_endpoint(self, url: str, role: str, suite: str) -> MeasuredSubject:
         served = endpoint.find(url)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(role, f"{url} {served.served_model_name} {self.runtime.run}", parameters, {})
-        request = self.requests.measure(subject, suite, served, served.engine)
-        return Measured(self.run(request).outputs["measurement"], subject)
+        request = self.requests.measure(subject, suite, served, served.server)
+        return MeasuredSubject(self.run(request).outputs["measurement"], subject)
 
-    def _stored(self, begins: str) -> ArtifactRef:
-        found = [one.ref for one in self.store.manifests(Kind.MEASUREMENT) if one.fingerprint.startswith(begins)]
-        if len(found) != 1 or not begins:
+    def _find_measurement(self, prefix: str) -> ArtifactRef:
+        found = [one.ref for one in self.store.manifests(Kind.MEASUREMENT) if one.fingerprint.startswith(prefix)]
+        if len(found) != 1 or not prefix:
             raise BadInput(
-                f"{len(found)} stored measurements begin with {begins!r}", remedy="give more of the fingerprint"
+                f"{len(found)} stored measurements begin with {prefix!r}", remedy="give more of the fingerprint"
             )
         return found[0]
 
-    def _measurement(self, request: StepRequest) -> ArtifactRef:
+    def _measure(self, request: StepRequest) -> ArtifactRef:
         known = self.store.find(Kind.MEASUREMENT, fingerprint(request))
         return known.ref if known is not None else self.run(request).outputs["measurement"]
 
     def judge(self, candidate: str, baseline: str, suite: str, max_model_len: int, page: Path | None = None) -> Verdict:
-        """Measure both and judge; the report's page goes to `page`."""
+        """Measure both and judge; writes the report to `page`."""
         before = self.measure(baseline, "baseline", suite, max_model_len)
         after = self.measure(candidate, "candidate", suite, max_model_len)
         result = self.run(self.requests.judge(after.ref, before.ref, after.subject, suite, (before.size, after.size)))

@@ -1,4 +1,4 @@
-"""The embedded profile of the pipeline: everything that the flow needs is started, used and stopped by one command."""
+"""`carwright ship` on this machine: starts everything that the flow needs, runs the flow, and stops everything."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _PROBE = 3.0  # seconds to find out whether the public hub can be reached
 
 
 def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shipped:
-    """Run the whole chain on this machine, with a store and a Prefect server of its own.
+    """Run the whole chain on this machine, with its own store and Prefect server.
 
-    Raises the error of the step that failed; whatever happens, nothing is left running but what `keep` asks for.
+    Raises the error of the step that failed. Nothing keeps running, except the model if the request says `keep`.
     """
     log = _logger(listener, "carwright")
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:
         if settings.launcher != "process":
             _prepare_containers(request, settings, listener)
-        stack.enter_context(embedded.exclusive(settings, log))
+        stack.enter_context(embedded.run_lock(settings, log))
         server = stack.enter_context(embedded.prefect_server(settings))
         settings = stack.enter_context(embedded.store(settings))
         if settings.launcher == "process":
@@ -65,7 +65,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         opened = stack.enter_context(runtime.use(runtime.open_runtime(settings, listener, run_id)))
         for url in opened.services.stop_all():
-            log(f"stopped {url}, which a run that ended had left")
+            log(f"stopped {url}, left by an earlier run")
         log(f"Prefect UI while this runs: {server.url}; its login is in {embedded.login_file(settings)}")
         record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request)
         try:
@@ -80,22 +80,22 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
 
 
 def choose_model(model: str, settings: Settings, stack: ExitStack, listener: Listener) -> tuple[str, Settings]:
-    """The model to work on and where its hub is; without a model the demo, from the hub or made here."""
+    """The model, and the settings with its hub. Without a model: the demo, from the hub or made here."""
     if model:
         return model, settings
     log = _logger(listener, "demo")
     if settings.hub_endpoint is not None:
-        log(f"no model given: the demo, {DEMO}, from {settings.hub_endpoint}")
+        log(f"no model given: using the demo, {DEMO}, from {settings.hub_endpoint}")
         return DEMO, settings
     try:
         httpx.head(PUBLIC_HUB, timeout=_PROBE)
     except httpx.HTTPError:
         from infra.demo import demo_hub
 
-        log(f"no model given and no hub in reach: the demo, {DEMO}, from weights that a Python package ships")
+        log(f"no model given and no hub reachable: using the demo, {DEMO}, from the weights in a Python package")
         hub = stack.enter_context(demo_hub(settings.cache.expanduser().absolute(), _on_event(listener, "demo")))
         return DEMO, settings.model_copy(update={"hub_endpoint": hub})
-    log(f"no model given: the demo, {DEMO}, from {PUBLIC_HUB}")
+    log(f"no model given: using the demo, {DEMO}, from {PUBLIC_HUB}")
     return DEMO, settings
 
 
@@ -114,22 +114,22 @@ def _client_environment(server: embedded.PrefectServer) -> dict[str, str]:
 
 
 def _close_abandoned_runs() -> None:
-    """Runs that a killed process left as running are marked as crashed: this home's lock is held, none can be alive."""
+    """Mark runs of killed processes as crashed. The caller holds the run lock, so no other run is alive."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import State, StateType
     from prefect.states import Crashed
 
     from flows.orchestrator.child_runs import api
 
-    going = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
     with api() as client:
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=going))):
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
             state: State[Any] = Crashed(message="the process of this run was killed")
             client.set_flow_run_state(run.id, state, force=True)
 
 
 def drain_workers() -> None:
-    """Send the logs and events that wait in background threads, which at exit would wait for a server that is gone."""
+    """Send queued logs and events now; at exit the background threads would wait for a server that has stopped."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -138,10 +138,10 @@ def drain_workers() -> None:
 
 
 def _prepare_environments(settings: Settings, listener: Listener) -> None:
-    """Build the steps' environments beside the first steps, in the order of need, two at a time.
+    """Build the steps' environments in the background, in the order they are needed, two at a time.
 
-    The threads are daemons: when the run ends early, nobody waits for an environment that is not needed any more. An
-    error here is raised again, in its place, by the step that needs the environment.
+    The threads are daemons, so a run that ends early does not wait for them. An error is raised again by the step that
+    needs the environment.
     """
     lanes = ((Step.DOWNLOAD, Step.QUANTIZE, Step.EVALUATE), (Step.SERVE, Step.PUSH))
 
@@ -155,9 +155,9 @@ def _prepare_environments(settings: Settings, listener: Listener) -> None:
 
 
 def _prepare_containers(request: ShipRequest, settings: Settings, listener: Listener) -> None:
-    """Check what is needed before anything is started, and remove what killed runs have left on the container engine."""
+    """Check the target and the images before anything starts, and remove containers of killed runs."""
     if not request.to or request.to.startswith("oci:"):
-        raise BadInput("steps in containers push to a registry", remedy="name it: --to registry/repository")
+        raise BadInput("steps in containers can only push to a registry", remedy="name one: --to registry/repository")
     if settings.launcher == "docker":
         from flows.runners.docker.launcher import ensure_images
         from flows.runners.docker.sweeper import sweep

@@ -1,1 +1,1 @@
-"""Prefect beyond the flows themselves: child runs, following runs, work pools, results and reporting."""
+"""Everything about Prefect but the flows themselves: child runs, following runs, work pools, results and reporting."""

@@ -1,4 +1,4 @@
-"""What a run and its child run leave for each other in the store: where it is, and what it looks like.
+"""The keys and formats through which a run and its child run communicate in the store.
 
 Both sides import this module (`flows.orchestrator.child_runs` for the parent, `flows.run_step` for the child); it imports neither.
 """
@@ -13,21 +13,21 @@ from flows.orchestrator.failure import Failure
 if TYPE_CHECKING:
     from infra.settings import Settings
 
-STEP_LOGGER: Final = "step"  # the last part of a logger's name: these lines are the step's own, not Prefect's
+STEP_LOGGER: Final = "step"  # last part of the logger's name of lines that come from the step, not from Prefect
 
 
 class ChildOutcome(Frozen):
-    """What a child run leaves: a result or a failure."""
+    """The outcome of a child run: a result or a failure."""
 
     result: StepResult | None = None
     failure: Failure | None = None
 
 
 def child_key(key: str, what: str) -> str:
-    """Where in the store a child run's `outcome` and `endpoint`, and the heartbeats of `child` and `parent`, are."""
+    """The store key of a child run's `outcome` or `endpoint`, or of the heartbeat of `child` or `parent`."""
     return f"results/children/{key}/{what}.json"
 
 
 def heartbeat_interval(settings: Settings) -> float:
-    """Seconds between two heartbeats: several may be lost before the other side gives up."""
+    """Seconds between two heartbeats; several may be lost before the other side gives up."""
     return min(10.0, settings.placement.silence / 5)

@@ -1,4 +1,4 @@
-"""Child runs of a deployment of `run-step`: started, followed, ended; what they left becomes a result or an error."""
+"""Child runs of a deployment of `run-step`: start, follow and end them; their outcome becomes a result or an error."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
     from flows.orchestrator.heartbeat import Command
     from infra.settings import PlacementSettings, Settings
 
-POLL: Final = 1.0  # seconds between two looks at a child run
-_SLOW_POLL: Final = 5.0  # seconds between two looks at its log and at the work pool
-_GRACE: Final = 20.0  # seconds for a child run to end in order
+POLL: Final = 1.0  # seconds between two requests for a child run's state
+_SLOW_POLL: Final = 5.0  # seconds between two requests for its log and the work pool
+_GRACE: Final = 20.0  # seconds for a child run to end by itself
 _DEPLOY: Final = (
-    "deploy it: `prefect deploy --all --prefect-file infra/prefect.yaml`; `prefect deployment ls` lists what there is"
+    "deploy it: `prefect deploy --all --prefect-file infra/prefect.yaml`; `prefect deployment ls` lists the deployments"
 )
-_WAITS: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
+_WAITING: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
 
 
 @contextlib.contextmanager
 def api() -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect server in use; raises NotReady when that cannot be reached, BadInput without its login."""
+    """A client of the Prefect server; raises NotReady if it cannot be reached, BadInput if it rejects the login."""
     try:
         with get_client(sync_client=True) as client:
             yield client
@@ -62,22 +62,22 @@ def api() -> Iterator[SyncPrefectClient]:
         if error.response.status_code != httpx.codes.UNAUTHORIZED:
             raise
         raise BadInput(
-            f"the Prefect server at {error.request.url.netloc.decode()} wants another login",
-            remedy='PREFECT_API_AUTH_STRING holds it; for the dry run: eval "$(carwright dry-run login)"',
+            f"the Prefect server at {error.request.url.netloc.decode()} rejects the login",
+            remedy='set PREFECT_API_AUTH_STRING; for the dry run: eval "$(carwright dry-run login)"',
         ) from error
     except httpx.TransportError as error:
-        raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="see PREFECT_API_URL") from error
+        raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="check PREFECT_API_URL") from error
 
 
-def server() -> str:
-    """The address of the Prefect API in use.
+def check_server() -> str:
+    """The URL of the Prefect API.
 
-    Raises BadInput when none is set or the login is not the server's, and Temporary when none answers there.
+    Raises BadInput if none is set or the server rejects the login, and Temporary if no server answers.
     """
     url = PREFECT_API_URL.value()
-    remedy = "`make dry-run` starts a server of its own; another one is named by PREFECT_API_URL=http://HOST:4200/api"
+    remedy = "set PREFECT_API_URL=http://HOST:4200/api, or start a server with `make dry-run`"
     if not url:
-        raise BadInput("no Prefect server is named", remedy=remedy)
+        raise BadInput("PREFECT_API_URL is not set", remedy=remedy)
     try:
         httpx.get(f"{url}/health", timeout=10).raise_for_status()
     except httpx.HTTPError as error:
@@ -85,12 +85,12 @@ def server() -> str:
             f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy
         ) from error
     with api() as client:
-        client.api_version()  # health is told to everybody, this to those who may use it
+        client.api_version()  # unlike the health check, this needs the login
     return str(url)
 
 
-def deployed(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
-    """The deployment `flow/name`; raises BadInput when the server has none of that name."""
+def find_deployment(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
+    """The deployment `flow/name`; raises BadInput if the server has none of that name."""
     try:
         return client.read_deployment_by_name(name)
     except (ObjectNotFound, ValueError) as error:  # the second for a name without a slash
@@ -99,7 +99,7 @@ def deployed(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> 
 
 @dataclass
 class ChildRun:
-    """One child run. `poll` until it gives a result or raises; leave the block (or `end`) to have it end."""
+    """One child run. Call `poll` until it returns a result or raises; leaving the block, or `end`, ends the run."""
 
     run_id: UUID
     key: str
@@ -109,7 +109,7 @@ class ChildRun:
     placement: PlacementSettings
     heartbeat: Heartbeat
     listen: OnEvent
-    waits: bool = field(init=False, default=False)
+    waiting: bool = field(init=False, default=False)
     _watch: HeartbeatWatch = field(init=False)
     _log: RunLog = field(init=False)
     _began: float = field(init=False, default_factory=time.monotonic)
@@ -124,10 +124,10 @@ class ChildRun:
         self._log = RunLog(self.run_id)
 
     def poll(self) -> StepResult | None:
-        """The result once it is there; None while it works.
+        """The result; None while the run works.
 
-        Raises StepFailed with the step's exit code and words; with 75 (temporary) when the run crashed, was lost or did
-        not start, NotReady when the work pool has no live worker. Network trouble on the way to the server is waited out.
+        Raises StepFailed with the step's exit code and message; with 75 (temporary) if the run crashed, was lost or did
+        not start. Raises NotReady if the work pool has no live worker. Network errors are ignored until the next poll.
         """
         try:
             with api() as client:
@@ -143,8 +143,8 @@ class ChildRun:
             self._over = True
             self.heartbeat.stop()
             return self._outcome(state)
-        self.waits = state.type in _WAITS
-        if self.waits:
+        self.waiting = state.type in _WAITING
+        if self.waiting:
             self._check_start(state)
         else:
             self._check_alive()
@@ -152,38 +152,38 @@ class ChildRun:
 
     @property
     def seconds(self) -> float:
-        """Since it was first seen running."""
+        """Seconds since the run was first seen running."""
         return time.monotonic() - self._runs if self._runs else 0.0
 
     def wait(self) -> StepResult:
-        """Poll to the end."""
+        """Poll until the run ends."""
         while (result := self.poll()) is None:
             time.sleep(POLL)
         return result
 
     def send(self, command: Command) -> None:
-        """Tell the child run to `end` or to be kept. When the store fails, the end of the heartbeats does it later."""
+        """Send `end` or `keep` to the child run. If the store fails, the child ends when the heartbeats stop."""
         with contextlib.suppress(Error):
             self.heartbeat.send(command)
 
     def end(self) -> None:
-        """Have it end, in order if that is possible soon; safe to call twice, and after its end."""
+        """End the run: by command, and after a grace period by cancelling. Safe to call twice, and after its end."""
         if self._over:
-            self._forget()
+            self._delete_heartbeats()
             return
         self._over = True
         self.send("end")
         with contextlib.suppress(Error, PrefectException, httpx.HTTPError), api() as client:
             deadline = time.monotonic() + _GRACE
             while (state := client.read_flow_run(self.run_id).state) is not None and not state.is_final():
-                if state.type in _WAITS:
+                if state.type in _WAITING:
                     client.set_flow_run_state(self.run_id, Cancelled(message="its parent run has ended"), force=True)
                 elif self._watch.silence > self.placement.silence or time.monotonic() > deadline:
                     client.set_flow_run_state(self.run_id, Cancelling(message="its parent run has ended"))
                     break
                 time.sleep(POLL / 2)
             else:
-                self._forget()
+                self._delete_heartbeats()
         self.heartbeat.stop()
 
     def __enter__(self) -> Self:
@@ -192,8 +192,8 @@ class ChildRun:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def _forget(self) -> None:
-        """Remove the heartbeats; the outcome stays."""
+    def _delete_heartbeats(self) -> None:
+        """Delete the heartbeats and the endpoint from the store; the outcome stays."""
         self.heartbeat.stop()
         for what in ("parent", "child", "endpoint"):
             with contextlib.suppress(Error):
@@ -214,14 +214,14 @@ class ChildRun:
             raise StepFailed(self.step, failed.exit_code, failed.message, remedy=f"{failed.remedy} ({where})".strip())
         if state.is_cancelled():
             raise Interrupted(
-                f"{where} ({self.step}) was cancelled", remedy="start the run again: it goes on from there"
+                f"{where} ({self.step}) was cancelled", remedy="start the run again: it continues from there"
             )
         if state.is_completed():
             raise StepFailed(
                 self.step,
                 1,
-                f"{where} ended well and left no result in the store",
-                remedy="let the worker's settings name the same store (endpoint, bucket and prefix) as this run's",
+                f"{where} succeeded but left no result in the store",
+                remedy="set the same store (endpoint, bucket and prefix) for the worker as for this run",
             )
         message = state.message or state.name
         raise StepFailed(
@@ -229,16 +229,16 @@ class ChildRun:
         )
 
     def _check_start(self, state: State[Any]) -> None:
-        """Raises when it cannot be expected to start: no live worker, or a worker that took it and went silent."""
+        """Raises if the run will not start: there is no live worker, or the worker that took it does not start it."""
         if state.type is StateType.PENDING:
             self._pending = self._pending or time.monotonic()
             if time.monotonic() - self._pending > self.placement.start_timeout:
                 raise StepFailed(
                     self.step,
                     75,
-                    f"a worker of {self.pool} took the child run {self.run_id} and did not start it within "
+                    f"a worker of {self.pool} took the child run {self.run_id} but did not start it within "
                     f"{self.placement.start_timeout:.0f} s",
-                    remedy="look at the worker's log, or raise CARWRIGHT_PLACEMENT__START_TIMEOUT",
+                    remedy="see the worker's log, or raise CARWRIGHT_PLACEMENT__START_TIMEOUT",
                 )
         elif time.monotonic() - self._began > _SLOW_POLL:
             check_pool(self.pool, self.placement.patience)
@@ -257,11 +257,11 @@ class ChildRun:
                 self.step,
                 75,
                 f"the child run {self.run_id} sent no heartbeat for {self.placement.silence:.0f} s",
-                remedy=f"see whether the worker of {self.pool} and its machine are up",
+                remedy=f"check the worker of {self.pool} and its machine",
             )
 
     def _forward_log(self, client: SyncPrefectClient) -> None:
-        """Pass on the step's own lines, each once; those of Prefect itself stay with the child run."""
+        """Pass on each line of the step once; lines of Prefect itself are skipped."""
         for line in self._log.read(client):
             if line.name.endswith(f".{STEP_LOGGER}"):
                 self.listen(Event(event="log", level=level_name(line.level), message=line.message))
@@ -269,16 +269,16 @@ class ChildRun:
 
 @dataclass(frozen=True)
 class Children:
-    """Starts child runs; what they say goes to `listen`."""
+    """Starts child runs."""
 
     store: Store
     settings: Settings
 
     def start(self, deployment: str, request: StepRequest, label: str, listen: OnEvent) -> ChildRun:
-        """Start a child run for a request.
+        """Start a child run for a request; its events go to `listen`.
 
-        Raises BadInput when the deployment is not there, and NotReady when its work pool has no live worker after
-        `placement.patience` seconds; nothing is left behind then.
+        Raises BadInput if the deployment does not exist, and NotReady if its work pool has no live worker after
+        `placement.patience` seconds. Neither leaves anything behind.
         """
         pool = _pool_of(deployment)
         check_pool(pool, self.settings.placement.patience)
@@ -302,7 +302,9 @@ class Children:
         """The child runs of a deployment that were told to stay, whoever started them, and the requests (JSON) they answer."""
         with api() as client:
             found = client.read_flow_runs(
-                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployed(client, deployment).id])),
+                deployment_filter=DeploymentFilter(
+                    id=DeploymentFilterId(any_=[find_deployment(client, deployment).id])
+                ),
                 flow_run_filter=FlowRunFilter(
                     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
                 ),
@@ -317,16 +319,16 @@ class Children:
 
 
 def _pool_of(deployment: str) -> str:
-    """The work pool of a deployment; empty for one that is served by a process of its own."""
+    """The work pool of a deployment; empty for a deployment without one."""
     remedy = (
-        "steps are placed in it: deploy it (`prefect deploy --name gpu`), or take it out of CARWRIGHT_PLACEMENT__..."
+        "CARWRIGHT_PLACEMENT__... places steps there: deploy it (`prefect deploy --name gpu`), or change that setting"
     )
     with api() as client:
-        return deployed(client, deployment, remedy=remedy).work_pool_name or ""
+        return find_deployment(client, deployment, remedy=remedy).work_pool_name or ""
 
 
 def check_pool(pool: str, patience: float) -> None:
-    """Raises NotReady unless a worker of the pool is live now or within `patience` seconds."""
+    """Wait until a worker of the pool is live; raises NotReady after `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         why = _not_ready(pool)
@@ -350,4 +352,4 @@ def _not_ready(pool: str) -> str:
         workers = client.read_workers_for_work_pool(pool)
     if any(worker.status is WorkerStatus.ONLINE for worker in workers):
         return ""
-    return f"the work pool {pool} has no live worker (of {len(workers)} that it has seen)"
+    return f"the work pool {pool} has no live worker ({len(workers)} registered)"

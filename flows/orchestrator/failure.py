@@ -1,4 +1,4 @@
-"""An error that crosses a border as JSON: from a child run to its parent, and from a run to whoever follows it."""
+"""An error as JSON: sent from a child run to its parent, and from a run to the command that follows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from containers.errors import Error
 
 
 class Failure(Frozen):
-    """What an error said, and its exit code."""
+    """The message, remedy and exit code of an error."""
 
     exit_code: int
     message: str
@@ -20,7 +20,7 @@ class Failure(Frozen):
         return cls(exit_code=error.exit_code, message=error.message, remedy=error.remedy)
 
     def error(self) -> Error:
-        """The error to raise on this side; it carries the exit code of the one that was raised there."""
+        """The error to raise on the receiving side, with the original's exit code."""
         error = Error(self.message, remedy=self.remedy)
         error.exit_code = self.exit_code
         return error

@@ -1,4 +1,4 @@
-"""Starts a run of a deployment on a Prefect server and follows it: states, log lines, progress, and what came of it."""
+"""Starts a run of a deployment on a Prefect server and follows its states, log lines, progress and outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefect.states import Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
 from containers.events import Event
-from flows.orchestrator.child_runs import api, check_pool, deployed, server
+from flows.orchestrator.child_runs import api, check_pool, check_server, find_deployment
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.run_artifacts import FAILURE, OUTCOME
 from flows.orchestrator.run_log import RunLog, level_name
@@ -37,42 +37,44 @@ if TYPE_CHECKING:
 
     from flows.runtime import Listener
 
-_POLL: Final = 1.0  # seconds between two looks
-_LOOK: Final = 5.0  # seconds between two looks at the work pool while a run waits for a worker
-_PATIENCE: Final = 30.0  # seconds for a worker to come up, which may be starting beside this
-_OUTAGE: Final = 60.0  # seconds that the server may be away
-_END: Final = 60.0  # seconds for a cancelled run to end
+_POLL: Final = 1.0  # seconds between two requests
+_POOL_POLL: Final = 5.0  # seconds between two checks of the work pool while a run waits for a worker
+_WORKER_TIMEOUT: Final = 30.0  # seconds for a worker that may just be starting
+_OUTAGE: Final = 60.0  # seconds without an answer of the server until following fails
+_CANCEL_TIMEOUT: Final = 60.0  # seconds for a cancelled run to end
 
 
-def page(run: UUID) -> str:
-    """Where a person looks at the run."""
+def run_url(run: UUID) -> str:
+    """The page of the run in the Prefect UI."""
     site = PREFECT_UI_URL.value() or str(PREFECT_API_URL.value()).removesuffix("/api")
     return f"{site.rstrip('/')}/runs/flow-run/{run}"
 
 
-def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> Following:
+def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> FollowedRun:
     """Start a run of `flow/deployment`.
 
-    Raises BadInput for a deployment that is not there and for parameters that do not fit it, NotReady when no worker of
-    its work pool is live within half a minute, Temporary when the server cannot be reached.
+    Raises BadInput for an unknown deployment or invalid parameters, NotReady if its work pool has no live worker within
+    half a minute, and Temporary if the server cannot be reached.
     """
-    server()
+    check_server()
     with api() as client:
-        found = deployed(client, deployment)
+        found = find_deployment(client, deployment)
         if found.paused:
-            raise BadInput(f"the deployment {deployment} is paused", remedy=f"prefect deployment resume {deployment}")
+            raise BadInput(
+                f"the deployment {deployment} is paused", remedy=f"`prefect deployment resume {deployment}` resumes it"
+            )
         _check(deployment, parameters, found.parameter_openapi_schema or {})
-        check_pool(found.work_pool_name or "", _PATIENCE)
+        check_pool(found.work_pool_name or "", _WORKER_TIMEOUT)
         try:
             run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
         except PrefectHTTPStatusError as error:
             raise BadInput(f"{deployment} does not take these parameters: {_detail(error)}") from error
-    listener("run", Event(event="log", message=f"{run.name} of {deployment}: {page(run.id)}"))
-    return Following(run.id, found.work_pool_name or "", listener)
+    listener("run", Event(event="log", message=f"{run.name} of {deployment}: {run_url(run.id)}"))
+    return FollowedRun(run.id, found.work_pool_name or "", listener)
 
 
 def _check(deployment: str, parameters: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Raises BadInput for a name that the flow does not have: the server looks at values alone, and the run would crash."""
+    """Raises BadInput for an unknown parameter: the server only checks values, and the run would crash."""
     known = schema.get("properties", {})
     for name in parameters.keys() - known.keys():
         near = get_close_matches(name, known, 1)
@@ -90,33 +92,33 @@ def _detail(error: PrefectHTTPStatusError) -> str:
 
 
 @dataclass
-class Following:
-    """One run that somebody watches."""
+class FollowedRun:
+    """A run that a command follows."""
 
     run: UUID
     pool: str
     listener: Listener
     _names: dict[UUID, str] = field(default_factory=dict)
     _lines: RunLog = field(init=False)
-    _said: dict[UUID, float] = field(default_factory=dict)
+    _shown_progress: dict[UUID, float] = field(default_factory=dict)
     _state: str = ""
-    _looked: float = field(default_factory=time.monotonic)
+    _pool_checked: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._lines = RunLog(self.run)
 
     def wait(self) -> Shipped:
-        """Follow it to its end.
+        """Follow the run to its end. Ctrl-C cancels it.
 
-        Raises NotPromoted when the gate stopped the candidate, the step's error (with its exit code) when one failed,
-        Interrupted when the run was cancelled, Temporary when it crashed. Ctrl-C cancels the run.
+        Raises NotPromoted if the gate stopped the candidate, the step's error (with its exit code) if a step failed,
+        Interrupted if the run was cancelled, Temporary if it crashed.
         """
         answered = time.monotonic()
         try:
             while True:
                 try:
                     with api() as client:
-                        state = self._look(client)
+                        state = self._poll(client)
                 except (Temporary, httpx.HTTPStatusError) as error:
                     if isinstance(error, _NoWorker) or time.monotonic() - answered > _OUTAGE:
                         raise
@@ -130,46 +132,49 @@ class Following:
             raise
 
     def cancel(self) -> None:
-        """Have the run end; returns when it has, or after a minute."""
-        self._say("cancelling the run; its containers are removed")
+        """Cancel the run and wait up to a minute for its end."""
+        self._say("cancelling the run and removing its containers")
         with api() as client:
-            client.set_flow_run_state(self.run, Cancelling(message="cancelled by whoever started it"))
-            deadline = time.monotonic() + _END
+            client.set_flow_run_state(self.run, Cancelling(message="cancelled by the command that started it"))
+            deadline = time.monotonic() + _CANCEL_TIMEOUT
             while time.monotonic() < deadline:
                 state = client.read_flow_run(self.run).state
                 if state is not None and state.is_final():
                     return
                 time.sleep(_POLL)
-        self._say("it has not ended yet: see its page", "warning")
+        self._say(f"the run has not ended yet: see {run_url(self.run)}", "warning")
 
-    def _look(self, client: SyncPrefectClient) -> State[Any]:
+    def _poll(self, client: SyncPrefectClient) -> State[Any]:
         state = client.read_flow_run(self.run).state
-        assert state is not None  # a run of a deployment is made with one
+        assert state is not None  # a run of a deployment always has one
         if state.is_running() or state.is_final():
             self._progress(client)
         self._log(client)
         if state.name != self._state:
             self._state = state.name or ""
             self._say(f"{self._state}" + (f": {state.message}" if state.message and not state.is_failed() else ""))
-        elif state.type in {StateType.SCHEDULED, StateType.PENDING} and time.monotonic() - self._looked > _LOOK:
-            self._looked = time.monotonic()
+        elif (
+            state.type in {StateType.SCHEDULED, StateType.PENDING}
+            and time.monotonic() - self._pool_checked > _POOL_POLL
+        ):
+            self._pool_checked = time.monotonic()
             self._check_worker(client)
         return state
 
     def _check_worker(self, client: SyncPrefectClient) -> None:
         try:
-            check_pool(self.pool, _PATIENCE)
+            check_pool(self.pool, _WORKER_TIMEOUT)
         except NotReady as error:
             client.set_flow_run_state(self.run, Cancelling(message=error.message))
             raise _NoWorker(f"{error.message}; the run was cancelled", remedy=error.remedy) from error
 
     def _log(self, client: SyncPrefectClient) -> None:
-        """Pass on what the tasks say, each line once, under the name of its task."""
+        """Pass on each log line once, under the name of its task."""
         for line in self._lines.read(client):
             level = level_name(line.level)
             name = "run" if line.task_run_id is None else self._task(client, line.task_run_id)
             if "Traceback (most" in line.message or (line.task_run_id is None and level == "info"):
-                level = "debug"  # Prefect's own words about the run; an error is told once, at the end
+                level = "debug"  # Prefect's own messages; an error is shown once, at the end
             self.listener(name, Event(event="log", level=level, message=line.message))
 
     def _task(self, client: SyncPrefectClient, task_run: UUID) -> str:
@@ -187,14 +192,14 @@ class Following:
         )
         for artifact in artifacts:
             done = float(artifact.data or 0) if isinstance(artifact.data, (int, float, str)) else 0.0
-            if artifact.task_run_id is not None and self._said.get(artifact.id) != done:
-                self._said[artifact.id] = done
+            if artifact.task_run_id is not None and self._shown_progress.get(artifact.id) != done:
+                self._shown_progress[artifact.id] = done
                 event = Event(event="progress", task=artifact.description or "", done=done, total=100, unit="%")
                 self.listener(self._task(client, artifact.task_run_id), event)
 
     def _outcome(self, state: State[Any]) -> Shipped:
         with api() as client:
-            self._log(client)  # the last lines arrive after the last state
+            self._log(client)  # the last lines arrive after the final state
             artifacts = client.read_artifacts(
                 artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=[OUTCOME, FAILURE])),
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.run])),
@@ -207,20 +212,22 @@ class Following:
             if state.is_completed():
                 return shipped
         if state.is_cancelled():
-            raise Interrupted(f"the run was cancelled: {state.message or ''}", remedy="another run goes on from there")
+            raise Interrupted(
+                f"the run was cancelled: {state.message or ''}", remedy="another run continues from there"
+            )
         if FAILURE in left:
             raise Failure.model_validate(_decoded(left[FAILURE])).error()
-        where = f"see {page(self.run)}"
+        where = f"see {run_url(self.run)}"
         if state.is_crashed():
-            raise Temporary(f"the run crashed: {state.message}", remedy=f"another run goes on from there; {where}")
-        raise Error(f"the run ended as {state.name}: {state.message}", remedy=where)
+            raise Temporary(f"the run crashed: {state.message}", remedy=f"another run continues from there; {where}")
+        raise Error(f"the run ended with the state {state.name}: {state.message}", remedy=where)
 
     def _say(self, text: str, level: Any = "info") -> None:
         self.listener("run", Event(event="log", level=level, message=text))
 
 
 def _decoded(data: Any) -> Any:
-    """An artifact's data; what was written as JSON text may come back encoded once more."""
+    """An artifact's data; Prefect may return JSON text encoded twice."""
     while isinstance(data, str):
         data = json.loads(data)
     return data

@@ -1,4 +1,4 @@
-"""Heartbeats between a run and its child run: each writes one key of the store and watches the other's."""
+"""Heartbeats between a run and its child run: each writes a key in the store and watches the other's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Command = Literal["on", "end", "keep"]
 
 
 class RunBeat(Beat):
-    """`command` tells the other side to go on, to end, or (a service) to stay up without heartbeats. `progress` is the last
-    one of the step at work.
+    """`command` tells the other side to continue, to end, or (a service) to stay up without heartbeats. `progress` is the
+    latest of the running step.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
@@ -28,10 +28,10 @@ class RunBeat(Beat):
 
 
 class Heartbeat:
-    """Writes a heartbeat every `every` seconds while the block lasts."""
+    """Writes a heartbeat every `interval` seconds for the length of the block."""
 
-    def __init__(self, store: Store, key: str, every: float) -> None:
-        self._writer = BeatWriter(store, key, RunBeat(beat=0), every)
+    def __init__(self, store: Store, key: str, interval: float) -> None:
+        self._writer = BeatWriter(store, key, RunBeat(beat=0), interval)
 
     def __enter__(self) -> Self:
         self.start()
@@ -45,15 +45,15 @@ class Heartbeat:
         self._writer.start()
 
     def stop(self) -> None:
-        """Write no more; safe to call twice."""
+        """Stop writing; safe to call twice."""
         self._writer.stop()
 
     def progress(self, event: Event) -> None:
-        """Send it with the next heartbeat."""
+        """Send the progress with the next heartbeat."""
         self._writer.change(lambda _: {"progress": event})
 
     def send(self, command: Command) -> None:
-        """Write a command, now and with every heartbeat after it; raises what the store raises."""
+        """Write a command, now and with every later heartbeat; raises what the store raises."""
         self._writer.change(lambda _: {"command": command})
         self.write()
 
@@ -62,7 +62,7 @@ class Heartbeat:
 
 
 class HeartbeatWatch(BeatWatch[RunBeat]):
-    """Reads the heartbeats of the other side, and knows how long it has been silent."""
+    """Reads the heartbeats of the other side and measures its silence."""
 
     def __init__(self, store: Store, key: str) -> None:
         super().__init__(store, key, RunBeat)

@@ -1,8 +1,8 @@
 """Imports Prefect without the settings files of the working directory.
 
 When it is first imported, Prefect reads `prefect.toml`, `pyproject.toml` and `.env` of the working directory, and one of its
-settings names a file of Python's logging configuration, which can run code. The folder in which somebody ships a model may be
-a clone of anybody's repository: what holds is the environment and the user's own profile.
+settings names a file of Python's logging configuration, which can run code. The working directory may be a
+clone of an untrusted repository, so only the environment and the user's own profile count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from containers.process import empty_directory
 
 
 def import_prefect() -> None:
-    """To be called by a command before it imports a module that needs Prefect; costs nothing the second time."""
+    """Import Prefect; a command calls this before it imports a module that needs Prefect. The second call costs nothing."""
     if "prefect.context" in sys.modules:
         return
     with empty_directory():

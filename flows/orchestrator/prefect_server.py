@@ -1,11 +1,11 @@
-"""The Prefect server as Carwright starts it: who has no login gets nothing, and it answers to its own names alone.
+"""The Prefect server as Carwright starts it: it requires a login and answers only under its own host names.
 
     python -m flows.orchestrator.prefect_server --login FILE [--host ADDRESS] [--port NUMBER] [--public URL] [--name HOST[,HOST ...]]
 
-Whoever may use the API starts programs where its workers are (docs/security.md). So, on top of what `prefect server start`
-does: a login is demanded; a request that changes something needs a token that only who logged in gets (CSRF); web pages of
-other origins are told nothing (CORS); and a Host that is not ours is refused, which keeps out pages that point a name of
-theirs at loopback (DNS rebinding). Of this last one Prefect has nothing of its own.
+A client of the API can start programs on the machines of its workers (docs/security.md). So, beyond what
+`prefect server start` does: a login is required; a request that changes something needs a token that only logged-in clients
+get (CSRF); web pages of other origins get no answers (CORS); and requests for a foreign Host are refused, which keeps out
+pages that point their own name at loopback (DNS rebinding). Prefect itself has no protection against the last.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 LOOPBACK: Final = ("127.0.0.1", "localhost")
 
 
-def guarded(login: str, public: str) -> dict[str, str]:
-    """Settings of a Prefect server that only who has the login may use; `public` is where browsers find its UI."""
+def server_settings(login: str, public: str) -> dict[str, str]:
+    """Settings of a Prefect server that requires the login; `public` is the URL of its UI for browsers."""
     return {
         "PREFECT_SERVER_API_AUTH_STRING": login,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
@@ -36,7 +36,7 @@ def guarded(login: str, public: str) -> dict[str, str]:
 
 
 def origins(public: str) -> list[str]:
-    """Those of the UI itself: a page opened as localhost asks 127.0.0.1."""
+    """The origins of the UI itself; a page opened as localhost sends requests to 127.0.0.1."""
     url = urlsplit(public)
     port = f":{url.port}" if url.port else ""
     names = LOOPBACK if url.hostname in LOOPBACK else (url.hostname or "",)
@@ -44,43 +44,45 @@ def origins(public: str) -> list[str]:
 
 
 def read_login(file: Path) -> str:
-    """Raises BadInput when it is not there or has no `user:password`: a server without a login must not start."""
+    """The login in a file; raises BadInput if there is none, because a server without a login must not start."""
     try:
         login = file.read_text().strip()
     except OSError as error:
         raise BadInput(f"the login of the Prefect server cannot be read: {error}") from error
     user, _, password = login.partition(":")
     if not user or not password or not login.isascii():
-        raise BadInput(f"{file} holds no login", remedy="it is user:password, in ASCII")
+        raise BadInput(f"{file} holds no login", remedy="write user:password, in ASCII")
     return login
 
 
 def create_app(names: tuple[str, ...]) -> ASGIApp:
-    """Prefect's server with its UI and services, by the settings of this process, for requests to these hosts."""
+    """Prefect's server with its UI and services, with the settings of this process, for requests to these hosts."""
     from prefect.server.api.server import create_app as prefect_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Around the server and not in it: its services call it in memory, under a name of their own.
+    # Wrapped around the server: its own services call it in memory, under another host name.
     return TrustedHostMiddleware(prefect_app(final=True), allowed_hosts=names, www_redirect=False)
 
 
 def main() -> None:
-    """Entry point; returns when the server has ended."""
+    """Run the server until it ends."""
     parser = argparse.ArgumentParser(
         prog="python -m flows.orchestrator.prefect_server", description="A Prefect server with a login."
     )
     parser.add_argument("--login", type=Path, required=True, help="file with user:password")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=4200)
-    parser.add_argument("--public", default="", metavar="URL", help="where browsers find it; as it listens")
-    parser.add_argument("--name", action="append", default=[], help="it is also asked under this name; loopback always")
+    parser.add_argument(
+        "--public", default="", metavar="URL", help="URL of the UI for browsers (default: http://127.0.0.1:PORT)"
+    )
+    parser.add_argument("--name", action="append", default=[], help="host name that clients use, besides loopback")
     arguments = parser.parse_args()
     try:
         login = read_login(arguments.login)
     except BadInput as error:
         parser.error(str(error))
     # Prefect reads its settings once, when it is imported.
-    export(guarded(login, arguments.public or f"http://127.0.0.1:{arguments.port}"))
+    export(server_settings(login, arguments.public or f"http://127.0.0.1:{arguments.port}"))
     import uvicorn
 
     given = (name.strip() for names in arguments.name for name in names.split(","))

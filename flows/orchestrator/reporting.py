@@ -1,4 +1,4 @@
-"""What a run shows in the Prefect UI: log lines, progress, the outcome; and the message that is sent when it fails."""
+"""What a run shows in the Prefect UI (log lines, progress, the outcome), and the message sent when it fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 
 from containers.events import amount
 from flows.orchestrator.run_artifacts import write_outcome
-from flows.release.summary import promoted_in_spite
+from flows.release.summary import promotion_exception
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact: each is a request to the server
-_SHORT = 2.0  # seconds; a task that is done before this gets no progress artifact
+_PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact; each costs a request
+_SHORT = 2.0  # seconds; a shorter task gets no progress artifact
 
 
 class _ProgressArtifacts:
-    """One progress artifact per long task; created late and updated seldom, because each costs a request."""
+    """One progress artifact per long task, created late and updated rarely, because each request costs time."""
 
     def __init__(self) -> None:
         self._context = copy_context()
         self._lock = threading.Lock()
         self._began: dict[str, float] = {}
-        self._said: dict[str, float] = {}
+        self._sent: dict[str, float] = {}
         self._ids: dict[str, UUID] = {}
 
     def show(self, event: Event) -> None:
@@ -62,9 +62,9 @@ class _ProgressArtifacts:
             if now - began < _SHORT:
                 return
             finished = event.done >= event.total and event.task in self._ids
-            if now - self._said.get(event.task, 0.0) < _PROGRESS_INTERVAL and not finished:
+            if now - self._sent.get(event.task, 0.0) < _PROGRESS_INTERVAL and not finished:
                 return
-            self._said[event.task] = now
+            self._sent[event.task] = now
             self._context.run(self._send, event)
 
     def _send(self, event: Event) -> None:
@@ -81,7 +81,7 @@ class _ProgressArtifacts:
 
 @contextmanager
 def task_listener(runtime: Runtime) -> Iterator[Callable[[Event], None]]:
-    """Forward a step's events to the task's log, to a progress artifact and to the run's listener."""
+    """Forward the events of a step to the task's log, a progress artifact and the run's listener."""
     logger = get_run_logger()
     context = TaskRunContext.get()
     name = context.task.name if context is not None else "step"
@@ -98,21 +98,21 @@ def task_listener(runtime: Runtime) -> Iterator[Callable[[Event], None]]:
 
 
 def publish_reason(reason: str) -> None:
-    """Why the run was started, on its page from the start; nothing when nobody said."""
+    """Show why the run was started, if a reason was given."""
     if reason:
         create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
 
 
 def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipRequest) -> None:
-    """The decision with its reasons, the scores as a table, and where the report is; before anything is promoted."""
+    """Show the decision with its reasons, the scores and the link to the report, before anything is promoted."""
     lines = [f"# {verdict.decision.upper()} by {verdict.suite}", ""]
     lines += [f"- {reason}" for reason in verdict.reasons]
-    decided = promoted_in_spite(verdict, request.override_gate, request.gate_profile)
+    decided = promotion_exception(verdict, request.override_gate, request.gate_profile)
     if decided:
         lines += ["", f"**Promoted {decided}**"]
     elif verdict.decision != "pass":
-        lines += ["", f"Not promoted. The candidate stays by its digest: `{verdict.subject}`"]
-    lines += ["", f"Profile of the gate: `{request.gate_profile}`"]
+        lines += ["", f"Not promoted. The candidate stays available by digest: `{verdict.subject}`"]
+    lines += ["", f"Gate profile: `{request.gate_profile}`"]
     if page is not None:
         lines += ["", f"Report: [open it]({page.link})" if page.link else f"Report: `{page.path}` or `{page.command}`"]
     create_markdown_artifact(key="gate", markdown="\n".join(lines) + "\n", description=verdict.decision.upper())
@@ -142,18 +142,18 @@ def _row(score: Score) -> dict[str, Any]:
 
 
 def publish_outcome(shipped: Shipped) -> None:
-    """The outcome of a run as a markdown page, a table of the steps, and JSON for whoever follows the run."""
+    """Show the outcome of a run as a page and a table of steps, and write it as JSON for a command that follows the run."""
     create_markdown_artifact(key="outcome", markdown=shipped.markdown(), description=shipped.headline())
     rows: list[dict[str, Any]] = [
         {"step": step.name, "state": step.state, "seconds": f"{step.seconds:.1f}", "what": step.what}
         for step in shipped.steps
     ]
-    create_table_artifact(key="steps", table=rows, description="Where the time went")
+    create_table_artifact(key="steps", table=rows, description="Time per step")
     write_outcome(shipped)
 
 
 def notify_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Send a JSON POST to the webhook of the settings, if there is one; its own failure never hides the run's."""
+    """POST the failure as JSON to the webhook of the settings, if one is set. An error here never hides the run's own."""
     from infra.settings import Settings
 
     webhook = Settings().notify_webhook
@@ -170,5 +170,5 @@ def notify_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
     try:
         httpx.post(webhook.get_secret_value(), json=body, timeout=10).raise_for_status()
     except httpx.HTTPError as error:
-        # The address may hold a token: the kind of error is enough.
-        logging.getLogger(__name__).warning("the failure webhook did not take the message: %s", type(error).__name__)
+        # The address may contain a token, so only the kind of error is logged.
+        logging.getLogger(__name__).warning("the failure webhook did not accept the message: %s", type(error).__name__)

@@ -1,7 +1,7 @@
-"""Prefect's results in the artifact store, as JSON beside the artifacts.
+"""A Prefect block that keeps task results in the artifact store, as JSON beside the artifacts.
 
-A block of our own and not prefect-aws's: it holds no credentials that would end in Prefect's database, and the store's
-client stays the only one that speaks S3.
+Unlike the block of prefect-aws it puts no credentials into Prefect's database, and the store's client remains the only S3
+client.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from prefect.utilities.asyncutils import sync_compatible
 from flows.runtime import current
 
 BLOCK_NAME = "carwright-results"
-STORAGE = f"carwright-results/{BLOCK_NAME}"  # type and name: what a deployed flow loads, where this module is imported
+STORAGE = f"carwright-results/{BLOCK_NAME}"  # block type and name; a deployed flow loads it after importing this module
 
 
 class StoreResults(WritableFileSystem):
-    """Reads and writes under `results/` of the store that the run uses."""
+    """Reads and writes under `results/` in the store of the run."""
 
     _block_type_name: ClassVar[str] = "Carwright results"
     _description: ClassVar[str] = "Task results as JSON in the artifact store of the run."
 
     @sync_compatible
     async def read_path(self, path: str) -> bytes:
-        """Raises ValueError when there is nothing, which Prefect takes for a cache miss."""
+        """Raises ValueError if there is no result, which Prefect treats as a cache miss."""
         key = f"results/{path}"
         store = current().store
         if not store.has_key(key):
@@ -38,7 +38,7 @@ class StoreResults(WritableFileSystem):
 
 
 def result_storage() -> StoreResults:
-    """The block, registered with the Prefect server in use (Prefect refuses one that is not)."""
+    """The block, registered with the Prefect server; Prefect refuses an unregistered one."""
     block = StoreResults()
     block.save(BLOCK_NAME, overwrite=True)
     return block

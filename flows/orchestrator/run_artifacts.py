@@ -1,7 +1,6 @@
-"""What came of a run, for programs: artifacts of the run that whoever started it reads back through the Prefect API.
+"""The outcome of a run for programs: artifacts that the command which started the run reads through the Prefect API.
 
-A person reads the run's page; a follower (`flows.orchestrator.follow`) needs the values and the exit code, and reaches neither the
-store nor the run's process.
+`flows.orchestrator.follow` needs the values and the exit code, and can reach neither the store nor the run's process.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ FAILURE: Final = "carwright-failure"
 
 
 def write_outcome(shipped: Shipped) -> None:
-    """Attach the whole outcome to the run; called inside it."""
+    """Attach the outcome to the current run."""
     Artifact(
         type=OUTCOME, key="shipped", data=shipped.model_dump_json(), description="The outcome, as JSON for programs"
     ).create()
 
 
 def write_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook: attach to a failed run its error's message and exit code; a bug's error has neither and is left out."""
+    """Flow hook: attach the message and exit code of an Error to the failed run. A bug has neither and is left out."""
     error = state.result(raise_on_failure=False)
     if not isinstance(error, Error):
         return

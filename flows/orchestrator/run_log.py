@@ -1,4 +1,4 @@
-"""The log of a run on the Prefect server, read as it grows."""
+"""Reads the log of a run on the Prefect server while it grows."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Log
 
-_LATE: Final = timedelta(seconds=10)  # lines may arrive in any order within this
+_LATE: Final = timedelta(seconds=10)  # lines may arrive out of order within this
 _PAGE: Final = 200  # lines; the most that the server gives at once
 _LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
 
 
 @dataclass
 class RunLog:
-    """Remembers what was read, by the id of each line: two reads overlap, because lines arrive late."""
+    """Remembers the ids of lines already read: reads overlap, because lines arrive late."""
 
     run: UUID
     _seen: set[UUID] = field(default_factory=set)
     _last: datetime | None = None
 
     def read(self, client: SyncPrefectClient) -> list[Log]:
-        """The lines that no earlier call has given, in the order of their times."""
+        """The lines that no earlier call returned, ordered by time."""
         fresh: list[Log] = []
         after = LogFilterTimestamp(after_=self._last - _LATE) if self._last is not None else None
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run]), timestamp=after)
@@ -46,5 +46,5 @@ class RunLog:
 
 
 def level_name(level: int) -> Any:
-    """The level of an event for a level of `logging`."""
+    """The event level for a `logging` level."""
     return next((name for least, name in _LEVELS if level >= least), "debug")

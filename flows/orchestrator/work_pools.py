@@ -1,11 +1,11 @@
-"""What a Prefect server must hold before the deployments of infra/prefect.yaml can run: pools, queues, block, automation.
+"""Creates what the deployments of infra/prefect.yaml need on a Prefect server: pools, queues, block and automation.
 
-Everything in here is made when it is missing and brought up to date when it is not, so it may be repeated. What
-belongs to a host (its engine's socket, the network, the volumes with the secrets, image and environment of the flow runs)
-is the pool's; what belongs to a flow (parameters, schedule) is the deployment's, in infra/prefect.yaml.
+Missing objects are created and existing ones updated, so it can be repeated. The pool holds what belongs to a host: the
+socket of its container engine, the network, the volumes with the secrets, and the image and environment of flow runs. The
+deployment, in infra/prefect.yaml, holds what belongs to a flow: parameters and schedule.
 
-The pool's job template has no variables: whatever decides what a container may do is written out in it, the server
-refuses a run or a deployment with job variables, and a worker passes over those that reach it all the same.
+The pool's job template has no variables: everything that decides what a container may do is fixed in it. The server refuses
+runs and deployments with job variables, and a worker ignores any that reach it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 CPU: Final = "carwright-cpu"
 GPU: Final = "carwright-gpu"
 FLOW_RUNS: Final = f"{LABEL}flow-runs"  # label of the containers that workers start; its value is the project
-SILENT: Final = timedelta(seconds=90)  # three heartbeats of 30 s, the shortest interval that Prefect takes
+SILENT: Final = timedelta(seconds=90)  # three heartbeats of 30 s, the shortest interval that Prefect allows
 _SILENCE: Final = "Carwright: a flow run that fell silent has crashed"
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A line in front of a pool; `limit` is the most runs of it at once, `priority` 1 is served first."""
+    """A work queue of a pool; `limit` is the most concurrent runs, `priority` 1 comes first."""
 
     name: str
     limit: int | None
@@ -50,7 +50,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool of the docker type; `limit` is the most flow runs at once."""
+    """A work pool of the docker type; `limit` is the most concurrent flow runs."""
 
     name: str
     description: str
@@ -64,8 +64,8 @@ class Pool:
         return self.name.replace("-", "_")
 
 
-# A run of the chain waits for the child runs that it deals out: they have queues of their own, so that parents can
-# never take all the places that their children need.
+# A run of the chain waits for its child runs. These have queues of their own, so that parents cannot take all the slots that
+# their children need.
 POOLS: Final = (
     Pool(
         CPU,
@@ -73,8 +73,8 @@ POOLS: Final = (
         8,
         (
             Queue("ship", 2, 1, "runs of the whole chain"),
-            Queue("steps", 4, 2, "single steps that a run has placed here"),
-            Queue("watch", 2, 3, "looks at the outside world, and the sweeper"),
+            Queue("steps", 4, 2, "single steps placed here"),
+            Queue("watch", 2, 3, "scans for new releases, and the sweeper"),
         ),
     ),
     Pool(
@@ -83,7 +83,7 @@ POOLS: Final = (
         8,
         (
             Queue("ship", 1, 1, "runs of the whole chain"),
-            Queue("steps", 4, 2, "single steps that a run has placed here: as many as there are GPUs"),
+            Queue("steps", 4, 2, "single steps placed here, at most one for each GPU"),
         ),
         {"CARWRIGHT_RESOURCES__QUANTIZE__GPUS": "-1", "CARWRIGHT_RESOURCES__SERVE__GPUS": "-1"},  # all of them
     ),
@@ -92,12 +92,12 @@ POOLS: Final = (
 
 @dataclass(frozen=True)
 class Host:
-    """What flow runs find on a Docker host and its site.
+    """The environment of flow runs on a Docker host.
 
     `project` names the network, the volumes with the secrets (`<project>-secrets` and, for the login of the Prefect API,
     `<project>-login`) and the containers of runs.
-    `socket_group` is the id of the group that may use the engine's socket there; without it flow runs get no socket, and
-    `environment` must name an engine elsewhere. `environment` is what all runs see: the addresses of store, hub, registry.
+    `socket_group` is the id of the group that may use the container engine's socket there; without it flow runs get no
+    socket, and `environment` must name a remote engine. `environment` holds the addresses of store, hub and registry.
     """
 
     project: str = "carwright"
@@ -108,14 +108,14 @@ class Host:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def template(self, pool: Pool) -> dict[str, Any]:
-        """The base job template for Prefect's docker worker: all of it fixed.
+        """The base job template for Prefect's docker worker, without any job variables.
 
-        The environment is a Prefect variable and no table here, because a worker lays a run's own `env` over a table, and
-        with it whatever the variables of the settings decide.
+        The environment is a Prefect variable and not a table, because a worker would merge a run's own `env` into a table
+        and so let the run change settings.
         """
         environment = f"prefect.variables.{pool.variable}"
         volumes = [f"{self.project}-secrets:/run/secrets:ro", f"{self.project}-login:/run/login:ro"]
-        create: dict[str, Any] = {"init": True}  # a process 1 that passes signals on and buries orphans
+        create: dict[str, Any] = {"init": True}  # a process 1 that forwards signals and reaps orphans
         if self.socket_group is not None:
             volumes.append(f"{self.socket}:/var/run/docker.sock")
             create["group_add"] = [str(self.socket_group)]
@@ -133,18 +133,18 @@ class Host:
                 "labels": {FLOW_RUNS: self.project},
                 "container_create_kwargs": create,
             },
-            # The server wants to see the placeholder declared; there is no value of it that a run could give.
+            # The server requires the placeholder to be declared; no value that a run gives is valid.
             "variables": {"type": "object", "properties": {environment: {"not": {}}}, "additionalProperties": False},
         }
 
     def variables(self, pool: Pool) -> dict[str, str | None]:
-        """The environment of the pool's runs. None takes out what a worker would hand on of its own: the login."""
+        """The environment of the pool's runs. None removes a variable that a worker would pass on: the login."""
         return {
             "CARWRIGHT_LAUNCHER": "docker",
             "CARWRIGHT_DOCKER__PROJECT": self.project,
             "CARWRIGHT_DOCKER__NETWORK": self.project,
             "CARWRIGHT_DOCKER__IMAGE": f"{self.images}/{{target}}:{self.tag}",
-            "PREFECT_HOME": "/tmp/prefect",  # noqa: S108 - of the run's own container; else the worker's leaks in
+            "PREFECT_HOME": "/tmp/prefect",  # noqa: S108 - in the run's own container; otherwise the worker's value leaks in
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             **pool.environment,
             **self.environment,
@@ -153,7 +153,7 @@ class Host:
 
 
 def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CPU, GPU)) -> None:
-    """Make it all on the server of PREFECT_API_URL; `pools` names those that live on hosts like `host`.
+    """Create or update everything on the server of PREFECT_API_URL; `pools` names those on hosts like `host`.
 
     Raises NotReady when the server cannot be reached.
     """
@@ -165,19 +165,19 @@ def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CP
                 say(f"work pool {pool.name}: {pool.description}; queues {', '.join(q.name for q in pool.queues)}")
     result_storage()
     _automation()
-    say("block for results, and the automation that ends runs which fell silent")
+    say("block for results, and the automation that ends runs without heartbeats")
 
 
 def _pool(client: SyncPrefectClient, pool: Pool, template: dict[str, Any]) -> None:
-    facts = {"description": pool.description, "concurrency_limit": pool.limit, "base_job_template": template}
+    attributes = {"description": pool.description, "concurrency_limit": pool.limit, "base_job_template": template}
     try:
         client.read_work_pool(pool.name)
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=pool.name, type="docker", **facts))
+        client.create_work_pool(WorkPoolCreate(name=pool.name, type="docker", **attributes))
     else:
-        client.update_work_pool(pool.name, WorkPoolUpdate(**facts))
+        client.update_work_pool(pool.name, WorkPoolUpdate(**attributes))
     for queue in pool.queues:
-        told: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "description": queue.description,
             "concurrency_limit": queue.limit,
             "priority": queue.priority,
@@ -185,15 +185,15 @@ def _pool(client: SyncPrefectClient, pool: Pool, template: dict[str, Any]) -> No
         try:
             known = client.read_work_queue_by_name(queue.name, work_pool_name=pool.name)
         except ObjectNotFound:
-            client.create_work_queue(name=queue.name, work_pool_name=pool.name, **told)
+            client.create_work_queue(name=queue.name, work_pool_name=pool.name, **settings)
         else:
-            client.update_work_queue(known.id, **told)
+            client.update_work_queue(known.id, **settings)
 
 
 def _automation() -> None:
-    """A flow run's own heartbeats: where they stop without a last word, the run is marked as crashed.
+    """Mark a flow run as crashed when its heartbeats stop before it reports a final state.
 
-    It is what ends the run of a container that was killed: the container removes itself, so no worker sees its code.
+    This ends the run of a killed container: the container removes itself, so no worker sees its exit code.
     """
     wanted = Automation(
         name=_SILENCE,
@@ -216,13 +216,13 @@ def _automation() -> None:
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message=f"no sign of life for {SILENT.seconds} seconds: its container or its host is gone",
+                message=f"no heartbeat for {SILENT.seconds} seconds: its container or its host is gone",
             )
         ],
     )
     try:
         known: Any = Automation.read(name=_SILENCE)
-    except ValueError:  # what Prefect raises for a name that is not there
+    except ValueError:  # Prefect raises it for an unknown name
         wanted.create()
     else:
         wanted.model_copy(update={"id": known.id}).update()

@@ -1,1 +1,1 @@
-"""What a run leaves for people: the model card, the provenance, the report and the summary."""
+"""The documents of a run: the model card, the provenance, the report and the summary."""

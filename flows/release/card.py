@@ -1,6 +1,6 @@
 """The model card: README.md in the structure of the reference card, with Hugging Face's metadata in front.
 
-It carries scores, so it is no part of the image: it is attached to the image's digest as a referrer.
+It contains scores, so it is not part of the image but attached to its digest as a referrer.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _SECTIONS: Final = (
 
 
 class CardFacts(Frozen):
-    """Everything that the card says; sizes in bytes. `reference` holds the digest: `oci:DIR@sha256:...` or a registry's.
+    """The contents of the card; sizes in bytes. `reference` holds the digest: `oci:DIR@sha256:...` or a registry's.
 
-    `source` is where the base model was taken from, pinned (`hf://org/name@<commit>`). `override` is the reason for which
-    it was promoted in spite of the gate; `gate_profile` counts when the verdict is inconclusive.
+    `source` is the pinned source of the base model (`hf://org/name@<commit>`). `override` is the reason for a promotion
+    against the verdict; `gate_profile` decides when the verdict is inconclusive.
     """
 
     name: str
@@ -63,8 +63,8 @@ class CardFacts(Frozen):
     versions: dict[str, str]
     tensor_parallel_size: int = 1
     max_model_len: int = 2048
-    engine: str
-    baseline_engine: str = ""
+    server: str
+    baseline_server: str = ""
     suite: str
     decision: Decision
     reasons: tuple[str, ...] = ()
@@ -75,18 +75,18 @@ class CardFacts(Frozen):
 
 
 def render(facts: CardFacts) -> str:
-    """The whole card; raises BadInput when what came out is no valid card."""
+    """The card as Markdown; raises BadInput if the result is not a valid card."""
     environment = Environment(  # noqa: S701 - the output is Markdown, and names are checked by the contract
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    content = environment.get_template("card.md.j2").render(_words(facts))
+    content = environment.get_template("card.md.j2").render(_template_values(facts))
     card = f"---\n{_metadata(facts).to_yaml()}\n---\n\n{content}"
     check(card)
     return card
 
 
 def check(content: str) -> ModelCard:
-    """Parse a card with huggingface_hub's own classes; raises BadInput when it lacks what a card of ours has."""
+    """Parse a card with huggingface_hub's own classes; raises BadInput if a required part is missing."""
     card = ModelCard(content)
     missing = [name for name in ("base_model", "license", "tags", "pipeline_tag") if not card.data.get(name)]
     missing += [section for section in _SECTIONS if section not in card.text]
@@ -122,8 +122,8 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     )
 
 
-def _words(facts: CardFacts) -> dict[str, Any]:
-    """What the template needs beside the facts themselves."""
+def _template_values(facts: CardFacts) -> dict[str, Any]:
+    """Values for the template that are computed from the facts."""
     local = facts.reference.startswith("oci:")
     place = facts.reference.partition("@")[0]
     short = facts.name.rpartition("/")[2].lower()

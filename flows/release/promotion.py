@@ -1,7 +1,7 @@
-"""What a promotion attaches to the image beside the verdict: the model card with its scores, and the provenance.
+"""The documents that a promotion attaches to the image besides the verdict: the model card with scores, and the provenance.
 
-Both are made of what the run knows and nothing of when it ran, so the same run again attaches nothing new. They are kept
-as an artifact of kind `card` (README.md, provenance.json) and reach the promote step by reference.
+They contain nothing about the time of the run, so repeating it attaches nothing new. They are stored as an artifact of kind
+`card` (README.md, provenance.json) and passed to the promote step by reference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HUB: Final = "hf://"
 
 @dataclass(frozen=True)
 class Release:
-    """A run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes."""
+    """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes."""
 
     request: ShipRequest
     source: ResolvedSource
@@ -46,7 +46,7 @@ class Release:
 
     @property
     def promotable(self) -> bool:
-        """Whether the verdict, or what the request says beside it, promotes the candidate."""
+        """Whether the verdict, the override or the gate profile promotes the candidate."""
         grounds = grounds_for_promotion(
             self.verdict.decision, override=self.request.override_gate, profile=self.request.gate_profile
         )
@@ -54,11 +54,11 @@ class Release:
 
     @property
     def tag(self) -> str:
-        """The request's; else the first digits of the commit, or of the checkpoint's digest where there is no commit."""
+        """The tag of the request; else the first digits of the commit, or of the checkpoint's digest without a commit."""
         return self.request.tag or (self.source.commit or self.before.digest.hex)[:12]
 
     def outcome(self, timeline: Timeline, *, worked: float, page: ReportLocation | None, kept: Lease | None) -> Shipped:
-        """The run's outcome; `worked` are the seconds in which a step worked, `kept` is what is left serving."""
+        """The outcome of the run; `worked` is the seconds that steps worked, `kept` the lease of a model that keeps serving."""
         return Shipped(
             model=self.source.source,
             commit=self.source.commit,
@@ -108,9 +108,11 @@ class Release:
         )
 
     def _promotion(self) -> dict[str, str]:
-        """What beside the verdict decided; nothing for a plain pass."""
-        said = {"override": self.request.override_gate} if self.request.override_gate else {}
-        return said | ({"gate_profile": self.request.gate_profile} if self.verdict.decision == "inconclusive" else {})
+        """What promoted the candidate besides the verdict; empty for a pass."""
+        grounds = {"override": self.request.override_gate} if self.request.override_gate else {}
+        return grounds | (
+            {"gate_profile": self.request.gate_profile} if self.verdict.decision == "inconclusive" else {}
+        )
 
     def _facts(self, store: Store, before: Manifest, after: Manifest) -> card.CardFacts:
         config = _config(store, before)
@@ -134,8 +136,8 @@ class Release:
             size_after=after.size,
             versions=quantization.get("versions") or {},
             max_model_len=self.request.max_model_len,
-            engine=self.verdict.engine or "vLLM",
-            baseline_engine=self.verdict.baseline_engine,
+            server=self.verdict.server or "vLLM",
+            baseline_server=self.verdict.baseline_server,
             suite=self.verdict.suite,
             decision=self.verdict.decision,
             reasons=self.verdict.reasons,
@@ -146,14 +148,14 @@ class Release:
         )
 
     def _base(self) -> tuple[str, str]:
-        """Name and revision of the base model; of a checkpoint from elsewhere its folder's name and its digest."""
+        """Name and revision of the base model; for a source other than the hub, the folder's name and the digest."""
         name = self.source.source.removeprefix(_HUB).partition("@")[0].rstrip("/")
         if self.source.source.startswith(_HUB):
             return name, self.source.commit or self.source.revision or "main"
         return name.rpartition("/")[2], str(self.before.digest)
 
     def _command(self) -> str:
-        """The evaluation as one command: the same digest, the same baseline, the same suite."""
+        """The command that repeats the evaluation: same digest, same baseline, same suite."""
         argv = ["carwright", "eval", self.image.reference, "--baseline", self.source.pinned.partition("#")[0]]
         argv += ["--suite", self.verdict.suite]
         if self.request.max_model_len != 2048:
@@ -173,6 +175,6 @@ def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:
 
 
 def _suffix(scheme: str) -> str:
-    """The scheme as names of models have it: FP8_DYNAMIC is FP8-dynamic."""
+    """The scheme as model names spell it: FP8_DYNAMIC becomes FP8-dynamic."""
     first, _, rest = scheme.partition("_")
     return "-".join([first, *([rest.lower().replace("_", "-")] if rest else [])])

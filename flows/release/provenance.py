@@ -1,8 +1,8 @@
 """Where a modelcar comes from, for machines: an in-toto statement with SLSA's provenance predicate.
 
-Formats: in-toto Attestation Framework v1 (Statement) and SLSA v1.0 (Provenance). Unsigned: it says what was done, and
-its own digest in the registry fixes that; who said it is a signature's business. It holds no time of day, so that a rerun
-that changed nothing writes the same bytes.
+Formats: in-toto Attestation Framework v1 (Statement) and SLSA v1.0 (Provenance). It is unsigned: its
+digest in the registry fixes its contents, but only a signature could prove the author. It contains no time, so that a
+rerun without changes writes the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def statement(
     base: str,
     promotion: Mapping[str, str],
 ) -> bytes:
-    """JSON; `checkpoints` are those before and after the recipe by name, `promotion` what was decided beside the verdict."""
+    """The statement as JSON. `checkpoints` are those before and after quantization, by name; `promotion` is what promoted the
+    image besides the verdict.
+    """
     digest: dict[str, str] = {"gitCommit": source.commit} if source.commit else {}
     materials: list[dict[str, Any]] = [{"uri": source.pinned, **({"digest": digest} if digest else {})}]
     materials += [
@@ -67,7 +69,7 @@ def statement(
                             "decision": verdict.decision,
                             "subject": verdict.subject,
                             "baseline": verdict.baseline,
-                            "engine": verdict.engine,
+                            "engine": verdict.server,
                         },
                     }
                 ],

@@ -1,8 +1,8 @@
-"""Where a person reads the report of a verdict: a file of the run, a link to the store, or the image's referrer.
+"""Finds the report of a verdict: a file of the run, a link to the store, or the image's referrer.
 
-The page is a file of the verdict's artifact, so it is in the store whatever happens. The embedded store answers only while
-a command runs: there the page is written into the run's folder. A store that others reach gives a signed link. A promoted
-image carries the page itself, which `carwright report REFERENCE` writes anywhere.
+The page is a file of the verdict's artifact in the store. The embedded store only runs during a command, so the page is
+also written into the run's folder. For an external store there is a signed link. A promoted image carries the page, and
+`carwright report REFERENCE` reads it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ _DAYS: Final = 7  # the longest that S3 signs a link for
 
 @dataclass(frozen=True)
 class ReportLocation:
-    """Where the page is: `path` of a file on this machine, or `link` for a browser; and the command that gives it."""
+    """The location of the page: `path` of a local file, or `link` for a browser; and the command that shows it."""
 
     command: str
     path: str = ""
     link: str = ""
 
     def markdown(self) -> str:
-        where = f"[open the report]({self.link}) (the link ends after {_DAYS} days)" if self.link else f"`{self.path}`"
+        where = (
+            f"[open the report]({self.link}) (the link expires after {_DAYS} days)" if self.link else f"`{self.path}`"
+        )
         return f"# Report\n\n{where}\n\nOn a command line: `{self.command}`\n"
 
 
 def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> ReportLocation | None:
-    """Make the page of a verdict readable; None for a verdict without one. `reference` is what was judged."""
+    """Publish the page of a verdict; None if it has none. `reference` is what was judged."""
     entry = next((one for one in runtime.store.load(verdict).files if one.path == PAGE_FILE), None)
     if entry is None:
         return None
@@ -53,7 +55,7 @@ def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> Repo
 
 
 def of_run(home: Path, run: str) -> Path:
-    """The page that a run left in this folder; `run` may be its beginning, and nothing is the last run with a page."""
+    """The page of a run in this folder. `run` may be a prefix; empty means the last run with a page."""
     found = sorted((home / "runs").glob(f"{run}*/{PAGE_FILE}"))
     if not found:
         raise BadInput(
@@ -64,7 +66,7 @@ def of_run(home: Path, run: str) -> Path:
 
 
 def of_reference(reference: str, settings: Settings, artifact_type: str, title: str) -> bytes:
-    """A file that is attached to an image; of several referrers of the type the newest. Raises BadInput without one."""
+    """A file attached to an image, from the newest referrer of that type. Raises BadInput if there is none."""
     with open_repository(reference, settings) as repository:
         subject = read_manifest(repository).digest
         last = referrers.newest(repository, subject, artifact_type)

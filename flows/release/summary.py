@@ -1,4 +1,4 @@
-"""What a run of the chain came to: one value for the terminal, the Prefect UI and machines."""
+"""The outcome of a run of the chain: one value for the terminal, the Prefect UI and programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StepSummary(Frozen):
 
 
 class Timeline:
-    """What the steps of a run came to, in order; each took the time since the one before, or since this was made."""
+    """The results of the steps of a run, in order. Each took the time since the previous one, or since the start."""
 
     def __init__(self) -> None:
         self.steps: list[StepSummary] = []
@@ -41,7 +41,7 @@ class Shipped(Frozen):
     """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
-    `reason` says why the run was started, where that was said.
+    `reason` says why the run was started, if known.
     """
 
     model: str
@@ -73,7 +73,7 @@ class Shipped(Frozen):
         return f"carwright serve {self.reference}"
 
     def facts(self) -> list[tuple[str, str]]:
-        """Label and text of what a person wants to know, in order."""
+        """Label and text of each line of the summary, in order."""
         ratio = self.size_after / self.size_before if self.size_before else 0.0
         rows = [
             ("model", f"{self.model}" + (f" at {self.commit[:12]}" if self.commit else "")),
@@ -88,7 +88,7 @@ class Shipped(Frozen):
             *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
             *(("  because", reason) for reason in self.verdict.reasons),
         ]
-        if decided := promoted_in_spite(self.verdict, self.override, self.gate_profile):
+        if decided := promotion_exception(self.verdict, self.override, self.gate_profile):
             rows.append(("promoted", decided))
         if self.report:
             rows.append(("report", self.report))
@@ -105,8 +105,8 @@ class Shipped(Frozen):
         return "\n".join(lines) + "\n"
 
 
-def promoted_in_spite(verdict: Verdict, override: str, profile: GateProfile) -> str:
-    """In words, what promotes a candidate that did not pass; empty where nothing does."""
+def promotion_exception(verdict: Verdict, override: str, profile: GateProfile) -> str:
+    """Why a candidate that did not pass is promoted anyway; empty if it is not."""
     grounds = grounds_for_promotion(verdict.decision, override=override, profile=profile)
     if grounds == "override":
         return f"in spite of the gate: {override}"

@@ -1,9 +1,12 @@
-"""What is watched, what was shipped, and what changed since: for the flow `watch-releases` and the command line.
+"""Watching models for changes since they were shipped: for the flow `watch-releases` and the command line.
 
-- models.py: the lines of models.yaml
-- hub.py and listing.py: what the hub has now, by conditional requests, and which files of it count
-- records.py: what was shipped and what was tried, in the store
-- changes.py: what differs between the two, and what a rebuild would do again
-- look.py: all lines at once
-- view.py: tables for people
+- models.py: the entries of models.yaml
+- hub.py, listing.py: the current state of the hub, by conditional requests, and which files matter
+- records.py: what was shipped and attempted, kept in the store
+- scan.py: the state of every watched model
+- changes.py: the differences, and which steps a rebuild runs again
+- decide.py: whether a change is announced
+- outcome.py: what a run records for the next scan
+- package_index.py: newer versions of the locked tools
+- view.py: tables and JSON for the command line
 """

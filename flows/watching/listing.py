@@ -1,4 +1,4 @@
-"""Which files of a repository can decide what a checkpoint is, and which cannot."""
+"""Tells the files of a repository that affect the checkpoint from those that do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from containers.contract import Frozen
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Words, pictures and weights in other formats. A suffix that is not here counts: rather a rebuild too many.
+# Text, pictures and weights in other formats. An unknown suffix counts as decisive: one rebuild too many does no harm.
 _OTHERS: Final = frozenset(
     {
         ".md",
@@ -33,14 +33,14 @@ _OTHERS: Final = frozenset(
 
 
 class ListingDifference(Frozen):
-    """Paths that were added, removed or changed between two commits: those that decide, and those that do not."""
+    """Paths that were added, removed or changed between two commits: those that affect the checkpoint, and the others."""
 
     decisive: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
 
 
-def decides(path: str) -> bool:
-    """Whether a file can change the checkpoint that is made of a repository; the licence and its kin travel with it."""
+def is_decisive(path: str) -> bool:
+    """Whether a file affects the checkpoint. Licences and notices do: they travel with the weights."""
     parts = PurePosixPath(path)
     if any(part.startswith(".") for part in parts.parts):
         return False
@@ -48,9 +48,9 @@ def decides(path: str) -> bool:
 
 
 def difference(before: Mapping[str, str], after: Mapping[str, str]) -> ListingDifference:
-    """What differs between two listings (`Hub.listing`)."""
+    """The differences between two listings (`HubClient.listing`)."""
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     return ListingDifference(
-        decisive=tuple(path for path in paths if decides(path)),
-        other=tuple(path for path in paths if not decides(path)),
+        decisive=tuple(path for path in paths if is_decisive(path)),
+        other=tuple(path for path in paths if not is_decisive(path)),
     )

@@ -1,4 +1,4 @@
-"""models.yaml: the models that are watched, one entry each, read strictly and with line numbers in every complaint."""
+"""models.yaml: the watched models, one entry each. It is read strictly; every error names the line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _HUB: Final = "hf://"
 
 
 def _target(text: str) -> str:
-    """A place to push to: no tag and no digest, which are the run's to give."""
+    """A repository to push to, without tag or digest: each run sets its own."""
     try:
         parsed = Reference.parse(text)
     except Error as error:
         raise ValueError(str(error)) from error
     if parsed.tag or parsed.digest:
-        raise ValueError("a target has no tag and no digest: the tag is the commit's, or `tag`")
+        raise ValueError("a target has no tag and no digest; the tag comes from the commit, or from the field `tag`")
     return text
 
 
 class Revision(Frozen):
-    """Which commits count: the tip of a `branch`, the newest tag that fits a pattern (`v*`), or one `commit` for ever.
+    """Which commit is watched: the tip of a `branch`, the newest tag that matches a pattern (`v*`), or a fixed `commit`.
 
     Tags are compared as versions where both are (PEP 440), else by their text.
     """
@@ -61,9 +61,9 @@ class WatchedRecipe(Frozen):
 
 
 class WatchedModel(ShipOptions):
-    """One watched model. `deployment` is the one whose trigger starts the rebuild.
+    """One watched model. `deployment` names the deployment whose trigger starts the rebuild.
 
-    `gate` is what a run is given as `gate_profile`; the options of every shipment may be set, too.
+    `gate` is the gate profile of its runs. An entry may also set the options that every shipment has.
     """
 
     name: str = Field(pattern="^[a-z0-9]+([._-][a-z0-9]+)*$")
@@ -81,29 +81,29 @@ class WatchedModel(ShipOptions):
 
 
 class Models(Frozen):
-    """The whole file."""
+    """The contents of models.yaml."""
 
     models: tuple[WatchedModel, ...]
 
     @model_validator(mode="after")
-    def _apart(self) -> Models:
+    def _check_unique(self) -> Models:
         names: set[str] = set()
         products: dict[tuple[str, str, str], str] = {}
-        for line in self.models:
-            if line.name in names:
-                raise ValueError(f"two models are named {line.name!r}")
-            names.add(line.name)
-            for target in line.targets:
-                product = (line.model, line.recipe.scheme, target)
+        for entry in self.models:
+            if entry.name in names:
+                raise ValueError(f"two models are named {entry.name!r}")
+            names.add(entry.name)
+            for target in entry.targets:
+                product = (entry.model, entry.recipe.scheme, target)
                 if product in products:
                     other = products[product]
-                    raise ValueError(f"{line.name!r} and {other!r} ship the same model and recipe to {target}")
-                products[product] = line.name
+                    raise ValueError(f"{entry.name!r} and {other!r} ship the same model and recipe to {target}")
+                products[product] = entry.name
         return self
 
 
 def load(path: Path | None = None) -> tuple[WatchedModel, ...]:
-    """The lines of a file, or of the one that ships. Raises BadInput with file, line and field of what is wrong."""
+    """The entries of a file, by default of the one that ships. Raises BadInput, naming file, line and field."""
     path = path or SHIPPED
     try:
         text = path.read_text(encoding="utf-8")
@@ -118,16 +118,16 @@ def load(path: Path | None = None) -> tuple[WatchedModel, ...]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         raise BadInput(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
-    for name, line in _twice(tree):
-        raise BadInput(f"{path}:{line}: {name!r} is given twice", remedy="keep one of the two")
+    for name, line in _duplicate_keys(tree):
+        raise BadInput(f"{path}:{line}: duplicate key {name!r}", remedy="keep one of the two")
     try:
         return Models.model_validate(values).models
     except ValidationError as error:
         faults = error.errors(include_url=False)
         places = [tuple(fault["loc"]) for fault in faults]
-        # A list of which no entry is right is called too short as well.
+        # pydantic also calls a list too short when none of its entries is valid.
         inner = [fault for fault in faults if not any(_inside(fault["loc"], place) for place in places)]
-        found = [_complaint(path, tree, fault) for fault in inner]
+        found = [_error_line(path, tree, fault) for fault in inner]
         raise BadInput("\n".join(found), remedy="what each field means: docs/reference/models-yaml.md") from None
 
 
@@ -135,21 +135,21 @@ def _inside(outer: tuple[int | str, ...], place: tuple[int | str, ...]) -> bool:
     return len(place) > len(outer) and place[: len(outer)] == outer
 
 
-def _complaint(path: Path, tree: yaml.Node | None, fault: Any) -> str:
-    """`models.yaml:7: models.0.recipe.schme: ...`, and what was probably meant."""
+def _error_line(path: Path, tree: yaml.Node | None, fault: Any) -> str:
+    """`models.yaml:7: models.0.recipe.schme: ...`, with a suggestion for an unknown field."""
     where = tuple(fault["loc"])
-    said = str(fault["msg"]).removeprefix("Value error, ")
+    message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        said = "there is no such field"
-        meant = difflib.get_close_matches(str(where[-1]), _fields_beside(where), n=1)
-        said += f"; did you mean {meant[0]!r}?" if meant else f"; there are {', '.join(_fields_beside(where))}"
+        message = "there is no such field"
+        meant = difflib.get_close_matches(str(where[-1]), _known_fields(where), n=1)
+        message += f"; did you mean {meant[0]!r}?" if meant else f"; known fields: {', '.join(_known_fields(where))}"
     elif fault["type"] in {"string_pattern_mismatch", "literal_error", "int_parsing", "greater_than_equal"}:
-        said += f", not {fault['input']!r}"
-    return f"{path}:{_line(tree, where)}: {'.'.join(map(str, where)) or 'the whole'}: {said}"
+        message += f", not {fault['input']!r}"
+    return f"{path}:{_line(tree, where)}: {'.'.join(map(str, where)) or 'the file'}: {message}"
 
 
-def _fields_beside(where: tuple[str | int, ...]) -> list[str]:
-    """The fields that are known where an unknown one stands."""
+def _known_fields(where: tuple[str | int, ...]) -> list[str]:
+    """The valid fields at the place of an unknown one."""
     kinds: dict[str, type[Frozen]] = {"revision": Revision, "recipe": WatchedRecipe}
     inside: type[Frozen] = (
         Models if len(where) < 3 else WatchedModel if len(where) == 3 else kinds.get(str(where[2]), WatchedModel)
@@ -158,7 +158,7 @@ def _fields_beside(where: tuple[str | int, ...]) -> list[str]:
 
 
 def _line(tree: yaml.Node | None, where: tuple[str | int, ...]) -> int:
-    """The line of a place, or of the nearest thing around it that is there."""
+    """The line of a place, or of the nearest enclosing node that exists."""
     if tree is None:
         return 1
     line = tree.start_mark.line + 1
@@ -177,15 +177,15 @@ def _line(tree: yaml.Node | None, where: tuple[str | int, ...]) -> int:
     return line
 
 
-def _twice(tree: yaml.Node | None) -> Iterator[tuple[str, int]]:
-    """Keys that stand twice in one mapping, which YAML readers pass over in silence, with the second's line."""
+def _duplicate_keys(tree: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    """Keys that occur twice in one mapping, with the line of the second; YAML readers accept them silently."""
     if isinstance(tree, yaml.SequenceNode):
         for value in tree.value:
-            yield from _twice(value)
+            yield from _duplicate_keys(value)
     elif isinstance(tree, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in tree.value:
             if key.value in seen:
                 yield str(key.value), key.start_mark.line + 1
             seen.add(str(key.value))
-            yield from _twice(value)
+            yield from _duplicate_keys(value)

@@ -1,4 +1,4 @@
-"""What a run of quantize-and-ship leaves for the watcher: that it began, what it shipped, or why it failed."""
+"""What a run of quantize-and-ship records for the watcher: that it started, what it shipped, or why it failed."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
     from flows.release.summary import Shipped
     from flows.runtime import Runtime
 
-_MESSAGE = 500  # characters of an error that are kept
-_TWICE = timedelta(minutes=10)  # two answers to one event lie no further apart
+_MESSAGE = 500  # characters of a stored error message
+_SAME_EVENT = timedelta(minutes=10)  # two runs of one event start within this
 
 
 def claim(runtime: Runtime, request: ShipRequest) -> str:
-    """Record that the announced change has a run now. Returns why this run has nothing to do when another has it, else "".
+    """Record that this run builds the announced change. Returns the reason if another run already does, else "".
 
-    Prefect may answer one event twice (its SQLite was locked, and the action is repeated a minute later).
+    Prefect may start two runs for one event: with its SQLite locked, it repeats the action a minute later.
     """
     if not request.change:
         return ""
-    with _never_failing():
+    with _logging_errors():
         store, run = runtime.store, runtime.run
-        known = records.attempt(store, _product(request))
-        if known is not None and known.change == request.change and known.run not in {"", run} and _owned(known):
-            return f"run {known.run} has {known.state} this very change"
+        known = records.read_attempt(store, _product(request))
+        if known is not None and known.change == request.change and known.run not in {"", run} and _taken(known):
+            return f"run {known.run} has already {known.state} this change"
         started = Attempt(change=request.change, state="started", at=datetime.now(UTC), run=run)
-        records.note(store, _product(request), started)
+        records.update_attempt(store, _product(request), started)
     return ""
 
 
-def _owned(known: Attempt) -> bool:
-    """Whether a second run of the change has nothing to do: the first shipped it, or began a moment ago."""
-    return known.state == "shipped" or (known.state == "started" and datetime.now(UTC) - known.at < _TWICE)
+def _taken(known: Attempt) -> bool:
+    """Whether another run has shipped the change, or started on it a moment ago."""
+    return known.state == "shipped" or (known.state == "started" and datetime.now(UTC) - known.at < _SAME_EVENT)
 
 
 def record_shipment(runtime: Runtime, request: ShipRequest, shipped: Shipped) -> None:
-    """What was promoted is what the next scan compares with, whoever started the run."""
-    with _never_failing():
+    """Record what was promoted: the next scan compares with it, however the run was started."""
+    with _logging_errors():
         on_image = request.base not in {"busybox", "none"}
         record = ShipRecord(
             **request.model_dump() | {"model": _repository(request)},
@@ -63,7 +63,7 @@ def record_shipment(runtime: Runtime, request: ShipRequest, shipped: Shipped) ->
             measures=shipped.verdict.measures,
             base_digest=base_digest(shipped.reference, runtime.settings)
             if on_image
-            else changes.made_here(request.base),
+            else changes.built_in_base(request.base),
             tools=changes.tools_now(request.suite),
             shipped=datetime.now(UTC),
             run=runtime.run,
@@ -71,15 +71,15 @@ def record_shipment(runtime: Runtime, request: ShipRequest, shipped: Shipped) ->
         records.write_shipped(runtime.store, record)
         if request.change:
             done = Attempt(change=request.change, state="shipped", at=record.shipped, run=runtime.run)
-            records.note(runtime.store, _product(request), done)
+            records.update_attempt(runtime.store, _product(request), done)
 
 
-def note_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """A hook of the flow: an announced change that failed is known as that, and is not announced again."""
+def record_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Flow hook: record that an announced change failed, so that it is not announced again."""
     if not flow_run.parameters.get("change"):
         return
-    with _never_failing():
-        request = ShipRequest.model_construct(**flow_run.parameters)  # parameters that do not fit fail a run, too
+    with _logging_errors():
+        request = ShipRequest.model_construct(**flow_run.parameters)  # invalid parameters make a run fail, too
         error = state.result(raise_on_failure=False)
         failed = Attempt(
             change=request.change,
@@ -89,7 +89,7 @@ def note_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
             message=(error.message if isinstance(error, Error) else state.message or "")[:_MESSAGE],
             temporary=state.is_crashed() or bool(getattr(error, "temporary", False)),
         )
-        records.note(current().store, _product(request), failed)
+        records.update_attempt(current().store, _product(request), failed)
 
 
 def _product(request: ShipRequest) -> str:
@@ -97,13 +97,13 @@ def _product(request: ShipRequest) -> str:
 
 
 def _repository(request: ShipRequest) -> str:
-    """The model without the revision that may be part of it."""
+    """The model without its revision."""
     return request.model.partition("@")[0]
 
 
 @contextmanager
-def _never_failing() -> Iterator[None]:
-    """A record that cannot be written costs a scan that sees too little, never a run."""
+def _logging_errors() -> Iterator[None]:
+    """Log an error instead of raising it: a missing record must not fail a run."""
     try:
         yield
     except Error as error:

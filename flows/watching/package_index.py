@@ -1,4 +1,4 @@
-"""Newer versions of the locked tools that decide the bytes, as pip's package index knows them: for information alone."""
+"""Newer versions, in pip's package index, of the locked tools that affect outputs. For information only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final
 from packaging.version import InvalidVersion, Version
 
 from containers.contract import Step
-from containers.fingerprints import engine_version, fingerprint_inputs
+from containers.fingerprints import fingerprint_inputs, locked_vllm
 from containers.process import ProcessFailed, TimedOut, inherited, run
 
 _DEADLINE: Final = 60.0  # seconds for one package
 _OURS: Final = frozenset({"bytes_version"})  # no packages
 
 
-def newer() -> dict[str, str]:
-    """Package -> newest version, for those that have one above the locked version; nothing where the index is silent.
+def newer_versions() -> dict[str, str]:
+    """Package -> newest version, where that is above the locked one. A package that the index does not have is left out.
 
-    pip is asked, and so the index that this machine is set up for.
+    pip asks the index that this machine is configured for.
     """
     locked = {name: version for step in Step for name, version in fingerprint_inputs(step).items() if name not in _OURS}
-    engine, _, version = engine_version().partition(" ")
-    locked[engine] = version
+    package, _, version = locked_vllm().partition(" ")
+    locked[package] = version
     with ThreadPoolExecutor(4, thread_name_prefix="index") as pool:
         newest = dict(zip(locked, pool.map(_newest, locked), strict=True))
     return {name: found for name, found in newest.items() if found and Version(found) > Version(locked[name])}

@@ -1,10 +1,10 @@
-"""What was shipped and what was tried, as JSON in the store.
+"""Records of what was shipped and attempted, as JSON in the store.
 
-    watch/shipped/<product>.json    a `ShipRecord`, written when a digest got its tags, by whoever asked for it
-    watch/attempts/<product>.json   an `Attempt`, written by the watcher and by the run that it started
+    watch/shipped/<product>.json    a `ShipRecord`, written by every run that promotes a digest
+    watch/attempts/<product>.json   an `Attempt`, written by the watcher and by the runs it starts
     watch/hub.json                  answers of the hub with their ETags
 
-A product is a model, a scheme and a target: what one line of models.yaml makes for one of its targets.
+A product is a model, a scheme and a target: what one entry of models.yaml ships to one of its targets.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Frozen)
 
 _HUB: Final = "watch/hub.json"
-_KEPT: Final = TypeAdapter(dict[str, CachedAnswer])
+_ANSWERS: Final = TypeAdapter(dict[str, CachedAnswer])
 
 
 class ShipRecord(ShipRequest):
-    """The last promoted digest: the request, and what came of it. `tools` is `tools_now` of that time.
+    """The last promoted digest: the request and its result. `tools` is the value of `tools_now` at that time.
 
-    `revision` is what was requested, `commit` what it was; `base_digest` is "" where it is not known; `run` identifies
-    the flow run. A record of an earlier version lacks parameters that came later, and has their defaults.
+    `revision` is what was requested, `commit` what it resolved to; `base_digest` is "" if unknown; `run` identifies the
+    flow run. In a record of an earlier version, later parameters have their defaults.
     """
 
     commit: str | None
@@ -50,10 +50,10 @@ class ShipRecord(ShipRequest):
 
 
 class Attempt(Frozen):
-    """The last change that was announced for a product. `change` is its fingerprint; `count` how often it was announced.
+    """The last announced change of a product. `change` is its fingerprint; `count` says how often it was announced.
 
-    announced -> started -> shipped or failed. `at` is when it came to `state`; `message` says why it failed, and
-    `temporary` that the same input may succeed later.
+    announced -> started -> shipped or failed. `at` is the time of the last change of `state`; `message` says why it
+    failed, and `temporary` that the same input may succeed later.
     """
 
     change: str
@@ -70,11 +70,11 @@ def product(model: str, scheme: str, to: str) -> str:
     return hashlib.sha256(canonical_json([model, scheme, to])).hexdigest()[:32]
 
 
-def shipped(store: Store, name: str) -> ShipRecord | None:
+def read_shipped(store: Store, name: str) -> ShipRecord | None:
     return _read(store, f"watch/shipped/{name}.json", ShipRecord)
 
 
-def attempt(store: Store, name: str) -> Attempt | None:
+def read_attempt(store: Store, name: str) -> Attempt | None:
     return _read(store, f"watch/attempts/{name}.json", Attempt)
 
 
@@ -82,31 +82,31 @@ def write_shipped(store: Store, record: ShipRecord) -> None:
     _write(store, f"watch/shipped/{product(record.model, record.scheme, record.to)}.json", record)
 
 
-def write_attempt(store: Store, name: str, attempted: Attempt) -> None:
-    _write(store, f"watch/attempts/{name}.json", attempted)
+def write_attempt(store: Store, name: str, attempt: Attempt) -> None:
+    _write(store, f"watch/attempts/{name}.json", attempt)
 
 
-def note(store: Store, name: str, made: Attempt) -> None:
-    """What became of an announced change, told by its run; when another was announced since then, that one stays."""
-    known = attempt(store, name)
+def update_attempt(store: Store, name: str, made: Attempt) -> None:
+    """Record the progress of an announced change, unless another change was announced since."""
+    known = read_attempt(store, name)
     if known is None or known.change == made.change:
         write_attempt(store, name, made.model_copy(update={"count": known.count if known is not None else 1}))
 
 
-def kept(store: Store) -> dict[str, CachedAnswer]:
-    """The hub's earlier answers; none when they cannot be read: then everything is asked anew."""
+def read_hub_answers(store: Store) -> dict[str, CachedAnswer]:
+    """The hub's earlier answers; empty if they cannot be read."""
     try:
-        return _KEPT.validate_json(store.read_key(_HUB))
+        return _ANSWERS.validate_json(store.read_key(_HUB))
     except (KeyError, ValidationError):
         return {}
 
 
-def keep(store: Store, answers: dict[str, CachedAnswer]) -> None:
-    store.write_key(_HUB, _KEPT.dump_json(answers))
+def write_hub_answers(store: Store, answers: dict[str, CachedAnswer]) -> None:
+    store.write_key(_HUB, _ANSWERS.dump_json(answers))
 
 
 def _read(store: Store, key: str, kind: type[T]) -> T | None:
-    """None for what is not there, and for what another version wrote: it is written anew after the next run."""
+    """None if there is no record, or one that this version cannot read: the next run writes it again."""
     try:
         return kind.model_validate_json(store.read_key(key))
     except (KeyError, ValidationError):

@@ -1,4 +1,4 @@
-"""A look at all watched models: what is there now, beside what was shipped. Nothing in here changes anything."""
+"""Scans all watched models: their current state beside what was shipped. It changes nothing but the cached hub answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from containers.oci.reference import Reference
 from containers.oci.repository import image
 from flows.watching import changes, records
 from flows.watching.changes import BuildInputs, Change
-from flows.watching.hub import Down, Gone, HubClient
+from flows.watching.hub import HubClient, HubUnavailable, NotFoundOnHub
 from flows.watching.models import WatchedModel
 from flows.watching.records import Attempt, ShipRecord
 
@@ -32,16 +32,16 @@ _PLATFORM: Final = "linux/amd64"  # what the chain builds for
 
 
 class ModelState(Frozen):
-    """One product of one line. `commit` is the newest that the line's policy wants, "" when it is not known.
+    """The state of one product. `commit` is the newest that the entry's revision selects, "" if unknown.
 
-    `problem` says what could not be looked at ("" when all could be), and then `wanted` is None and `changes` empty:
-    nothing is rebuilt on half of the facts. `temporary`: the next look may see more. `notes` are for people.
+    `problem` says what could not be checked; then `wanted` is None and `changes` is empty, because nothing is rebuilt
+    from incomplete information. `temporary`: the next scan may succeed. `notes` are for people.
     """
 
-    line: WatchedModel
+    entry: WatchedModel
     to: str
     record: ShipRecord | None = None
-    attempted: Attempt | None = None
+    attempt: Attempt | None = None
     commit: str = ""
     wanted: BuildInputs | None = None
     changes: tuple[Change, ...] = ()
@@ -51,43 +51,41 @@ class ModelState(Frozen):
 
     @property
     def product(self) -> str:
-        return records.product(self.line.model, self.line.recipe.scheme, self.to)
+        return records.product(self.entry.model, self.entry.recipe.scheme, self.to)
 
     @property
     def reason(self) -> str:
-        """Why a run is to start, in one line."""
-        return f"{self.line.name}: " + "; ".join(map(str, self.changes))
+        """Why a run would start, in one line."""
+        return f"{self.entry.name}: " + "; ".join(map(str, self.changes))
 
     @property
-    def tried(self) -> bool:
-        """The very same change was announced before."""
-        return (
-            self.attempted is not None and self.wanted is not None and self.attempted.change == self.wanted.fingerprint
-        )
+    def announced_before(self) -> bool:
+        """Whether the same change was announced before."""
+        return self.attempt is not None and self.wanted is not None and self.attempt.change == self.wanted.fingerprint
 
     @property
     def reruns(self) -> tuple[str, ...]:
-        """The steps that no cache answers for, in the order of the chain."""
+        """The steps whose cached results are useless, in the order of the chain."""
         found = {step for change in self.changes for step in change.reruns}
         return tuple(step for step in changes.CHAIN if step in found)
 
 
-def scan(lines: Sequence[WatchedModel], settings: Settings, store: Store) -> list[ModelState]:
-    """Every product of every line, in the order of the file. Raises what the store raises, and nothing for one line."""
-    kept = records.kept(store)
-    hub = HubClient(settings, kept)
+def scan(entries: Sequence[WatchedModel], settings: Settings, store: Store) -> list[ModelState]:
+    """The state of every product, in the order of the file. An error of one entry is in its state; the store's are raised."""
+    cached = records.read_hub_answers(store)
+    hub = HubClient(settings, cached)
     with ThreadPoolExecutor(settings.watch.parallel, thread_name_prefix="watch") as pool:
-        names = sorted({line.base for line in lines})
+        names = sorted({entry.base for entry in entries})
         bases = dict(zip(names, pool.map(lambda name: _base(name, settings), names), strict=True))
-        eye = _Eye(settings, store, hub, bases, cache(changes.tools_now))
-        found = [seen for several in pool.map(eye.line, lines) for seen in several]
-    if hub.used != kept:
-        records.keep(store, hub.used)
+        scanner = _Scanner(settings, store, hub, bases, cache(changes.tools_now))
+        found = [seen for several in pool.map(scanner.scan_entry, entries) for seen in several]
+    if hub.used != cached:
+        records.write_hub_answers(store, hub.used)
     return found
 
 
-def newest(tags: Iterable[str], pattern: str) -> str | None:
-    """The newest tag that fits: the greatest version (PEP 440; v1.2 is 1.2), or the last text where none is a version."""
+def newest_tag(tags: Iterable[str], pattern: str) -> str | None:
+    """The newest matching tag: the greatest version (PEP 440; v1.2 is 1.2), or the last by text if none is a version."""
 
     def rank(tag: str) -> tuple[bool, Version, str]:
         try:
@@ -100,7 +98,7 @@ def newest(tags: Iterable[str], pattern: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Base:
-    """A base as it is now: `pinned` is what a run is given. `error` when it could not be found out."""
+    """The current state of a base: `pinned` is the value for a run, `error` why it could not be read."""
 
     pinned: str
     digest: str = ""
@@ -108,9 +106,9 @@ class _Base:
 
 
 def _base(base: str, settings: Settings) -> _Base:
-    """The digest of the platform's image, which is what a modelcar's annotation names too."""
+    """The digest of the platform's image, as a modelcar's annotation names it."""
     if base in {"busybox", "none"}:
-        return _Base(base, changes.made_here(base))
+        return _Base(base, changes.built_in_base(base))
     try:
         reference = Reference.parse(base)
         with open_repository(reference, settings) as repository:
@@ -121,23 +119,25 @@ def _base(base: str, settings: Settings) -> _Base:
 
 
 @dataclass(frozen=True)
-class _Eye:
+class _Scanner:
+    """What the scan of every entry needs."""
+
     settings: Settings
     store: Store
     hub: HubClient
     bases: Mapping[str, _Base]
     tools: Callable[[str], dict[str, dict[str, str]]]
 
-    def line(self, line: WatchedModel) -> list[ModelState]:
-        """One answer for each target; whatever cannot be looked at is said in it."""
+    def scan_entry(self, entry: WatchedModel) -> list[ModelState]:
+        """One state for each target; `problem` says what could not be checked."""
         found = []
-        for to in line.targets:
-            product = records.product(line.model, line.recipe.scheme, to)
+        for to in entry.targets:
+            product = records.product(entry.model, entry.recipe.scheme, to)
             known = ModelState(
-                line=line,
+                entry=entry,
                 to=to,
-                record=records.shipped(self.store, product),
-                attempted=records.attempt(self.store, product),
+                record=records.read_shipped(self.store, product),
+                attempt=records.read_attempt(self.store, product),
             )
             try:
                 found.append(self._target(known))
@@ -148,72 +148,72 @@ class _Eye:
                         update={
                             "problem": problem,
                             "temporary": error.temporary,
-                            "commit": self._last_known(line) if isinstance(error, Down) else "",
+                            "commit": self._last_known(entry) if isinstance(error, HubUnavailable) else "",
                         }
                     )
                 )
         return found
 
     def _target(self, known: ModelState) -> ModelState:
-        line, record = known.line, known.record
-        commit, notes = self._commit(line)
-        base = self.bases[line.base]
+        entry, record = known.entry, known.record
+        commit, notes = self._commit(entry)
+        base = self.bases[entry.base]
         if base.error is not None:
             raise base.error
         repair, registry_notes = self._repair(record, known.to)
         wanted = BuildInputs(
-            model=line.model,
+            model=entry.model,
             commit=commit,
             to=known.to,
-            scheme=line.recipe.scheme,
-            suite=line.suite,
+            scheme=entry.recipe.scheme,
+            suite=entry.suite,
             base=base.pinned,
             base_digest=base.digest,
-            tools=self.tools(line.suite),
-            gate=line.gate,
-            override=line.override_gate,
+            tools=self.tools(entry.suite),
+            gate=entry.gate,
+            override=entry.override_gate,
             repair=repair,
         )
         found = changes.changes(record, wanted)
-        found, hub_notes = self._of_the_hub(line, record, found)
+        found, hub_notes = self._check_revision(entry, record, found)
         if repair and record is not None:
             found += (Change(kind="image", what=f"tag {record.tags[0]}", before=str(record.digest), after=""),)
         if found:
-            self.hub.readable(line.repository, commit)
+            self.hub.check_access(entry.repository, commit)
         notes += registry_notes + hub_notes
         return known.model_copy(update={"commit": commit, "wanted": wanted, "changes": found, "notes": notes})
 
-    def _commit(self, line: WatchedModel) -> tuple[str, tuple[str, ...]]:
-        """Where the policy points now."""
-        policy = line.revision
-        name = policy.branch or policy.commit
-        if policy.tag is not None:
-            tags = self.hub.tags(line.repository)
-            name = newest(tags, policy.tag)
+    def _commit(self, entry: WatchedModel) -> tuple[str, tuple[str, ...]]:
+        """The commit that the entry's revision selects now, with notes."""
+        selection = entry.revision
+        name = selection.branch or selection.commit
+        if selection.tag is not None:
+            tags = self.hub.tags(entry.repository)
+            name = newest_tag(tags, selection.tag)
             if name is None:
                 raise BadInput(
-                    f"{line.repository} has no tag like {policy.tag!r}",
-                    remedy=f"it has {', '.join(sorted(tags)[:5]) or 'none'}",
+                    f"{entry.repository} has no tag that matches {selection.tag!r}",
+                    remedy=f"its tags: {', '.join(sorted(tags)[:5]) or 'none'}",
                 )
         assert name is not None
-        head = self.hub.head(line.repository, name)
-        notes = [f"tag {name}"] if policy.tag is not None else []
+        head = self.hub.head(entry.repository, name)
+        notes = [f"tag {name}"] if selection.tag is not None else []
         return head.commit, (*notes, *(["gated"] if head.gated else []))
 
-    def _last_known(self, line: WatchedModel) -> str:
-        return self.hub.last_known(line.repository, line.revision.branch or line.revision.commit or "") or ""
+    def _last_known(self, entry: WatchedModel) -> str:
+        return self.hub.last_known(entry.repository, entry.revision.branch or entry.revision.commit or "") or ""
 
-    def _of_the_hub(
-        self, line: WatchedModel, record: ShipRecord | None, found: tuple[Change, ...]
+    def _check_revision(
+        self, entry: WatchedModel, record: ShipRecord | None, found: tuple[Change, ...]
     ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
-        """Without the change of revision when nothing that counts differs; with a word when the history was rewritten."""
+        """Drop the change of revision if no decisive file differs; add a note if the history was rewritten."""
         revision = next((change for change in found if change.kind == "revision"), None)
         if revision is None or record is None or record.commit is None:
             return found, ()
         rest = tuple(change for change in found if change is not revision)
         try:
-            compared = self.hub.compare(line.repository, record.commit, revision.after)
-        except Gone:
+            compared = self.hub.compare(entry.repository, record.commit, revision.after)
+        except NotFoundOnHub:
             why = "the shipped commit is gone from the hub: the history was rewritten"
             return (revision.model_copy(update={"note": why}), *rest), ()
         if not compared.decisive:
@@ -221,14 +221,12 @@ class _Eye:
                 f" and {len(compared.other) - 3} more" if compared.other[3:] else ""
             )
             return rest, (f"only {paths or 'the commit'} changed since {record.commit[:12]}: not rebuilt",)
-        said = [f"{len(compared.decisive)} files" if compared.decisive[1:] else compared.decisive[0]]
-        said += (
-            ["the history was rewritten: it does not lead there from what was shipped"] if compared.rewritten else []
-        )
-        return (revision.model_copy(update={"note": "; ".join(said)}), *rest), ()
+        notes = [f"{len(compared.decisive)} files" if compared.decisive[1:] else compared.decisive[0]]
+        notes += ["the history was rewritten: the shipped commit is not part of it"] if compared.rewritten else []
+        return (revision.model_copy(update={"note": "; ".join(notes)}), *rest), ()
 
     def _repair(self, record: ShipRecord | None, to: str) -> tuple[str, tuple[str, ...]]:
-        """What is missing at the target of what was shipped there; a tag that somebody moved is told and left alone."""
+        """What is missing at the target; a tag that was moved to another image is noted and left alone."""
         if record is None or not record.tags:
             return "", ()
         tag = record.tags[0]
@@ -237,7 +235,7 @@ class _Eye:
         if stored is None:
             return f"{tag} of {record.shipped.isoformat()}", ()
         if stored.digest != record.digest:
-            return "", (f"{to}:{tag} was moved to {stored.digest.short} by somebody else",)
+            return "", (f"{to}:{tag} was moved to {stored.digest.short}, not by Carwright",)
         return "", ()
 
 

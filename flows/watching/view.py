@@ -1,4 +1,4 @@
-"""What was seen, for people: rows for a table, and for machines."""
+"""The result of a scan, as rows of a table and as JSON."""
 
 from __future__ import annotations
 
@@ -12,99 +12,104 @@ if TYPE_CHECKING:
     from flows.watching.records import ShipRecord
     from flows.watching.scan import ModelState
 
-_SCORES: Final = 2  # measures in a table; the rest is in the JSON
-_TELLING: Final = ("recovery", "kl_mean", "top1", "perplexity_ratio")  # how such measures begin, the most telling first
+_SCORES: Final = 2  # measures shown in a table; the JSON has all
+_IMPORTANT: Final = (
+    "recovery",
+    "kl_mean",
+    "top1",
+    "perplexity_ratio",
+)  # prefixes of measures, the most important first
 
 
 def status_rows(seen: Sequence[ModelState]) -> list[dict[str, str]]:
-    """One row a product: what is shipped, how good and how old it is, and what is newer."""
+    """One row per product: what is shipped, its scores and age, and what is newer."""
     return [_status(one) for one in seen]
 
 
 def plan_rows(seen: Sequence[ModelState]) -> list[dict[str, str]]:
-    """One row a product: what would be done about it, why, and which steps would work."""
+    """One row per product: what would be done, why, and which steps would run."""
     return [
-        {"model": one.line.name, "target": one.to, "plan": plan(one), "why": why(one), "reruns": ", ".join(one.reruns)}
+        {"model": one.entry.name, "target": one.to, "plan": plan(one), "why": why(one), "reruns": ", ".join(one.reruns)}
         for one in seen
     ]
 
 
-def plan(seen: ModelState) -> str:
-    """In a word or two."""
-    if seen.problem:
+def plan(state: ModelState) -> str:
+    """The planned action, in one or two words."""
+    if state.problem:
         return "not known"
-    if not seen.changes:
+    if not state.changes:
         return "nothing"
-    if seen.tried and seen.attempted is not None and seen.attempted.state == "failed":
+    if state.announced_before and state.attempt is not None and state.attempt.state == "failed":
         return "failed before"
-    if seen.tried and seen.attempted is not None:
-        return f"rebuild {seen.attempted.state}"
-    return "ship" if seen.record is None else "rebuild"
+    if state.announced_before and state.attempt is not None:
+        return f"rebuild {state.attempt.state}"
+    return "ship" if state.record is None else "rebuild"
 
 
-def why(seen: ModelState) -> str:
-    if seen.problem:
-        return seen.problem
-    said = [str(change) for change in seen.changes]
-    if seen.changes and seen.tried and seen.attempted is not None and seen.attempted.message:
-        said.append(f"the last try failed: {seen.attempted.message}")
-    return "; ".join([*said, *seen.notes])
+def why(state: ModelState) -> str:
+    if state.problem:
+        return state.problem
+    reasons = [str(change) for change in state.changes]
+    if state.changes and state.announced_before and state.attempt is not None and state.attempt.message:
+        reasons.append(f"the last attempt failed: {state.attempt.message}")
+    return "; ".join([*reasons, *state.notes])
 
 
-def as_json(seen: ModelState) -> dict[str, Any]:
-    """Everything that is known, for `--json`."""
+def as_json(state: ModelState) -> dict[str, Any]:
+    """All facts, for `--json`."""
     return {
-        "name": seen.line.name,
-        "model": seen.line.model,
-        "revision": str(seen.line.revision),
-        "target": seen.to,
-        "scheme": seen.line.recipe.scheme,
-        "shipped": seen.record.model_dump(mode="json") if seen.record is not None else None,
-        "latest": seen.commit or None,
-        "plan": plan(seen),
+        "name": state.entry.name,
+        "model": state.entry.model,
+        "revision": str(state.entry.revision),
+        "target": state.to,
+        "scheme": state.entry.recipe.scheme,
+        "shipped": state.record.model_dump(mode="json") if state.record is not None else None,
+        "latest": state.commit or None,
+        "plan": plan(state),
         "changes": [
             {**change.model_dump(mode="json"), "reruns": list(change.reruns), "text": str(change)}
-            for change in seen.changes
+            for change in state.changes
         ],
-        "reruns": list(seen.reruns),
-        "notes": list(seen.notes),
-        "problem": seen.problem or None,
-        "attempt": seen.attempted.model_dump(mode="json") if seen.attempted is not None else None,
-        "parameters": seen.wanted.request(seen.line, seen.reason).dump()
-        if seen.wanted is not None and seen.changes
+        "reruns": list(state.reruns),
+        "notes": list(state.notes),
+        "problem": state.problem or None,
+        "attempt": state.attempt.model_dump(mode="json") if state.attempt is not None else None,
+        "parameters": state.wanted.request(state.entry, state.reason).dump()
+        if state.wanted is not None and state.changes
         else None,
     }
 
 
-def _status(seen: ModelState) -> dict[str, str]:
-    record = seen.record
+def _status(state: ModelState) -> dict[str, str]:
+    record = state.record
     if record is None:
-        told = {"shipped": "nothing yet", "base revision": "", "scores": "", "age": ""}
+        shipped = {"shipped": "nothing yet", "base revision": "", "scores": "", "age": ""}
     else:
-        told = {
+        shipped = {
             "shipped": f"{record.digest.short} ({', '.join(record.tags)})",
             "base revision": (record.commit or "")[:12],
             "scores": _scores(record),
             "age": age(datetime.now(UTC) - record.shipped),
         }
-    tried = [plan(seen)] if seen.changes and seen.tried else []
-    known = [f"last known {seen.commit[:12]}"] if seen.problem and seen.commit else []
+    tried = [plan(state)] if state.changes and state.announced_before else []
+    known = [f"last known {state.commit[:12]}"] if state.problem and state.commit else []
     return {
-        "model": seen.line.name,
-        **told,
-        "recipe": seen.line.recipe.scheme,
-        "newer": "; ".join(filter(None, [why(seen), *tried, *known])) or "nothing",
+        "model": state.entry.name,
+        **shipped,
+        "recipe": state.entry.recipe.scheme,
+        "newer": "; ".join(filter(None, [why(state), *tried, *known])) or "nothing",
     }
 
 
 def _scores(record: ShipRecord) -> str:
-    telling = [name for start in _TELLING for name in record.measures if name.startswith(start)]
-    measures = [f"{name} {record.measures[name]:.3g}" for name in telling[:_SCORES]]
+    important = [name for start in _IMPORTANT for name in record.measures if name.startswith(start)]
+    measures = [f"{name} {record.measures[name]:.3g}" for name in important[:_SCORES]]
     return f"{record.decision} by {record.suite}" + (f": {', '.join(measures)}" if measures else "")
 
 
 def age(passed: timedelta) -> str:
-    """The two coarsest units that say something: 3 d 4 h, 5 min."""
+    """In the two largest units: 3 d 4 h, 5 min."""
     minutes = int(passed.total_seconds() // 60)
     days, hours = divmod(minutes // 60, 24)
     if days:

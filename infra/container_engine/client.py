@@ -1,4 +1,4 @@
-"""A connection to the engine: its images, and the containers that it makes."""
+"""A connection to the container engine: its images and its containers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from containers.events import Event
 from containers.labels import LABEL
 from containers.process import inherited
 from infra.container_engine.container import USER, Container, now, remove
-from infra.container_engine.failures import refused, speaking
+from infra.container_engine.failures import refusal, translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = 60  # seconds for one answer of the engine; streams wait for as long as it takes
 _DOCS: Final = (
-    "docs/how-to/run-steps-in-containers.md says how to set an engine up; "
-    "the embedded profile needs none (CARWRIGHT_LAUNCHER=process)"
+    "docs/how-to/run-steps-in-containers.md describes the setup of a container engine; "
+    "CARWRIGHT_LAUNCHER=process works without one"
 )
 
 
@@ -82,7 +82,7 @@ class ContainerEngine:
         return now(self.api)
 
     def has_image(self, name: str) -> bool:
-        with speaking(f"look for the image {name}"):
+        with translated_errors(f"look for the image {name}"):
             try:
                 self.api.inspect_image(name)
             except NotFound:
@@ -96,10 +96,10 @@ class ContainerEngine:
         tag: str | None = digest
         if not separator:
             repository, _, tag = name.rpartition(":") if ":" in name.rpartition("/")[2] else (name, "", "latest")
-        with speaking(f"pull {name}"):
+        with translated_errors(f"pull {name}"):
             for told in self.api.pull(repository, tag=tag, stream=True, decode=True, auth_config=login):
                 if "error" in told:
-                    raise refused(str(told["error"]), f"pull {name}")
+                    raise refusal(str(told["error"]), f"pull {name}")
                 detail = told.get("progressDetail") or {}
                 if detail.get("total"):
                     parts[told.get("id", "")] = (detail.get("current", 0), detail["total"])
@@ -126,7 +126,7 @@ class ContainerEngine:
             "volumes_from": list(spec.volumes_from) or None,
             **_devices(spec),
         }
-        with speaking(f"make a container of {spec.image}"):
+        with translated_errors(f"make a container of {spec.image}"):
             try:
                 host_config = self.api.create_host_config(**host)
                 if spec.image_mount:
@@ -156,7 +156,7 @@ class ContainerEngine:
     def containers(self, **labels: str) -> list[Container]:
         """Those of this project that carry the labels, stopped ones included; the newest first."""
         wanted = {"project": self.project, **labels}
-        with speaking("list containers"):
+        with translated_errors("list containers"):
             found = self.api.containers(all=True, filters={"label": [f"{LABEL}{key}={wanted[key]}" for key in wanted]})
         return [
             Container(
@@ -171,7 +171,7 @@ class ContainerEngine:
 
     def end(self, name: str, grace: int = 10) -> None:
         """SIGTERM, `grace` seconds, SIGKILL; then remove it with its volumes. Nothing happens where there is none."""
-        with speaking(f"stop {name}"), contextlib.suppress(NotFound):
+        with translated_errors(f"stop {name}"), contextlib.suppress(NotFound):
             self.api.stop(name, timeout=grace)
         self.remove(name)
 
@@ -188,7 +188,7 @@ class _Client(docker.APIClient):  # type: ignore[misc] # the SDK has no types
 
 @contextmanager
 def connect(settings: DockerSettings) -> Iterator[ContainerEngine]:
-    """Raises BadInput when there is no engine or it may not be used, Temporary when it does not answer."""
+    """Connect to the container engine; raises BadInput if there is none or access is denied, Temporary if it does not answer."""
     environment = inherited("DOCKER_") | ({"DOCKER_HOST": settings.host} if settings.host else {})
     where = environment.get("DOCKER_HOST") or "the local socket"
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from docker.errors import APIError, NotFound
 
 from containers.errors import Temporary
-from infra.container_engine.failures import speaking
+from infra.container_engine.failures import translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,12 +46,12 @@ class Container:
 
         A folder that exists gets the time and keeps its contents.
         """
-        with speaking(f"write into {self.name}"):
+        with translated_errors(f"write into {self.name}"):
             self.api.put_archive(self.id, folder, _tar(entries, time.time() if mtime is None else mtime))
 
     def read(self, path: str) -> bytes | None:
         """The content of a file; None when there is none."""
-        with speaking(f"read from {self.name}"):
+        with translated_errors(f"read from {self.name}"):
             try:
                 chunks, _ = self.api.get_archive(self.id, path)
                 content = io.BytesIO(b"".join(chunks))
@@ -63,7 +63,7 @@ class Container:
 
     def modified(self, path: str) -> float | None:
         """When a file or folder was changed, by its own time; None when there is none."""
-        with speaking(f"look into {self.name}"):
+        with translated_errors(f"look into {self.name}"):
             try:
                 chunks, about = self.api.get_archive(self.id, path)
                 b"".join(chunks)
@@ -78,21 +78,21 @@ class Container:
 
     def lines(self) -> Iterator[str]:
         """Attach, now, before the start; the iterator then yields each line of both outputs until the container ends."""
-        with speaking(f"attach to {self.name}"):
+        with translated_errors(f"attach to {self.name}"):
             stream = self.api.attach(self.id, stdout=True, stderr=True, stream=True, demux=True)
         return _lines(stream)
 
     def start(self) -> None:
-        with speaking(f"start {self.name}"):
+        with translated_errors(f"start {self.name}"):
             self.api.start(self.id)
 
     def state(self) -> State:
         """Raises Temporary when the container was removed."""
-        with speaking(f"look at {self.name}"):
+        with translated_errors(f"look at {self.name}"):
             try:
                 told = self.api.inspect_container(self.id)["State"]
             except NotFound as error:
-                raise Temporary(f"the container {self.name} was removed while it was needed") from error
+                raise Temporary(f"the container {self.name} was removed while in use") from error
         return State(told["Status"], bool(told["Running"]), int(told["ExitCode"]), bool(told["OOMKilled"]))
 
     def wait(self) -> State:
@@ -103,19 +103,19 @@ class Container:
 
     def published(self, port: int) -> int | None:
         """The port of the engine's machine that leads to one of the container."""
-        with speaking(f"look at {self.name}"):
+        with translated_errors(f"look at {self.name}"):
             bound = self.api.inspect_container(self.id)["NetworkSettings"]["Ports"].get(f"{port}/tcp")
         return int(bound[0]["HostPort"]) if bound else None
 
 
 def now(api: Any) -> float:
     """The engine's clock, in seconds since the epoch."""
-    with speaking("tell the time"):
+    with translated_errors("tell the time"):
         return datetime.fromisoformat(api.info()["SystemTime"]).timestamp()
 
 
 def remove(api: Any, name: str) -> None:
-    with speaking(f"remove {name}"), contextlib.suppress(NotFound):
+    with translated_errors(f"remove {name}"), contextlib.suppress(NotFound):
         try:
             api.remove_container(name, v=True, force=True)
         except APIError as error:

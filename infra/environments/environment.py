@@ -192,15 +192,17 @@ def _expose(cache: Path) -> Path:
 def _exclusive(path: Path, name: str, on_event: Callable[[Event], None]) -> Iterator[None]:
     """Hold a file lock (flock(2)); it is given up when this process ends, in whatever way."""
     with path.open("a") as file:
-        said = False
+        waiting = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not said:
-                    on_event(Event(event="log", message=f"another run makes the environment of {name}; waiting for it"))
-                said = True
+                if not waiting:
+                    on_event(
+                        Event(event="log", message=f"another run is making the environment of {name}; waiting for it")
+                    )
+                waiting = True
                 time.sleep(_POLL)
         yield
 
@@ -212,4 +214,6 @@ def _disk(error: OSError, cache: Path) -> Error:
 
 
 def _no_space(folder: Path) -> DiskFull:
-    return DiskFull(f"no space left under {folder}", remedy="free some, or set CARWRIGHT_CACHE to a larger disk")
+    return DiskFull(
+        f"no space left under {folder}", remedy="free some space, or set CARWRIGHT_CACHE to a folder on a larger disk"
+    )

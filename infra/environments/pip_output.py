@@ -77,13 +77,15 @@ def failure(name: str, code: int, lines: Iterable[str]) -> Error:
     text = "\n".join(lines)
     what = f"the environment of {name} cannot be made"
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        return DiskFull(f"{what}: no space left", remedy="free some, or set CARWRIGHT_CACHE to a larger disk")
+        return DiskFull(
+            f"{what}: no space left", remedy="free some space, or set CARWRIGHT_CACHE to a folder on a larger disk"
+        )
     if "DO NOT MATCH THE HASHES" in text:
         found = _WRONG_HASH.search(text.partition("DO NOT MATCH THE HASHES")[2])
         package = found["package"] if found else "a package"
         return BadInput(
-            f"{what}: {package} from the index is not the file that was locked",
-            remedy="do not install it; find out which index served it, or lock again if the change is meant",
+            f"{what}: {package} from the index is not the locked file",
+            remedy="find out which index served it; lock again only if the change is intended",
         )
     if _UNREACHABLE.search(text):
         hosts = ", ".join(dict.fromkeys(map(":".join, _HOST.findall(text))))

@@ -20,14 +20,14 @@ from infra.hub.server import HOST
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.hub", description="A local Hugging Face hub.")
-    parser.add_argument("--root", type=Path, required=True, help="folder with the repositories; made when missing")
+    parser.add_argument("--root", type=Path, required=True, help="folder with the repositories; created if missing")
     parser.add_argument("--port", type=int, default=0, help="port of the API; 0 takes a free one")
     parser.add_argument("--cdn-port", type=int, default=0, help="port that LFS files come from; 0 takes a free one")
     parser.add_argument("--host", default=HOST, help="address to listen on; another one than loopback needs --name")
     parser.add_argument("--name", default=HOST, help="host name or address that clients know it by")
     parser.add_argument("--publish", action="append", default=[], metavar="ORG/NAME=FOLDER", help="publish on main")
-    parser.add_argument("--date", type=datetime.fromisoformat, help="date of what is published; default: now")
-    parser.add_argument("--no-serve", action="store_true", help="publish and end")
+    parser.add_argument("--date", type=datetime.fromisoformat, help="date of the published commit; default: now")
+    parser.add_argument("--no-serve", action="store_true", help="publish, then exit")
     arguments = parser.parse_args()
 
     stop = threading.Event()
@@ -35,10 +35,10 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
 
     repositories = Repositories(arguments.root)
-    for wish in arguments.publish:
-        repo_id, _, folder = wish.partition("=")
+    for argument in arguments.publish:
+        repo_id, _, folder = argument.partition("=")
         if repo_id.count("/") != 1 or not Path(folder).is_dir():
-            parser.error(f"--publish wants ORG/NAME=FOLDER, with a folder that is there: {wish!r}")
+            parser.error(f"--publish needs ORG/NAME=FOLDER with an existing folder: {argument!r}")
         repositories.publish(repo_id, Path(folder), date=arguments.date, link=arguments.no_serve)
     if arguments.no_serve:
         return

@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         self._fault: Fault | None = self._hub.faults.take(self.command, self.path)
         try:
             if self._fault is not None and self._fault.status is not None:
-                self._refuse(_wished(self._fault.status, self._fault.retry_after))
+                self._refuse(_injected_refusal(self._fault.status, self._fault.retry_after))
             elif cast("HubPort", self.server).origin == "cdn":
                 self._cdn()
             else:
@@ -313,7 +313,7 @@ class Handler(BaseHTTPRequestHandler):
             raise ConnectionAbortedError("cut, as the test wished")
 
 
-def _wished(status: int, retry_after: int | None) -> _Refused:
+def _injected_refusal(status: int, retry_after: int | None) -> _Refused:
     extra = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return _Refused(status, "as the test wished", **extra)
 

@@ -1,4 +1,5 @@
-"""The container images: locked inputs, builds without a network, and the proof that two builds are one.
+"""The container images: locked inputs, builds without a network, and a check that two builds are identical.
 
-`targets` says what each image holds, `context` lays its inputs out, `builder` has buildah build them, `verify` does so twice.
+`targets` defines the images, `context` writes the build context, `image_builder` builds with buildah, `verify` builds twice
+and compares, `local_engine` loads images into the container engine.
 """

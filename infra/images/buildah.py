@@ -3,7 +3,7 @@
 As root the build runs in a network namespace that has nothing in it (unshare(1)) with buildah's chroot isolation, which
 needs no container runtime; otherwise buildah is rootless and gives its containers no network. Either way a program in the
 image checks that there is none (inside/offline.py). Dates are all 0: `--timestamp 0`. The format is OCI's: in Docker's, buildah
-1.28 writes the random names of its containers into the image. OCI's has no room for HEALTHCHECK; `engine.load` adds it.
+1.28 writes the random names of its containers into the image. OCI's has no room for HEALTHCHECK; `local_engine.load` adds it.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ class Buildah:
         if code != 0:
             text = "\n".join(lines)
             if "no space left" in text.lower():
-                raise DiskFull(f"no space left under {self.folder}", remedy="free some, or set CARWRIGHT_CACHE")
+                raise DiskFull(f"no space left under {self.folder}", remedy="free some space, or set CARWRIGHT_CACHE")
             raise Error(f"the image {title} cannot be built:\n" + "\n".join(lines[-15:]))
         # What no image stands on any more: layers of older inputs, and stages that were only copied from.
         run(self.argv("rmi", "--prune"), env=_environment(), check=False)
-        return self.look(name)
+        return self.inspect(name)
 
     def pull(self, reference: str) -> None:
         """Bring an image that another one is made from, unless it is here; raises Temporary when it cannot be had."""
@@ -130,7 +130,7 @@ class Buildah:
                 remedy="check the reference, the login and the network",
             ) from error
 
-    def look(self, name: str) -> Built:
+    def inspect(self, name: str) -> Built:
         """What the storage has under this name; raises BadInput when it has nothing."""
         try:
             found = json.loads(run(self.argv("inspect", "--type", "image", name), env=_environment()).stdout)
@@ -149,7 +149,7 @@ class Buildah:
 
     def find(self, name: str) -> Built | None:
         try:
-            return self.look(name)
+            return self.inspect(name)
         except BadInput:
             return None
 

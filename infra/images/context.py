@@ -110,10 +110,10 @@ def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = RO
         raise BadInput(f"there is no Containerfile in {root}", remedy="images are built from a checkout of Carwright")
     for reference in (base, vllm):
         if reference and not _BY_DIGEST.fullmatch(reference):
-            raise BadInput(f"{reference} is not given by digest", remedy="write REFERENCE@sha256:...")
+            raise BadInput(f"{reference} has no digest", remedy="write REFERENCE@sha256:...")
     if target.upstream and not vllm:
         raise BadInput(
-            f"the image {target.name} is made from upstream's image of vLLM, and none is given",
+            f"the image {target.name} is built from upstream's vLLM image, and none is given",
             remedy="--vllm REFERENCE@sha256:... (docker.io/vllm/vllm-openai for NVIDIA, docker.io/rocm/vllm for ROCm)",
         )
 

@@ -44,7 +44,7 @@ class Deb:
         return f"{self.name}={self.version} --hash=sha256:{self.sha256}\n"
 
 
-def wanted(source: Path = SOURCE) -> tuple[str, dict[str, list[str]]]:
+def requested(source: Path = SOURCE) -> tuple[str, dict[str, list[str]]]:
     """The release and the names by section that base.in asks for."""
     release, sections, names = "", {}, []  # type: str, dict[str, list[str]], list[str]
     for raw in source.read_text().splitlines():
@@ -80,7 +80,7 @@ def section(name: str, *, source: Path = SOURCE, lock: Path = LOCK) -> list[Deb]
 
     Raises BadInput when base.lock does not pin what base.in asks for.
     """
-    names = wanted(source)[1].get(name, [])
+    names = requested(source)[1].get(name, [])
     pins = pinned(lock) if names else {}
     if absent := sorted(set(names) - pins.keys()):
         raise BadInput(
@@ -90,7 +90,7 @@ def section(name: str, *, source: Path = SOURCE, lock: Path = LOCK) -> list[Deb]
     return sorted(pins[one] for one in names)
 
 
-def lock_again(
+def update_lock(
     on_event: Callable[[Event], None], *, source: Path = SOURCE, lock: Path = LOCK
 ) -> dict[str, tuple[str, str]]:
     """Pin the versions that the archive offers now; name -> (version before, version after) of what changed.
@@ -99,13 +99,13 @@ def lock_again(
     """
     if not _KEYRING.is_file():
         raise BadInput(
-            f"{_KEYRING} is not here, and versions are locked from a signed archive only",
+            f"{_KEYRING} is missing, and versions are locked only from a signed archive",
             remedy="install the package debian-archive-keyring",
         )
     before = pinned(lock) if lock.exists() else {}
-    release, sections = wanted(source)
+    release, sections = requested(source)
     names = sorted({name for listed in sections.values() for name in listed})
-    on_event(Event(event="log", message=f"asking Debian's archive for {len(names)} packages of {release}"))
+    on_event(Event(event="log", message=f"querying Debian's archive for {len(names)} packages of {release}"))
     with _apt(release) as (apt, _):
         shown = run([*apt("apt-cache"), "show", "--no-all-versions", *names], check=False, timeout=_TIMEOUT).stdout
     stanzas = [dict(re.findall(r"(?m)^(Package|Version|SHA256): (\S+)$", one)) for one in shown.split("\n\n")]
@@ -131,9 +131,7 @@ def missing(debs: Sequence[Deb], folder: Path) -> list[Deb]:
         if not path.is_file():
             absent.append(deb)
         elif _sha256(path) != deb.sha256:
-            raise BadInput(
-                f"{path} is not the package that was locked", remedy="remove it: carwright images fetch gets it"
-            )
+            raise BadInput(f"{path} is not the locked package", remedy="remove it: carwright images fetch gets it")
     return absent
 
 
@@ -147,7 +145,7 @@ def fetch(debs: Sequence[Deb], folder: Path, on_event: Callable[[Event], None]) 
         return 0
     on_event(Event(event="log", message=f"fetching {len(absent)} Debian packages"))
     folder.mkdir(parents=True, exist_ok=True)
-    with _apt(wanted()[0]) as (apt, root):
+    with _apt(requested()[0]) as (apt, root):
         try:
             run(
                 [*apt("apt-get"), "download", *(f"{deb.name}={deb.version}" for deb in absent)],
@@ -160,13 +158,13 @@ def fetch(debs: Sequence[Deb], folder: Path, on_event: Callable[[Event], None]) 
                 raise BadInput(
                     f"Debian's archive has moved on: {', '.join(f'{name} {version}' for version, name in gone)} "
                     "is no longer there",
-                    remedy="run `carwright images lock`: it shows what is new, and you commit it",
+                    remedy="run `carwright images lock`: it shows the new versions; commit the lock",
                 ) from error
             raise Temporary(f"apt could not fetch the packages:\n{error.output.strip()}") from error
         came = {_sha256(path): path for path in root.glob("*.deb")}
         for deb in absent:
             if deb.sha256 not in came:
-                raise BadInput(f"the archive's {deb.name} {deb.version} is not the file that was locked")
+                raise BadInput(f"the archive's {deb.name} {deb.version} is not the locked file")
             came[deb.sha256].replace(path_of(deb, folder))
     return len(absent)
 
@@ -218,14 +216,15 @@ def _mirrors() -> list[str]:
         listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI)"], timeout=60).stdout.splitlines()
     except (BadInput, ProcessFailed) as error:
         raise BadInput(
-            "the base image is made from Debian packages, and there is no apt here",
+            "the base image is made from Debian packages, which needs apt",
             remedy="give a base by digest instead: carwright images build --base REFERENCE@sha256:...",
         ) from error
     uris = dict.fromkeys(line.strip().rstrip("/") for line in listed)
     mirrors = [uri for uri in uris if uri.endswith(("/debian", "/debian-security"))]
     if not mirrors:
         raise BadInput(
-            "this machine's apt knows no Debian mirror", remedy="give a base by digest: carwright images build --base"
+            "this machine's apt has no Debian mirror configured",
+            remedy="give a base by digest: carwright images build --base",
         )
     return mirrors
 

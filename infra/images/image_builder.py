@@ -74,7 +74,7 @@ class ImageBuilder:
 
     def build(self, target: Target) -> Built:
         """Build one image, using the layers that are there; one build at a time in one cache."""
-        with self._alone(target), self.laid_out(target) as (inputs, context), self._disk():
+        with self._build_lock(target), self.laid_out(target) as (inputs, context), self._disk():
             return self.storage().build(
                 inputs,
                 context,
@@ -123,7 +123,7 @@ class ImageBuilder:
             tempfile.TemporaryDirectory(prefix=".load-", dir=self.cache) as scratch,
         ):
             archive = Path(scratch, f"{target.name}.tar")
-            self.say(target, f"loading {amount(built.size, 'B')} into the engine as {self.name(target)}")
+            self.say(target, f"loading {amount(built.size, 'B')} into the container engine as {self.name(target)}")
             self.storage().export(built, archive)
             local_engine.load(there, archive)
 
@@ -152,14 +152,14 @@ class ImageBuilder:
                 pool.shutdown(cancel_futures=True)
 
     @contextmanager
-    def _alone(self, target: Target) -> Iterator[None]:
+    def _build_lock(self, target: Target) -> Iterator[None]:
         """Hold a file lock (flock(2)); it is given up when this process ends, in whatever way."""
         self.cache.mkdir(parents=True, exist_ok=True)
         with (self.cache / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.say(target, "another build works in this cache; waiting for it")
+                self.say(target, "another build is using this cache; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -176,7 +176,7 @@ class ImageBuilder:
         if not storage.exists() and free < _ROOM:
             raise DiskFull(
                 f"{self.cache} has {amount(free, 'B')} free, and the images need about {amount(_ROOM, 'B')}",
-                remedy="free some, or set CARWRIGHT_CACHE to a larger disk",
+                remedy="free some space, or set CARWRIGHT_CACHE to a folder on a larger disk",
             )
 
     @contextmanager
@@ -186,7 +186,7 @@ class ImageBuilder:
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFull(
-                    f"no space left under {self.cache}", remedy="free some, or set CARWRIGHT_CACHE"
+                    f"no space left under {self.cache}", remedy="free some space, or set CARWRIGHT_CACHE"
                 ) from error
             raise
 

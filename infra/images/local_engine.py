@@ -10,7 +10,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from containers.labels import LABEL
-from infra.container_engine.failures import speaking
+from infra.container_engine.failures import translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ def labels_of(engine: ContainerEngine, name: str) -> Mapping[str, str]:
     """The labels of an image that the engine has; empty when it has none of that name."""
     if not engine.has_image(name):
         return {}
-    with speaking(f"look at the image {name}"):
+    with translated_errors(f"look at the image {name}"):
         labels: Mapping[str, str] | None = engine.api.inspect_image(name)["Config"]["Labels"]
     return labels or {}
 
@@ -36,7 +36,7 @@ def labels_of(engine: ContainerEngine, name: str) -> Mapping[str, str]:
 def load(engine: ContainerEngine, archive: Path) -> None:
     """Give the engine an image that `Buildah.export` wrote, with its HEALTHCHECK."""
     add_health(archive)
-    with speaking(f"load {archive.name}"), archive.open("rb") as file:
+    with translated_errors(f"load {archive.name}"), archive.open("rb") as file:
         for told in engine.api.load_image(file):
             if "error" in told:
                 raise OSError(told["error"])

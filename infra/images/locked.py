@@ -51,9 +51,7 @@ def read_packages(text: str, source: str = "the lock") -> list[Package]:
             continue
         hashes = frozenset(_HASH.findall(block))
         if not hashes:
-            raise BadInput(
-                f"{source}: {match['name']} has no hash", remedy="make the lock again: carwright images lock"
-            )
+            raise BadInput(f"{source}: {match['name']} has no hash", remedy="lock again: carwright images lock")
         if match["marker"] and not Marker(match["marker"].strip()).evaluate(dict(ENVIRONMENT)):
             continue
         lines = "".join(f"{line}\n" for line in block.rstrip().splitlines() if not line.lstrip().startswith("#"))

@@ -79,7 +79,7 @@ def make_base(debs: Sequence[Deb], packages: Path, output: Path, on_event: Calla
     """
     if shutil.which("mmdebstrap") is None:
         raise BadInput(
-            "mmdebstrap is not installed, and the base image is made with it",
+            "mmdebstrap is not installed; it makes the base image",
             remedy="install it (Debian: apt-get install mmdebstrap), or give a base by digest: --base REFERENCE@sha256:...",
         )
     on_event(Event(event="log", message=f"making the base from {len(debs)} Debian packages with mmdebstrap"))
@@ -97,7 +97,7 @@ def make_base(debs: Sequence[Deb], packages: Path, output: Path, on_event: Calla
         argv += [
             "--dpkgopt=force-unsafe-io",
             "--skip=output/dev,cleanup",
-            debian.wanted()[0],
+            debian.requested()[0],
             str(Path(scratch, "base.tar")),
         ]
         argv.append(f"deb [trusted=yes] copy://{repository} ./")
@@ -106,7 +106,7 @@ def make_base(debs: Sequence[Deb], packages: Path, output: Path, on_event: Calla
             code = child.wait()
         if code != 0:
             if "No space left" in child.tail:
-                raise DiskFull(f"no space left under {output.parent}", remedy="free some, or set CARWRIGHT_CACHE")
+                raise DiskFull(f"no space left under {output.parent}", remedy="free some space, or set CARWRIGHT_CACHE")
             raise Error(f"mmdebstrap ended with code {code}:\n{child.tail}")
         Path(scratch, "base.tar").replace(output)
 

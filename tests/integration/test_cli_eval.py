@@ -91,7 +91,7 @@ def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: Carw
         assert named.returncode == 0, named.stderr
         root = url.removesuffix("/v1")
         page = carwright("eval", root, "--suite", suite)
-        assert (page.returncode, "is no OpenAI-compatible endpoint" in page.stderr) == (2, True)
+        assert (page.returncode, "is not an OpenAI-compatible endpoint" in page.stderr) == (2, True)
     with openai_server(Behaviour(failing=1.0)) as url:
         busy = carwright("eval", url, "--suite", suite)
         assert (busy.returncode, "answers with status 503" in busy.stderr) == (75, True)

@@ -75,7 +75,7 @@ def test_bad_input(carwright: Carwright, tmp_path: Path) -> None:
         (("push", tmp_path, "oci:car"), 2, "no config.json"),
         (("push", checkpoint, "car"), 2, "names no registry"),
         (("push", checkpoint, "quay.io/org/car:-"), 2, "not a tag"),
-        (("push", checkpoint, f"quay.io/org/car@sha256:{'0' * 64}"), 2, "a push makes the digest"),
+        (("push", checkpoint, f"quay.io/org/car@sha256:{'0' * 64}"), 2, "a push computes the digest"),
         (("push", checkpoint, "oci:car", "--also", "zip"), 2, "only raw is known"),
         (("push", checkpoint, "oci:car", "--annotation", "x"), 2, "not KEY=VALUE"),
         (("push", checkpoint, "127.0.0.1:1/org/car", "--base", "none"), 75, "cannot connect"),

@@ -198,10 +198,10 @@ def test_a_registry_that_is_not_there_is_asked_for_an_image_that_names_it(world:
 
 
 def test_gpus_that_the_engine_does_not_have(world: World) -> None:
-    with pytest.raises(BadInput, match="GPUs were asked for") as caught:
+    with pytest.raises(BadInput, match="GPUs were requested") as caught:
         world.run("true", resources={"push": Resources(gpus=1)})
     assert "CARWRIGHT_RESOURCES__<STEP>__GPUS" in caught.value.remedy
-    with pytest.raises(BadInput, match="GPUs were asked for"):
+    with pytest.raises(BadInput, match="GPUs were requested"):
         world.run("true", resources={"all": Resources(gpus=1)}, gpu_kind="rocm")
 
 

@@ -282,7 +282,7 @@ def test_damaged_contents_are_refused(world: World) -> None:
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(content)
-    with pytest.raises(BadInput, match=r"is damaged: its bytes are not those that its source promised"):
+    with pytest.raises(BadInput, match=r"is damaged: its bytes do not match the digest from its source"):
         world.download(SOURCE)
     assert not list(world.store.manifests())
     assert not world.store.has_blob(Digest(blob.name), len(content))
@@ -419,7 +419,7 @@ def test_a_gated_model_without_access(world: World) -> None:
     world.hub.repositories.protect(REPO, gated="manual")
     world.hub.repositories.add_token(TOKEN)
     world.token = SecretStr(TOKEN)
-    with pytest.raises(BadInput, match="this token's owner has no access") as failure:
+    with pytest.raises(BadInput, match="the owner of this token has no access") as failure:
         world.resolve(SOURCE)
     assert f"{world.hub.endpoint}/{REPO}" in failure.value.remedy
     until_served(world, 403)
@@ -437,7 +437,7 @@ def test_a_private_model(world: World) -> None:
 
 def test_a_token_that_nobody_knows(world: World) -> None:
     world.token = SecretStr("hf_expired")
-    with pytest.raises(BadInput, match="the hub does not know this token"):
+    with pytest.raises(BadInput, match="the hub rejects this token"):
         world.resolve(SOURCE)
 
 

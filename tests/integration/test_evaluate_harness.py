@@ -1,6 +1,6 @@
 """lm-evaluation-harness itself, on tasks and data of this machine: what is kept of it, and what it would do in silence.
 
-The model is the toy of `tests.support.openai_server`, whose tokens are bytes; with a real engine the harness runs in the chain.
+The model is the toy of `tests.support.openai_server`, whose tokens are bytes; with vLLM the harness runs in the chain.
 """
 
 from __future__ import annotations

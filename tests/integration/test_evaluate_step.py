@@ -77,7 +77,7 @@ class Runner:
         return StepResult.model_validate_json(result.read_bytes()) if self.done.code == 0 else self.done.code
 
     def measure(self, subject: str, **options: Any) -> StepResult | int:
-        parameters = self.suite.parameters(action="measure", subject=subject, engine="toy")
+        parameters = self.suite.parameters(action="measure", subject=subject, server="toy")
         return self.run(parameters, self.suite.options(served_model_name="toy", **options))
 
     def error(self) -> str:

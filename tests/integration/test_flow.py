@@ -110,7 +110,7 @@ class PlayedServices:
         self.served.append(str(request.parameters["reference"]))
         return self
 
-    endpoint = Endpoint(url="http://127.0.0.1:1/v1", served_model_name="m", engine="played")
+    endpoint = Endpoint(url="http://127.0.0.1:1/v1", served_model_name="m", server="played")
     found = False
     serves = True
 

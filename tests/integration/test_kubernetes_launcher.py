@@ -266,7 +266,7 @@ def serving(api: KubeApi, pod: str) -> None:
 
 def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its result is read while it works; ended, its Job goes; kept, it has no owner and no end, and the next run finds it."""
-    endpoint = Endpoint(url="http://0.0.0.0:8000/v1", served_model_name="m", engine="vllm 1")
+    endpoint = Endpoint(url="http://0.0.0.0:8000/v1", served_model_name="m", server="vllm 1")
     line = result_line(StepResult(step=Step.SERVE, values=endpoint.dump()))
     play = (state(running={}), serving, says("loading"), says(line))
     kubelet = Kubelet(*play)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers.contract import Kind
-from containers.download_feed import FeedWriter, begin
+from containers.download_feed import FeedWriter, reset
 from containers.safetensors import read_header
 from containers.store import FileEntry
 from tests.support.quantize_world import SHARDS, World, open_world, put_aside
@@ -26,11 +26,11 @@ LANES = 2
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with open_world(tmp_path_factory.mktemp("arriving")) as opened:
-        begin(opened.store, DOWNLOAD)
+        reset(opened.store, DOWNLOAD)
         yield opened
 
 
-def announce(world: World, announcer: FeedWriter) -> list[Path]:
+def announce(world: World, feed: FeedWriter) -> list[Path]:
     """Say what will come, as the download step does when it has checked names and headers; returns the shards."""
     files = sorted((world.folder / "source").iterdir())
     shards = [path for path in files if path.suffix == ".safetensors"]
@@ -41,7 +41,7 @@ def announce(world: World, announcer: FeedWriter) -> list[Path]:
             file.seek(0)
             fronts[path.name] = file.read(start)
     small = [store(world, path) for path in files if path not in shards]
-    announcer.coming({path.name: path.stat().st_size for path in files}, fronts, small)
+    feed.announce({path.name: path.stat().st_size for path in files}, fronts, small)
     return sorted(shards, key=lambda path: -path.stat().st_size)
 
 
@@ -59,10 +59,10 @@ def test_each_shard_is_quantized_before_the_next_has_come(world: World) -> None:
     scratch = world.folder / f"run-{world.starts + 1}" / "scratch"
     process, _ = world.start(arriving=DOWNLOAD, lanes=LANES, without_input=True)
     largest = 0
-    with FeedWriter(world.store, DOWNLOAD) as announcer:
-        shards = announce(world, announcer)
+    with FeedWriter(world.store, DOWNLOAD) as feed:
+        shards = announce(world, feed)
         for at, path in enumerate(shards):
-            announcer.arrived(store(world, path))
+            feed.add(store(world, path))
             if at < 4:
                 wait_for(world, path)
                 assert len(world.finished()) == at + 1
@@ -81,8 +81,8 @@ def test_each_shard_is_quantized_before_the_next_has_come(world: World) -> None:
 
 def test_a_recipe_is_refused_before_a_shard_has_come(world: World) -> None:
     """The headers are enough."""
-    with FeedWriter(world.store, DOWNLOAD) as announcer:
-        announce(world, announcer)
+    with FeedWriter(world.store, DOWNLOAD) as feed:
+        announce(world, feed)
         process, _ = world.start({"ignore": ["re:no.such.module"]}, arriving=DOWNLOAD, without_input=True)
         _, said = process.communicate(timeout=300)
     assert process.returncode == 2
@@ -91,15 +91,15 @@ def test_a_recipe_is_refused_before_a_shard_has_come(world: World) -> None:
 
 def test_a_download_that_ends_early_is_temporary(world: World) -> None:
     """What had come is done; the rest is for the next try."""
-    with FeedWriter(world.store, DOWNLOAD) as announcer:
-        first, *_ = announce(world, announcer)
+    with FeedWriter(world.store, DOWNLOAD) as feed:
+        first, *_ = announce(world, feed)
         process, _ = world.start({"scheme": "W8A8"}, arriving=DOWNLOAD, lanes=1, without_input=True)
         before = len(list(world.store.manifests(Kind.GROUP)))
-        announcer.arrived(store(world, first))
+        feed.add(store(world, first))
         until(lambda: len(list(world.store.manifests(Kind.GROUP))) > before, "the group is stored", within=200)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 75, said
-    assert "the download ended before it brought" in said
+    assert "the download ended before " in said
 
 
 def _used(folder: Path) -> int:

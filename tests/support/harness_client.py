@@ -30,9 +30,9 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
     tokenizer = Path(scenario["tokenizer"]) if scenario.get("tokenizer") else None
     with tempfile.TemporaryDirectory() as scratch:
         declared = parse(files, BenchmarkDeclaration)
-        again = scenario.get("again", 0)
+        repeated = scenario.get("again", 0)
         harness = Harness(
-            files, declared.benchmarks, Path(scratch), settings, tokenizer, declared.category, again=again
+            files, declared.benchmarks, Path(scratch), settings, tokenizer, declared.category, repeated=repeated
         )
         try:
             found = harness.run(options, Reporter(io.StringIO()))

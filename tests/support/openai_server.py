@@ -1,7 +1,7 @@
 """An OpenAI-compatible server with vLLM's additions and a toy for a model, in this process, that can misbehave on demand.
 
 The toy's tokens are the bytes of the text; its probabilities are a fixed function of the byte before. It exists for the
-paths that a healthy server does not take; what a real engine answers is tested with a real engine.
+paths that a healthy server does not take; what vLLM answers is tested with vLLM.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from llmcompressor.entrypoints.model_free.lifecycle import calibrate_weight, ini
 from safetensors import safe_open
 
 from containers.contract import QuantizeParameters
-from containers.quantize.assemble import config_json, index_json, taken_over
+from containers.quantize.assemble import config_json, copied_files, index_json
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device
 from containers.quantize.group_quantizer import quantize_group
@@ -161,7 +161,7 @@ def quantize_folder(source: Path, target: Path, parameters: QuantizeParameters, 
     (target / "config.json").write_bytes(config_json(job.checkpoint, job.recipe.scheme, job.ignore))
     if job.checkpoint.index:
         (target / job.checkpoint.index).write_bytes(index_json(job.groups))
-    for path in taken_over(job.checkpoint):
+    for path in copied_files(job.checkpoint):
         shutil.copyfile(source / path, target / path)
     return digests
 

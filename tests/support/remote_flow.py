@@ -36,7 +36,7 @@ class PlayedServices:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self.endpoint = Endpoint(url=url, served_model_name="m", engine="played")
+        self.endpoint = Endpoint(url=url, served_model_name="m", server="played")
 
     def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> PlayedServices:
         del request, on_event, keep

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput
 from containers.setting_names import PREFIX, Setting, settings_of
-from containers.settings import COMPOSE, FLOW_SIDE, HANDED, StepSettings, handed
+from containers.settings import COMPOSE, FLOW_SIDE, STEP_SETTINGS, StepSettings, step_variables
 from flows.cli import terminal
 from flows.cli.main import app
 from flows.local.dry_run.site import Site
@@ -159,8 +159,8 @@ def test_nothing_is_passed_over_that_nobody_has() -> None:
 
 
 def test_the_table_of_what_steps_are_handed_names_parts_of_the_tree() -> None:
-    assert set(HANDED) == set(Step)
-    assert set().union(*HANDED.values()) | _ALWAYS == set(StepSettings.model_fields)
+    assert set(STEP_SETTINGS) == set(Step)
+    assert set().union(*STEP_SETTINGS.values()) | _ALWAYS == set(StepSettings.model_fields)
 
 
 def requests(step: Step) -> Iterator[StepRequest]:
@@ -178,14 +178,14 @@ def test_a_step_is_handed_it_if_it_uses_it(setting: Setting, monkeypatch: pytest
         settings = Settings()
     for step in Step:
         for request in requests(step):
-            plain, secret = handed(settings, request)
+            plain, secret = step_variables(settings, request)
             if not set(plain) | set(secret):
                 part = setting.path[0]
                 no_tokenizer = part in {"registry", "docker_config"} and not request.options
-                assert part not in HANDED[step] or (step is Step.EVALUATE and no_tokenizer)
+                assert part not in STEP_SETTINGS[step] or (step is Step.EVALUATE and no_tokenizer)
                 continue
             assert set(secret if isinstance(value, SecretStr) else plain) == {setting.variable}
-            assert setting.path[0] in {*HANDED[step], *_ALWAYS}
+            assert setting.path[0] in {*STEP_SETTINGS[step], *_ALWAYS}
             with monkeypatch.context() as environment:
                 for name, given in (plain | secret).items():
                     environment.setenv(name, given)
@@ -195,13 +195,13 @@ def test_a_step_is_handed_it_if_it_uses_it(setting: Setting, monkeypatch: pytest
 def test_a_step_is_handed_nothing_that_nobody_has_set() -> None:
     """So an image of another version meets no name that nobody uses."""
     for step in Step:
-        assert handed(Settings(), StepRequest(step=step, run="r")) == ({}, {})
+        assert step_variables(Settings(), StepRequest(step=step, run="r")) == ({}, {})
 
 
 def test_a_default_that_somebody_asks_for_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be another one in an image of another version."""
     monkeypatch.setenv("CARWRIGHT_REGISTRY__PARALLEL", "4")
-    assert handed(Settings(), StepRequest(step=Step.PUSH, run="r"))[0] == {"CARWRIGHT_REGISTRY__PARALLEL": "4"}
+    assert step_variables(Settings(), StepRequest(step=Step.PUSH, run="r"))[0] == {"CARWRIGHT_REGISTRY__PARALLEL": "4"}
 
 
 def test_a_step_passes_over_what_is_for_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

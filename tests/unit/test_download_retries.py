@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containers.download.hub_errors import asked_to_wait
+from containers.download.hub_errors import retry_after
 from containers.download.retries import ATTEMPTS, Busy, retrying
 from containers.errors import BadInput, Temporary
 
@@ -21,7 +21,7 @@ from containers.errors import BadInput, Temporary
 )
 def test_how_long_the_hub_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     """Its RateLimit header when nothing is left, else Retry-After in seconds."""
-    assert asked_to_wait(headers) == seconds
+    assert retry_after(headers) == seconds
 
 
 def failing(error: Exception, times: int) -> tuple[list[int], object]:
@@ -65,7 +65,7 @@ def test_a_wait_that_was_asked_for_is_kept_and_told() -> None:
     _, call = failing(Busy("the hub is busy", after=42), 1)
     retrying(said.append, waits.append)(call)
     assert waits == [42]
-    assert said == ["the hub is busy: asking again in 42 s"]
+    assert said == ["the hub is busy: retrying in 42 s"]
 
 
 def test_who_asks_for_too_much_is_answered_with_the_error() -> None:

@@ -178,9 +178,9 @@ def test_a_gpu_host_is_given_keys_and_login_apart(tmp_path: Path) -> None:
     given.mkdir()
     (given / credentials.KEY_ID).write_text("known")
     with pytest.raises(BadInput, match=credentials.LOGIN):
-        credentials.bring(given, tmp_path / "keys", login=tmp_path / "login")
+        credentials.copy_given(given, tmp_path / "keys", login=tmp_path / "login")
     (given / credentials.LOGIN).write_text("a:b")
-    assert credentials.bring(given, tmp_path / "keys", login=tmp_path / "login") == [
+    assert credentials.copy_given(given, tmp_path / "keys", login=tmp_path / "login") == [
         credentials.KEY_ID,
         credentials.LOGIN,
     ]
@@ -216,8 +216,8 @@ def test_given_keys_are_brought_in_and_replace_older_ones(tmp_path: Path) -> Non
     given.mkdir()
     (given / credentials.KEY_ID).write_text("known")
     credentials.ensure(tmp_path / "keys")
-    assert credentials.bring(given, tmp_path / "keys") == [credentials.KEY_ID]
+    assert credentials.copy_given(given, tmp_path / "keys") == [credentials.KEY_ID]
     assert (tmp_path / "keys" / credentials.KEY_ID).read_text() == "known"
     (given / credentials.KEY_ID).unlink()
     with pytest.raises(BadInput, match="no keys"):
-        credentials.bring(given, tmp_path / "keys")
+        credentials.copy_given(given, tmp_path / "keys")

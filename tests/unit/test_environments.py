@@ -135,7 +135,7 @@ def test_two_runs_that_want_the_same_wait_for_each_other(desk: Desk) -> None:
 
 def test_a_file_with_another_hash_is_refused(desk: Desk) -> None:
     desk.lock.write_text("tiny==1.0 \\\n    --hash=sha256:" + "0" * 64 + "\n")
-    with pytest.raises(BadInput, match=r"tiny==1\.0 .*is not the file that was locked"):
+    with pytest.raises(BadInput, match=r"tiny==1\.0 .*is not the locked file"):
         desk.make()
     assert not [path for path in desk.envs.iterdir() if path.is_dir()]
 
@@ -330,7 +330,7 @@ def test_pytorchs_index_is_held_to_the_hash(desk: Desk, general: Index, pytorch:
     with zipfile.ZipFile(pytorch.folder / "torch-2.0+cpu-py3-none-any.whl", "a") as archive:
         archive.writestr("evil.py", "")
     desk.lock.write_text(locked)
-    with pytest.raises(BadInput, match=r"torch==2\.0\+cpu .*is not the file that was locked"):
+    with pytest.raises(BadInput, match=r"torch==2\.0\+cpu .*is not the locked file"):
         desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url)))
     assert not [path for path in desk.envs.iterdir() if path.is_dir()]
 

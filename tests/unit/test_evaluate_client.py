@@ -45,7 +45,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def measured(behaviour: Behaviour, **options: object) -> Measured:
     with openai_server(behaviour) as url:
         asked = SMOKE.options(endpoint=url, served_model_name="toy", **options)
-        parameters = SMOKE.parameters(subject="sha256:" + "a" * 64, engine="toy")
+        parameters = SMOKE.parameters(subject="sha256:" + "a" * 64, server="toy")
         return asyncio.run(measure(FidelitySuite.read(SMOKE), parameters, asked, Reporter(io.StringIO())))
 
 

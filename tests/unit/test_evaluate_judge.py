@@ -19,7 +19,7 @@ from containers.evaluate.measurement import (
     Measurement,
     Noise,
     Passage,
-    Requests,
+    RequestCounts,
     Scored,
     Speed,
 )
@@ -42,8 +42,8 @@ def measured(*, damage: float = 0.0, seed: int = 0, **changes: object) -> Measur
         suite="smoke",
         suite_digest=SMOKE.digest,
         subject="sha256:" + "a" * 64,
-        engine="toy",
-        engine_version="1",
+        server="toy",
+        server_version="1",
         max_model_len=2048,
         checks=(Check(name="health", passed=True, detail="fine"), Check(name="no loops", passed=True, detail="none")),
         answers={},
@@ -52,7 +52,7 @@ def measured(*, damage: float = 0.0, seed: int = 0, **changes: object) -> Measur
         non_finite=0,
         noise=Noise(abs_dlogp_mean=0, abs_dlogp_max=0, greedy_alike=1, greedy_repeats=3, concurrent_alike=1),
         speed=Speed(first_token=0.1, alone=10, concurrent=80, prefill=500),
-        requests=Requests(sent=10, retried=0, failed=0),
+        requests=RequestCounts(sent=10, retried=0, failed=0),
     )
     arrays = Arrays(
         tokens,
@@ -141,7 +141,7 @@ def test_another_tokenizer_is_refused(baseline: Measured) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"requests": Requests(sent=10, retried=9, failed=1)},
+        {"requests": RequestCounts(sent=10, retried=9, failed=1)},
         {"checks": (Check(name="health", passed=True, detail=""),)},
     ],
 )

@@ -9,7 +9,7 @@ from containers import suites
 from containers.evaluate.client import NotFinite
 from containers.evaluate.harness.run import Ran
 from containers.evaluate.kinds.fidelity import FidelitySuite
-from containers.evaluate.measurement import Requests
+from containers.evaluate.measurement import RequestCounts
 from containers.evaluate.suite import Sizes
 from containers.events import Reporter
 from containers.step import Context
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def healthy(*_: object) -> Ran:
-    return Ran(scored=(), requests=Requests(sent=0, retried=0, failed=0), cut={}, commands=())
+    return Ran(scored=(), requests=RequestCounts(sent=0, retried=0, failed=0), cut={}, commands=())
 
 
 def broken(*_: object) -> Ran:
@@ -41,7 +41,7 @@ def test_small_tasks_that_meet_nan_refuse_instead_of_ending_the_step(tmp_path: P
         context = Context(Settings(), Reporter(StringIO(), structured=True), tmp_path, tmp_path / "result")
         with openai_server(behaviour) as url:
             made = suite.measure(
-                files.parameters(action="measure", subject=name, engine="toy"),
+                files.parameters(action="measure", subject=name, server="toy"),
                 files.options(endpoint=url, served_model_name="toy"),
                 cast("Store", None),  # the small tasks alone would read it
                 context,

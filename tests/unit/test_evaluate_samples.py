@@ -12,7 +12,7 @@ from containers import suites
 from containers.errors import BadInput
 from containers.evaluate import humaneval, samples
 from containers.evaluate.kinds.humaneval import HumanEvalSuite
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.sandbox import Outcome, Sandbox
 from containers.events import Reporter
 from containers.step import Context
@@ -33,11 +33,11 @@ def scored(right: int, *, count: int = 164, **changes: object) -> samples.Sample
         suite=GREEDY.name,
         suite_digest=GREEDY.digest,
         subject="sha256:" + "a" * 64,
-        engine="toy",
+        server="toy",
         benchmarks=(
             Scored(key="humaneval", title="HumanEval", scores={f"{i:03}": float(i < right) for i in range(count)}),
         ),
-        requests=Requests(sent=count, retried=0, failed=0),
+        requests=RequestCounts(sent=count, retried=0, failed=0),
     )
     return one.model_copy(update=changes)
 
@@ -77,7 +77,7 @@ def test_a_typing_error_in_the_declaration_is_named() -> None:
 
 def measured(suite: suites.SuiteFiles, url: str, folder: Path) -> samples.Samples:
     """What the suite measures of the endpoint, read back from the files that it is kept in."""
-    parameters = suite.parameters(subject="sha256:" + "a" * 64, engine="toy")
+    parameters = suite.parameters(subject="sha256:" + "a" * 64, server="toy")
     context = Context(Settings(), Reporter(io.StringIO()), folder / "scratch", folder / "result")
     options = suite.options(endpoint=url, served_model_name="toy")
     store = cast("Store", None)  # HumanEval needs none
@@ -142,7 +142,7 @@ def test_answers_that_are_cut_and_other_answers_to_the_same_question_are_counted
 
 
 def test_what_was_run_and_how_is_in_the_verdict() -> None:
-    """The commands for the card, the split of each side, and the engine's noise."""
+    """The commands for the card, the split of each side, and the server's noise."""
     report = samples.judge(
         GREEDY,
         GATE,
@@ -150,6 +150,6 @@ def test_what_was_run_and_how_is_in_the_verdict() -> None:
         scored(120, tensor_parallel_size=8, cut={"humaneval": 3, "other": 1}),
     )
     assert report.verdict.commands == ("lm_eval run --tasks x",)
-    assert (report.verdict.engine, report.verdict.baseline_engine) == ("toy", "toy, tensor parallel 8")
+    assert (report.verdict.server, report.verdict.baseline_server) == ("toy", "toy, tensor parallel 8")
     assert report.noise == {"HumanEval": 0.1}
     assert report.cut == {"humaneval": (3, 4), "other": (1, 0)}

@@ -74,6 +74,6 @@ def test_a_stored_verdict_is_the_same_bytes_again(kind: str) -> None:
 )
 def test_a_request_finds_what_was_measured_before(kind: str, fingerprint: str) -> None:
     files = suites.read(str(GOLDEN / kind / "suite"))
-    asked = files.parameters(action="measure", subject="sha256:" + "a" * 64, engine="toy", tensor_parallel_size=2)
+    asked = files.parameters(action="measure", subject="sha256:" + "a" * 64, server="toy", tensor_parallel_size=2)
     request = StepRequest(step=Step.EVALUATE, run="test", parameters=asked.dump(), options=files.options().dump())
     assert request.fingerprint({"bytes_version": "3"}) == fingerprint

@@ -1,4 +1,4 @@
-"""The tokenizer of what is measured comes without its weights, and the engine gets the length that the suite needs."""
+"""The tokenizer of what is measured comes without its weights, and the server gets the length that the suite needs."""
 
 from __future__ import annotations
 

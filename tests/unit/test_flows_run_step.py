@@ -23,7 +23,7 @@ from flows.run_step import advertised, ended_with_parent
 )
 def test_theadvertised_name_takes_the_place_of_this_machine(url, host, told):
     """A name that is not this machine's own, as of a container in a network of the engine's, stays."""
-    endpoint = Endpoint(url=url, served_model_name="m", engine="vllm")
+    endpoint = Endpoint(url=url, served_model_name="m", server="vllm")
     assert advertised(endpoint, host).url == told
 
 
@@ -59,6 +59,6 @@ def test_what_is_kept_outlives_its_parent_until_it_is_told_to_end():
         keys.say("end")
         time.sleep(10)
 
-    with pytest.raises(Interrupted, match="has ended it"), ended_with_parent(keys, "key", 0.1, 0.02):
+    with pytest.raises(Interrupted, match="ended this run"), ended_with_parent(keys, "key", 0.1, 0.02):
         serve()
     assert served

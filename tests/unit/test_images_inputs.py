@@ -142,7 +142,7 @@ def test_a_base_without_a_digest_is_refused() -> None:
 
 def test_serve_needs_an_image_of_upstream() -> None:
     (serve,) = find(["serve"])
-    with pytest.raises(BadInput, match="is made from upstream's image of vLLM") as refused:
+    with pytest.raises(BadInput, match="is built from upstream's vLLM image") as refused:
         inputs_of(serve)
     assert "vllm/vllm-openai for NVIDIA" in refused.value.remedy
     assert inputs_of(serve, vllm=f"a@sha256:{ZEROS}").digest != inputs_of(serve, vllm=f"a@sha256:{ONES}").digest
@@ -171,7 +171,7 @@ def test_unknown_images_are_named() -> None:
 
 
 def test_the_base_lock_pins_what_the_images_name() -> None:
-    _, sections = debian.wanted()
+    _, sections = debian.requested()
     named = {name for names in sections.values() for name in names}
     assert set(debian.pinned()) == named
     assert set(sections) - {"base"} <= {target.name for target in TARGETS}

@@ -84,7 +84,7 @@ def test_a_debian_package_is_named_by_its_hash(tmp_path: Path) -> None:
     debian.path_of(deb, tmp_path).write_bytes(b"deb")
     assert debian.missing([deb], tmp_path) == []
     debian.path_of(deb, tmp_path).write_bytes(b"other")
-    with pytest.raises(BadInput, match="is not the package that was locked"):
+    with pytest.raises(BadInput, match="is not the locked package"):
         debian.missing([deb], tmp_path)
 
 

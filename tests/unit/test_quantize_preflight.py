@@ -99,14 +99,14 @@ def test_experts_that_lie_transposed_are_refused(tmp_path):
         ({"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}, "disagree"),
         ({"weight_map": {}}, "disagree"),
         ({"dtypes": "F64"}, "F64"),
-        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "I8"}}, "quantized already"),
-        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "F8_E4M3"}}, "quantized already"),
-        ({"config": {"quantization_config": {"quant_method": "fp8"}}}, "quantized already"),
-        ({"config": {"text_config": {"quantization_config": {"quant_method": "gptq"}}}}, "quantized already"),
+        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "I8"}}, "already quantized"),
+        ({"dtypes": {"model.layers.1.mlp.up_proj.weight": "F8_E4M3"}}, "already quantized"),
+        ({"config": {"quantization_config": {"quant_method": "fp8"}}}, "already quantized"),
+        ({"config": {"text_config": {"quantization_config": {"quant_method": "gptq"}}}}, "already quantized"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, damage, message):
-    """An index of another version, types that cannot be quantized, and what is quantized already."""
+    """An index of another version, types that cannot be quantized, and what is already quantized."""
     with pytest.raises(BadInput, match=message):
         plan(write(tmp_path, SHARDS, sparse=True, **damage))
 
@@ -190,7 +190,7 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
 
 
 def test_uneven_matrices_are_warned_about(tmp_path):
-    """The engine's fast kernels want multiples of 16."""
+    """vLLM's fast kernels want multiples of 16."""
     found = plan(write(tmp_path, [ends() | layer(0, 32, 60)]))
     assert "3 matrices" in found.warnings[0]
 
@@ -201,10 +201,10 @@ def test_a_group_is_named_by_what_it_becomes(tmp_path):
 
     from containers.digest import Digest
 
-    def fingerprints(determinants=None, **parameters):
+    def fingerprints(fingerprint_inputs=None, **parameters):
         found = job(folder, **parameters).groups
         groups = [replace(group, source=replace(group.source, sha256=Digest("0" * 64))) for group in found]
-        return [group.fingerprint(determinants or {}) for group in groups]
+        return [group.fingerprint(fingerprint_inputs or {}) for group in groups]
 
     folder = write(tmp_path, SHARDS)
     plain = fingerprints()

@@ -95,7 +95,7 @@ def test_a_recipe_that_misses_is_refused(ignore, message):
 
 
 def test_experts_are_all_quantized_or_none():
-    """The engine loads the experts of a layer as one."""
+    """vLLM loads the experts of a layer as one."""
     names = [f"model.layers.0.mlp.experts.{expert}.{leaf}.weight" for expert in range(3) for leaf in ("w1", "w2", "w3")]
     assert check_coverage(recipe(*DEFAULT), names) == []
     with pytest.raises(BadInput, match=r"loads as one layer \(model.layers.0.mlp.experts\)"):

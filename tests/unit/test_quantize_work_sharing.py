@@ -134,7 +134,7 @@ class Team:
 
     def run(self, groups: int, workers: int) -> None:
         with self.workers(groups, workers) as at_work:
-            while at_work.look():
+            while at_work.poll():
                 pass
 
     def hear_of_loss(self, number, error):
@@ -193,9 +193,9 @@ def test_without_room_nobody_is_started():
     """Not even when groups wait."""
     team = Team()
     with team.workers(8, 2) as workers:
-        assert not workers.look(full=True)
+        assert not workers.poll(full=True)
         assert team.started == []
-        assert workers.look()
+        assert workers.poll()
         assert len(team.started) == 2
 
 
@@ -215,7 +215,7 @@ def test_a_final_error_is_raised_at_once_and_all_are_ended_together():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(One, "end", end)
         with pytest.raises(BadInput, match="the tensor is bad"), team.workers(8, 3) as workers:
-            workers.look()
+            workers.poll()
     assert [one.ended for one in team.started] == [1, 1, 1]
     assert team.lost == []
 

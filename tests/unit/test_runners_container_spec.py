@@ -15,8 +15,8 @@ from containers.errors import BadInput, DiskFull, Error, Temporary
 from flows.runners.docker import container_spec, seccomp
 from flows.runners.docker.container_spec import environment, labels, payload, step_spec
 from flows.runners.docker.launcher import check_addresses, image_of
-from infra.container_engine.failures import refused, speaking
-from infra.container_engine.ownership import lives, owner
+from infra.container_engine.failures import refusal, translated_errors
+from infra.container_engine.ownership import is_alive, owner
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -152,20 +152,20 @@ def test_a_store_that_containers_cannot_reach_is_refused(
 
 
 def test_whether_an_owner_lives() -> None:
-    assert lives(owner()) is True
+    assert is_alive(owner()) is True
     place, pid, _ = owner().rsplit("/", 2)
-    assert lives(f"{place}/{pid}/1") is False
-    assert lives(f"elsewhere:pid:[1]/{os.getpid()}/1") is None
-    assert lives("") is None
+    assert is_alive(f"{place}/{pid}/1") is False
+    assert is_alive(f"elsewhere:pid:[1]/{os.getpid()}/1") is None
+    assert is_alive("") is None
 
 
 # As Docker 20.10 and 28 say it.
 @pytest.mark.parametrize(
     ("text", "kind", "meaning"),
     [
-        ('could not select device driver "" with capabilities: [[gpu]]', BadInput, "GPUs were asked for"),
-        ("nvidia-container-cli: initialization error: load library failed", BadInput, "GPUs were asked for"),
-        ('error gathering device information while adding custom device "/dev/kfd"', BadInput, "GPUs were asked for"),
+        ('could not select device driver "" with capabilities: [[gpu]]', BadInput, "GPUs were requested"),
+        ("nvidia-container-cli: initialization error: load library failed", BadInput, "GPUs were requested"),
+        ('error gathering device information while adding custom device "/dev/kfd"', BadInput, "GPUs were requested"),
         ("network carwright not found", BadInput, "network"),
         (
             'invalid mount config for type "bind": bind source path does not exist: /m',
@@ -173,13 +173,13 @@ def test_whether_an_owner_lives() -> None:
             "does not have the folder",
         ),
         ("Bind for 127.0.0.1:8000 failed: port is already allocated", BadInput, "port is in use"),
-        ("manifest for nvcr.io/nvidia/x:1 not found: manifest unknown", BadInput, "the image is not there"),
+        ("manifest for nvcr.io/nvidia/x:1 not found: manifest unknown", BadInput, "the image does not exist"),
         ("write /var/lib/docker/tmp/x: no space left on device", DiskFull, "no space"),
         ("something else", Error, "refused to start it: something else"),
     ],
 )
 def test_the_engine_s_words(text: str, kind: type[Error], meaning: str) -> None:
-    error = refused(text, "start it")
+    error = refusal(text, "start it")
     assert type(error) is kind
     assert meaning in error.message
 
@@ -188,7 +188,7 @@ def test_the_engine_s_words(text: str, kind: type[Error], meaning: str) -> None:
 def test_an_engine_that_is_gone_is_temporary(raised: Exception) -> None:
     if isinstance(raised, APIError):
         raised.response = type("Busy", (), {"status_code": 503})()
-    with pytest.raises(Temporary, match="stopped answering"), speaking("start it"):
+    with pytest.raises(Temporary, match="stopped answering"), translated_errors("start it"):
         raise raised
 
 

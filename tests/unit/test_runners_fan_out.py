@@ -152,7 +152,7 @@ def test_no_child_run_is_started_behind_one_that_waits(monkeypatch):
 
     def waiting(child: Child) -> None:
         turns.append(len(played.started))
-        child.waits = len(turns) < 5
+        child.waiting = len(turns) < 5
 
     played = Played(lost, waiting)
     share(played, monkeypatch)

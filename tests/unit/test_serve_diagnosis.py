@@ -20,7 +20,7 @@ _CASES = {
     "port_taken": (BadInput, "port"),
     "kv_cache_too_small": (BadInput, "KV cache is too small"),
     "not_enough_memory": (Temporary, "19.91/23.54 GiB"),
-    "engine_killed": (Temporary, "disappeared without a word"),
+    "engine_killed": (Temporary, "was killed without an error message"),
 }
 
 
@@ -41,7 +41,7 @@ def test_every_captured_log_is_covered() -> None:
 
 
 def test_a_gpu_that_another_program_has_is_called_that() -> None:
-    """The line is vLLM 0.23's, with a second engine on an H100; the cache of the CPU's back end does not come into it."""
+    """The line is vLLM 0.23's, with a second vLLM on an H100; the cache of the CPU's back end does not come into it."""
     line = (
         "ValueError: Free memory on device cuda:0 (5.17/79.18 GiB) on startup is less than desired GPU memory "
         "utilization (0.92, 72.84 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."

@@ -95,7 +95,7 @@ def test_serving_ends_with_the_lease(tmp_path: Path) -> None:
         server = _server("import time; time.sleep(60)", port, lease=str(lease), lease_seconds=60)
         os.utime(lease, (time.time() - 61,) * 2)
         with server.child() as child:
-            assert "nobody renewed the lease for 60 s" in server.stay(child)
+            assert "the lease was not renewed for 60 s" in server.run_until_stopped(child)
             assert child.poll() is None  # it is the block's end that stops it
         assert child.poll() is not None
 
@@ -104,7 +104,7 @@ def test_a_server_that_ends_while_it_serves_is_an_error() -> None:
     with claimed(0) as port:
         server = _server("import sys; print('RuntimeError: no more'); sys.exit(3)", port)
         with server.child() as child, pytest.raises(NotReady, match=r"code 3\nRuntimeError: no more"):
-            server.stay(child)
+            server.run_until_stopped(child)
 
 
 def test_the_plugin_s_word_is_heard() -> None:

@@ -17,8 +17,8 @@ from containers.download.selection import Remote, select
 from flows.quantize_and_ship import quantize_and_ship
 from flows.watching import view
 from flows.watching.changes import BuildInputs, Change, changes, tools_now
-from flows.watching.decide import TIMES, decide
-from flows.watching.listing import decides, difference
+from flows.watching.decide import MAX_RUNS, decide
+from flows.watching.listing import difference, is_decisive
 from flows.watching.models import WatchedModel
 from flows.watching.records import Attempt, ShipRecord, product
 from flows.watching.scan import ModelState
@@ -115,10 +115,16 @@ def test_a_product_is_a_model_a_scheme_and_a_target() -> None:
 READ = datetime.now(UTC)
 
 
-def seen(attempted: Attempt | None = None, **news: Any) -> ModelState:
+def seen(attempt: Attempt | None = None, **news: Any) -> ModelState:
     now = wanted(commit=NEW)
-    values = {"line": LINE, "to": LINE.targets[0], "record": record(), "wanted": now, "changes": changes(record(), now)}
-    return ModelState.model_validate(values | {"attempted": attempted} | news)
+    values = {
+        "entry": LINE,
+        "to": LINE.targets[0],
+        "record": record(),
+        "wanted": now,
+        "changes": changes(record(), now),
+    }
+    return ModelState.model_validate(values | {"attempt": attempt} | news)
 
 
 def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
@@ -127,7 +133,7 @@ def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
 
 
 @pytest.mark.parametrize(
-    ("attempted", "expected"),
+    ("attempt", "expected"),
     [
         (None, "announced"),
         (tried("failed", change="another"), "announced"),
@@ -138,20 +144,20 @@ def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
             "waiting",
         ),  # twice as long each time, for a run may have died early
         (tried("announced", seconds=90000, count=99), "announced"),  # nobody listened: no run was spent on it
-        (tried("started", seconds=3600, count=TIMES), "given up"),
+        (tried("started", seconds=3600, count=MAX_RUNS), "given up"),
         (tried("started", seconds=10), "waiting"),
         (tried("started", seconds=3600), "announced"),
         (tried("failed", seconds=1e6), "given up"),
         (tried("failed", seconds=3600, temporary=True), "announced"),
         (tried("failed", seconds=10, temporary=True), "waiting"),
-        (tried("failed", seconds=3600, temporary=True, count=TIMES), "given up"),
+        (tried("failed", seconds=3600, temporary=True, count=MAX_RUNS), "given up"),
         (tried("shipped", seconds=1e6), "given up"),
     ],
 )
-def test_one_change_is_announced_once(attempted: Attempt | None, expected: str) -> None:
-    if attempted is not None:  # as long ago as its line says, however long ago that line was read
-        attempted = attempted.model_copy(update={"at": attempted.at + (datetime.now(UTC) - READ)})
-    assert decide(seen(attempted), frozenset(), Settings()).what == expected
+def test_one_change_is_announced_once(attempt: Attempt | None, expected: str) -> None:
+    if attempt is not None:  # as long ago as its line says, however long ago that line was read
+        attempt = attempt.model_copy(update={"at": attempt.at + (datetime.now(UTC) - READ)})
+    assert decide(seen(attempt), frozenset(), Settings()).what == expected
 
 
 def test_a_person_can_force_what_failed() -> None:
@@ -159,9 +165,9 @@ def test_a_person_can_force_what_failed() -> None:
 
 
 def test_a_change_whose_run_waits_in_a_queue_is_not_announced_again() -> None:
-    living = frozenset({wanted(commit=NEW).fingerprint})
-    assert decide(seen(tried("announced", seconds=1e6)), living, Settings()).what == "waiting"
-    assert decide(seen(tried("announced", seconds=1e6)), living, Settings(), force=True).what == "waiting"
+    active = frozenset({wanted(commit=NEW).fingerprint})
+    assert decide(seen(tried("announced", seconds=1e6)), active, Settings()).what == "waiting"
+    assert decide(seen(tried("announced", seconds=1e6)), active, Settings(), force=True).what == "waiting"
 
 
 def test_nothing_is_rebuilt_on_half_of_the_facts() -> None:
@@ -214,7 +220,7 @@ def test_a_plan_in_a_word(one: ModelState, expected: str) -> None:
     ],
 )  # fmt: skip
 def test_which_files_decide(path: str, expected: bool) -> None:
-    assert decides(path) is expected
+    assert is_decisive(path) is expected
 
 
 @given(
@@ -223,7 +229,7 @@ def test_which_files_decide(path: str, expected: bool) -> None:
 def test_what_decides_nothing_is_never_downloaded(path: str) -> None:
     """The model card apart, which is about the checkpoint and no part of what runs."""
     for name in (path, f"{path}.md", f"{path}.bin", f"{path}.gguf", f"{path}.json", f"{path}.safetensors"):
-        if not decides(name) and not name.endswith("README.md"):
+        if not is_decisive(name) and not name.endswith("README.md"):
             listed = {name, "config.json", "tokenizer.json", "model.safetensors"}
             taken = {file.path for file in select([Remote(one, 1) for one in listed], "hf://acme/tiny").taken}
             assert is_legal(name) or name not in taken

@@ -8,7 +8,7 @@ import pytest
 
 from containers.errors import BadInput
 from flows.watching.models import SHIPPED, load
-from flows.watching.scan import newest
+from flows.watching.scan import newest_tag
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def test_the_file_that_ships_fits() -> None:
         ("      - Oci:/x", "      - oci:/images/two", ":11: models.1.targets.1: "),
         ("    max_model_len: many", "    max_model_len: 4096", ":14: models.1.max_model_len: "),
         ("    deployment: nowhere", "    deployment: quantize-and-ship/gpu", ":15: models.1.deployment: "),
-        ("  - name: one", "  - name: two", ":1: the whole: two models are named 'one'"),
+        ("  - name: one", "  - name: two", ":1: the file: two models are named 'one'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_line_and_field(tmp_path: Path, wrong: str, right: str, said: str) -> None:
@@ -94,9 +94,9 @@ def test_one_mistake_is_one_complaint(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("models: [}", ":1: not YAML"),
-        (GOOD.replace("    base: quay.io/org/base:9", "    name: three"), ":12: 'name' is given twice"),
-        ("", ":1: the whole: "),
-        ("- name: one", ":1: the whole: "),
+        (GOOD.replace("    base: quay.io/org/base:9", "    name: three"), ":12: duplicate key 'name'"),
+        ("", ":1: the file: "),
+        ("- name: one", ":1: the file: "),
     ],
 )
 def test_what_is_no_such_file_is_said(tmp_path: Path, text: str, said: str) -> None:
@@ -131,4 +131,4 @@ def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
     ],
 )
 def test_the_newest_tag(tags: list[str], pattern: str, expected: str | None) -> None:
-    assert newest(tags, pattern) == expected
+    assert newest_tag(tags, pattern) == expected

@@ -104,7 +104,7 @@ def check_sentences(places: Places) -> None:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError as error:
         raise BadInput(
-            f"the suite {places.name} needs the data set punkt_tab of NLTK, which is not here",
+            f"the suite {places.name} needs the data set punkt_tab of NLTK, which is missing",
             remedy=f"unpack it as {_NLTK}/tokenizers/punkt_tab in the folder of the setting evaluate.data",
         ) from error
 

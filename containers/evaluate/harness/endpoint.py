@@ -18,7 +18,7 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 
 from containers.errors import BadInput, Temporary
 from containers.evaluate.client import Client, Counts, NotFinite, Rejected
-from containers.evaluate.measure import together
+from containers.evaluate.measure import gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,7 +63,7 @@ class _OverClient:
                     progress.advance(1)
                     return answer
 
-                answers = await together([one(*pair) for pair in zip(requests, lengths, strict=True)])
+                answers = await gather([one(*pair) for pair in zip(requests, lengths, strict=True)])
         self._refuse(too_long, self.benchmark.max_length, len(requests))
         return answers
 
@@ -111,7 +111,7 @@ class _OverClient:
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise BadInput(
                 f"{self.benchmark.title}: the endpoint gives no log-probabilities of the prompt",
-                remedy="they come with `echo` and `logprobs` of the completions API, as vLLM has it",
+                remedy="the server must support `echo` and `logprobs` in the completions API, as vLLM does",
             ) from error
         if not all(math.isfinite(value) for value, _ in found):
             raise NotFinite(f"{self.benchmark.title}: the endpoint's log-probabilities are not finite")
@@ -170,7 +170,7 @@ class EndpointTokenizer:
     def apply_chat_template(self, *_: Any, **__: Any) -> str:
         """Raises BadInput: the endpoint renders chats, but does not say into which text."""
         raise BadInput(
-            f"{self._title} renders chats on this side, and the request names no tokenizer",
+            f"{self._title} renders chat prompts locally, but the request names no tokenizer",
             remedy="measure a checkpoint or a modelcar by its reference",
         )
 
@@ -183,7 +183,7 @@ class EndpointTokenizer:
             raise Temporary(f"{self._url} does not answer: {error}") from error
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
             raise BadInput(
-                f"{self._title} needs a tokenizer, and the endpoint is none",
+                f"{self._title} needs a tokenizer, and the endpoint offers none",
                 remedy="measure a checkpoint or a modelcar by its reference",
             ) from error
 

@@ -19,7 +19,7 @@ from containers.errors import BadInput
 from containers.evaluate import tokenizer
 from containers.evaluate.harness import data, questions
 from containers.evaluate.harness.benchmark import command
-from containers.evaluate.measurement import Requests
+from containers.evaluate.measurement import RequestCounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Ran:
     """
 
     scored: tuple[Scored, ...]
-    requests: Requests
+    requests: RequestCounts
     cut: dict[str, int]
     commands: tuple[str, ...]
     noise: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Ran:
 @dataclass(frozen=True)
 class Harness:
     """Runs the benchmarks of one suite; `scratch` is an empty folder, `tokenizer` one with the tokenizer's files (None asks
-    the endpoint). `again` questions of each benchmark are asked once more, to know the engine's noise.
+    the endpoint). `repeated` questions of each benchmark are asked once more, to measure the server's noise.
     """
 
     files: SuiteFiles
@@ -64,7 +64,7 @@ class Harness:
     settings: StepSettings
     tokenizer: Path | None = None
     category: str = ""
-    again: int = 0
+    repeated: int = 0
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
         """Every benchmark to its end.
@@ -103,9 +103,9 @@ class Harness:
                 found = ask(one, model)
                 scored.append(questions.scored(one, found, self.files.name, self.category))
                 cut[one.key] = model.traffic.cut
-                if self.again:
+                if self.repeated:
                     # The first ones of each task: then its examples are drawn as they were, and the prompts are the same.
-                    each = max(1, self.again // len(found["samples"]))
+                    each = max(1, self.repeated // len(found["samples"]))
                     some = {
                         task: list(range(min(each, questions.count(rows)))) for task, rows in found["samples"].items()
                     }
@@ -114,7 +114,7 @@ class Harness:
                 counts.append(model.traffic.counts)
         return Ran(
             scored=tuple(scored),
-            requests=Requests(
+            requests=RequestCounts(
                 **{name: sum(getattr(one, name) for one in counts) for name in ("sent", "retried", "failed")}
             ),
             cut={key: number for key, number in cut.items() if number},
@@ -143,7 +143,7 @@ class Harness:
         folder = folder.expanduser().resolve()
         if not folder.is_dir():
             raise BadInput(
-                f"there is no folder {folder}, which evaluate.data names", remedy="make it, or unset evaluate.data"
+                f"there is no folder {folder}, which evaluate.data names", remedy="create it, or unset evaluate.data"
             )
         return folder
 
@@ -190,7 +190,7 @@ class Harness:
                 raise BadInput(
                     f"{one.title} of the suite {self.files.name} has {count} questions here, and {one.samples} are "
                     "declared: an incomplete sample set never passes",
-                    remedy=f"get the whole data set {one.data_set}, or the version that the suite was written for",
+                    remedy=f"provide the complete data set {one.data_set}, in the version that the suite was written for",
                 )
         return manager
 
@@ -205,9 +205,9 @@ def run_benchmarks(  # noqa: PLR0917 - a suite, what it declares, and where thin
     store: Store,
     context: Context,
     category: str = "",
-    again: int = 0,
+    repeated: int = 0,
 ) -> Ran:
     """Run them at the endpoint, with the tokenizer of what is measured; raises as `Harness.run` does."""
     folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
-    harness = Harness(files, declared, context.scratch / "harness", context.settings, folder, category, again)
+    harness = Harness(files, declared, context.scratch / "harness", context.settings, folder, category, repeated)
     return harness.run(options, context.report)

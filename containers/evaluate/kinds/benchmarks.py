@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.suites import SuiteFiles
 
-_AGAIN = 64  # questions of a benchmark, or one of each of its tasks: enough to see noise that would matter
+_REPEATED = 64  # questions of a benchmark, or one of each of its tasks: enough to see noise that would matter
 
 
 class BenchmarkDeclaration(ScoredDeclaration):
@@ -62,7 +62,7 @@ class BenchmarkSuite:
             store,
             context,
             category=self.declared.category,
-            again=_AGAIN,
+            repeated=_REPEATED,
         )
         return Samples.of(
             self.files,

@@ -10,8 +10,8 @@ from containers.evaluate import humaneval, humaneval_plus, sanity
 from containers.evaluate.client import Client
 from containers.evaluate.declaration import ScoredDeclaration, parse
 from containers.evaluate.kinds.scored import judge_samples
-from containers.evaluate.measure import together
-from containers.evaluate.measurement import Requests, Scored
+from containers.evaluate.measure import gather
+from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.samples import Samples
 from containers.evaluate.sandbox import Sandbox
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.suites import SuiteFiles
 
-_AGAIN = 16  # problems, a tenth of them
+_REPEATED = 16  # problems, a tenth of them
 
 
 class HumanEvalDeclaration(ScoredDeclaration):
@@ -58,14 +58,14 @@ class HumanEvalSuite:
         return asyncio.run(self._measured(parameters, options, context)).files()
 
     async def _measured(self, parameters: EvaluateParameters, options: EvaluateOptions, context: Context) -> Samples:
-        """All problems of HumanEval; greedily, the first ones are asked once more, to know the engine's noise.
+        """All problems of HumanEval; greedily, the first ones are asked once more, to measure the server's noise.
 
         The sandbox and the problems of HumanEval+ are looked for before the first request.
         """
         suite, report = self.declared, context.report
         sandbox, known, harder = _ready(suite, context.settings.evaluate)
         cut: list[str] = []
-        some = {} if suite.humaneval.temperature else dict(list(known.items())[:_AGAIN])
+        some = {} if suite.humaneval.temperature else dict(list(known.items())[:_REPEATED])
         async with Client(options) as client:
             length = await sanity.served(client, suite.serving.max_model_len)
             with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:
@@ -75,16 +75,18 @@ class HumanEvalSuite:
                     progress.advance(1)
                     return texts
 
-                texts = await together([write(problem) for problem in known.values()])
-            again = await together([humaneval.solutions(client, problem, suite.humaneval) for problem in some.values()])
-            requests = Requests(**vars(client.counts))
+                texts = await gather([write(problem) for problem in known.values()])
+            repeated = await gather(
+                [humaneval.solutions(client, problem, suite.humaneval) for problem in some.values()]
+            )
+            requests = RequestCounts(**vars(client.counts))
         written = dict(zip(known, texts, strict=True))
-        report.log(f"running what was written, {sandbox}")
+        report.log(f"running the generated code {sandbox}")
         outcomes = await humaneval.score(sandbox, known, written)
-        later = await humaneval.score(sandbox, known, dict(zip(some, again, strict=True)))
+        later = await humaneval.score(sandbox, known, dict(zip(some, repeated, strict=True)))
         scored = [_scored(suite, "humaneval", "HumanEval", outcomes)]
         if harder:
-            report.log("running it on the inputs of HumanEval+")
+            report.log("running the generated code on the inputs of HumanEval+")
             scored.append(
                 _scored(suite, "humaneval-plus", "HumanEval+", await humaneval.score(sandbox, harder, written))
             )

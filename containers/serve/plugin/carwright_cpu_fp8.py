@@ -64,7 +64,7 @@ def _allow_amx() -> None:
     """Ask Linux for the registers of AMX: a process that uses them without it ends with an illegal instruction.
 
     oneDNN asks when it first multiplies matrices of some size. vLLM's own attention does not, so that a small model, whose
-    matrices oneDNN multiplies otherwise, killed the engine on processors with AMX. Elsewhere the call fails, which is fine.
+    matrices oneDNN multiplies otherwise, killed vLLM on processors with AMX. Elsewhere the call fails, which is fine.
     """
     if platform.machine() == "x86_64":
         ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA)

@@ -1,4 +1,4 @@
-"""The Docker engine and Compose by their commands, and what a dry run finds on them."""
+"""Runs `docker` and Docker Compose for a dry run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 COMPOSE: Final = Path(infra.__file__).parent / "compose.yaml"
-FLOW_RUNS: Final = (
-    f"{LABEL}flow-runs"  # labels of containers, with the project's name; those of flows.orchestrator.work_pools and
-)
-STEPS: Final = f"{LABEL}project"  # infra.container_engine
+# Labels of containers; their value is the project.
+FLOW_RUNS: Final = f"{LABEL}flow-runs"  # as flows.orchestrator.work_pools sets it
+STEPS: Final = f"{LABEL}project"  # as infra.container_engine sets it
 SERVICES: Final = ("objectstore", "registry", "hub", "prefect", "worker")
-_CLIENT: Final = ("DOCKER_", "COMPOSE_")  # what the commands are configured by
-_ANSWER: Final = 60.0  # seconds for an engine to answer a question
-_UP: Final = 300.0  # seconds to make the containers; their images are there
-_LOOK: Final = 1.0
+_CLIENT: Final = ("DOCKER_", "COMPOSE_")  # prefixes of variables that configure the commands
+_COMMAND_TIMEOUT: Final = 60.0  # seconds
+_UP_TIMEOUT: Final = 300.0  # seconds to create the containers, with all images loaded
+_POLL: Final = 1.0  # seconds between two checks
 
 
 @dataclass(frozen=True)
 class Stack:
-    """One dry run's services: `variables` are those of infra/compose.yaml, `files` what is laid over it."""
+    """The services of one dry run. `variables` are those of infra/compose.yaml; `files` are the Compose files."""
 
     project: str
     variables: Mapping[str, str]
@@ -41,20 +40,20 @@ class Stack:
 
     @cached_property
     def _compose(self) -> list[str]:
-        """Compose v2, a plugin of the client, or v1, a program of its own; raises BadInput without either."""
+        """The command of Compose v2 (a plugin) or v1 (a program); raises BadInput if neither is installed."""
         for argv in (["docker", "compose"], ["docker-compose"]):
             try:
-                run([*argv, "version"], env=inherited(*_CLIENT), timeout=_ANSWER)
+                run([*argv, "version"], env=inherited(*_CLIENT), timeout=_COMMAND_TIMEOUT)
             except (ProcessFailed, BadInput):
                 continue
             return argv
         raise BadInput(
-            "there is no Docker Compose here",
+            "Docker Compose is not installed",
             remedy="install Compose v2 (docker compose) or v1.29 (docker-compose); `make ship` works without Docker",
         )
 
-    def compose(self, *arguments: str, timeout: float = _UP) -> str:
-        """Run Compose on these services; raises what it says as Temporary, and BadInput for a port that is taken."""
+    def compose(self, *arguments: str, timeout: float = _UP_TIMEOUT) -> str:
+        """Run Compose on these services; returns its output. Raises BadInput if a port is in use, else Temporary."""
         argv = [*self._compose, "-p", self.project]
         for file in self.files:
             argv += ["-f", str(file)]
@@ -62,12 +61,12 @@ class Stack:
         try:
             return run([*argv, *arguments], env=environment, timeout=timeout).stdout
         except ProcessFailed as error:
-            raise _told(error) from error
+            raise _as_error(error) from error
 
     def wait(self, say: Callable[[str], None], deadline: float = 420.0, *, but: str = "") -> None:
-        """Return when every service, save `but`, is healthy; says which ones are as they become so.
+        """Wait until every service except `but` is healthy, reporting each with `say`.
 
-        Raises NotReady with the last words of a service that ended, is ill, or takes longer than `deadline` seconds.
+        Raises NotReady if a service ends or is unhealthy, with the end of its log, or after `deadline` seconds.
         """
         began, ready = time.monotonic(), set[str]()
         wanted = [service for service in self.services if service != but]
@@ -79,14 +78,14 @@ class Stack:
                     ready.add(service)
                     say(f"{service} is ready")
                 if state in {"exited", "dead", "unhealthy"}:
-                    raise NotReady(f"{service} is {state}:\n{self._words(service)}", remedy=self._advice())
+                    raise NotReady(f"{service} is {state}:\n{self._log_end(service)}", remedy=self._remedy())
             if time.monotonic() - began > deadline:
                 late = ", ".join(sorted(set(wanted) - ready))
-                raise NotReady(f"{late}: not ready after {deadline:.0f} seconds", remedy=self._advice())
-            time.sleep(_LOOK)
+                raise NotReady(f"{late}: not ready after {deadline:.0f} seconds", remedy=self._remedy())
+            time.sleep(_POLL)
 
     def states(self) -> dict[str, str]:
-        """Service -> its health, or its state where it has no health check (starting, healthy, unhealthy, exited...)."""
+        """Service -> health, or state if it has no health check (starting, healthy, unhealthy, exited...)."""
         identities = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.project}").split()
         found = {}
         for each in json.loads(docker("inspect", *identities)) if identities else []:
@@ -96,67 +95,67 @@ class Stack:
         return found
 
     def login(self) -> str:
-        """The login of the Prefect API, out of its volume; whoever may read it there has the engine anyway."""
-        look = f"print(open('/run/login/{LOGIN}').read())"  # the image has no cat
-        return self.compose("exec", "-T", "prefect", "python", "-c", look).strip()
+        """The login of the Prefect API, read from its volume. Access to the container engine is enough to read it."""
+        script = f"print(open('/run/login/{LOGIN}').read())"  # the image has no cat
+        return self.compose("exec", "-T", "prefect", "python", "-c", script).strip()
 
-    def _words(self, service: str) -> str:
+    def _log_end(self, service: str) -> str:
         return self.compose("logs", "--no-color", "--tail", "15", service).strip()
 
-    def _advice(self) -> str:
-        return f"{' '.join(self._compose)} -p {self.project} logs SERVICE shows more; `make dry-run-down` starts over"
+    def _remedy(self) -> str:
+        return f"`{' '.join(self._compose)} -p {self.project} logs SERVICE` shows more; `make dry-run-down` removes everything"
 
 
-def docker(*arguments: str, timeout: float = _ANSWER) -> str:
-    """Run the client; raises BadInput when there is no client or no engine, Temporary for what else it says."""
+def docker(*arguments: str, timeout: float = _COMMAND_TIMEOUT) -> str:
+    """Run `docker`; returns its output. Raises BadInput if it is not installed or no engine answers, else Temporary."""
     try:
         return run(["docker", *arguments], env=inherited(*_CLIENT), timeout=timeout).stdout
     except ProcessFailed as error:
-        raise _told(error) from error
+        raise _as_error(error) from error
     except BadInput as error:
-        raise _no_engine(error.message) from error
+        raise _engine_unreachable(error.message) from error
 
 
-def _told(error: ProcessFailed) -> BadInput | Temporary:
-    said = error.output.strip()
-    if "Cannot connect to the Docker daemon" in said or "permission denied while trying to connect" in said:
-        return _no_engine(said.splitlines()[0])
-    if "port is already allocated" in said or "address already in use" in said:
+def _as_error(error: ProcessFailed) -> BadInput | Temporary:
+    output = error.output.strip()
+    if "Cannot connect to the Docker daemon" in output or "permission denied while trying to connect" in output:
+        return _engine_unreachable(output.splitlines()[0])
+    if "port is already allocated" in output or "address already in use" in output:
         return BadInput(
-            f"a port of this machine is taken:\n{_line(said, 'already')}",
-            remedy="CARWRIGHT_PORT (4200), CARWRIGHT_REGISTRY_PORT (5000) and CARWRIGHT_STORE_PORT (9000) choose others",
+            f"a port is already in use:\n{_line(output, 'already')}",
+            remedy="CARWRIGHT_PORT (4200), CARWRIGHT_REGISTRY_PORT (5000) and CARWRIGHT_STORE_PORT (9000) set other ports",
         )
-    return Temporary(f"Docker said:\n{said}", remedy="`make dry-run-down` starts over")
+    return Temporary(f"Docker output:\n{output}", remedy="`make dry-run-down` removes everything")
 
 
 def _line(text: str, word: str) -> str:
     return next((line.strip() for line in text.splitlines() if word in line), text)
 
 
-def _no_engine(said: str) -> BadInput:
+def _engine_unreachable(output: str) -> BadInput:
     return BadInput(
-        f"no Docker engine can be reached: {said}",
-        remedy="install docker.io (Debian) or docker-ce and start it, be in its group, or set DOCKER_HOST; "
+        f"no Docker engine can be reached: {output}",
+        remedy="install docker.io (Debian) or docker-ce, start it and join its group, or set DOCKER_HOST; "
         "`make ship` runs the chain without Docker",
     )
 
 
 def labelled(label: str, project: str) -> list[str]:
-    """Ids of the containers, running or not, that carry the label with the project's name."""
+    """Ids of all containers, running or not, that have this label with the project as its value."""
     return docker("ps", "-aq", "--no-trunc", "--filter", f"label={label}={project}").split()
 
 
 def socket_group(image: str, socket: str) -> int:
-    """The group of the engine's socket on the engine's own machine, which may be another one than this."""
-    look = "import os; print(os.stat('/socket').st_gid)"
+    """The group id of the container engine's socket, on the machine of the engine, which may be a remote one."""
+    script = "import os; print(os.stat('/socket').st_gid)"
     return int(
         docker(
-            "run", "--rm", "--network=none", "--volume", f"{socket}:/socket", "--entrypoint=python", image, "-c", look
+            "run", "--rm", "--network=none", "--volume", f"{socket}:/socket", "--entrypoint=python", image, "-c", script
         )
     )
 
 
 def missing(images: tuple[str, ...]) -> list[str]:
-    """Those of the images that the engine does not have."""
-    there = set(docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split())
-    return [image for image in images if image not in there]
+    """The images that the container engine does not have."""
+    present = set(docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split())
+    return [image for image in images if image not in present]

@@ -1,4 +1,4 @@
-"""The whole chain on this machine's Docker engine, under a real Prefect server: brought up and taken away."""
+"""Starts and removes a dry run: the whole chain on this machine's Docker engine, under a Prefect server."""
 
 from __future__ import annotations
 
@@ -25,51 +25,55 @@ _PREFECT_YAML: Final = Path(infra.__file__).parent / "prefect.yaml"
 
 
 def up(site: Site, log: Callable[[str], None]) -> None:
-    """Services up and healthy, pools made, deployments registered; safe to repeat.
+    """Start the services, create the work pools and register the deployments; safe to repeat.
 
-    Raises BadInput without an engine, Compose or images, and for a port that is taken; NotReady for a service that does
-    not come up.
+    Raises BadInput if a container engine, Compose or an image is missing or a port is in use; NotReady if a service does
+    not become healthy.
     """
     if absent := compose.missing(site.images()):
         raise BadInput(
-            f"the engine has no image {', '.join(absent)}",
-            remedy="`make images` builds them, `carwright images load` brings in what was built",
+            f"the container engine does not have the images {', '.join(absent)}",
+            remedy="`make images` builds and loads them",
         )
     group = compose.socket_group(site.image("flow"), site.socket)
     stack = site.stack(group)
     began = time.monotonic()
     log("starting the services")
     stack.compose("up", "-d", "--remove-orphans")
-    stack.wait(log, but="worker")  # which comes up while the deployments are registered
+    stack.wait(log, but="worker")  # it starts while the deployments are registered
 
     # Prefect reads its settings once, when it is imported.
     environment = _prefect(site, stack)
     export(environment)
     import_prefect()
-    from flows.orchestrator.child_runs import server
+    from flows.orchestrator.child_runs import check_server
     from flows.orchestrator.work_pools import prepare
 
-    server()
+    check_server()
     prepare(site.host(group), log)
     run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_PREFECT_YAML)],
         env=inherited() | environment, cwd=_PREFECT_YAML.parent, timeout=_DEPLOY)  # fmt: skip
     stack.wait(lambda _: None)
-    log(f"deployments are registered; everything was up after {time.monotonic() - began:.0f} s")
+    log(f"deployments are registered; start-up took {time.monotonic() - began:.0f} s")
 
 
 def down(site: Site, log: Callable[[str], None], *, volumes: bool) -> None:
-    """Stop and remove every container of the project, flow runs and steps included, and with `volumes` its data."""
+    """Stop and remove every container of the project, including flow runs and steps; with `volumes` also its data."""
     if runs := compose.labelled(compose.FLOW_RUNS, site.project):
         log(f"ending {len(runs)} flow runs")
         compose.docker("stop", "--time", "30", *runs, timeout=120)
     if left := compose.labelled(compose.FLOW_RUNS, site.project) + compose.labelled(compose.STEPS, site.project):
         compose.docker("rm", "--force", "--volumes", *left)
     site.stack(0).compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
-    log("everything is gone" if volumes else "the containers are gone; --volumes removes store, registry and runs, too")
+    log(
+        "containers and data are removed"
+        if volumes
+        else "the containers are removed; --volumes also removes store, registry and runs"
+    )
 
 
 def api(site: Site, stack: Stack | None = None) -> dict[str, str]:
-    """What a client of the Prefect API needs in its environment. The login is a secret."""
+    """The environment variables of a client of the Prefect API, including the login, which is secret."""
     return {"PREFECT_API_URL": f"{site.url}/api", LOGIN: (stack or site.stack(0)).login()}
 
 

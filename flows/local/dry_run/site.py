@@ -1,4 +1,4 @@
-"""Where a dry run lives: names, ports and images, from the variables that infra/compose.yaml knows."""
+"""The names, ports and images of a dry run, from the variables of infra/compose.yaml."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     from flows.orchestrator.work_pools import Host
 
-# Of our own services and steps; `modelcar-base` and `base` are parts of the others.
+# Images of services and steps; `modelcar-base` and `base` are parts of the others.
 TARGETS = ("flow", "download", "quantize", "push", "evaluate", "serve-cpu", "registry", "objectstore", "hub")
 
 
 class Site(BaseSettings):
-    """Read by `Site.read`; every field is the variable CARWRIGHT_<NAME> of infra/compose.yaml."""
+    """Each field is the variable CARWRIGHT_<NAME> of infra/compose.yaml; create it with `Site.read`."""
 
     model_config = SettingsConfigDict(env_prefix="CARWRIGHT_", extra="ignore")
 
@@ -35,27 +35,27 @@ class Site(BaseSettings):
 
     @classmethod
     def read(cls) -> Site:
-        """Raises BadInput for a value that does not fit, and for a variable that nobody would read."""
+        """Read the variables; raises BadInput for an invalid value or an unknown variable."""
         Settings.check_variables()
         try:
             return cls()
         except ValidationError as error:
-            raise BadInput(f"a variable of the dry run does not fit: {faults(error)}") from None
+            raise BadInput(f"invalid variable of the dry run: {faults(error)}") from None
 
     @property
     def url(self) -> str:
-        """Of the Prefect server and its UI, from this machine."""
+        """The URL of the Prefect server and its UI, from this machine."""
         return f"http://127.0.0.1:{self.port}"
 
     def image(self, target: str) -> str:
         return f"{self.images_}/{target}:{self.tag}"
 
     def images(self) -> tuple[str, ...]:
-        """All that a run of the chain needs."""
+        """All images that a run of the chain needs."""
         return tuple(self.image(target) for target in TARGETS)
 
     def stack(self, group: int) -> Stack:
-        """The services; `group` may use the engine's socket."""
+        """The services; `group` is the id of the group that may use the container engine's socket."""
         return Stack(
             self.project,
             {
@@ -71,7 +71,7 @@ class Site(BaseSettings):
         )
 
     def host(self, group: int) -> Host:
-        """What the flow runs of the work pools find here."""
+        """The environment for the flow runs of the work pools."""
         from flows.orchestrator.work_pools import Host
 
         return Host(
@@ -86,7 +86,7 @@ class Site(BaseSettings):
                 "CARWRIGHT_STORE__PUBLIC_ENDPOINT": f"http://127.0.0.1:{self.store_port}",
                 "CARWRIGHT_HUB_ENDPOINT": "http://hub:8080",
                 "CARWRIGHT_REGISTRY__PLAIN_HTTP": json.dumps(["registry:5000"]),
-                # The engine is no part of the network: it pulls from the port on its machine's loopback.
+                # The container engine is not in this network: it pulls from the port on its machine's loopback.
                 "CARWRIGHT_DOCKER__REGISTRY_ALIASES": json.dumps({"registry:5000": f"127.0.0.1:{self.registry_port}"}),
             },
         )

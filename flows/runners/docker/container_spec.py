@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
-from containers.settings import HANDED, handed
+from containers.settings import STEP_SETTINGS, step_variables
 from flows.runners.docker import seccomp
 from flows.runners.step_container import makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, RESULT
@@ -72,7 +72,7 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
             "registry": settings.registry.model_copy(update={"auth_file": None}),
         }
     )
-    return handed(here, request)[0] | {
+    return step_variables(here, request)[0] | {
         "CARWRIGHT_HOME": f"{WORK}/home",
         "CARWRIGHT_CACHE": f"{WORK}/home/cache",
         "HOME": f"{WORK}/home",
@@ -83,8 +83,8 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
 
 def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]:
     """What is put into the volume: the request, empty folders, and the secrets that this very step needs."""
-    secret = handed(settings, request)[1]
-    if "hub_token" in HANDED[request.step] and settings.hub_token is None:
+    secret = step_variables(settings, request)[1]
+    if "hub_token" in STEP_SETTINGS[request.step] and settings.hub_token is None:
         from huggingface_hub import get_token  # of the hub's own login, which the container does not have
 
         secret |= {"CARWRIGHT_HUB_TOKEN": token} if (token := get_token()) else {}

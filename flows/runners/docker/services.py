@@ -28,7 +28,7 @@ from flows.runners.docker.launcher import Follower, ended_badly, engine_login, e
 from flows.runners.process.launcher import run_folder
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
-from infra.container_engine.ownership import LEASE, lives, stays
+from infra.container_engine.ownership import LEASE, is_alive, is_kept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ class DockerServices:
         stopped = []
         with connect(self.settings.docker) as engine:
             for container in _servers(engine):
-                if not (kept if stays(container) else lives(container.labels.get("owner", "")) is False):
+                if not (kept if is_kept(container) else is_alive(container.labels.get("owner", "")) is False):
                     continue
                 endpoint = self._endpoint(container)
                 stopped.append((endpoint.published or endpoint.url) if endpoint else container.name)
@@ -120,7 +120,7 @@ class DockerServices:
 
     def _find(self, engine: ContainerEngine, key: str) -> DockerLease | None:
         for container in _servers(engine, service=key):
-            endpoint = self._endpoint(container) if stays(container) else None
+            endpoint = self._endpoint(container) if is_kept(container) else None
             if endpoint is not None:
                 return DockerLease(endpoint, found=True, _settings=self.settings, _container=container)
         return None

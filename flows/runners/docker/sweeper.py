@@ -18,7 +18,7 @@ import httpx
 
 from flows.orchestrator.prefect_import import import_prefect
 from infra.container_engine import connect
-from infra.container_engine.ownership import ALIVE, ALIVE_SILENCE, LEASE, lives, stays
+from infra.container_engine.ownership import ALIVE, ALIVE_SILENCE, LEASE, is_alive, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,9 +73,9 @@ def _swept(container: Container, wanted: bool, why: str) -> Swept:  # noqa: FBT0
 
 def _judge(engine: ContainerEngine, container: Container, ask: Asked) -> tuple[bool, str]:
     """Whether somebody wants it, and why."""
-    if container.labels.get("part") == "server" and stays(container):
+    if container.labels.get("part") == "server" and is_kept(container):
         return True, "a service that was kept"
-    alive = lives(container.labels.get("owner", ""))
+    alive = is_alive(container.labels.get("owner", ""))
     if alive is not None:
         return alive, "the process that made it lives" if alive else "the process that made it has ended"
     flow_run = container.labels.get("flow-run")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containers.process import Child, inherited
-from containers.settings import absolute, handed
+from containers.settings import absolute, step_variables
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
@@ -81,7 +81,7 @@ def step_environment(
 ) -> dict[str, str]:
     """Environment variables of a step: the settings that this very step needs, with their secrets, and no others."""
     here = absolute(settings).model_copy(update={"log_format": "json"})
-    plain, secret = handed(here, request)
+    plain, secret = step_variables(here, request)
     return {
         **inherited(),
         **environment.environment(),

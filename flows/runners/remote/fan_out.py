@@ -77,7 +77,7 @@ class FanOut:
 
         with Workers(dealer, self._start, self._stored, self._lost, _FINAL, finished) as workers:
             # While one of them waits for a place in the work pool, another one would only wait behind it.
-            while workers.look(full=any(child.waits for child in workers.working.values())):
+            while workers.poll(full=any(child.waiting for child in workers.working.values())):
                 time.sleep(POLL)
 
     def _start(self, number: int, dealt: list[str]) -> ChildRun:

@@ -15,7 +15,7 @@ from containers.fingerprints import fingerprint_inputs
 from containers.serve_health import is_healthy
 from containers.store import Store
 from flows.orchestrator.child_protocol import child_key
-from flows.orchestrator.child_runs import POLL, Children, server
+from flows.orchestrator.child_runs import POLL, Children, check_server
 
 if TYPE_CHECKING:
     from containers.events import OnEvent
@@ -100,13 +100,13 @@ class PlacedServices:
     def stop_all(self, *, kept: bool = False) -> list[str]:
         """Those of this machine, and with `kept` what child runs of the deployment serve without a parent.
 
-        What a dead run left there ends by itself. Raises what `flows.orchestrator.child_runs.server` raises.
+        What a dead run left there ends by itself. Raises what `flows.orchestrator.child_runs.check_server` raises.
         """
         stopped = self.here.stop_all(kept=kept)
         deployment = self.settings.placement.serve
         if not kept or not deployment:
             return stopped
-        server()
+        check_server()
         store = Store.open(self.settings.store.location, self.settings.store)
         for request, child in Children(store, self.settings).kept(deployment, lambda _: None):
             endpoint = _read(store, child_key(child.key, "endpoint"))

@@ -1,4 +1,4 @@
-"""The real engine for tests: vLLM over a checkpoint folder, and the demo model in BF16 and FP8."""
+"""vLLM for tests, over a checkpoint folder, and the demo model in BF16 and FP8."""
 
 from __future__ import annotations
 
