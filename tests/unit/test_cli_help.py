@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -41,3 +44,9 @@ def test_the_version_is_shown() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert done.exit_code == 0
     assert done.stdout.startswith("carwright 0.")
+
+
+def test_the_help_loads_no_client() -> None:
+    """For HTTP, an engine or a cluster, and no Prefect: all are slow to load."""
+    code = "import sys, flows.cli.main; print({'docker', 'httpx', 'lightkube', 'prefect'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
