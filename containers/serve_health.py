@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import httpx
-
 HEALTH_PATH: Final = "/health"  # of vLLM; it answers 200 once the model is loaded
 HEALTH_TIMEOUT: Final = 5  # seconds for one answer
 STARTUP_PERIOD: Final = 10  # seconds between two probes while the model is loading
@@ -23,6 +21,8 @@ def health_url(url: str) -> str:
 
 def is_healthy(url: str) -> bool:
     """Whether the server at `url` (see `health_url`) answers and has loaded its model."""
+    import httpx  # slow to load, and what only writes a probe down needs none
+
     try:
         return httpx.get(health_url(url), timeout=HEALTH_TIMEOUT).status_code == httpx.codes.OK
     except httpx.HTTPError:

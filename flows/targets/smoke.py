@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-import httpx
-
 from containers.errors import NotReady
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ def ask(url: str, model: str, say: Callable[[str], None], *, patience: float = _
 
     Raises NotReady when it is not reached, does not know the model, or has no answer.
     """
+    import httpx  # slow to load, and the command line's help has every target loaded
+
     base = url.rstrip("/").removesuffix("/v1") + "/v1"
     deadline = time.monotonic() + patience
     while True:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -48,3 +50,9 @@ def test_the_version_is_shown(root: Path) -> None:
     assert done.exit_code == 0
     declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     assert done.stdout == f"carwright {declared}\n"
+
+
+def test_the_help_loads_no_client() -> None:
+    """For HTTP, an engine or a cluster, and no Prefect: all are slow to load."""
+    code = "import sys, flows.cli.main; print({'docker', 'httpx', 'lightkube', 'prefect'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
