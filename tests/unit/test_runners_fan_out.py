@@ -38,7 +38,7 @@ class Child:
     store: Store
     groups: list[str]
     fate: Callable[[Child], None]
-    waits: bool = False
+    waiting: bool = False
     seconds: float = 1.0
     ended: bool = False
     heard: list[str] = field(default_factory=list)
