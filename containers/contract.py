@@ -1,11 +1,11 @@
-"""Everything that crosses the border between a flow and a step, and nothing else does.
+"""The contract between flows and steps: everything that they exchange.
 
 A step is a command with a JSON request and a JSON result:
 
     python -m containers.<step> --request request.json --result result.json
 
-Both are frozen; an unknown field is refused, so that a newer flow and an older image cannot
-misunderstand each other in silence.
+Both are frozen. An unknown field is refused, so that a newer flow and an older image cannot silently misunderstand each
+other.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class DownloadParameters(Values):
 
 class DownloadOptions(Values):
     """`parallel`: files on their way at once, and so the most that lie on the disk. `revision`: what the user asked for,
-    as the manifest's metadata will say it. `announce` tells a quantization that waits for it what comes and what is there.
+    as the manifest's metadata will say it. `announce` publishes the progress for a quantization that runs meanwhile.
     """
 
     parallel: int = Field(default=4, ge=1, le=64)
@@ -192,7 +192,7 @@ class QuantizeParameters(Values):
 
 
 class QuantizeOptions(Values):
-    """`device`: auto, cpu, cuda or cuda:N. `lanes`: layer groups in hand at once in one process; 0 means as the machine is.
+    """`device`: auto, cpu, cuda or cuda:N. `lanes`: layer groups processed at once in one process; 0 chooses by the machine.
 
     `workers`: processes that share the groups, one on each of `devices` in turn (none given: every GPU there is, or
     `device`); 0 means one for each of these. `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
@@ -321,11 +321,11 @@ class EvaluateParameters(Values):
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
 
-    check: nothing but whether the suite can be measured by here; no outputs.
+    check: only whether the suite can be used here; no outputs.
 
-    `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured anew. `size_baseline`
-    and `size_candidate` are the checkpoints' bytes, for the report; 0 where they are not known. `tensor_parallel_size` is
-    that of the server: a model that is split otherwise gives other numbers.
+    `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured again. `size_baseline`
+    and `size_candidate` are the checkpoints' bytes, for the report; 0 if unknown. `tensor_parallel_size` is
+    that of the server: a model split differently gives other numbers.
     """
 
     action: Literal["measure", "judge", "check"] = "measure"

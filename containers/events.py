@@ -1,4 +1,4 @@
-"""What a step says while it works: structured lines on stderr that a launcher forwards and a person can read.
+"""The log and progress events of a step: structured lines on stderr that a launcher forwards.
 
 On a terminal the lines are plain text. Anywhere else each line is one JSON object with `event` (`log`, `progress`
 or `error`) and `time` (RFC 3339, UTC).
@@ -128,7 +128,7 @@ class Progress:
         self._task = task
         self._unit = unit
         self._lock = threading.Lock()
-        self._said = 0.0
+        self._reported = 0.0
         self.total = total
         self.done = 0.0
 
@@ -136,9 +136,9 @@ class Progress:
         with self._lock:
             self.done += by
             now = time.monotonic()
-            due = now - self._said >= _INTERVAL
+            due = now - self._reported >= _INTERVAL
             if due:
-                self._said = now
+                self._reported = now
         if due:
             self.report()
 

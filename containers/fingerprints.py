@@ -1,6 +1,6 @@
-"""What besides inputs and parameters can change the bytes that a step makes: part of every fingerprint.
+"""What besides inputs and parameters affects the bytes of a step's output; part of every fingerprint.
 
-A step's bytes version goes up by hand, in the commit that makes the step write other bytes for the same request. The
+A step's bytes version is raised by hand, in the commit that changes the bytes it writes for the same request. The
 libraries that do the arithmetic count by the version in the step's lock: what is locked is what is installed, and it
 can be read without importing anything. Whatever else a lock holds (HTTP clients, security fixes, the build of torch)
 does not count: it must not quantize 810 GB again.

@@ -1,4 +1,4 @@
-"""The one place that starts other programs: an argument list, a deadline, captured output, nothing left behind."""
+"""The only module that starts other programs: argument list, deadline, captured output, nothing left behind."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class TimedOut(Temporary):
 
 @dataclass(frozen=True)
 class Completed:
-    """What a program that has ended said."""
+    """The output and exit code of an ended program."""
 
     code: int
     stdout: str

@@ -1,4 +1,4 @@
-"""The names of settings: which there are in a tree, and what to say about a name that is none of them."""
+"""The names of the settings in a tree, and the error for an unknown name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIX: Final = "CARWRIGHT_"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the way to it in its tree, and what the tree says about it."""
+    """One setting: its path in the tree, and its field."""
 
     path: tuple[str, ...]
     field: FieldInfo
@@ -37,14 +37,14 @@ class Setting:
         return get_origin(self.field.annotation) is dict
 
     def value(self, settings: BaseModel) -> Any:
-        """The value in force."""
+        """The effective value."""
         found: Any = settings
         for name in self.path:
             found = getattr(found, name)
         return found
 
     def is_set(self, settings: BaseModel) -> bool:
-        """Whether anybody has set it, be it to its default."""
+        """Whether it is set, even to its default."""
         found: Any = settings
         for name in self.path:
             if name not in found.model_fields_set:
@@ -54,7 +54,7 @@ class Setting:
 
 
 def settings_of(tree: type[BaseModel], *path: str) -> Iterator[Setting]:
-    """Every setting of a tree, in its order."""
+    """Every setting of a tree, in order."""
     for name, field in tree.model_fields.items():
         section = field.annotation
         if inspect.isclass(section) and issubclass(section, BaseModel):
@@ -69,7 +69,7 @@ def variable(path: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class GivenName:
-    """A name that somebody gave: the variable that it is or stands for, and where it was found ("" for a variable)."""
+    """A name that was set: the variable, and the file that sets it ("" for a variable itself)."""
 
     variable: str
     where: str = ""
@@ -85,12 +85,12 @@ class GivenName:
 
 
 def names_of_variables(names: Iterable[str], where: str = "") -> Iterator[GivenName]:
-    """Of environment variables or files; those without our prefix are somebody else's."""
+    """The names among environment variables or files that have Carwright's prefix."""
     yield from (GivenName(name.upper(), where) for name in names if name.upper().startswith(PREFIX))
 
 
 def names_in_tables(tables: Mapping[str, Any], where: str, tree: type[BaseModel]) -> Iterator[GivenName]:
-    """Of a TOML file, whose tables are the sections of a tree."""
+    """The names in a TOML file, whose tables are the sections of a tree."""
     known = {setting.path for setting in settings_of(tree)}
 
     def walk(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[GivenName]:
@@ -112,10 +112,10 @@ def refuse_unknown(
     renamed: Mapping[str, str] | None = None,
     remedy: str = "",
 ) -> None:
-    """Raises BadInput that names every given name that is no setting of the tree, each with the nearest name.
+    """Raises BadInput for every name that is not a setting of the tree, with the nearest setting.
 
-    `ignored` are variables that somebody else reads; one of them stands for all that begin with it and `__`, too.
-    `renamed` holds former names and what they are called now.
+    `ignored` are variables that other programs read, including all that start with one of them and `__`. `renamed` maps
+    former names to new ones.
     """
     settings = list(settings_of(tree))
     known = {setting.variable for setting in settings}
@@ -137,12 +137,12 @@ def refuse_unknown(
 
 
 def _begins(name: str, whole: Collection[str]) -> str | None:
-    """Which of `whole` the name is, or goes on from."""
+    """The one of `whole` that the name equals or starts with."""
     return next((one for one in whole if name == one or name.startswith(f"{one}__")), None)
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
-    """The setting that was meant, most likely: the same but for its underscores, else spelt alike."""
+    """The setting that was probably meant: equal without underscores, or else spelt similarly."""
     bare = name.replace("_", "")
     if same := next((one for one in sorted(known) if one.replace("_", "") == bare), None):
         return same

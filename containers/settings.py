@@ -1,8 +1,8 @@
-"""What a step may know: the tree of its settings, which step is handed which, and how settings are read.
+"""The settings of the steps: the tree, which step gets which, and how settings are read.
 
 Every setting is an environment variable (`CARWRIGHT_STORE__BUCKET`) or, for secrets, a file of the variable's name under
-/run/secrets. They are read at an entry point, passed down, and never looked up again. What only the flow side knows is in
-infra/settings.py, whose tree begins with this one and may also be given in a file carwright.toml.
+/run/secrets. They are read at an entry point and passed down. Settings of the flow side only are in infra/settings.py,
+whose tree extends this one and may also be given in a file carwright.toml.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ FLOW_SIDE: Final = tuple(
     )
 )
 
-# The sections and settings that each step is handed, beside where it writes and how it logs.
+# The sections and settings that each step gets, besides where it writes and how it logs.
 _EVERY_STEP: Final = ("home", "cache", "log_format")
 STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token"),
@@ -74,7 +74,7 @@ _OF_REGISTRIES: Final = ("registry", "docker_config")
 
 
 class Section(BaseModel):
-    """Settings of one concern; a misspelt name is refused and not passed over."""
+    """Settings of one concern; an unknown name is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,22 +84,20 @@ class StoreSettings(Section):
 
     endpoint: str | None = Field(
         default=None,
-        description="URL of an S3 endpoint; unset starts the embedded server on loopback",
+        description="URL of an S3 endpoint; unset: an embedded server on loopback",
     )
     public_endpoint: str | None = Field(
         default=None,
-        description="URL under which a browser reaches the endpoint, for links to reports; unset means the endpoint",
+        description="URL of the endpoint for browsers, for links to reports; unset: the endpoint",
     )
-    bucket: str = Field(default="carwright", description="bucket; created when missing")
+    bucket: str = Field(default="carwright", description="bucket; created if missing")
     prefix: str = Field(default="", description="key prefix inside the bucket")
     region: str = Field(default="us-east-1", description="region name for request signing")
-    access_key_id: SecretStr | None = Field(
-        default=None, description="unset falls back to the usual AWS credential chain"
-    )
-    secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
+    access_key_id: SecretStr | None = Field(default=None, description="unset: the usual AWS credential chain")
+    secret_access_key: SecretStr | None = Field(default=None, description="secret of the access key")
     folder: Path | None = Field(
         default=None,
-        description="folder behind the embedded server, which sets this: its free space is looked at before a write",
+        description="folder of the embedded server, which sets this; its free space is checked before a write",
     )
 
     @property
@@ -109,41 +107,37 @@ class StoreSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Registries. Without a user name, Docker's and Podman's own login files and helpers are asked."""
+    """Registries. Without a user name, the login files and helpers of Docker and Podman are used."""
 
     username: str | None = Field(default=None, description="user name for every registry")
-    password: SecretStr | None = Field(default=None, description="password or token; goes with the user name")
+    password: SecretStr | None = Field(default=None, description="password or token of that user")
     auth_file: Path | None = Field(
-        default=None, description="login file in Docker's format; unset looks where docker and podman keep theirs"
+        default=None, description="login file in Docker's format; unset: the login files of docker and podman"
     )
     plain_http: tuple[str, ...] = Field(
-        default=(), description="hosts (with their port) that speak HTTP without TLS; loopback always may"
+        default=(), description="hosts (with port) to reach without TLS; loopback is always allowed"
     )
-    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=4, description="blobs sent or read at once")
+    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=4, description="blobs transferred at once")
     timeout: Annotated[float, Field(gt=0)] = Field(
-        default=60.0, description="seconds without a byte until a connection counts as broken"
+        default=60.0, description="seconds without data after which a connection counts as broken"
     )
-    attempts: Annotated[int, Field(ge=1)] = Field(
-        default=7, description="how often a request is sent before a temporary error is final"
-    )
+    attempts: Annotated[int, Field(ge=1)] = Field(default=7, description="attempts per request that fails temporarily")
     layer_bytes: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="most bytes in one layer; 0 takes the known limit of the registry, if there is one"
+        default=0, description="maximum bytes in one layer; 0: the known limit of the registry, if any"
     )
 
 
 class SourceSettings(Section):
-    """Where `s3://bucket/prefix` sources are read from: any S3 endpoint, which need not be the store's."""
+    """The S3 endpoint of `s3://bucket/prefix` sources, which may differ from the store's."""
 
-    endpoint: str | None = Field(default=None, description="URL of the S3 endpoint of s3:// sources; unset means AWS")
+    endpoint: str | None = Field(default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS")
     region: str = Field(default="us-east-1", description="region name for request signing")
-    access_key_id: SecretStr | None = Field(
-        default=None, description="unset falls back to the usual AWS credential chain"
-    )
-    secret_access_key: SecretStr | None = Field(default=None, description="goes with the key id")
+    access_key_id: SecretStr | None = Field(default=None, description="unset: the usual AWS credential chain")
+    secret_access_key: SecretStr | None = Field(default=None, description="secret of the access key")
 
 
 class ServeSettings(Section):
-    """vLLM as a service: what the step does. The flow side adds whom it serves, and where."""
+    """vLLM as a service, as the step uses it; the flow side adds address and port."""
 
     model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
@@ -152,18 +146,18 @@ class ServeSettings(Section):
     )
     keep_gb: Annotated[float, Field(ge=0)] = Field(
         default=50.0,
-        description="GB of unpacked models that are kept for the next run; more only while they are served",
+        description="GB of unpacked models to keep for the next run; served models may exceed it",
     )
 
 
 class EvaluateSettings(Section):
-    """Measuring: what the step does. The flow side adds how much is asked of an endpoint, which a request carries."""
+    """Measuring, as the step uses it; the flow side adds concurrency and timeouts, which travel in the request."""
 
     model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
     data: Path | None = Field(
         default=None,
-        description="folder with data sets as the hub has them (FOLDER/openai/gsm8k); what is not there comes from the hub",
+        description="folder with data sets in the hub's layout (FOLDER/openai/gsm8k); others come from the hub",
     )
     humaneval_plus: Path | None = Field(
         default=None,
@@ -171,13 +165,13 @@ class EvaluateSettings(Section):
     )
     sandbox: Literal["auto", "bubblewrap", "container"] = Field(
         default="auto",
-        description="what generated code runs in: bubblewrap, or the limits of the step's own container; auto takes "
-        "bubblewrap where it works",
+        description="sandbox for generated code: bubblewrap, or the limits of the step's own container; auto: "
+        "bubblewrap if it works",
     )
 
 
 class StepSettings(BaseSettings):
-    """All that steps may know; what one of them is handed is less."""
+    """The settings of all steps; each step gets only a part of them."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -192,7 +186,7 @@ class StepSettings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
-        """Raises BadInput, which names the setting, for a value that does not fit and for an unknown name."""
+        """Raises BadInput, naming the setting, for an invalid value or an unknown name."""
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -205,11 +199,11 @@ class StepSettings(BaseSettings):
 
     home: Path = Field(
         default=Path(".carwright"),
-        description="state of this folder's runs: store, environments, logs, services",
+        description="folder for the state of runs: store, images, logs, services",
     )
     cache: Path = Field(
         default=Path("~/.cache/carwright"),
-        description="what any folder may share: step environments and the demo model",
+        description="folder that all runs share: step environments and the demo model",
     )
     store: StoreSettings = StoreSettings()
     source: SourceSettings = SourceSettings()
@@ -218,25 +212,25 @@ class StepSettings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     busybox: Path | None = Field(
         default=None,
-        description="file with the pinned busybox (or its Debian package) for the modelcar's base; unset looks for it",
+        description="file with the pinned busybox, or its Debian package, for the modelcar's base; unset: searched for",
     )
     docker_config: Path | None = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_DOCKER_CONFIG", "DOCKER_CONFIG", "docker_config"),
-        description="folder of Docker's config.json; unset means ~/.docker",
+        description="folder of Docker's config.json; unset: ~/.docker",
     )
     hub_endpoint: str | None = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_ENDPOINT", "HF_ENDPOINT", "hub_endpoint"),
-        description="URL of a Hugging Face hub; unset means the public one",
+        description="URL of a Hugging Face hub; unset: the public one",
     )
     hub_token: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "hub_token"),
-        description="hub token for gated models; unset falls back to the token file of the hub's own client",
+        description="hub token for gated models; unset: the token file of the hub's own client",
     )
     log_format: Literal["auto", "text", "json"] = Field(
-        default="auto", description="how steps write their lines; auto is text on a terminal"
+        default="auto", description="format of the steps' log lines; auto: text on a terminal, JSON elsewhere"
     )
 
     @classmethod
@@ -262,20 +256,20 @@ class StepSettings(BaseSettings):
 
     @classmethod
     def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[GivenName]]]:
-        """Files that are read, too, each with the names in it. A step is told everything, and reads none."""
+        """Further files to read, each with the names in it. A step reads none: it gets everything from its launcher."""
         return ()
 
     @classmethod
     def check_names(cls, given: Iterable[GivenName]) -> None:
-        """Raises BadInput for names that nobody would read."""
+        """Raises BadInput for unknown names."""
         refuse_unknown(given, cls, ignored=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
 
 
 def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
-    """What a launcher hands to a step, as environment variables: plain settings, and apart from these the secrets.
+    """The environment variables that a launcher passes to a step: plain settings, and separately the secrets.
 
-    Only what the step uses, and of that only what anybody has set: the defaults are known to the step, and an image of
-    another version meets no name that nobody uses.
+    They include only settings that the step uses and that are set: the step knows the defaults, and an image of another
+    version does not meet unknown names.
     """
     plain: dict[str, str] = {}
     secret: dict[str, str] = {}
@@ -295,7 +289,7 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
 
 def _parts(request: StepRequest) -> tuple[str, ...]:
     parts = _EVERY_STEP + STEP_SETTINGS[request.step]
-    # Of the registries evaluate wants nothing but a tokenizer; where it has none to get, no login lies beside generated code.
+    # Evaluate needs a registry only to read a tokenizer; otherwise it gets no login, because it runs generated code.
     if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
         return tuple(part for part in parts if part not in _OF_REGISTRIES)
     return parts

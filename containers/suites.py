@@ -1,7 +1,7 @@
-"""Suites as files: where they are, what is in them, and the digest that makes an edited suite another suite.
+"""Suites as files: where they are, what is in them, and the digest that identifies a suite's contents.
 
 A suite is a folder with a `suite.yaml` and the files that it names. The flow needs only its digest and, for a suite of
-the user's own, its contents; what the words in it mean is the evaluate step's business.
+the user's own, its contents; its meaning is up to the evaluate step.
 """
 
 from __future__ import annotations

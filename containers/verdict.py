@@ -1,6 +1,6 @@
-"""What the gate says of a candidate, what that means for its promotion, and the files that carry both to the image.
+"""The verdict of the gate, the rule for promotion, and the names of the files that are attached to the image.
 
-Evaluate writes these values, the flow and the promote step act on them: the rule and the names are here for all three.
+Evaluate writes these values; the flow and the promote step use them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Verdict(Values):
 
 
 def grounds_for_promotion(decision: Decision | None, *, override: str, profile: GateProfile) -> Grounds | None:
-    """What promotes a candidate, None where nothing does. The only place that knows the rule.
+    """What promotes a candidate; None if nothing does. This is the only implementation of the rule.
 
     A pass promotes by itself. `override`, a reason, promotes whatever the gate said. The profile `smoke` promotes what
     the gate could not decide. `decision` is None for a candidate that has no verdict.

@@ -1,7 +1,7 @@
-"""The settings of the flow side: those of the steps, and what only flows and their machines know.
+"""The settings of the flow side: those of the steps, and those that only flows use.
 
 Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
-working directory, or, for secrets, as a file of the variable's name under /run/secrets. A name that is none is refused.
+working directory, or, for secrets, as a file of the variable's name under /run/secrets. An unknown name is refused.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ class Resources(Section):
 
     cpus: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="processors: with docker at most; with kubernetes what is asked for, unset: 1, and 4 to quantize or serve",
+        description="processors: the limit with docker; the request with kubernetes, unset: 1, and 4 to quantize or serve",
     )
     memory_gib: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="most GiB of memory; unset: no limit with docker; with kubernetes 4, and 32 to quantize or serve",
+        description="memory limit in GiB; unset: none with docker; with kubernetes 4, and 32 to quantize or serve",
     )
     gpus: Annotated[int, Field(ge=-1)] | None = Field(
-        default=None, description="GPUs; with docker -1 takes all of the engine's machine; unset: none"
+        default=None,
+        description="number of GPUs; -1 with docker: all GPUs of the container engine's machine; unset: none",
     )
     scratch_gib: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="most GiB of a node's disk, with kubernetes only; unset: 20, to download or quantize 100, to serve 200",
+        description="limit of a node's disk in GiB, kubernetes only; unset: 20, to download or quantize 100, to serve 200",
     )
 
     def over(self, others: Resources) -> Resources:
@@ -73,7 +74,7 @@ class ResourcesSettings(Section):
         return own.over(self.all)
 
 
-# What a cluster's scheduler is told where nobody has said anything.
+# Requests for a cluster's scheduler where nothing is set.
 KUBERNETES_DEFAULTS: Final = ResourcesSettings(
     all=Resources(cpus=1, memory_gib=4, gpus=0, scratch_gib=20),
     download=Resources(scratch_gib=100),
@@ -87,11 +88,11 @@ class DockerSettings(Section):
 
     host: str | None = Field(
         default=None,
-        description="URL of the engine (unix://, tcp:// or ssh://); unset follows DOCKER_HOST, then the local socket",
+        description="URL of the container engine (unix://, tcp:// or ssh://); unset: DOCKER_HOST, then the local socket",
     )
     project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = Field(
         default="carwright",
-        description="whose containers these are: nothing of another project on the same engine is found, swept or stopped",
+        description="label of all containers; containers of other projects on the same engine are never touched",
     )
     image: str = Field(
         default="carwright/{target}:latest",
@@ -99,19 +100,24 @@ class DockerSettings(Section):
     )
     network: str = Field(
         default="host",
-        description="network of the containers: host shares the engine's machine; else a network of the engine, by name",
+        description="network of the containers: host for the engine's machine, or the name of a network of the engine",
     )
-    extra_hosts: dict[str, str] = Field(default={}, description="names that containers know: name to address")
+    extra_hosts: dict[str, str] = Field(
+        default={}, description="additional host names inside containers: name to address"
+    )
     registry_aliases: dict[str, str] = Field(
-        default={}, description="registries that the engine knows under another name than the steps: theirs to its own"
+        default={},
+        description="registries that the container engine reaches under another name: the steps' name to the engine's",
     )
-    gpu_kind: Literal["nvidia", "rocm"] = Field(default="nvidia", description="whose GPUs the engine's machine has")
+    gpu_kind: Literal["nvidia", "rocm"] = Field(
+        default="nvidia", description="vendor of the GPUs in the engine's machine"
+    )
     modelcar: Literal["sidecar", "mount"] = Field(
         default="sidecar",
-        description="how vLLM reads a modelcar: sidecar as KServe does; mount as an image mount (Docker 28 or later)",
+        description="how vLLM reads a modelcar: sidecar, as with KServe; mount, an image mount (Docker 28 or later)",
     )
     step_timeout: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="seconds after which a step's container is ended; unset means never"
+        default=None, description="time limit in seconds for a step's container; unset: none"
     )
 
 
@@ -121,31 +127,37 @@ class KubernetesSettings(Section):
     kubeconfig: Path | None = Field(
         default=None, description="unset: the pod's service account, then KUBECONFIG, then ~/.kube/config"
     )
-    context: str | None = Field(default=None, description="context of the kubeconfig; unset takes its current one")
-    namespace: str = Field(default="", description="namespace; empty takes the context's own")
+    context: str | None = Field(default=None, description="context of the kubeconfig; unset: the current one")
+    namespace: str = Field(default="", description="namespace; empty: the context's own")
     image: str = Field(
         default="carwright/{target}:latest",
         description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
     )
-    pull_logins: tuple[str, ...] = Field(default=(), description="Secrets with logins for the images' registry")
-    service_account: str = Field(default="carwright-step", description="account of a step's pod; it needs no rights")
-    gpu_resource: str = Field(
-        default="nvidia.com/gpu", description="what the cluster calls a GPU; its taint is tolerated"
+    pull_logins: tuple[str, ...] = Field(
+        default=(), description="names of Secrets with logins for the images' registry"
     )
-    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes that steps may run on")
+    service_account: str = Field(
+        default="carwright-step", description="service account of a step's pod; it needs no permissions"
+    )
+    gpu_resource: str = Field(
+        default="nvidia.com/gpu", description="resource name of a GPU in the cluster; its taint is tolerated"
+    )
+    node_selector: dict[str, str] = Field(default={}, description="labels of nodes on which steps may run")
     pending_timeout: Annotated[float, Field(gt=0)] = Field(
         default=900.0,
-        description="seconds until a step's pod must have started: no node may fit it, or an image be missing",
+        description="seconds within which a step's pod must start; it may lack a suitable node or an image",
     )
     step_timeout: Annotated[int, Field(gt=0)] | None = Field(
-        default=None, description="seconds after which the cluster ends a step; unset means never"
+        default=None, description="time limit in seconds for a step; unset: none"
     )
     service_timeout: Annotated[int, Field(gt=0)] = Field(
-        default=86400, description="seconds after which the cluster ends a served model that is not to stay"
+        default=86400, description="time limit in seconds for a served model that is not kept"
     )
-    ttl: Annotated[int, Field(ge=0)] = Field(default=3600, description="seconds that a finished Job and its log stay")
-    owner_pod: str = Field(default="", description="pod of the flow, with whose removal its steps go, too")
-    owner_uid: str = Field(default="", description="its uid; both are set by the work pool in infra/kubernetes")
+    ttl: Annotated[int, Field(ge=0)] = Field(
+        default=3600, description="seconds for which a finished Job and its log are kept"
+    )
+    owner_pod: str = Field(default="", description="pod of the flow; removing it removes its steps")
+    owner_uid: str = Field(default="", description="uid of that pod; the work pool in infra/kubernetes sets both")
 
 
 class PlacementSettings(Section):
@@ -157,17 +169,18 @@ class PlacementSettings(Section):
     serve: str = Field(default="", description="deployment that serves models, such as run-step/gpu")
     evaluate: str = Field(default="", description="deployment that runs evaluate")
     runs: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="child runs that share one quantization: one for each GPU of the work pool"
+        default=1,
+        description="number of child runs that share one quantization, usually the number of GPUs in the work pool",
     )
     patience: Annotated[float, Field(ge=0)] = Field(
         default=10.0, description="seconds to wait for a live worker of the work pool, at each of three attempts"
     )
     start_timeout: Annotated[float, Field(gt=0)] = Field(
-        default=900.0, description="seconds from a worker's taking a child run to its start (an image may be pulled)"
+        default=900.0, description="seconds for a worker to start a child run, including pulling its image"
     )
     silence: Annotated[float, Field(ge=1)] = Field(
         default=90.0,
-        description="seconds without a sign of life after which a child run, or its parent, counts as dead",
+        description="seconds without a heartbeat after which a child run, or its parent, counts as dead",
     )
 
     @property
@@ -183,17 +196,15 @@ class PlacementSettings(Section):
 class WatchSettings(Section):
     """The models that are watched for new revisions, base images and tools."""
 
-    models: Path | None = Field(
-        default=None, description="file with the watched models; unset means the one that ships, infra/models.yaml"
-    )
-    interval: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="seconds between two looks")
-    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="models that are looked at at once")
+    models: Path | None = Field(default=None, description="file with the watched models; unset: infra/models.yaml")
+    interval: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="seconds between two scans")
+    parallel: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="models scanned at once")
     lost_after: Annotated[float, Field(ge=0)] = Field(
         default=600.0,
-        description="seconds after which a change whose event started no run is announced again; the wait doubles, up to a day",
+        description="seconds after which a change without a run is announced again; the wait doubles, up to a day",
     )
     index: bool = Field(
-        default=False, description="also ask pip's package index for newer versions of the tools that decide the bytes"
+        default=False, description="also ask pip's package index for newer versions of the tools that affect outputs"
     )
 
 
@@ -210,11 +221,11 @@ class FlowServeSettings(ServeSettings):
     )
     advertise: str = Field(
         default="",
-        description="name or address by which other machines reach a model served on this one; empty: as it listens",
+        description="host name or address under which other machines reach a model served here; empty: the listening address",
     )
     engine: str = Field(
         default="",
-        description="name and version of what serves, as measurements are named by it (vllm 0.23.0); empty: the CPU build of "
+        description="name and version of the inference server, part of the name of measurements (vllm 0.23.0); empty: the CPU build of "
         "the lock, with GPUs the serve image's name",
     )
 
@@ -224,9 +235,9 @@ class FlowEvaluateSettings(EvaluateSettings):
 
     model_config = ConfigDict(extra="forbid")
 
-    concurrency: int = Field(default=8, ge=1, description="requests to the measured model in flight at once")
-    request_timeout: float = Field(default=300.0, gt=0, description="seconds that an answer of the model may take")
-    attempts: int = Field(default=4, ge=1, description="how often a request is sent that fails for a passing reason")
+    concurrency: int = Field(default=8, ge=1, description="concurrent requests to the measured model")
+    request_timeout: float = Field(default=300.0, gt=0, description="time limit in seconds for an answer of the model")
+    attempts: int = Field(default=4, ge=1, description="attempts per request that fails temporarily")
 
 
 class Settings(StepSettings):
@@ -242,25 +253,26 @@ class Settings(StepSettings):
     watch: WatchSettings = WatchSettings()
     placement: PlacementSettings = PlacementSettings()
     launcher: Literal["process", "docker", "kubernetes"] = Field(
-        default="process", description="how steps are started: in environments of this machine, or from images"
+        default="process",
+        description="how steps are started: process, in environments on this machine; docker or kubernetes, from images",
     )
     resources: ResourcesSettings = ResourcesSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     overlap_gb: Annotated[float, Field(ge=0)] = Field(
         default=4.0,
-        description="GB from which on a checkpoint is quantized, shard by shard, while it is still being downloaded",
+        description="size in GB from which a checkpoint is quantized while it downloads",
     )
     pip_extra_index_url: SecretStr | None = Field(
         default=None,
-        description="URL of one more package index for step environments and images, for every package",
+        description="URL of an additional package index for step environments and images",
     )
     pip_pytorch_index_url: SecretStr = Field(
         default=SecretStr(PYTORCH_INDEX),
-        description="URL of the index that is asked for CPU builds of PyTorch (`+cpu`) when no other index offers them",
+        description="URL of the index for CPU builds of PyTorch (`+cpu`), used if no other index has them",
     )
     notify_webhook: SecretStr | None = Field(
-        default=None, description="URL that is sent a JSON POST when a flow run fails"
+        default=None, description="URL that receives a JSON POST when a flow run fails"
     )
 
     @classmethod

@@ -19,14 +19,14 @@ _HEAD: Final = """# Settings
 
 <!-- Written by `make docs`; change the descriptions in containers/settings.py and infra/settings.py instead. -->
 
-Each setting can be given, the first of these that has it wins:
+Set a setting in one of these places; the first one wins:
 
 1. as an environment variable, `CARWRIGHT_STORE__BUCKET=models`;
 2. as a file of the variable's name under `/run/secrets`;
 3. in `carwright.toml` in the working directory, `bucket = "models"` under `[store]`.
 
-A name that is no setting is refused with the nearest one (exit code 2). `carwright settings` prints the values in force, secrets
-masked. A step gets only the settings that it uses, and only those that somebody has set.
+An unknown name is refused, with the nearest one as a suggestion (exit code 2). `carwright settings` prints the effective
+values, with secrets masked. A step gets only the settings that it uses and that are set.
 
 | step | sections it gets |
 |---|---|

@@ -51,9 +51,9 @@ _PATH_BENEATH = 1
 
 
 def forbid(calls: tuple[int, ...]) -> None:
-    """Let these system calls fail with EPERM, for good (seccomp(2), filter mode). Raises OSError.
+    """Make these system calls fail with EPERM permanently (seccomp(2), filter mode). Raises OSError.
 
-    RLIMIT_NPROC would not do for those that make processes: it does not bind root, and whoever runs this may be root.
+    RLIMIT_NPROC is no alternative for calls that create processes: it does not apply to root, which may run this.
     """
     architecture = _CALLS[platform.machine()][0]
     rules = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
@@ -69,7 +69,7 @@ def forbid(calls: tuple[int, ...]) -> None:
 
 
 def read_only(folders: list[str]) -> None:
-    """Let every file but those below `folders` be out of reach, and these be read only, for good. Raises OSError."""
+    """Permanently restrict this process to reading files below `folders`. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     handled = ctypes.create_string_buffer(struct.pack("=Q", _EVERY_RIGHT), 8)
     rules = libc.syscall(_LANDLOCK_CREATE, handled, 8, 0)

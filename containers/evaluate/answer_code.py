@@ -1,4 +1,4 @@
-"""The Python in what a model wrote: out of its markdown, and without what surrounds the function that was asked for."""
+"""Extracts the requested function from a model's answer: its Python code, without markdown and other top-level code."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _KEPT: Final = (
 def extract_code(answer: str, entry_point: str) -> str:
     """Imports, definitions and assignments of the block that defines `entry_point`; empty when none does.
 
-    Calls, prints and whatever else the block does at its top level are left out, as EvalPlus leaves them out before it
-    scores. A block that was cut off in the middle counts as far as it is Python.
+    Calls, prints and other top-level statements are dropped, as EvalPlus drops them before scoring. Of a truncated block,
+    the valid part counts.
     """
     blocks = [found["code"] for found in _FENCE.finditer(answer)] or [answer]
     for block in blocks:
@@ -35,7 +35,7 @@ def extract_code(answer: str, entry_point: str) -> str:
 
 
 def _parsed(text: str) -> ast.Module:
-    """The longest run of lines from the start that is Python; an empty module where there is none."""
+    """The longest valid prefix of the lines, parsed; an empty module if there is none."""
     lines = text.rstrip().split("\n")
     for count in range(len(lines), 0, -1):
         try:

@@ -1,4 +1,4 @@
-"""The endpoint as evaluation sees it: requests with bounded concurrency, retried when the world was at fault, counted.
+"""The client of the measured endpoint: requests with bounded concurrency, retried on temporary errors and counted.
 
 API: OpenAI's chat and text completions, and vLLM's additions to them (`prompt_logprobs`, `return_token_ids`, docs of
 vLLM's OpenAI-compatible server, "Extra parameters"); `/health` and `/version` at the server's root are vLLM's too.
@@ -32,11 +32,11 @@ _NOT_FINITE = ("out of range float values", "not json compliant")
 
 
 class NotFinite(Error):
-    """The model computed NaN or an infinity, and the server could not put that into JSON."""
+    """The model computed NaN or an infinity, which the server could not encode as JSON."""
 
 
 class Rejected(BadInput):
-    """The server understood the request and says that it is wrong (4xx); `status` is its code."""
+    """The server rejected the request as invalid (4xx); `status` is its code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"the endpoint rejected the request ({status}): {message}")
@@ -45,12 +45,12 @@ class Rejected(BadInput):
 
 
 class _RetryableError(Temporary):
-    """One attempt failed in a way that another may not."""
+    """One attempt failed; another may succeed."""
 
 
 @dataclass
 class Counts:
-    """What the requests of one measurement came to."""
+    """Counts of the requests of one measurement."""
 
     sent: int = 0
     retried: int = 0
@@ -70,7 +70,7 @@ class Streamed:
 
 
 class Client:
-    """Talks to one model at one endpoint; use as an async context manager. What is sent is added to `counts`."""
+    """Sends requests for one model to one endpoint; use as an async context manager. Requests are added to `counts`."""
 
     def __init__(self, options: EvaluateOptions, counts: Counts | None = None) -> None:
         if not options.endpoint:
@@ -98,7 +98,7 @@ class Client:
         await self._http.aclose()
 
     async def get(self, url: str) -> Any:
-        """The JSON (or, where it is none, the text) at an absolute URL."""
+        """The JSON at an absolute URL, or the text if it is not JSON."""
 
         async def attempt() -> Any:
             response = await self._http.get(url)
@@ -121,7 +121,7 @@ class Client:
         return await self._retried(attempt)
 
     async def stream(self, path: str, body: dict[str, Any]) -> Streamed:
-        """One streamed request, read to its end; an error in the middle of the stream starts it over."""
+        """Send one streaming request and read it to the end; an error within the stream repeats it."""
 
         async def attempt() -> Streamed:
             asked = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, **body}
@@ -208,7 +208,7 @@ def _json(text: str) -> Any:
 
 
 def _take(streamed: Streamed, event: Any, now: float) -> None:
-    """Add one server-sent event to what was streamed so far."""
+    """Add one server-sent event to the streamed answer."""
     if not isinstance(event, dict):
         raise _RetryableError(f"not an event of a stream: {str(event)[:200]!r}")
     if "error" in event:

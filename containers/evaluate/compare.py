@@ -1,4 +1,4 @@
-"""How far a candidate is from its baseline on the same text: numbers per token, then per passage, then with a bound.
+"""The distance of a candidate from its baseline on the same text: per token, per passage, then with bounds.
 
 All logarithms are natural. P is the baseline, Q the candidate.
 """
@@ -27,7 +27,7 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class PerToken:
-    """One value for each position that both models have finite numbers for."""
+    """One value for each position where both models have finite numbers."""
 
     dlogp: NDArray[np.float64]
     kl: NDArray[np.float64]
@@ -92,7 +92,7 @@ def least_kl(p: dict[int, float], q: dict[int, float]) -> float:
 class Estimate(Frozen):
     """A mean with the bounds of a one-sided confidence interval on either side; `blocks` is what it rests on.
 
-    A single block has no spread that one could see, hence no bounds.
+    A single block shows no spread, so it has no bounds.
     """
 
     value: float
@@ -130,7 +130,7 @@ def perplexity(logprobs: NDArray[np.float64]) -> float:
 
 
 def measures(tokens: PerToken, *, block: int, confidence: float) -> dict[str, Estimate]:
-    """Every measure that a suite may set a limit to, by name."""
+    """All measures that a suite can limit, by name."""
 
     def over(values: NDArray[np.float64]) -> Estimate:
         return estimate(values, tokens.passage, block=block, confidence=confidence)

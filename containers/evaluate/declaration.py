@@ -1,4 +1,4 @@
-"""What every suite.yaml has in common, and how a mistake in one is reported: one clear message that names the field."""
+"""The common part of every suite.yaml, and one clear message, naming the field, for a mistake in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Points = Annotated[float, Field(ge=0, le=100)]
 
 
 class Serving(Frozen):
-    """What the endpoint must have been started with; lengths in tokens."""
+    """What the endpoint must support; lengths in tokens."""
 
     max_model_len: Positive
 
@@ -37,7 +37,7 @@ class Declaration(Frozen):
 
 
 class ScoreGate(Frozen):
-    """Margins in points. Below `recovery_needs` points of the baseline a recovery says nothing and is N/A."""
+    """Margins in points. If the baseline scores less than `recovery_needs` points, recovery is N/A."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     margin: Points = 2.0
@@ -46,7 +46,7 @@ class ScoreGate(Frozen):
 
 
 class ScoredDeclaration(Declaration):
-    """Of a suite that scores single questions; `category` is the first column of the card's table."""
+    """The declaration of a suite that scores single questions; `category` is the first column of the card's table."""
 
     category: str = ""
     gate: ScoreGate = ScoreGate()

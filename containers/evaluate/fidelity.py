@@ -20,8 +20,8 @@ _FLOOR = -9999.0  # what vLLM writes for a probability of zero (serving.py, clam
 async def passage(client: Client, text: str, *, top_k: int) -> Arrays:
     """The text's tokens with their log-probabilities and the `top_k` likeliest at each position.
 
-    Where the endpoint cannot give the numbers because they are not finite, they are NaN. Raises BadInput when it does
-    not give them at all.
+    Numbers that the endpoint cannot return because they are not finite are NaN. Raises BadInput if the endpoint returns
+    no log-probabilities.
     """
     asked = {"prompt": text, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
     try:
@@ -79,7 +79,7 @@ def _finite(value: float | None) -> float:
 
 
 def not_finite(arrays: Arrays, starts: list[int]) -> int:
-    """How many positions have no finite log-probability, the first of each passage aside (it has none by nature)."""
+    """How many positions have no finite log-probability, not counting the first of each passage, which never has one."""
     missing = ~np.isfinite(arrays.logprobs)
     missing[starts] = False
     return int(missing.sum())

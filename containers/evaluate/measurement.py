@@ -1,4 +1,4 @@
-"""What one model did on one suite: the values, and the files that they are kept in.
+"""The measurement of one model with one suite, and the files it is stored in.
 
 An artifact of kind `measurement` holds
 
@@ -34,7 +34,7 @@ _ARRAYS = ("tokens", "logprobs", "top_ids", "top_logprobs")
 
 
 class Check(Frozen):
-    """One sanity check. `detail` is what was seen, as a sentence without the check's name."""
+    """One sanity check. `detail` describes the observation, as a sentence without the check's name."""
 
     name: str
     passed: bool
@@ -50,7 +50,7 @@ class Passage(Frozen):
 
 
 class Noise(Frozen):
-    """How much the server differs from itself: the same passage twice, and the same greedy prompts again."""
+    """How much the server differs from itself, on a repeated passage and repeated greedy prompts."""
 
     abs_dlogp_mean: float
     abs_dlogp_max: float
@@ -80,7 +80,7 @@ class Scored(Frozen):
     `reported` is the score that the harness itself prints, in points: it differs from the mean of the questions where a
     group weighs its tasks otherwise. `margin` is in points, None the suite's. `category` is the card's first column.
     `clusters` names what questions have in common that are not independent: the prompt of several instructions, the text
-    that several questions are about. Those that it leaves out stand alone.
+    that several questions are about. Questions without an entry are independent.
     """
 
     key: str

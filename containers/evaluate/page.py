@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: for a browser, an archive and a mail."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TITLES: Final = {
 
 
 def render(report: Report) -> str:
-    """The page. Everything that a model wrote is escaped: it is not ours."""
+    """The page. Everything that a model wrote is escaped."""
     told = report.model_dump(mode="json")
     of_baseline = {check["name"]: check["detail"] for check in told["baseline"]["checks"]}
     return (
@@ -110,7 +110,7 @@ def _recovery(scores: Sequence[Score]) -> str:
 
 
 def _between(value: str, lower: float | None, upper: float | None, form: str = ".1f") -> str:
-    """A value with its bounds behind it, where there are any."""
+    """A value, followed by its bounds if it has any."""
     return value if lower is None or upper is None else f"{value} ({lower:{form}} to {upper:{form}})"
 
 

@@ -1,4 +1,4 @@
-"""Small plots as SVG text: no script, no fonts and no files of anybody else, so that a page holds them for good."""
+"""Small plots as self-contained SVG text, without scripts, fonts or external files."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ class Bar:
 def intervals(rows: Sequence[Interval], *, title: str, mark: float | None = None, axis: str = "") -> str:
     """Values with their bounds, one row each, every row on a scale of its own that ends a little beyond what it shows.
 
-    With a `mark` all rows share one scale, with numbers and the words of `axis` under it, and a line through them stands
-    where the mark is.
+    With a `mark` all rows share one scale, labelled with numbers and `axis`, and a vertical line marks its value.
     """
     height = _ROW * len(rows) + (46 if mark is not None else 10)
     parts = []

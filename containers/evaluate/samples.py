@@ -1,4 +1,4 @@
-"""Suites that score single questions: what is measured, kept and judged of them.
+"""Measurements of suites that score single questions, and how they are judged.
 
 An artifact of kind `measurement` of such a suite holds one file, samples.json: Samples, canonical JSON.
 """
@@ -28,8 +28,8 @@ FILE = "samples.json"
 
 
 class Samples(Frozen):
-    """`commands` are what a person runs for the same numbers; `cut` counts answers by benchmark that ran into their limit of
-    tokens; `noise` is what the server, asked again, scored otherwise, by benchmark.
+    """`commands` reproduce the numbers; `cut` counts, by benchmark, answers that reached the token limit; `noise` is the share
+    of repeated questions that the server answered with another score, by benchmark.
     """
 
     schema_version: Literal[1] = 1
@@ -58,7 +58,7 @@ class Samples(Frozen):
         cut: dict[str, int],
         noise: dict[str, float],
     ) -> Samples:
-        """What was scored of what the request names."""
+        """The samples of the subject that the request names."""
         return cls(
             suite=files.name,
             suite_digest=files.digest,
@@ -75,7 +75,7 @@ class Samples(Frozen):
 
     @property
     def served_by(self) -> str:
-        """The server and, where they were several, the number of devices that the model was split over."""
+        """The server and, if the model was split over several devices, their number."""
         split = self.tensor_parallel_size
         return self.server + (f", tensor parallel {split}" if split > 1 else "")
 
@@ -92,8 +92,8 @@ class Samples(Frozen):
 
 
 class SamplesReport(Frozen):
-    """Everything that the verdict rests on; `noise` is the share of questions by benchmark that the server, asked again,
-    scored otherwise, `cut` the answers of baseline and candidate that ran into their limit of tokens.
+    """Everything behind the verdict; `noise` is the share of repeated questions with another score, by benchmark; `cut` counts
+    answers of baseline and candidate that reached the token limit.
     """
 
     schema_version: Literal[1] = 1

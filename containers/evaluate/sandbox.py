@@ -1,4 +1,4 @@
-"""Run Python that a model wrote, and believe nothing of it.
+"""Runs Python code that a model wrote, without trusting it.
 
 Under bubblewrap the program gets a file system of its own (this Python and the system's libraries, read only; an empty
 /tmp in memory), its own user, process, network and IPC namespaces, no capability, no variable of this environment, no
@@ -47,14 +47,14 @@ class Outcome(Frozen):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A sandbox that works on this machine; make it with `find`. `bwrap` is empty for the one of a container."""
+    """A sandbox that works on this machine; create it with `find`. `bwrap` is empty for the container's sandbox."""
 
     bwrap: str
     limits: Limits
 
     @classmethod
     def find(cls, limits: Limits | None = None, *, kind: Kind = "auto") -> Sandbox:
-        """Raises BadInput when neither works here, or not the one that was asked for."""
+        """The first sandbox that works here; raises BadInput if none does, or not the requested kind."""
         limits = limits or Limits()
         missing = []
         if kind != "container":
@@ -119,7 +119,7 @@ class Sandbox:
 
 
 def in_container() -> bool:
-    """Whether Docker, Podman or Kubernetes left their mark."""
+    """Whether this process runs in a container of Docker, Podman or Kubernetes."""
     return any(Path(mark).exists() for mark in _CONTAINER_MARKS)
 
 

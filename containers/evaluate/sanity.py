@@ -1,6 +1,6 @@
-"""Is this endpoint a working OpenAI server with a model behind it that talks? Each check says what it saw.
+"""Checks that the endpoint is a working OpenAI server with a model that answers sensibly.
 
-A check that the endpoint *answers* wrongly is recorded as not passed; an endpoint that does not answer at all raises.
+A wrong answer is recorded as a failed check; an endpoint that does not answer raises.
 """
 
 from __future__ import annotations

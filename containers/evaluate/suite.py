@@ -1,4 +1,4 @@
-"""What a suite does, whatever its kind. The kinds are in `containers.evaluate.kinds`, one module each."""
+"""The interface of suites. Their kinds are in `containers.evaluate.kinds`, one module each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Sizes(Frozen):
-    """Bytes of the two checkpoints; 0 where they are not known."""
+    """Bytes of the two checkpoints; 0 if unknown."""
 
     baseline: int = 0
     candidate: int = 0
@@ -27,7 +27,7 @@ class Sizes(Frozen):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, everything that it rests on, and both as an HTML page."""
+    """A verdict, the report behind it, and both as an HTML page."""
 
     verdict: Verdict
     report: Frozen
@@ -35,10 +35,10 @@ class Judgement:
 
 
 class Suite(Protocol):
-    """A suite whose declaration was read and fits."""
+    """A suite with a valid declaration."""
 
     def check(self, context: Context) -> None:
-        """Raises BadInput for what is missing here to measure by this suite, as far as it shows without a model."""
+        """Raises BadInput if something that the suite needs is missing here, as far as that shows without a model."""
 
     def measure(
         self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
@@ -52,12 +52,12 @@ class Suite(Protocol):
     def judge(self, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
         """Judge two measurements, given as folders with their files.
 
-        Raises BadInput for what this kind of suite did not write, and for another version of the suite.
+        Raises BadInput for a measurement of another kind or another version of the suite.
         """
 
 
 def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> SuiteFiles:
-    """The files of the suite that a request means; raises BadInput when they are not those of the digest."""
+    """The files of the requested suite; raises BadInput if they do not match its digest."""
     files = (
         SuiteFiles(name=parameters.suite, files=options.suite_files) if options.suite_files else read(parameters.suite)
     )

@@ -1,4 +1,4 @@
-"""The files that a tokenizer is made of, out of a checkpoint in the store or a modelcar; weights are not read."""
+"""Extracts the tokenizer files from a checkpoint in the store or a modelcar, without reading weights."""
 
 from __future__ import annotations
 

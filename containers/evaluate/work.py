@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
-    """Measure a served model, judge a candidate against its baseline, or check that a suite can be measured by."""
+    """Measure a served model, judge a candidate against its baseline, or check that a suite can be used."""
     parameters = EvaluateParameters.read(request.parameters)
     if parameters.action == "check":
         _suite(request).check(context)
@@ -42,7 +42,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
 
 
 def _suite(request: StepRequest) -> Suite:
-    """The suite that the request means; raises BadInput for one that is not that of its digest, or does not fit."""
+    """The requested suite; raises BadInput if it does not match its digest or is invalid."""
     return kinds.load(of_request(EvaluateParameters.read(request.parameters), EvaluateOptions.read(request.options)))
 
 

@@ -117,7 +117,7 @@ class Buildah:
         return self.inspect(name)
 
     def pull(self, reference: str) -> None:
-        """Bring an image that another one is made from, unless it is here; raises Temporary when it cannot be had."""
+        """Pull a base image unless it is in the storage; raises Temporary if it cannot be pulled."""
         if run(self.argv("inspect", "--type", "image", reference), env=_environment(), check=False).code == 0:
             return
         local = reference.startswith(("127.0.0.1:", "localhost:"))
@@ -131,7 +131,7 @@ class Buildah:
             ) from error
 
     def inspect(self, name: str) -> Built:
-        """What the storage has under this name; raises BadInput when it has nothing."""
+        """The image of this name in the storage; raises BadInput if there is none."""
         try:
             found = json.loads(run(self.argv("inspect", "--type", "image", name), env=_environment()).stdout)
         except ProcessFailed as error:
@@ -154,13 +154,13 @@ class Buildah:
             return None
 
     def export(self, built: Built, archive: Path) -> None:
-        """Write the image as `docker save` would, under its name and no other."""
+        """Write the image in the format of `docker save`, under its name only."""
         name = built.name.removeprefix("localhost/")
         argv = self.argv("push", "--quiet", built.image_id.removeprefix("sha256:"), f"docker-archive:{archive}:{name}")
         run(argv, env={**_environment(), "TMPDIR": str(self._scratch())}, timeout=1800)
 
     def remove_all(self) -> None:
-        """Give the storage back; a folder that overlay had mounted is unmounted first."""
+        """Remove the storage, unmounting folders that overlay had mounted."""
         run(self.argv("rmi", "--all", "--force"), env=_environment(), check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 

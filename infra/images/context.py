@@ -1,6 +1,6 @@
-"""Lays out what one target is built from: a folder with everything the Containerfile reads, and nothing else.
+"""Writes the build context of a target: a folder with everything the Containerfile reads, and nothing else.
 
-The folder is the whole input: nothing is left out by an ignore file, because nothing gets in that a target does not name.
+The folder is the complete input. There is no ignore file, because only what a target names is copied.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BY_DIGEST: Final = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that decides a target's bytes.
+    """All inputs of a target's build.
 
     `base` is a reference by digest, or "" for the base of Debian packages; `vllm` is upstream's image for the target serve.
     """
@@ -69,7 +69,7 @@ class Inputs:
 
     @property
     def lock_digest(self) -> str:
-        """sha256 of what was locked for the target: Python packages, Debian packages, the base."""
+        """sha256 of the target's locked inputs: Python packages, Debian packages, the base."""
         lines = [requirements([*self.packages, *self.tools, *self.demo])]
         lines += [deb.line for deb in (*self.base_debs, *self.debs)]
         return "sha256:" + hashlib.sha256("".join([*lines, *self.pulled]).encode()).hexdigest()
@@ -105,7 +105,7 @@ class Inputs:
 
 
 def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = ROOT) -> Inputs:
-    """Read the target's locks and list its code. Raises BadInput when a lock is missing or out of step with its source."""
+    """Read the target's locks and list its code. Raises BadInput when a lock is missing or out of date with its source."""
     if not (root / "Containerfile").is_file():
         raise BadInput(f"there is no Containerfile in {root}", remedy="images are built from a checkout of Carwright")
     for reference in (base, vllm):
@@ -136,7 +136,7 @@ def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = RO
 
 
 def labels(inputs: Inputs, source: str) -> dict[str, str]:
-    """What the image says of itself, beside the Containerfile's own labels."""
+    """The labels of the image, besides those in the Containerfile."""
     return {
         "org.opencontainers.image.description": inputs.target.about,
         "org.opencontainers.image.revision": revision(inputs),

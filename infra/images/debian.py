@@ -45,7 +45,7 @@ class Deb:
 
 
 def requested(source: Path = SOURCE) -> tuple[str, dict[str, list[str]]]:
-    """The release and the names by section that base.in asks for."""
+    """The release and the package names by section in base.in."""
     release, sections, names = "", {}, []  # type: str, dict[str, list[str]], list[str]
     for raw in source.read_text().splitlines():
         line = raw.partition("#")[0].strip()
@@ -59,7 +59,7 @@ def requested(source: Path = SOURCE) -> tuple[str, dict[str, list[str]]]:
 
 
 def pinned(lock: Path = LOCK) -> dict[str, Deb]:
-    """Name -> package, as base.lock has them. Raises BadInput when it is missing or has a line that is no pin."""
+    """Name -> package, as base.lock has them. Raises BadInput if it is missing or has an invalid line."""
     try:
         lines = lock.read_text().splitlines()
     except OSError as error:
@@ -95,7 +95,7 @@ def update_lock(
 ) -> dict[str, tuple[str, str]]:
     """Pin the versions that the archive offers now; name -> (version before, version after) of what changed.
 
-    Raises BadInput when apt or Debian's keyring is missing or the archive lacks a package, Temporary when it is away.
+    Raises BadInput when apt or Debian's keyring is missing or the archive lacks a package, Temporary when it does not answer.
     """
     if not _KEYRING.is_file():
         raise BadInput(
@@ -124,7 +124,7 @@ def path_of(deb: Deb, folder: Path) -> Path:
 
 
 def missing(debs: Sequence[Deb], folder: Path) -> list[Deb]:
-    """Those that the cache has not. Raises BadInput for a file that is not what its name says."""
+    """The packages missing from the cache. Raises BadInput for a file that does not match its name."""
     absent = []
     for deb in debs:
         path = path_of(deb, folder)
@@ -136,9 +136,9 @@ def missing(debs: Sequence[Deb], folder: Path) -> list[Deb]:
 
 
 def fetch(debs: Sequence[Deb], folder: Path, on_event: Callable[[Event], None]) -> int:
-    """Download what the cache has not; returns how many came.
+    """Download the packages missing from the cache; returns their number.
 
-    Raises BadInput when the archive no longer has a version, or gave something else; Temporary when it is away.
+    Raises BadInput when the archive no longer has a version, or gave something else; Temporary when it does not answer.
     """
     absent = missing(debs, folder)
     if not absent:

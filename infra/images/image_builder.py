@@ -1,4 +1,4 @@
-"""What `carwright images` does: fetch, build, load, compare with the budget."""
+"""Implements `carwright images`: fetch, build, load, and compare with the budget."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MEGABYTE: Final = 1_000_000
 
 @dataclass
 class ImageBuilder:
-    """The images' part of the cache, and how to work there. `on_event` gets the target's name and what happens to it."""
+    """Builds images in the cache. `on_event` gets the target's name and each event."""
 
     settings: Settings
     on_event: Callable[[str, Event], None]
@@ -56,7 +56,7 @@ class ImageBuilder:
         return inputs_of(target, base=self.base, vllm=self.vllm, root=self.root)
 
     def name(self, target: Target) -> str:
-        """The image's name in the engine, by the setting docker.image."""
+        """The image's name in the container engine, by the setting docker.image."""
         return self.settings.docker.image.format(target=target.name)
 
     def stored_name(self, target: Target) -> str:
@@ -64,7 +64,7 @@ class ImageBuilder:
         return f"localhost/{self.name(target)}"
 
     def fetch(self, targets: Sequence[Target]) -> int:
-        """Fetch and check all that the targets are made from; returns the number of files that came."""
+        """Fetch and check all inputs of the targets; returns the number of fetched files."""
         came = 0
         for target in targets:
             inputs, listen = self.inputs(target), self._listener(target)
@@ -109,14 +109,14 @@ class ImageBuilder:
             yield inputs, context
 
     def loaded(self, target: Target) -> bool:
-        """Whether the engine has the image, made from these very inputs."""
+        """Whether the container engine has the image, built from the current inputs."""
         with connect(self.settings.docker) as there:
             return (
                 local_engine.labels_of(there, self.name(target)).get(local_engine.INPUTS) == self.inputs(target).digest
             )
 
     def load(self, target: Target, built: Built) -> None:
-        """Give the engine an image that was built here."""
+        """Load a built image into the container engine."""
         with (
             connect(self.settings.docker) as there,
             self._disk(),
@@ -197,7 +197,7 @@ def budget(path: Path = BUDGET) -> dict[str, int]:
 
 
 def over_budget(sizes: dict[str, int], limits: dict[str, int]) -> list[str]:
-    """What is wrong, in words: images beyond their budget, and images that have none."""
+    """One sentence for each image that exceeds its budget or has none."""
     wrong = [
         f"{name} has {size / _MEGABYTE:.0f} MB, and its budget is {limits[name] / _MEGABYTE:.0f} MB"
         for name, size in sizes.items()

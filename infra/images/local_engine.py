@@ -1,4 +1,4 @@
-"""The local container engine: which of our images it has, and giving it one."""
+"""Inspects and loads Carwright's images in the local container engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTION = re.compile(r"--(interval|timeout|start-period)=(\d+)([sm])")
 
 
 def labels_of(engine: ContainerEngine, name: str) -> Mapping[str, str]:
-    """The labels of an image that the engine has; empty when it has none of that name."""
+    """The labels of an image in the container engine; empty if it does not exist."""
     if not engine.has_image(name):
         return {}
     with translated_errors(f"look at the image {name}"):
@@ -34,16 +34,16 @@ def labels_of(engine: ContainerEngine, name: str) -> Mapping[str, str]:
 
 
 def load(engine: ContainerEngine, archive: Path) -> None:
-    """Give the engine an image that `Buildah.export` wrote, with its HEALTHCHECK."""
+    """Load an image that `Buildah.export` wrote, adding its HEALTHCHECK."""
     add_health(archive)
     with translated_errors(f"load {archive.name}"), archive.open("rb") as file:
-        for told in engine.api.load_image(file):
-            if "error" in told:
-                raise OSError(told["error"])
+        for message in engine.api.load_image(file):
+            if "error" in message:
+                raise OSError(message["error"])
 
 
 def add_health(archive: Path) -> None:
-    """Give an image in `docker save` layout the HEALTHCHECK that its history names; nothing happens where there is none.
+    """Add the HEALTHCHECK that the history names to an image in `docker save` layout, if it has one.
 
     The new settings are put behind the old ones in the tar: when it is unpacked, the later file counts.
     """

@@ -1,4 +1,4 @@
-"""The base image's file system: mmdebstrap unpacks the locked packages, and nothing of the machine gets in.
+"""The base image's file system: mmdebstrap unpacks the locked packages, independent of the machine.
 
     python -m infra.images.rootfs FOLDER STATUS    (called by mmdebstrap, on the unpacked system)
 

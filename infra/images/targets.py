@@ -1,4 +1,4 @@
-"""What each image holds: its lock, its Debian packages, its code."""
+"""Defines each image: its lock, its Debian packages, its code."""
 
 from __future__ import annotations
 

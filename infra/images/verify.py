@@ -1,4 +1,4 @@
-"""Builds a target twice, from nothing, and says what differs where two builds are not one.
+"""Builds a target twice from scratch and lists the differences, if any.
 
 The two contexts lie in folders of other names, are laid out at other times and under other umasks, the base is made anew for
 each, and each has a storage of its own: no layer, file or folder of the first can reach the second.
@@ -29,7 +29,7 @@ _SHOWN = 40  # differences that are listed; more say no more
 
 @dataclass(frozen=True)
 class RebuiltTwice:
-    """Two builds of a target; `differences` is empty when they are one image."""
+    """Two builds of a target; `differences` is empty if they are identical."""
 
     first: Built
     second: Built

@@ -510,7 +510,7 @@ def test_a_truncated_shard_is_refused_before_it_is_fetched(world: World, tmp_pat
         ("config.json", "[]", r"config\.json is not a JSON object"),
         ("config.json", None, r"has no config\.json"),
         ("tokenizer.json", None, "has no tokenizer"),
-        ("model-00001-of-00002.safetensors", None, r"names model-00001-of-00002\.safetensors, which is not there"),
+        ("model-00001-of-00002.safetensors", None, r"names model-00001-of-00002\.safetensors, which is missing"),
         ("model.safetensors.index.json", "{}", "has no weight_map"),
     ],
 )

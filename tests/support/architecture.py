@@ -47,11 +47,11 @@ ONLY = (
 )
 # Where the ambient runtime is read beside tasks and flows: Prefect calls these, and hands them no runtime.
 AMBIENT = {
-    "flows/runtime.py": frozenset({"here"}),
+    "flows/runtime.py": frozenset({"without_placement"}),
     "flows/orchestrator/results.py": frozenset({"read_path", "write_path"}),  # of the block for results
     "flows/watching/outcome.py": frozenset({"record_failure"}),  # a hook of the flow
 }
-_AMBIENT_READS = frozenset({"current", "here", "runtime.current", "runtime.without_placement"})
+_AMBIENT_READS = frozenset({"current", "without_placement", "runtime.current", "runtime.without_placement"})
 ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/supervisor.py")
 _ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
 

@@ -126,7 +126,7 @@ def test_a_broken_listener_does_not_stall_the_program(caplog: pytest.LogCaptureF
     script = "for i in range(3000): print('x' * 100)"
     with Child([sys.executable, "-c", script], inherited(), on_line=listen) as child:
         assert child.wait(PATIENCE) == 0
-    assert "could not be passed on" in caplog.text
+    assert "could not be forwarded" in caplog.text
 
 
 def test_a_program_that_cannot_start_says_so() -> None:

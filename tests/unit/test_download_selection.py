@@ -94,7 +94,7 @@ def test_hidden_files_are_passed_over_in_silence() -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["config.json", "tokenizer.json", "pytorch_model.bin"], r"as pickles only \(pytorch_model\.bin\)"),
+        (["config.json", "tokenizer.json", "pytorch_model.bin"], r"only as pickles \(pytorch_model\.bin\)"),
         (["config.json", "tokenizer.json", "a.pt", "b.pt", "c.pt"], r"\(a\.pt, b\.pt and 1 more\)"),
         (["config.json", "tokenizer.json"], "has no safetensors files"),
         (["tokenizer.json", "model.safetensors"], r"has no config\.json"),
@@ -153,10 +153,10 @@ def test_an_index_with_all_its_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}, r"names b\.safetensors, which is not there"),
+        ({"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}, r"names b\.safetensors, which is missing"),
         (
             {"weight_map": {"u": "a.safetensors", "v": "b.x", "w": "c.x"}},
-            r"names b\.x, which is not there \(and 1 more\)",
+            r"names b\.x, which is missing \(and 1 more\)",
         ),
         ({"weight_map": ["a.safetensors"]}, "has no weight_map"),
         ({"weight_map": {"w": 1}}, "has no weight_map"),

@@ -111,7 +111,7 @@ def test_the_smoke_text_is_a_few_thousand_words_in_several_scripts() -> None:
         ("repeats: 2", "repeat: 3", "sanity.repeat: there is no such field, did you mean repeats?"),
         ("kl_mean:", "kl_meen:", "gate.limits.kl_meen"),
         ("kl_mean: {at_most: ", "kl_mean: {at_most: 1, at_least: ", "a limit has either at_most or at_least"),
-        ("name: smoke", "name: smoky", "calls itself smoky"),
+        ("name: smoke", "name: smoky", "has the name smoky"),
         ("[text/*.txt]", "[texts/*.txt]", "no file of the suite smoke matches"),
         ("repeat: text/01-bridge.txt", "repeat: text/01.txt", "fidelity.repeat of the suite smoke is none"),
         ("sanity:", "sanity: [", "is not YAML"),
@@ -138,7 +138,7 @@ def test_an_edited_suite_has_another_digest() -> None:
 
 def test_a_step_with_another_version_of_the_suite_refuses() -> None:
     parameters = edited("repeats: 2", "repeats: 4").parameters(subject="x")
-    with pytest.raises(BadInput, match="the request means sha256:"):
+    with pytest.raises(BadInput, match="the request names sha256:"):
         suite.of_request(parameters, SMOKE.options())
 
 

@@ -136,7 +136,7 @@ def test_any_input_changes_the_digest(tmp_path: Path) -> None:
 
 
 def test_a_base_without_a_digest_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"python:3\.11 is not given by digest"):
+    with pytest.raises(BadInput, match=r"python:3\.11 has no digest"):
         inputs_of(TARGETS[0], base="python:3.11")
 
 

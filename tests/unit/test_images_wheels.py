@@ -55,7 +55,7 @@ def test_a_wheel_that_does_not_match_its_hash_is_refused(tmp_path: Path) -> None
     house, wanted = Wheelhouse(tmp_path), [package("thing", "1", b"wheel")]
     assert house.missing(wanted) == []
     path.write_bytes(b"another")
-    with pytest.raises(BadInput, match="is not the file of thing 1 that was locked") as refused:
+    with pytest.raises(BadInput, match="is not the file of thing 1 that is locked") as refused:
         house.files(wanted)
     assert "carwright images fetch" in refused.value.remedy
 

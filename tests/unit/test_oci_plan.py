@@ -70,7 +70,7 @@ def test_registry_limits() -> None:
 
 def test_the_same_path_twice() -> None:
     """Two files of one path cannot be told apart in a layer."""
-    with pytest.raises(BadInput, match="there twice"):
+    with pytest.raises(BadInput, match="occurs twice"):
         group_files([LayerFile("a", 1), LayerFile("a", 2)])
 
 

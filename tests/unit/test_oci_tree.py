@@ -65,7 +65,7 @@ def test_nobody_passes_an_attack(tmp_path: Path, context: Context, attack: str) 
     with pytest.raises(BadInput):
         check_mounted(reference, settings)
     for one in (unpacking, deploying):
-        assert "no modelcar" in one.value.message or "is not a tar" in one.value.message
+        assert "is not a modelcar" in one.value.message or "is not a tar" in one.value.message
 
 
 @pytest.mark.parametrize("name", HONEST)

@@ -125,7 +125,7 @@ def test_a_broken_regex_is_refused():
         ("INT8", "W8A8"),
         ("NVFP4", "calibration"),
         ("fp8_dynamic", "FP8_DYNAMIC"),
-        ("GGUF", "not serve"),
+        ("GGUF", "not supported"),
     ],
 )
 def test_other_schemes_are_refused_with_the_list(name, why):

@@ -1,4 +1,4 @@
-"""One benchmark of lm-evaluation-harness: what a person declares of it, and the command that it comes to."""
+"""One benchmark of lm-evaluation-harness: its declaration, and the command that runs it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Benchmark(Frozen):
     """One row of the card's table. `max_length` and `max_gen_toks` in tokens; `metric` is the harness's `name,filter`.
 
-    `api`: completions renders the prompt on this side (log-likelihoods, answers that are begun for the model), chat
-    leaves it to the server.
+    `api`: completions renders the prompt here (for log-likelihoods and answers begun by the prompt), chat leaves it to
+    the server.
     """
 
     key: str = Field(pattern=r"^[a-z0-9-]+$")

@@ -1,4 +1,4 @@
-"""What the harness makes of task names, and of its own command lines, without fetching any data.
+"""Checks task names and command lines with the harness itself, without fetching data.
 
     python check.py tasks NAME ...        JSON by name: leaves, data_set, output_type, metrics; null for an unknown task
     python check.py commands              JSON list of what the harness's parser reads of each list of arguments in a JSON
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class _DataWanted(Exception):
-    """Raised where the harness would fetch a data set: everything before that has been resolved."""
+class _DataRequested(Exception):
+    """Raised where the harness would fetch a data set, after it has resolved everything else."""
 
 
 def _leaves(manager: harness.TaskManager, name: str) -> Iterator[str]:
@@ -55,10 +55,10 @@ def _about(manager: harness.TaskManager, name: str) -> dict[str, Any] | None:
 
     def remember(self: Any, *_: Any, **__: Any) -> None:
         seen["config"] = self.config
-        raise _DataWanted
+        raise _DataRequested
 
     harness_task.ConfigurableTask.download = remember
-    with contextlib.suppress(_DataWanted):
+    with contextlib.suppress(_DataRequested):
         manager.load([leaves[0]])
     config = seen["config"]
     return {

@@ -1,4 +1,4 @@
-"""Where a task's data set comes from: the suite's own files, a local folder, or the hub; and what is said when it does not.
+"""Finds a task's data set: in the suite's own files, a local folder, or the hub.
 
 A local folder holds data sets as the hub has them: `FOLDER/openai/gsm8k` is what
 `hf download --repo-type dataset openai/gsm8k --local-dir FOLDER/openai/gsm8k` makes.
@@ -40,9 +40,9 @@ class Places:
 
 
 def configure(settings: StepSettings, scratch: Path) -> None:
-    """Tell the hub's libraries where it is; they read their variables once, when they are imported.
+    """Configure the hub's libraries, which read their variables once, when they are imported.
 
-    They keep what they fetch under the user's home, or, where that cannot be written as in a container, in `scratch`.
+    They cache files under the user's home, or in `scratch` if that is not writable, as in a container.
     """
     variables = {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -63,10 +63,10 @@ def configure(settings: StepSettings, scratch: Path) -> None:
 
 
 @contextmanager
-def reading(places: Places) -> Iterator[None]:
-    """Inside the block the harness takes its data from these places.
+def data_from(places: Places) -> Iterator[None]:
+    """Make the harness read data from these places inside the block.
 
-    Raises BadInput, which names the suite and the data set, when there is none, and Temporary when the hub does not
+    Raises BadInput, which names the suite and the data set, if there is no such data set, and Temporary if the hub does not
     answer.
     """
     from lm_eval.api.task import ConfigurableTask
@@ -97,7 +97,7 @@ def reading(places: Places) -> Iterator[None]:
 
 
 def check_sentences(places: Places) -> None:
-    """IFEval cuts texts into sentences with NLTK's `punkt_tab`, which it misses only when it scores, hours later."""
+    """Raises BadInput without NLTK's `punkt_tab`. IFEval would only fail for it when it scores, hours later."""
     import nltk
 
     try:

@@ -1,7 +1,7 @@
-"""The endpoint as lm-evaluation-harness sees it: its own two models of an OpenAI API, with our client underneath.
+"""The endpoint as a model for lm-evaluation-harness: the harness's own two models of an OpenAI API, with Carwright's client.
 
-What the harness would do in silence is an error here: it cuts prompts that are longer than `max_length`, and a server
-may cut what it is sent. Requests are retried and counted by `containers.evaluate.client`.
+Truncation is an error here: the harness silently cuts prompts longer than `max_length`, and a server may cut what it
+receives. Requests are retried and counted by `containers.evaluate.client`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _MOST_STOPS = 4  # stop strings that the API takes; answers are cut here at the 
 
 @dataclass
 class Traffic:
-    """What the requests of one benchmark came to; `cut` answers ran into the limit of tokens."""
+    """The requests of one benchmark; `cut` counts answers that reached the token limit."""
 
     counts: Counts = field(default_factory=Counts)
     cut: int = 0
 
 
 class _OverClient:
-    """Takes the place of the harness's own requests; mixed into its models, which `make` completes."""
+    """Mixin that replaces the harness's own requests; see `make`."""
 
     benchmark: Benchmark
     options: EvaluateOptions
@@ -128,7 +128,7 @@ class _OverClient:
 
 
 class Completions(_OverClient, LocalCompletionsAPI):  # type: ignore[misc]
-    """Prompts are rendered and cut into tokens on this side."""
+    """Prompts are rendered and tokenized here."""
 
     def batch_loglikelihood_requests(self, chunks: Iterable[list[Any]]) -> Any:
         listed = [list(chunk) for chunk in chunks]
@@ -147,11 +147,11 @@ class Completions(_OverClient, LocalCompletionsAPI):  # type: ignore[misc]
 
 
 class Chat(_OverClient, LocalChatCompletion):  # type: ignore[misc]
-    """The server renders the prompts; how long they were is known from its answers."""
+    """The server renders the prompts; their length is known from its answers."""
 
 
 class EndpointTokenizer:
-    """As much of a tokenizer of transformers as the harness uses, answered by the endpoint."""
+    """The part of a transformers tokenizer that the harness uses, backed by the endpoint."""
 
     bos_token_id = eos_token_id = eos_token = None
 
@@ -226,6 +226,6 @@ def _until(wanted: dict[str, Any] | None) -> list[str]:
 
 
 def _before(text: str | None, until: list[str]) -> str:
-    """The text as far as the first of the strings that end it."""
+    """The text before the first stop string."""
     text = text or ""
     return text[: min([at for one in until if (at := text.find(one)) >= 0], default=len(text))]

@@ -1,5 +1,5 @@
-"""What the harness says of single questions: their scores, which of them belong together, and how many change when asked
-again.
+"""Reads single questions from the harness's results: scores, dependent questions, and how many scores change when
+repeated.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ _SEEDS = (0, 1234)  # of `random` and numpy, the harness's own
 
 @dataclass(frozen=True)
 class Ran:
-    """What a suite's benchmarks gave; `cut` counts answers by benchmark that ran into their limit of tokens, `noise` is the
-    share of the questions that were asked again whose score was another one the second time.
+    """Results of a suite's benchmarks. `cut` counts, by benchmark, answers that reached the token limit; `noise` is the share
+    of repeated questions that got another score the second time.
     """
 
     scored: tuple[Scored, ...]
@@ -67,10 +67,10 @@ class Harness:
     repeated: int = 0
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
-        """Every benchmark to its end.
+        """Run every benchmark.
 
         Raises BadInput for an unknown task, for data that is missing or has another number of questions than declared,
-        and for a sample that would be cut; Temporary when the endpoint or the hub fails; nothing is kept then.
+        and for a sample that would be cut; Temporary if the endpoint or the hub fails. Nothing is kept then.
         """
         data.configure(self.settings, self.scratch)
         report.log("loading lm-evaluation-harness")
@@ -81,7 +81,7 @@ class Harness:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         folder = self._written()
         places = data.Places(self.files.name, folder, self._local_data(), self.scratch / "data")
-        with data.reading(places):
+        with data.data_from(places):
             manager = self._tasks(folder, places)
             scored, cut, counts, noise = [], {}, [], {}
             for one in self.benchmarks:
@@ -123,13 +123,13 @@ class Harness:
         )
 
     def check(self) -> None:
-        """Raises BadInput for a task that there is not, and for a folder of data that there is not; no data is read."""
+        """Raises BadInput for an unknown task or a missing data folder; reads no data."""
         data.configure(self.settings, self.scratch)
         self._local_data()
         self._manager(self._written())
 
     def _written(self) -> Path:
-        """The suite's own files on the disk, where the harness can read them."""
+        """Write the suite's own files to disk, for the harness."""
         folder = self.scratch / "suite"
         for path, text in self.files.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class Harness:
         return folder
 
     def _manager(self, folder: Path) -> Any:
-        """A manager that knows every task by name, and answers a second time with what it loaded the first."""
+        """A task manager that loads each task only once."""
         from lm_eval.tasks import TaskManager
 
         class CachingTaskManager(TaskManager):  # type: ignore[misc]
@@ -176,7 +176,7 @@ class Harness:
         return manager
 
     def _tasks(self, folder: Path, places: data.Places) -> Any:
-        """A manager that has loaded every task, data included: what is missing is said before the first request."""
+        """A task manager with all tasks and data loaded, so that missing data is found before the first request."""
         manager = self._manager(folder)
         for one in self.benchmarks:
             # Some tasks shuffle choices while they are loaded; every model must see the same order.

@@ -1,4 +1,4 @@
-"""The kinds of suites. A suite is of the kind whose section its suite.yaml declares; a new kind is one module and one line."""
+"""The kinds of suites. The section that a suite.yaml declares determines its kind; a new kind is one module and one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suites that compare a candidate's log-probabilities with its baseline's, and check that it answers as a server should."""
+"""Suites that compare a candidate's log-probabilities with its baseline's and check the server's behaviour."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class HumanEvalSuite:
         return asyncio.run(self._measured(parameters, options, context)).files()
 
     async def _measured(self, parameters: EvaluateParameters, options: EvaluateOptions, context: Context) -> Samples:
-        """All problems of HumanEval; greedily, the first ones are asked once more, to measure the server's noise.
+        """Measure all problems of HumanEval. With greedy sampling the first ones are repeated, to measure the server's noise.
 
-        The sandbox and the problems of HumanEval+ are looked for before the first request.
+        The sandbox and the problems of HumanEval+ are checked before the first request.
         """
         suite, report = self.declared, context.report
         sandbox, known, harder = _ready(suite, context.settings.evaluate)
@@ -110,7 +110,7 @@ def _ready(
 ) -> tuple[Sandbox, Mapping[str, Problem], Mapping[str, Problem]]:
     """The sandbox, the problems of HumanEval, and those of HumanEval+ where the suite asks for them.
 
-    Raises BadInput for the first of them that is not here.
+    Raises BadInput for the first one that is missing.
     """
     sandbox = Sandbox.find(kind=settings.sandbox)
     known = humaneval.problems()

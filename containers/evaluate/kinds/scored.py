@@ -1,4 +1,4 @@
-"""What the kinds share whose suites score single questions."""
+"""Shared code of the kinds of suites that score single questions."""
 
 from __future__ import annotations
 
