@@ -64,7 +64,7 @@ def test_registry_limits() -> None:
     assert max(sum(file.size for file in group) for group in groups) <= 8 * GB
     with pytest.raises(BadInput, match="do not fit"):
         group_files(_shards(150), limit=120, layer_bytes=7 * GB)
-    with pytest.raises(BadInput, match="takes in one layer"):
+    with pytest.raises(BadInput, match="accepts in one layer"):
         group_files(_shards(1), layer_bytes=4 * GB - 1)
 
 

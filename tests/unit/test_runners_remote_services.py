@@ -97,7 +97,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.setattr(child_runs, "api", api)
     monkeypatch.setattr(child_runs, "POLL", 0.0)
-    monkeypatch.setattr(remote_services, "server", lambda: "http://127.0.0.1:4200/api")
+    monkeypatch.setattr(remote_services, "check_server", lambda: "http://127.0.0.1:4200/api")
     monkeypatch.setattr(remote_services.Store, "open", lambda location, settings: world)
     return world
 
