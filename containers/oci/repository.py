@@ -119,7 +119,10 @@ def found(repository: Repository, what: str) -> StoredManifest:
     """The manifest under a tag or digest; raises BadInput when there is none."""
     stored = repository.get(what)
     if stored is None:
-        raise BadInput(f"{repository.reference.target} has no {what}", remedy="check the name, the tag and the digest")
+        raise BadInput(
+            f"{repository.reference.target} has no tag or digest {what}",
+            remedy="check the name, the tag and the digest",
+        )
     return stored
 
 

@@ -86,7 +86,7 @@ def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: Carw
     """A wrong name, several names, a page that is no API, a server that cannot, an address that is none."""
     with openai_server(Behaviour()) as url:
         wrong = carwright("eval", f"{url}#other", "--suite", suite)
-        assert (wrong.returncode, f"serves toy, and not 'other'\n  give {url}#toy" in wrong.stderr) == (2, True)
+        assert (wrong.returncode, f"serves toy, not 'other'\n  give {url}#toy" in wrong.stderr) == (2, True)
         named = carwright("eval", f"{url}#toy", "--suite", suite)
         assert named.returncode == 0, named.stderr
         root = url.removesuffix("/v1")
@@ -94,7 +94,7 @@ def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: Carw
         assert (page.returncode, "is not an OpenAI-compatible endpoint" in page.stderr) == (2, True)
     with openai_server(Behaviour(failing=1.0)) as url:
         busy = carwright("eval", url, "--suite", suite)
-        assert (busy.returncode, "answers with status 503" in busy.stderr) == (75, True)
+        assert (busy.returncode, "answered with status 503" in busy.stderr) == (75, True)
     with openai_server(Behaviour(model="one", others=("two",))) as url:
         several = carwright("eval", url, "--suite", suite)
         assert (several.returncode, f"name one of them: {url}#one" in several.stderr) == (2, True)
@@ -119,7 +119,7 @@ def test_a_suite_that_is_wrong_is_told_before_anything_is_served(carwright: Carw
     (suite / "suite.yaml").write_text(declared.replace("fidelity:", "fidelty:"))
     typo = carwright("eval", "file:///nowhere", "--suite", suite)
     assert typo.returncode == 2
-    assert "suite.yaml of the suite small does not fit: fidelity: Field required" in typo.stderr
+    assert "suite.yaml of the suite small is invalid: fidelity: Field required" in typo.stderr
     assert "fidelty: there is no such field, did you mean fidelity?" in typo.stderr
     plus = carwright("eval", "file:///nowhere", "--suite", "humaneval-plus")
     assert (plus.returncode, "needs the data set HumanEval+" in plus.stderr) == (2, True)

@@ -80,7 +80,7 @@ def test_bad_input(carwright: Carwright, tmp_path: Path) -> None:
         (("push", checkpoint, "oci:car", "--annotation", "x"), 2, "not KEY=VALUE"),
         (("push", checkpoint, "127.0.0.1:1/org/car", "--base", "none"), 75, "cannot connect"),
         (("lint", "oci:nowhere"), 2, "holds nothing"),
-        (("verify", "oci:nowhere:v1"), 2, "has nothing under v1"),
+        (("verify", "oci:nowhere:v1"), 2, "has no tag or digest v1"),
         (("clean", "--registry", "127.0.0.1:1/org/car", "--older", "soon"), 2, "is not an age"),
     ]
     for arguments, code, says in cases:

@@ -213,7 +213,7 @@ def test_a_network_that_does_not_exist(world: World) -> None:
 def test_no_engine(world: World, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no container engine") as caught:
         world.run("true", host=f"unix://{tmp_path}/none.sock")
-    assert "embedded profile" in caught.value.remedy
+    assert "CARWRIGHT_LAUNCHER=process" in caught.value.remedy
 
 
 def test_a_folder_cannot_be_a_target(world: World) -> None:

@@ -122,7 +122,7 @@ def test_what_is_left_out_is_said(world: World) -> None:
     result = world.download(SOURCE)
     said = [event.message for event in world.events]
     assert "skipped original/consolidated.00.pth (a pickle)" in said
-    assert "skipped modeling_tiny.py (code, and none that comes with a model is run)" in said
+    assert "skipped modeling_tiny.py (code; Carwright runs none that comes with a model)" in said
     assert result.metrics["skipped"] == 2
     assert not any(".gitattributes" in message for message in said)
 
@@ -340,7 +340,7 @@ def test_a_disk_that_is_too_small_is_noticed_at_once(world: World, monkeypatch: 
     free = 399_000
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     pinned = world.resolve(SOURCE).pinned
-    with pytest.raises(DiskFull, match=r"has 399\.0 kB free, and 400\.2 kB will be under way at once"):
+    with pytest.raises(DiskFull, match=r"has 399\.0 kB free, and 400\.2 kB will be downloaded at once"):
         world.run(world.request("download", pinned, parallel=4))
     assert world.run(world.request("download", pinned, parallel=1)).metrics["files"] == len(TAKEN)
 
@@ -486,7 +486,7 @@ def test_pickles_alone_are_refused(world: World, tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     world.hub.repositories.publish("acme/old", folder)
     with pytest.raises(
-        BadInput, match=r"has its weights as pickles only \(original/consolidated\.00\.pth, pytorch_model"
+        BadInput, match=r"has its weights only as pickles \(original/consolidated\.00\.pth, pytorch_model"
     ):
         world.resolve("hf://acme/old")
 

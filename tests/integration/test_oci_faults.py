@@ -58,7 +58,7 @@ def settings(tmp_path: Path) -> StepSettings:
         (Fault("POST", "uploads", status=429, times=99), Temporary, "answered 429"),
         (Fault("PATCH", "uploads", status=500, times=99), Temporary, "answered 500"),
         (Fault("PUT", "manifests", status=503, times=99), Temporary, "answered 503"),
-        (Fault("PATCH", "uploads", reset_after=0, times=99), Temporary, "broke off"),
+        (Fault("PATCH", "uploads", reset_after=0, times=99), Temporary, "was lost"),
         (Fault("PUT", "uploads", lie=True, times=99), BadInput, "stored .* as sha256:0000"),
         (Fault("PUT", "manifests", lie=True, times=99), BadInput, "stored the manifest .* as sha256:0000"),
     ],

@@ -326,7 +326,7 @@ def test_tag_and_resolve(checkpoint: Path, repository: str, settings: Settings) 
     assert tag(f"{repository}@{pushed.digest}", "v2", settings) is True
     assert tag(f"{repository}@{pushed.digest}", "v2", settings) is False
     assert resolve(f"{repository}:v2", settings) == pushed.digest
-    with pytest.raises(BadInput, match="has nothing under nowhere"):
+    with pytest.raises(BadInput, match="has no tag or digest nowhere"):
         resolve(f"{repository}:nowhere", settings)
 
 

@@ -69,7 +69,7 @@ def test_each_shard_is_quantized_before_the_next_has_come(world: World) -> None:
             largest = max(largest, *(_used(scratch) for _ in range(3)))
         _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert "24 shards will be quantized as they come" in said
+    assert "24 shards will be quantized as they arrive" in said
     assert largest <= LANES * SHARD
     assert len(world.finished()) == len(SHARDS)
     whole = world.run()

@@ -83,5 +83,5 @@ def test_a_large_checkpoint_is_quantized_while_it_comes(world):
             return quantized.result.values
 
         values = bring()
-    assert "24 shards will be quantized as they come" in said
+    assert "24 shards will be quantized as they arrive" in said
     assert values["reused"] == len(SHARDS)

@@ -92,7 +92,7 @@ def test_render_without_a_registry() -> None:
 def test_a_registry_without_the_tag(pushed: tuple[str, Pushed]) -> None:
     """Named as such, by every command."""
     for command in (["size"], ["render", "docker"], ["deploy", "kserve"]):
-        with pytest.raises(BadInput, match=r"has nothing under 9\.9"):
+        with pytest.raises(BadInput, match=r"has no tag or digest 9\.9"):
             carwright(*command, f"{pushed[0]}:9.9")
 
 

@@ -274,7 +274,7 @@ def test_a_registry_without_the_tag_of_the_base_is_a_problem(world: World) -> No
     world.publish()
     world.line(base=f"{world.registry}/base:none")
     seen = world.scan()
-    assert "has nothing under none" in seen.problem
+    assert "has no tag or digest none" in seen.problem
     assert seen.changes == ()
 
 
