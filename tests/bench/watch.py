@@ -39,8 +39,8 @@ from flows.watching.models import WatchedModel, load
 from flows.watching.records import ShipRecord
 from infra.hub import Hub, Repositories
 from infra.settings import Settings
-from tests.bench._api import logged_in
 from tests.bench.store import below, resident
+from tests.support.api_client import logged_in
 from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:

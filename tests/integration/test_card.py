@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,26 +11,20 @@ from containers.digest import Digest
 from containers.oci import referrers
 from containers.oci.access import open_repository
 from infra.settings import Settings
+from tests.support.command_line import CommandLine
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Carwright = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def carwright(tmp_path: Path, root: Path) -> Carwright:
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "flows.cli.main", *map(str, arguments)]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "CARWRIGHT_CACHE": str(tmp_path / "cache")}
-        return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    return run
+def carwright(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
 
 
 def attach(reference: str, digest: str, kind: str, title: str, text: str, settings: Settings) -> None:
@@ -43,7 +34,7 @@ def attach(reference: str, digest: str, kind: str, title: str, text: str, settin
 
 
 @pytest.mark.parametrize("place", ["layout", "registry"])
-def test_the_newest_card_and_report_of_an_image(carwright: Carwright, tmp_path: Path, place: str) -> None:
+def test_the_newest_card_and_report_of_an_image(carwright: CommandLine, tmp_path: Path, place: str) -> None:
     """By tag and by digest; attached again, an old text is the newest one."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     settings = Settings(cache=tmp_path / "cache")
@@ -65,7 +56,7 @@ def test_the_newest_card_and_report_of_an_image(carwright: Carwright, tmp_path: 
         assert (page.returncode, (tmp_path / "page.html").read_text()) == (0, "<p>pass</p>")
 
 
-def test_the_report_of_a_run(carwright: Carwright, tmp_path: Path) -> None:
+def test_the_report_of_a_run(carwright: CommandLine, tmp_path: Path) -> None:
     """The last one without a name, one by the beginning of its name, and a clear word where there is none."""
     missing = carwright("report")
     assert missing.returncode == 2

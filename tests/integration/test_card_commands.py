@@ -21,7 +21,7 @@ from flows.release.card import render
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
 from infra.settings import Settings
-from tests.unit.test_release_card import FACTS, blocks
+from tests.support.cards import FACTS, blocks
 
 if TYPE_CHECKING:
     from pathlib import Path

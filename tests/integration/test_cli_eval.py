@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from containers import suites
-from containers.process import inherited
+from tests.support.command_line import CommandLine
 from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Carwright = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def carwright(tmp_path: Path, root: Path) -> Carwright:
-    def run(*arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = inherited() | {"PYTHONPATH": str(root), "COLUMNS": "200"}
-        environment |= {f"CARWRIGHT_EVALUATE__{name.upper()}": value for name, value in settings.items()}
-        argv = [sys.executable, "-m", "flows.cli.main", *map(str, arguments)]
-        return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    return run
+def carwright(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
 
 
 @pytest.fixture
@@ -47,7 +37,7 @@ def suite(tmp_path: Path) -> Path:
     return folder
 
 
-def test_two_endpoints_are_compared_and_judged(carwright: Carwright, suite: Path, tmp_path: Path) -> None:
+def test_two_endpoints_are_compared_and_judged(carwright: CommandLine, suite: Path, tmp_path: Path) -> None:
     """The same and a shifted toy: `compare` shows both and ends with 0, `eval` refuses the shifted one with 3."""
     with openai_server(Behaviour()) as a, openai_server(Behaviour(shift=0.8)) as b:
         shown = carwright("compare", a, b, "--suite", suite, "--json", "--output", tmp_path / "page.html")
@@ -66,7 +56,7 @@ def test_two_endpoints_are_compared_and_judged(carwright: Carwright, suite: Path
         assert refused.returncode == 3, refused.stderr
 
 
-def test_a_stored_measurement_is_compared_without_its_endpoint(carwright: Carwright, suite: Path) -> None:
+def test_a_stored_measurement_is_compared_without_its_endpoint(carwright: CommandLine, suite: Path) -> None:
     with openai_server(Behaviour()) as url:
         measured = carwright("eval", url, "--suite", suite, "--json")
     assert measured.returncode == 0, measured.stderr
@@ -82,7 +72,7 @@ def test_a_stored_measurement_is_compared_without_its_endpoint(carwright: Carwri
     assert "does not answer" in down.stderr
 
 
-def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: Carwright, suite: Path) -> None:
+def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: CommandLine, suite: Path) -> None:
     """A wrong name, several names, a page that is no API, a server that cannot, an address that is none."""
     with openai_server(Behaviour()) as url:
         wrong = carwright("eval", f"{url}#other", "--suite", suite)
@@ -102,15 +92,17 @@ def test_what_is_no_endpoint_is_told_before_anything_is_measured(carwright: Carw
     assert (none.returncode, "not an endpoint" in none.stderr) == (2, True)
 
 
-def test_a_slow_endpoint_is_given_the_time_that_is_set(carwright: Carwright, suite: Path) -> None:
+def test_a_slow_endpoint_is_given_the_time_that_is_set(carwright: CommandLine, suite: Path) -> None:
     with openai_server(Behaviour(hang=3.0)) as url:
-        slow = carwright("eval", url, "--suite", suite, request_timeout="0.5", attempts="2")
+        slow = carwright(
+            "eval", url, "--suite", suite, CARWRIGHT_EVALUATE__REQUEST_TIMEOUT="0.5", CARWRIGHT_EVALUATE__ATTEMPTS="2"
+        )
     assert slow.returncode == 75, slow.stderr
     assert "did not answer in time, 2 times in a row" in slow.stderr
     assert "CARWRIGHT_EVALUATE__REQUEST_TIMEOUT" in slow.stderr
 
 
-def test_a_suite_that_is_wrong_is_told_before_anything_is_served(carwright: Carwright, suite: Path) -> None:
+def test_a_suite_that_is_wrong_is_told_before_anything_is_served(carwright: CommandLine, suite: Path) -> None:
     """Nothing of the model is looked at: the one that is named here does not exist."""
     unknown = carwright("eval", "file:///nowhere", "--suite", "smok")
     assert (unknown.returncode, "there is no suite 'smok'" in unknown.stderr) == (2, True)
@@ -126,12 +118,12 @@ def test_a_suite_that_is_wrong_is_told_before_anything_is_served(carwright: Carw
 
 
 @pytest.mark.parametrize("command", [("eval", "x"), ("compare", "x", "y"), ("card", "x/y")])
-def test_a_page_that_cannot_be_written_is_told_first(carwright: Carwright, command: tuple[str, ...]) -> None:
+def test_a_page_that_cannot_be_written_is_told_first(carwright: CommandLine, command: tuple[str, ...]) -> None:
     gone = carwright(*command, "--output", "gone/page.html")
     assert (gone.returncode, "there is no folder gone" in gone.stderr) == (2, True)
 
 
-def test_what_is_neither_a_model_nor_an_endpoint_is_told_what_it_could_be(carwright: Carwright, suite: Path) -> None:
+def test_what_is_neither_a_model_nor_an_endpoint_is_told_what_it_could_be(carwright: CommandLine, suite: Path) -> None:
     folder = carwright("eval", suite, "--suite", suite)
     assert (folder.returncode, f"file://{suite}" in folder.stderr) == (2, True)
     word = carwright("eval", "nonsense", "--suite", suite)

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command_line import CommandLine
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Carwright = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def carwright(tmp_path: Path, root: Path) -> Carwright:
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-c", "from flows.cli.main import main; main()", *map(str, arguments)]
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(root),
-            "CARWRIGHT_CACHE": str(tmp_path / "cache"),
-            "CARWRIGHT_REGISTRY__ATTEMPTS": "2",
-            "COLUMNS": "200",
-        }
-        return subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    return run
+def carwright(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
 
 
-def test_push_lint_verify(carwright: Carwright, tmp_path: Path) -> None:
+def test_push_lint_verify(carwright: CommandLine, tmp_path: Path) -> None:
     """A folder is pushed, found unchanged, linted and verified; the plan comes before the push."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     with LocalRegistry(tmp_path / "registry") as registry:
@@ -67,7 +52,7 @@ def test_push_lint_verify(carwright: Carwright, tmp_path: Path) -> None:
         assert cleaned.stdout.startswith("0 candidate(s)"), cleaned.stderr
 
 
-def test_bad_input(carwright: Carwright, tmp_path: Path) -> None:
+def test_bad_input(carwright: CommandLine, tmp_path: Path) -> None:
     """Each is one clear message on standard error, no traceback, and its exit code."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     cases = [

@@ -21,9 +21,8 @@ from flows.targets.compose import deploy as deploy_compose
 from flows.targets.description import DeploymentRequest, build
 from flows.targets.model import of_folder
 from infra.settings import Settings
-from tests.integration.test_podman import ANSWER, SERVER
 from tests.support.deployments import GOLDEN
-from tests.support.docker_world import rootfs
+from tests.support.docker_world import SERVER, answering
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
 from tests.support.ports import free_port
@@ -44,9 +43,7 @@ def engines() -> Iterator[tuple[str, str]]:
     repository = f"carwright-compose-{secrets.token_hex(4)}"
     with closing(docker.APIClient(version="auto")) as api:
         for tag, script in (("serves", SERVER), ("broken", BROKEN)):
-            files = {"bin/python3": script.encode(), "bin/answer": ANSWER.encode()}
-            applets = ("nc", "head", "md5sum")
-            api.import_image_from_data(rootfs(files, applets), repository=repository, tag=tag, changes="ENV PATH=/bin")
+            api.import_image_from_data(answering(script), repository=repository, tag=tag, changes="ENV PATH=/bin")
         yield f"{repository}:serves", f"{repository}:broken"
         for tag in ("serves", "broken"):
             api.remove_image(f"{repository}:{tag}", force=True)

@@ -66,9 +66,6 @@ class World:
     def messages(self) -> list[str]:
         return [event.message for event in self.heard]
 
-    def wait_for_container(self) -> str:
-        return until(self.left, "a container appears")[0]
-
 
 def request(play: str, step: Step = Step.PUSH) -> StepRequest:
     return StepRequest(step=step, run="test", parameters=played(play))
@@ -109,11 +106,14 @@ def test_events_come_out_line_by_line_and_the_result_at_the_end(world: World) ->
 def test_settings_and_secrets_arrive_and_secrets_only_as_files(world: World) -> None:
     """Of user 1001, readable by that user alone; nothing of them in what `docker inspect` shows or in the log."""
     seen: list[str] = []
-    look = "id -u; env; ls -ln /run/secrets; cat /run/secrets/CARWRIGHT_STORE__SECRET_ACCESS_KEY; echo; sleep 1; "
+    look = "id -u; env; ls -ln /run/secrets; cat /run/secrets/CARWRIGHT_STORE__SECRET_ACCESS_KEY; echo; "
+    look += "until [ -e /tmp/seen ]; do sleep 0.1; done; "
 
     def inspect() -> None:
-        name = world.wait_for_container()
+        until(lambda: "storesecret" in world.messages(), "the step has looked")
+        (name,) = world.left()
         seen.append(json.dumps(world.api.inspect_container(name)))
+        world.api.exec_start(world.api.exec_create(name, ["touch", "/tmp/seen"]))
 
     thread = threading.Thread(target=inspect)
     thread.start()

@@ -13,6 +13,7 @@ from flows.targets.rollout import Rollout
 from infra.cluster import Cluster
 from infra.settings import KubernetesSettings
 from tests.support.deployments import demo_deployment
+from tests.support.kserve_world import CONTAINER, KServe
 from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
 if TYPE_CHECKING:
@@ -21,105 +22,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 NAME = "smollm2-135m-fp8"
-GPU_MESSAGE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-_STATUS = {"image": "engine", "imageID": "", "ready": False}
-
-
-class World:
-    """What KServe, the scheduler and the kubelet do with a service; `fate` is by the model's digest."""
-
-    def __init__(self) -> None:
-        self.fate: dict[str, str] = {}
-        self.looks = 0
-
-    def __call__(self, api: KubeApi) -> None:
-        for (kind, name), service in list(api.objects.items()):
-            if kind == "inferenceservices":
-                self._reconcile(api, name, service)
-        for kind, name in list(api.objects):
-            if (
-                kind in {"deployments", "pods"}
-                and ("inferenceservices", name.partition("-predictor")[0]) not in api.objects
-            ):
-                api.remove(kind, name)
-
-    def _reconcile(self, api: KubeApi, name: str, service: dict[str, Any]) -> None:
-        model = service["spec"]["predictor"]["model"]["storageUri"]
-        fate = self.fate.get(model[-64:], "ok")
-        status = service.setdefault("status", {})
-        if fate == "unseen":
-            return
-        self.looks += 1
-        if fate == "invalid" or (fate == "stumbles" and self.looks < 5):
-            failure = {"message": "Waiting for runtime to become available"}
-            status["modelStatus"] = {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}
-            return
-        status["modelStatus"] = {"transitionStatus": "InProgress"}
-        template = _template(api, service)
-        for replicas in (1,) if ("deployments", f"{name}-predictor") in api.objects else (0, 1):
-            spec = {"replicas": replicas, "selector": {}, "template": template}
-            deployment = api.put("deployments", {"metadata": {"name": f"{name}-predictor"}, "spec": spec})
-        good = fate in {"ok", "stumbles"} or api.served.get(name) == model
-        old = name in api.served and api.served[name] != model
-        if good:
-            api.served[name] = model
-            old = False
-        deployment["status"] = {
-            "observedGeneration": deployment["metadata"]["generation"],
-            "replicas": 1 + old,
-            "updatedReplicas": 1,
-            "availableReplicas": int(good or name in api.served),
-        }
-        # KServe's word for it is the Deployment's (PropagateRawStatus), which has nothing to do with the service's own.
-        status["observedGeneration"] = deployment["metadata"]["generation"]
-        status["url"] = f"{api.url}/served/{name}"
-        # As in a cluster: while an old pod is available the service stays Ready, whatever becomes of the new one.
-        ready = name in api.served
-        status["conditions"] = [{"type": "Ready", "status": str(ready), "message": "" if ready else "no pod is ready"}]
-        pod: dict[str, Any] = {
-            "metadata": {
-                "name": f"{name}-predictor-{model[-4:]}",
-                "labels": {"serving.kserve.io/inferenceservice": name},
-            },
-            "spec": {"containers": []},
-            "status": {},
-        }
-        if not good and fate == "no-gpus":
-            pod["status"]["conditions"] = [
-                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": GPU_MESSAGE}
-            ]
-        elif not good and fate in {"ImagePullBackOff", "crash"}:
-            waiting = {"reason": "CrashLoopBackOff" if fate == "crash" else fate, "message": "back-off"}
-            pod["status"]["containerStatuses"] = [
-                {
-                    "name": "kserve-container",
-                    **_STATUS,
-                    "restartCount": 3 * (fate == "crash"),
-                    "state": {"waiting": waiting},
-                }
-            ]
-            api.logs[pod["metadata"]["name"]] = ["loading", "ValueError: no such model", None]
-        api.put("pods", pod)
-
-
-def _template(api: KubeApi, service: dict[str, Any]) -> dict[str, Any]:
-    """The pod as KServe has it in the Deployment: where the model is from as an annotation, arguments one after the other."""
-    model = service["spec"]["predictor"]["model"]
-    runtime = api.objects.get(("servingruntimes", model["runtime"]))
-    container = runtime["spec"]["containers"][0] if runtime is not None else {"name": "kserve-container"}
-    return {
-        "metadata": {"annotations": {"internal.serving.kserve.io/storage-initializer-sourceuri": model["storageUri"]}},
-        "spec": {"containers": [{**container, "args": [*container.get("args", ()), *model.get("args", ())]}]},
-    }
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> KServe:
+    return KServe()
 
 
 @pytest.fixture
-def api(world: World, root: Path) -> Iterator[KubeApi]:
+def api(world: KServe, root: Path) -> Iterator[KubeApi]:
     with kube_api(world) as served:
         yield served
         assert served.rights <= allowed(root, "carwright-flow"), "rbac.yaml lacks a right"
@@ -132,7 +43,7 @@ def cluster(api: KubeApi, tmp_path: Path) -> Iterator[Cluster]:
 
 
 def rollout(cluster: Cluster, digit: str = "a", **options: Any) -> Rollout:
-    """A rollout of the demo with a digest of one digit; the fates of `World` go by the digest."""
+    """A rollout of the demo with a digest of one digit; the fates of `KServe` go by the digest."""
     deployment = demo_deployment(digit, options.pop("image", ""))
     runtime, service = objects(deployment)
     said: list[str] = options.pop("said", [])
@@ -171,7 +82,7 @@ def test_a_new_digest_replaces_the_old(cluster: Cluster, api: KubeApi) -> None:
     ],
 )
 def test_what_does_not_come_up_is_rolled_back(
-    cluster: Cluster, api: KubeApi, world: World, fate: str, error: type[Exception], words: str
+    cluster: Cluster, api: KubeApi, world: KServe, fate: str, error: type[Exception], words: str
 ) -> None:
     """The error says why, the objects are as before, and the old one still answers."""
     rollout(cluster, "a").run()
@@ -186,7 +97,7 @@ def test_what_does_not_come_up_is_rolled_back(
     assert rollout(cluster, "a").run().answer.endswith("a" * 64)
 
 
-def test_a_first_stumble_is_waited_out(cluster: Cluster, world: World) -> None:
+def test_a_first_stumble_is_waited_out(cluster: Cluster, world: KServe) -> None:
     """KServe's cache may not have the runtime yet when it first sees the service, and calls it invalid until it has."""
     world.fate["a" * 64] = "stumbles"
     assert rollout(cluster).run().answer.endswith("a" * 64)
@@ -195,7 +106,7 @@ def test_a_first_stumble_is_waited_out(cluster: Cluster, world: World) -> None:
 def test_crashes_of_the_pod_before_are_not_held_against_the_new_one(cluster: Cluster, api: KubeApi) -> None:
     """It may have crashed now and then in the months that it served."""
     rollout(cluster, "a").run()
-    container = {"name": "kserve-container", **_STATUS, "restartCount": 9, "state": {"running": {}}}
+    container = {"name": "kserve-container", **CONTAINER, "restartCount": 9, "state": {"running": {}}}
     api.put(
         "pods",
         {
@@ -210,7 +121,7 @@ def test_crashes_of_the_pod_before_are_not_held_against_the_new_one(cluster: Clu
     assert attempt.run().answer.endswith("b" * 64)
 
 
-def test_an_engine_alone_that_is_new_is_waited_for(cluster: Cluster, world: World) -> None:
+def test_an_engine_alone_that_is_new_is_waited_for(cluster: Cluster, world: KServe) -> None:
     """With the same digest, too, the answer has to come from what was asked for."""
     rollout(cluster, "a").run()
     world.fate["a" * 64] = "unseen"
@@ -218,7 +129,7 @@ def test_an_engine_alone_that_is_new_is_waited_for(cluster: Cluster, world: Worl
         rollout(cluster, "a", image="registry.example.com/engine:2", timeout=0.3).run()
 
 
-def test_a_url_of_ones_own_does_not_spare_the_waiting(cluster: Cluster, api: KubeApi, world: World) -> None:
+def test_a_url_of_ones_own_does_not_spare_the_waiting(cluster: Cluster, api: KubeApi, world: KServe) -> None:
     """The old one answers there until the new one is ready."""
     rollout(cluster, "a").run()
     world.fate["b" * 64] = "never"
@@ -235,7 +146,7 @@ def test_an_object_whose_receipt_was_lost_is_taken_away(cluster: Cluster, api: K
     assert api.names("servingruntimes") == api.names("inferenceservices") == []
 
 
-def test_a_first_deployment_that_fails_leaves_nothing(cluster: Cluster, api: KubeApi, world: World) -> None:
+def test_a_first_deployment_that_fails_leaves_nothing(cluster: Cluster, api: KubeApi, world: KServe) -> None:
     """Nothing was there before, so nothing stays."""
     world.fate["a" * 64] = "no-gpus"
     with pytest.raises(NotReady, match=f"rolled back: nothing is left of {NAME}"):
@@ -243,7 +154,7 @@ def test_a_first_deployment_that_fails_leaves_nothing(cluster: Cluster, api: Kub
     assert api.names("servingruntimes") == api.names("inferenceservices") == []
 
 
-def test_a_runtime_that_another_has_taken_to_stays(cluster: Cluster, api: KubeApi, world: World) -> None:
+def test_a_runtime_that_another_has_taken_to_stays(cluster: Cluster, api: KubeApi, world: KServe) -> None:
     """Two models on one engine: the failure of the second does not take the runtime from the first."""
     world.fate["a" * 64] = "never"
     attempt = rollout(cluster, timeout=0.3)

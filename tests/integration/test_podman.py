@@ -6,12 +6,10 @@ itself takes longer than these tests may. Podman gets a storage of its own, and 
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import socket
 import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from flows.targets.model import of_folder
 from flows.targets.podman import deploy as deploy_podman
 from infra.settings import Settings
 from tests.support.deployments import GOLDEN
+from tests.support.docker_world import SERVER, answering
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
 from tests.support.ports import free_port
@@ -50,30 +49,6 @@ cgroup_manager = "cgroupfs"
 runtime = "runc"
 events_logger = "file"
 """
-SERVER = r"""#!/bin/busybox sh
-for word; do case "$word" in
-  --model=*) model=${word#*=} ;; --port=*) port=${word#*=} ;; --served-model-name=*) name=${word#*=} ;;
-esac; done
-until [ -e "$model/config.json" ]; do sleep 0.1; done
-echo "serving $model as $(id -u)"
-export model name
-exec nc -ll -p "$port" -e /bin/answer
-"""
-ANSWER = r"""#!/bin/busybox sh
-read -r method path _
-length=0
-while read -r key value; do
-  key=${key%$'\r'}
-  case "$key" in "") break ;; [Cc]ontent-[Ll]ength:) length=${value%$'\r'} ;; esac
-done
-[ "$length" = 0 ] || head -c "$length" >/dev/null
-case "$path" in
-  /health) body="" ;;
-  /v1/models) body="{\"data\": [{\"id\": \"$name\"}]}" ;;
-  *) body="{\"choices\": [{\"text\": \"$(md5sum < "$model/config.json")\"}]}" ;;
-esac
-printf 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' "${#body}" "$body"
-"""
 
 
 class Podman:
@@ -91,20 +66,8 @@ class Podman:
 
     def engine(self, name: str, script: str) -> None:
         """An image of busybox and two scripts, without a build."""
-        busybox = Path(subprocess.run(["which", "busybox"], check=True, capture_output=True, text=True).stdout.strip())
-        files = {"busybox": busybox.read_bytes(), "python3": script.encode(), "answer": ANSWER.encode()}
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            for file, content in files.items():
-                member = tarfile.TarInfo(f"bin/{file}")
-                member.size, member.mode = len(content), 0o755
-                tar.addfile(member, io.BytesIO(content))
-            for applet in ("sh", "sleep", "id", "nc", "head", "md5sum"):
-                member = tarfile.TarInfo(f"bin/{applet}")
-                member.type, member.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(member)
         path = Path(self.options[0].partition("=")[2]).parent / "engine.tar"
-        path.write_bytes(archive.getvalue())
+        path.write_bytes(answering(script))
         self("import", "--change=ENV PATH=/bin", "--change=STOPSIGNAL SIGKILL", str(path), name)
 
 

@@ -13,8 +13,8 @@ from containers.errors import BadInput
 from flows.cli.main import app
 from flows.targets import rhel_ai
 from infra.settings import Settings
-from tests.integration.test_kserve_client import World
 from tests.support.deployments import GOLDEN
+from tests.support.kserve_world import KServe
 from tests.support.kube_api import NAMESPACE, kube_api, kubeconfig
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_safetensors
@@ -101,7 +101,7 @@ def test_a_modelcar_is_deployed_to_a_cluster(
 ) -> None:
     """By kubectl's configuration, into the namespace that is named; what the cluster refuses is said and undone."""
     reference, push = pushed
-    with kube_api(World()) as api:
+    with kube_api(KServe()) as api:
         monkeypatch.setenv("CARWRIGHT_KUBERNETES__KUBECONFIG", str(kubeconfig(api, tmp_path)))
         asked = ["deploy", "kserve", f"{reference}:1.0", "--gpu", "cpu", "-n", NAMESPACE, "--timeout", "20"]
         served = json.loads(carwright(*asked, "--json"))

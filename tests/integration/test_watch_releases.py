@@ -21,7 +21,7 @@ from flows.watching import records
 from flows.watching.records import Attempt
 from infra.hub import Hub, Repositories
 from infra.settings import Settings
-from tests.integration.test_flow import PlayedLauncher, PlayedServices
+from tests.support.played_steps import PlayedLauncher, PlayedServices
 from tests.support.ports import free_port
 from tests.support.prefect_api import client_of, logged_in, prefect_api
 

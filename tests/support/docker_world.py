@@ -42,7 +42,35 @@ if [ "$2" = containers.serve ]; then
 fi
 eval "$(sed -n 's/^ *"play": "\\(.*\\)",*$/\\1/p' "$request" | base64 -d)"
 """
-_APPLETS = ("sh", "base64", "cat", "dd", "env", "grep", "id", "ln", "ls", "sed", "sleep", "touch")
+# An engine that answers, for what is rendered: it serves only when the model is where it was told, with the digest of the
+# model's configuration. Put as python3 and as answer beside busybox.
+SERVER = r"""#!/bin/busybox sh
+for word; do case "$word" in
+  --model=*) model=${word#*=} ;; --port=*) port=${word#*=} ;; --served-model-name=*) name=${word#*=} ;;
+esac; done
+until [ -e "$model/config.json" ]; do sleep 0.1; done
+echo "serving $model as $(id -u)"
+export model name
+exec nc -ll -p "$port" -e /bin/answer
+"""
+ANSWER = r"""#!/bin/busybox sh
+read -r method path _
+length=0
+while read -r key value; do
+  key=${key%$'\r'}
+  case "$key" in "") break ;; [Cc]ontent-[Ll]ength:) length=${value%$'\r'} ;; esac
+done
+[ "$length" = 0 ] || head -c "$length" >/dev/null
+case "$path" in
+  /health) body="" ;;
+  /v1/models) body="{\"data\": [{\"id\": \"$name\"}]}" ;;
+  *) body="{\"choices\": [{\"text\": \"$(md5sum < "$model/config.json")\"}]}" ;;
+esac
+printf 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %s\r\n\r\n%s' "${#body}" "$body"
+"""
+_APPLETS = (
+    "sh", "base64", "cat", "dd", "env", "grep", "head", "id", "ln", "ls", "md5sum", "nc", "sed", "sleep", "touch",
+)  # fmt: skip
 
 
 def busybox() -> Path:
@@ -52,8 +80,8 @@ def busybox() -> Path:
     return Path(found).resolve()
 
 
-def rootfs(files: dict[str, bytes], applets: tuple[str, ...] = ()) -> bytes:
-    """A tar with busybox, its applets (more of them on demand), a /tmp, and the files."""
+def rootfs(files: dict[str, bytes]) -> bytes:
+    """A tar with busybox, its applets, a /tmp, and the files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
 
@@ -67,7 +95,7 @@ def rootfs(files: dict[str, bytes], applets: tuple[str, ...] = ()) -> bytes:
         add("bin")
         add("tmp", mode=0o1777)
         add("bin/busybox", busybox().read_bytes())
-        for applet in (*_APPLETS, *applets):
+        for applet in _APPLETS:
             add(f"bin/{applet}", link="busybox")
         for name, content in files.items():
             for folder in reversed(Path(name).parents[:-1]):
@@ -82,6 +110,11 @@ def _bubblewrap() -> dict[str, bytes]:
     assert bwrap, "install Debian's bubblewrap"
     libraries = re.findall(r"(/lib\S+)", run(["ldd", bwrap]).stdout)
     return {path.lstrip("/"): Path(path).read_bytes() for path in libraries} | {"bin/bwrap": Path(bwrap).read_bytes()}
+
+
+def answering(server: str = SERVER) -> bytes:
+    """A tar of the engine that answers, or of one that runs another script as python3."""
+    return rootfs({"bin/python3": server.encode(), "bin/answer": ANSWER.encode()})
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.local.dry_run.site import Site
-from tests.bench._api import logged_in
 from tests.e2e.workspace import DEADLINE, Ended, Workspace
+from tests.support.api_client import logged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

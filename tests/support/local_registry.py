@@ -16,21 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LISTENING: Final = re.compile(r"listening on (127\.0\.0\.1:\d+)")
+_PROGRAM: Final = "docker-registry"
 _DEADLINE: Final = 20.0  # seconds
 
 
 @contextmanager
-def LocalRegistry(  # noqa: N802 -- reads as the thing that it makes, like EmbeddedStore
-    folder: Path,
-    *,
-    binary: str = "docker-registry",
-    htpasswd: Path | None = None,
-    extra: dict[str, Any] | None = None,
-) -> Iterator[str]:
-    """Serve `folder` until the block ends; yields `127.0.0.1:PORT`.
+def LocalRegistry(folder: Path) -> Iterator[str]:  # noqa: N802 -- reads as the thing that it makes, like EmbeddedStore
+    """Serve `folder` until the block ends; yields `127.0.0.1:PORT`. Deleting is allowed.
 
-    Deleting is allowed. `htpasswd` turns on basic authentication (bcrypt lines); `extra` is merged into the top level of
-    the configuration. Raises BadInput when the program is not installed and NotReady when it does not come up.
+    Raises BadInput when the program is not installed and NotReady when it does not come up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -43,10 +37,8 @@ def LocalRegistry(  # noqa: N802 -- reads as the thing that it makes, like Embed
         },
         "http": {"addr": "127.0.0.1:0", "secret": "loopback"},
     }
-    if htpasswd is not None:
-        config["auth"] = {"htpasswd": {"realm": "tests", "path": str(htpasswd)}}
     path = folder / "config.yml"
-    path.write_text(json.dumps(config | (extra or {})))  # YAML 1.2 takes JSON
+    path.write_text(json.dumps(config))  # YAML 1.2 takes JSON
     address: list[str] = []
     heard = threading.Event()
 
@@ -55,10 +47,10 @@ def LocalRegistry(  # noqa: N802 -- reads as the thing that it makes, like Embed
             address.append(match[1])
             heard.set()
 
-    with Child([binary, "serve", str(path)], inherited(), log_file=folder / "log", on_line=listen):
+    with Child([_PROGRAM, "serve", str(path)], inherited(), log_file=folder / "log", on_line=listen):
         if not heard.wait(_DEADLINE):
             raise NotReady(
-                f"{binary} did not start within {_DEADLINE:g} seconds; see {folder / 'log'}",
+                f"{_PROGRAM} did not start within {_DEADLINE:g} seconds; see {folder / 'log'}",
                 remedy="install Debian's package docker-registry",
             )
         yield address[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from containers.process import export
 from flows.local import embedded
 from flows.local.ship import drain_workers
-from tests.bench import _api
+from tests.support import api_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,4 +40,4 @@ def client_of(api: str) -> dict[str, str]:
 
 def logged_in(api: str, timeout: float = 60) -> httpx.Client:
     """A client of the API of `prefect_api` without Prefect."""
-    return _api.logged_in(api, client_of(api)["PREFECT_API_AUTH_STRING"], timeout)
+    return api_client.logged_in(api, client_of(api)["PREFECT_API_AUTH_STRING"], timeout)

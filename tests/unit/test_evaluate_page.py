@@ -9,10 +9,10 @@ import pytest
 
 from containers.evaluate import page, samples
 from containers.evaluate.compare import Estimate
+from containers.evaluate.judge import judge
 from containers.evaluate.suite import Sizes
 from containers.verdict import Score
-from tests.unit.test_evaluate_judge import SUITE, judge, measured
-from tests.unit.test_evaluate_samples import GATE, GREEDY, scored
+from tests.support.measurements import GATE, GREEDY, SUITE, measured, scored
 
 if TYPE_CHECKING:
     from containers.evaluate.judge import Report

@@ -12,34 +12,17 @@ from containers import suites
 from containers.errors import BadInput
 from containers.evaluate import humaneval, samples
 from containers.evaluate.kinds.humaneval import HumanEvalSuite
-from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.sandbox import Outcome, Sandbox
 from containers.events import Reporter
 from containers.step import Context
 from infra.settings import Settings
+from tests.support.measurements import GATE, GREEDY, scored
 from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.store import Store
-
-GREEDY = suites.read("humaneval-greedy")
-GATE = HumanEvalSuite.read(GREEDY).declared.gate
-
-
-def scored(right: int, *, count: int = 164, **changes: object) -> samples.Samples:
-    one = samples.Samples(
-        suite=GREEDY.name,
-        suite_digest=GREEDY.digest,
-        subject="sha256:" + "a" * 64,
-        server="toy",
-        benchmarks=(
-            Scored(key="humaneval", title="HumanEval", scores={f"{i:03}": float(i < right) for i in range(count)}),
-        ),
-        requests=RequestCounts(sent=count, retried=0, failed=0),
-    )
-    return one.model_copy(update=changes)
 
 
 @pytest.mark.parametrize(("right", "decision"), [(120, "pass"), (118, "inconclusive"), (80, "refuse")])
