@@ -54,7 +54,7 @@ class World:
     def serve(self, word: str) -> Run:
         """A child run that serves, and the last word of its parent."""
         run = Run(f"child-{len(self.runs)}")
-        endpoint = Endpoint(url=f"http://gpu-7:{8000 + len(self.runs)}/v1", served_model_name="m", engine="vllm")
+        endpoint = Endpoint(url=f"http://gpu-7:{8000 + len(self.runs)}/v1", served_model_name="m", server="vllm")
         self.runs.append(run)
         self.keys[f"results/children/{run.key}/parent.json"] = json.dumps({"beat": 3, "word": word}).encode()
         self.keys[f"results/children/{run.key}/endpoint.json"] = endpoint.model_dump_json().encode()
