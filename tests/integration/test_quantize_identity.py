@@ -56,8 +56,9 @@ def test_every_byte_is_llm_compressors(lab, tmp_path, model, scheme):
     assert found["different"] == []
     theirs, ours = found["configs"]
     assert ours == theirs
-    if len(found["indexes"]) == 2:
-        assert found["indexes"][0] == found["indexes"][1]
+    theirs, ours = found["indexes"]
+    assert ours == (theirs if len(found["digests"]) > 1 else None)  # llm-compressor writes one for a single shard, too
+    assert theirs is not None
     assert all(said == true for said, true in found["digests"].values())
 
 

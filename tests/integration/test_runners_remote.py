@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +240,8 @@ def test_two_runs_at_once_do_the_work_once(place: Place) -> None:
 
             results.append(quantize())
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in ("first", "second")]
+    # Each in a context like this one: a thread of its own does not know which server this test's is.
+    threads = [threading.Thread(target=copy_context().run, args=(run, name)) for name in ("first", "second")]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -193,7 +193,7 @@ def do_identity(model: str, scheme: str, folder: str) -> dict:
         "missing": sorted(expected.keys() ^ found.keys()),
         "different": sorted(name for name in expected if found.get(name) != expected[name]),
         "configs": [json.loads((path / "config.json").read_text()) for path in (theirs, ours)],
-        "indexes": [json.loads(path.read_text()) for path in indexes if path.exists()],
+        "indexes": [json.loads(path.read_text()) if path.exists() else None for path in indexes],
         "digests": {
             name: [digest, hashlib.sha256((ours / name).read_bytes()).hexdigest()]
             for name, (digest, _) in digests.items()

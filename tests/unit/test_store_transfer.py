@@ -190,9 +190,13 @@ def test_an_upload_stores_the_bytes(size: int, source: type) -> None:
 @pytest.mark.parametrize("change", ["other", "longer", "shorter"])
 def test_other_bytes_than_announced_are_not_stored(size: int, change: str) -> None:
     content = b"x" * size
-    sent = {"other": b"y" + content[1:], "longer": content + b"x", "shorter": content[:-1]}[change]
+    sent, said = {
+        "other": (b"y" + content[1:], "and sha256:[0-9a-f]{64} arrived"),
+        "longer": (content + b"x", f"has more than {size}"),
+        "shorter": (content[:-1], f"has {size - 1}"),
+    }[change]
     bucket: Any = Bucket()
-    with pytest.raises(BadInput, match="nothing was stored"):
+    with pytest.raises(BadInput, match=f"{said}; nothing was stored"):
         upload(bucket, io.BytesIO(sent), Digest.of(content), size)
     assert not bucket.stored
     assert bucket.calls == ([] if size <= PART else ["begin", "abort"])
