@@ -4,7 +4,7 @@
 |------|----------------------------------------------------------------------|---------|
 | 0    | done                                                                 |         |
 | 1    | a bug in Carwright or in a library                                   | no      |
-| 2    | bad input: the user can mend it                                      | no      |
+| 2    | bad input: the user can fix it                                       | no      |
 | 3    | the gate refused the candidate; nothing was promoted                 | no      |
 | 4    | the gate could not decide and the profile says stop                  | no      |
 | 75   | temporary: the network, a full disk, a service that is not there     | yes     |

@@ -92,7 +92,7 @@ class DockerSettings(Section):
     )
     project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = Field(
         default="carwright",
-        description="label of all containers; containers of other projects on the same engine are never touched",
+        description="name that marks all containers; those of other projects on the same engine are never touched",
     )
     image: str = Field(
         default="carwright/{target}:latest",

@@ -33,7 +33,7 @@ _LOG_IN: Final = "set HF_TOKEN or run `hf auth login`"
 
 @contextmanager
 def translated(source: HubSource, endpoint: str) -> Iterator[None]:
-    """Raises BadInput for what the user can mend, Busy (a Temporary) and Temporary for what may pass."""
+    """Translate the errors of the hub's client: BadInput for what the user can fix, Busy and Temporary for the rest."""
     try:
         yield
     except OfflineModeIsEnabled as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Origin(Protocol):
-    """A place with files. Methods raise BadInput for what a user can mend, and Temporary."""
+    """A place with files. Methods raise BadInput for what the user can fix, and Temporary."""
 
     def commit(self) -> str | None:
         """The commit that the source's revision names now; None where there are no commits."""
@@ -36,7 +36,7 @@ class Origin(Protocol):
 
 
 def open_origin(source: Source, settings: StepSettings, say: Callable[[str], object]) -> Origin:
-    """The place that a source names; `say` is told when it makes us wait."""
+    """The place that a source names; `say` reports long waits."""
     # Late imports: a step pays for the client that it uses.
     if isinstance(source, HubSource):
         from containers.download.hub import HubOrigin

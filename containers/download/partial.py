@@ -1,4 +1,4 @@
-"""The folder of a download's unfinished files: it outlives a killed run, so that the next one goes on from there."""
+"""The folder of a download's unfinished files: it outlives a killed run, so that the next one continues from there."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
 
 
 class Transfer:
-    """Reads files of one source; `say` is told of waits, `stopping` ends what other threads are doing.
+    """Reads files of one source; `say` reports waits, `stopping` ends the work of other threads.
 
     Raises what the source raises, and Interrupted.
     """

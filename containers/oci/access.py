@@ -1,4 +1,4 @@
-"""From a reference to what is there: the few verbs that steps and flows use."""
+"""Opens, reads and tags images by reference, for steps and flows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bring a planned modelcar to a repository: look at what is there, send what is missing, the manifest last."""
+"""Pushes a planned modelcar to a repository: checks what it has, sends what is missing, the manifest last."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Push:
         self._raw: Digest | None = None
 
     def run(self, tag: str = "") -> Pushed:
-        """Send what is missing and return what is there now; `tag` is given besides the candidate tag.
+        """Send what is missing and return the pushed image; `tag` is set besides the candidate tag.
 
         Nothing is visible under any tag before every byte is there. Raises what the source and the repository raise.
         """

@@ -1,4 +1,4 @@
-"""Turns what boto3 raises into the errors of Carwright: who can mend it, and whether waiting helps."""
+"""Translates what boto3 raises into Carwright's errors: who can fix it, and whether waiting helps."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Store:
         """The artifact with this fingerprint; None when it, or any of its blobs, is missing or of another size."""
         try:
             manifest = self._read(kind, fingerprint)
-        except UnreadableManifest:  # as good as missing: whoever makes the artifact again writes it anew
+        except UnreadableManifest:  # treated as missing: the next run writes it again
             return None
         return manifest if manifest is not None and not self._absent(manifest) else None
 
