@@ -43,7 +43,7 @@ def test_signs_are_seen_and_their_end_is_silence(keys):
     assert watch.read() is None
     with Heartbeat(keys, "k", 0.02) as heartbeat:
         heartbeat.progress(Event(event="progress", task="quantize", done=5, total=10))
-        last = until(lambda: (seen := watch.read()) is not None and seen.beat >= 3 and seen)
+        last = until(lambda: (seen := watch.read()) is not None and seen.beat >= 3 and seen.progress and seen)
         assert last.command == "on"
         assert last.progress is not None
         assert last.progress.done == 5
