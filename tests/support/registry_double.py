@@ -27,7 +27,8 @@ _ROUTE = re.compile(r"/v2/(?P<repository>.+?)/(?P<kind>blobs/uploads|blobs|manif
 
 @dataclass
 class Fault:
-    """What to do instead of answering, for the next `times` requests of `method` whose path matches `path`.
+    """What to do instead of answering, for the next `times` requests of `method` whose path matches `path` and whose body
+    is longer than `over` bytes.
 
     `status` answers with it. `reset_after` takes that many bytes of the body and cuts the connection. `lie` answers as if
     all were well, with another digest in the header or other bytes in the body.
@@ -40,6 +41,7 @@ class Fault:
     reset_after: int = -1
     lie: bool = False
     times: int = 1
+    over: int = -1
 
 
 @dataclass
@@ -60,10 +62,10 @@ class RegistryDouble:
     connections: int = 0  # that are open
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fault(self, method: str, path: str) -> Fault | None:
+    def fault(self, method: str, path: str, size: int) -> Fault | None:
         with self.lock:
             for one in self.faults:
-                if one.times and one.method == method and re.search(one.path, path):
+                if one.times and one.method == method and re.search(one.path, path) and size > one.over:
                     one.times -= 1
                     return one
         return None
@@ -92,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         url = urlsplit(self.path)
         self.registry.requests.append((self.command, self.path))
-        fault = self.registry.fault(self.command, self.path)
+        fault = self.registry.fault(self.command, self.path, int(self.headers.get("Content-Length", "0")))
         try:
             if fault is not None and fault.status:
                 self._drain()
