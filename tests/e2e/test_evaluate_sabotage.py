@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from containers.evaluate.measurement import Measured
     from containers.verdict import Verdict
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+# A campaign: in every run test_ship.py passes an honest candidate and refuses a damaged one.
+pytestmark = [pytest.mark.e2e, pytest.mark.campaign, pytest.mark.timeout(1800)]
 
 SMOKE = suites.read("smoke")
 LOADED = FidelitySuite.read(SMOKE)
@@ -67,7 +68,6 @@ def test_an_honest_checkpoint_passes_three_times(baseline: Measured, honest: Pat
     assert [verdict.decision for verdict in verdicts] == ["pass"] * 3
 
 
-@pytest.mark.campaign  # in every run: one damage, which the whole chain must refuse (test_ship.py)
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -96,7 +96,6 @@ def test_damage_is_refused_for_its_reason(
         assert not any("KL divergence" in one for one in verdict.reasons)
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize(("factor", "decision"), [(1.15, "refuse"), (1.05, "pass")])
 def test_damage_around_the_declared_size(
     baseline: Measured, honest: Path, tmp_path: Path, factor: float, decision: str
