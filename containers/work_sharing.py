@@ -102,7 +102,7 @@ W = TypeVar("W", bound=Worker)
 class Workers(Generic[W]):
     """Starts workers with what is dealt to them and watches them; after the block none is left.
 
-    `start` gets a worker's number and its list, `stored` says which of some groups are done, `finished` is told of a worker
+    `start` gets a worker's number and its list, `stored` says which of some groups are done, `finished` is called with a worker
     before its list is struck off, `lost` of one whose groups go to the others. An error whose exit code is in `final` ends
     all of them.
     """

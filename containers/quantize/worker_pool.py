@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from containers.step import Context
     from containers.store import Store
 
-_SILENT: Final = 600.0  # seconds without a word after which a worker counts as hung
+_SILENT: Final = 600.0  # seconds without output after which a worker counts as hung
 _LOOK: Final = 0.2  # seconds between two looks at the workers
 
 

@@ -30,7 +30,7 @@ class Lease(Protocol):
         ...
 
     def keep(self) -> None:
-        """Leave it serving without a lease, until somebody stops it by name."""
+        """Leave it serving without a lease, until it is stopped by name."""
         ...
 
 

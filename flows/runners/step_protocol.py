@@ -26,7 +26,7 @@ _TAIL: Final = 40  # lines
 
 
 class StepOutput:
-    """Forwards a step's lines as events, and remembers what a failure is told with: its errors and its last lines."""
+    """Forwards a step's lines as events, and keeps what explains a failure: its errors and its last lines."""
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
@@ -83,8 +83,6 @@ def step_failure(step: Step, code: int, said: Sequence[Event], tail: str, where:
         number = code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
         hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return StepFailed(
-            step, code, f"{step} was ended by {name}{hint}", remedy=f"run it again: it goes on from there; {where}"
-        )
+        return StepFailed(step, code, f"{step} was ended by {name}{hint}", remedy=f"run it again: it resumes; {where}")
     lines = "\n".join(tail.splitlines()[-8:])
     return StepFailed(step, code, f"{step} ended with code {code} and no error message:\n{lines}", remedy=where)

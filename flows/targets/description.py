@@ -106,7 +106,7 @@ class Deployment(Frozen):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Nothing is fetched, nobody is told, and what is written goes where any user may write."""
+        """Nothing is fetched or reported, and files are written where any user may write."""
         said = {
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": "/tmp/hf_home",  # noqa: S108 -- inside the container

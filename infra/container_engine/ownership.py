@@ -13,7 +13,7 @@ from containers.process import start_time
 if TYPE_CHECKING:
     from infra.container_engine.container import Container
 
-ALIVE: Final = "/run/carwright/alive"  # its time is that of the last sign of life of whoever waits for a step
+ALIVE: Final = "/run/carwright/alive"  # its modification time is the last heartbeat of whoever waits for a step
 ALIVE_INTERVAL: Final = 60.0  # seconds between two of them
 ALIVE_SILENCE: Final = 3600.0  # seconds without one: a laptop may sleep, and its engine elsewhere may not
 LEASE: Final = "/run/carwright/lease"  # of a service (`containers.heartbeat`)

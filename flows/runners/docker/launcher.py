@@ -107,7 +107,7 @@ class Follower:
             self.renew_alive()
 
     def renew_alive(self) -> None:
-        """Tell sweepers that somebody still waits for the container."""
+        """Renew the heartbeat that tells sweepers that the container is still needed."""
         if time.monotonic() - self._said > ALIVE_INTERVAL:
             self._said = time.monotonic()
             self.container.touch(ALIVE)

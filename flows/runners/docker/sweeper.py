@@ -5,7 +5,7 @@ Whose a container is stands in its labels. The first of these that can be answer
 1. A service that was kept stays, for as long as it serves.
 2. The process that made it, where that can be seen from here: while it lives the container stays.
 3. The flow run at the Prefect server: a container of a run that goes on stays, whatever became of its worker.
-4. The sign of life that whoever waits gives: an hour without one, and the container goes.
+4. The heartbeat of whoever waits for it: after an hour without one the container is removed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _swept(container: Container, wanted: bool, why: str) -> Swept:  # noqa: FBT0
 
 
 def _judge(engine: ContainerEngine, container: Container, ask: Asked) -> tuple[bool, str]:
-    """Whether somebody wants it, and why."""
+    """Whether it is still needed, and why."""
     if container.labels.get("part") == "server" and is_kept(container):
         return True, "a service that was kept"
     alive = is_alive(container.labels.get("owner", ""))
@@ -87,8 +87,8 @@ def _judge(engine: ContainerEngine, container: Container, ask: Asked) -> tuple[b
     signs = [at for at in (container.modified(path) for path in (ALIVE, LEASE)) if at is not None]
     silent = engine.now() - max(signs, default=container.created)
     if silent > ALIVE_SILENCE:
-        return False, f"nobody gave a sign of life for {silent / 3600:.0f} h"
-    return True, "somebody gave a sign of life within the last hour"
+        return False, f"no heartbeat for {silent / 3600:.0f} h"
+    return True, "a heartbeat within the last hour"
 
 
 def flow_run_goes_on(flow_run: str) -> bool | None:

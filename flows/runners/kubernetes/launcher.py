@@ -186,7 +186,7 @@ class JobWatch:
                 self.step,
                 Temporary.exit_code,
                 f"the pod {name} of {self.step} was removed while it worked (a node was drained?)",
-                remedy="run it again: it goes on from there",
+                remedy="run it again: it resumes",
             )
         if (ended := _state(pod).get("terminated")) is not None:
             return dict(ended)
@@ -196,7 +196,7 @@ class JobWatch:
                 self.step,
                 Temporary.exit_code,
                 f"the pod of {self.step} failed: {status.get('message') or status.get('reason')}",
-                remedy="run it again: it goes on from there",
+                remedy="run it again: it resumes",
             )
         return None
 

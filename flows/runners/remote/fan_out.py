@@ -36,7 +36,7 @@ class FanOut:
     """Brings every group of one request into the store, and then its artifact.
 
     A child run that dies, or is silent, loses what it had not finished to the others. Raises StepFailed at once when one
-    says that the input is bad, Interrupted when somebody cancels one, Temporary when they keep dying.
+    says that the input is bad, Interrupted when one is cancelled, Temporary when they keep dying.
     """
 
     def __init__(

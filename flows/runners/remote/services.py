@@ -46,7 +46,7 @@ class PlacedLease:
         self._child.end()
 
     def keep(self) -> None:
-        """It stays until `carwright clean` stops it, or somebody cancels its run."""
+        """It stays until `carwright clean` stops it, or its run is cancelled."""
         self._child.send("keep")
         self._child.heartbeat.stop()
         self._child.store.write_key(self._kept_key, self.endpoint.model_dump_json().encode())
