@@ -18,6 +18,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from containers.foreign_text import clean
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -25,15 +27,18 @@ _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Error(Exception):
-    """The root: a message that names the thing and what is wrong, and a remedy that says what to do."""
+    """The root: a message that names the thing and what is wrong, and a remedy that says what to do.
+
+    Both often quote what others wrote, so both pass through `clean`: no escape sequences, and no secrets of a URL.
+    """
 
     exit_code = 1
     temporary = False
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = clean(message)
+        self.remedy = clean(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message

@@ -64,11 +64,11 @@ FLOW_SIDE: Final = tuple(
 # The sections and settings that each step gets, besides where it writes and how it logs.
 _EVERY_STEP: Final = ("home", "cache", "log_format")
 STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
-    Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token"),
+    Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token", "http"),
     Step.QUANTIZE: ("store",),
-    Step.PUSH: ("store", "registry", "docker_config", "busybox"),
-    Step.SERVE: ("store", "registry", "docker_config", "serve"),
-    Step.EVALUATE: ("store", "registry", "docker_config", "evaluate", "hub_endpoint", "hub_token"),
+    Step.PUSH: ("store", "registry", "docker_config", "http", "busybox"),
+    Step.SERVE: ("store", "registry", "docker_config", "http", "serve"),
+    Step.EVALUATE: ("store", "registry", "docker_config", "http", "evaluate", "hub_endpoint", "hub_token"),
 }
 _OF_REGISTRIES: Final = ("registry", "docker_config")
 
@@ -107,9 +107,12 @@ class StoreSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Registries. Without a user name, the login files and helpers of Docker and Podman are used."""
+    """Registries. The user name is for one of them; for others the login files and helpers of Docker and Podman are used."""
 
-    username: str | None = Field(default=None, description="user name for every registry")
+    host: str = Field(
+        default="", description="registry, with its port if any, that the user name is for: no other one gets it"
+    )
+    username: str | None = Field(default=None, description="user name for the registry `host`")
     password: SecretStr | None = Field(default=None, description="password or token of that user")
     auth_file: Path | None = Field(
         default=None, description="login file in Docker's format; unset: the login files of docker and podman"
@@ -125,6 +128,18 @@ class RegistrySettings(Section):
     layer_bytes: Annotated[int, Field(ge=0)] = Field(
         default=0, description="maximum bytes in one layer; 0: the known limit of the registry, if any"
     )
+
+
+class HttpSettings(Section):
+    """How long and how slowly registries, hubs and endpoints may send, so that none of them holds a step for ever."""
+
+    deadline: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="time limit in seconds for an answer that is no file: a manifest, a listing, a token"
+    )
+    min_rate: Annotated[float, Field(ge=0)] = Field(
+        default=1000.0, description="least bytes per second of a file's transfer, measured over `rate_window`; 0: any"
+    )
+    rate_window: Annotated[float, Field(gt=0)] = Field(default=60.0, description="seconds over which it is measured")
 
 
 class SourceSettings(Section):
@@ -208,6 +223,7 @@ class StepSettings(BaseSettings):
     store: StoreSettings = StoreSettings()
     source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
+    http: HttpSettings = HttpSettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     busybox: Path | None = Field(

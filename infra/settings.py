@@ -1,7 +1,8 @@
 """The settings of the flow side: those of the steps, and those that only flows use.
 
-Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
-working directory, or, for secrets, as a file of the variable's name under /run/secrets. An unknown name is refused.
+Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), or, for secrets, as a file of the
+variable's name under /run/secrets; most also in a file `carwright.toml` in the working directory (`infra.settings_file` has
+the others). An unknown name is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic_settings import EnvSettingsSource, SettingsConfigDict, TomlConfigS
 
 from containers.setting_names import names_in_tables, names_of_variables, refuse_unknown
 from containers.settings import COMPOSE, EvaluateSettings, Section, ServeSettings, StepSettings
+from infra.settings_file import FILE, refuse_from_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -243,7 +245,7 @@ class FlowEvaluateSettings(EvaluateSettings):
 class Settings(StepSettings):
     """All of it. `carwright settings` prints the values in force, with secrets masked."""
 
-    model_config = SettingsConfigDict(toml_file="carwright.toml")
+    model_config = SettingsConfigDict(toml_file=FILE)
     remedy: ClassVar[str] = (
         "change the variable CARWRIGHT_<NAME>, the file of that name or the entry in carwright.toml; `carwright settings` prints them all"
     )
@@ -278,11 +280,13 @@ class Settings(StepSettings):
     @classmethod
     def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[GivenName]]]:
         toml = TomlConfigSettingsSource(cls)
-        return [(toml, names_in_tables(toml.toml_data, "carwright.toml", cls))]
+        return [(toml, names_in_tables(toml.toml_data, FILE, cls))]
 
     @classmethod
     def check_names(cls, given: Iterable[GivenName]) -> None:
-        refuse_unknown(given, cls, ignored=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
+        names = list(given)
+        refuse_unknown(names, cls, ignored=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
+        refuse_from_file(names)
 
     @classmethod
     def check_variables(cls) -> None:

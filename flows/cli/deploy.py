@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from containers.errors import BadInput
 from flows.cli import terminal
@@ -118,8 +119,11 @@ def show_sizing(sizing: Sizing, title: str, weights_from: str) -> None:
     for count, why in sizing.tried.items():
         terminal.out.print(f"{count} x {sizing.gpu}: {why}")
     terminal.out.print(
-        f"[bold]{sizing.tensor_parallel_size} x {sizing.gpu}[/]: --tensor-parallel-size {sizing.tensor_parallel_size}; room for "
-        f"{sizing.cache_tokens:,} tokens, {sizing.sequences} sequence(s) of {length:,} at once"
+        Text.assemble(
+            (f"{sizing.tensor_parallel_size} x {sizing.gpu}", "bold"),
+            f": --tensor-parallel-size {sizing.tensor_parallel_size}; room for {sizing.cache_tokens:,} tokens, "
+            f"{sizing.sequences} sequence(s) of {length:,} at once",
+        )
     )
     for note in sizing.notes:
         terminal.out.print(f"note: {note}")
@@ -211,7 +215,7 @@ def render(  # noqa: PLR0917 -- typer makes options of them
             path.write_text(file.text)
             if path.suffix == ".sh":
                 path.chmod(0o755)
-            print(path)
+            terminal.line(str(path))
     for note in (*deployment.model.notes, *rendered.notes):
         terminal.err.print(f"note: {note}", soft_wrap=True)
 
@@ -260,7 +264,7 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
         print(served.model_dump_json(indent=2))
         return
     word = "serves" if served.changed else "served already"
-    print(f"{served.name} {word} at {served.url}")
+    terminal.line(f"{served.name} {word} at {served.url}")
 
 
 def _say(line: str) -> None:

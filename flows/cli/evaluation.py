@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from containers import suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
@@ -84,7 +85,8 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
             f"{suite} could not decide about {candidate}", remedy="--gate-profile smoke makes it a warning"
         )
     if grounds == "profile":
-        terminal.err.print(f"[yellow]warning:[/] {suite} could not decide about {candidate}; the profile is smoke")
+        said = f"{suite} could not decide about {candidate}; the profile is smoke"
+        terminal.err.print(Text.assemble(("warning: ", "yellow"), said))
 
 
 @app.command()

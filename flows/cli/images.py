@@ -163,7 +163,7 @@ def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: V
             different.append(target.name)
             terminal.out.print(f"{target.name}: {result.first.digest} and {result.second.digest}", soft_wrap=True)
             for line in result.differences:
-                terminal.out.print(f"  {line}", soft_wrap=True, markup=False)
+                terminal.out.print(f"  {line}", soft_wrap=True)
     if different:
         raise BadInput(f"two builds of {', '.join(different)} are not the same image")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from containers.contract import Kind
 from containers.errors import BadInput
@@ -29,6 +28,7 @@ from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
 from containers.registry_limits import MODEL_LAYERS
+from flows.cli import terminal
 from flows.cli.housekeeping import age
 from infra.settings import Settings
 
@@ -120,10 +120,10 @@ def lint(
         table = Table(title=reference, title_justify="left")
         for column in ("", "rule", "finding"):
             table.add_column(column, overflow="fold")
-        marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+        styles = {"ok": "green", "warning": "yellow", "error": "red"}
         for one in findings:
-            table.add_row(marks[one.level], one.rule, one.message)
-        Console().print(table)
+            table.add_row(Text(one.level, styles[one.level]), one.rule, one.message)
+        terminal.out.print(table)
     if wrong:
         rules = ", ".join(one.rule for one in wrong)
         raise BadInput(f"{reference}: {len(wrong)} rule(s) broken: {rules}; the first: {wrong[0].message}")
@@ -154,9 +154,9 @@ def verify(
         )
     else:
         for one in result.differences:
-            print(f"{one.kind}: {one.message}")
+            terminal.line(f"{one.kind}: {one.message}")
         if result.ok:
-            print(
+            terminal.line(
                 f"{result.digest}: {len(result.files)} files, {amount(result.bytes_read, 'B')}, every digest is right"
             )
     if not result.ok:
@@ -172,8 +172,10 @@ def show_candidates(reference: str, older: str, *, delete: bool, as_json: bool) 
         print(json.dumps({"reference": reference, "deleted": delete, "candidates": listed}, indent=2))
         return
     for one in candidates:
-        print(f"{'removed' if delete else 'would remove'} {reference}:{one.tag} ({one.digest}, pushed {one.pushed})")
-    print(f"{len(candidates)} candidate(s) never passed and are older than {older}")
+        terminal.line(
+            f"{'removed' if delete else 'would remove'} {reference}:{one.tag} ({one.digest}, pushed {one.pushed})"
+        )
+    terminal.line(f"{len(candidates)} candidate(s) never passed and are older than {older}")
 
 
 def clean_registry(reference: str, older: timedelta, *, delete: bool, settings: Settings) -> tuple[Candidate, ...]:
@@ -220,9 +222,8 @@ def _annotations(pairs: list[str]) -> dict[str, str]:
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with the rate, on standard error if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    columns = (TextColumn(what, markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as progress:
         task = progress.add_task(what, total=total or None)
         yield lambda size: progress.advance(task, size)
 
@@ -241,9 +242,9 @@ def _plan_json(plan: PushPlan) -> dict[str, Any]:
 
 
 def _show_plan(plan: PushPlan, target: Reference) -> None:
-    print(plan.summary(str(target.target)), file=sys.stderr)
+    terminal.line(plan.summary(str(target.target)), error=True)
     for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
+        terminal.line(f"note: {note}", error=True)
 
 
 def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: bool) -> None:
@@ -266,9 +267,10 @@ def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: 
         print(f"{reference}\nalready in the registry: nothing was sent ({seconds:.1f} s)")
         return
     rate = amount(pushed.pushed_bytes / max(seconds, 0.001), "B")
-    print(f"{reference}\n{amount(pushed.pushed_bytes, 'B')} sent in {seconds:.1f} s ({rate}/s)", end="")
-    print(
+    there = (
         f", {len(pushed.skipped)} part(s) were already there: {', '.join(pushed.skipped[:5])}" if pushed.skipped else ""
     )
+    terminal.line(reference)
+    terminal.line(f"{amount(pushed.pushed_bytes, 'B')} sent in {seconds:.1f} s ({rate}/s){there}")
     if pushed.raw:
-        print(f"raw files: {target.at(pushed.raw)}")
+        terminal.line(f"raw files: {target.at(pushed.raw)}")

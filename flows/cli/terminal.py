@@ -1,12 +1,17 @@
-"""Displays a command's progress: bars with rates on a terminal, plain lines elsewhere."""
+"""Displays a command's progress: bars with rates on a terminal, plain lines elsewhere.
+
+Most of what is displayed was written by others: names of models and files, scores, reports, errors of servers. So no text is
+read as rich's markup, and no control character reaches the terminal, whatever it came in.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -21,18 +26,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from containers.foreign_text import clean
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from containers.errors import Error
     from containers.events import Event
     from flows.release.summary import Shipped
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class SafeConsole(Console):
+    """A console that interprets nothing in a text: no markup, no `:emoji:`, no control character, no secret in a URL.
+
+    Style is given by `Text` objects and the styles of tables alone.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Strings, and those in tables: cleaned whole, since a URL that was wrapped no longer shows what is secret in it."""
+        return super().render_str(clean(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Everything that is printed passes here, the cells of tables before their width is measured."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 _PLAIN_INTERVAL = 10.0  # seconds between two progress lines of one task where there is no terminal
 
@@ -68,7 +96,10 @@ class Display:
         elif event.event == "log" and (self._verbose or event.level != "debug"):
             style = {"warning": "yellow", "error": "red", "debug": "dim"}.get(event.level, "")
             console = self._progress.console if self._progress is not None else err
-            console.print(Text.assemble((f"{step:>9}  ", "bold cyan"), (event.message, style)), soft_wrap=True)
+            message = event.message.replace(
+                "\n", "\n" + " " * 11
+            )  # what it quotes cannot pose as a line of another step
+            console.print(Text.assemble((f"{step:>9}  ", "bold cyan"), (message, style)), soft_wrap=True)
 
     def _advance(self, step: str, event: Event) -> None:
         key = (step, event.task)
@@ -83,7 +114,7 @@ class Display:
             return
         if key not in self._bars:
             self._bars[key] = self._progress.add_task(
-                f"[bold cyan]{step:>9}[/]  {event.task}", total=event.total or None, unit=event.unit
+                event.task, total=event.total or None, unit=event.unit, step=f"{step:>9}"
             )
         self._progress.update(self._bars[key], completed=event.done, total=event.total or None)
 
@@ -94,7 +125,14 @@ def display(*, verbose: bool = False) -> Iterator[Display]:
     if not err.is_terminal:
         yield Display(None, verbose=verbose)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), _Amount(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[step]}", style="bold cyan", markup=False),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        _Amount(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=False) as progress:
         yield Display(progress, verbose=verbose)
 
@@ -118,7 +156,16 @@ def show_shipped(shipped: Shipped) -> None:
 
 
 def show_error(error: Error) -> None:
-    """Print an error and its remedy."""
-    err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    """Print an error and its remedy. Only the first line begins in the first column: a quoted text cannot pose as an error."""
+    err.print(Text.assemble(("error: ", "bold red"), _indented(error.message)), soft_wrap=True)
     if error.remedy:
-        err.print(Text(f"  {error.remedy}"), soft_wrap=True)
+        err.print(Text(f"  {_indented(error.remedy)}"), soft_wrap=True)
+
+
+def line(text: str, *, error: bool = False) -> None:
+    """Print one line as it is, for programs that read it, without wrapping; a line break in it does not start a new one."""
+    print(_indented(clean(text)), file=sys.stderr if error else sys.stdout)
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n  ")

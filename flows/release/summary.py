@@ -8,6 +8,7 @@ from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
+from containers.foreign_text import code_span, one_line
 from containers.verdict import Verdict, grounds_for_promotion
 
 
@@ -100,8 +101,8 @@ class Shipped(Frozen):
         return rows
 
     def markdown(self) -> str:
-        lines = [f"# {self.headline()}", "", "| | |", "|---|---|"]
-        lines += [f"| {name.strip()} | `{text}` |" for name, text in self.facts()]
+        lines = [f"# {one_line(self.headline())}", "", "| | |", "|---|---|"]
+        lines += [f"| {one_line(name).strip()} | {code_span(text)} |" for name, text in self.facts()]
         return "\n".join(lines) + "\n"
 
 

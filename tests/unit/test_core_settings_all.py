@@ -20,6 +20,7 @@ from flows.cli import terminal
 from flows.cli.main import app
 from flows.local.dry_run.site import Site
 from infra.settings import Settings
+from infra.settings_file import NEVER, WITH
 from infra.settings_page import page
 
 if TYPE_CHECKING:
@@ -104,8 +105,11 @@ def test_it_is_read_from_a_file_of_that_name(setting: Setting, tmp_path: Path) -
     assert setting.value(Settings(_secrets_dir=secrets)) == value
 
 
-@every_setting
+@pytest.mark.parametrize(
+    "setting", [one for one in EVERY if one.variable not in WITH | NEVER], ids=lambda one: one.variable
+)
 def test_it_is_read_from_carwright_toml(setting: Setting, tmp_path: Path) -> None:
+    """What it may not decide: tests/unit/test_settings_file.py."""
     _, value = other(setting)
     if isinstance(value, dict):
         line = '{ "a" = "b" }'

@@ -1,0 +1,177 @@
+"""One exchange over HTTP, within its limits: small answers, files of any size, and listings in pages.
+
+Redirects are followed here, because the client would read the body of each one whole. Compressed bodies are neither asked
+for nor read: a body counts with the bytes that it is read into.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from containers.errors import BadInput
+from containers.events import amount
+from containers.web.limits import Watch, guard, paced, watched
+from containers.web.origins import Origin, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+SMALL: Final = 32 << 20  # bytes of an answer that is read into memory; distribution itself takes manifests of 4 MiB
+ERROR: Final = 64 << 10  # bytes of an error's answer that are looked at
+REDIRECTS: Final = 5
+PAGES: Final = 1000
+PAGES_BYTES: Final = 128 << 20  # of all pages of one listing together
+
+
+class HttpLimits(Protocol):
+    """The settings of the section `http`."""
+
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def min_rate(self) -> float: ...
+    @property
+    def rate_window(self) -> float: ...
+
+
+@dataclass
+class Exchange:
+    """Requests that begin at one origin, by an `httpx.Client` or an `httpx2.Client`, whose errors it lets pass.
+
+    Raises BadInput where the other side breaks a limit or leads to where nothing may be sent, and Temporary where it is
+    too slow.
+    """
+
+    client: Any
+    home: Origin
+    limits: HttpLimits
+    silence: float = 0.0  # seconds that the client itself waits for a byte; no limit is below it
+    _ours: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        guard(self.client)
+        self._ours = str(self.home)
+
+    def small(self, request: Any, *, follow: bool = False, stay: bool = False, limit: int = SMALL) -> Any:
+        """The answer with its body, of at most `limit` bytes. With `stay` a redirect to another origin is refused."""
+        with watched(self._deadline()):
+            response = self._send(request, follow=follow, stay=stay)
+            try:
+                return self._read(response, limit)
+            finally:
+                response.close()
+
+    def upload(self, request: Any) -> Any:
+        """The answer to a request with a body of any size, which must be taken at the least rate."""
+        with watched(self._rate()):
+            response = self._send(request, follow=False, stay=False)
+            with watched(self._deadline()):
+                try:
+                    return self._read(response, SMALL)
+                finally:
+                    response.close()
+
+    def open(self, request: Any) -> Any:
+        """An answer whose body is still to be read, with `pieces` or `read`; the caller closes it."""
+        with watched(self._deadline()):
+            return self._send(request, follow=True, stay=False)
+
+    def pieces(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The chunks of an answer's body, which must come at the least rate."""
+        return paced(chunks, self._rate())
+
+    def read(self, response: Any, limit: int) -> Any:
+        """An opened answer with its body, of at most `limit` bytes."""
+        with watched(self._deadline()):
+            return self._read(response, limit)
+
+    def _read(self, response: Any, limit: int) -> Any:
+        """Of an error only the beginning is read, which is enough to say what it was."""
+        failed = response.status_code >= 300
+        most = min(limit, ERROR) if failed else limit
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        body = bytearray()
+        if encoding in ("", "identity"):
+            for chunk in response.iter_raw():
+                body += chunk[: most - len(body) + 1]
+                if len(body) > most:
+                    break
+        elif not failed and response.request.method != "HEAD":
+            raise BadInput(
+                f"{self._ours} sent a compressed answer ({encoding!r}), which was not asked for",
+                remedy="switch compression off in the proxy before it",
+            )
+        if len(body) > most and not failed:
+            raise BadInput(
+                f"{self._ours} answers {response.request.method} {response.url.path} with more than {amount(most, 'B')}",
+                remedy="what is there is not what was expected, or the server is hostile",
+            )
+        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _BODY_HEADERS]
+        whole = type(response)(
+            response.status_code, headers=headers, content=bytes(body[:most]), request=response.request
+        )
+        if (length := response.headers.get("Content-Length")) is not None:
+            whole.headers["Content-Length"] = length  # of a HEAD: what it asks for
+        return whole
+
+    def _send(self, request: Any, *, follow: bool, stay: bool) -> Any:
+        for _ in range(REDIRECTS + 1):
+            self.home.keep_credentials_here(request.url, request.headers)
+            response = self.client.send(request, stream=True, follow_redirects=False)
+            following = response.next_request
+            if not follow or following is None:
+                return response
+            response.close()
+            request = following
+            if stay and Origin.of(request.url) != self.home:
+                raise BadInput(
+                    f"{self._ours} leads to {Origin.of(request.url)}; nothing was sent there",
+                    remedy="if it moved, set its new address",
+                )
+        raise BadInput(f"{self._ours} redirects in a circle, or more than {REDIRECTS} times")
+
+    def _deadline(self) -> Watch:
+        return Watch(self._ours, seconds=max(self.limits.deadline, self.silence))
+
+    def _rate(self) -> Watch:
+        window = max(self.limits.rate_window, self.silence)
+        return Watch(self._ours, rate=self.limits.min_rate, window=window)
+
+
+# Of a body that was still encoded or in chunks: the new answer's is neither.
+_BODY_HEADERS: Final = frozenset({"content-length", "content-encoding", "transfer-encoding"})
+
+
+@dataclass
+class Pages:
+    """The pages of one listing: bounded in number and size, all of one origin, and none twice."""
+
+    home: Origin
+    what: str
+    most: int = PAGES
+    most_bytes: int = PAGES_BYTES
+    _seen: set[str] = field(default_factory=set)
+    _bytes: int = 0
+
+    def following(self, answer: Any, address: str) -> str | None:
+        """The address of the page behind the one that `answer` is, from its `Link` (RFC 8288); None after the last."""
+        self._seen.add(address)
+        self._bytes += len(answer.content)
+        link = answer.links.get("next", {}).get("url")
+        if not link:
+            return None
+        found = resolve(address if "://" in address else f"{self.home}{address}", link)
+        if Origin.of(found) != self.home:
+            raise BadInput(
+                f"{self.home} continues {self.what} at {Origin.of(found)}; nothing was sent there",
+                remedy="a listing stays at its server: this one is wrongly configured or hostile",
+            )
+        if found in self._seen or address == found:
+            raise BadInput(f"{self.home} repeats a page of {self.what}", remedy="the server is at fault")
+        if len(self._seen) >= self.most or self._bytes > self.most_bytes:
+            raise BadInput(
+                f"{self.home} lists more than {len(self._seen)} pages of {self.what} ({amount(self._bytes, 'B')})",
+                remedy="no listing of a real one is that long",
+            )
+        return found
