@@ -141,13 +141,13 @@ class Values(Frozen):
 
 
 class DownloadParameters(Values):
-    """`source` as the user wrote it to resolve; pinned (`hf://org/name@<commit sha>`) to download.
+    """`source` as the user wrote it to resolve; pinned to download.
 
     resolve  -> values: ResolvedSource
     download -> outputs: {"checkpoint": checkpoint}; values: ResolvedSource
 
-    Sources are `hf://org/name[@revision]`, `file:///folder` and `s3://bucket/prefix`; pinned, the last two end in
-    `#sha256:<digest of the listing>`.
+    Sources are `hf://org/name[@revision]`, `file:///folder` and `s3://bucket/prefix`. Pinned, they are
+    `hf://org/name@<commit sha>`, and all but those at the public hub end in `#sha256:<digest of the listing>`.
     """
 
     action: Literal["resolve", "download"] = "download"
@@ -167,7 +167,7 @@ class DownloadOptions(Values):
 class ResolvedSource(Values):
     """A source that cannot move any more.
 
-    `pinned` names the bytes: for the hub the commit sha, for a folder or a bucket a digest of the listing.
+    `pinned` names the bytes: by the commit sha for the public hub, by a digest of the listing everywhere else.
     `revision` is what was asked for ("main"), `commit` what it resolved to (None off the hub).
     """
 

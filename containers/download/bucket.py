@@ -24,6 +24,10 @@ class BucketOrigin:
         self._source = source
         self._bucket = SourceBucket(source.bucket, source.prefix, settings)
 
+    @property
+    def believed(self) -> bool:
+        return False  # it names no commits
+
     def commit(self) -> str | None:
         return None
 

@@ -24,6 +24,10 @@ class FolderOrigin:
     def __init__(self, source: FolderSource) -> None:
         self._folder = source.folder
 
+    @property
+    def believed(self) -> bool:
+        return False  # it names no commits
+
     def commit(self) -> str | None:
         return None
 

@@ -7,7 +7,6 @@ does not answer, the remaining models are not asked for. Addresses, login, sessi
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -23,15 +22,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented
-    build_hf_headers,
-    hf_raise_for_status,
-    parse_ratelimit_headers,
-)
+from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers  # type: ignore[attr-defined]  # documented
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Temporary
+from containers.hub_http import HubHttp
+from containers.web.limits import TooSlow
 from flows.watching.listing import ListingDifference, difference
 
 if TYPE_CHECKING:
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
-_TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte
 _ATTEMPTS: Final = 4
 _MAX_WAIT: Final = 300.0  # seconds: the hub counts requests over five minutes; a longer wait is an error
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})  # those that huggingface_hub retries (utils/_http.py)
@@ -88,11 +84,11 @@ class HubClient:
     """
 
     def __init__(self, settings: Settings, cache: Mapping[str, CachedAnswer]) -> None:
-        self.endpoint = (settings.hub_endpoint or constants.ENDPOINT).rstrip("/")
+        self._http = HubHttp(settings.hub_endpoint, settings.hub_token, settings.http)
+        self.endpoint = self._http.endpoint
         self.used: dict[str, CachedAnswer] = {}
         self.requests = 0
         self._cache = cache
-        self._token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
         self._lock = threading.Lock()
         self._not_before = 0.0
         self._unavailable: HubUnavailable | None = None
@@ -125,24 +121,27 @@ class HubClient:
         """Every file of a commit with its hash: sha256 for an LFS file, git's hash for any other."""
         address: str | None = self._address(f"{repository}/tree/{commit}?recursive=true")
         files: dict[str, str] = {}
+        pages = self._http.pages(f"the files of {repository}")
         while address is not None:
             answer = self._send(address, repository, commit)
-            for entry in answer.json():
-                if entry["type"] == "file":
-                    files[entry["path"]] = entry["lfs"]["oid"] if entry.get("lfs") else entry["oid"]
-            address = answer.links.get("next", {}).get("url")
+            with self._understood():
+                for entry in answer.json():
+                    if entry["type"] == "file":
+                        files[str(entry["path"])] = str(entry["lfs"]["oid"] if entry.get("lfs") else entry["oid"])
+            address = pages.following(answer, address)
         return files
 
     def has_ancestor(self, repository: str, commit: str, ancestor: str) -> bool | None:
         """Whether `ancestor` is in the history of `commit`; None if the first page of the history does not show it."""
         answer = self._send(self._address(f"{repository}/commits/{commit}"), repository, commit)
-        if any(one["id"] == ancestor for one in answer.json()):
-            return True
+        with self._understood():
+            if any(one["id"] == ancestor for one in answer.json()):
+                return True
         return None if "next" in answer.links else False
 
     def compare(self, repository: str, before: str, after: str) -> Compared:
         """The differences between two commits; cached for good. Raises NotFoundOnHub if one of them is gone."""
-        key = f"{repository}/compare/{before}..{after}"
+        key = self._address(f"{repository}/compare/{before}..{after}")  # of this hub: a mirror may say anything
         if (known := self._cache.get(key)) is None:
             found = difference(self.listing(repository, before), self.listing(repository, after))
             rewritten = self.has_ancestor(repository, after, before) is False
@@ -154,11 +153,22 @@ class HubClient:
     def check_access(self, repository: str, commit: str) -> None:
         """Raises NotFoundOnHub if this token may not read the files of a gated repository, whose listing is public."""
         url = hf_hub_url(repository, "config.json", revision=commit, endpoint=self.endpoint)
-        with _translated(self.endpoint, repository, commit):
-            get_hf_file_metadata(url, token=self._token, timeout=30.0)
+        with _translated(self.endpoint, repository, commit), self._http.bounded():
+            get_hf_file_metadata(url, token=self._http.token, timeout=30.0)
 
     def _address(self, what: str) -> str:
-        return f"{self.endpoint}/api/models/{what}"
+        return self._http.address(what)
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Raises BadInput for an answer that is not a hub's."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadInput(
+                f"{self.endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
+                remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
+            ) from error
 
     def _value(self, what: str, repository: str, revision: str, read: Any) -> Any:
         address = self._address(what)
@@ -168,13 +178,8 @@ class HubClient:
         answer = self._send(address, repository, revision, known.etag if known is not None else "")
         if answer.status_code == 304 and known is not None:
             return known.value
-        try:
+        with self._understood():
             value = read(answer.json())
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInput(
-                f"{self.endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
-                remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
-            ) from error
         if etag := answer.headers.get("ETag"):
             self.used[address] = CachedAnswer(etag=etag, value=value)
         return value
@@ -198,17 +203,16 @@ class HubClient:
 
     def _once(self, address: str, repository: str, revision: str, etag: str) -> httpx2.Response:
         self._wait()
-        headers = build_hf_headers(token=self._token)
-        if etag:
-            headers["If-None-Match"] = etag
         with self._lock:
             self.requests += 1
         try:
-            answer = get_session().get(address, headers=headers, timeout=_TIMEOUT)
+            answer = self._http.get(address, {"If-None-Match": etag} if etag else None)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise BadInput(
                 f"the hub's endpoint is not a URL: {self.endpoint!r}", remedy="check CARWRIGHT_HUB_ENDPOINT"
             ) from error
+        except TooSlow as error:
+            raise HubUnavailable(error.message, remedy=error.remedy) from error
         except httpx2.TransportError as error:
             raise _RetryableHubError(
                 f"the hub does not answer ({self.endpoint}): {error or type(error).__name__}", hub_wide=True
@@ -237,7 +241,13 @@ class HubClient:
         """Make every thread wait for as long as the answer demands."""
         limit = parse_ratelimit_headers(answer.headers)
         after = answer.headers.get("Retry-After", "")
-        asked = float(limit.reset_in_seconds) if limit is not None else float(after) if after.isdigit() else 0.0
+        asked = (
+            float(limit.reset_in_seconds)
+            if limit is not None
+            else float(after)
+            if after.isascii() and after.isdigit()
+            else 0.0
+        )
         with self._lock:
             if asked > _MAX_WAIT:
                 self._unavailable = HubUnavailable(

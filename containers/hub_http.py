@@ -1,0 +1,103 @@
+"""HTTP to a Hugging Face hub, within the limits of `containers.web`: what the download step and the watcher share.
+
+Addresses, login, session and errors are those of the hub's own client, `huggingface_hub`. Its listings are not: it follows the
+`Link` of a page to any host, with the token, and reads whatever comes. Answers of the API stay at the hub. Only the contents
+of files are redirected to other hosts, and the token does not go along.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
+
+from containers.errors import BadInput
+from containers.web.exchange import Exchange, Pages
+from containers.web.limits import Watch, guard, watched
+from containers.web.origins import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic import SecretStr
+
+    from containers.web.exchange import HttpLimits
+
+PUBLIC: Final = Origin("https", "huggingface.co", 443)
+_SILENCE: Final = 30.0  # seconds without a byte; the client itself would wait for ever
+_TIMEOUT: Final = httpx2.Timeout(_SILENCE)
+
+
+class HubHttp:
+    """One hub; threads may share it. Raises BadInput for an endpoint that is no plain http(s) URL."""
+
+    def __init__(self, endpoint: str | None, token: SecretStr | None, limits: HttpLimits) -> None:
+        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self.token = token.get_secret_value() if token is not None else None  # None: the client's own token file
+        try:
+            self.home = Origin.of(self.endpoint)
+        except BadInput as error:
+            raise BadInput(
+                f"the hub's endpoint: {error.message}", remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)"
+            ) from error
+        self._limits = limits
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it is the hub itself and no mirror."""
+        return self.home == PUBLIC
+
+    def address(self, path: str) -> str:
+        return f"{self.endpoint}/api/models/{path}"
+
+    def get(self, address: str, headers: Mapping[str, str] | None = None) -> httpx2.Response:
+        """An answer of the API, whatever its status, with its body; raises httpx2's errors, BadInput and TooSlow."""
+        session = self.session()
+        answer: httpx2.Response = self._exchange(session).small(
+            self._request(session, address, headers or {}), follow=True, stay=True
+        )
+        return answer
+
+    def pages(self, what: str) -> Pages:
+        """Tells the pages of one listing apart from those of a hostile one."""
+        return Pages(self.home, what)
+
+    @contextmanager
+    def stream(self, address: str, headers: Mapping[str, str]) -> Iterator[tuple[httpx2.Response, Iterator[bytes]]]:
+        """The contents of a file: the answer, and the pieces of its body as they arrive. Of an error the body is read."""
+        session = self.session()
+        exchange = self._exchange(session)
+        response = exchange.open(self._request(session, address, headers))
+        try:
+            if response.is_success:
+                # As they arrive: asked for larger ones, httpx2 loses what it has gathered when the line is cut.
+                yield response, exchange.pieces(response.iter_raw())
+            else:
+                yield exchange.read(response, 0), iter(())
+        finally:
+            response.close()
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """A deadline for what the hub's own client does in the block."""
+        self.session()
+        with watched(Watch(str(self.home), seconds=self._limits.deadline)):
+            yield
+
+    @staticmethod
+    def session() -> httpx2.Client:
+        """The client's session, guarded. It is made anew after a failed connection, so this is asked each time."""
+        session: httpx2.Client = guard(get_session())
+        session.timeout = _TIMEOUT
+        return session
+
+    def _exchange(self, session: httpx2.Client) -> Exchange:
+        return Exchange(session, self.home, self._limits, silence=_SILENCE)
+
+    def _request(self, session: httpx2.Client, address: str, headers: Mapping[str, str]) -> Any:
+        # A range of a compressed body is no range of the file, and nobody can tell how long a compressed answer is.
+        ours = {**build_hf_headers(token=self.token), "Accept-Encoding": "identity", **headers}
+        return session.build_request("GET", address, headers=ours)
