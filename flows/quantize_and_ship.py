@@ -62,9 +62,8 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     publish_gate(verdict, page, request)
 
     release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict)
-    if release.promotable:
-        steps.promote(release, judged.output("verdict"), after=[judged])
-    shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept)
+    promoted = steps.promote(release, judged.output("verdict"), after=[judged]) if release.promotable else None
+    shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept, promoted=promoted)
     publish_outcome(shipped)
     if not release.promotable:
         raise NotPromoted(shipped)

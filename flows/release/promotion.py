@@ -20,7 +20,7 @@ from flows.release import card, provenance
 from flows.release.summary import Shipped
 
 if TYPE_CHECKING:
-    from containers.contract import ArtifactRef, PushedImage, QuantizeParameters, ResolvedSource
+    from containers.contract import ArtifactRef, PromotedImage, PushedImage, QuantizeParameters, ResolvedSource
     from containers.store import Store
     from containers.verdict import Verdict
     from flows.release.report import ReportLocation
@@ -57,7 +57,15 @@ class Release:
         """The tag of the request; else the first digits of the commit, or of the checkpoint's digest without a commit."""
         return self.request.tag or (self.source.commit or self.before.digest.hex)[:12]
 
-    def outcome(self, timeline: Timeline, *, worked: float, page: ReportLocation | None, kept: Lease | None) -> Shipped:
+    def outcome(
+        self,
+        timeline: Timeline,
+        *,
+        worked: float,
+        page: ReportLocation | None,
+        kept: Lease | None,
+        promoted: PromotedImage | None,
+    ) -> Shipped:
         """The outcome of the run; `worked` is the seconds that steps worked, `kept` the lease of a model that keeps serving."""
         return Shipped(
             model=self.source.source,
@@ -78,6 +86,7 @@ class Release:
             seconds=timeline.seconds,
             work_seconds=round(worked, 3),
             reason=self.request.reason,
+            attached=promoted.attached if promoted is not None else {},
         )
 
     def write_documents(self, store: Store) -> ArtifactRef:

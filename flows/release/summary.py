@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from pydantic import Field
+
 from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
@@ -42,7 +44,8 @@ class Shipped(Frozen):
     """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
-    `reason` says why the run was started, if known.
+    `reason` says why the run was started, if known; `attached` are the digests of the referrers that promotion attached, by
+    what they are: evaluation, card, provenance.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Shipped(Frozen):
     seconds: float
     work_seconds: float
     reason: str = ""
+    attached: dict[str, Digest] = Field(default_factory=dict)
 
     def headline(self) -> str:
         if self.tags:

@@ -101,7 +101,9 @@ def test_a_checkpoint_arrives_whole(world: World, tmp_path: Path) -> None:
     resolved = world.resolve(SOURCE)
     commit = world.hub.repositories.find(REPO).branches["main"]
     assert (resolved.commit, resolved.revision) == (commit, "main")
-    assert re.fullmatch(rf"{SOURCE}@{commit}#sha256:[0-9a-f]{{64}}", resolved.pinned), "a mirror: the listing pins it, too"
+    assert re.fullmatch(rf"{SOURCE}@{commit}#sha256:[0-9a-f]{{64}}", resolved.pinned), (
+        "a mirror: the listing pins it, too"
+    )
 
     result = world.run(world.request("download", resolved.pinned, revision="main"))
 
