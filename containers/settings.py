@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -73,6 +73,16 @@ STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
 _OF_REGISTRIES: Final = ("registry", "docker_config")
 
 
+def _without_login(url: str) -> str:
+    """Endpoints are stored with requests and results, and printed; a password in one would be, too."""
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("the URL holds a login: give it in the settings that are for it")
+    return url
+
+
+EndpointUrl = Annotated[str, AfterValidator(_without_login)]
+
+
 class Section(BaseModel):
     """Settings of one concern; an unknown name is refused."""
 
@@ -82,11 +92,11 @@ class Section(BaseModel):
 class StoreSettings(Section):
     """The object store. Without an endpoint the embedded server is started."""
 
-    endpoint: str | None = Field(
+    endpoint: EndpointUrl | None = Field(
         default=None,
         description="URL of an S3 endpoint; unset: an embedded server on loopback",
     )
-    public_endpoint: str | None = Field(
+    public_endpoint: EndpointUrl | None = Field(
         default=None,
         description="URL of the endpoint for browsers, for links to reports; unset: the endpoint",
     )
@@ -145,7 +155,9 @@ class HttpSettings(Section):
 class SourceSettings(Section):
     """The S3 endpoint of `s3://bucket/prefix` sources, which may differ from the store's."""
 
-    endpoint: str | None = Field(default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS")
+    endpoint: EndpointUrl | None = Field(
+        default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS"
+    )
     region: str = Field(default="us-east-1", description="region name for request signing")
     access_key_id: SecretStr | None = Field(default=None, description="unset: the usual AWS credential chain")
     secret_access_key: SecretStr | None = Field(default=None, description="secret of the access key")
@@ -235,7 +247,7 @@ class StepSettings(BaseSettings):
         validation_alias=AliasChoices("CARWRIGHT_DOCKER_CONFIG", "DOCKER_CONFIG", "docker_config"),
         description="folder of Docker's config.json; unset: ~/.docker",
     )
-    hub_endpoint: str | None = Field(
+    hub_endpoint: EndpointUrl | None = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_ENDPOINT", "HF_ENDPOINT", "hub_endpoint"),
         description="URL of a Hugging Face hub; unset: the public one",

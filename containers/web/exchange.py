@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from containers.errors import BadInput
 from containers.events import amount
+from containers.foreign_text import one_line
 from containers.web.limits import Watch, guard, paced, watched
 from containers.web.origins import Origin, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 SMALL: Final = 32 << 20  # bytes of an answer that is read into memory; distribution itself takes manifests of 4 MiB
 ERROR: Final = 64 << 10  # bytes of an error's answer that are looked at
@@ -99,7 +100,7 @@ class Exchange:
                     break
         elif not failed and response.request.method != "HEAD":
             raise BadInput(
-                f"{self._ours} sent a compressed answer ({encoding!r}), which was not asked for",
+                f"{self._ours} sent a compressed answer ({one_line(encoding)!r}), which was not asked for",
                 remedy="switch compression off in the proxy before it",
             )
         if len(body) > most and not failed:
@@ -175,3 +176,43 @@ class Pages:
                 remedy="no listing of a real one is that long",
             )
         return found
+
+
+async def read_async(response: Any, limit: int, who: str) -> bytes:
+    """The body of a streamed answer of an asynchronous client, at most `limit` bytes; raises BadInput for more."""
+    body = bytearray()
+    async for chunk in plain_async(response, limit, who):
+        body += chunk
+    return bytes(body)
+
+
+async def lines_async(response: Any, limit: int, who: str) -> AsyncIterator[str]:
+    """The same in lines, without their ends, as they arrive."""
+    rest = bytearray()
+    async for chunk in plain_async(response, limit, who):
+        rest += chunk
+        if b"\n" in chunk:
+            *whole, last = rest.split(b"\n")
+            rest = bytearray(last)
+            for line in whole:
+                yield line.decode(errors="replace").rstrip("\r")
+    if rest:
+        yield rest.decode(errors="replace").rstrip("\r")
+
+
+async def plain_async(response: Any, limit: int, who: str) -> AsyncIterator[bytes]:
+    """The chunks of a body that is not compressed and has at most `limit` bytes."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise BadInput(
+            f"{who} sent a compressed answer ({one_line(encoding)!r}), which was not asked for",
+            remedy="switch compression off in the proxy before it",
+        )
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > limit:
+            raise BadInput(
+                f"{who} answers with more than {amount(limit, 'B')}", remedy="the server is at fault, or hostile"
+            )
+        yield chunk

@@ -6,7 +6,11 @@ import httpx
 
 from containers.contract import Endpoint
 from containers.errors import BadInput, NotReady
+from containers.settings import HttpSettings
+from containers.web.exchange import Exchange
+from containers.web.origins import Origin
 
+_SILENCE = 30.0  # seconds
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
 
@@ -18,8 +22,14 @@ def find(url: str) -> Endpoint:
     base, _, name = url.partition("#")
     base = base.rstrip("/")
     try:
-        answer = httpx.get(f"{base}/models", timeout=30, trust_env=False)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        origin = Origin.of(base)
+    except BadInput as error:
+        raise BadInput(f"not an endpoint: {error.message}", remedy=_BASE) from error
+    try:
+        with httpx.Client(timeout=_SILENCE, trust_env=False, headers={"Accept-Encoding": "identity"}) as client:
+            request = client.build_request("GET", f"{base}/models")
+            answer: httpx.Response = Exchange(client, origin, HttpSettings(), silence=_SILENCE).small(request)
+    except httpx.InvalidURL as error:
         raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
         raise NotReady(
@@ -29,7 +39,7 @@ def find(url: str) -> Endpoint:
         raise NotReady(f"{base}/models answered with status {answer.status_code}", remedy="see the server's log")
     try:
         models = [str(one["id"]) for one in answer.raise_for_status().json()["data"]]
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(
             f"{base} is not an OpenAI-compatible endpoint: {base}/models answered with status {answer.status_code} and no "
             "list of models",
