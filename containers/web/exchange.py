@@ -119,7 +119,12 @@ class Exchange:
     def _send(self, request: Any, *, follow: bool, stay: bool) -> Any:
         for _ in range(REDIRECTS + 1):
             self.home.keep_credentials_here(request.url, request.headers)
-            response = self.client.send(request, stream=True, follow_redirects=False)
+            try:
+                response = self.client.send(request, stream=True, follow_redirects=False)
+            except Exception as error:
+                if type(error).__name__ != "InvalidURL":  # of either client; it is none of their HTTPErrors
+                    raise
+                raise BadInput(f"{self._ours} redirects to what is no URL: {error}") from error
             following = response.next_request
             if not follow or following is None:
                 return response
@@ -157,18 +162,19 @@ class Pages:
 
     def following(self, answer: Any, address: str) -> str | None:
         """The address of the page behind the one that `answer` is, from its `Link` (RFC 8288); None after the last."""
-        self._seen.add(address)
+        here = resolve(str(self.home), address)
+        self._seen.add(here)
         self._bytes += len(answer.content)
         link = answer.links.get("next", {}).get("url")
         if not link:
             return None
-        found = resolve(address if "://" in address else f"{self.home}{address}", link)
+        found = resolve(here, link)
         if Origin.of(found) != self.home:
             raise BadInput(
                 f"{self.home} continues {self.what} at {Origin.of(found)}; nothing was sent there",
                 remedy="a listing stays at its server: this one is wrongly configured or hostile",
             )
-        if found in self._seen or address == found:
+        if found in self._seen:
             raise BadInput(f"{self.home} repeats a page of {self.what}", remedy="the server is at fault")
         if len(self._seen) >= self.most or self._bytes > self.most_bytes:
             raise BadInput(

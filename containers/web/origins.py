@@ -41,6 +41,8 @@ class Origin:
             raise BadInput(f"not a URL: {text!r}: {error}") from error
         if parts.scheme.lower() not in _PORTS or not host:
             raise BadInput(f"not an http(s) URL: {text!r}")
+        if (raw := getattr(url, "raw_host", None)) is not None and raw.decode().lower() != host.lower():
+            raise BadInput(f"a URL that two readers read differently: {text!r}")  # the client's would decide
         if login:
             raise BadInput(f"the URL holds a login: {text!r}", remedy="give the login in a setting of its own")
         scheme = parts.scheme.lower()
