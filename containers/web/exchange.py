@@ -108,7 +108,8 @@ class Exchange:
                 f"{self._ours} answers {response.request.method} {response.url.path} with more than {amount(most, 'B')}",
                 remedy="what is there is not what was expected, or the server is hostile",
             )
-        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _BODY_HEADERS]
+        # As bytes: not every header that arrives is text that could be sent.
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in _BODY_HEADERS]
         whole = type(response)(
             response.status_code, headers=headers, content=bytes(body[:most]), request=response.request
         )
@@ -146,7 +147,7 @@ class Exchange:
 
 
 # Of a body that was still encoded or in chunks: the new answer's is neither.
-_BODY_HEADERS: Final = frozenset({"content-length", "content-encoding", "transfer-encoding"})
+_BODY_HEADERS: Final = frozenset({b"content-length", b"content-encoding", b"transfer-encoding"})
 
 
 @dataclass
