@@ -1,23 +1,25 @@
 """HTTP to a Hugging Face hub, within the limits of `containers.web`: what the download step and the watcher share.
 
-Addresses, login, session and errors are those of the hub's own client, `huggingface_hub`. Its listings are not: it follows the
-`Link` of a page to any host, with the token, and reads whatever comes. Answers of the API stay at the hub. Only the contents
-of files are redirected to other hosts, and the token does not go along.
+Addresses, the token file, session and errors are those of the hub's own client, `huggingface_hub`. Its requests are not: it
+follows the `Link` of a page to any host, with the token, and reads whatever comes. Its `build_hf_headers` moreover asks the
+endpoint which variables of the environment to look at for its User-Agent, believes the answer and keeps it for a day (2.4,
+utils/_detect_agent.py). Answers of the API stay at the hub. Only the contents of files are redirected to other hosts, and the
+token does not go along.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
 
 import httpx2
-from huggingface_hub import constants, get_session
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
+from huggingface_hub import constants, get_session, get_token
 
 from containers.errors import BadInput
-from containers.web.exchange import Exchange, Pages
-from containers.web.limits import Watch, guard, watched
-from containers.web.origins import Origin
+from containers.web.exchange import REDIRECTS, Exchange, Pages
+from containers.web.limits import guard
+from containers.web.origins import Origin, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from containers.web.exchange import HttpLimits
 
 PUBLIC: Final = Origin("https", "huggingface.co", 443)
-_SILENCE: Final = 30.0  # seconds without a byte; the client itself would wait for ever
-_TIMEOUT: Final = httpx2.Timeout(_SILENCE)
+
+_AGENT: Final = f"carwright; hf_hub/{version('huggingface-hub')}"
+_TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client itself would wait for ever
 
 
 class HubHttp:
@@ -36,7 +39,8 @@ class HubHttp:
 
     def __init__(self, endpoint: str | None, token: SecretStr | None, limits: HttpLimits) -> None:
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        self.token = token.get_secret_value() if token is not None else None  # None: the client's own token file
+        # Without one, that of the client's own token file.
+        self._token = token.get_secret_value() if token is not None else get_token()
         try:
             self.home = Origin.of(self.endpoint)
         except BadInput as error:
@@ -80,12 +84,17 @@ class HubHttp:
         finally:
             response.close()
 
-    @contextmanager
-    def bounded(self) -> Iterator[None]:
-        """A deadline for what the hub's own client does in the block."""
-        self.session()
-        with watched(Watch(str(self.home), seconds=self._limits.deadline)):
-            yield
+    def head(self, address: str) -> httpx2.Response:
+        """The answer to a HEAD for the contents of a file: an error, or that they are here or elsewhere."""
+        for _ in range(REDIRECTS):
+            session = self.session()
+            answer: httpx2.Response = self._exchange(session).small(self._request(session, address, {}, method="HEAD"))
+            if not answer.has_redirect_location:
+                break
+            address = resolve(address, answer.headers["Location"])
+            if Origin.of(address) != self.home:
+                break
+        return answer
 
     @staticmethod
     def session() -> httpx2.Client:
@@ -95,9 +104,12 @@ class HubHttp:
         return session
 
     def _exchange(self, session: httpx2.Client) -> Exchange:
-        return Exchange(session, self.home, self._limits, silence=_SILENCE)
+        return Exchange(session, self.home, self._limits)
 
-    def _request(self, session: httpx2.Client, address: str, headers: Mapping[str, str]) -> Any:
+    def _request(
+        self, session: httpx2.Client, address: str, headers: Mapping[str, str], *, method: str = "GET"
+    ) -> httpx2.Request:
         # A range of a compressed body is no range of the file, and nobody can tell how long a compressed answer is.
-        ours = {**build_hf_headers(token=self.token), "Accept-Encoding": "identity", **headers}
-        return session.build_request("GET", address, headers=ours)
+        ours = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **headers}
+        login = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        return session.build_request(method, address, headers={**ours, **login})

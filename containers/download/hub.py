@@ -1,7 +1,6 @@
 """Checkpoints on a Hugging Face hub.
 
-Access checks, addresses, headers and errors are those of its own client, `huggingface_hub`; listings and bytes are read here
-(`containers.hub_http`). The client's `hf_hub_download` writes to a temporary file of its own and removes it when it fails
+Addresses and errors are those of its own client, `huggingface_hub`; listings and bytes are read here (`containers.hub_http`). The client's `hf_hub_download` writes to a temporary file of its own and removes it when it fails
 (2.4, `_download_to_tmp_and_move`), so that nothing would be left to go on from after a crash.
 """
 
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import hf_hub_url
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # documented
 
 from containers.digest import Digest
@@ -53,7 +52,8 @@ class HubOrigin:
     def commit(self) -> str | None:
         revision = self._source.revision
         path = self._source.repo + (f"/revision/{quote(revision, safe='')}" if revision else "")
-        commit = self._json(self._http.address(path))[0].get("sha")
+        found, _ = self._json(self._http.address(path))
+        commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise BadInput(f"{self._endpoint} names no commit of {self._source}", remedy="check CARWRIGHT_HUB_ENDPOINT")
         return commit
@@ -64,8 +64,13 @@ class HubOrigin:
         # (There is a call for that, auth_check; mirrors of the hub do not have it.)
         if files:
             address = hf_hub_url(self._source.repo, files[0].path, revision=commit, endpoint=self._endpoint)
-            self._call(lambda: get_hf_file_metadata(address, token=self._http.token))
+            self._call(lambda: self._readable(address))
         return files
+
+    def _readable(self, address: str) -> None:
+        answer = self._http.head(address)
+        if answer.is_error:
+            hf_raise_for_status(answer)
 
     def _listing(self, revision: str) -> Iterator[Remote]:
         address: str | None = self._http.address(f"{self._source.repo}/tree/{revision}?recursive=true&expand=false")
@@ -114,7 +119,7 @@ class HubOrigin:
 
     def _call(self, ask: Callable[[], T]) -> T:
         def once() -> T:
-            with translated(self._source, self._endpoint), self._http.bounded():
+            with translated(self._source, self._endpoint):
                 return ask()
 
         return retrying(self._say)(once)

@@ -26,7 +26,7 @@ CARD: Final = "application/vnd.carwright.card.v1"
 PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
 SEQUENCE: Final = f"{LABEL}sequence"  # 1 for the first referrer of its type, and one more for each that follows
 TITLE: Final = "org.opencontainers.image.title"
-_MOST: Final = 200  # referrers of one type that are looked at
+MOST: Final = 200  # referrers of one type that are looked at
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _EMPTY: Final = Descriptor(media_type=EMPTY, digest=Digest.of(EMPTY_CONTENT), size=len(EMPTY_CONTENT))
 
@@ -113,9 +113,9 @@ def manifests(
 ) -> tuple[tuple[Descriptor, ImageManifest], ...]:
     """The referrers of a type with their manifests; raises BadInput when there are more than anybody attaches."""
     listed = attached(repository, subject, artifact_type)
-    if len(listed) > _MOST:
+    if len(listed) > MOST:
         raise BadInput(
-            f"{subject} has {len(listed)} referrers of the type {artifact_type}, more than {_MOST}",
+            f"{subject} has {len(listed)} referrers of the type {artifact_type}, more than {MOST}",
             remedy="somebody fills the repository; remove them in the registry",
         )
     parsed = ((one, found(repository, str(one.digest)).parse()) for one in listed)

@@ -130,7 +130,7 @@ def _promote(
             if before is None or before.digest != digest:
                 repository.put(stored.content, stored.media_type, name)
                 changed.append(name)
-        changed += _tag_raw(repository, stored, parameters.tags, lambda text: context.report.log(text, "warning"))
+        changed += tag_raw(repository, stored, parameters.tags, lambda text: context.report.log(text, "warning"))
     tagged = ", ".join(str(reference.tagged(name)) for name in parameters.tags)
     context.report.log(f"{tagged} {'is' if changed else 'was already'} {digest}")
     values = PromotedImage(
@@ -142,7 +142,7 @@ def _promote(
     return StepResult(step=Step.PUSH, values=values.dump(), versions={"httpx": version("httpx")})
 
 
-def _tag_raw(
+def tag_raw(
     repository: Repository, car: StoredManifest, tags: tuple[str, ...], warn: Callable[[str], None]
 ) -> list[str]:
     """The raw artifact of a promoted modelcar, where there is one, gets the same tags with `-raw` behind them.

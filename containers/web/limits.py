@@ -56,7 +56,7 @@ class Watch:
         """The timeout of the next network call, in seconds; raises TooSlow when there is no time left."""
         left = self._ends - time.monotonic()
         if left <= 0:
-            raise TooSlow(f"{self.who} did not finish its answer within {self.seconds:g} s", remedy=_REMEDY)
+            raise self.too_slow(0.0)
         if self.window < math.inf and self._moved >= self.rate * self.window:
             self._moved, self._waited = 0, 0.0  # this window has what it needs: the next begins
         left = min(left, self.window - self._waited, math.inf if asked is None else asked)
@@ -69,12 +69,18 @@ class Watch:
         if self._waited < self.window:
             return
         if self._moved < self.rate * self.window:
-            raise TooSlow(
-                f"{self.who} moves {amount(self._moved, 'B')} in {self._waited:.0f} s, less than "
-                f"{amount(self.rate, 'B')} a second",
-                remedy=_REMEDY,
-            )
+            raise self.too_slow(0.0)
         self._moved, self._waited = 0, 0.0
+
+    def too_slow(self, seconds: float) -> TooSlow:
+        """The error, when the last network call, of so many seconds, brought nothing in the time that was left."""
+        if self.window == math.inf or time.monotonic() >= self._ends:
+            return TooSlow(f"{self.who} did not finish its answer within {self.seconds:g} s", remedy=_REMEDY)
+        return TooSlow(
+            f"{self.who} moves {amount(self._moved, 'B')} in {self._waited + seconds:.0f} s, less than "
+            f"{amount(self.rate, 'B')} a second",
+            remedy=_REMEDY,
+        )
 
 
 _REMEDY: Final = "try again later; CARWRIGHT_HTTP__DEADLINE, __MIN_RATE and __RATE_WINDOW set what is too slow"
@@ -168,5 +174,12 @@ def _timed(asked: float | None) -> Iterator[tuple[float | None, list[int]]]:
         yield asked, sizes
         return
     started = time.monotonic()
-    yield watch.timeout(asked), sizes
+    allowed = watch.timeout(asked)
+    try:
+        yield allowed, sizes
+    except Exception as error:
+        # Of either client: what it takes for silence is the end of the time that there was.
+        if type(error).__name__.endswith("Timeout") and (asked is None or (allowed or asked) < asked):
+            raise watch.too_slow(time.monotonic() - started) from error
+        raise
     watch.moved(sum(sizes), time.monotonic() - started)

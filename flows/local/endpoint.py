@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import httpx
 
 from containers.contract import Endpoint
 from containers.errors import BadInput, NotReady
+from containers.foreign_text import one_line
 from containers.settings import HttpSettings
 from containers.web.exchange import Exchange
 from containers.web.origins import Origin
+
+if TYPE_CHECKING:
+    from containers.web.exchange import HttpLimits
 
 _SILENCE = 30.0  # seconds
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
 
-def find(url: str) -> Endpoint:
-    """The endpoint at a URL: the model named after a `#`, or the only one that it lists.
+def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
+    """The endpoint at a URL: the model named after a `#`, or the only one that it lists. `limits`: unset, the settings' defaults.
 
     Raises NotReady if nothing answers or the server is busy or failing, and BadInput for everything else.
     """
@@ -28,7 +34,7 @@ def find(url: str) -> Endpoint:
     try:
         with httpx.Client(timeout=_SILENCE, trust_env=False, headers={"Accept-Encoding": "identity"}) as client:
             request = client.build_request("GET", f"{base}/models")
-            answer: httpx.Response = Exchange(client, origin, HttpSettings(), silence=_SILENCE).small(request)
+            answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(request)
     except httpx.InvalidURL as error:
         raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
@@ -47,8 +53,9 @@ def find(url: str) -> Endpoint:
         ) from error
     if not models:
         raise BadInput(f"{base} serves no model", remedy="see the server's log")
+    listed, first = one_line(", ".join(models)), one_line(models[0])
     if name and name not in models:
-        raise BadInput(f"{base} serves {', '.join(models)}, not {name!r}", remedy=f"give {base}#{models[0]}")
+        raise BadInput(f"{base} serves {listed}, not {name!r}", remedy=f"give {base}#{first}")
     if not name and len(models) > 1:
-        raise BadInput(f"{base} serves {', '.join(models)}", remedy=f"name one of them: {base}#{models[0]}")
+        raise BadInput(f"{base} serves {listed}", remedy=f"name one of them: {base}#{first}")
     return Endpoint(url=base, served_model_name=name or models[0], server=f"the endpoint {base}")

@@ -2,7 +2,7 @@
 
 Every answer with an ETag is kept and requested again with If-None-Match (RFC 9110, 13.1.2), so an unchanged model costs one
 small request, answered with 304. When the hub limits the rate (429 with RateLimit or Retry-After), all threads wait. When it
-does not answer, the remaining models are not asked for. Addresses, login, session and errors come from the hub's own client.
+does not answer, the remaining models are not asked for. Requests are those of `containers.hub_http`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -153,8 +153,10 @@ class HubClient:
     def check_access(self, repository: str, commit: str) -> None:
         """Raises NotFoundOnHub if this token may not read the files of a gated repository, whose listing is public."""
         url = hf_hub_url(repository, "config.json", revision=commit, endpoint=self.endpoint)
-        with _translated(self.endpoint, repository, commit), self._http.bounded():
-            get_hf_file_metadata(url, token=self._http.token, timeout=30.0)
+        with _translated(self.endpoint, repository, commit):
+            answer = self._http.head(url)
+            if answer.is_error:
+                hf_raise_for_status(answer)
 
     def _address(self, what: str) -> str:
         return self._http.address(what)

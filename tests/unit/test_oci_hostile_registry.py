@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -271,7 +272,7 @@ def test_a_registry_that_never_ends(attack: Any, use: str, tmp_path: Path) -> No
 def test_tags_without_end(tmp_path: Path) -> None:
     def behave(asked: Asked, send: Send) -> None:
         number = int((re.search(r"last=(\d+)", asked.path) or [0, 0])[1]) + 1
-        body = json.dumps({"tags": [f"t{number}"]}).encode()
+        body = json.dumps({"tags": [f"t{number}"]}).encode() + b" " * (8 << 20)
         send(answer(body=body, Link=f'</v2/org/car/tags/list?last={number}>; rel="next"'))
 
     with hostile(behave) as server, registry_at(server.address, settings_for("", tmp_path)) as place:
@@ -338,7 +339,9 @@ def test_an_upload_of_an_earlier_run_is_not_a_way_out(tmp_path: Path) -> None:
     ):
         cache = PushCache(tmp_path / "cache")
         cache.remember_upload(f"{server.address}/org/car@{DIGEST}", f"{other.url}/upload")
-        cache._do("update upload set owner = '0:0'")  # the process that remembered it is gone
+        with sqlite3.connect(tmp_path / "cache" / "oci.sqlite") as base:
+            base.execute("update upload set owner = '0:0'")  # the process that remembered it is gone
+        base.close()
         with registry_at(server.address, settings_for(server.address, tmp_path), cache) as place, suppress(Error):
             place.get("v1")
         with registry_at(server.address, settings_for(server.address, tmp_path), cache) as place, suppress(Error):

@@ -333,12 +333,12 @@ def test_a_satisfied_window_leaves_the_whole_next_one() -> None:
     assert watch.timeout(60.0) == 60.0
 
 
-def test_guarding_twice_changes_nothing() -> None:
-    with httpx.Client() as one:
-        guard(one)
-        before = one._transport._pool._network_backend  # type: ignore[attr-defined]
-        guard(one)
-        assert one._transport._pool._network_backend is before  # type: ignore[attr-defined]
+def test_a_session_may_be_guarded_again_and_again() -> None:
+    """As the hub's is, at every request."""
+    with hostile(lambda _, send: send(answer(body=b"x"))) as server, httpx.Client() as one:
+        for _ in range(5000):
+            guard(one)
+        assert one.get(server.url).content == b"x"
 
 
 def test_what_an_honest_server_says_arrives() -> None:
