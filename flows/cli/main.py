@@ -12,6 +12,7 @@ import typer
 from rich.table import Column, Table
 
 from containers.errors import Error, Interrupted
+from containers.foreign_text import masked
 from containers.setting_names import settings_of
 from flows.cli import deploy, dry_run, evaluation, housekeeping, images, modelcars, server, ship, steps, terminal, watch
 from infra.settings import Settings
@@ -109,7 +110,7 @@ def settings(json_: Json = False) -> None:
     """Print the effective settings and their meaning; secrets are masked."""
     values = Settings().model_dump(mode="json")
     if json_:
-        print(json.dumps(values, indent=2))
+        print(masked(json.dumps(values, indent=2)))
         return
     columns = (Column("setting", no_wrap=True), Column("value", overflow="fold"), "meaning")
     table = Table(*columns, box=None, padding=(0, 2))
