@@ -213,6 +213,22 @@ def _run(  # noqa: PLR0917 - as run's
     return Completed(process.returncode, stdout, stderr)
 
 
+def start_talking(argv: Sequence[str], env: Mapping[str, str], errors: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a program that is asked on its standard input and answers on its standard output (`containers.conversation`).
+
+    It runs in `/`; `errors` gets its standard error.
+    """
+    return subprocess.Popen(
+        list(argv),
+        env=_safe(env),
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        start_new_session=True,
+    )
+
+
 @dataclass
 class Child:
     """A program under a supervisor: it ends when `stop` is called, or when this process ends in whatever way.

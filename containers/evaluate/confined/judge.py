@@ -13,7 +13,6 @@ import os
 import select
 import sys
 import time
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from containers.evaluate.confined import plain_data
@@ -26,17 +25,15 @@ class Failed(BaseException):
     """The program did not answer, or not with data. No exception that a test could mean to catch."""
 
 
-@dataclass
 class Candidate:
-    """The process with the model's code. All its answers together may have `most` bytes and take `wall` seconds."""
+    """The process with the model's code, at the two descriptors `questions` and `answers`."""
 
-    questions: int
-    answers: int
-    most: int
-    wall: float
-    _received: bytearray = field(default_factory=bytearray)
-    _read: int = 0
-    _started: float = field(default_factory=time.monotonic)
+    def __init__(self, questions: int, answers: int, most: int, wall: float) -> None:
+        """All its answers together may have `most` bytes and take `wall` seconds."""
+        self._questions, self._answers, self._most, self._wall = questions, answers, most, wall
+        self._started = time.monotonic()
+        self._received = bytearray()
+        self._read = 0
 
     def call(self, *arguments: Any) -> Any:
         """What the function returns; raises Failed where it raises."""
@@ -45,7 +42,7 @@ class Candidate:
     def ask(self, question: Any) -> Any:
         """The answer to one question; raises Failed."""
         try:
-            _write(self.questions, plain_data.dumps(question))
+            _write(self._questions, plain_data.dumps(question))
             found = plain_data.loads(self._line())
         except BrokenPipeError:
             raise Failed("the program ended before its test did") from None
@@ -61,15 +58,15 @@ class Candidate:
         start = 0
         while (end := self._received.find(b"\n", start)) < 0:
             start = len(self._received)
-            left = self._started + self.wall - time.monotonic()
-            if left <= 0 or not select.select([self.answers], [], [], left)[0]:
-                raise Failed(f"did not end within {self.wall:g} s")
-            part = os.read(self.answers, _AT_ONCE)
+            left = self._started + self._wall - time.monotonic()
+            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
+                raise Failed(f"did not end within {self._wall:g} s")
+            part = os.read(self._answers, _AT_ONCE)
             if not part:
                 raise Failed("the program ended before its test did")
             self._read += len(part)
-            if self._read > self.most:
-                raise Failed(f"the program answered with more than {self.most} bytes")
+            if self._read > self._most:
+                raise Failed(f"the program answered with more than {self._most} bytes")
             self._received += part
         line = bytes(self._received[:end])
         del self._received[: end + 1]

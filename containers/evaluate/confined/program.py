@@ -11,7 +11,6 @@ and {"raised": text} where either raised an exception. Values are those of `cont
 from __future__ import annotations
 
 import os
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from containers.evaluate.confined import plain_data
@@ -53,6 +52,6 @@ def _answer(descriptor: int, work: Callable[[], Any]) -> bool:
 
 def _described(error: BaseException) -> str:
     try:
-        return traceback.format_exception_only(error)[-1].strip()[:1000]
+        return f"{type(error).__name__}: {error}".removesuffix(": ")[:1000]
     except Exception:  # noqa: BLE001 - its text is the program's own
         return type(error).__name__

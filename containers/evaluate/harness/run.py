@@ -17,7 +17,7 @@ import numpy as np
 
 from containers.errors import BadInput
 from containers.evaluate import tokenizer
-from containers.evaluate.harness import data, questions
+from containers.evaluate.harness import data, questions, task_files
 from containers.evaluate.harness.benchmark import command
 from containers.evaluate.measurement import RequestCounts
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.suites import SuiteFiles
 
-TASKS = "tasks"  # the folder of a suite with tasks of its own
 _CARD_ENDPOINT = "http://localhost:8000/v1"
 _SEEDS = (0, 1234)  # of `random` and numpy, the harness's own
 
@@ -129,7 +128,8 @@ class Harness:
         self._manager(self._written())
 
     def _written(self) -> Path:
-        """Write the suite's own files to disk, for the harness."""
+        """Write the suite's own files to disk, for the harness; raises BadInput for tasks that could run code."""
+        task_files.check(self.files)
         folder = self.scratch / "suite"
         for path, text in self.files.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +160,9 @@ class Harness:
                     self.held[name] = super().load([name])
                 return self.held[name]
 
-        own = all(f"{TASKS}/{one.task}.yaml" in self.files.files for one in self.benchmarks)
+        own = all(f"{task_files.TASKS}/{one.task}.yaml" in self.files.files for one in self.benchmarks)
         manager = CachingTaskManager(
-            include_path=str(folder / TASKS) if (folder / TASKS).is_dir() else None, include_defaults=not own
+            include_path=str(folder / task_files.TASKS) if (folder / task_files.TASKS).is_dir() else None, include_defaults=not own
         )
         manager.held = {}
         for one in self.benchmarks:
@@ -171,7 +171,7 @@ class Harness:
                 raise BadInput(
                     f"the suite {self.files.name} asks for the task {one.task}, which lm-evaluation-harness "
                     f"{version('lm_eval')} does not have",
-                    remedy=f"did you mean {near[0]}?" if near else f"`lm_eval ls tasks` lists them; {TASKS}/ adds one",
+                    remedy=f"did you mean {near[0]}?" if near else f"`lm_eval ls tasks` lists them; {task_files.TASKS}/ adds one",
                 )
         return manager
 
