@@ -34,7 +34,7 @@ class Conversation:
         self._buffer = bytearray()
 
     def __enter__(self) -> Self:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the conversation ends
+        self._errors = tempfile.TemporaryFile()
         self._process: subprocess.Popen[bytes] = start_talking(self._argv, self._env, self._errors)
         return self
 

@@ -21,7 +21,13 @@ class TooMuchOutput(Error):
 
 
 def exchange(
-    name: str, stdin: IO[bytes] | None, outputs: Iterable[IO[bytes]], sent: bytes, timeout: float | None, most: int
+    name: str,
+    stdin: IO[bytes] | None,
+    outputs: Iterable[IO[bytes]],
+    sent: bytes,
+    *,
+    timeout: float | None,
+    most: int,
 ) -> list[bytes]:
     """Send all of `sent` and read each output to its end.
 

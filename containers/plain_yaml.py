@@ -16,7 +16,21 @@ _MOST: Final = 200_000  # values, each alias counted as what it stands for
 _DEEPEST: Final = 50
 _PLAIN: Final = frozenset(
     f"tag:yaml.org,2002:{kind}"
-    for kind in ("null", "bool", "int", "float", "str", "timestamp", "map", "seq", "merge", "value", "set", "omap", "binary")
+    for kind in (
+        "null",
+        "bool",
+        "int",
+        "float",
+        "str",
+        "timestamp",
+        "map",
+        "seq",
+        "merge",
+        "value",
+        "set",
+        "omap",
+        "binary",
+    )
 )
 
 

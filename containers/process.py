@@ -175,7 +175,14 @@ def run(
 
 
 def _run(  # noqa: PLR0917 - as run's
-    argv: Sequence[str], env: dict[str, str], cwd: Path, timeout: float | None, stdin: str | None, most: int, *, check: bool
+    argv: Sequence[str],
+    env: dict[str, str],
+    cwd: Path,
+    timeout: float | None,
+    stdin: str | None,
+    most: int,
+    *,
+    check: bool,
 ) -> Completed:
     try:
         process = subprocess.Popen(
@@ -199,7 +206,7 @@ def _run(  # noqa: PLR0917 - as run's
             assert process.stdout is not None
             assert process.stderr is not None
             outputs = (process.stdout, process.stderr)
-            found = exchange(argv[0], process.stdin, outputs, (stdin or "").encode(), timeout, most)
+            found = exchange(argv[0], process.stdin, outputs, (stdin or "").encode(), timeout=timeout, most=most)
             process.wait(None if timeout is None else max(started + timeout - time.monotonic(), 0.01))
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):

@@ -11,24 +11,24 @@ _LONGEST_NAME: Final = 255  # bytes of one part of it, the limit of Linux's file
 def path_fault(path: str) -> str:
     """Why this is no path inside a folder, as the end of a sentence; empty when it is one.
 
-    Such a path is relative, has no part `.`, `..` or without a letter, no control character, and is UTF-8 of a length that
-    file systems take.
+    Such a path is relative, has no part `.`, `..` or without a letter, only printable characters, and a length that file
+    systems take.
     """
-    try:
-        parts = [part.encode() for part in path.split("/")]
-    except UnicodeEncodeError:
-        return "is not UTF-8"
-    if path.startswith(("/", "~")):
-        return "is not relative to the folder"
-    if ".." in path.split("/"):
-        return "leaves its folder"
-    if any(part in {b"", b"."} for part in parts):
-        return "is not a plain path"
-    if not path.isprintable() or "\\" in path:
-        return "holds a character that no file name should have"
-    if sum(map(len, parts)) > _LONGEST or any(len(part) > _LONGEST_NAME for part in parts):
-        return f"is too long (at most {_LONGEST_NAME} bytes a name, {_LONGEST} in all)"
-    return ""
+    parts = path.split("/")
+    faults = {
+        "is not relative to the folder": path.startswith(("/", "~")),
+        "leaves its folder": ".." in parts,
+        "is not a plain path": "" in parts or "." in parts,
+        "holds a character that no file name should have": not path.isprintable() or "\\" in path,
+        f"is too long (at most {_LONGEST_NAME} bytes a name, {_LONGEST} in all)": (
+            len(_bytes(path)) > _LONGEST or any(len(_bytes(part)) > _LONGEST_NAME for part in parts)
+        ),
+    }
+    return next((fault for fault, found in faults.items() if found), "")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 def name_fault(name: str) -> str:

@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import signal
-import sys
 from typing import Any, Final, NoReturn
 
 from containers.evaluate.confined import judge, landlock, program, system_calls
@@ -60,8 +59,7 @@ def main() -> NoReturn:
     with contextlib.suppress(OSError):
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    sys.__stdout__.write(json.dumps(verdict))
-    sys.__stdout__.flush()
+    os.write(1, json.dumps(verdict).encode())  # less than a pipe takes at once
     os._exit(0)
 
 

@@ -102,12 +102,10 @@ def _of_text(name: str, text: str) -> Any:
     if name in ("bytes", "bytearray"):
         return (bytes if name == "bytes" else bytearray).fromhex(text)
     if name == "Decimal":
-        from decimal import Decimal, InvalidOperation
-
-        try:
-            return Decimal(text)
-        except InvalidOperation as error:
-            raise NotPlain("not a Decimal") from error
-    from fractions import Fraction
-
-    return Fraction(text)
+        from decimal import Decimal as Number
+    else:
+        from fractions import Fraction as Number  # type: ignore[assignment]
+    try:
+        return Number(text)
+    except ArithmeticError as error:
+        raise NotPlain(f"not a {name}") from error

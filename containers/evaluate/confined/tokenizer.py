@@ -19,7 +19,15 @@ from typing import Any, Final
 
 from containers.evaluate.confined import landlock, system_calls
 
-_ATTRIBUTES: Final = ("bos_token", "bos_token_id", "eos_token", "eos_token_id", "pad_token", "pad_token_id", "chat_template")
+_ATTRIBUTES: Final = (
+    "bos_token",
+    "bos_token_id",
+    "eos_token",
+    "eos_token_id",
+    "pad_token",
+    "pad_token_id",
+    "chat_template",
+)
 _MOST_ERRORS: Final = 1 << 20  # bytes on standard error, a file
 
 
@@ -49,7 +57,7 @@ def main() -> None:
     _say(load)
     for line in sys.stdin.buffer:
         _count_from_now(order["cpu"])
-        _say(lambda line=line: _answer(tokenizer, json.loads(line)))  # type: ignore[misc]
+        _say(lambda line=line: _answer(tokenizer, json.loads(line)))
 
 
 def _answer(tokenizer: Any, question: dict[str, Any]) -> Any:

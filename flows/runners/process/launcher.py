@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from containers.errors import BadInput
 from containers.process import Child, inherited
+from containers.safe_path import name_fault
 from containers.settings import absolute, step_variables
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
@@ -54,7 +56,11 @@ SCRATCH = "scratch"
 
 
 def run_folder(settings: Settings, request: StepRequest) -> Path:
-    """A new folder for the request, the result and the log of one start of a step."""
+    """A new folder for the request, the result and the log of one start of a step; raises BadInput for a run's name that
+    is no name of a folder.
+    """
+    if fault := name_fault(request.run):
+        raise BadInput(f"the name of a run {request.run!r} {fault}")
     parent = settings.home.resolve() / "runs" / request.run
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
