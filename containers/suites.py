@@ -32,6 +32,7 @@ class SuiteFiles(Frozen):
         for path in self.files:
             if fault := path_fault(path):
                 raise BadInput(f"the file {path!r} of the suite {self.name} {fault}", remedy="rename the file")
+        for path in self.files:
             above = next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in self.files), "")
             if above:
                 raise BadInput(f"{above!r} of the suite {self.name} is a file and the folder of {path!r}")

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from containers.contract import Frozen
 from containers.conversation import Conversation, Ended
 from containers.errors import BadInput
@@ -48,14 +50,25 @@ class TokenizerLimits(Frozen):
     start: float = 300.0
 
 
-class ConfinedTokenizer:
-    """The part of a transformers tokenizer that the harness uses. Made by `confined_tokenizer`."""
+class Special(Frozen):
+    """What the child says of a tokenizer; `chat_template` may be several, by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     bos_token: str | None
-    eos_token: str | None
     bos_token_id: int | None
+    eos_token: str | None
     eos_token_id: int | None
-    chat_template: Any
+    pad_token: str | None
+    pad_token_id: int | None
+    chat_template: str | dict[str, str] | None
+
+
+_TOKENS: Final = TypeAdapter(list[list[int]], config=ConfigDict(strict=True))
+
+
+class ConfinedTokenizer:
+    """The part of a transformers tokenizer that the harness uses. Made by `confined_tokenizer`."""
 
     def __init__(self, conversation: Conversation, folder: Path, limits: TokenizerLimits) -> None:
         """Load the tokenizer in the child; raises BadInput when that fails."""
@@ -66,42 +79,67 @@ class ConfinedTokenizer:
             "memory": limits.memory,
             "cpu": limits.cpu,
         }
-        for name, value in self._ask(order, "the tokenizer", limits.start).items():
-            setattr(self, name, value)
+        try:
+            known = Special.model_validate(self._ask(order, _TOKENIZER, limits.start))
+        except ValidationError as error:
+            raise _broken(_TOKENIZER) from error
+        self.bos_token, self.bos_token_id = known.bos_token, known.bos_token_id
+        self.eos_token, self.eos_token_id = known.eos_token, known.eos_token_id
+        self.pad_token, self.pad_token_id = known.pad_token, known.pad_token_id
+        self.chat_template = known.chat_template
 
     def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool, **_: Any) -> Any:
         """The tokens of one text or of several as `input_ids`; nothing is cut."""
         texts = [text] if isinstance(text, str) else list(text)
-        found = self._ask({"encode": texts, "special": add_special_tokens}, "the tokenizer", self._limits.wall)
+        try:
+            found = _TOKENS.validate_python(
+                self._ask({"encode": texts, "special": add_special_tokens}, _TOKENIZER, self._limits.wall)
+            )
+        except ValidationError as error:
+            raise _broken(_TOKENIZER) from error
+        if len(found) != len(texts):
+            raise _broken(_TOKENIZER)
         return SimpleNamespace(input_ids=found[0] if isinstance(text, str) else found)
 
     def apply_chat_template(self, messages: list[dict[str, str]], *, tokenize: bool = False, **options: Any) -> str:
         """The text of a conversation; raises BadInput, which names the template, when it fails or breaks a limit."""
         assert not tokenize
         what = f"the chat template of the model ({_template_file(self._folder)})"
-        return str(self._ask({"render": messages, "options": options}, what, self._limits.wall))
+        text = self._ask({"render": messages, "options": options}, what, self._limits.wall)
+        if not isinstance(text, str):
+            raise _broken(what)
+        return text
 
     def _ask(self, question: dict[str, Any], what: str, wall: float) -> Any:
         limits = self._limits
         try:
             line = self._conversation.ask(json.dumps(question).encode(), timeout=wall, most=limits.answer)
-            answer: dict[str, Any] = json.loads(line)
+            answer = json.loads(line)
         except TimeoutError:
             raise BadInput(f"{what} did not answer within {wall:g} s", remedy=_REMEDY) from None
         except TooMuchOutput:
             raise BadInput(f"{what} gives more than {limits.answer} bytes", remedy=_REMEDY) from None
+        except (ValueError, RecursionError):
+            raise _broken(what) from None
         except Ended as error:
             raise BadInput(
                 f"{what} took more than {limits.cpu} s of processor time or {limits.memory >> 20} MiB of memory, or broke "
                 f"its process: {_plain(error.message)}",
                 remedy=_REMEDY,
             ) from None
+        if not isinstance(answer, dict) or len(answer) != 1:
+            raise _broken(what)
         if "error" in answer:
             raise BadInput(f"{what} does not work: {_plain(str(answer['error']))}", remedy=_REMEDY)
-        return answer["value"]
+        return answer.get("value")
 
 
+_TOKENIZER: Final = "the tokenizer of the model"
 _REMEDY: Final = "correct the file in the checkpoint, or measure another revision"
+
+
+def _broken(what: str) -> BadInput:
+    return BadInput(f"{what} broke its process, which answers something else than it was asked", remedy=_REMEDY)
 
 
 @contextmanager
