@@ -15,7 +15,6 @@ from containers.pipes import TooMuchOutput
 from containers.process import start_talking
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Mapping, Sequence
 
 _AT_ONCE: Final = 1 << 16  # bytes
@@ -35,7 +34,7 @@ class Conversation:
 
     def __enter__(self) -> Self:
         self._errors = tempfile.TemporaryFile()
-        self._process: subprocess.Popen[bytes] = start_talking(self._argv, self._env, self._errors)
+        self._process = start_talking(self._argv, self._env, self._errors)
         return self
 
     def __exit__(self, *_: object) -> None:
