@@ -151,9 +151,11 @@ def confined_tokenizer(folder: Path, limits: TokenizerLimits | None = None) -> I
 
 
 def _readable() -> list[str]:
-    """Where Python and its packages are."""
+    """Where Python and its packages are; of the folder with this project, which may be a checkout, only what is needed."""
     places = [*_SYSTEM, str(_ROOT / "containers"), sys.prefix, sys.base_prefix]
     places += [path for path in sys.path if path.startswith("/") and path != str(_ROOT)]
+    if (_ROOT / "transformers").is_dir():  # an image: the project lies among its packages
+        places.append(str(_ROOT))
     return [place for place in dict.fromkeys(places) if Path(place).exists()]
 
 
