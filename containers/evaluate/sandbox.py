@@ -30,7 +30,10 @@ Kind = Literal["auto", "bubblewrap", "container"]
 _CONFINED: Final = Path(__file__).with_name("confined")
 _PACKAGE: Final = "containers/evaluate/confined"
 _SHOWN_AT: Final = "/confined"  # the folder above the package, inside bubblewrap
-_START: Final = "import sys; sys.path.insert(0, {root!r}); from containers.evaluate.confined.main import main; main()"
+# What lies beside the package is not for the program, which has Python's own library alone.
+_START: Final = (
+    "import sys; sys.path.append({root!r}); from containers.evaluate.confined.main import main; sys.path.pop(); main()"
+)
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin")
 _DEVICES: Final = ("/dev/null", "/dev/urandom")
 _CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")

@@ -201,3 +201,10 @@ def test_nan_and_iterators_survive() -> None:
 def test_other_lines_are_no_values(line: str) -> None:
     with pytest.raises((ValueError, TypeError)):
         plain_data.loads(line.encode())
+
+
+def test_a_program_has_pythons_own_library_and_no_other() -> None:
+    assert BOX.run("import heapq, re, hashlib, statistics; hashlib.md5(b'')").passed
+    assert not BOX.run("import containers.errors").passed
+    for name in ("pydantic", "pytest"):
+        assert "No module named" in BOX.run(f"import {name}").detail

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _ROOT: Final = Path(__file__).parents[3]
-_START: Final = "import sys; sys.path[:0] = {paths!r}; from containers.evaluate.confined.tokenizer import main; main()"
+_START: Final = "import sys; sys.path[:] = {paths!r}; from containers.evaluate.confined.tokenizer import main; main()"
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
 # No hub, no thread, and nothing of this process's environment.
 _ENVIRONMENT: Final = {
@@ -145,7 +145,7 @@ def _broken(what: str) -> BadInput:
 @contextmanager
 def confined_tokenizer(folder: Path, limits: TokenizerLimits | None = None) -> Iterator[ConfinedTokenizer]:
     """The tokenizer of a folder, for as long as the block runs. Raises BadInput when it cannot be loaded."""
-    start = _START.format(paths=[str(_ROOT), *(path for path in sys.path if path.startswith("/"))])
+    start = _START.format(paths=[*(path for path in sys.path if path.startswith("/")), str(_ROOT)])
     with Conversation([sys.executable, "-I", "-c", start], _ENVIRONMENT) as conversation:
         yield ConfinedTokenizer(conversation, folder.resolve(), limits or TokenizerLimits())
 
