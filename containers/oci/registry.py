@@ -77,9 +77,9 @@ class Registry:
         return upload.run()
 
     def check_push(self) -> None:
-        """Begin an upload and give it up: the registry then has checked the login and the right, and keeps nothing.
+        """Begin an upload and give it up: the registry then has checked the login and the right, and keeps no content.
 
-        A registry that cannot give one up forgets it by itself, like every upload that breaks off.
+        A registry that cannot give one up removes it by itself later, like every upload that breaks off.
         """
         answer = self._transport.request(
             "POST",

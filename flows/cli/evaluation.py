@@ -59,7 +59,7 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
 
     [bold]carwright eval[/] registry.example.com/models/name:1.0 --baseline hf://org/name
 
-    [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline http://127.0.0.1:8001/v1 --suite humaneval-greedy -o report.html
+    [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline hf://org/name -o page.html
     """
     from flows.cli.session import session as open_session
 

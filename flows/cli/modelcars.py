@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
+    from rich.console import Console
+
     from containers.oci.candidates import Candidate
     from containers.oci.modelcar import Pushed
     from containers.oci.plan import PushPlan
@@ -87,7 +89,7 @@ def push(  # noqa: PLR0917 -- typer makes options of them
             layer_bytes=registry_layer_bytes(target, settings),
             also_raw="raw" in (also or ()),
         )
-        _show_plan(plan, target)
+        _show_plan(plan, target, terminal.out if plan_only and not json_ else terminal.err)
         if plan_only:
             if json_:
                 print(json.dumps(_plan_json(plan), indent=2))
@@ -225,10 +227,10 @@ def _plan_json(plan: PushPlan) -> dict[str, Any]:
     }
 
 
-def _show_plan(plan: PushPlan, target: Reference) -> None:
-    terminal.err.print(plan.summary(str(target.target)))
+def _show_plan(plan: PushPlan, target: Reference, console: Console) -> None:
+    console.print(plan.summary(str(target.target)))
     for note in plan.notes:
-        terminal.err.print(f"note: {note}")
+        console.print(f"note: {note}")
 
 
 def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: bool) -> None:
