@@ -68,8 +68,11 @@ def _parsed(line: str) -> Gpu:
         raise Error(f"nvidia-smi says what is not understood: {line!r}") from error
 
 
-def gpu(settings: Settings) -> Line:
-    """Whether the GPUs can be used; a problem only if the settings give one to a step of this machine."""
+def gpu(settings: Settings, *, loaded: Path = _DRIVER_LOADED) -> Line:
+    """Whether the GPUs can be used; a problem only if the settings give one to a step of this machine.
+
+    `loaded` is there when the kernel has NVIDIA's driver.
+    """
     asked_for = wants_gpus(settings) and settings.launcher != "kubernetes"
     if settings.docker.gpu_kind == "rocm":
         there = Path("/dev/kfd").exists()
@@ -82,7 +85,7 @@ def gpu(settings: Settings) -> Line:
         return wrong("gpu", text, "install NVIDIA's driver again", asked_for=asked_for)
     if found:
         return _recent(found, asked_for=asked_for)
-    if _DRIVER_LOADED.exists():
+    if loaded.exists():
         text, remedy = (
             "NVIDIA's driver is loaded, and nvidia-smi names no GPU",
             "give this container its GPU and its tools",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from containers.errors import Error, Temporary
 from containers.oci.access import open_push_cache
 from containers.oci.reference import Reference
 from infra.doctor.line import Line, failed, ok, skipped, wrong
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 def registry(settings: Settings, target: str = "") -> Line:
     """`target` is what `--to` of a ship would be: registry/repository, or oci:DIR; empty for none."""
-    from containers.errors import Error
     from containers.oci.registry import Registry  # slow to load
 
     if not target:
@@ -28,6 +28,9 @@ def registry(settings: Settings, target: str = "") -> Line:
         settings = settings.model_copy(update={"registry": once})
         with Registry(reference, settings, open_push_cache(settings), write=True) as opened:
             opened.check_push()
+    except Temporary as error:
+        remedy = "check its name, the network and the proxy (HTTPS_PROXY); it may be down or busy"
+        return wrong("registry", error.message, remedy, asked_for=True)
     except Error as error:
         return failed("registry", error, asked_for=True)
     return ok("registry", f"{reference.name} takes a push")

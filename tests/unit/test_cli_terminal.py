@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from containers.events import Event
 from flows.cli import terminal
+from flows.cli.main import app
 from tests.support import showing
 from tests.support.download_world import checkpoint
 from tests.support.narrow import Shown, on_terminal, piped
@@ -32,12 +35,17 @@ WAYS = {
     "pipe": piped,
     "pipe with colours": lambda argv, folder: piped(argv, folder, FORCE_COLOR="1"),
 }
-every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
-@every_way
-def test_what_people_copy_is_in_one_piece(way: Callable[[list[str], Path], Shown], tmp_path: Path) -> None:
-    shown = way(SHOWING, tmp_path)
+@pytest.fixture(scope="module")
+def showing_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Shown]:
+    """What a run shows, by the name of a way; each is run once."""
+    return cache(lambda name: WAYS[name](SHOWING, tmp_path_factory.mktemp("showing")))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_people_copy_is_in_one_piece(way: str, showing_by: Callable[[str], Shown]) -> None:
+    shown = showing_by(way)
     assert shown.code == 0, shown.raw
     for text in (*showing.RESULTS, *showing.MESSAGES, f"log: {showing.LOG}", "(`carwright doctor`, line `hub`)"):
         assert text in shown.raw
@@ -45,32 +53,32 @@ def test_what_people_copy_is_in_one_piece(way: Callable[[list[str], Path], Shown
 
 
 @pytest.mark.parametrize("way", ["dumb", "pipe"])
-def test_no_escape_code_goes_where_it_is_not_understood(way: str, tmp_path: Path) -> None:
+def test_no_escape_code_goes_where_it_is_not_understood(way: str, showing_by: Callable[[str], Shown]) -> None:
     """And no bar: steps that take less than a few seconds are told by their results."""
-    raw = WAYS[way](SHOWING, tmp_path).raw
+    raw = showing_by(way).raw
     assert "\x1b" not in raw
     assert "\r" not in raw
     assert "━" not in raw
     assert not any(f"{step} {showing.FILE}" in raw for step in showing.STEPS)
 
 
-def test_a_pipe_gets_no_bar_even_if_colours_are_forced(tmp_path: Path) -> None:
-    assert "━" not in WAYS["pipe with colours"](SHOWING, tmp_path).raw
+def test_a_pipe_gets_no_bar_even_if_colours_are_forced(showing_by: Callable[[str], Shown]) -> None:
+    assert "━" not in showing_by("pipe with colours").raw
 
 
-def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
-    assert COLOUR.search(WAYS["terminal"](SHOWING, tmp_path).raw)
-    assert not COLOUR.search(WAYS["without colours"](SHOWING, tmp_path).raw)
+def test_no_colour_where_none_is_wanted(showing_by: Callable[[str], Shown]) -> None:
+    assert COLOUR.search(showing_by("terminal").raw)
+    assert not COLOUR.search(showing_by("without colours").raw)
 
 
-def test_a_terminal_has_one_live_line_a_step(tmp_path: Path) -> None:
+def test_a_terminal_has_one_live_line_a_step(showing_by: Callable[[str], Shown]) -> None:
     """With the amount, the rate and the time, on one line of the terminal each."""
-    raw = WAYS["terminal"](SHOWING, tmp_path).raw
+    raw = showing_by("terminal").raw
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw)
     for step in showing.STEPS:
         lines = [line.strip() for line in plain.splitlines() if "━" in line and step in line]
         assert lines
-        assert re.search(rf"{step} .*… ━+ +1\.0/1\.0 GB, [0-9.]+ [kMGT]?B/s 0?0:0\d$", lines[-1]), lines[-1]
+        assert re.search(rf"{step} .*… ━+ +1\.0/1\.0 GB, [0-9.]+ [kMGT]?B/s \d?\d:\d\d$", lines[-1]), lines[-1]
         assert all(len(line) <= 80 for line in lines)
 
 
@@ -117,9 +125,10 @@ def test_settings_and_runs_are_in_one_piece(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["eval", "compare", "card"])
-def test_examples_of_the_help_fit_on_a_line(command: str, tmp_path: Path) -> None:
-    shown = on_terminal([*CARWRIGHT, command, "--help"], tmp_path, NO_COLOR="1")
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.raw).splitlines()
+def test_examples_of_the_help_fit_on_a_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    plain = CliRunner().invoke(app, [command, "--help"]).output.splitlines()
+    assert max(map(len, plain)) == 80
     examples = [number for number, line in enumerate(plain) if line.startswith(f" carwright {command} ")]
     assert examples
     assert all(not plain[number + 1].strip() for number in examples)
