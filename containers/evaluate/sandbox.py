@@ -18,7 +18,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
@@ -86,6 +86,7 @@ class Sandbox:
             f"no sandbox for generated code: {', and '.join(missing)}",
             remedy="install bubblewrap and allow user namespaces, or run the step in its container on a system with "
             "Landlock; generated code is never run without a sandbox",
+            doctor="sandbox",
         )
 
     def __str__(self) -> str:
@@ -156,3 +157,17 @@ def in_container() -> bool:
 def _prefix() -> Path:
     """Where this Python and its library are."""
     return Path(sys.base_prefix).resolve()
+
+
+def main() -> None:
+    """`python -m containers.evaluate.sandbox [KIND]` says which sandbox works here, or ends with code 2 and says why none does."""
+    kind: Any = sys.argv[1] if len(sys.argv) > 1 else "auto"
+    try:
+        print(Sandbox.find(kind=kind))
+    except BadInput as error:
+        print(f"{error.message}\n{error.remedy}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

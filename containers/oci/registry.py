@@ -76,6 +76,22 @@ class Registry:
         upload = Upload(self._transport, self._cache, self.reference, blob, on_bytes)
         return upload.run()
 
+    def check_push(self) -> None:
+        """Begin an upload and give it up: the registry then has checked the login and the right, and keeps no content.
+
+        A registry that cannot give one up removes it by itself later, like every upload that breaks off.
+        """
+        answer = self._transport.request(
+            "POST",
+            f"{self._url}/blobs/uploads/",
+            accept=(202,),
+            headers={"Content-Length": "0"},
+            what="the beginning of a push",
+        )
+        if location := answer.headers.get("Location"):
+            with suppress(BadInput, Temporary):
+                self._transport.request("DELETE", location, accept=(202, 204))
+
     def get(self, what: str) -> StoredManifest | None:
         answer = self._transport.request(
             "GET", f"{self._url}/manifests/{what}", accept=(200, 404), headers={"Accept": _ACCEPT}

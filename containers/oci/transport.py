@@ -38,10 +38,9 @@ _LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 class RetryableError(Temporary):
     """An answer, or none, after which the same request may be sent again; `after` is in seconds."""
 
-    def __init__(self, message: str, *, after: float = 0.0) -> None:
-        super().__init__(
-            message, remedy="the registry may be busy; start again later: finished blobs are not sent again"
-        )
+    def __init__(self, message: str, *, after: float = 0.0, doctor: str = "") -> None:
+        remedy = "the registry may be busy; start again later: finished blobs are not sent again"
+        super().__init__(message, remedy=remedy, doctor=doctor)
         self.after = after
 
 
@@ -149,7 +148,7 @@ class Transport:
         content: bytes | Iterator[bytes],
         mount_from: str = "",
     ) -> httpx.Response:
-        """One request with the login that is known so far; connection errors become RetryableError."""
+        """One request with the login that is known so far; connection errors become what `broken` says."""
         try:
             return self._client.request(
                 method,
@@ -184,8 +183,9 @@ class Transport:
         """A Location may be relative (RFC 9110, 10.2.2)."""
         return urljoin(self.base, url)
 
-    def broken(self, error: httpx.TransportError) -> RetryableError:
-        return RetryableError(f"{self.registry}: {_reason(error)}")
+    def broken(self, error: httpx.TransportError) -> Error:
+        """The error of a request without an answer; one that TLS refuses is not worth another attempt."""
+        return _broken(self.registry, error)
 
     def challenged(self, response: httpx.Response) -> bool:
         """Take note of what a 401 asks for; False when we have already answered it and are still not welcome."""
@@ -242,7 +242,7 @@ class Transport:
             else:
                 response = self._client.get(realm, params=query, headers={"Authorization": who.basic} if who else {})
         except httpx.TransportError as error:
-            raise RetryableError(f"{urlsplit(realm).netloc}: {_reason(error)}") from error
+            raise _broken(urlsplit(realm).netloc, error) from error
         if response.status_code != httpx.codes.OK:
             raise self.explain(response, "the login")
         try:
@@ -271,7 +271,18 @@ class Transport:
             404: f"check the name {where}; some registries require the repository to exist",
             413: "the registry, or a proxy in front of it, accepts no bodies of this size: raise its limit, or use smaller shards",
         }
-        return BadInput(message, remedy=remedies.get(status, ""))
+        return BadInput(message, remedy=remedies.get(status, ""), doctor="registry" if status in (401, 403) else "")
+
+
+def _broken(host: str, error: httpx.TransportError) -> Error:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        remedy = "name the bundle of its certificate authority in SSL_CERT_FILE"
+    elif "SSL: WRONG_VERSION_NUMBER" in text or "SSL: RECORD_LAYER_FAILURE" in text:
+        remedy = "it seems to serve without TLS: add it to CARWRIGHT_REGISTRY__PLAIN_HTTP"
+    else:
+        return RetryableError(f"{host}: {_reason(error)}", doctor="registry")
+    return BadInput(f"{host}: TLS failed: {text}", remedy=remedy, doctor="registry")
 
 
 def _reason(error: httpx.TransportError) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -15,7 +18,7 @@ from containers.events import amount
 from containers.store.failures import code, is_missing, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from containers.contract import StoreLocation
@@ -47,6 +50,14 @@ class Listed:
     key: str
     size: int
     modified: datetime
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """`skew` is how many seconds the store's clock is ahead of this machine's; `bucket` whether the bucket is there yet."""
+
+    skew: float
+    bucket: bool
 
 
 class Bucket:
@@ -217,5 +228,35 @@ class Bucket:
                 if code(error) != "NoSuchUpload":
                     raise
 
-    def _probe(self) -> None:
-        self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+    def rehearse(self) -> Rehearsal:
+        """List, then begin a write and give it up: every right that a run needs is tried, and nothing is left behind."""
+        bucket = True
+        with translated(f"opening bucket {self._bucket!r}", self.name):
+            try:
+                answer = self._probe()
+            except ClientError as error:
+                if code(error) != "NoSuchBucket":
+                    raise
+                answer, bucket = error.response, False
+        if bucket:
+            key = f"probes/{secrets.token_hex(8)}"
+            self.abort(key, self.begin(key))
+        return Rehearsal(_skew(answer), bucket)
+
+    def _probe(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        return answer
+
+
+def rehearse(location: StoreLocation, settings: StoreSettings) -> Rehearsal:
+    """Whether a run could use this store; raises what opening and writing raise."""
+    return Bucket(location, settings).rehearse()
+
+
+def _skew(answer: Mapping[str, Any]) -> float:
+    """By the answer's Date (RFC 9110, 6.6.1), which is exact to a second; 0 without one."""
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return parsedate_to_datetime(said).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return 0.0

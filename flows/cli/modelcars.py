@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.text import Text
 
 from containers.contract import Kind
 from containers.errors import BadInput
@@ -29,12 +26,15 @@ from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
 from containers.registry_limits import MODEL_LAYERS
+from flows.cli import terminal
 from flows.cli.housekeeping import age
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from datetime import timedelta
+
+    from rich.console import Console
 
     from containers.oci.candidates import Candidate
     from containers.oci.modelcar import Pushed
@@ -89,14 +89,14 @@ def push(  # noqa: PLR0917 -- typer makes options of them
             layer_bytes=registry_layer_bytes(target, settings),
             also_raw="raw" in (also or ()),
         )
-        _show_plan(plan, target)
+        _show_plan(plan, target, terminal.out if plan_only and not json_ else terminal.err)
         if plan_only:
             if json_:
                 print(json.dumps(_plan_json(plan), indent=2))
             return
         with (
             open_repository(target, settings, cache=cache, write=True) as repository,
-            _bar("push", plan.size + plan.raw_size) as advance,
+            terminal.measured("push", plan.size + plan.raw_size) as advance,
         ):
             pushed = Push(plan, repository, cache, parallel=settings.registry.parallel, on_bytes=advance).run(
                 target.tag
@@ -117,13 +117,10 @@ def lint(
     if json_:
         print(json.dumps({"reference": reference, "findings": [asdict(one) for one in findings]}, indent=2))
     else:
-        table = Table(title=reference, title_justify="left")
-        for column in ("", "rule", "finding"):
-            table.add_column(column, overflow="fold")
-        marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
-        for one in findings:
-            table.add_row(marks[one.level], one.rule, one.message)
-        Console().print(table)
+        styles = {"ok": "green", "warning": "yellow", "error": "red"}
+        terminal.out.print(reference)
+        rows = [(Text(one.level, styles[one.level]), one.rule, one.message) for one in findings]
+        terminal.show_table(("", "rule", "finding"), rows)
     if wrong:
         rules = ", ".join(one.rule for one in wrong)
         raise BadInput(f"{reference}: {len(wrong)} rule(s) broken: {rules}; the first: {wrong[0].message}")
@@ -137,7 +134,7 @@ def verify(
 ) -> None:
     """Recompute every digest from the stored bytes and report files that differ. Exit code 2 if one does."""
     settings = Settings()
-    with _bar("verify", 0) as advance:
+    with terminal.measured("verify", 0) as advance:
         result = verify_reference(reference, settings, open_push_cache(settings), against=against, on_bytes=advance)
     if json_:
         print(
@@ -217,16 +214,6 @@ def _annotations(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the rate, on standard error if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total or None)
-        yield lambda size: progress.advance(task, size)
-
-
 def _plan_json(plan: PushPlan) -> dict[str, Any]:
     return {
         "layers": [
@@ -240,10 +227,10 @@ def _plan_json(plan: PushPlan) -> dict[str, Any]:
     }
 
 
-def _show_plan(plan: PushPlan, target: Reference) -> None:
-    print(plan.summary(str(target.target)), file=sys.stderr)
+def _show_plan(plan: PushPlan, target: Reference, console: Console) -> None:
+    console.print(plan.summary(str(target.target)))
     for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
+        console.print(f"note: {note}")
 
 
 def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: bool) -> None:

@@ -67,14 +67,17 @@ class _ProgressArtifacts:
             self._sent[event.task] = now
             self._context.run(self._send, event)
 
+    def _rate(self, event: Event) -> str:
+        seconds = time.monotonic() - self._began[event.task]
+        return f", {amount(event.done / seconds, 'B')}/s" if event.unit == "B" and seconds > 0 else ""
+
     def _send(self, event: Event) -> None:
         percent = min(100.0, 100.0 * event.done / event.total)
+        described = event.text() + self._rate(event)
         if event.task in self._ids:
-            update_progress_artifact(artifact_id=self._ids[event.task], progress=percent)
+            update_progress_artifact(artifact_id=self._ids[event.task], progress=percent, description=described)
             return
-        made = create_progress_artifact(
-            progress=percent, description=f"{event.task}: {amount(event.total, event.unit)}"
-        )
+        made = create_progress_artifact(progress=percent, description=described)
         if isinstance(made, UUID):
             self._ids[event.task] = made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from containers.contract import Frozen, GateProfile
@@ -70,7 +71,7 @@ class Shipped(Frozen):
 
     @property
     def serve_command(self) -> str:
-        return f"carwright serve {self.reference}"
+        return shlex.join(["carwright", "serve", self.reference])
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of each line of the summary, in order."""

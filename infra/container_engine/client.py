@@ -199,10 +199,13 @@ def connect(settings: DockerSettings) -> Iterator[ContainerEngine]:
             raise BadInput(
                 f"this user may not use the container engine at {where}",
                 remedy="join the group of its socket, or use a rootless engine (CARWRIGHT_DOCKER__HOST)",
+                doctor="engine",
             ) from error
         if "FileNotFoundError" in text or not isinstance(error, DockerException):
-            raise BadInput(f"there is no container engine at {where}", remedy=_DOCS) from error
-        raise Temporary(f"the container engine at {where} does not answer: {text}", remedy=_DOCS) from error
+            raise BadInput(f"there is no container engine at {where}", remedy=_DOCS, doctor="engine") from error
+        raise Temporary(
+            f"the container engine at {where} does not answer: {text}", remedy=_DOCS, doctor="engine"
+        ) from error
     try:
         yield ContainerEngine(api, settings.project)
     finally:
