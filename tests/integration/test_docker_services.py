@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import secrets
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import docker
 import pytest
 
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
@@ -125,6 +126,7 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
 @contextmanager
 def running(api: Any, modelcar: str, *command: str) -> Iterator[str]:
     """The id of a container of the modelcar, started with nothing but this command, as another user than root."""
+    api.pull(modelcar)
     container = api.create_container(
         modelcar, list(command), user="1001:0", host_config=api.create_host_config(network_mode="none")
     )["Id"]
@@ -153,14 +155,41 @@ def test_a_sidecar_of_every_version_links_and_ends_when_asked(
     with running(api, modelcar, *command) as container:
         if command[0] == "sh":
             until(lambda: b"config.json" in inside(api, container, "ls", "/mnt/models/"), "the link leads to the model")
-        api.stop(container, timeout=60)
+        until(lambda: asked_to_end(api, container), "it ends")
         assert api.inspect_container(container)["State"]["ExitCode"] == 128 + signal.SIGTERM
+
+
+def asked_to_end(api: Any, container: str) -> bool:
+    """Whether it has ended, after one SIGTERM more: the first may come before the program runs, and is then lost."""
+    with suppress(docker.errors.APIError):  # it has ended meanwhile
+        api.kill(container, "SIGTERM")
+    return not api.inspect_container(container)["State"]["Running"]
 
 
 def inside(api: Any, container: str, *command: str) -> bytes:
     """The output of another command in a running container."""
     output: bytes = api.exec_start(api.exec_create(container, list(command))["Id"])
     return output
+
+
+def test_what_vllm_leaves_behind_is_reaped(images: tuple[str, Any], modelcar: str) -> None:
+    """The modelcar is process 1 of the pid namespace that both share, and inherits the orphans of the other container."""
+    pattern, api = images
+    with running(api, modelcar, *("sh", "-c", LINKS[1])) as parent:
+        program = "(sleep 0 & sleep 0 &); sleep 1; cat /proc/[0-9]*/stat"
+        other = api.create_container(
+            pattern,
+            entrypoint=["/bin/busybox", "sh", "-c", program],
+            host_config=api.create_host_config(pid_mode=f"container:{parent}", network_mode="none"),
+        )["Id"]
+        try:
+            api.start(other)
+            assert api.wait(other)["StatusCode"] == 0
+            states = {line.rpartition(") ")[2].split()[0] for line in api.logs(other).decode().splitlines()}
+        finally:
+            api.remove_container(other, force=True)
+    assert "S" in states
+    assert "Z" not in states
 
 
 def test_kubeflows_sidecar_ends_with_its_launcher(images: tuple[str, Any], modelcar: str) -> None:

@@ -20,11 +20,18 @@ import pytest
 
 from containers.errors import BadInput
 from containers.oci import minimal
+from containers.oci.access import open_push_cache, open_repository
 from containers.oci.base import minimal_base
 from containers.oci.lint import lint
+from containers.oci.modelcar import Push
+from containers.oci.plan import make_plan
+from containers.oci.prepare import open_bases
+from containers.oci.reference import Reference
+from containers.oci.repository import image
+from containers.oci.source import CheckpointFolder
 from infra.settings import Settings
 from tests.support.modelcar_commands import KSERVE_LOOKS, KUBEFLOW_WAITS, LINKS
-from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.modelcars import write_checkpoint
 from tests.support.waiting import until
 
 NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
@@ -421,9 +428,21 @@ def test_a_push_needs_no_other_program(root: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == f"oci:{tmp_path}/car@{WHOLE}"
 
 
-def test_lint_finds_nothing_wrong(tmp_path: Path) -> None:
-    """Also in an index of both architectures."""
+def test_lint_finds_nothing_wrong_in_an_index_of_both_architectures(tmp_path: Path) -> None:
+    """Each image has the program of its architecture, and the layers of the model are the same."""
     settings = Settings(cache=tmp_path / "cache", home=tmp_path / "home")
-    write_checkpoint(tmp_path / "checkpoint")
-    push_folder(tmp_path / "checkpoint", f"oci:{tmp_path}/car", settings, base="minimal")
-    assert {one.level for one in lint(f"oci:{tmp_path}/car", settings)} == {"ok"}
+    cache, target = open_push_cache(settings), Reference.parse(f"oci:{tmp_path}/car")
+    source = CheckpointFolder(write_checkpoint(tmp_path / "checkpoint"), cache)
+    platforms = [f"linux/{architecture}" for architecture in minimal.SHELLS]
+    with (
+        open_bases("minimal", platforms, settings) as bases,
+        open_repository(target, settings, cache=cache, write=True) as repository,
+    ):
+        pushed = Push(make_plan(source, bases, cache), repository, cache).run()
+        layers = {
+            platform: [layer.digest.hex for layer in image(repository, str(pushed.digest), platform)[1].layers]
+            for platform in platforms
+        }
+    assert {one.level for one in lint(str(target.at(pushed.digest)), settings)} == {"ok"}
+    assert {platform.partition("/")[2]: found[0] for platform, found in layers.items()} == LAYERS
+    assert layers["linux/amd64"][1:] == layers["linux/arm64"][1:]
