@@ -23,7 +23,7 @@ from containers.registry_limits import MODEL_LAYERS
 SCHEMA_VERSION: Final = 1
 GateProfile = Literal["smoke", "release"]
 BASES: Final = ("minimal", "busybox", "none")  # what a modelcar's base may be beside an image reference
-DEFAULT_BASE: Final = "busybox"
+DEFAULT_BASE: Final = "minimal"
 
 
 class Frozen(BaseModel):

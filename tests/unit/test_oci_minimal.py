@@ -415,7 +415,7 @@ def test_a_push_needs_no_other_program(root: Path, tmp_path: Path) -> None:
     """With nothing on the PATH, a home that is empty and no cache: the digest that it has everywhere."""
     write_checkpoint(tmp_path / "checkpoint")
     (tmp_path / "empty").mkdir()
-    argv = ["-m", "flows.cli.main", "push", str(tmp_path / "checkpoint"), f"oci:{tmp_path}/car", "--base", "minimal"]
+    argv = ["-m", "flows.cli.main", "push", str(tmp_path / "checkpoint"), f"oci:{tmp_path}/car"]
     done = subprocess.run(
         [sys.executable, *argv],
         cwd=root,
