@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # What a recipe runs is installed: no Python takes modules from the folder that make stands in.
 export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
-.PHONY: help ship check test test-all lint format docs lock images dry-run dry-run-down bench release clean
+.PHONY: help ship check test test-all lint format docs lock shell images dry-run dry-run-down bench release clean
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -47,6 +47,9 @@ docs: .venv ## write the pages that are made from the code
 
 lock: .venv ## make every requirements.lock again (LOCK=--upgrade for newer versions)
 	$(BIN)/python -m infra.lock $(LOCK)
+
+shell: .venv ## compile the shell in the base of modelcars again, to the bytes that are in the repository
+	$(BIN)/python -m infra.modelcar_shell
 
 images: .venv ## build the container images and give them to the local engine
 	$(BIN)/carwright images load

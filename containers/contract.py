@@ -22,6 +22,8 @@ from containers.registry_limits import MODEL_LAYERS
 
 SCHEMA_VERSION: Final = 1
 GateProfile = Literal["smoke", "release"]
+BASES: Final = ("minimal", "busybox", "none")  # what a modelcar's base may be beside an image reference
+DEFAULT_BASE: Final = "minimal"
 
 
 class Frozen(BaseModel):
@@ -226,14 +228,14 @@ class PushParameters(Values):
 
     promote: inputs {"verdict": verdict, "card": card}; gives `tags` to `reference`, which must hold a digest, and attaches
     the inputs' files to it; values: PromotedImage. The card may be missing.
-    `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference. With more than
+    `target` is `oci:DIR` or `registry/repository`; `base` is one of `BASES` or an image reference. With more than
     one platform (`linux/amd64`) an index over one image each is pushed. `also` asks for the raw-file artifact beside the
     modelcar, for `ilab` and ModelPack; it doubles what the registry holds.
     """
 
     action: Literal["push", "promote"] = "push"
     target: str = ""
-    base: str = "busybox"
+    base: str = DEFAULT_BASE
     platforms: tuple[str, ...] = ("linux/amd64",)
     also: tuple[Literal["raw"], ...] = ()
     reference: str = ""

@@ -212,7 +212,7 @@ class StepSettings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     busybox: Path | None = Field(
         default=None,
-        description="file with the pinned busybox, or its Debian package, for the modelcar's base; unset: searched for",
+        description="file with the pinned busybox, or its Debian package, for the base `busybox`; unset: searched for",
     )
     docker_config: Path | None = Field(
         default=None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from containers import suites
-from containers.contract import Frozen, GateProfile
+from containers.contract import BASES, DEFAULT_BASE, Frozen, GateProfile
 from containers.errors import BadInput, Error, faults
 from containers.oci.reference import Reference, absolute_layout
 
@@ -45,7 +45,7 @@ class CommandLine:
 
 
 def _base(text: str) -> str:
-    if text not in {"busybox", "none"}:
+    if text not in BASES:
         try:
             Reference.parse(text)
         except Error as error:
@@ -58,7 +58,7 @@ class ShipOptions(Frozen):
 
     suite: str = Field(default="smoke", description="Suite for the gate.")
     base: Annotated[str, AfterValidator(_base)] = Field(
-        default="busybox", description="Base layer: busybox, none, or an image reference."
+        default=DEFAULT_BASE, description="Base layer: minimal, busybox, none, or an image reference."
     )
     tag: Annotated[str, CommandLine(default="the commit")] = Field(default="", description="Tag of the promoted image.")
     max_model_len: int = Field(default=2048, ge=1, description="Context length in tokens.")

@@ -46,6 +46,7 @@ NAMES: Final = (
     "infra/demo",
     "infra/images",
     "infra/images/cuda",
+    "infra/modelcar_shell",
 )
 PYTHON: Final = "3.11"
 PLATFORM: Final = "x86_64-manylinux_2_28"  # glibc 2.28: Debian 10, RHEL 8 and all that is newer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from containers.contract import Kind
+from containers.contract import DEFAULT_BASE, Kind
 from containers.errors import BadInput
 from containers.events import amount
 from containers.oci.access import open_push_cache, open_repository
@@ -52,7 +52,9 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 def push(  # noqa: PLR0917 -- typer makes options of them
     source: Annotated[str, typer.Argument(help="A checkpoint folder, or the fingerprint of a stored checkpoint.")],
     reference: Annotated[str, typer.Argument(help="registry/repository[:tag] or oci:DIR[:tag].")],
-    base: Annotated[str, typer.Option(help="Base layer: busybox, none, or an image reference.")] = "busybox",
+    base: Annotated[
+        str, typer.Option(help="Base layer: minimal, busybox, none, or an image reference.")
+    ] = DEFAULT_BASE,
     platform: Annotated[
         list[str] | None,
         typer.Option(help="Platform of the base; more than one makes an index.", show_default="linux/amd64"),

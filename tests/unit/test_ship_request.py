@@ -107,7 +107,7 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
     told = {name: (one.get("type", "text or null"), one.get("default")) for name, one in schema.properties.items()}
     assert told == {
         "model": ("string", None), "revision": ("text or null", None), "to": ("string", ""),
-        "scheme": ("string", "FP8_DYNAMIC"), "suite": ("string", "smoke"), "base": ("string", "busybox"),
+        "scheme": ("string", "FP8_DYNAMIC"), "suite": ("string", "smoke"), "base": ("string", "minimal"),
         "tag": ("string", ""), "max_model_len": ("integer", 2048), "override_gate": ("string", ""),
         "gate_profile": ("string", "release"), "keep": ("boolean", False), "force": ("boolean", False),
         "reason": ("string", ""), "change": ("string", ""),
