@@ -21,16 +21,19 @@ class StepSummary(Frozen):
 
 
 class Timeline:
-    """The results of the steps of a run, in order. Each took the time since the previous one, or since the start."""
+    """The results of the steps of a run, in order. Each took the time since the previous one, or since the start, unless it
+    ran beside others and says its own seconds.
+    """
 
     def __init__(self) -> None:
         self.steps: list[StepSummary] = []
         self._last = time.monotonic()
 
-    def add(self, name: str, state: str, what: str) -> None:
-        now = time.monotonic()
-        self.steps.append(StepSummary(name=name, state=state, seconds=round(now - self._last, 3), what=what))
-        self._last = now
+    def add(self, name: str, state: str, what: str, seconds: float | None = None) -> None:
+        if seconds is None:
+            now = time.monotonic()
+            seconds, self._last = now - self._last, now
+        self.steps.append(StepSummary(name=name, state=state, seconds=round(seconds, 3), what=what))
 
     @property
     def seconds(self) -> float:

@@ -68,6 +68,7 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
             "log_format": "json",
             "busybox": None,
             "docker_config": None,
+            "serve": settings.serve.model_copy(update={"python": None}),
             "store": settings.store.model_copy(update={"folder": None}),
             "registry": settings.registry.model_copy(update={"auth_file": None}),
         }
