@@ -45,7 +45,8 @@ class Subject:
     """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store.
 
     `tokenizer` is the checkpoint that a modelcar was made from, if the store has it. `devices` are the GPUs to serve on and
-    `concurrency` the requests at once to measure with; empty and 0 leave both to the machine and the settings.
+    `concurrency` the requests at once to measure with; empty and 0 leave both to the machine and the settings. What somebody
+    else serves has an `endpoint` and the name of its `server`.
     """
 
     role: str
@@ -55,6 +56,8 @@ class Subject:
     tokenizer: ArtifactRef | None = None
     devices: tuple[str, ...] = ()
     concurrency: int = 0
+    endpoint: str = ""
+    server: str = ""
 
     @classmethod
     def checkpoint(cls, role: str, ref: ArtifactRef, name: str, max_model_len: int = 0) -> Subject:
@@ -77,7 +80,14 @@ class Subject:
                 "arguments": wanted.vllm_argument,
             }
         )
-        return replace(self, parameters=parameters, devices=plan.gpus, concurrency=wanted.concurrency)
+        return replace(
+            self,
+            parameters=parameters,
+            devices=plan.gpus,
+            concurrency=wanted.concurrency,
+            endpoint=plan.endpoint,
+            server=plan.server,
+        )
 
     def fitting(self, suite: str) -> Subject:
         """The same subject, served with at least the context length that the suite needs."""
@@ -172,7 +182,7 @@ class Requests:
         parameters = files.parameters(
             action="measure",
             subject=subject.digest,
-            server=server or inference_server(self.settings, subject.parameters),
+            server=server or subject.server or inference_server(self.settings, subject.parameters),
             tensor_parallel_size=subject.parameters.tensor_parallel_size,
         )
         where: dict[str, object] = {}
@@ -203,7 +213,9 @@ class Requests:
         """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 if unknown."""
         files = suites.read(suite)
         parameters = files.parameters(
-            action="judge", subject=subject.digest, engine=inference_server(self.settings, subject.parameters)
+            action="judge",
+            subject=subject.digest,
+            engine=subject.server or inference_server(self.settings, subject.parameters),
         )
         parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
         return self._request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())

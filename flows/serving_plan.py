@@ -6,6 +6,7 @@ Planned from the model's configuration and the bytes of its weights, before anyt
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from containers.contract import Frozen
@@ -29,7 +30,8 @@ _SPARE: Final = 0.01  # of a GPU's memory that a driver or a display takes after
 class ServicePlan(Frozen):
     """One service. `gpus` are CUDA's indices, empty on a CPU or where they are not known; bytes are of one GPU.
 
-    `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned.
+    `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned. A model that
+    somebody else serves has an `endpoint`, and `server` is the name and version of what answers there.
     """
 
     role: str
@@ -43,8 +45,12 @@ class ServicePlan(Frozen):
     cache_tokens: int = 0
     sequences: int = 0
     note: str = ""
+    endpoint: str = ""
+    server: str = ""
 
     def __str__(self) -> str:
+        if self.endpoint:
+            return f"{self.role}: at {self.endpoint} ({self.server}), which is not started here"
         if not self.gpu:
             return f"{self.role}: {self.note or 'on the CPU'}, {self.max_model_len} tokens"
         count = self.tensor_parallel_size * self.pipeline_parallel_size
@@ -87,12 +93,18 @@ def plan_both(
     length: int,
     *,
     concurrency: int,
+    elsewhere: Mapping[str, ServicePlan] = MappingProxyType({}),
 ) -> Plans:
-    """Plan the model as it is and as it will be, from its config.json and the bytes of its weights; raises what `plan` does."""
+    """Plan the model as it is and as it will be, from its config.json and the bytes of its weights; raises what `plan` does.
+
+    `elsewhere` are the plans of those roles that somebody else serves.
+    """
     model = model_facts(config, weights)
-    baseline = plan("baseline", model, gpus, wanted, length, concurrency=concurrency)
+    baseline = elsewhere.get("baseline") or plan("baseline", model, gpus, wanted, length, concurrency=concurrency)
     smaller = quantized(model) if model is not None else None
-    candidate = plan("candidate", smaller, gpus, wanted, length, concurrency=concurrency, avoid=baseline.gpus)
+    candidate = elsewhere.get("candidate") or plan(
+        "candidate", smaller, gpus, wanted, length, concurrency=concurrency, avoid=baseline.gpus
+    )
     rest = [f"cuda:{place}" for place, gpu in enumerate(gpus) if str(gpu.index) not in baseline.gpus]
     return Plans(
         baseline=baseline,

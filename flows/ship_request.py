@@ -123,6 +123,13 @@ class ShipRequest(ShipOptions):
         default="", description="oci:DIR or registry/repository."
     )
     scheme: str = Field(default="FP8_DYNAMIC", description="Quantization scheme of weights and activations.")
+    baseline_endpoint: Annotated[str, CommandLine(metavar="URL", default="serve it here")] = Field(
+        default="",
+        description="Running vLLM with the baseline (http://HOST:PORT/v1, #NAME if it serves several models).",
+    )
+    candidate_endpoint: Annotated[str, CommandLine(metavar="URL", default="serve it here")] = Field(
+        default="", description="Running vLLM with the quantized model, likewise."
+    )
     gate_profile: GateProfile = Field(
         default="release",
         description="If the gate cannot decide: release stops with exit code 4, smoke warns and promotes.",

@@ -31,15 +31,15 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import measuring
+from flows import endpoint, measuring
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
 from flows.release.summary import Timeline
-from flows.requests import fingerprint
+from flows.requests import fingerprint, inference_server
 from flows.runners.backends import BACKENDS
 from flows.runtime import current
-from flows.serving_plan import Plans, plan_both
+from flows.serving_plan import Plans, ServicePlan, plan_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,12 +218,32 @@ class Steps:
             request,
             max(request.max_model_len, suites.read(request.suite).max_model_len),
             concurrency=request.concurrency or settings.evaluate.concurrency,
+            elsewhere=self._elsewhere(request),
         )
         for one in (plans.baseline, plans.candidate):
             get_run_logger().info("plan: %s", one)
             self.runtime.listener("plan", Event(event="log", message=str(one)))
         publish_plan(plans)
         return plans
+
+    def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
+        """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
+        urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
+        found = {role: endpoint.find(url) for role, url in urls.items() if url}
+        versions = {role: endpoint.vllm_version(one.url) for role, one in found.items()}
+        if len(found) == 1:
+            own = inference_server(self.runtime.settings).rpartition(" ")[2]
+            versions |= {role: own for role in urls if role not in found}
+        endpoint.check_same(versions)
+        return {
+            role: ServicePlan(
+                role=role,
+                max_model_len=request.max_model_len,
+                endpoint=urls[role],
+                server=f"vllm {versions[role]} at {one.url} in the run {self.runtime.run}",
+            )
+            for role, one in found.items()
+        }
 
     def quantize(
         self, checkpoint: ArtifactRef, recipe: QuantizeParameters, *, after: list[Done], devices: tuple[str, ...] = ()
@@ -286,6 +306,9 @@ class Steps:
         self, subject: Subject, after: list[Done], *, keep: bool, pending: Pending[Done] | None = None
     ) -> Iterator[Lease]:
         """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
+        if subject.endpoint:
+            yield endpoint.ForeignServer(endpoint.find(subject.endpoint))
+            return
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(
             request, keep=keep, return_state=True, wait_for=[done.state for done in after]

@@ -127,7 +127,10 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
         ({"model": "hf://a/b", "base": "No Reference"}, "base"),
         ({"model": "hf://a/b", "nonsense": 1}, "nonsense"),
         ({"model": "hf://a/b", "vllm_argument": ["--port=80"]}, "Carwright gives --port itself"),
-        ({"model": "hf://a/b", "vllm_argument": ["--tensor_parallel_size", "2"]}, "Carwright gives --tensor-parallel-size"),
+        (
+            {"model": "hf://a/b", "vllm_argument": ["--tensor_parallel_size", "2"]},
+            "Carwright gives --tensor-parallel-size",
+        ),
         ({"model": "hf://a/b", "vllm_argument": ["kv-cache-dtype"]}, "no argument of vLLM"),
         ({"model": "hf://a/b", "vllm_argument": ["--a=b\nc"]}, "no argument of vLLM"),
         ({"model": "hf://a/b", "gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
