@@ -372,7 +372,8 @@ class EvaluateOptions(Values):
     """`endpoint` is the base of the OpenAI API (`http://127.0.0.1:8000/v1`); `request_timeout` is in seconds; a request
     is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path. The
     tokenizer of what is measured comes from `tokenizer`, its checkpoint in the store, or from the modelcar
-    `tokenizer_reference`; weights are not read.
+    `tokenizer_reference`; weights are not read. With `load_levels`, numbers of requests at once, the speed is measured, too:
+    of the baseline or the candidate (`role`), on so many `gpus`, by a server that said `server_start` of itself.
     """
 
     endpoint: str = ""
@@ -383,3 +384,7 @@ class EvaluateOptions(Values):
     suite_files: dict[str, str] = {}
     tokenizer: ArtifactRef | None = None
     tokenizer_reference: str = ""
+    role: str = ""
+    load_levels: tuple[int, ...] = ()
+    gpus: int = Field(default=0, ge=0)
+    server_start: ServerStart | None = None

@@ -6,7 +6,7 @@ The flow wraps them in tasks (`flows.steps`); the command line runs them directl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containers import suites
 from containers.contract import (
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from flows.serving_plan import ServicePlan
     from flows.ship_request import ServingOptions
     from infra.settings import Settings
+
+
+LOAD_LEVELS: Final = (1, 16, 128)  # requests at once: a person's, a team's, and what the machine gives at most
 
 
 def fingerprint(request: StepRequest) -> str:
@@ -191,6 +194,9 @@ class Requests:
             where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
             if subject.concurrency:
                 where["concurrency"] = subject.concurrency
+            if subject.devices or endpoint.start is not None:  # on GPUs: on processors the speed says nothing
+                where |= {"role": subject.role, "load_levels": LOAD_LEVELS, "gpus": subject.parameters.gpus}
+                where["server_start"] = endpoint.start
             if subject.tokenizer is not None:
                 where["tokenizer"] = subject.tokenizer
             else:

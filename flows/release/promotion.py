@@ -109,6 +109,11 @@ class Release:
         )
 
     @property
+    def tensor_parallel_size(self) -> int:
+        """How many GPUs served the candidate."""
+        return next((max(1, one.gpus) for one in self.verdict.serving if one.role == "candidate"), 1)
+
+    @property
     def max_model_len(self) -> int:
         """The context length in tokens that it was measured with."""
         return max(self.request.max_model_len, suites.read(self.request.suite).max_model_len)
@@ -150,6 +155,8 @@ class Release:
             override=self.request.override_gate,
             gate_profile=self.request.gate_profile,
             scores=self.verdict.scores,
+            serving=self.verdict.serving,
+            tensor_parallel_size=self.tensor_parallel_size,
             commands=(self._command(), *self.verdict.commands),
         )
 

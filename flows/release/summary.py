@@ -8,7 +8,7 @@ from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
-from containers.verdict import Verdict, grounds_for_promotion
+from containers.verdict import Serving, Verdict, grounds_for_promotion
 
 
 class StepSummary(Frozen):
@@ -91,6 +91,7 @@ class Shipped(Frozen):
             *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
             *(("  because", reason) for reason in self.verdict.reasons),
         ]
+        rows += [(f"  {one.role}", _speed(one)) for one in self.verdict.serving]
         if decided := promotion_exception(self.verdict, self.override, self.gate_profile):
             rows.append(("promoted", decided))
         if self.report:
@@ -106,6 +107,15 @@ class Shipped(Frozen):
         lines = [f"# {self.headline()}", "", "| | |", "|---|---|"]
         lines += [f"| {name.strip()} | `{text}` |" for name, text in self.facts()]
         return "\n".join(lines) + "\n"
+
+
+def _speed(serving: Serving) -> str:
+    """Memory and speed in one line."""
+    loads = ", ".join(f"{one.output_tokens_per_second:,.0f} at {one.requests}" for one in serving.loads)
+    return (
+        f"{serving.gpus} GPU{'s' if serving.gpus > 1 else ''}, {amount(serving.weights_per_gpu, 'B')} of weights each, KV cache of "
+        f"{serving.cache_tokens:,} tokens; output tokens/s: {loads}"
+    )
 
 
 def promotion_exception(verdict: Verdict, override: str, profile: GateProfile) -> str:
