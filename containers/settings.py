@@ -99,6 +99,10 @@ class StoreSettings(Section):
         default=None,
         description="folder of the embedded server, which sets this; its free space is checked before a write",
     )
+    direct: bool = Field(
+        default=False,
+        description="use that folder itself instead of the server; set where steps are processes of its machine",
+    )
 
     @property
     def location(self) -> StoreLocation:
