@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from containers.contract import Step
 from containers.process import Child, inherited
 from containers.settings import absolute, step_variables
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
@@ -51,6 +52,8 @@ class ProcessLauncher:
 
 
 SCRATCH = "scratch"
+# By these the operator of a machine with GPUs tells vLLM what only he knows: networks, kernels to leave out.
+_OF_THE_GPUS = ("CUDA_", "NCCL_", "VLLM_")
 
 
 def run_folder(settings: Settings, request: StepRequest) -> Path:
@@ -82,8 +85,9 @@ def step_environment(
     """Environment variables of a step: the settings that this very step needs, with their secrets, and no others."""
     here = absolute(settings).model_copy(update={"log_format": "json"})
     plain, secret = step_variables(here, request)
+    prefixes = _OF_THE_GPUS if request.step is Step.SERVE else ()
     return {
-        **inherited(),
+        **inherited(*prefixes),
         **environment.environment(),
         **plain,
         **secret,
