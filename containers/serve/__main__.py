@@ -21,7 +21,8 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise."""
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
-    vllm = vllm_command.installed()
+    python = context.settings.serve.python
+    vllm = vllm_command.installed(python)
     started = time.monotonic()
     with (
         unpacked(parameters.reference, request, context, Path(options.folder) if options.folder else None) as model,
@@ -30,8 +31,8 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     ):
         unpacked_at = time.monotonic()
         server = VllmServer(
-            argv=vllm_command.command(vllm, parameters, model, port, host=options.host),
-            env=vllm_command.environment(vllm, parameters, context.settings, sockets),
+            argv=vllm_command.command(vllm, parameters, model, port, host=options.host, python=python),
+            env=vllm_command.environment(vllm, parameters, context.settings, sockets, options.devices),
             port=port,
             served_model_name=parameters.served_model_name,
             options=options,
@@ -46,6 +47,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
                 served_model_name=parameters.served_model_name,
                 server=str(vllm),
                 emulated_fp8=server.emulates,
+                start=server.start_facts(time.monotonic() - unpacked_at),
             )
             result = StepResult(
                 step=Step.SERVE,

@@ -151,8 +151,10 @@ def _from_modelcar(reference: str, folder: Path, context: Context) -> None:
 def _from_store(checkpoint: ArtifactRef, folder: Path, request: StepRequest, context: Context) -> None:
     store = Store.open(request.store, context.settings.store)
     total = sum(entry.size for entry in store.load(checkpoint).files)
-    with context.report.progress("unpacking the checkpoint", total) as progress:
-        store.materialize(checkpoint, folder, on_bytes=progress.advance)
+    with context.report.progress(
+        "checking the checkpoint" if store.here else "unpacking the checkpoint", total
+    ) as progress:
+        store.expose(checkpoint, folder, on_bytes=progress.advance)
 
 
 def _complete(folder: Path) -> bool:
@@ -198,4 +200,7 @@ def _parts(home: Path, name: str) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    return sum(_listing(path).values()) if path.is_dir() else 0
+    """Bytes that it takes on the disk: a link into the store takes none."""
+    if not path.is_dir():
+        return 0
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

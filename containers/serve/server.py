@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
+from containers.contract import ServerStart
 from containers.errors import Interrupted, NotReady
 from containers.ports import LOOPBACK
 from containers.process import Child
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
 _POLL: Final = 0.25  # seconds between two health checks
 _WATCH: Final = 1.0  # seconds between two looks at the lease
 _LINES: Final = 400  # of the log, in memory: a failure's first word can stand far above its last
+# What vLLM says of itself on a GPU (vllm/v1/worker/gpu_model_runner.py and v1/core/kv_cache_utils.py of 0.32).
+_WEIGHTS: Final = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
+_CACHE: Final = re.compile(r"GPU KV cache size: (?P<tokens>[\d,]+) tokens")
 _FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which includes late initialization
 
 
 @dataclass
 class VllmServer:
-    """`log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8."""
+    """`log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8. `weights` (bytes on each
+    GPU) and `cache_tokens` are what vLLM says of itself while it starts; 0 until then.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -41,6 +48,8 @@ class VllmServer:
     report: Reporter
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES), init=False)
     emulates: bool = field(default=False, init=False)
+    weights: int = field(default=0, init=False)
+    cache_tokens: int = field(default=0, init=False)
 
     @property
     def url(self) -> str:
@@ -92,6 +101,12 @@ class VllmServer:
         if answer.status_code != httpx.codes.OK:
             raise explain(self.log, f"vLLM refused its first request with HTTP {answer.status_code}: {answer.text}")
 
+    def start_facts(self, seconds: float) -> ServerStart | None:
+        """What a server on a GPU said of itself; None for one that said nothing, as on a CPU."""
+        if not self.weights and not self.cache_tokens:
+            return None
+        return ServerStart(weights_per_gpu=self.weights, cache_tokens=self.cache_tokens, seconds=round(seconds, 1))
+
     def run_until_stopped(self, child: Child) -> str:
         """Serve until the lease runs out or a signal arrives (SIGINT, SIGTERM); returns the reason.
 
@@ -120,6 +135,11 @@ class VllmServer:
 
     def _on_line(self, line: str) -> None:
         self.log.append(line)
+        if found := _WEIGHTS.search(line):
+            self.weights = max(self.weights, int(float(found["gib"]) * (1 << 30)))
+        elif found := _CACHE.search(line):
+            tokens = int(found["tokens"].replace(",", ""))
+            self.cache_tokens = min(self.cache_tokens, tokens) if self.cache_tokens else tokens
         if EMULATION in line and not self.emulates:
             self.emulates = True
             self.report.log("no GPU: FP8 is emulated in bfloat16, so speed on this machine says nothing about a GPU")

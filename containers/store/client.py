@@ -7,6 +7,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -71,19 +72,29 @@ class Bucket:
         self._folder = settings.folder if settings.folder is not None and settings.folder.is_dir() else None
         prefix = location.prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
+        self._endpoint, self._settings = location.endpoint, settings
+
+    @cached_property
+    def _s3(self) -> Any:
+        return self._client(self._endpoint)
+
+    @cached_property
+    def _public(self) -> Any:
+        """A link is signed for the host that the browser asks."""
+        public = self._settings.public_endpoint
+        return self._client(public) if public else self._s3
+
+    def _client(self, endpoint: str | None) -> Any:
         try:
             with translated("opening the store", self.name):
-                self._s3: Any = self._client(location.endpoint, settings)
-                # A link is signed for the host that the browser asks.
-                public = settings.public_endpoint
-                self._public: Any = self._client(public, settings) if public else self._s3
+                return self._new_client(endpoint, self._settings)
         except ValueError as error:  # botocore's word for an endpoint that is no URL
             raise BadInput(
-                f"the store's endpoint is not a URL: {location.endpoint!r}, {settings.public_endpoint!r}",
+                f"the store's endpoint is not a URL: {endpoint!r}",
                 remedy="write CARWRIGHT_STORE__ENDPOINT (and ..._PUBLIC_ENDPOINT) as http(s)://host:port",
             ) from error
 
-    def _client(self, endpoint: str | None, settings: StoreSettings) -> Any:
+    def _new_client(self, endpoint: str | None, settings: StoreSettings) -> Any:
         key, secret = settings.access_key_id, settings.secret_access_key
         return boto3.client(
             "s3",

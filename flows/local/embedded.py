@@ -39,7 +39,8 @@ def store(settings: Settings) -> Iterator[Settings]:
         return
     home = settings.home.resolve()
     with EmbeddedStore(home / "store", home / "logs" / "store.log") as started:
-        yield settings.model_copy(update={"store": started})
+        direct = settings.launcher == "process"  # containers do not see the folder, and a server sees it late
+        yield settings.model_copy(update={"store": started.model_copy(update={"direct": direct})})
 
 
 @dataclass(frozen=True)

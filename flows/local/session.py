@@ -14,8 +14,8 @@ from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import measuring
-from flows.local import embedded, endpoint
+from flows import endpoint, measuring
+from flows.local import embedded
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
 

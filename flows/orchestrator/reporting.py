@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flows.release.report import ReportLocation
     from flows.release.summary import Shipped
     from flows.runtime import Runtime
+    from flows.serving_plan import Plans
     from flows.ship_request import ShipRequest
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -104,6 +105,16 @@ def publish_reason(reason: str) -> None:
     """Show why the run was started, if a reason was given."""
     if reason:
         create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
+
+
+def publish_plan(plans: Plans) -> None:
+    """Show how baseline and candidate are going to be served."""
+    lines = ["# Plan", "", *(f"- {one}" for one in (plans.baseline, plans.candidate))]
+    if plans.quantize_devices:
+        lines.append(f"- the baseline is measured while {', '.join(plans.quantize_devices)} quantizes")
+    if plans.at_once:
+        lines.append("- baseline and candidate are measured at the same time")
+    create_markdown_artifact(key="plan", markdown="\n".join(lines) + "\n", description="How the models are served")
 
 
 def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipRequest) -> None:

@@ -17,7 +17,7 @@ from containers.contract import Frozen
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.events import amount
-from containers.verdict import Decision, Score
+from containers.verdict import Decision, Score, Serving
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _LABEL: Final = (
@@ -72,6 +72,7 @@ class CardFacts(Frozen):
     gate_profile: str = "release"
     scores: tuple[Score, ...] = ()
     commands: tuple[str, ...] = ()
+    serving: tuple[Serving, ...] = ()
 
 
 def render(facts: CardFacts) -> str:

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from containers import suites
 from containers.checkpoint_files import is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
@@ -107,6 +108,16 @@ class Release:
             else store.commit(Manifest(kind=Kind.CARD, fingerprint=fingerprint, files=files))
         )
 
+    @property
+    def tensor_parallel_size(self) -> int:
+        """How many GPUs served the candidate."""
+        return next((max(1, one.gpus) for one in self.verdict.serving if one.role == "candidate"), 1)
+
+    @property
+    def max_model_len(self) -> int:
+        """The context length in tokens that it was measured with."""
+        return max(self.request.max_model_len, suites.read(self.request.suite).max_model_len)
+
     def _promotion(self) -> dict[str, str]:
         """What promoted the candidate besides the verdict; empty for a pass."""
         grounds = {"override": self.request.override_gate} if self.request.override_gate else {}
@@ -135,7 +146,7 @@ class Release:
             size_before=before.size,
             size_after=after.size,
             versions=quantization.get("versions") or {},
-            max_model_len=self.request.max_model_len,
+            max_model_len=self.max_model_len,
             server=self.verdict.server or "vLLM",
             baseline_server=self.verdict.baseline_server,
             suite=self.verdict.suite,
@@ -144,6 +155,8 @@ class Release:
             override=self.request.override_gate,
             gate_profile=self.request.gate_profile,
             scores=self.verdict.scores,
+            serving=self.verdict.serving,
+            tensor_parallel_size=self.tensor_parallel_size,
             commands=(self._command(), *self.verdict.commands),
         )
 
@@ -158,7 +171,7 @@ class Release:
         """The command that repeats the evaluation: same digest, same baseline, same suite."""
         argv = ["carwright", "eval", self.image.reference, "--baseline", self.source.pinned.partition("#")[0]]
         argv += ["--suite", self.verdict.suite]
-        if self.request.max_model_len != 2048:
+        if self.request.max_model_len:
             argv += ["--max-model-len", str(self.request.max_model_len)]
         return shlex.join(argv)
 

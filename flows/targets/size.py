@@ -107,8 +107,17 @@ def gpu_memory(gpu: str) -> int:
     )
 
 
-def fit(model: ModelFacts, gpu: str, memory: int, max_model_len: int, size: int, *, fp8_cache: bool = False) -> Sizing:
-    """What lies on each of `size` GPUs."""
+def fit(
+    model: ModelFacts,
+    gpu: str,
+    memory: int,
+    max_model_len: int,
+    size: int,
+    *,
+    fp8_cache: bool = False,
+    utilization: float = UTILIZATION,
+) -> Sizing:
+    """What lies on each of `size` GPUs, of whose memory vLLM takes the part `utilization`."""
     value = 1 if fp8_cache else model.value_bytes
     if model.latent:  # MLA: one compressed vector a token and layer, which every GPU holds whole
         per_token = per_gpu = model.layers * model.latent * value
@@ -119,7 +128,7 @@ def fit(model: ModelFacts, gpu: str, memory: int, max_model_len: int, size: int,
     activations = BATCHED * (4 * model.hidden + 3 * -(-model.intermediate // size)) * 2
     logits = SEQUENCES * model.vocabulary * 4 * 2
     reserve = CONTEXT + activations + logits
-    usable = int(memory * UTILIZATION)
+    usable = int(memory * utilization)
     tokens = max(0, (usable - weights - reserve) // per_gpu)
     return Sizing(
         gpu=gpu,

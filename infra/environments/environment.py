@@ -26,18 +26,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import containers
+from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
+from containers.fingerprints import arithmetic, lock_of, locked_version
+from containers.interpreter import versions
 from containers.process import ProcessFailed, inherited, run
+from infra.environments.device import device
 from infra.environments.pip_indexes import PipIndexes
 from infra.environments.pip_output import PipOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from containers.contract import Step
     from infra.settings import Settings
 
+ON_GPUS: Final = (Step.QUANTIZE, Step.SERVE)  # the steps that compute on GPUs where there are any
 _PACKAGE: Final = Path(containers.__file__).parent
 _FINISHED: Final = "environment.json"
 _ELSEWHERE: Final = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_REQUIREMENT")
@@ -46,28 +50,50 @@ _POLL: Final = 0.5  # seconds between two looks at a build that another run make
 
 @dataclass(frozen=True)
 class Environment:
-    """A finished virtual environment; `modules` is a folder that exposes the package `containers` and nothing else."""
+    """A finished virtual environment, or with `own` an interpreter of the user's; `modules` is a folder that exposes the
+    package `containers` and nothing else.
+    """
 
     folder: Path
     modules: Path
+    own: Path | None = None
 
     @property
     def python(self) -> Path:
-        return self.folder / "bin" / "python"
+        return self.own or self.folder / "bin" / "python"
 
     def environment(self) -> dict[str, str]:
         """The variables that a step needs on top of `containers.process.inherited()`."""
         return {"PYTHONPATH": str(self.modules), "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def lock_of(step: Step) -> Path:
-    """The lock that the step's environment and its image are made from."""
-    return _PACKAGE / step.value / "requirements.lock"
-
-
 def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -> Environment:
-    """The environment of a step; see `ensure`."""
-    return ensure(step.value, lock_of(step), settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
+    """The environment of a step for the device that it will compute on, or the user's own; see `ensure`.
+
+    With a vLLM of the user's own, the step that starts it runs in the environment of push, which has all that it needs.
+    """
+    if step is Step.QUANTIZE and settings.quantize.python is not None:
+        return _own(settings.quantize.python, step, settings.cache)
+    if step is Step.SERVE and settings.serve.python is not None:
+        step = Step.PUSH
+    cuda = step in ON_GPUS and device(settings) == "cuda"
+    name = f"{step}-cuda" if cuda else step.value
+    lock = lock_of(step, cuda=cuda)
+    return ensure(name, lock, settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
+
+
+def _own(python: Path, step: Step, cache: Path) -> Environment:
+    """An environment that the user has made. Raises BadInput when it has other versions of what does the arithmetic than
+    the lock: results are named by the lock's.
+    """
+    found = versions(python, arithmetic(step))
+    for name in arithmetic(step):
+        if found.get(name) != (wanted := locked_version(step, name)):
+            raise BadInput(
+                f"{python} has {name} {found[name]}" if name in found else f"{python} has no {name}",
+                remedy=f"install {name}=={wanted} there, or unset CARWRIGHT_{step.upper()}__PYTHON",
+            )
+    return Environment(python.parent, _expose(cache.expanduser().absolute()), own=python)
 
 
 def ensure(

@@ -70,7 +70,7 @@ TARGETS: Final = (
         "quantize-cuda",
         "quantize",
         "FP8 quantization on NVIDIA GPUs",
-        lock="infra/images/cuda/requirements.lock",
+        lock="containers/quantize/cuda/requirements.lock",
         gpu=True,
     ),
     Target(

@@ -68,7 +68,8 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
             "log_format": "json",
             "busybox": None,
             "docker_config": None,
-            "store": settings.store.model_copy(update={"folder": None}),
+            "serve": settings.serve.model_copy(update={"python": None}),
+            "store": settings.store.model_copy(update={"folder": None, "direct": False}),
             "registry": settings.registry.model_copy(update={"auth_file": None}),
         }
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from containers.contract import Step
 from containers.errors import BadInput
 from containers.process import Child, inherited
 from containers.safe_path import name_fault
@@ -53,6 +54,8 @@ class ProcessLauncher:
 
 
 SCRATCH = "scratch"
+# By these the operator of a machine with GPUs tells vLLM what only he knows: networks, kernels to leave out.
+_OF_THE_GPUS = ("CUDA_", "NCCL_", "VLLM_")
 
 
 def run_folder(settings: Settings, request: StepRequest) -> Path:
@@ -88,8 +91,9 @@ def step_environment(
     """Environment variables of a step: the settings that this very step needs, with their secrets, and no others."""
     here = absolute(settings).model_copy(update={"log_format": "json"})
     plain, secret = step_variables(here, request)
+    prefixes = _OF_THE_GPUS if request.step is Step.SERVE else ()
     return {
-        **inherited(),
+        **inherited(*prefixes),
         **environment.environment(),
         **plain,
         **secret,

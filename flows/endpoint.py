@@ -1,6 +1,9 @@
-"""Finds the model at an endpoint that Carwright did not start."""
+"""Models served by somebody else: found at their URL, and used for as long as they answer."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 import httpx
 
@@ -42,3 +45,46 @@ def find(url: str) -> Endpoint:
     if not name and len(models) > 1:
         raise BadInput(f"{base} serves {', '.join(models)}", remedy=f"name one of them: {base}#{models[0]}")
     return Endpoint(url=base, served_model_name=name or models[0], server=f"the endpoint {base}")
+
+
+@dataclass(frozen=True)
+class ForeignServer:
+    """A `flows.runners.service.Lease` on a server that Carwright neither starts nor stops."""
+
+    endpoint: Endpoint
+    found: bool = True
+
+    @property
+    def serves(self) -> bool:
+        return True
+
+    def end(self) -> None:
+        """Leave it as it is."""
+
+    def keep(self) -> None:
+        """Leave it as it is."""
+
+
+def vllm_version(url: str) -> str:
+    """The version that the vLLM behind a base URL says it is; raises BadInput for a server that does not say."""
+    try:
+        answer = httpx.get(f"{url.removesuffix('/v1')}/version", timeout=30, trust_env=False)
+        found = answer.json()["version"] if answer.status_code == httpx.codes.OK else None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, str) or not re.fullmatch(r"[\w.+!-]{1,64}", found):
+        raise BadInput(
+            f"{url} does not say which vLLM it is",
+            remedy="models are measured by vLLM, whose /version must be reachable",
+        )
+    return found
+
+
+def check_same(versions: dict[str, str]) -> None:
+    """Raises BadInput when the servers of two roles are of different versions: that alone changes answers."""
+    if len(set(versions.values())) > 1:
+        told = ", ".join(f"the {role} by vLLM {version}" for role, version in versions.items())
+        raise BadInput(
+            f"the models would be measured by different servers: {told}",
+            remedy="serve both by the same version, or leave both to Carwright",
+        )
