@@ -33,7 +33,14 @@ OUTCOME: dict[str, Any] = {
 }  # fmt: skip
 WITHOUT_OPTION = {"reason", "change"}  # only watch-releases gives them
 FROM_THE_SCAN = {"model", "revision", "to", "scheme", "gate_profile"}  # an entry has them in a form of its own
-PER_RUN = {"keep", "force", "reason", "change", "baseline_endpoint", "candidate_endpoint"}  # no business of an entry of models.yaml
+PER_RUN = {
+    "keep",
+    "force",
+    "reason",
+    "change",
+    "baseline_endpoint",
+    "candidate_endpoint",
+}  # no business of an entry of models.yaml
 
 
 def _app(model: type[ShipRequest], given: list[ShipRequest]) -> typer.Typer:
