@@ -24,6 +24,7 @@ from containers.errors import BadInput, Temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pydantic import SecretStr
@@ -81,7 +82,7 @@ class HubOrigin:
             # In the pieces that arrive: asked for larger ones, httpx2 loses what it has gathered when the line is cut.
             yield (start if response.status_code == 206 else 0), response.iter_bytes()
 
-    def path(self, file: Remote) -> Path | None:
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None
 
     def _call(self, ask: Callable[[], T]) -> T:
