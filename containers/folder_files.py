@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from containers.errors import BadInput
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

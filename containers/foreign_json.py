@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

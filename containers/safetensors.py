@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.foreign_json import TENSORS, parse_object
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 
 if TYPE_CHECKING:
     from containers.streams import Stream

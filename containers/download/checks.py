@@ -9,7 +9,7 @@ from containers.checkpoint_files import weight_map
 from containers.download.selection import INDEX_SUFFIX
 from containers.errors import BadInput
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

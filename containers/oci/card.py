@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.checkpoint_files import is_legal
 from containers.events import amount
-from containers.foreign_text import markdown
+from containers.foreign_values import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

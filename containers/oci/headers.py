@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 from containers.oci.layer import CHUNK
 
 if TYPE_CHECKING:

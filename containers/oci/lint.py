@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from containers.checkpoint_files import is_legal, is_pickle, weight_map
 from containers.errors import BadInput
 from containers.foreign_json import CONFIGURATION, parse_object
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 from containers.oci import raw
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.files import read_model_file

@@ -12,7 +12,7 @@ from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 from containers.oci.layer import LayerFile, check_path
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.foreign_json import parse_object
-from containers.foreign_text import shown
+from containers.foreign_json import LISTING, parse_object
+from containers.foreign_values import shown
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -146,6 +146,14 @@ def parse_manifest(content: bytes, what: str) -> ImageManifest | Index:
     """A manifest or an index, by its shape; raises BadInput for anything else (image manifests version 1 included)."""
     value = parse_object(content, what)
     return Index.of(value, what) if "manifests" in value else ImageManifest.of(value, what)
+
+
+def parse_tags(content: bytes, what: str) -> tuple[str, ...]:
+    """The tags of a page of a registry's list (distribution specification 1.1, "Listing tags"); raises BadInput."""
+    tags = parse_object(content, what, LISTING).get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise BadInput(f"{what} are no list of tags", remedy="check the registry's address")
+    return tuple(tags)
 
 
 def _lean(value: dict[str, Any]) -> dict[str, Any]:

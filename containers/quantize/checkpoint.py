@@ -11,7 +11,7 @@ from containers.checkpoint_files import CheckpointFile, weight_map
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 from containers.safetensors import Header, read_header
 
 if TYPE_CHECKING:

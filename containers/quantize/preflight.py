@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from containers.errors import BadInput
-from containers.foreign_text import shown
+from containers.foreign_values import shown
 from containers.quantize.checkpoint import read_checkpoint
 from containers.quantize.groups import plan_groups
 from containers.quantize.recipe import Recipe, check_coverage, check_entries

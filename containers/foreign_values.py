@@ -25,7 +25,7 @@ def shown(text: str) -> str:
     return cut if len(text) <= _LONGEST else f"{cut} (and {len(text) - _LONGEST} more characters)"
 
 
-def one_line(value: object) -> str:
+def visible_line(value: object) -> str:
     """A value as one line of visible text; what cannot be seen becomes a replacement character."""
     text = " ".join(str(value)[:_LONGEST_TEXT].split())
     return "".join(
@@ -34,15 +34,20 @@ def one_line(value: object) -> str:
 
 
 def code(value: object) -> str:
-    """A value as Markdown's code, in which nothing means anything, in a cell of a table too. No value ends it."""
-    return "`" + one_line(value).replace("`", "'").replace("|", "\N{BROKEN BAR}") + "`"
+    """A value as Markdown's code, in which nothing means anything outside of tables. No value ends it."""
+    return "`" + visible_line(value).replace("`", "'") + "`"
 
 
 def markdown(value: object, *, addresses: bool = False) -> str:
     """A value as one line of Markdown that means itself alone: no link, picture, HTML, cell of a table, list or code block.
 
-    Plain text stays as it is, so that documents about honest models do not change; what could mean more is set as code.
+    Plain text stays as it is, so that documents about honest models do not change; what could mean more is set as code, and
+    a bar, which would end a cell even there, becomes a broken one.
     `addresses`: those may become links, since the value is from the person whose document this is.
     """
-    text = one_line(value)
-    return code(text) if _MARKUP.search(text) or (not addresses and _ADDRESS.search(text)) else text
+    text = visible_line(value)
+    return (
+        code(text.replace("|", "\N{BROKEN BAR}"))
+        if _MARKUP.search(text) or (not addresses and _ADDRESS.search(text))
+        else text
+    )
