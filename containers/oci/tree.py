@@ -83,28 +83,30 @@ class Tree:
 
 
 @dataclass
-class _Effort:
-    """What a tree may still cost."""
+class Effort:
+    """What a tree may still cost: steps through folders and links, and nodes in memory."""
 
     steps: int = _STEPS_MAX
+    nodes: int = _NODES_MAX
 
     def spend(self, steps: int, nodes: int = 0) -> None:
+        """Raises BadInput once the steps are used up, or for more nodes than there may be."""
         self.steps -= steps
-        if self.steps < 0 or nodes > _NODES_MAX:
+        if self.steps < 0 or nodes > self.nodes:
             raise BadInput(
-                f"the image holds more than {_NODES_MAX} files and folders, or links and deletions beyond counting",
+                f"the image holds more than {self.nodes} files and folders, or links and deletions beyond counting",
                 remedy="an image for a model has some hundred files: build it again over a smaller base",
             )
 
 
-def merged_tree(layers: Iterable[tuple[Digest, Sequence[tarfile.TarInfo]]]) -> Tree:
+def merged_tree(layers: Iterable[tuple[Digest, Sequence[tarfile.TarInfo]]], effort: Effort | None = None) -> Tree:
     """The tree of layers given as their digests and members, the lowest first.
 
-    Raises BadInput for one that would take minutes or gigabytes to find out.
+    Raises BadInput for one that would take minutes or gigabytes to find out (more than `effort`).
     """
     lower: dict[str, Node] = {}
     faults: list[ImageFault] = []
-    effort = _Effort()
+    effort = effort or Effort()
     for digest, members in layers:
         one = _OverlayLayer(digest, lower, effort)
         for member in members:
@@ -181,7 +183,7 @@ class _OverlayLayer:
 
     digest: Digest
     lower: Mapping[str, Node]
-    effort: _Effort
+    effort: Effort
     own: dict[str, Node] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
@@ -284,7 +286,7 @@ class _Over:
         return self.own.get(path) or self.lower.get(path)
 
 
-def _resolved(path: str, nodes: Mapping[str, Node] | _Over, effort: _Effort) -> str:
+def _resolved(path: str, nodes: Mapping[str, Node] | _Over, effort: Effort) -> str:
     """The path with every link on it followed, inside the root; where links go in circles, as far as that goes."""
     left = [part for part in reversed(path.split("/")) if part]
     at: list[str] = []
