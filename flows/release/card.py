@@ -48,13 +48,18 @@ def _link(address: str) -> str:
     return f"[{address}]({address})" if _ADDRESS.fullmatch(address) else markdown(address)
 
 
+def _line(text: str) -> str:
+    """A line of a code block, which it cannot end."""
+    return visible_line(text).replace("```", "'''")
+
+
 def _yaml(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else _string(text)
 
 
 def _string(text: str) -> str:
     """A string of Python, and of YAML."""
-    return json.dumps(visible_line(text), ensure_ascii=False)
+    return json.dumps(_line(text), ensure_ascii=False)
 
 
 # One for each place that a value may stand in: text, code in text, an address, a command, a string, a line of a code block.
@@ -63,10 +68,10 @@ _FILTERS: Final = {
     "code": code,
     "path": quote,
     "link": _link,
-    "shell": lambda text: shlex.quote(visible_line(text)),
+    "shell": lambda text: shlex.quote(_line(text)),
     "string": _string,
     "yaml": _yaml,
-    "line": visible_line,
+    "line": _line,
 }
 
 
@@ -163,7 +168,7 @@ def _template_values(facts: CardFacts) -> dict[str, Any]:
     repository = f"registry.example.com/models/{short}" if local else place
     return {
         **facts.model_dump(mode="json"),
-        "ignore": json.dumps(list(facts.ignore)),
+        "ignore": json.dumps([_line(name) for name in facts.ignore]),
         "ignored": ", ".join(code(name) for name in facts.ignore),
         "size_before": amount(facts.size_before, "B"),
         "size_after": amount(facts.size_after, "B"),
