@@ -83,7 +83,7 @@ class Fetcher:
 
     def _check_room(self, weights: list[Remote]) -> None:
         """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
-        pending = [file for file in weights if self._origin.path(file) is None and not self._stored(file)]
+        pending = [file for file in weights if self._origin.held(file) is None and not self._stored(file)]
         present = {file.path: size_of(self._large / file.path) for file in pending}
         needed = sum(sorted((file.size - present[file.path] for file in pending), reverse=True)[: self._parallel])
         free = shutil.disk_usage(self.small.parent).free
@@ -123,8 +123,9 @@ class Fetcher:
         if file.sha256 is not None and self._stored(file):
             progress.advance(file.size)
             return FileEntry(path=file.path, size=file.size, sha256=file.sha256)
-        if (local := self._origin.path(file)) is not None:
-            return self._put_local(file, local, progress)
+        if (held := self._origin.held(file)) is not None:
+            with held as local:
+                return self._put_local(file, local, progress)
         path = self._large / file.path
         digest = file.sha256  # known: then it is checked while the file is stored, in one pass
         entry = self._fetch_then(file, path, progress, lambda: self._put_large(file, path, digest))
@@ -189,9 +190,9 @@ class Fetcher:
             entry = FileEntry(path=file.path, size=file.size, sha256=digest)
             state = path.stat()
         except OSError as error:
-            raise BadInput(f"cannot read {path}: {error.strerror}") from error
+            raise BadInput(f"cannot read {file.path}: {error.strerror}") from error
         if (state.st_size, str(state.st_mtime_ns)) != (file.size, file.mark):
-            raise BadInput(f"{path} changed while it was read", remedy="run again to use the new version")
+            raise BadInput(f"{file.path} changed while it was read", remedy="run again to use the new version")
         progress.advance(file.size)
         with self._lock:
             self._metrics["bytes_read"] += file.size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx2
@@ -23,7 +24,8 @@ from containers.download.selection import Remote
 from containers.errors import BadInput, Temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pydantic import SecretStr
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_FILES_MAX: Final = 100_000  # of a repository; the hub itself advises against more
+_LARGEST: Final = 2**63 - 1  # bytes of a file
 _TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client itself would wait for ever
 
 
@@ -55,8 +59,7 @@ class HubOrigin:
         return info.sha
 
     def files(self, commit: str | None) -> list[Remote]:
-        tree = self._call(lambda: list(self._api.list_repo_tree(self._source.repo, recursive=True, revision=commit)))
-        files = [_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
+        files = self._call(lambda: listed(self._api.list_repo_tree(self._source.repo, recursive=True, revision=commit)))
         # The listing of a gated repository is public, its contents are not: ask for one before anything is planned.
         # (There is a call for that, auth_check; mirrors of the hub do not have it.)
         if files:
@@ -81,7 +84,7 @@ class HubOrigin:
             # In the pieces that arrive: asked for larger ones, httpx2 loses what it has gathered when the line is cut.
             yield (start if response.status_code == 206 else 0), response.iter_bytes()
 
-    def path(self, file: Remote) -> Path | None:
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None
 
     def _call(self, ask: Callable[[], T]) -> T:
@@ -100,10 +103,30 @@ def _client() -> httpx2.Client:
     return session
 
 
+def listed(tree: Iterable[object]) -> list[Remote]:
+    """The files of a listing; raises ValueError for what the client takes from a server that is no hub, and BadInput."""
+    try:
+        files = [_remote(entry) for entry in islice(tree, _FILES_MAX + 1) if isinstance(entry, RepoFile)]
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the listing cannot be read ({error})") from error
+    if len(files) > _FILES_MAX:
+        raise BadInput(f"the repository has more than {_FILES_MAX} files", remedy="give a repository with a checkpoint")
+    return files
+
+
 def _remote(entry: RepoFile) -> Remote:
+    size = entry.size if entry.lfs is None else entry.lfs.size
+    named = entry.blob_id if entry.lfs is None else entry.lfs.sha256
+    if (
+        type(size) is not int
+        or not 0 <= size <= _LARGEST
+        or not isinstance(entry.path, str)
+        or not isinstance(named, str)
+    ):
+        raise ValueError("the listing has a file without a path, a size or a hash")
     if entry.lfs is None:
-        return Remote(entry.path, entry.size, git=entry.blob_id)
-    return Remote(entry.path, entry.lfs.size, sha256=Digest(entry.lfs.sha256))
+        return Remote(entry.path, size, git=named)
+    return Remote(entry.path, size, sha256=Digest(named))
 
 
 def _starts_at(response: Any, start: int) -> bool:

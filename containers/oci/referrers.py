@@ -6,6 +6,7 @@ a digest. The same files attached twice are the same manifest, so attaching agai
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,8 @@ EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
 CARD: Final = "application/vnd.carwright.card.v1"
 PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
 SEQUENCE: Final = f"{LABEL}sequence"  # 1 for the first referrer of its type, and one more for each that follows
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_REPORT_MAX: Final = 128 << 20  # bytes of all files of a referrer
 TITLE: Final = "org.opencontainers.image.title"
 _EMPTY: Final = Descriptor(media_type=EMPTY, digest=Digest.of(EMPTY_CONTENT), size=len(EMPTY_CONTENT))
 
@@ -109,7 +112,7 @@ def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple
 
 def _sequence(manifest: ImageManifest) -> int:
     said = manifest.annotations.get(SEQUENCE, "")
-    return int(said) if said.isdecimal() else 0
+    return int(said) if _NUMBER.fullmatch(said) else 0
 
 
 def attached(repository: Repository, subject: Digest, artifact_type: str = "") -> tuple[Descriptor, ...]:
@@ -123,6 +126,8 @@ def fetch(repository: Repository, referrer: Descriptor) -> tuple[Attachment, ...
     manifest = found(repository, str(referrer.digest)).parse()
     if not isinstance(manifest, ImageManifest):
         raise BadInput(f"the referrer {referrer.digest} is an index")
+    if sum(layer.size for layer in manifest.layers) > _REPORT_MAX:
+        raise BadInput(f"the referrer {referrer.digest} has more than {_REPORT_MAX} bytes, which no report has")
     return tuple(
         Attachment(layer.annotations.get(TITLE, layer.digest.hex), layer.media_type, read_small(repository, layer))
         for layer in manifest.layers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
 import httpx
@@ -21,7 +21,17 @@ from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
 from containers.oci.repository import StoredManifest
 from containers.oci.transport import Transport
-from containers.oci.types import DOCKER_LIST, DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, ImageManifest, Index
+from containers.oci.types import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    EMPTY,
+    INDEX,
+    MANIFEST,
+    Descriptor,
+    ImageManifest,
+    Index,
+    parse_tags,
+)
 from containers.oci.upload import Upload
 
 if TYPE_CHECKING:
@@ -136,7 +146,7 @@ class Registry:
             answer = self._transport.request("GET", url, accept=(200, 404))
             if answer.status_code == httpx.codes.NOT_FOUND:
                 break
-            names = _json(answer, "tags").get("tags")
+            names = parse_tags(answer.content, f"the tags of {self.reference.name}")
             found.update(str(name) for name in names or ())
             url = answer.links.get("next", {}).get("url", "")
         return tuple(sorted(found))
@@ -267,11 +277,3 @@ def _fallback_tag(subject: Digest) -> str:
 def _header_digest(answer: httpx.Response) -> Digest | None:
     value = answer.headers.get("Docker-Content-Digest", "")
     return Digest.parse(value) if value.startswith("sha256:") else None
-
-
-def _json(answer: httpx.Response, what: str) -> dict[str, Any]:
-    try:
-        value = answer.json()
-    except ValueError as error:
-        raise BadInput(f"the registry's answer for {what} is not JSON") from error
-    return value if isinstance(value, dict) else {}

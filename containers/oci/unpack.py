@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.oci.access import open_repository, read_manifest
+from containers.oci.headers import HeaderBudget
 from containers.oci.image import CARD
 from containers.oci.layer import CHUNK, ROOT
 from containers.oci.layout import FULL
-from containers.oci.mounted import layer_members, refuse, tree_from, tree_of
+from containers.oci.mounted import UNLIKE_ITS_LIST, check_layers, layer_members, refuse, tree_from, tree_of
 from containers.oci.repository import image, images, read_config
 from containers.oci.tree import ImageFault, model_fault
 from containers.oci.validate import listed_files, read_layer
@@ -92,17 +93,18 @@ def _unpack_layers(
     if len(ids) != len(manifest.layers):
         raise BadInput(f"{len(manifest.layers)} layers and {len(ids)} diff ids")
     members: dict[int, Members] = {}
+    budget = HeaderBudget()
 
     def bring(number: int) -> None:
         layer = manifest.layers[number]
         stamp = done / layer.digest.hex
         if stamp.exists():
-            members[number] = layer_members(repository, layer, ids[number])
+            members[number] = layer_members(repository, layer, ids[number], budget)
             return
-        members[number] = _unpack_layer(repository, layer, ids[number], work, on_bytes)
+        members[number] = _unpack_layer(repository, layer, ids[number], work, on_bytes, budget)
         stamp.touch()
 
-    ordered = _ordered(manifest.layers)
+    ordered = _ordered(check_layers(manifest))
     for number in range(ordered):
         bring(number)
     with ThreadPoolExecutor(parallel, thread_name_prefix="unpack") as pool:
@@ -141,12 +143,21 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _unpack_layer(
-    repository: Repository, layer: Descriptor, diff_id: Digest, work: Path, on_bytes: Callable[[int], None]
+def _unpack_layer(  # noqa: PLR0917
+    repository: Repository,
+    layer: Descriptor,
+    diff_id: Digest,
+    work: Path,
+    on_bytes: Callable[[int], None],
+    budget: HeaderBudget,
 ) -> Members:
-    """Write what a layer has under /models; its members. Raises at once for what is wrong in itself."""
+    """Write what a layer has under /models; its members.
+
+    Raises at once for what is wrong in itself: of a layer that lists its files, nothing else is written.
+    """
     written: set[Path] = set()
     members: list[tarfile.TarInfo] = []
+    listed = {file.path: file.size for file in listed_files(layer)}
 
     def take(member: tarfile.TarInfo, content: Any) -> None:
         if what := model_fault(member):
@@ -155,6 +166,8 @@ def _unpack_layer(
         path = member.name.removeprefix("./").removeprefix("/").rstrip("/")
         if path != ROOT and not path.startswith(f"{ROOT}/"):
             return
+        if listed and not member.isdir() and listed.get(path.removeprefix(f"{ROOT}/")) != member.size:
+            refuse((ImageFault(layer.digest, member.name, UNLIKE_ITS_LIST),), str(repository.reference.target))
         target = work / path
         try:
             (target if member.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
@@ -172,7 +185,7 @@ def _unpack_layer(
             refuse((fault,), str(repository.reference.target))
 
     try:
-        read_layer(repository, layer, diff_id, take)
+        read_layer(repository, layer, diff_id, take, budget)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)

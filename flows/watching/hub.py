@@ -7,7 +7,6 @@ does not answer, the remaining models are not asked for. Addresses, login, sessi
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import contextmanager
@@ -32,7 +31,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Temporary
-from flows.watching.listing import ListingDifference, difference
+from containers.foreign_json import LISTING, parse_json
+from flows.watching.listing import ListingDifference, difference, not_a_hub, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -127,16 +127,17 @@ class HubClient:
         files: dict[str, str] = {}
         while address is not None:
             answer = self._send(address, repository, commit)
-            for entry in answer.json():
-                if entry["type"] == "file":
-                    files[entry["path"]] = entry["lfs"]["oid"] if entry.get("lfs") else entry["oid"]
+            files |= read_page(answer.content, self.endpoint)
             address = answer.links.get("next", {}).get("url")
         return files
 
     def has_ancestor(self, repository: str, commit: str, ancestor: str) -> bool | None:
         """Whether `ancestor` is in the history of `commit`; None if the first page of the history does not show it."""
         answer = self._send(self._address(f"{repository}/commits/{commit}"), repository, commit)
-        if any(one["id"] == ancestor for one in answer.json()):
+        commits = parse_json(answer.content, f"the history of {repository}", LISTING)
+        if not isinstance(commits, list) or not all(isinstance(one, dict) for one in commits):
+            raise not_a_hub(self.endpoint, TypeError("the history is no list"))
+        if any(one.get("id") == ancestor for one in commits):
             return True
         return None if "next" in answer.links else False
 
@@ -169,12 +170,9 @@ class HubClient:
         if answer.status_code == 304 and known is not None:
             return known.value
         try:
-            value = read(answer.json())
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInput(
-                f"{self.endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
-                remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
-            ) from error
+            value = read(parse_json(answer.content, f"the answer of {self.endpoint}", LISTING))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise not_a_hub(self.endpoint, error) from error
         if etag := answer.headers.get("ETag"):
             self.used[address] = CachedAnswer(etag=etag, value=value)
         return value
