@@ -71,6 +71,18 @@ class Layer:
         return (*pieces, before + bytes(2 * _BLOCK))
 
     @cached_property
+    def members(self) -> tuple[tarfile.TarInfo, ...]:
+        """The headers of the tar, as a reader sees them."""
+        found: list[tarfile.TarInfo] = []
+        seen: set[str] = set()
+        for file in self.files:
+            new = [folder for folder in _folders(self.root, file.path) if folder not in seen]
+            seen.update(new)
+            found += [_member(folder, 0, tarfile.DIRTYPE) for folder in new]
+            found.append(_member(f"{self.root}/{file.path}" if self.root else file.path, file.size, tarfile.REGTYPE))
+        return tuple(found)
+
+    @cached_property
     def size(self) -> int:
         """Bytes of the whole tar, without making it: a manifest may list what would not fit into memory."""
         total = 2 * _BLOCK
@@ -189,11 +201,15 @@ def _header_size(name: str) -> int:
 
 
 def _header(name: str, size: int, kind: bytes) -> bytes:
+    return _member(name, size, kind).tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+
+
+def _member(name: str, size: int, kind: bytes) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type = kind
     info.size = size
     info.mode = 0o775 if kind == tarfile.DIRTYPE else 0o664
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    return info
 
 
 def _content(file: LayerFile, open_file: Callable[[LayerFile, int], OpenStream], offset: int) -> Iterator[bytes]:

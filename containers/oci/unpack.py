@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,8 @@ from containers.errors import BadInput, DiskFull, Temporary
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.headers import HeaderBudget
 from containers.oci.image import CARD
-from containers.oci.layer import CHUNK, ROOT
+from containers.oci.inflate import PLAIN
+from containers.oci.layer import CHUNK, ROOT, Layer, LayerFile
 from containers.oci.layout import FULL
 from containers.oci.mounted import UNLIKE_ITS_LIST, check_layers, layer_members, refuse, tree_from, tree_of
 from containers.oci.repository import image, images, read_config
@@ -21,16 +23,20 @@ from containers.oci.validate import listed_files, read_layer
 
 if TYPE_CHECKING:
     import tarfile
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from containers.digest import Digest
     from containers.oci.mounted import Members
     from containers.oci.repository import Repository
     from containers.oci.types import Descriptor, ImageManifest
+    from containers.oci.validate import ListedFile
     from containers.settings import StepSettings
 
 _MARK: Final = ".digest"
+# Puts the files of a layer into a folder if they are at hand: proves that the layer of that digest is made of exactly these,
+# in this order, and says whether it did.
+Supply = Callable[["Digest", "Sequence[ListedFile]", "Path"], bool]
 
 
 def unpack(
@@ -40,11 +46,13 @@ def unpack(
     *,
     on_bytes: Callable[[int], None] = lambda _: None,
     platform: str = "linux/amd64",
+    supply: Supply | None = None,
 ) -> Digest:
     """Make `folder` hold what the image has under /models; the manifest's digest.
 
     The folder appears in one step when everything in it is verified; a run that broke off goes on with the layers that
-    are missing; a folder that holds that image already is left alone. `on_bytes` gets bytes as they are written. Raises
+    are missing; a folder that holds that image already is left alone. `on_bytes` gets bytes as they are written. `supply`
+    may bring the files of a layer from elsewhere. Raises
     BadInput for damage, for an image without /models, and for one that an engine would not mount as it is written here,
     be it on another platform (`containers.oci.tree`); DiskFull.
     """
@@ -59,7 +67,9 @@ def unpack(
                 refuse(tree_of(repository, one, settings.registry.parallel).faults, f"{reference} ({other.digest})")
         work = folder.with_name(f".{folder.name}.{stored.digest.short}.partial")
         try:
-            faults = _unpack_layers(repository, manifest, work, settings.registry.parallel, on_bytes)
+            faults = _unpack_layers(
+                repository, manifest, work, parallel=settings.registry.parallel, on_bytes=on_bytes, supply=supply
+            )
             refuse(faults, reference)
             if not any((work / ROOT).iterdir()):
                 raise BadInput(
@@ -82,7 +92,13 @@ def unpack(
 
 
 def _unpack_layers(
-    repository: Repository, manifest: ImageManifest, work: Path, parallel: int, on_bytes: Callable[[int], None]
+    repository: Repository,
+    manifest: ImageManifest,
+    work: Path,
+    *,
+    parallel: int,
+    on_bytes: Callable[[int], None],
+    supply: Supply | None,
 ) -> tuple[ImageFault, ...]:
     """Every layer that an earlier run has not finished already, into `work`; the faults of the whole tree."""
     done = work / "done"
@@ -101,7 +117,12 @@ def _unpack_layers(
         if stamp.exists():
             members[number] = layer_members(repository, layer, ids[number], budget)
             return
-        members[number] = _unpack_layer(repository, layer, ids[number], work, on_bytes, budget)
+        planned = Layer(tuple(LayerFile(file.path, file.size) for file in listed_files(layer)))
+        plain = layer.media_type in PLAIN and layer.digest == ids[number] and layer.size == planned.size
+        if plain and supply is not None and supply(layer.digest, listed_files(layer), work / ROOT):
+            members[number] = planned.members
+        else:
+            members[number] = _unpack_layer(repository, layer, ids[number], work, on_bytes, budget)
         stamp.touch()
 
     ordered = _ordered(check_layers(manifest))

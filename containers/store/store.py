@@ -278,6 +278,12 @@ class Store:
             for future in [pool.submit(link, entry) for entry in entries]:
                 future.result()
 
+    def path(self, digest: Digest, size: int) -> Path | None:
+        """The file of a blob, not checked; None where the store is no folder here, or has no such blob of that size."""
+        if not isinstance(self._bucket, FolderBucket) or not self.has_blob(digest, size):
+            return None
+        return self._bucket.path(key_of(digest))
+
     @property
     def here(self) -> bool:
         """Whether its blobs are files of this machine."""
