@@ -231,10 +231,10 @@ class _OverlayLayer:
                 hidden.add(path)
         kept = dict(self.lower)
         if hidden or self.opaque:
-            self.effort.spend(len(self.lower) // 4)  # one look costs less than a step through links
+            self.effort.spend(len(self.lower) // 2)  # one look costs less than a step through links
+            taken = {"": "" in self.opaque}  # by folder: whether all that it held is gone
             for path in self.lower:
-                above = [*_above(path), ""]
-                if path in hidden or any(one in hidden or one in self.opaque for one in above):
+                if path in hidden or _is_taken(path.rpartition("/")[0], hidden, self.opaque, taken):
                     del kept[path]
         return kept | self.own
 
@@ -307,6 +307,14 @@ def _resolved(path: str, nodes: Mapping[str, Node] | _Over, effort: Effort) -> s
             left += reversed(node.target.split("/"))
             effort.spend(len(left))
     return "/".join(at)
+
+
+def _is_taken(folder: str, hidden: set[str], opaque: set[str], known: dict[str, bool]) -> bool:
+    found = known.get(folder)
+    if found is None:
+        found = folder in hidden or folder in opaque or _is_taken(folder.rpartition("/")[0], hidden, opaque, known)
+        known[folder] = found
+    return found
 
 
 def _above(path: str) -> Iterator[str]:

@@ -154,5 +154,5 @@ def test_folders(tmp_path: Path) -> None:
     assert of_folder(tmp_path).weights == 7
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     assert of_folder(tmp_path).weights == 5
-    with pytest.raises(BadInput, match="cannot read"):
+    with pytest.raises(BadInput, match="is not a folder"):
         of_folder(tmp_path / "none")
