@@ -15,6 +15,7 @@ from containers.ports import claimed
 from containers.serve import vllm_command
 from containers.serve.models import unpacked
 from containers.serve.server import VllmServer
+from containers.serve.vllm_command import SOCKET
 
 
 def work(request: StepRequest, context: step.Context) -> StepResult:
@@ -30,8 +31,9 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     ):
         unpacked_at = time.monotonic()
         server = VllmServer(
-            argv=vllm_command.command(vllm, parameters, model, port, host=options.host),
+            argv=vllm_command.command(vllm, parameters, model, sockets / SOCKET),
             env=vllm_command.environment(vllm, parameters, context.settings, sockets),
+            socket=sockets / SOCKET,
             port=port,
             served_model_name=parameters.served_model_name,
             options=options,
@@ -40,27 +42,28 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
         with server.child() as child:
             server.wait_ready(child)
             ready = time.monotonic()
-            server.first_answer()
-            endpoint = Endpoint(
-                url=options.advertise or server.url,
-                served_model_name=parameters.served_model_name,
-                server=str(vllm),
-                emulated_fp8=server.emulates,
-            )
-            result = StepResult(
-                step=Step.SERVE,
-                values=endpoint.dump(),
-                metrics={"model_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file())},
-                timings={
-                    "unpack": round(unpacked_at - started, 3),
-                    "load": round(ready - unpacked_at, 3),
-                    "first_answer": round(time.monotonic() - ready, 3),
-                },
-                versions={vllm.name: vllm.version},
-            )
-            step.write_result(context.result_path, result)
-            context.report.log(f"{parameters.served_model_name} is ready at {endpoint.url}")
-            ending = server.run_until_stopped(child)
+            with server.answering():
+                server.first_answer()
+                endpoint = Endpoint(
+                    url=options.advertise or server.url,
+                    served_model_name=parameters.served_model_name,
+                    server=str(vllm),
+                    emulated_fp8=server.emulates,
+                )
+                result = StepResult(
+                    step=Step.SERVE,
+                    values=endpoint.dump(),
+                    metrics={"model_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file())},
+                    timings={
+                        "unpack": round(unpacked_at - started, 3),
+                        "load": round(ready - unpacked_at, 3),
+                        "first_answer": round(time.monotonic() - ready, 3),
+                    },
+                    versions={vllm.name: vllm.version},
+                )
+                step.write_result(context.result_path, result)
+                context.report.log(f"{parameters.served_model_name} is ready at {endpoint.url}")
+                ending = server.run_until_stopped(child)
     context.report.log(f"{parameters.served_model_name} {ending}")
     return result
 

@@ -13,11 +13,12 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 
-from containers.errors import NotReady
-from containers.ports import LOOPBACK, claimed
+from containers.errors import BadInput, NotReady
+from containers.ports import LOOPBACK, claimed, served_by
 from containers.process import Child, inherited
 from infra.credentials import new_login
 from infra.objectstore import EmbeddedStore
@@ -60,21 +61,24 @@ class PrefectServer:
         return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.login}
 
     def wait(self) -> None:
-        """Wait until the server answers; raises NotReady with the end of its log."""
+        """Wait until the server answers; raises NotReady with the end of its log, BadInput when another program answers."""
         deadline = time.monotonic() + _PREFECT_DEADLINE
         while time.monotonic() < deadline:
             if self.child.poll() is not None:
                 raise NotReady(f"the embedded Prefect server ended during start-up:\n{self.child.tail}")
             try:
                 if httpx.get(f"{self.api}/health", timeout=2).status_code == httpx.codes.OK:
-                    return
+                    break
             except httpx.HTTPError:
                 pass
             time.sleep(0.05)
-        raise NotReady(
-            f"the embedded Prefect server did not answer at {self.api} within {_PREFECT_DEADLINE:.0f} seconds",
-            remedy=f"see {self.child.log_file}",
-        )
+        else:
+            raise NotReady(
+                f"the embedded Prefect server did not answer at {self.api} within {_PREFECT_DEADLINE:.0f} seconds",
+                remedy=f"see {self.child.log_file}",
+            )
+        if not served_by(urlsplit(self.url).port or 0, self.child.pid):  # it would get the login
+            raise BadInput(f"another program answers at {self.url} in the Prefect server's place", remedy="start again")
 
 
 @contextmanager

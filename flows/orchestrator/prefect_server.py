@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from containers.errors import BadInput
+from containers.ports import beside
 from containers.process import export
 
 if TYPE_CHECKING:
@@ -86,13 +87,10 @@ def main() -> None:
     import uvicorn
 
     given = (name.strip() for names in arguments.name for name in names.split(","))
-    uvicorn.run(
-        create_app((*LOOPBACK, *filter(None, given))),
-        host=arguments.host,
-        port=arguments.port,
-        timeout_keep_alive=5,
-        log_level="warning",
-    )
+    config = uvicorn.Config(create_app((*LOOPBACK, *filter(None, given))), timeout_keep_alive=5, log_level="warning")
+    # Not by address: uvicorn's own socket could not be bound to a port that `containers.ports.claimed` holds for it.
+    with beside(arguments.port, arguments.host) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":

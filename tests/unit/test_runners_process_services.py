@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,6 +38,7 @@ class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
     def log_message(self, *_): pass
+http.server.HTTPServer.allow_reuse_port = True
 server = http.server.HTTPServer(("127.0.0.1", 0), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(json.dumps({{"event": "log", "message": "loading"}}), file=sys.stderr, flush=True)
@@ -82,6 +86,23 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     _until_gone(pid)
     assert not list(services.folder.iterdir())
     second.end()
+
+
+def test_nobody_else_gets_the_port_of_a_server_that_ended(services: ProcessServices) -> None:
+    """Who measures may still ask there: an answer by somebody else's program would be a forgery."""
+    lease = services.start(_request(), lambda _: None)
+    pid = int(str(_state(services)["pid"]))
+    os.kill(pid, signal.SIGTERM)
+    _until_gone(pid)
+    port = urlsplit(lease.endpoint.url).port
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(("127.0.0.1", port))
+    lease.end()
+    with socket.socket() as later:
+        later.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        later.bind(("127.0.0.1", port))
 
 
 def test_a_service_that_fails_says_why_and_leaves_nothing(services: ProcessServices) -> None:

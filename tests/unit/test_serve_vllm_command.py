@@ -35,10 +35,10 @@ def test_the_distribution_says_where_it_computes(found: InstalledVllm, cpu: bool
 
 
 def test_arguments_on_a_cpu() -> None:
-    assert command(_CPU, _PARAMETERS, Path("/models/x"), 8123) == [
+    assert command(_CPU, _PARAMETERS, Path("/models/x"), Path("/run/s")) == [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", "/models/x", "--served-model-name", "demo"),
-        *("--host", "127.0.0.1", "--port", "8123"),
+        *("--uds", "/run/s"),
         *("--max-model-len", "512", "--dtype", "bfloat16", "--tensor-parallel-size", "1"),
         *("--max-logprobs", "20", "--disable-uvicorn-access-log", "--disable-log-stats"),
         *("--enforce-eager", "--no-enable-prefix-caching", "--distributed-executor-backend", "uni"),
@@ -46,15 +46,15 @@ def test_arguments_on_a_cpu() -> None:
 
 
 def test_a_gpu_keeps_its_compiler_and_its_prefix_cache() -> None:
-    argv = command(_GPU, _PARAMETERS, Path("/models/x"), 8123)
+    argv = command(_GPU, _PARAMETERS, Path("/models/x"), Path("/run/s"))
     assert "--enforce-eager" not in argv
     assert "--no-enable-prefix-caching" not in argv
-    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert "--port" not in argv
 
 
 def test_a_model_split_over_memory_nodes_keeps_vllm_s_own_processes(tmp_path: Path) -> None:
     parameters = _PARAMETERS.model_copy(update={"tensor_parallel_size": 2})
-    assert "uni" not in command(_CPU, parameters, Path("/models/x"), 1)
+    assert "uni" not in command(_CPU, parameters, Path("/models/x"), Path("/run/s"))
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(_CPU, parameters, _settings(tmp_path))
 
 
@@ -88,13 +88,13 @@ def test_a_server_on_a_gpu_hears_what_its_machine_says(tmp_path: Path, monkeypat
 
 
 def test_sockets_get_a_folder_whose_name_leaves_room_for_theirs(tmp_path: Path) -> None:
-    short = Path("/tmp/s")
-    with vllm_command.sockets_folder(short) as folder:
-        assert folder == short
-    with vllm_command.sockets_folder(tmp_path / ("x" * 80)) as folder:
-        assert folder.is_dir()
-        assert len(f"{folder}/00000000-0000-0000-0000-000000000000") < 107
-    assert not folder.exists()
+    for scratch in (Path("/tmp"), tmp_path / ("x" * 80)):
+        with vllm_command.sockets_folder(scratch) as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert len(f"{folder}/00000000-0000-0000-0000-000000000000") < 107
+        assert not folder.exists()
+    with vllm_command.sockets_folder(Path("/tmp")) as folder:
+        assert folder.parent == Path("/tmp")
 
 
 def test_the_entry_point_names_a_function_of_the_plugin() -> None:

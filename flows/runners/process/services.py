@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from containers.contract import Endpoint, ServeOptions, StepRequest
+from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
+from containers.ports import beside
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
@@ -19,6 +23,7 @@ from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from containers.events import OnEvent
@@ -47,7 +52,10 @@ class _State(BaseModel):
 
 @dataclass
 class ProcessLease:
-    """One service and the renewal of its lease."""
+    """One service and the renewal of its lease.
+
+    `_port` is held as well, until the end: where the server ends early nobody else can answer who still asks it.
+    """
 
     endpoint: Endpoint
     found: bool
@@ -55,6 +63,7 @@ class ProcessLease:
     _state: _State
     _lease: Path
     _renewal: Renewal
+    _port: socket.socket | None
 
     @property
     def serves(self) -> bool:
@@ -65,6 +74,8 @@ class ProcessLease:
         stop_by_pid(self._state.pid, self._state.started)
         self._state_path.unlink(missing_ok=True)
         self._lease.unlink(missing_ok=True)
+        if self._port is not None:
+            self._port.close()
 
     def keep(self) -> None:
         self._renewal.stop()
@@ -89,7 +100,7 @@ class ProcessServices:
         renewal = Renewal(lambda: os.utime(lease), LEASE_INTERVAL, f"lease-{key}")
         state = _read(path)
         if state is not None and state.runs and state.endpoint is not None and is_healthy(state.endpoint.url):
-            return ProcessLease(state.endpoint, True, path, state, lease, renewal.start())
+            return ProcessLease(state.endpoint, True, path, state, lease, renewal.start(), _hold(state.endpoint))
         if state is not None:
             stop_by_pid(state.pid, state.started)
 
@@ -130,7 +141,7 @@ class ProcessServices:
             raise
         state = state.model_copy(update={"endpoint": endpoint})
         _write(path, state)
-        return ProcessLease(endpoint, False, path, state, lease, renewal)
+        return ProcessLease(endpoint, False, path, state, lease, renewal, _hold(endpoint))
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
         stopped = []
@@ -143,6 +154,13 @@ class ProcessServices:
             path.unlink(missing_ok=True)
             path.with_suffix(".lease").unlink(missing_ok=True)
         return stopped
+
+
+def _hold(endpoint: Endpoint) -> socket.socket | None:
+    """The port of a server on this machine, beside it; None where it is not to be had beside one of an older version."""
+    with contextlib.suppress(BadInput):
+        return beside(urlsplit(endpoint.url).port or 0)
+    return None
 
 
 def _wait(child: Child, request: StepRequest, folder: Path, on_event: OnEvent) -> None:
