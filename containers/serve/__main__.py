@@ -22,10 +22,13 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise."""
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
+    if options.stage == "fetch":
+        return fetch(parameters, request, context)
     vllm = vllm_command.installed()
     started = time.monotonic()
+    mounted, there = Path(options.folder) if options.folder else None, options.stage == "serve"
     with (
-        unpacked(parameters.reference, request, context, Path(options.folder) if options.folder else None) as model,
+        unpacked(parameters.reference, request, context, mounted, fetch=not there) as model,
         claimed(options.port, option="--port or CARWRIGHT_SERVE__PORT", host=options.host) as port,
         vllm_command.sockets_folder(context.scratch) as sockets,
     ):
@@ -53,7 +56,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
                 result = StepResult(
                     step=Step.SERVE,
                     values=endpoint.dump(),
-                    metrics={"model_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file())},
+                    metrics={"model_bytes": _size(model)},
                     timings={
                         "unpack": round(unpacked_at - started, 3),
                         "load": round(ready - unpacked_at, 3),
@@ -66,6 +69,18 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
                 ending = server.run_until_stopped(child)
     context.report.log(f"{parameters.served_model_name} {ending}")
     return result
+
+
+def fetch(parameters: ServeParameters, request: StepRequest, context: step.Context) -> StepResult:
+    """Have the model under the home folder, for a server that will look for it there."""
+    started = time.monotonic()
+    with unpacked(parameters.reference, request, context) as model:
+        timings = {"unpack": round(time.monotonic() - started, 3)}
+        return StepResult(step=Step.SERVE, metrics={"model_bytes": _size(model)}, timings=timings)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 if __name__ == "__main__":

@@ -119,6 +119,29 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
     lease.end()
 
 
+def test_neither_a_server_nor_what_is_beside_it_has_a_secret(world: World, modelcar: str) -> None:
+    """The engine's word on both, and the folder of secrets as one of the same user sees it."""
+    canaries = {
+        "store": {"endpoint": "http://127.0.0.1:9", "secret_access_key": "canary-key", "access_key_id": "canary-id"}
+    }
+    given = Settings(
+        home=world.settings.home, docker=world.settings.docker, hub_token="canary-token",
+        registry={"username": "canary", "password": "canary-password"}, **canaries,
+    )  # fmt: skip
+    for asked in (request("m", reference=modelcar), request("m")):
+        lease = DockerServices(given).start(asked, world.heard.append)
+        with connect(given.docker) as engine:
+            for container in engine.containers():
+                assert "canary" not in str(world.api.inspect_container(container.id))
+            (server,) = engine.containers(part="server")
+            assert "canary" not in str(b"".join(world.api.get_archive(server.id, "/run")[0]))
+        lease.end()
+    (fetched,) = (event.message for event in world.heard if event.message.startswith("fetched with"))
+    assert "CARWRIGHT_STORE__SECRET_ACCESS_KEY" in fetched
+    assert "CARWRIGHT_HUB_TOKEN" not in fetched
+    assert world.left() == []
+
+
 def test_an_image_without_models_is_refused_as_kserve_refuses_it(
     world: World, images: tuple[str, Any], modelcar: str
 ) -> None:

