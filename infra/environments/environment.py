@@ -29,7 +29,7 @@ import containers
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
 from containers.process import ProcessFailed, inherited, run
-from infra.environments.pip_indexes import PipIndexes
+from infra.environments.pip_indexes import ONLY_WHEELS, PipIndexes, build_tools
 from infra.environments.pip_output import PipOutput
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class _Builder:
             shutil.rmtree(folder)
         self._log(f"making the environment of {self.name} (first use)")
         try:
-            self._create()
+            make_empty(folder)  # without pip: the flow's own serves it, and installing another takes 4 s
             packages = self._install()
             seconds = round(time.monotonic() - started, 1)
             about = {"name": self.name, "packages": packages, "seconds": seconds, "python": platform.python_version()}
@@ -141,28 +141,18 @@ class _Builder:
             raise
         self._log(f"made the environment of {self.name}: {packages} packages in {seconds:.0f} s")
 
-    def _create(self) -> None:
-        """Make an empty environment, without pip: the flow's own serves it, and installing another takes 4 s."""
-        folder = self.environment.folder
-        try:
-            run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
-        except ProcessFailed as error:
-            if "No module named venv" in error.output:
-                raise BadInput(
-                    "this Python cannot make virtual environments: it has no module venv",
-                    remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
-                ) from error
-            if "No space left" in error.output:
-                raise _no_space(folder) from error
-            raise
-
     def _install(self) -> int:
-        """Install the lock, which is a whole closure, and return the number of packages."""
+        """Install the lock, which is a whole closure, and return the number of packages.
+
+        First what its source packages are built with: they are built in this very environment.
+        """
         lock = self.lock.read_text()
         output = PipOutput(self.name, lock, self.on_event)
         variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
         argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
         packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
+        if tools := build_tools(lock):
+            self.indexes.run([*argv, ONLY_WHEELS], tools, variables, output)
         self.indexes.run(
             argv,
             lock,
@@ -174,6 +164,21 @@ class _Builder:
 
     def _log(self, message: str) -> None:
         self.on_event(Event(event="log", message=message))
+
+
+def make_empty(folder: Path) -> None:
+    """An environment without packages and without pip. Raises BadInput where Python has no `venv`, DiskFull."""
+    try:
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
+    except ProcessFailed as error:
+        if "No module named venv" in error.output:
+            raise BadInput(
+                "this Python cannot make virtual environments: it has no module venv",
+                remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
+            ) from error
+        if "No space left" in error.output:
+            raise _no_space(folder) from error
+        raise
 
 
 def _expose(cache: Path) -> Path:
