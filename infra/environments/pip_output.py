@@ -19,7 +19,9 @@ _SET: Final = "set CARWRIGHT_PIP_EXTRA_INDEX_URL or pip's own configuration to a
 _FETCHED = re.compile(r"(Collecting|Processing) (?P<what>\S+)")
 _WRONG_HASH = re.compile(r"^\s+(?P<package>[\w.-]+(\[[^]]*])?==\S+?)(:$| from )", re.MULTILINE)
 _ABSENT = re.compile(r"No matching distribution found for (?P<package>\S+)")
-_NO_TOOL = re.compile(r"Cannot import (build backend )?'(?P<tool>[\w.]+)'|No module named '(?P<module>setuptools|wheel)'")
+_NO_TOOL = re.compile(
+    r"Cannot import (build backend )?'(?P<tool>[\w.]+)'|No module named '(?P<module>setuptools|wheel)'"
+)
 _HOST = re.compile(r"host='(?P<host>[^']+)', port=(?P<port>\d+)")
 _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Connection refused|Connection (reset|aborted)"

@@ -224,14 +224,15 @@ def test_a_worker_passes_over_job_variables(served: Served) -> None:
         del one["labels"]["io.prefect.deployment-updated"]
     assert changed == without
     container = _container(run)
-    assert container["image"] == "carwright/flow:latest"
+    assert container["image"] == "localhost/carwright/flow:latest"
     assert container["command"] == "python -m infra.with_login prefect flow-run execute"
     assert (
         container["volumes"] == Host(project="p", socket_group=998).template(POOLS[0])["job_configuration"]["volumes"]
     )
     assert (container["network"], container["network_mode"]) == ("p", None)
     assert (container["privileged"], container["group_add"]) == (False, ["998"])
-    assert not {"user", "pid_mode", "devices", "cap_add"} & set(container)
+    assert (container["user"], container["read_only"], container["cap_drop"]) == ("1001:0", True, ["ALL"])
+    assert not {"pid_mode", "devices", "cap_add"} & set(container)
     own = {"PREFECT__FLOW_RUN_ID"}
     differs = {
         name for name in container["environment"] if container["environment"][name] != without["environment"].get(name)

@@ -20,6 +20,7 @@ from flows.runners.docker.services import DockerServices
 from flows.runners.docker.sweeper import sweep
 from infra.container_engine import connect
 from infra.container_engine.ownership import LEASE
+from infra.hardening import PIDS, PIDS_OF_A_MODELCAR
 from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
@@ -109,7 +110,14 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
         assert about["Config"]["Cmd"] == ["sh", "-c", "ln -sf /proc/$$/root/models /mnt/models && sleep infinity"]
         assert about["Config"]["Entrypoint"] is None
         assert about["Config"]["User"] == "1001:0"
-        assert about["HostConfig"]["ReadonlyRootfs"]
+        for one in engine.containers():
+            host = world.api.inspect_container(one.id)["HostConfig"]
+            assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (
+                True,
+                ["ALL"],
+                ["no-new-privileges"],
+            )
+            assert host["PidsLimit"] == (PIDS_OF_A_MODELCAR if one.id == beside.id else PIDS)
         (server,) = engine.containers(part="server")
         assert world.api.inspect_container(server.id)["HostConfig"]["PidMode"] == f"container:{beside.id}"
     assert lease.serves

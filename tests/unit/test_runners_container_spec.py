@@ -115,11 +115,11 @@ def test_limits_are_by_step() -> None:
 @pytest.mark.parametrize(
     ("step", "resources", "image"),
     [
-        (Step.PUSH, {}, "carwright/push:latest"),
-        (Step.SERVE, {}, "carwright/serve-cpu:latest"),
-        (Step.SERVE, {"serve": {"gpus": 2}}, "carwright/serve:latest"),
-        (Step.QUANTIZE, {"all": {"gpus": -1}}, "carwright/quantize-cuda:latest"),
-        (Step.QUANTIZE, {"all": {"gpus": 1}, "quantize": {"gpus": 0}}, "carwright/quantize:latest"),
+        (Step.PUSH, {}, "localhost/carwright/push:latest"),
+        (Step.SERVE, {}, "localhost/carwright/serve-cpu:latest"),
+        (Step.SERVE, {"serve": {"gpus": 2}}, "localhost/carwright/serve:latest"),
+        (Step.QUANTIZE, {"all": {"gpus": -1}}, "localhost/carwright/quantize-cuda:latest"),
+        (Step.QUANTIZE, {"all": {"gpus": 1}, "quantize": {"gpus": 0}}, "localhost/carwright/quantize:latest"),
     ],
 )
 def test_the_image_of_a_step(step: Step, resources: dict[str, dict[str, float]], image: str) -> None:

@@ -21,6 +21,7 @@ from flows.runners.step_container import makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, RESULT
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
+from infra.hardening import pids
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
@@ -49,6 +50,7 @@ def step_spec(settings: Settings, request: StepRequest, image: str, name: str = 
         volumes=(VOLUME,),
         readable=_folders(request),
         security=_security(request),
+        pids=pids(resources.gpus),
         memory=int(resources.memory_gib * 2**30) if resources.memory_gib else None,
         cpus=resources.cpus,
         gpus=resources.gpus or 0,

@@ -33,6 +33,7 @@ from flows.runners.service import stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import LEASE, is_alive, is_kept
+from infra.hardening import PIDS_OF_A_MODELCAR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -243,7 +244,7 @@ class DockerServices:
                 )
             return replace(server, image_mount=(image, _MOUNTED))
         mark = {**labels(request), "server": server.name, "part": "modelcar"}
-        spec = Spec(f"{server.name}-check", image, _CHECK, mark, network="none")
+        spec = Spec(f"{server.name}-check", image, _CHECK, mark, network="none", pids=PIDS_OF_A_MODELCAR)
         check = engine.create(spec)
         try:
             check.start()

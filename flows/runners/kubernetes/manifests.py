@@ -11,8 +11,9 @@ from containers.errors import BadInput
 from containers.labels import KUBERNETES_LABEL
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
 from flows.runners.service import stage
-from flows.runners.step_container import image_name, makes_user_namespaces
+from flows.runners.step_container import has_registry, image_name, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST
+from infra.hardening import of_pod_container
 from infra.settings import KUBERNETES_DEFAULTS
 
 if TYPE_CHECKING:
@@ -130,18 +131,18 @@ def _container(settings: Settings, request: StepRequest, name: str, file: str, w
     """One container of the step, which reads its request from `file`; without secrets."""
     kube, step = settings.kubernetes, request.step
     variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
+    image = image_name(kube.image, step, resources(settings, step).gpus)
     return {
         "name": name,
-        "image": image_name(kube.image, step, resources(settings, step).gpus),
+        "image": image,
+        **(
+            {} if has_registry(image) else {"imagePullPolicy": "Never"}
+        ),  # of :latest the kubelet would pull a stranger's
         "command": ["python3", "-m", f"containers.{step}"],
         "args": ["--request", f"{REQUESTS}/{file}", "--result", "-"],
         "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
         "resources": _quantities(wanted, kube.gpu_resource),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": of_pod_container(),
         "volumeMounts": [
             {"name": "request", "mountPath": REQUESTS, "readOnly": True},
             {"name": "work", "mountPath": WORK},
