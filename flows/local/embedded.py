@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from containers import private
 from containers.errors import BadInput, NotReady
 from containers.ports import LOOPBACK, claimed, served_by
 from containers.process import Child, inherited
@@ -39,7 +40,7 @@ def store(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     home = settings.home.resolve()
-    with EmbeddedStore(home / "store", home / "logs" / "store.log") as started:
+    with EmbeddedStore(private.folder(home, "store"), private.folder(home, "logs") / "store.log") as started:
         yield settings.model_copy(update={"store": started})
 
 
@@ -91,7 +92,8 @@ def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]
         child = Child(
             argv=[sys.executable, "-m", "flows.orchestrator.prefect_server", "--login", str(file), "--port", str(held)],
             env=inherited() | prefect_environment(home),
-            log_file=home / "logs" / "prefect.log",
+            log_file=private.folder(home, "logs") / "prefect.log",
+            umask=private.UMASK,
         )
         with child:
             yield PrefectServer(child, f"http://{LOOPBACK}:{held}", secret)
@@ -104,7 +106,7 @@ def login_file(settings: Settings) -> Path:
 
 def login(file: Path) -> str:
     """The login in the file. It is created on first use, readable by its owner only, and kept, so browsers stay logged in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(file.parent.parent, file.parent.name)
     with suppress(FileExistsError), os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
         new.write(new_login())
     return file.read_text().strip()
@@ -127,8 +129,8 @@ def prefect_environment(home: Path) -> dict[str, str]:
 def run_lock(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
     """Allow one run at a time in a home folder; a second one waits and names the first."""
     home = settings.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("a+") as lock:
+    private.folder(home)
+    with open(home / "lock", "a+", encoding="utf-8", opener=private.opener) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

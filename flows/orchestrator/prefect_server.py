@@ -11,12 +11,14 @@ pages that point their own name at loopback (DNS rebinding). Prefect itself has 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from containers.errors import BadInput
 from containers.ports import beside
+from containers.private import UMASK
 from containers.process import export
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def main() -> None:
         login = read_login(arguments.login)
     except BadInput as error:
         parser.error(str(error))
+    os.umask(UMASK)  # its database, too
     # Prefect reads its settings once, when it is imported.
     export(server_settings(login, arguments.public or f"http://127.0.0.1:{arguments.port}"))
     import uvicorn

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from containers import private
 from containers.errors import BadInput, Error
 from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
@@ -83,8 +84,7 @@ def deploy(deployment: Deployment, home: Path, say: Callable[[str], None], *, ti
     """`docker compose up` of the rendered file, which stays at `<home>/deployments/<name>.compose.yaml`."""
     started = time.monotonic()
     file = render(deployment).files[0]
-    path = home.resolve() / "deployments" / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = private.folder(home.resolve(), "deployments") / file.name
     engine = _Compose((*_program(), "--project-name", deployment.name, "--file", str(path)))
     before = path.read_text() if path.exists() and engine.states() else None
     path.write_text(file.text)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import containers
+from containers import private
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
 from containers.process import ProcessFailed, inherited, run
@@ -92,7 +93,7 @@ def ensure(
     try:
         environment = Environment(folder, _expose(cache))
         if not _finished(environment):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            private.folder(cache, "envs")  # who could write there would run programs as this user
             with _exclusive(folder.with_name(f".{folder.name}.lock"), name, on_event):
                 if not _finished(environment):  # nobody else made it while this run waited
                     _Builder(environment, name, lock, indexes, on_event).build()
@@ -183,7 +184,7 @@ def make_empty(folder: Path) -> None:
 
 def _expose(cache: Path) -> Path:
     """A folder with a link to the package `containers`, so that nothing else of the flow's libraries is on the path."""
-    folder = cache / "modules" / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
+    folder = private.folder(cache, "modules") / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
     link = folder / _PACKAGE.name
     if not link.is_symlink():
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, Temporary
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
+from containers.private import opener
 from containers.process import inherited
 from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
@@ -122,7 +123,7 @@ class Follower:
         self.output = StepOutput(lambda _: None)
 
     def _read(self, lines: Iterator[str], log: Path) -> None:
-        with log.open("a") as file:
+        with open(log, "a", encoding="utf-8", opener=opener) as file:
             for line in lines:
                 file.write(line + "\n")
                 file.flush()

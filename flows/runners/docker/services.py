@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from containers import private
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
@@ -82,8 +83,8 @@ class DockerLease:
         with connect(self._settings.docker) as engine:
             replace(self._container, api=engine.api).touch(LEASE, LEASE_KEPT)
         mark = kept_mark(self._settings)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        private.folder(self._settings.home.resolve(), "services")
+        mark.touch(mode=0o600)
         self._renewal = None
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from containers import private
+from containers.contract import Step
 from containers.process import Child, inherited
 from containers.settings import absolute, step_variables
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
@@ -46,6 +48,7 @@ def run_in(environment: Environment, settings: Settings, request: StepRequest, o
         cwd=folder / SCRATCH,
         log_file=folder / LOG,
         on_line=output.line,
+        umask=-1 if request.step is Step.PUSH else private.UMASK,  # a pushed folder is the user's, and so is its mode
     )
     try:
         with child:
@@ -59,16 +62,15 @@ def run_in(environment: Environment, settings: Settings, request: StepRequest, o
 
 def run_folder(settings: Settings, request: StepRequest) -> Path:
     """A new folder for the request, the result and the log of one start of a step."""
-    parent = settings.home.resolve() / "runs" / request.run
-    parent.mkdir(parents=True, exist_ok=True)
+    parent = private.folder(settings.home.resolve(), "runs", request.run)
     folder = Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
-    (folder / SCRATCH).mkdir()
+    private.folder(folder, SCRATCH)
     return folder
 
 
 def step_command(environment: Environment, request: StepRequest, folder: Path) -> list[str]:
     """Write the request into `folder` and return the command that answers it with `result.json` there."""
-    (folder / REQUEST).write_text(request.model_dump_json(indent=2) + "\n")
+    private.write(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
     return [
         str(environment.python),
         "-m",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from containers import private
 from containers.contract import Endpoint, ServeOptions, StepRequest
 from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
@@ -95,7 +96,7 @@ class ProcessServices:
         return self.settings.home.resolve() / "services"
 
     def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> ProcessLease:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.folder(self.settings.home.resolve(), "services")
         key = request.fingerprint(fingerprint_inputs(request.step))[:12]
         path, lease = self.folder / f"{key}.json", self.folder / f"{key}.lease"
         renewal = Renewal(lambda: os.utime(lease), LEASE_INTERVAL, f"lease-{key}")
@@ -110,7 +111,7 @@ class ProcessServices:
             run_in(environment, self.settings, stage(request, "fetch"), on_event)
             request = stage(request, "serve")
         folder = run_folder(self.settings, request)
-        lease.touch()
+        lease.touch(mode=0o600)
         os.utime(lease)
         options = ServeOptions.read(request.options).model_copy(
             update={"lease": str(lease), "lease_seconds": LEASE_SECONDS, "log_file": str(folder / "engine.log")}
@@ -121,6 +122,7 @@ class ProcessServices:
             env=step_environment(self.settings, request, environment, folder),
             cwd=folder / SCRATCH,
             log_file=folder / LOG,
+            umask=private.UMASK,
             # Only what is meant to stay may outlive this process; anything else ends with it at once, lease or not.
             detached=keep,
         ).start()
@@ -204,6 +206,4 @@ def _read(path: Path) -> _State | None:
 
 
 def _write(path: Path, state: _State) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(state.model_dump_json(indent=2) + "\n")
-    temporary.replace(path)
+    private.write(path, state.model_dump_json(indent=2) + "\n")
