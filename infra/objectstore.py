@@ -154,7 +154,7 @@ def _full(folder: Path) -> DiskFull:
 @contextmanager
 def _sharing(folder: Path) -> Iterator[None]:
     """Hold a shared lock on the folder; whoever holds it alone first removes what killed servers left half-written."""
-    with open(folder / ".lock", "ab", opener=private.opener) as lock:  # noqa: PTH123 - Path.open takes no opener
+    with open(folder / ".lock", "ab", opener=private.opener) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
