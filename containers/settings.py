@@ -68,9 +68,10 @@ STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.QUANTIZE: ("store",),
     Step.PUSH: ("store", "registry", "docker_config", "busybox"),
     Step.SERVE: ("store", "registry", "docker_config", "serve"),
-    Step.EVALUATE: ("store", "registry", "docker_config", "evaluate", "hub_endpoint", "hub_token"),
+    Step.EVALUATE: ("store", "registry", "docker_config", "evaluate", "hub_endpoint"),
 }
-_OF_REGISTRIES: Final = ("registry", "docker_config")
+_STORE: Final = frozenset({"store"})
+_OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
 
 
 class Section(BaseModel):
@@ -281,7 +282,7 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     """
     plain: dict[str, str] = {}
     secret: dict[str, str] = {}
-    parts = _parts(request)
+    parts = parts_of(request)
     for one in settings_of(StepSettings):
         if one.path[0] not in parts or not one.is_set(settings):
             continue
@@ -295,12 +296,19 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     return plain, secret
 
 
-def _parts(request: StepRequest) -> tuple[str, ...]:
-    parts = _EVERY_STEP + STEP_SETTINGS[request.step]
-    # Evaluate needs a registry only to read a tokenizer; otherwise it gets no login, because it runs generated code.
+def parts_of(request: StepRequest) -> tuple[str, ...]:
+    """The sections and settings that this very request needs: no secret goes to a step that has no use for it."""
+    return tuple(part for part in _EVERY_STEP + STEP_SETTINGS[request.step] if part not in _unused(request))
+
+
+def _unused(request: StepRequest) -> frozenset[str]:
     if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
-        return tuple(part for part in parts if part not in _OF_REGISTRIES)
-    return parts
+        return _OF_REGISTRIES  # it reads a tokenizer there and nothing else, and it runs generated code
+    if request.step is Step.SERVE:
+        if request.options.get("folder") or request.options.get("stage") == "serve":
+            return _STORE | _OF_REGISTRIES  # the model is there: what reads it and answers for it has no secret
+        return _STORE if request.parameters.get("reference") else _OF_REGISTRIES
+    return frozenset()
 
 
 Tree = TypeVar("Tree", bound=BaseModel)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from containers.contract import Step
     from containers.setting_names import GivenName
 
+# A registry called localhost is this machine, and there is none: an image that is missing cannot come from anywhere else
+# under this name. Docker Hub's `carwright` is anybody's who takes it.
+IMAGES: Final = "localhost/carwright"
 PYTORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
 
 # What the tables of resources were called when each launcher had its own.
@@ -99,7 +102,7 @@ class DockerSettings(Section):
         description="name that marks all containers; those of other projects on the same engine are never touched",
     )
     image: str = Field(
-        default="carwright/{target}:latest",
+        default=f"{IMAGES}/{{target}}:latest",
         description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
     )
     network: str = Field(
@@ -134,7 +137,7 @@ class KubernetesSettings(Section):
     context: str | None = Field(default=None, description="context of the kubeconfig; unset: the current one")
     namespace: str = Field(default="", description="namespace; empty: the context's own")
     image: str = Field(
-        default="carwright/{target}:latest",
+        default=f"{IMAGES}/{{target}}:latest",
         description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
     )
     pull_logins: tuple[str, ...] = Field(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput, NotReady, Temporary
 from containers.oci.access import open_repository, pinned, read_manifest
 from containers.oci.layer import CHUNK, LayerFile, LayerHasher
 from containers.oci.mounted import REMEDY
@@ -39,12 +39,15 @@ _LINK_TIMEOUT: Final = 30.0  # seconds for a modelcar's container to link its fo
 
 
 @contextmanager
-def unpacked(reference: str, request: StepRequest, context: Context, mounted: Path | None = None) -> Iterator[Path]:
+def unpacked(
+    reference: str, request: StepRequest, context: Context, mounted: Path | None = None, *, fetch: bool = True
+) -> Iterator[Path]:
     """A folder with the model, unchanged for the length of the block.
 
     `reference` is a modelcar by digest; empty takes the input "checkpoint"; `mounted` is a folder that the container engine
-    fills with the model. Raises BadInput when nothing is given, or when the modelcar is damaged or holds anything but plain
-    files; DiskFull; NotReady when the mounted folder stays empty; Temporary when registry or store cannot be reached.
+    fills with the model. Without `fetch` it must be there already. Raises BadInput when nothing is given, or when the modelcar is damaged or holds anything but plain
+    files; DiskFull; NotReady when the mounted folder stays empty; Temporary when registry or store cannot be reached, or
+    when what was fetched has been removed again.
     """
     if mounted is not None:
         _wait_for(mounted)
@@ -70,6 +73,11 @@ def unpacked(reference: str, request: StepRequest, context: Context, mounted: Pa
         with folder.with_name(f".{folder.name}.make").open("w") as making:  # two servers of one model take turns
             fcntl.flock(making, fcntl.LOCK_EX)
             if not _complete(folder):
+                if not fetch:
+                    raise Temporary(
+                        f"the model that was fetched into {folder} is not there, or not whole",
+                        remedy="run it again; where models are removed to make room, raise CARWRIGHT_SERVE__KEEP_GB",
+                    )
                 make_room(home, context.settings.serve.keep_gb * _GB)
                 if reference:
                     _from_modelcar(reference, folder, request, context)

@@ -8,17 +8,16 @@ import tarfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
 
 from containers.errors import Temporary
 from infra.container_engine.failures import translated_errors
+from infra.hardening import USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-USER: Final = 1001  # of every container of ours; a modelcar and its reader must be of one user (see flows.runners.docker.services)
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,18 @@ def requests(step: Step) -> Iterator[StepRequest]:
     yield StepRequest(step=step, run="r")
     if step is Step.EVALUATE:
         yield StepRequest(step=step, run="r", options={"tokenizer_reference": "registry/a@sha256:0"})
+    if step is Step.SERVE:
+        yield StepRequest(step=step, run="r", parameters={"reference": "registry/a@sha256:0"})
+        yield StepRequest(step=step, run="r", options={"stage": "serve"})
+
+
+def unused(request: StepRequest) -> set[str]:
+    """What of its step's parts this very request has no use for."""
+    if request.step is Step.SERVE:
+        if request.options:
+            return {"store", "registry", "docker_config"}
+        return {"store"} if request.parameters else {"registry", "docker_config"}
+    return {"registry", "docker_config"} if request.step is Step.EVALUATE and not request.options else set()
 
 
 @every_setting_of_steps
@@ -170,9 +182,9 @@ def test_a_step_is_handed_it_if_it_uses_it(setting: Setting, monkeypatch: pytest
             plain, secret = step_variables(settings, request)
             if not set(plain) | set(secret):
                 part = setting.path[0]
-                no_tokenizer = part in {"registry", "docker_config"} and not request.options
-                assert part not in STEP_SETTINGS[step] or (step is Step.EVALUATE and no_tokenizer)
+                assert part not in STEP_SETTINGS[step] or part in unused(request)
                 continue
+            assert setting.path[0] not in unused(request)
             assert set(secret if isinstance(value, SecretStr) else plain) == {setting.variable}
             assert setting.path[0] in {*STEP_SETTINGS[step], *_ALWAYS}
             with monkeypatch.context() as environment:

@@ -12,7 +12,7 @@ import pytest
 
 from containers.contract import Step, StepRequest
 from containers.digest import Digest
-from containers.errors import BadInput
+from containers.errors import BadInput, Temporary
 from containers.events import Reporter
 from containers.serve.models import make_room, unpacked
 from containers.settings import ServeSettings, StepSettings, StoreSettings
@@ -82,6 +82,19 @@ def test_a_folder_that_was_changed_is_made_again(context: Context, modelcar: str
         (folder / "tokenizer.model").write_bytes(b"from elsewhere")
     with unpacked(modelcar, _REQUEST, context) as folder:
         assert _files(folder) == whole
+
+
+def test_what_was_fetched_is_served_and_never_fetched_again(context: Context, modelcar: str) -> None:
+    """A server has no login: a model that is gone is said to be gone."""
+    with pytest.raises(Temporary, match="not there, or not whole"), unpacked(modelcar, _REQUEST, context, fetch=False):
+        pass
+    with unpacked(modelcar, _REQUEST, context) as fetched:
+        pass
+    with unpacked(modelcar, _REQUEST, context, fetch=False) as folder:
+        assert folder == fetched
+    next(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(Temporary, match="not there, or not whole"), unpacked(modelcar, _REQUEST, context, fetch=False):
+        pass
 
 
 def test_nothing_to_serve_is_bad_input(context: Context) -> None:
