@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -78,7 +79,12 @@ class Fetcher:
                 entries,
             )
             weights.sort(key=lambda file: -file.size)  # the last to finish should be a small one
-            entries += self._all(partial(self._fetch_and_announce, file, progress) for file in weights)
+            here = all(self._origin.held(file) is not None for file in weights)
+            entries += self._all(
+                (partial(self._fetch_and_announce, file, progress) for file in weights),
+                # Files of this machine are only hashed, and take no room.
+                parallel=max(self._parallel, os.cpu_count() or 1) if here else self._parallel,
+            )
         return tuple(sorted(entries, key=lambda entry: entry.path)), {**self._metrics, "files": len(entries)}
 
     def _check_room(self, weights: list[Remote]) -> None:
@@ -96,9 +102,9 @@ class Fetcher:
     def _stored(self, file: Remote) -> bool:
         return file.sha256 is not None and self._store.has_blob(file.sha256, file.size)
 
-    def _all(self, calls: Iterable[Callable[[], T]]) -> list[T]:
+    def _all(self, calls: Iterable[Callable[[], T]], parallel: int = 0) -> list[T]:
         """What each of the calls returns, `parallel` of them at a time; the first error ends the others."""
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix="download") as pool:
+        with ThreadPoolExecutor(parallel or self._parallel, thread_name_prefix="download") as pool:
             futures = [pool.submit(call) for call in calls]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
