@@ -22,6 +22,8 @@ from containers.registry_limits import MODEL_LAYERS
 
 SCHEMA_VERSION: Final = 1
 GateProfile = Literal["smoke", "release"]
+BASES: Final = ("minimal", "busybox", "none")  # what a modelcar's base may be beside an image reference
+DEFAULT_BASE: Final = "minimal"
 
 
 class Frozen(BaseModel):
@@ -177,6 +179,8 @@ class ResolvedSource(Values):
     commit: str | None = None
     files: int
     size: int = Field(description="bytes")
+    weights: int = Field(default=0, description="bytes of the safetensors files; 0 if unknown")
+    config: dict[str, JsonValue] = Field(default={}, description="config.json, to plan with; empty if it was not read")
 
 
 class QuantizeParameters(Values):
@@ -189,6 +193,12 @@ class QuantizeParameters(Values):
     action: Literal["quantize", "plan"] = "quantize"
     scheme: str = "FP8_DYNAMIC"
     ignore: tuple[str, ...] = ("lm_head", "re:.*embed_tokens.*")
+
+    @classmethod
+    def of(cls, scheme: str, ignore: tuple[str, ...] = ()) -> Self:
+        """The recipe of a scheme, with more modules that stay as they are."""
+        recipe = cls(scheme=scheme)
+        return recipe.model_copy(update={"ignore": tuple(dict.fromkeys((*recipe.ignore, *ignore)))})
 
 
 class QuantizeOptions(Values):
@@ -226,14 +236,14 @@ class PushParameters(Values):
 
     promote: inputs {"verdict": verdict, "card": card}; gives `tags` to `reference`, which must hold a digest, and attaches
     the inputs' files to it; values: PromotedImage. The card may be missing.
-    `target` is `oci:DIR` or `registry/repository`; `base` is `busybox`, `none` or an image reference. With more than
+    `target` is `oci:DIR` or `registry/repository`; `base` is one of `BASES` or an image reference. With more than
     one platform (`linux/amd64`) an index over one image each is pushed. `also` asks for the raw-file artifact beside the
     modelcar, for `ilab` and ModelPack; it doubles what the registry holds.
     """
 
     action: Literal["push", "promote"] = "push"
     target: str = ""
-    base: str = "busybox"
+    base: str = DEFAULT_BASE
     platforms: tuple[str, ...] = ("linux/amd64",)
     also: tuple[Literal["raw"], ...] = ()
     reference: str = ""
@@ -276,31 +286,56 @@ class PromotedImage(Values):
 class ServeParameters(Values):
     """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}.
 
-    `served_model_name` is the name that requests must give; `max_model_len` is in tokens.
+    `served_model_name` is the name that requests must give; `max_model_len` is in tokens. `gpu_memory_utilization` is the
+    part of a GPU's memory that vLLM takes, 0 its own default. `arguments` go to vLLM as they are.
     """
 
     reference: str = ""
     served_model_name: str
     max_model_len: int = 2048
     dtype: str = "auto"
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    gpu_memory_utilization: float = Field(default=0.0, ge=0, le=1)
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the model is split over."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
 class ServeOptions(Values):
     """`port` 0 takes a free one; seconds for the times; `lease` is a file whose modification time is its renewal.
 
     `host` is the address to listen on, `advertise` the base of the OpenAI API as others reach it (empty: at `host`);
-    `folder` holds the model already, as a modelcar beside the server does.
+    `folder` holds the model already, as a modelcar beside the server does. `devices` are the indices of the GPUs to use,
+    as CUDA_VISIBLE_DEVICES names them; none means those that vLLM takes by itself.
+
+    The step may be done in two: `stage` "fetch" ends when the model lies under the home folder, and "serve" starts there.
+    A launcher gives the secrets of store and registry to the first alone, so that nothing that serves has any.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
     advertise: str = ""
     folder: str = ""
+    stage: Literal["whole", "fetch", "serve"] = "whole"
     ready_timeout: float = 600.0
     lease: str = ""
     lease_seconds: float = 60.0
     log_file: str = ""
+    devices: tuple[str, ...] = ()
+
+
+class ServerStart(Frozen):
+    """What vLLM said of itself when it started, on a GPU: bytes of weights on each GPU, tokens of its KV cache, and the
+    seconds until it was ready.
+    """
+
+    weights_per_gpu: int
+    cache_tokens: int
+    seconds: float
 
 
 class Endpoint(Values):
@@ -313,6 +348,7 @@ class Endpoint(Values):
     served_model_name: str
     server: str = Field(alias="engine", description="name and version of the inference server")
     emulated_fp8: bool = False
+    start: ServerStart | None = None
 
 
 class EvaluateParameters(Values):
@@ -342,7 +378,8 @@ class EvaluateOptions(Values):
     """`endpoint` is the base of the OpenAI API (`http://127.0.0.1:8000/v1`); `request_timeout` is in seconds; a request
     is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path. The
     tokenizer of what is measured comes from `tokenizer`, its checkpoint in the store, or from the modelcar
-    `tokenizer_reference`; weights are not read.
+    `tokenizer_reference`; weights are not read. With `load_levels`, numbers of requests at once, the speed is measured, too:
+    of the baseline or the candidate (`role`), on so many `gpus`, by a server that said `server_start` of itself.
     """
 
     endpoint: str = ""
@@ -353,3 +390,7 @@ class EvaluateOptions(Values):
     suite_files: dict[str, str] = {}
     tokenizer: ArtifactRef | None = None
     tokenizer_reference: str = ""
+    role: str = ""
+    load_levels: tuple[int, ...] = ()
+    gpus: int = Field(default=0, ge=0)
+    server_start: ServerStart | None = None

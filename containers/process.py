@@ -10,12 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, Self
 
 from containers.errors import BadInput, Error, Temporary
+from containers.pipes import exchange
+from containers.private import opener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _TAIL = 40  # lines of output that an error carries
+_TAIL_LINE = 4000  # characters of each
+_LINE = 16 << 20  # bytes; a longer line is handed on in parts
+_MOST = 64 << 20  # bytes of output that `run` keeps
 
 # What a child may inherit: where things are, the language, proxies and certificate bundles. Nothing that holds a
 # secret and nothing of Prefect's: a worker's PREFECT_HOME must not leak into a step.
@@ -156,20 +162,28 @@ def run(
     timeout: float | None = None,
     check: bool = True,
     stdin: str | None = None,
+    most: int = _MOST,
 ) -> Completed:
     """Run a short program to its end.
 
-    `timeout` is in seconds; `env` replaces the environment (default: `inherited()`). Without `cwd` it runs in an empty
-    folder that goes with it, so relative paths in `argv` mean nothing. Raises BadInput when the program does not exist,
-    TimedOut, and, with `check`, ProcessFailed.
+    `timeout` is in seconds, `most` in bytes of output; `env` replaces the environment (default: `inherited()`). Without
+    `cwd` it runs in an empty folder that goes with it, so relative paths in `argv` mean nothing. Raises BadInput when the
+    program does not exist, TimedOut, TooMuchOutput (of `containers.pipes`), and, with `check`, ProcessFailed.
     """
     with contextlib.ExitStack() as stack:
         folder = cwd or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carwright-")))
-        return _run(argv, _safe(inherited() if env is None else env), folder, timeout, stdin, check=check)
+        return _run(argv, _safe(inherited() if env is None else env), folder, timeout, stdin, most, check=check)
 
 
-def _run(
-    argv: Sequence[str], env: dict[str, str], cwd: Path, timeout: float | None, stdin: str | None, *, check: bool
+def _run(  # noqa: PLR0917 - as run's
+    argv: Sequence[str],
+    env: dict[str, str],
+    cwd: Path,
+    timeout: float | None,
+    stdin: str | None,
+    most: int,
+    *,
+    check: bool,
 ) -> Completed:
     try:
         process = subprocess.Popen(
@@ -179,8 +193,6 @@ def _run(
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
             start_new_session=True,  # one group, so that a deadline ends its children too
         )
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -189,18 +201,40 @@ def _run(
         raise BadInput(f"{argv[0]} is not installed") from error
     except PermissionError as error:
         raise BadInput(f"{argv[0]} may not be run: {error.strerror}") from error
-    try:
-        stdout, stderr = process.communicate(stdin, timeout)
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise TimedOut(f"{argv[0]} did not end within {timeout:g} seconds") from error
-        raise
+    started = time.monotonic()
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            outputs = (process.stdout, process.stderr)
+            found = exchange(argv[0], process.stdin, outputs, (stdin or "").encode(), timeout=timeout, most=most)
+            process.wait(None if timeout is None else max(started + timeout - time.monotonic(), 0.01))
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
+                raise TimedOut(f"{argv[0]} did not end within {timeout:g} seconds") from error
+            raise
+    stdout, stderr = (part.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n") for part in found)
     if check and process.returncode != 0:
         raise ProcessFailed(argv, process.returncode, stderr or stdout)
     return Completed(process.returncode, stdout, stderr)
+
+
+def start_talking(argv: Sequence[str], env: Mapping[str, str], errors: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a program that is asked on its standard input and answers on its standard output (`containers.conversation`).
+
+    It runs in `/`; `errors` gets its standard error.
+    """
+    return subprocess.Popen(
+        list(argv),
+        env=_safe(env),
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        start_new_session=True,
+    )
 
 
 @dataclass
@@ -209,8 +243,8 @@ class Child:
 
     `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
     gets the same bytes. With `detached` the program outlives this process and must have a lease of its own; its output
-    then goes to `log_file` alone. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
-    how many seconds lie between SIGTERM and SIGKILL.
+    then goes to `log_file` alone, which is this user's alone. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
+    how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1 leaves it this process's.
     """
 
     argv: Sequence[str]
@@ -220,6 +254,7 @@ class Child:
     on_line: Callable[[str], None] | None = None
     detached: bool = False
     grace: float = 10.0
+    umask: int = -1
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL), init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _reader: threading.Thread | None = field(default=None, init=False)
@@ -231,8 +266,8 @@ class Child:
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
         log: BinaryIO | None = None
         if self.log_file is not None:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            log = self.log_file.open("ab")
+            self.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = open(self.log_file, "ab", opener=opener)  # noqa: SIM115 - Path.open takes no opener
         output: int | BinaryIO = subprocess.PIPE
         if self.detached:
             output = log if log is not None else subprocess.DEVNULL
@@ -243,6 +278,7 @@ class Child:
             stdin=subprocess.DEVNULL if self.detached else subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
+            umask=self.umask,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
         )
         if self.detached:
@@ -304,12 +340,12 @@ class Child:
         stream = self._started().stdout
         assert stream is not None
         with stream, log if log is not None else contextlib.nullcontext():
-            for raw in stream:
+            while raw := stream.readline(_LINE):
                 if log is not None:
                     log.write(raw)
                     log.flush()
                 line = raw.decode(errors="replace").rstrip("\r\n")
-                self._tail.append(line)
+                self._tail.append(line[:_TAIL_LINE])
                 if self.on_line is not None:
                     try:
                         self.on_line(line)

@@ -54,7 +54,7 @@ COMPOSE: Final = tuple(
 FLOW_SIDE: Final = tuple(
     PREFIX + name
     for name in (
-        *("LAUNCHER", "DOCKER", "KUBERNETES", "RESOURCES", "PLACEMENT", "WATCH"),
+        *("LAUNCHER", "DEVICE", "DOCKER", "KUBERNETES", "QUANTIZE", "RESOURCES", "PLACEMENT", "WATCH"),
         *("OVERLAP_GB", "PIP_EXTRA_INDEX_URL", "PIP_PYTORCH_INDEX_URL", "NOTIFY_WEBHOOK"),
         *("SERVE__PORT", "SERVE__READY_TIMEOUT", "SERVE__ADVERTISE", "SERVE__ENGINE"),
         *("EVALUATE__CONCURRENCY", "EVALUATE__REQUEST_TIMEOUT", "EVALUATE__ATTEMPTS"),
@@ -68,9 +68,10 @@ STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.QUANTIZE: ("store",),
     Step.PUSH: ("store", "registry", "docker_config", "http", "busybox"),
     Step.SERVE: ("store", "registry", "docker_config", "http", "serve"),
-    Step.EVALUATE: ("store", "registry", "docker_config", "http", "evaluate", "hub_endpoint", "hub_token"),
+    Step.EVALUATE: ("store", "registry", "docker_config", "http", "evaluate", "hub_endpoint"),
 }
-_OF_REGISTRIES: Final = ("registry", "docker_config")
+_STORE: Final = frozenset({"store"})
+_OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
 
 
 def _without_login(url: str) -> str:
@@ -108,6 +109,10 @@ class StoreSettings(Section):
     folder: Path | None = Field(
         default=None,
         description="folder of the embedded server, which sets this; its free space is checked before a write",
+    )
+    direct: bool = Field(
+        default=False,
+        description="use that folder itself instead of the server; set where steps are processes of its machine",
     )
 
     @property
@@ -168,6 +173,10 @@ class ServeSettings(Section):
 
     model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
+    python: Path | None = Field(
+        default=None,
+        description="Python with a vLLM of your own, which then serves without containers; unset: the locked vLLM",
+    )
     kv_cache_gib: Annotated[int, Field(ge=1)] = Field(
         default=1, description="GiB of memory for the KV cache of vLLM's CPU backend"
     )
@@ -240,7 +249,7 @@ class StepSettings(BaseSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     busybox: Path | None = Field(
         default=None,
-        description="file with the pinned busybox, or its Debian package, for the modelcar's base; unset: searched for",
+        description="file with the pinned busybox, or its Debian package, for the base `busybox`; unset: searched for",
     )
     docker_config: Path | None = Field(
         default=None,
@@ -301,7 +310,7 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     """
     plain: dict[str, str] = {}
     secret: dict[str, str] = {}
-    parts = _parts(request)
+    parts = parts_of(request)
     for one in settings_of(StepSettings):
         if one.path[0] not in parts or not one.is_set(settings):
             continue
@@ -315,12 +324,19 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     return plain, secret
 
 
-def _parts(request: StepRequest) -> tuple[str, ...]:
-    parts = _EVERY_STEP + STEP_SETTINGS[request.step]
-    # Evaluate needs a registry only to read a tokenizer; otherwise it gets no login, because it runs generated code.
+def parts_of(request: StepRequest) -> tuple[str, ...]:
+    """The sections and settings that this very request needs: no secret goes to a step that has no use for it."""
+    return tuple(part for part in _EVERY_STEP + STEP_SETTINGS[request.step] if part not in _unused(request))
+
+
+def _unused(request: StepRequest) -> frozenset[str]:
     if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
-        return tuple(part for part in parts if part not in _OF_REGISTRIES)
-    return parts
+        return _OF_REGISTRIES  # it reads a tokenizer there and nothing else, and it runs generated code
+    if request.step is Step.SERVE:
+        if request.options.get("folder") or request.options.get("stage") == "serve":
+            return _STORE | _OF_REGISTRIES  # the model is there: what reads it and answers for it has no secret
+        return _STORE if request.parameters.get("reference") else _OF_REGISTRIES
+    return frozenset()
 
 
 Tree = TypeVar("Tree", bound=BaseModel)

@@ -7,13 +7,14 @@ the user's own, its contents; its meaning is up to the evaluate step.
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
-
-import yaml
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from containers.contract import EvaluateOptions, EvaluateParameters, Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
+from containers.plain_yaml import load_yaml
+from containers.safe_path import path_fault
 
 SHIPPED = Path(__file__).parent / "evaluate" / "suites"
 DECLARATION = "suite.yaml"
@@ -21,11 +22,24 @@ _LIMIT = 4_000_000  # bytes: a suite travels inside a request
 
 
 class SuiteFiles(Frozen):
-    """`files` maps paths inside the suite's folder to their text."""
+    """`files` maps paths inside the suite's folder to their text. Raises BadInput for other paths, and for too much text."""
 
     name: str
     files: dict[str, str]
     shipped: bool = False
+
+    def model_post_init(self, _: Any) -> None:
+        for path in self.files:
+            if fault := path_fault(path):
+                raise BadInput(f"the file {path!r} of the suite {self.name} {fault}", remedy="rename the file")
+        for path in self.files:
+            above = next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in self.files), "")
+            if above:
+                raise BadInput(f"{above!r} of the suite {self.name} is a file and the folder of {path!r}")
+        if sum(map(len, self.files.values())) > _LIMIT:
+            raise BadInput(
+                f"the suite {self.name} holds more than {_LIMIT} characters", remedy="move data sets out of it"
+            )
 
     @property
     def digest(self) -> Digest:
@@ -35,9 +49,9 @@ class SuiteFiles(Frozen):
     def max_model_len(self) -> int:
         """The length, in tokens, that its endpoint must have; 0 where the declaration does not say (evaluate refuses it)."""
         try:
-            declared = yaml.safe_load(self.files.get(DECLARATION, ""))
+            declared = load_yaml(self.files.get(DECLARATION, ""), DECLARATION)
             return int(declared["serving"]["max_model_len"])
-        except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        except (BadInput, KeyError, TypeError, ValueError, OverflowError):
             return 0
 
     def parameters(self, **more: str | int) -> EvaluateParameters:
@@ -57,19 +71,30 @@ def names() -> list[str]:
 def read(suite: str) -> SuiteFiles:
     """The suite of that name, or in that folder; raises BadInput when there is none or it is not text."""
     folder = SHIPPED / suite if suite in names() else Path(suite)
-    if not (folder / DECLARATION).is_file():
+    if "\0" in suite or not (folder / DECLARATION).is_file():
         near = get_close_matches(suite, names(), 1)
         raise BadInput(
             f"there is no suite {suite!r}" + (f", did you mean {near[0]}?" if near else ""),
             remedy=f"give one of {', '.join(names())}, or a folder with a {DECLARATION} in it",
         )
     files: dict[str, str] = {}
+    size = 0
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
-            try:
-                files[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{path} in the suite {suite} is not UTF-8 text") from error
-    if sum(map(len, files.values())) > _LIMIT:
-        raise BadInput(f"the suite {suite} holds more than {_LIMIT} characters", remedy="move data sets out of it")
+        if any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise BadInput(
+                f"{path} in the suite {suite} is a link that leaves its folder", remedy="copy the file into the suite"
+            )
+        if not path.is_file():
+            continue
+        size += path.stat().st_size
+        if size > 4 * _LIMIT:  # bytes of UTF-8
+            raise BadInput(f"the suite {suite} holds more than {_LIMIT} characters", remedy="move data sets out of it")
+        try:
+            files[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} in the suite {suite} is not UTF-8 text") from error
+        except OSError as error:
+            raise BadInput(f"{path} in the suite {suite} cannot be read: {error.strerror}") from error
     return SuiteFiles(name=folder.resolve().name, files=files, shipped=folder.parent == SHIPPED)

@@ -68,6 +68,30 @@ class Score(Values):
         return None if self.not_applicable or not under else 100 * over / under
 
 
+class Load(Values):
+    """So many requests at once: tokens a second over all of them, of the answers and with the prompts, and the median time
+    to the first token in seconds.
+    """
+
+    requests: int
+    output_tokens_per_second: float
+    total_tokens_per_second: float
+    first_token_seconds: float
+
+
+class Serving(Values):
+    """How one model was served on GPUs when it was measured: bytes of weights on each, tokens of the KV cache, seconds until
+    it was ready, and its speed.
+    """
+
+    role: str
+    gpus: int
+    weights_per_gpu: int
+    cache_tokens: int
+    start_seconds: float
+    loads: tuple[Load, ...] = ()
+
+
 class Verdict(Values):
     """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people.
 
@@ -85,6 +109,7 @@ class Verdict(Values):
     commands: tuple[str, ...] = ()
     server: str = Field(default="", alias="engine")
     baseline_server: str = Field(default="", alias="baseline_engine")
+    serving: tuple[Serving, ...] = Field(default=(), description="baseline and candidate, where they were on GPUs")
 
 
 def grounds_for_promotion(decision: Decision | None, *, override: str, profile: GateProfile) -> Grounds | None:

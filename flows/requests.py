@@ -6,7 +6,7 @@ The flow wraps them in tasks (`flows.steps`); the command line runs them directl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containers import suites
 from containers.contract import (
@@ -23,12 +23,19 @@ from containers.contract import (
     StepRequest,
     StoreLocation,
 )
-from containers.fingerprints import fingerprint_inputs, locked_vllm
+from containers.fingerprints import VLLM_DISTRIBUTIONS, fingerprint_inputs, locked_vllm
+from containers.interpreter import versions
 from flows.runners.backends import BACKENDS
+from infra.environments.device import device
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
+    from flows.serving_plan import ServicePlan
+    from flows.ship_request import ServingOptions
     from infra.settings import Settings
+
+
+LOAD_LEVELS: Final = (1, 16, 128)  # requests at once: a person's, a team's, and what the machine gives at most
 
 
 def fingerprint(request: StepRequest) -> str:
@@ -40,7 +47,9 @@ def fingerprint(request: StepRequest) -> str:
 class Subject:
     """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store.
 
-    `tokenizer` is the checkpoint that a modelcar was made from, if the store has it.
+    `tokenizer` is the checkpoint that a modelcar was made from, if the store has it. `devices` are the GPUs to serve on and
+    `concurrency` the requests at once to measure with; empty and 0 leave both to the machine and the settings. What somebody
+    else serves has an `endpoint` and the name of its `server`.
     """
 
     role: str
@@ -48,18 +57,40 @@ class Subject:
     parameters: ServeParameters
     inputs: dict[str, ArtifactRef]
     tokenizer: ArtifactRef | None = None
+    devices: tuple[str, ...] = ()
+    concurrency: int = 0
+    endpoint: str = ""
+    server: str = ""
 
     @classmethod
-    def checkpoint(cls, role: str, ref: ArtifactRef, name: str, max_model_len: int) -> Subject:
+    def checkpoint(cls, role: str, ref: ArtifactRef, name: str, max_model_len: int = 0) -> Subject:
         parameters = ServeParameters(served_model_name=name, max_model_len=max_model_len)
         return cls(role, str(ref.digest), parameters, {"checkpoint": ref}, tokenizer=ref)
 
     @classmethod
-    def modelcar(
-        cls, role: str, image: PushedImage, name: str, max_model_len: int, tokenizer: ArtifactRef | None = None
-    ) -> Subject:
-        parameters = ServeParameters(reference=image.reference, served_model_name=name, max_model_len=max_model_len)
+    def modelcar(cls, role: str, image: PushedImage, name: str, tokenizer: ArtifactRef | None = None) -> Subject:
+        parameters = ServeParameters(reference=image.reference, served_model_name=name)
         return cls(role, str(image.digest), parameters, {}, tokenizer=tokenizer)
+
+    def planned(self, plan: ServicePlan, wanted: ServingOptions) -> Subject:
+        """The same subject, served as planned."""
+        parameters = self.parameters.model_copy(
+            update={
+                "max_model_len": plan.max_model_len,
+                "tensor_parallel_size": plan.tensor_parallel_size,
+                "pipeline_parallel_size": plan.pipeline_parallel_size,
+                "gpu_memory_utilization": plan.gpu_memory_utilization,
+                "arguments": wanted.vllm_argument,
+            }
+        )
+        return replace(
+            self,
+            parameters=parameters,
+            devices=plan.gpus,
+            concurrency=wanted.concurrency,
+            endpoint=plan.endpoint,
+            server=plan.server,
+        )
 
     def fitting(self, suite: str) -> Subject:
         """The same subject, served with at least the context length that the suite needs."""
@@ -67,14 +98,34 @@ class Subject:
         return replace(self, parameters=self.parameters.model_copy(update={"max_model_len": length}))
 
 
-def inference_server(settings: Settings) -> str:
-    """Name and version of the inference server. A measurement is named by it, so a CPU's baseline never meets a GPU's answers."""
+def inference_server(settings: Settings, parameters: ServeParameters | None = None) -> str:
+    """Name and version of the inference server, and the arguments that a user has given it.
+
+    A measurement is named by it, so a CPU's baseline never meets a GPU's answers.
+    """
+    name = _server_name(settings)
+    if parameters is None:
+        return name
+    split = (
+        [f"--pipeline-parallel-size={parameters.pipeline_parallel_size}"]
+        if parameters.pipeline_parallel_size > 1
+        else []
+    )
+    return " ".join([name, *split, *parameters.arguments])
+
+
+def _server_name(settings: Settings) -> str:
     if settings.serve.engine:
         return settings.serve.engine
     if settings.placement.serve:
         return f"vllm by {settings.placement.serve}"
     images = BACKENDS[settings.launcher].images(settings)
-    if images is None or not settings.resources.of(Step.SERVE).gpus:
+    if images is None and settings.serve.python is not None:
+        found = versions(settings.serve.python, VLLM_DISTRIBUTIONS)
+        return " ".join(next(iter(found.items()), ("vllm", "of unknown version")))
+    if images is None:
+        return locked_vllm(cuda=device(settings) == "cuda")
+    if not settings.resources.of(Step.SERVE).gpus:
         return locked_vllm()
     return f"vllm of {images.format(target='serve')}"
 
@@ -125,9 +176,8 @@ class Requests:
 
     def serve(self, subject: Subject, *, port: int = 0) -> StepRequest:
         timeout = self.settings.serve.ready_timeout
-        return self._request(
-            Step.SERVE, subject.parameters, subject.inputs, ServeOptions(port=port, ready_timeout=timeout)
-        )
+        options = ServeOptions(port=port, ready_timeout=timeout, devices=subject.devices)
+        return self._request(Step.SERVE, subject.parameters, subject.inputs, options)
 
     def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
         """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""
@@ -135,13 +185,18 @@ class Requests:
         parameters = files.parameters(
             action="measure",
             subject=subject.digest,
-            server=server or inference_server(self.settings),
+            server=server or subject.server or inference_server(self.settings, subject.parameters),
             tensor_parallel_size=subject.parameters.tensor_parallel_size,
         )
         where: dict[str, object] = {}
         if endpoint is not None:
             patience = self.settings.evaluate.model_dump(include={"concurrency", "request_timeout", "attempts"})
             where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
+            if subject.concurrency:
+                where["concurrency"] = subject.concurrency
+            if subject.devices or endpoint.start is not None:  # on GPUs: on processors the speed says nothing
+                where |= {"role": subject.role, "load_levels": LOAD_LEVELS, "gpus": subject.parameters.gpus}
+                where["server_start"] = endpoint.start
             if subject.tokenizer is not None:
                 where["tokenizer"] = subject.tokenizer
             else:
@@ -163,7 +218,11 @@ class Requests:
     ) -> StepRequest:
         """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 if unknown."""
         files = suites.read(suite)
-        parameters = files.parameters(action="judge", subject=subject.digest, engine=inference_server(self.settings))
+        parameters = files.parameters(
+            action="judge",
+            subject=subject.digest,
+            engine=subject.server or inference_server(self.settings, subject.parameters),
+        )
         parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
         return self._request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
 

@@ -6,6 +6,7 @@ flows, tasks and Prefect hooks read it from there (`current`) and pass it to the
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 class Runtime:
     """`listener` receives every event with the name of its task; `run` identifies the run.
 
-    `worked` collects the seconds that each step or start of a service took. The rest of the run's wall time is the
-    overhead of the flow.
+    `worked` collects the seconds in which a step or the start of a service was at work, those of two at once a single time.
+    The rest of the run's wall time is the overhead of the flow.
     """
 
     settings: Settings
@@ -46,15 +47,21 @@ class Runtime:
     listener: Listener
     run: str
     worked: list[float] = field(default_factory=list)
+    _at_work: list[float] = field(default_factory=list)  # when each block that goes on now began
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Count the time of the block as work of a step."""
-        started = time.monotonic()
+        with self._lock:
+            self._at_work.append(self._at_work[0] if self._at_work else time.monotonic())
         try:
             yield
         finally:
-            self.worked.append(time.monotonic() - started)
+            with self._lock:
+                began = self._at_work.pop()
+                if not self._at_work:
+                    self.worked.append(time.monotonic() - began)
 
     @property
     def location(self) -> StoreLocation:

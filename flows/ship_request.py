@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from containers import suites
-from containers.contract import Frozen, GateProfile
+from containers.contract import BASES, DEFAULT_BASE, Frozen, GateProfile
 from containers.errors import BadInput, Error, faults
 from containers.oci.reference import Reference, absolute_layout
 
@@ -45,7 +45,7 @@ class CommandLine:
 
 
 def _base(text: str) -> str:
-    if text not in {"busybox", "none"}:
+    if text not in BASES:
         try:
             Reference.parse(text)
         except Error as error:
@@ -53,15 +53,58 @@ def _base(text: str) -> str:
     return text
 
 
-class ShipOptions(Frozen):
+# What Carwright itself says to vLLM: an argument of the user's may not say it again.
+_OWN_ARGUMENTS: Final = (
+    *("--model", "--served-model-name", "--host", "--port", "--uds", "--api-key", "--config", "--max-model-len"),
+    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--gpu-memory-utilization", "--max-logprobs"),
+)
+
+
+def _argument(text: str) -> str:
+    name = text.partition("=")[0].replace("_", "-")
+    if not text.startswith("--") or any(mark in text for mark in "\n\r\0"):
+        raise ValueError(f"{text!r} is no argument of vLLM: write --NAME or --NAME=VALUE")
+    if name in _OWN_ARGUMENTS:
+        raise ValueError(f"Carwright gives {name} itself; its own option has the same name, if there is one")
+    return text
+
+
+class ServingOptions(Frozen):
+    """How models are served to be measured. 0 leaves it to the plan (`flows.serving_plan`)."""
+
+    max_model_len: Annotated[int, CommandLine(default="what the suite needs")] = Field(
+        default=0, ge=0, description="Context length in tokens; raised if the suite needs more."
+    )
+    tensor_parallel_size: Annotated[int, CommandLine(default="the fewest GPUs that hold it")] = Field(
+        default=0, ge=0, description="GPUs that share each layer."
+    )
+    pipeline_parallel_size: Annotated[int, CommandLine(default="1")] = Field(
+        default=0, ge=0, description="Groups of GPUs that share the layers."
+    )
+    gpu_memory_utilization: Annotated[float, CommandLine(default="0.9, or what just fits")] = Field(
+        default=0.0, ge=0, le=1, description="Part of a GPU's memory that vLLM takes."
+    )
+    vllm_argument: tuple[Annotated[str, AfterValidator(_argument)], ...] = Field(
+        default=(),
+        description="Argument for vLLM, as --NAME or --NAME=VALUE; repeatable, and part of a measurement's name.",
+    )
+    concurrency: Annotated[int, CommandLine(default="the setting evaluate.concurrency")] = Field(
+        default=0, ge=0, description="Concurrent requests to the measured model."
+    )
+
+
+class ShipOptions(ServingOptions):
     """The parameters that an entry of models.yaml may set, too, under the same names."""
 
     suite: str = Field(default="smoke", description="Suite for the gate.")
     base: Annotated[str, AfterValidator(_base)] = Field(
-        default="busybox", description="Base layer: busybox, none, or an image reference."
+        default=DEFAULT_BASE, description="Base layer: minimal, busybox, none, or an image reference."
     )
     tag: Annotated[str, CommandLine(default="the commit")] = Field(default="", description="Tag of the promoted image.")
-    max_model_len: int = Field(default=2048, ge=1, description="Context length in tokens.")
+    ignore: tuple[str, ...] = Field(
+        default=(),
+        description="Modules to keep unquantized, besides the recipe's: a name, or re:EXPRESSION; repeatable.",
+    )
     override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
         default="", description="Promote against the gate's verdict; the reason is recorded."
     )
@@ -80,6 +123,13 @@ class ShipRequest(ShipOptions):
         default="", description="oci:DIR or registry/repository."
     )
     scheme: str = Field(default="FP8_DYNAMIC", description="Quantization scheme of weights and activations.")
+    baseline_endpoint: Annotated[str, CommandLine(metavar="URL", default="serve it here")] = Field(
+        default="",
+        description="Running vLLM with the baseline (http://HOST:PORT/v1, #NAME if it serves several models).",
+    )
+    candidate_endpoint: Annotated[str, CommandLine(metavar="URL", default="serve it here")] = Field(
+        default="", description="Running vLLM with the quantized model, likewise."
+    )
     gate_profile: GateProfile = Field(
         default="release",
         description="If the gate cannot decide: release stops with exit code 4, smoke warns and promotes.",

@@ -6,6 +6,7 @@ cached: each time they check the current state and do what is missing.
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from containers import download_feed
+from containers import download_feed, suites
 from containers.contract import (
     ArtifactRef,
     Kind,
@@ -30,12 +31,15 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import measuring
-from flows.orchestrator.reporting import task_listener
+from flows import endpoint, measuring
+from flows.orchestrator.pending import Pending
+from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
 from flows.release.summary import Timeline
-from flows.requests import fingerprint
+from flows.requests import fingerprint, inference_server
+from flows.runners.backends import BACKENDS
 from flows.runtime import current
+from flows.serving_plan import Plans, ServicePlan, plan_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from flows.requests import Requests, Subject
     from flows.runners.service import Lease
     from flows.runtime import Runtime
+    from flows.ship_request import ShipRequest
 
 RETRIES = 2  # after a temporary error; a bug or bad input is never retried
 RETRY_SECONDS = [2.0, 15.0]
@@ -203,8 +208,48 @@ class Steps:
         if not future.state.is_completed():
             get_run_logger().warning("quantizing during the download stopped: %s", future.state.message)
 
-    def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, *, after: list[Done]) -> Done:
-        request = self.requests.quantize(checkpoint, recipe, QuantizeOptions())
+    def plan(self, source: ResolvedSource, request: ShipRequest) -> Plans:
+        """Plan how baseline and candidate are served. Raises BadInput, before anything is downloaded, if one fits nowhere."""
+        settings = self.runtime.settings
+        plans = plan_both(
+            source.config,
+            source.weights,
+            BACKENDS[settings.launcher].gpus(settings) if not settings.placement.serve else (),
+            request,
+            max(request.max_model_len, suites.read(request.suite).max_model_len),
+            concurrency=request.concurrency or settings.evaluate.concurrency,
+            elsewhere=self._elsewhere(request),
+        )
+        for one in (plans.baseline, plans.candidate):
+            get_run_logger().info("plan: %s", one)
+            self.runtime.listener("plan", Event(event="log", message=str(one)))
+        publish_plan(plans)
+        return plans
+
+    def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
+        """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
+        urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
+        found = {role: endpoint.find(url, self.runtime.settings.http) for role, url in urls.items() if url}
+        versions = {role: endpoint.vllm_version(one.url, self.runtime.settings.http) for role, one in found.items()}
+        if len(found) == 1:
+            own = inference_server(self.runtime.settings).rpartition(" ")[2]
+            versions |= {role: own for role in urls if role not in found}
+        endpoint.check_same(versions)
+        return {
+            role: ServicePlan(
+                role=role,
+                max_model_len=request.max_model_len,
+                endpoint=urls[role],
+                server=f"vllm {versions[role]} at {one.url} in the run {self.runtime.run}",
+            )
+            for role, one in found.items()
+        }
+
+    def quantize(
+        self, checkpoint: ArtifactRef, recipe: QuantizeParameters, *, after: list[Done], devices: tuple[str, ...] = ()
+    ) -> Done:
+        """Quantize; on `devices` alone where others are in use meanwhile."""
+        request = self.requests.quantize(checkpoint, recipe, QuantizeOptions(devices=devices))
         done = self._pure(request, Kind.CHECKPOINT, "quantize", f"quantize to {recipe.scheme}", after)
         self._add("quantize", done, recipe.scheme)
         return done
@@ -219,12 +264,20 @@ class Steps:
         return image, done
 
     def measure(
-        self, subject: Subject, suite: str, *, after: list[Done], keep: bool = False
+        self,
+        subject: Subject,
+        suite: str,
+        *,
+        after: list[Done],
+        keep: bool = False,
+        pending: Pending[Done] | None = None,
     ) -> tuple[Done, Lease | None]:
         """Measure the subject; returns the measurement and the lease of a model that is to keep serving.
 
-        The subject is served only if the store has no measurement of it, or if it is to keep serving.
+        The subject is served only if the store has no measurement of it, or if it is to keep serving. `pending` is the
+        measurement that this is part of, if it runs beside other steps.
         """
+        began = time.monotonic()
         label = f"evaluate the {subject.role} ({suite})"
         done, lease = measuring.measure(
             subject,
@@ -232,20 +285,37 @@ class Steps:
             requests=self.requests,
             store=self.runtime.store,
             run=lambda request: self._pure(request, Kind.MEASUREMENT, "evaluate", label, after),
-            serve=lambda fitting: self._deployed(fitting, after, keep=keep),
+            serve=lambda fitting: self._deployed(fitting, after, keep=keep, pending=pending),
             always_serve=self.force or keep,
         )
-        self._add("evaluate" if subject.role == "candidate" else subject.role, done, suite)
+        seconds = time.monotonic() - began if pending is not None and pending.beside else None
+        self._add("evaluate" if subject.role == "candidate" else subject.role, done, suite, seconds)
         return done, lease if keep else None
 
     @contextmanager
-    def _deployed(self, subject: Subject, after: list[Done], *, keep: bool) -> Iterator[Lease]:
+    def measuring(self, subject: Subject, suite: str, *, after: list[Done], now: bool) -> Iterator[Pending[Done]]:
+        """A measurement whose result is asked for inside the block. With `now` it begins at once, on GPUs of its own, beside
+        the steps of the block, and is stopped if they fail; else it begins when it is asked for.
+        """
+        pending = Pending(lambda: self.measure(subject, suite, after=after, pending=pending)[0])
+        with pending.beginning(now=now):
+            yield pending
+
+    @contextmanager
+    def _deployed(
+        self, subject: Subject, after: list[Done], *, keep: bool, pending: Pending[Done] | None = None
+    ) -> Iterator[Lease]:
         """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
+        if subject.endpoint:
+            yield endpoint.ForeignServer(endpoint.find(subject.endpoint, self.runtime.settings.http))
+            return
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(
             request, keep=keep, return_state=True, wait_for=[done.state for done in after]
         )
         lease: Lease = state.result()
+        if pending is not None:
+            pending.on_stop(lease.end)
         try:
             yield lease
         except BaseException:
@@ -288,8 +358,8 @@ class Steps:
             return _run(pure_step, request, name, label, after, refresh_cache=True)
         return done
 
-    def _add(self, name: str, done: Done, what: str) -> None:
-        self.timeline.add(name, "cached" if done.cached else "done", what)
+    def _add(self, name: str, done: Done, what: str, seconds: float | None = None) -> None:
+        self.timeline.add(name, "cached" if done.cached else "done", what, seconds)
 
 
 def _effect(image: PushedImage | PromotedImage) -> str:

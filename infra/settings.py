@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from containers.contract import Step
     from containers.setting_names import GivenName
 
+# A registry called localhost is this machine, and there is none: an image that is missing cannot come from anywhere else
+# under this name. Docker Hub's `carwright` is anybody's who takes it.
+IMAGES: Final = "localhost/carwright"
 PYTORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
 
 # What the tables of resources were called when each launcher had its own.
@@ -50,6 +53,10 @@ class Resources(Section):
         default=None,
         description="number of GPUs; -1 with docker: all GPUs of the container engine's machine; unset: none",
     )
+    gpu: str = Field(
+        default="",
+        description="GPU to plan for (H100, L40S, 96GB, ...), where it is on another machine; empty: this machine's are asked",
+    )
     scratch_gib: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="limit of a node's disk in GiB, kubernetes only; unset: 20, to download or quantize 100, to serve 200",
@@ -57,7 +64,7 @@ class Resources(Section):
 
     def over(self, others: Resources) -> Resources:
         """These, and for what they leave unset the others."""
-        return self.model_copy(update={name: value for name, value in others if getattr(self, name) is None})
+        return self.model_copy(update={name: value for name, value in others if getattr(self, name) in {None, ""}})
 
 
 class ResourcesSettings(Section):
@@ -97,7 +104,7 @@ class DockerSettings(Section):
         description="name that marks all containers; those of other projects on the same engine are never touched",
     )
     image: str = Field(
-        default="carwright/{target}:latest",
+        default=f"{IMAGES}/{{target}}:latest",
         description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
     )
     network: str = Field(
@@ -132,7 +139,7 @@ class KubernetesSettings(Section):
     context: str | None = Field(default=None, description="context of the kubeconfig; unset: the current one")
     namespace: str = Field(default="", description="namespace; empty: the context's own")
     image: str = Field(
-        default="carwright/{target}:latest",
+        default=f"{IMAGES}/{{target}}:latest",
         description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
     )
     pull_logins: tuple[str, ...] = Field(
@@ -210,6 +217,16 @@ class WatchSettings(Section):
     )
 
 
+class QuantizeSettings(Section):
+    """Quantizing without containers."""
+
+    python: Path | None = Field(
+        default=None,
+        description="Python with a torch, llm-compressor and compressed-tensors (as locked) of your own to quantize with; "
+        "unset: the locked ones",
+    )
+
+
 class FlowServeSettings(ServeSettings):
     """vLLM as a service, with whom it serves and where."""
 
@@ -250,6 +267,12 @@ class Settings(StepSettings):
         "change the variable CARWRIGHT_<NAME>, the file of that name or the entry in carwright.toml; `carwright settings` prints them all"
     )
 
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="what quantizes and serves without containers: cuda, this machine's NVIDIA GPUs; auto: if there are any that "
+        "the locked builds run on",
+    )
+    quantize: QuantizeSettings = QuantizeSettings()
     serve: FlowServeSettings = FlowServeSettings()
     evaluate: FlowEvaluateSettings = FlowEvaluateSettings()
     watch: WatchSettings = WatchSettings()

@@ -11,6 +11,7 @@ from containers.store.source import SourceBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from containers.download.sources import BucketSource
@@ -45,5 +46,5 @@ class BucketOrigin:
         with self._bucket.read(file.path, file.mark, start, stop) as pieces:
             yield start, pieces
 
-    def path(self, file: Remote) -> Path | None:
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None

@@ -1,7 +1,8 @@
 """Checkpoints on a Hugging Face hub.
 
-Addresses and errors are those of its own client, `huggingface_hub`; listings and bytes are read here (`containers.hub_http`). The client's `hf_hub_download` writes to a temporary file of its own and removes it when it fails
-(2.4, `_download_to_tmp_and_move`), so that nothing would be left to go on from after a crash.
+Addresses and errors are those of its own client, `huggingface_hub`; listings and bytes are read here (`containers.hub_http`).
+The client's `hf_hub_download` writes to a temporary file of its own and removes it when it fails (2.4,
+`_download_to_tmp_and_move`), so that nothing would be left to go on from after a crash.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from containers.download.hub_errors import translated
 from containers.download.retries import retrying
 from containers.download.selection import Remote
 from containers.errors import BadInput, Temporary
+from containers.foreign_json import LISTING, parse_json
 from containers.hub_http import HubHttp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    import httpx2
 
     from containers.download.sources import HubSource
     from containers.settings import StepSettings
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_FILES_MAX: Final = 100_000  # of a repository; the hub itself advises against more
+_LARGEST: Final = 2**63 - 1  # bytes of a file
 
 
 class HubOrigin:
@@ -52,14 +59,14 @@ class HubOrigin:
     def commit(self) -> str | None:
         revision = self._source.revision
         path = self._source.repo + (f"/revision/{quote(revision, safe='')}" if revision else "")
-        found, _ = self._json(self._http.address(path))
+        found = parse_json(self._get(self._http.address(path)).content, f"the answer of {self._endpoint}", LISTING)
         commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise BadInput(f"{self._endpoint} names no commit of {self._source}", remedy="check CARWRIGHT_HUB_ENDPOINT")
         return commit
 
     def files(self, commit: str | None) -> list[Remote]:
-        files = list(self._listing(quote(commit or "main", safe="")))
+        files = self._listing(quote(commit or "main", safe=""))
         # The listing of a gated repository is public, its contents are not: ask for one before anything is planned.
         # (There is a call for that, auth_check; mirrors of the hub do not have it.)
         if files:
@@ -72,34 +79,27 @@ class HubOrigin:
         if answer.is_error:
             hf_raise_for_status(answer)
 
-    def _listing(self, revision: str) -> Iterator[Remote]:
+    def _listing(self, revision: str) -> list[Remote]:
         address: str | None = self._http.address(f"{self._source.repo}/tree/{revision}?recursive=true&expand=false")
         pages = self._http.pages(f"the files of {self._source}")
+        files: list[Remote] = []
         while address is not None:
-            entries, answer = self._json(address)
-            try:
-                yield from (_remote(entry) for entry in entries if entry["type"] == "file")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            answer = self._get(address)
+            files += listed(answer.content, self._endpoint)
+            if len(files) > _FILES_MAX:
                 raise BadInput(
-                    f"{self._endpoint} does not list the files of {self._source} as a Hugging Face hub does",
-                    remedy="check CARWRIGHT_HUB_ENDPOINT",
-                ) from error
+                    f"the repository has more than {_FILES_MAX} files", remedy="give a repository with a checkpoint"
+                )
             address = pages.following(answer, address)
+        return files
 
-    def _json(self, address: str) -> tuple[Any, Any]:
-        """An answer's JSON, and the answer."""
-
-        def ask() -> tuple[Any, Any]:
+    def _get(self, address: str) -> httpx2.Response:
+        def ask() -> httpx2.Response:
             answer = self._http.get(address)
             hf_raise_for_status(answer)
-            return answer.json(), answer
+            return answer
 
-        found, answer = self._call(ask)
-        if not isinstance(found, (dict, list)):
-            raise BadInput(
-                f"{self._endpoint} does not answer as a Hugging Face hub does", remedy="check CARWRIGHT_HUB_ENDPOINT"
-            )
-        return found, answer
+        return self._call(ask)
 
     @contextmanager
     def open(self, file: Remote, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -114,7 +114,7 @@ class HubOrigin:
                 raise Temporary(f"{self._endpoint} sent another part of {file.path} than was asked for")
             yield (start if response.status_code == 206 else 0), pieces
 
-    def path(self, file: Remote) -> Path | None:
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None
 
     def _call(self, ask: Callable[[], T]) -> T:
@@ -125,15 +125,29 @@ class HubOrigin:
         return retrying(self._say)(once)
 
 
+def listed(content: bytes, endpoint: str) -> list[Remote]:
+    """The files of a page of a hub's listing; raises BadInput for what no hub answers."""
+    entries = parse_json(content, f"the listing of {endpoint}", LISTING)
+    try:
+        return [_remote(entry) for entry in entries if entry["type"] == "file"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_a_hub(endpoint, error) from error
+
+
 def _remote(entry: Any) -> Remote:
-    """One entry of a listing; raises KeyError, TypeError or ValueError for what is none."""
+    """One entry of a listing; raises KeyError, TypeError, ValueError or AttributeError for what is none."""
     path, large = entry["path"], entry.get("lfs")
-    size = (large or entry)["size"]
-    if not isinstance(path, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise TypeError(f"an entry {path!r} of {size!r} bytes")
-    if large:
-        return Remote(path, size, sha256=Digest(large["oid"]))
-    return Remote(path, size, git=str(entry["oid"]))
+    size, named = (large or entry)["size"], (large or entry)["oid"]
+    if type(size) is not int or not 0 <= size <= _LARGEST or not isinstance(path, str) or not isinstance(named, str):
+        raise ValueError("the listing has a file without a path, a size or a hash")
+    return Remote(path, size, sha256=Digest(named)) if large else Remote(path, size, git=named)
+
+
+def _not_a_hub(endpoint: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"{endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
+        remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
+    )
 
 
 def _starts_at(response: Any, start: int) -> bool:

@@ -50,6 +50,7 @@ def translated(source: HubSource, endpoint: str) -> Iterator[None]:
         raise Temporary(
             f"the hub does not answer ({endpoint}): {error or type(error).__name__}",
             remedy=f"check the network; {_ENDPOINT}; a second run continues from here",
+            doctor="hub",
         ) from error
     except (httpx2.HTTPError, ValueError, KeyError, RecursionError) as error:
         raise BadInput(
@@ -58,7 +59,7 @@ def translated(source: HubSource, endpoint: str) -> Iterator[None]:
 
 
 def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
-    status, page = error.response.status_code, f"{endpoint}/{source.repo}"
+    status, page, doctor = error.response.status_code, f"{endpoint}/{source.repo}", ""
     if status in _BUSY:
         return Busy(
             f"the hub is busy or failing ({status} from {endpoint})",
@@ -67,10 +68,10 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
         )
     if isinstance(error, GatedRepoError) and status == 403:
         message = f"{source.repo} is gated, and the owner of this token has no access"
-        remedy = f"ask for access at {page}"
+        remedy, doctor = f"ask for access at {page}", "hub"
     elif isinstance(error, GatedRepoError):
         message = f"{source.repo} is gated, and no token was given"
-        remedy = f"accept its terms at {page}, then {_LOG_IN}"
+        remedy, doctor = f"accept its terms at {page}, then {_LOG_IN}", "hub"
     elif isinstance(error, RepositoryNotFoundError):
         message = f"there is no model {source.repo} at {endpoint}, or it is private"
         remedy = f"check the name; for a private model {_LOG_IN}"
@@ -85,11 +86,11 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
         remedy = f"see {page}"
     elif status == 401:
         message = "the hub rejects this token"
-        remedy = f"{_LOG_IN}, with a token that is valid"
+        remedy, doctor = f"{_LOG_IN}, with a token that is valid", "hub"
     else:
         message = f"the hub refuses {source} with code {status}"
-        remedy = f"check that the token may read models; {_ENDPOINT}"
-    return BadInput(message, remedy=remedy)
+        remedy, doctor = f"check that the token may read models; {_ENDPOINT}", "hub"
+    return BadInput(message, remedy=remedy, doctor=doctor)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -35,8 +35,8 @@ class Origin(Protocol):
         at 0 when the source cannot start elsewhere.
         """
 
-    def path(self, file: Remote) -> Path | None:
-        """The file itself, where it lies on this machine already."""
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
+        """The file itself, where it lies on this machine already, under a name that is good within the block."""
 
 
 def open_origin(source: Source, settings: StepSettings, say: Callable[[str], object]) -> Origin:

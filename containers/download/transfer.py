@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
 _LEAST_RATE: Final = 100.0  # bytes per second over a round of attempts that all failed
 _GRACE: Final = 60.0  # seconds of a round that bring nothing: pauses between attempts
+_HEADERS_MAX: Final = 256 << 20  # bytes of the headers of a checkpoint, which are kept until they are announced
 
 
 class Transfer:
@@ -35,6 +36,7 @@ class Transfer:
         self._origin = origin
         self._say = say
         self._stopping = stopping
+        self._headers = 0
 
     def fetch(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
         """Make `path` the whole file, going on from the bytes that it has. `on_bytes` gets what is added, or, below 0,
@@ -62,6 +64,9 @@ class Transfer:
         """
         front = _Header(self, file)
         header = read_header(front, file.path, file.size)
+        self._headers += header.data_start
+        if self._headers > _HEADERS_MAX:
+            raise BadInput(f"the headers of the checkpoint have more than {_HEADERS_MAX} bytes", remedy="take another")
         return front.have[: header.data_start]
 
     def read(self, file: Remote, start: int, stop: int) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containers.contract import (
     DownloadOptions,
@@ -19,6 +21,7 @@ from containers.download.origin import listing_digest, open_origin
 from containers.download.partial import partial_folder
 from containers.download.selection import select
 from containers.download.sources import BucketSource, FolderSource, HubSource, parse
+from containers.download.transfer import Transfer
 from containers.download_feed import FeedWriter
 from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from containers.download.selection import Selection
     from containers.download.sources import Source
     from containers.step import Context
+
+
+_CONFIG_LIMIT: Final = 1 << 20  # bytes; it travels in the result
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -62,7 +68,23 @@ def resolve(source: Source, context: Context) -> ResolvedSource:
         commit=commit,
         files=len(selection.taken),
         size=selection.size,
+        weights=sum(file.size for file in selection.taken if file.path.endswith(".safetensors")),
+        config=_configuration(pinned, selection, context),
     )
+
+
+def _configuration(pinned: Source, selection: Selection, context: Context) -> dict[str, JsonValue]:
+    """The model's config.json, which says how it can be served; empty for what the download will refuse with its reasons."""
+    file = next((one for one in selection.taken if one.path == "config.json"), None)
+    if file is None or file.size > _CONFIG_LIMIT:
+        return {}
+    origin = open_origin(pinned, context.settings, context.report.log)
+    content = Transfer(origin, context.report.log, threading.Event()).read(file, 0, file.size)
+    try:
+        read = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def download(source: Source, request: StepRequest, context: Context) -> StepResult:

@@ -145,13 +145,8 @@ class Client:
                     _raise_for(response.status_code, said.decode(errors="replace"))
                 ended = False
                 async for line in lines_async(response, ANSWER, self.base):
-                    if not line.startswith("data:"):
-                        continue
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
-                        ended = True
+                    if ended := take_line(streamed, line, time.monotonic() - started):
                         break
-                    _take(streamed, _json(data), time.monotonic() - started)
             if not ended:
                 raise _RetryableError(f"the stream of {path} broke off after {streamed.chunks} chunks")
             streamed.total = time.monotonic() - started
@@ -236,19 +231,31 @@ def _json(text: str) -> Any:
         return text
 
 
-def _take(streamed: Streamed, event: Any, now: float) -> None:
-    """Add one server-sent event to the streamed answer."""
-    if not isinstance(event, dict):
-        raise _RetryableError(f"not an event of a stream: {str(event)[:200]!r}")
+def take_line(streamed: Streamed, line: str, now: float) -> bool:
+    """Add one line of an event stream to the streamed answer; whether it is the last. Raises Temporary for a broken event."""
+    if not line.startswith("data:"):
+        return False
+    data = line.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return True
+    event = _json(data)
+    choices = event.get("choices") or [] if isinstance(event, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise _RetryableError(f"not an event of a stream: {data[:200]!r}")
     if "error" in event:
-        raise _RetryableError(f"the stream carried an error: {_message(json.dumps(event))}")
-    if usage := event.get("usage"):
-        streamed.usage = usage
-    for choice in event.get("choices") or ():
-        piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        raise _RetryableError(f"the stream carried an error: {_message(data)}")
+    if isinstance(usage := event.get("usage"), dict) and usage:
+        streamed.usage = {name: count for name, count in usage.items() if type(count) is int}
+    for choice in choices:
+        delta = choice.get("delta")
+        piece = choice.get("text") or (delta.get("content") if isinstance(delta, dict) else "") or ""
+        reason = choice.get("finish_reason") or streamed.finish_reason
+        if not isinstance(piece, str) or not isinstance(reason, str):
+            raise _RetryableError(f"not an event of a stream: {data[:200]!r}")
         if piece:
             streamed.text += piece
             streamed.chunks += 1
             if math.isnan(streamed.first_token):
                 streamed.first_token = now
-        streamed.finish_reason = choice.get("finish_reason") or streamed.finish_reason
+        streamed.finish_reason = reason
+    return False

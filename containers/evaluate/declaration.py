@@ -5,11 +5,11 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.plain_yaml import load_yaml
 from containers.suites import DECLARATION, SHIPPED
 
 if TYPE_CHECKING:
@@ -57,14 +57,7 @@ D = TypeVar("D", bound=Declaration)
 
 def content(files: SuiteFiles) -> Any:
     """The YAML of a suite, unchecked; raises BadInput when it is none."""
-    try:
-        return yaml.safe_load(files.files.get(DECLARATION, ""))
-    except yaml.YAMLError as error:
-        at = getattr(error, "problem_mark", None)
-        where = f"line {at.line + 1}, column {at.column + 1}: {getattr(error, 'problem', '')}" if at else str(error)
-        raise BadInput(
-            f"{DECLARATION} of the suite {files.name} is not YAML: {where}", remedy="correct the YAML"
-        ) from error
+    return load_yaml(files.files.get(DECLARATION, ""), f"{DECLARATION} of the suite {files.name}")
 
 
 def parse(files: SuiteFiles, model: type[D]) -> D:

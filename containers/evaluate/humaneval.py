@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.evaluate import answer_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,9 +48,17 @@ class Problem(Frozen):
         """The code before the function: imports and helper functions."""
         return self.prompt[: self.prompt.rindex(f"def {self.entry_point}(")]
 
-    def program(self, solution: str) -> str:
-        """The program to run: the function, its test, and the call of the test."""
-        return f"{solution}\n{self.test}\ncheck({self.entry_point})\n"
+    @property
+    def checks(self) -> str:
+        """Code that defines `check`; it may use what the preamble defines."""
+        return self.test
+
+
+class Solution(Frozen):
+    """What a model wrote: `code` as it is, and after it what is found in `answer`, its Markdown."""
+
+    code: str
+    answer: str = ""
 
 
 class Sampling(Frozen):
@@ -79,8 +86,10 @@ def problems() -> dict[str, Problem]:
     return {one.task_id: one for one in found}
 
 
-async def solutions(client: Client, problem: Problem, sampling: Sampling, cut: list[str] | None = None) -> list[str]:
-    """The model's answers, as programs that define the function.
+async def solutions(
+    client: Client, problem: Problem, sampling: Sampling, cut: list[str] | None = None
+) -> list[Solution]:
+    """The model's answers, which define the function. Nothing here parses them: that is done in the sandbox.
 
     `cut` gets the problem's name for each answer that reached the token limit.
     """
@@ -93,7 +102,7 @@ async def solutions(client: Client, problem: Problem, sampling: Sampling, cut: l
         asked = drawn | {"prompt": problem.prompt, "stop": list(STOP[:_MOST_STOPS])}
         answer = await client.post("completions", asked)
         _note(cut, problem, answer)
-        return [problem.prompt + _body(str(choice["text"])) for choice in answer["choices"]]
+        return [Solution(code=problem.prompt + _body(str(choice["text"]))) for choice in answer["choices"]]
     messages = [
         {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": f"{_TASK}\n```python\n{problem.prompt.strip()}\n```"},
@@ -101,7 +110,7 @@ async def solutions(client: Client, problem: Problem, sampling: Sampling, cut: l
     answer = await client.post("chat/completions", drawn | {"messages": messages, "top_p": _TOP_P})
     _note(cut, problem, answer)
     texts = [str(choice["message"].get("content") or "") for choice in answer["choices"]]
-    return [f"{problem.preamble}\n{answer_code.extract_code(text, problem.entry_point)}" for text in texts]
+    return [Solution(code=problem.preamble, answer=text) for text in texts]
 
 
 def _note(cut: list[str] | None, problem: Problem, answer: dict[str, Any]) -> None:
@@ -115,7 +124,7 @@ def _body(text: str) -> str:
 
 
 async def score(
-    sandbox: Sandbox, known: Mapping[str, Problem], found: Mapping[str, Sequence[str]]
+    sandbox: Sandbox, known: Mapping[str, Problem], found: Mapping[str, Sequence[Solution]]
 ) -> dict[str, list[Outcome]]:
     """Run every solution in the sandbox, as many at once as there are processors.
 
@@ -123,9 +132,17 @@ async def score(
     """
     gate = asyncio.Semaphore(os.cpu_count() or 1)
 
-    async def one(name: str, solution: str) -> Outcome:
+    async def one(name: str, solution: Solution) -> Outcome:
         async with gate:
-            return await asyncio.to_thread(sandbox.run, known[name].program(solution))
+            problem = known[name]
+            return await asyncio.to_thread(
+                sandbox.run,
+                solution.code,
+                answer=solution.answer,
+                entry_point=problem.entry_point,
+                preamble=problem.preamble,
+                test=problem.checks,
+            )
 
-    outcomes = iter(await asyncio.gather(*(one(name, text) for name, texts in found.items() for text in texts)))
-    return {name: [next(outcomes) for _ in texts] for name, texts in found.items()}
+    outcomes = iter(await asyncio.gather(*(one(name, each) for name, written in found.items() for each in written)))
+    return {name: [next(outcomes) for _ in written] for name, written in found.items()}

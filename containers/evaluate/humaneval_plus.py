@@ -60,14 +60,14 @@ class HarderProblem(Problem):
     plus_input: list[Any]
     atol: float = 0.0
 
-    def program(self, solution: str) -> str:
-        test = _TEST.format(
+    @property
+    def checks(self) -> str:
+        return _TEST.format(
             reference=self.prompt + self.canonical_solution,
             inputs=[*self.base_input, *self.plus_input],
             entry_point=self.entry_point,
             atol=self.atol,
         )
-        return f"{solution}\n{test}\ncheck({self.entry_point})\n"
 
 
 def problems(path: Path | None, known: Mapping[str, Problem]) -> dict[str, HarderProblem]:

@@ -1,43 +1,57 @@
-"""Runs Python code that a model wrote, without trusting it.
+"""Runs Python code that a model wrote, without trusting it, and judges what it computes.
 
-Under bubblewrap the program gets a file system of its own (this Python and the system's libraries, read only; an empty
-/tmp in memory), its own user, process, network and IPC namespaces, no capability, no variable of this environment, no
-way to start a process or a thread, and limits of processor time, memory, file size and wall time.
+Two processes do that, in the sandbox both (`containers.evaluate.confined`). One runs the code. The other one runs the test
+and compares; it knows the code's answers as data alone, and only it can say that they are right. Neither can make a
+process, a thread, a socket or a file, send a signal, or call anything else of the system that computing does not take (an
+allow-list of system calls); time, memory and the size of what is answered have limits.
 
-In a container, where the container engine forbids new namespaces, the program gets the same limits, reads this Python
-and the system's libraries and no other file (Landlock), writes nothing, and cannot make a socket, a process or a thread,
-send a signal or look into another process (a system call filter). Without either, nothing is run.
+Under bubblewrap the two also have a file system of their own (this Python and the system's libraries, nothing writable) and
+their own user, process, network and IPC namespaces, no capability, and no variable of this environment. In a container,
+where the container engine forbids new namespaces, they can read the same folders and no other file (Landlock). Without
+either, nothing is run.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.pipes import TooMuchOutput
 from containers.process import ProcessFailed, TimedOut, run
 
 Kind = Literal["auto", "bubblewrap", "container"]
 
-_CONFINED: Final = Path(__file__).with_name("_confined.py")
+_CONFINED: Final = Path(__file__).with_name("confined")
+_PACKAGE: Final = "containers/evaluate/confined"
+_SHOWN_AT: Final = "/confined"  # the folder above the package, inside bubblewrap
+# What lies beside the package is not for the program, which has Python's own library alone.
+_START: Final = (
+    "import sys; sys.path.append({root!r}); from containers.evaluate.confined.main import main; sys.path.pop(); main()"
+)
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin")
+_DEVICES: Final = ("/dev/null", "/dev/urandom")
 _CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
 _DETAIL_LENGTH: Final = 400  # characters of what went wrong that are kept
+_LONGEST_VERDICT: Final = 1 << 16  # bytes
+_LONGEST_CODE: Final = 1 << 20  # characters
+_GRACE: Final = 5.0  # seconds that the judge has to say that the time is over
+_NO_TEST: Final = "def check(candidate): pass"
 
 
 class Limits(Frozen):
-    """`wall` and `cpu` in seconds, `memory` and `file` in bytes."""
+    """`wall` and `cpu` in seconds; `memory`, `file` and `answer`, all that a program answers, in bytes."""
 
     wall: float = 20.0
     cpu: int = 10
     memory: int = 1 << 30
     file: int = 16 << 20
+    answer: int = 16 << 20
 
 
 class Outcome(Frozen):
@@ -72,6 +86,7 @@ class Sandbox:
             f"no sandbox for generated code: {', and '.join(missing)}",
             remedy="install bubblewrap and allow user namespaces, or run the step in its container on a system with "
             "Landlock; generated code is never run without a sandbox",
+            doctor="sandbox",
         )
 
     def __str__(self) -> str:
@@ -82,26 +97,40 @@ class Sandbox:
         outcome = self.run("pass")
         return "" if outcome.passed else f"{'bubblewrap' if self.bwrap else 'Landlock'} does not work: {outcome.detail}"
 
-    def run(self, program: str) -> Outcome:
-        """Whether the program ran to its end without an exception, within the limits."""
-        token = secrets.token_hex(16)
-        order = {"program": program, "token": token, **self.limits.model_dump(exclude={"wall"})}
-        python = [str(Path(sys.executable).resolve()), "-I", "-S", "-B"]
-        if self.bwrap:
-            argv = [*self._namespaces(), *python, "/confined.py"]
-        else:
-            argv = [*python, str(_CONFINED)]
-            order["readable"] = [*(path for path in _SYSTEM if Path(path).is_dir()), str(_prefix())]
+    def run(
+        self, code: str, *, answer: str = "", entry_point: str = "", preamble: str = "", test: str = _NO_TEST
+    ) -> Outcome:
+        """Whether the code, and what a model's `answer` in Markdown has of the function `entry_point`, passes the test.
+
+        `test` defines `check(candidate)`, which raises when the function is wrong; it and `preamble`, whose names it may
+        use, are trusted. Without a test it passes when it ends without an exception, if it is honest.
+        """
+        if len(code) + len(answer) > _LONGEST_CODE:
+            return Outcome(passed=False, detail=f"the program has more than {_LONGEST_CODE} characters")
+        order = {"code": code, "answer": answer, "entry_point": entry_point, "preamble": preamble, "test": test}
+        limits = {**self.limits.model_dump(), "readable": None if self.bwrap else self._readable()}
+        root = _SHOWN_AT if self.bwrap else str(_CONFINED.parents[2])
+        python = [str(Path(sys.executable).resolve()), "-I", "-S", "-B", "-c", _START.format(root=root)]
         try:
-            done = run(argv, env={}, timeout=self.limits.wall, check=False, stdin=json.dumps(order) + "\n")
+            done = run(
+                [*(self._namespaces() if self.bwrap else []), *python],
+                env={},
+                timeout=self.limits.wall + _GRACE,
+                check=False,
+                stdin=f"{json.dumps(limits)}\n{json.dumps(order)}",
+                most=_LONGEST_VERDICT,
+            )
         except TimedOut:
             return Outcome(passed=False, detail=f"did not end within {self.limits.wall:g} s")
-        except ProcessFailed as error:
+        except (ProcessFailed, TooMuchOutput) as error:
             return Outcome(passed=False, detail=str(error)[-_DETAIL_LENGTH:])
-        if done.stdout == token:
-            return Outcome(passed=True, detail="")
+        if done.code == 0:
+            return Outcome.model_validate_json(done.stdout)
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.code}"]
         return Outcome(passed=False, detail=last[0][-_DETAIL_LENGTH:])
+
+    def _readable(self) -> list[str]:
+        return [*(path for path in _SYSTEM if Path(path).is_dir()), str(_prefix())]
 
     def _namespaces(self) -> list[str]:
         argv = [self.bwrap, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
@@ -113,9 +142,11 @@ class Sandbox:
                 argv += ["--ro-bind", path, path]
         if not _prefix().is_relative_to("/usr"):
             argv += ["--ro-bind", str(_prefix()), str(_prefix())]
-        # No /proc: a program has no business there, and in a container, which sees only part of it, none can be mounted.
-        argv += ["--ro-bind", str(_CONFINED), "/confined.py", "--dev", "/dev"]
-        return [*argv, "--size", str(self.limits.file), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]  # noqa: S108 - the sandbox's own
+        # No /proc: a program has no business there, and in a container, which sees only part of it, none can be mounted. And
+        # no /dev/shm and no /tmp: nothing is writable.
+        argv += ["--ro-bind", str(_CONFINED), f"{_SHOWN_AT}/{_PACKAGE}"]
+        argv += [word for path in _DEVICES for word in ("--dev-bind", path, path)]
+        return [*argv, "--chdir", "/", "--remount-ro", "/"]
 
 
 def in_container() -> bool:
@@ -126,3 +157,17 @@ def in_container() -> bool:
 def _prefix() -> Path:
     """Where this Python and its library are."""
     return Path(sys.base_prefix).resolve()
+
+
+def main() -> None:
+    """`python -m containers.evaluate.sandbox [KIND]` says which sandbox works here, or ends with code 2 and says why none does."""
+    kind: Any = sys.argv[1] if len(sys.argv) > 1 else "auto"
+    try:
+        print(Sandbox.find(kind=kind))
+    except BadInput as error:
+        print(f"{error.message}\n{error.remedy}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.suites import SuiteFiles, read
+from containers.verdict import Serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Sizes(Frozen):
-    """Bytes of the two checkpoints; 0 if unknown."""
+    """Bytes of the two checkpoints, 0 if unknown; and how both were served, if that was measured."""
 
     baseline: int = 0
     candidate: int = 0
+    serving: tuple[Serving, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult
 from containers.digest import canonical_json
 from containers.errors import BadInput
-from containers.evaluate import kinds
+from containers.evaluate import kinds, serving_speed
 from containers.evaluate.suite import Sizes, of_request
 from containers.fingerprints import fingerprint_inputs, locked_version
 from containers.store import FileEntry, Manifest, Store
-from containers.verdict import PAGE_FILE, REPORT_FILE, VERDICT_FILE, Verdict
+from containers.verdict import PAGE_FILE, REPORT_FILE, VERDICT_FILE, Serving, Verdict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
 
     from containers.contract import StepRequest
@@ -50,7 +52,11 @@ def _measure(request: StepRequest, suite: Suite, store: Store, context: Context)
     parameters = EvaluateParameters.read(request.parameters)
     if not parameters.subject:
         raise BadInput("the request does not name a subject", remedy="give the digest of the served model")
-    return suite.measure(parameters, EvaluateOptions.read(request.options), store, context)
+    options = EvaluateOptions.read(request.options)
+    files = suite.measure(parameters, options, store, context)
+    if options.load_levels:
+        files[serving_speed.FILE] = _json(serving_speed.measure(options.role, options, context.report))
+    return files
 
 
 def _judge(request: StepRequest, suite: Suite, store: Store, context: Context) -> dict[str, bytes]:
@@ -61,12 +67,20 @@ def _judge(request: StepRequest, suite: Suite, store: Store, context: Context) -
         if ref is None or ref.kind is not Kind.MEASUREMENT:
             raise BadInput(f"judge needs a measurement as its input {name!r}")
         store.materialize(ref, folder)
-    judged = suite.judge(**folders, sizes=Sizes(baseline=parameters.size_baseline, candidate=parameters.size_candidate))
+    serving = tuple(filter(None, (_serving(folders[name]) for name in ("baseline", "candidate"))))
+    sizes = Sizes(baseline=parameters.size_baseline, candidate=parameters.size_candidate, serving=serving)
+    judged = suite.judge(**folders, sizes=sizes)
     return {
-        VERDICT_FILE: _json(judged.verdict),
+        VERDICT_FILE: _json(judged.verdict.model_copy(update={"serving": serving})),
         REPORT_FILE: _json(judged.report),
         PAGE_FILE: judged.page.encode(),
     }
+
+
+def _serving(folder: Path) -> Serving | None:
+    """How the measured model was served; None where that was not measured."""
+    path = folder / serving_speed.FILE
+    return Serving.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _json(value: BaseModel) -> bytes:

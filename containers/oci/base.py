@@ -1,4 +1,4 @@
-"""What lies under the model in a modelcar: the busybox base, another image, or nothing."""
+"""What lies under the model in a modelcar: the minimal base, the busybox base, another image, or nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.busybox import VERSION, base_layer, find_binary
+from containers.oci import busybox, minimal
 from containers.oci.layer import MEDIA_TYPE, ROOT
 from containers.oci.mounted import refuse, tree_of
 from containers.oci.repository import Blob, Repository, image, read_config
@@ -36,19 +36,32 @@ class Base:
     blobs: tuple[Blob, ...] = ()
 
 
-def busybox_base(platform: str, settings: StepSettings) -> Base:
-    """The base made here (see `containers.oci.busybox`); the same bytes everywhere."""
+def minimal_base(platform: str) -> Base:
+    """The base that is in Carwright (see `containers.oci.minimal`); the same bytes everywhere."""
     wanted = Platform.named(platform)
-    content = base_layer(find_binary(wanted.architecture, settings))
-    blob = Blob.of(content, f"base ({platform})")
+    content = minimal.base_layer(wanted.architecture)
+    return _made(
+        "minimal", wanted, content, f"carwright: the modelcar shell {minimal.SHELLS[wanted.architecture][:12]}"
+    )
+
+
+def busybox_base(platform: str, settings: StepSettings) -> Base:
+    """The base made of Debian's busybox (see `containers.oci.busybox`); the same bytes everywhere."""
+    wanted = Platform.named(platform)
+    content = busybox.base_layer(busybox.find_binary(wanted.architecture, settings))
+    return _made("busybox", wanted, content, f"carwright: busybox-static {busybox.VERSION}")
+
+
+def _made(name: str, platform: Platform, content: bytes, created_by: str) -> Base:
     digest = Digest.of(content)
-    config = _scratch(wanted).model_copy(
+    config = _scratch(platform).model_copy(
         update={
             "rootfs": RootFs(diff_ids=(digest,)),
-            "history": (History(created=EPOCH, created_by=f"carwright: busybox-static {VERSION}"),),
+            "history": (History(created=EPOCH, created_by=created_by),),
         }
     )
-    return Base("busybox", config, (Descriptor(media_type=MEDIA_TYPE, digest=digest, size=len(content)),), (blob,))
+    layer = Descriptor(media_type=MEDIA_TYPE, digest=digest, size=len(content))
+    return Base(name, config, (layer,), (Blob.of(content, f"base ({platform})"),))
 
 
 def empty_base(platform: str) -> Base:

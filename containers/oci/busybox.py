@@ -1,4 +1,4 @@
-"""The base of a modelcar: a shell and the few programs that KServe's modelcar contract calls for, made without an engine.
+"""The base "busybox": a whole shell and a few more programs than KServe's modelcar contract calls for.
 
 One static busybox binary an architecture, pinned by the sha256 of the file, so that the base layer, and with it every
 modelcar, has the same digest everywhere. It is the one of Debian's package busybox-static; where it comes from does not
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, Error
+from containers.oci.base_tar import FILE, FOLDER, LINK, base_tar
 from containers.process import run
 
 if TYPE_CHECKING:
@@ -76,30 +77,20 @@ PINNED: Final = (
 
 def base_layer(binary: bytes) -> bytes:
     """The base layer's tar: /bin/busybox, its links, /mnt and /tmp; a function of the binary alone."""
-    folder, link, file = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.REGTYPE
-    entries: list[tuple[str, bytes, int, bytes | str]] = [
-        ("bin", folder, 0o755, b""),
-        ("bin/busybox", file, 0o755, binary),
-        *((f"bin/{name}", link, 0o777, "busybox") for name in APPLETS),
-        ("mnt", folder, 0o1777, b""),
-        ("tmp", folder, 0o1777, b""),
-        ("usr", folder, 0o755, b""),
-        ("usr/share", folder, 0o755, b""),
-        ("usr/share/doc", folder, 0o755, b""),
-        ("usr/share/doc/busybox", folder, 0o755, b""),
-        ("usr/share/doc/busybox/NOTICE", file, 0o644, _NOTICE.encode()),
-    ]
-    out = io.BytesIO()
-    for name, kind, mode, content in entries:
-        info = tarfile.TarInfo(name)
-        info.type, info.mode = kind, mode
-        data = content if isinstance(content, bytes) else b""
-        info.linkname = content if isinstance(content, str) else ""
-        info.size = len(data)
-        out.write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
-        out.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
-    out.write(bytes(2 * tarfile.BLOCKSIZE))
-    return out.getvalue()
+    return base_tar(
+        [
+            ("bin", FOLDER, 0o755, b""),
+            ("bin/busybox", FILE, 0o755, binary),
+            *((f"bin/{name}", LINK, 0o777, "busybox") for name in APPLETS),
+            ("mnt", FOLDER, 0o1777, b""),
+            ("tmp", FOLDER, 0o1777, b""),
+            ("usr", FOLDER, 0o755, b""),
+            ("usr/share", FOLDER, 0o755, b""),
+            ("usr/share/doc", FOLDER, 0o755, b""),
+            ("usr/share/doc/busybox", FOLDER, 0o755, b""),
+            ("usr/share/doc/busybox/NOTICE", FILE, 0o644, _NOTICE.encode()),
+        ]
+    )
 
 
 def find_binary(architecture: str, settings: StepSettings) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from containers.errors import BadInput
 from containers.oci.access import open_repository
-from containers.oci.base import Base, busybox_base, empty_base, image_base
+from containers.oci.base import Base, busybox_base, empty_base, image_base, minimal_base
 from containers.oci.reference import Reference
 from containers.registry_limits import layer_limit
 
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_bases(name: str, platforms: Sequence[str], settings: StepSettings) -> Iterator[tuple[Base, ...]]:
-    """The base of each platform: `busybox`, `none`, or an image reference; open while its layers may be read."""
+    """The base of each platform: one of `BASES` or an image reference; open while its layers may be read."""
     if not platforms or len(set(platforms)) != len(platforms):
         raise BadInput("give each platform once, and at least one", remedy="for example linux/amd64")
     with ExitStack() as stack:
-        if name == "busybox":
+        if name == "minimal":
+            yield tuple(minimal_base(platform) for platform in platforms)
+        elif name == "busybox":
             yield tuple(busybox_base(platform, settings) for platform in platforms)
         elif name == "none":
             yield tuple(empty_base(platform) for platform in platforms)

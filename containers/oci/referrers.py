@@ -25,6 +25,7 @@ EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
 CARD: Final = "application/vnd.carwright.card.v1"
 PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
 SEQUENCE: Final = f"{LABEL}sequence"  # 1 for the first referrer of its type, and one more for each that follows
+_REPORT_MAX: Final = 128 << 20  # bytes of all files of a referrer
 TITLE: Final = "org.opencontainers.image.title"
 MOST: Final = 200  # referrers of one type that are looked at
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
@@ -139,6 +140,8 @@ def fetch(repository: Repository, referrer: Descriptor) -> tuple[Attachment, ...
     manifest = found(repository, str(referrer.digest)).parse()
     if not isinstance(manifest, ImageManifest):
         raise BadInput(f"the referrer {referrer.digest} is an index")
+    if sum(layer.size for layer in manifest.layers) > _REPORT_MAX:
+        raise BadInput(f"the referrer {referrer.digest} has more than {_REPORT_MAX} bytes, which no report has")
     return tuple(
         Attachment(layer.annotations.get(TITLE, layer.digest.hex), layer.media_type, read_small(repository, layer))
         for layer in manifest.layers

@@ -11,7 +11,7 @@ import random
 import re
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
 import httpx
@@ -22,7 +22,17 @@ from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
 from containers.oci.repository import StoredManifest
 from containers.oci.transport import Transport
-from containers.oci.types import DOCKER_LIST, DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, ImageManifest, Index
+from containers.oci.types import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    EMPTY,
+    INDEX,
+    MANIFEST,
+    Descriptor,
+    ImageManifest,
+    Index,
+    parse_tags,
+)
 from containers.oci.upload import Upload
 from containers.web.exchange import Pages
 
@@ -79,6 +89,22 @@ class Registry:
         upload = Upload(self._transport, self._cache, self.reference, blob, on_bytes)
         return upload.run()
 
+    def check_push(self) -> None:
+        """Begin an upload and give it up: the registry then has checked the login and the right, and keeps no content.
+
+        A registry that cannot give one up removes it by itself later, like every upload that breaks off.
+        """
+        answer = self._transport.request(
+            "POST",
+            f"{self._url}/blobs/uploads/",
+            accept=(202,),
+            headers={"Content-Length": "0"},
+            what="the beginning of a push",
+        )
+        if location := answer.headers.get("Location"):
+            with suppress(BadInput, Temporary):
+                self._transport.request("DELETE", location, accept=(202, 204))
+
     def get(self, what: str) -> StoredManifest | None:
         answer = self._transport.request(
             "GET", f"{self._url}/manifests/{what}", accept=(200, 404), headers={"Accept": _ACCEPT}
@@ -122,7 +148,7 @@ class Registry:
             answer = self._transport.request("GET", url, accept=(200, 404))
             if answer.status_code == httpx.codes.NOT_FOUND:
                 break
-            names = _json(answer, "tags").get("tags")
+            names = parse_tags(answer.content, f"the tags of {self.reference.name}")
             found.update(str(name) for name in names or ())
             url = pages.following(answer, url)
         return tuple(sorted(found))
@@ -252,11 +278,3 @@ def _fallback_tag(subject: Digest) -> str:
 def _header_digest(answer: httpx.Response) -> Digest | None:
     value = answer.headers.get("Docker-Content-Digest", "")
     return Digest.parse(value) if value.startswith("sha256:") else None
-
-
-def _json(answer: httpx.Response, what: str) -> dict[str, Any]:
-    try:
-        value = answer.json()
-    except ValueError as error:
-        raise BadInput(f"the registry's answer for {what} is not JSON") from error
-    return value if isinstance(value, dict) else {}

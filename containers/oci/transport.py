@@ -56,10 +56,9 @@ _LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 class RetryableError(Temporary):
     """An answer, or none, after which the same request may be sent again; `after` is in seconds."""
 
-    def __init__(self, message: str, *, after: float = 0.0) -> None:
-        super().__init__(
-            message, remedy="the registry may be busy; start again later: finished blobs are not sent again"
-        )
+    def __init__(self, message: str, *, after: float = 0.0, doctor: str = "") -> None:
+        remedy = "the registry may be busy; start again later: finished blobs are not sent again"
+        super().__init__(message, remedy=remedy, doctor=doctor)
         self.after = after
 
 
@@ -169,7 +168,7 @@ class Transport:
         content: bytes | Iterator[bytes],
         mount_from: str = "",
     ) -> httpx.Response:
-        """One request with the login that is known so far; connection errors become RetryableError.
+        """One request with the login that is known so far; connection errors become what `broken` says.
 
         A body of bytes is small and has a deadline; one in pieces may be of any size and is held to the least rate.
         """
@@ -226,8 +225,9 @@ class Transport:
                 remedy="check the name of the registry",
             ) from error
 
-    def broken(self, error: httpx.TransportError) -> RetryableError:
-        return RetryableError(f"{self.registry}: {_reason(error)}")
+    def broken(self, error: httpx.TransportError) -> Error:
+        """The error of a request without an answer; one that TLS refuses is not worth another attempt."""
+        return _broken(self.registry, error)
 
     def challenged(self, response: httpx.Response) -> bool:
         """Take note of what a 401 asks for; False when we have already answered it and are still not welcome.
@@ -292,7 +292,7 @@ class Transport:
                 request = self._client.build_request("GET", realm, params=query, headers=login)
             response = service.small(request, limit=_TOKEN_ANSWER)
         except httpx.TransportError as error:
-            raise RetryableError(f"{service.home}: {_reason(error)}") from error
+            raise _broken(str(service.home), error) from error
         except httpx.InvalidURL as error:
             raise BadInput(f"{self.registry} names a token service that is no URL: {realm!r}") from error
         if response.status_code != httpx.codes.OK:
@@ -325,7 +325,18 @@ class Transport:
             404: f"check the name {where}; some registries require the repository to exist",
             413: "the registry, or a proxy in front of it, accepts no bodies of this size: raise its limit, or use smaller shards",
         }
-        return BadInput(message, remedy=remedies.get(status, ""))
+        return BadInput(message, remedy=remedies.get(status, ""), doctor="registry" if status in (401, 403) else "")
+
+
+def _broken(host: str, error: httpx.TransportError) -> Error:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        remedy = "name the bundle of its certificate authority in SSL_CERT_FILE"
+    elif "SSL: WRONG_VERSION_NUMBER" in text or "SSL: RECORD_LAYER_FAILURE" in text:
+        remedy = "it seems to serve without TLS: add it to CARWRIGHT_REGISTRY__PLAIN_HTTP"
+    else:
+        return RetryableError(f"{host}: {_reason(error)}", doctor="registry")
+    return BadInput(f"{host}: TLS failed: {text}", remedy=remedy, doctor="registry")
 
 
 def _reason(error: httpx.TransportError) -> str:

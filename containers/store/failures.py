@@ -83,11 +83,12 @@ def translate(error: BotoCoreError | ClientError, doing: str, store: str) -> Err
     if isinstance(error, ClientError):
         return _refused(error, message, store)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return BadInput(f"{message} ({store})", remedy=_KEYS)
+        return BadInput(f"{message} ({store})", remedy=_KEYS, doctor="store")
     if isinstance(error, SSLError):
         return BadInput(
             f"{message} ({store})",
             remedy="check the endpoint's certificate; name your own authority's bundle in SSL_CERT_FILE",
+            doctor="store",
         )
     if isinstance(error, ParamValidationError | ValueError):
         return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET and CARWRIGHT_STORE__ENDPOINT")
@@ -100,9 +101,11 @@ def unreachable(doing: str, store: str, why: str) -> Temporary:
     return Temporary(
         f"{doing}: the store does not answer ({store}): {why}",
         remedy="check that it runs and that CARWRIGHT_STORE__ENDPOINT is right; the same run continues where it stopped",
+        doctor="store",
     )
 
 
+_CLOCKS: Final = "the clocks of this machine and of the store differ by more than 15 minutes: set them"
 _KEYS: Final = "set CARWRIGHT_STORE__ACCESS_KEY_ID and CARWRIGHT_STORE__SECRET_ACCESS_KEY"
 
 
@@ -113,11 +116,13 @@ def _refused(error: ClientError, message: str, store: str) -> Error:
     if name in _FULL or status == 507 or any(words in text for words in _FULL_TEXTS):
         return DiskFull(f"{message} (the store is full: {store})", remedy="free space in the store and run it again")
     if name in _CREDENTIALS:
-        return BadInput(f"{message} ({store})", remedy=f"the store refuses these keys; {_KEYS}")
+        remedy = _CLOCKS if name == "RequestTimeTooSkewed" else f"the store refuses these keys; {_KEYS}"
+        return BadInput(f"{message} ({store})", remedy=remedy, doctor="store")
     if name in _FORBIDDEN:
         return BadInput(
             f"{message} ({store})",
             remedy="grant these keys list, get, put and delete on the bucket, or use others",
+            doctor="store",
         )
     if name in _BAD_REQUESTS:
         return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET, __ENDPOINT and __REGION")

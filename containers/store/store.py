@@ -17,6 +17,8 @@ from containers.errors import BadInput
 from containers.store.client import CONNECTIONS, Bucket
 from containers.store.failures import translated
 from containers.store.files import digest_of, remove_leftovers, replacing
+from containers.store.folder import FolderBucket
+from containers.store.links import link_checked
 from containers.store.manifest import FileEntry, Manifest
 from containers.store.transfer import BlobReader, damaged, download, key_of, missing, upload
 
@@ -63,7 +65,8 @@ class Store:
     @classmethod
     def open(cls, location: StoreLocation, settings: StoreSettings) -> Store:
         """The store at a location; its bucket is created when it is missing."""
-        bucket = Bucket(location, settings)
+        here = settings.direct and settings.folder is not None and settings.folder.is_dir()
+        bucket = FolderBucket(location, settings) if here else Bucket(location, settings)
         bucket.ensure()
         return cls(bucket)
 
@@ -96,6 +99,24 @@ class Store:
                 else:
                     upload(self._bucket, file, known, size, on_bytes)
         return known
+
+    def take_file(self, path: Path, digest: Digest, on_bytes: Callable[[int], None] | None = None) -> None:
+        """Store a file that its writer hashed and needs no longer: where the store is a folder here, it is moved in."""
+        size = path.stat().st_size
+        if isinstance(self._bucket, FolderBucket) and not self.has_blob(digest, size):
+            self._bucket.move_in(key_of(digest), path)
+            if on_bytes is not None and size:
+                on_bytes(size)
+        else:
+            self.put_file(path, digest=digest, on_bytes=on_bytes)
+
+    def share_file(self, path: Path, digest: Digest) -> None:
+        """Store a file that was just hashed and stays where it is: where the store is a folder here, without a copy."""
+        if isinstance(self._bucket, FolderBucket):
+            if not self.has_blob(digest, path.stat().st_size):
+                self._bucket.share(key_of(digest), path)
+        else:
+            self.put_file(path, digest=digest)
 
     def put_stream(
         self, stream: Stream, *, digest: Digest, size: int, on_bytes: Callable[[int], None] | None = None
@@ -225,6 +246,25 @@ class Store:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return manifest
+
+    def expose(self, ref: ArtifactRef, folder: Path, on_bytes: Callable[[int], None] | None = None) -> Manifest:
+        """As `materialize`, for reading alone: where the store is a folder here, the files are links to its blobs, each checked."""
+        if not isinstance(self._bucket, FolderBucket):
+            return self.materialize(ref, folder, on_bytes)
+        manifest = self.load(ref)
+        link_checked(self._bucket, manifest.files, folder, on_bytes)
+        return manifest
+
+    def path(self, digest: Digest, size: int) -> Path | None:
+        """The file of a blob, not checked; None where the store is no folder here, or has no such blob of that size."""
+        if not isinstance(self._bucket, FolderBucket) or not self.has_blob(digest, size):
+            return None
+        return self._bucket.path(key_of(digest))
+
+    @property
+    def here(self) -> bool:
+        """Whether its blobs are files of this machine."""
+        return isinstance(self._bucket, FolderBucket)
 
     def sweep(self, *, older: timedelta = _DAY, delete: bool = False) -> list[Orphan]:
         """The blobs that no artifact needs and that were last written before `older` ago.

@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
@@ -23,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from containers.digest import Digest
 from containers.errors import BadInput, Error, Temporary
 from containers.store.failures import DamagedBlob, code, is_missing, translate, unreachable
+from containers.store.folder import FolderBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +79,12 @@ def upload(
             yield piece
             hashed.update(piece)  # while the piece is on the wire
 
+    if isinstance(bucket, FolderBucket):
+        with bucket.writing(key) as file:
+            sent = _write(file, pieces(), on_bytes)
+            _check(hashed.hexdigest(), sent, stream, digest, size)
+        return
+
     number = bucket.begin(key)
     tags: list[str] | None = None
     try:
@@ -91,6 +99,17 @@ def upload(
         if isinstance(error, Temporary) and (full := bucket.full(size)):
             raise full from error
         raise
+
+
+def _write(file: BinaryIO, pieces: Iterator[bytes], on_bytes: Callable[[int], None] | None) -> int:
+    """Write pieces one after the other; returns the bytes written."""
+    sent = 0
+    for piece in pieces:
+        file.write(piece)
+        sent += len(piece)
+        if on_bytes is not None:
+            on_bytes(len(piece))
+    return sent
 
 
 def _send(
@@ -201,6 +220,17 @@ class BlobReader(io.BufferedIOBase):
         super().close()
 
     def _open(self) -> Any:
+        if self._body is None and isinstance(self._bucket, FolderBucket):
+            try:
+                self._body = self._bucket.open(key_of(self._digest))
+            except FileNotFoundError as error:
+                raise missing(self._digest, self._bucket.name) from error
+            total = os.fstat(self._body.fileno()).st_size
+            if total != self._size:
+                self._drop()
+                why = f"it has {total} bytes where {self._size} were stored"
+                raise DamagedBlob(self._digest, why, self._bucket.name)
+            self._body.seek(self._at)
         if self._body is None:
             try:
                 self._body, total = self._bucket.stream(key_of(self._digest), self._at, self._stop)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from containers.errors import BadInput
 from flows.cli import terminal
@@ -102,28 +100,24 @@ def show_sizing(sizing: Sizing, title: str, weights_from: str) -> None:
     """The table: what lies on each GPU, and what that leaves room for."""
     from flows.targets.size import GIB, UTILIZATION
 
-    table = Table(
-        "what", "of the model", "on each GPU", "", title=title, title_justify="left", box=None, padding=(0, 2)
-    )
     length = sizing.max_model_len
+    rows: list[tuple[str, ...]] = []
 
     def row(what: str, whole: float | None, each: float, why: str) -> None:
-        table.add_row(what, f"{whole / GIB:.2f} GiB" if whole is not None else "", f"{each / GIB:.2f} GiB", why)
+        rows.append((what, f"{whole / GIB:.2f} GiB" if whole is not None else "", f"{each / GIB:.2f} GiB", why))
 
     row("weights", sizing.weights, sizing.weights_per_gpu, f"from {weights_from}")
     per_gpu = f"{sizing.kv_per_token_per_gpu:,} bytes a token on each GPU"
     row(f"KV cache, {length:,} tokens", sizing.kv_per_token * length, sizing.kv_needed, per_gpu)
     row("reserve", None, sizing.reserve, "activations of 8192 tokens, logits, CUDA context and graphs")
     row("usable", None, sizing.usable, f"{UTILIZATION:.0%} of {sizing.gpu_memory / 1e9:.0f} GB")
-    terminal.out.print(table)
+    terminal.out.print(title)
+    terminal.show_table(("what", "of the model", "on each GPU", ""), rows, right={1, 2})
     for count, why in sizing.tried.items():
         terminal.out.print(f"{count} x {sizing.gpu}: {why}")
     terminal.out.print(
-        Text.assemble(
-            (f"{sizing.tensor_parallel_size} x {sizing.gpu}", "bold"),
-            f": --tensor-parallel-size {sizing.tensor_parallel_size}; room for {sizing.cache_tokens:,} tokens, "
-            f"{sizing.sequences} sequence(s) of {length:,} at once",
-        )
+        f"{sizing.tensor_parallel_size} x {sizing.gpu}: --tensor-parallel-size {sizing.tensor_parallel_size}; room for "
+        f"{sizing.cache_tokens:,} tokens, {sizing.sequences} sequence(s) of {length:,} at once"
     )
     for note in sizing.notes:
         terminal.out.print(f"note: {note}")
@@ -207,7 +201,7 @@ def render(  # noqa: PLR0917 -- typer makes options of them
         return
     for file in rendered.files:
         if output is None:
-            terminal.out.print(f"# {file.name}", style="bold", soft_wrap=True)
+            terminal.out.print(f"# {file.name}", style="bold")
             print(file.text)
         else:
             output.mkdir(parents=True, exist_ok=True)
@@ -217,7 +211,7 @@ def render(  # noqa: PLR0917 -- typer makes options of them
                 path.chmod(0o755)
             terminal.line(str(path))
     for note in (*deployment.model.notes, *rendered.notes):
-        terminal.err.print(f"note: {note}", soft_wrap=True)
+        terminal.err.print(f"note: {note}")
 
 
 @app.command()
@@ -254,7 +248,7 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     assert chosen.deploy is not None  # else it is none of `DeployTarget`
     chosen.check(options)
     deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
-    terminal.err.print(f"{deployment.name}: {deployment.reference}", soft_wrap=True)
+    terminal.err.print(f"{deployment.name}: {deployment.reference}")
     with terminal.display(verbose=False) as show:
         attempt = DeploymentAttempt(
             settings, timeout or deployment.startup_seconds, _say, lambda event: show("deploy", event)
@@ -268,7 +262,7 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
 
 
 def _say(line: str) -> None:
-    terminal.err.print(line, soft_wrap=True)
+    terminal.err.print(line)
 
 
 def _document(deployment: Deployment, rendered: Rendered) -> dict[str, object]:

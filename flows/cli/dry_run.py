@@ -82,4 +82,4 @@ def _interruptible() -> Iterator[None]:
 
 
 def _log(text: str) -> None:
-    terminal.err.print(f"{'dry run':>9}  {text}", soft_wrap=True)
+    terminal.err.print(f"{'dry run':>9}  {text}")

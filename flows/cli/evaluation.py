@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from containers import suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
@@ -66,7 +64,7 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
 
     [bold]carwright eval[/] registry.example.com/models/name:1.0 --baseline hf://org/name
 
-    [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline http://127.0.0.1:8001/v1 --suite humaneval-greedy -o report.html
+    [bold]carwright eval[/] http://127.0.0.1:8000/v1 --baseline hf://org/name -o page.html
     """
     from flows.cli.session import session as open_session
 
@@ -90,8 +88,7 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
             f"{suite} could not decide about {candidate}", remedy="--gate-profile smoke makes it a warning"
         )
     if grounds == "profile":
-        said = f"{suite} could not decide about {candidate}; the profile is smoke"
-        terminal.err.print(Text.assemble(("warning: ", "yellow"), said))
+        terminal.err.print(f"warning: {suite} could not decide about {candidate}; the profile is smoke", style="yellow")
 
 
 @app.command()
@@ -198,26 +195,22 @@ def _show(
     if as_json:
         print(verdict.model_dump_json(indent=2))
         return
-    terminal.out.print(_table(verdict.scores, names))
-    measures = Table("measure", "value", box=None, padding=(0, 2))
-    for measure, value in verdict.measures.items():
-        measures.add_row(measure, f"{value:.4g}")
-    terminal.out.print(measures)
+    headings = ("benchmark", *names, "recovery", "difference", "interval")
+    terminal.show_table(headings, [_row(score) for score in verdict.scores])
+    measures = [(measure, f"{value:.4g}") for measure, value in verdict.measures.items()]
+    terminal.show_table(("measure", "value"), measures)
     terminal.out.print(heading or f"{verdict.decision.upper()}:")
     for reason in verdict.reasons:
-        terminal.out.print(f"  {reason}", soft_wrap=True)
+        terminal.out.print(f"  {reason}")
 
 
-def _table(scores: tuple[Score, ...], names: tuple[str, str]) -> Table:
-    table = Table("benchmark", *names, "recovery", "difference", "interval", box=None, padding=(0, 2))
-    for one in scores:
-        known = one.lower is not None and one.upper is not None
-        table.add_row(
-            one.title,
-            f"{one.baseline:.2f}",
-            f"{one.candidate:.2f}",
-            "N/A" if one.recovery is None else f"{one.recovery:.1f} %",
-            f"{one.difference:+.2f}",
-            f"{one.lower:+.2f} to {one.upper:+.2f}" if known else "",
-        )
-    return table
+def _row(one: Score) -> tuple[str, ...]:
+    known = one.lower is not None and one.upper is not None
+    return (
+        one.title,
+        f"{one.baseline:.2f}",
+        f"{one.candidate:.2f}",
+        "N/A" if one.recovery is None else f"{one.recovery:.1f} %",
+        f"{one.difference:+.2f}",
+        f"{one.lower:+.2f} to {one.upper:+.2f}" if known else "",
+    )

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from containers.errors import BadInput
 from containers.events import amount
@@ -36,11 +35,12 @@ def sweep(
     if json_:
         print(json.dumps([asdict(one) for one in found], indent=2))
         return
-    table = Table("container", "step", "run", "", "why", box=None, padding=(0, 2))
+    if not found:
+        terminal.out.print("no container of Carwright on this container engine")
+        return
     gone = "would go" if dry_run else "removed"
-    for one in found:
-        table.add_row(one.name, one.step, one.run, gone if one.removed else "stays", one.why)
-    terminal.out.print(table if found else "no container of Carwright on this container engine")
+    rows = [(one.name, one.step, one.run, gone if one.removed else "stays", one.why) for one in found]
+    terminal.show_table(("container", "step", "run", "", "why"), rows)
 
 
 def services(settings: Settings) -> list[Services]:

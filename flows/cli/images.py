@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from containers.errors import BadInput, Error
 from containers.events import Event, amount
@@ -156,14 +155,12 @@ def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: V
             builder.fetch([target])
             result = build_twice(builder, target)
             if result.same:
-                terminal.out.print(
-                    f"{target.name}: identical: {result.first.digest}, image id {result.first.image_id}", soft_wrap=True
-                )
+                terminal.out.print(f"{target.name}: identical: {result.first.digest}, image id {result.first.image_id}")
                 continue
             different.append(target.name)
-            terminal.out.print(f"{target.name}: {result.first.digest} and {result.second.digest}", soft_wrap=True)
+            terminal.out.print(f"{target.name}: {result.first.digest} and {result.second.digest}")
             for line in result.differences:
-                terminal.out.print(f"  {line}", soft_wrap=True)
+                terminal.out.print(f"  {line}")
     if different:
         raise BadInput(f"two builds of {', '.join(different)} are not the same image")
 
@@ -185,11 +182,11 @@ def sizes(targets: Targets = None, json_: Json = False) -> None:
             json.dumps({name: {**_document(one), "budget": limits.get(name)} for name, one in found.items()}, indent=2)
         )
     else:
-        table = Table("image", "size", "budget", "layers", box=None, padding=(0, 2))
+        rows = []
         for name, one in found.items():
             most = amount(limits[name], "B") if name in limits else "none"
-            table.add_row(name, amount(one.size, "B"), most, " ".join(amount(size, "B") for _, size in one.layers))
-        terminal.out.print(table)
+            rows.append((name, amount(one.size, "B"), most, " ".join(amount(size, "B") for _, size in one.layers)))
+        terminal.show_table(("image", "size", "budget", "layers"), rows)
     if wrong := over_budget({name: one.size for name, one in found.items()}, limits):
         raise BadInput("; ".join(wrong), remedy="make it smaller, or raise its budget in infra/images/budget.toml")
 
@@ -219,8 +216,7 @@ def context(
             shutil.rmtree(folder)
             raise
     terminal.out.print(
-        f"docker build --network none --file {folder}/Containerfile --target labelled --tag {builder.name(one)} {folder}",
-        soft_wrap=True,
+        f"docker build --network none --file {folder}/Containerfile --target labelled --tag {builder.name(one)} {folder}"
     )
 
 

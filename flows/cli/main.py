@@ -9,12 +9,24 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
 
 from containers.errors import Error, Interrupted
 from containers.foreign_text import masked
 from containers.setting_names import settings_of
-from flows.cli import deploy, dry_run, evaluation, housekeeping, images, modelcars, server, ship, steps, terminal, watch
+from flows.cli import (
+    deploy,
+    doctor,
+    dry_run,
+    evaluation,
+    housekeeping,
+    images,
+    modelcars,
+    server,
+    ship,
+    steps,
+    terminal,
+    watch,
+)
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,14 +55,19 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
 
 @app.callback()
 def _root(
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Before a command: show its result and errors, and no progress or notes."),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if quiet:
+        terminal.be_quiet()
 
 
-for _commands in (steps, evaluation, modelcars, images, housekeeping, deploy, watch, server):
+for _commands in (steps, evaluation, modelcars, images, housekeeping, doctor, deploy, watch, server):
     app.add_typer(_commands.app)
 app.add_typer(dry_run.app, name="dry-run")
 app.command()(ship.ship)
@@ -62,7 +79,7 @@ PANELS = {
     "Images of models": ("push", "lint", "verify"),
     "Serve and deploy": ("size", "render", "deploy"),
     "Watch": ("status", "rebuilds", "watch"),
-    "Run the project": ("settings", "clean", "sweep", "pools", "run", "images", "dry-run"),
+    "Run the project": ("doctor", "settings", "clean", "sweep", "pools", "run", "images", "dry-run"),
 }
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -79,17 +96,16 @@ def runs(
     if json_:
         print(json.dumps(records, indent=2))
         return
-    table = Table("run", "model", "state", "digest", "tags", box=None, padding=(0, 2))
-    for record in records:
-        shipped: dict[str, Any] = record.get("shipped") or {}
-        table.add_row(
-            record["run"],
-            record.get("model", ""),
-            record.get("state", ""),
-            shipped.get("digest", "")[7:19],
-            ", ".join(shipped.get("tags", [])),
-        )
-    terminal.out.print(table if records else "no runs yet in this folder")
+    if not records:
+        terminal.out.print("no runs yet in this folder")
+        return
+    terminal.show_table(("run", "model", "tags", "digest", "state"), [_row(record) for record in records])
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    shipped = record.get("shipped") or {}
+    tags, digest = ", ".join(shipped.get("tags", [])), shipped.get("digest", "")
+    return (record["run"], record.get("model", ""), tags, digest, record.get("state", ""))
 
 
 @app.command()
@@ -101,7 +117,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free 
     with embedded.run_lock(settings, terminal.err.print), embedded.prefect_server(settings, port) as server:
         server.wait()
         terminal.out.print(f"Prefect UI: {server.url}  (Ctrl-C ends it)")
-        terminal.out.print(f"It asks once for the login in {embedded.login_file(settings)}", soft_wrap=True)
+        terminal.out.print(f"It asks once for the login in {embedded.login_file(settings)}")
         server.child.wait()
 
 
@@ -112,14 +128,12 @@ def settings(json_: Json = False) -> None:
     if json_:
         print(masked(json.dumps(values, indent=2)))
         return
-    columns = (Column("setting", no_wrap=True), Column("value", overflow="fold"), "meaning")
-    table = Table(*columns, box=None, padding=(0, 2))
     for setting in settings_of(Settings):
         value: Any = values
         for name in setting.path:
             value = value[name]
-        table.add_row(setting.variable, str(value), setting.field.description or "")
-    terminal.out.print(table)
+        terminal.out.print(f"{setting.variable} = {value}", style="bold")
+        terminal.out.print(f"    {setting.field.description or ''}")
 
 
 @app.command()

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.table import Table
 from rich.text import Text
 
-from containers.contract import Kind
+from containers.contract import DEFAULT_BASE, Kind
 from containers.errors import BadInput
 from containers.events import amount
 from containers.oci.access import open_push_cache, open_repository
@@ -33,7 +31,7 @@ from flows.cli.housekeeping import age
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from datetime import timedelta
 
     from containers.oci.candidates import Candidate
@@ -52,7 +50,9 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 def push(  # noqa: PLR0917 -- typer makes options of them
     source: Annotated[str, typer.Argument(help="A checkpoint folder, or the fingerprint of a stored checkpoint.")],
     reference: Annotated[str, typer.Argument(help="registry/repository[:tag] or oci:DIR[:tag].")],
-    base: Annotated[str, typer.Option(help="Base layer: busybox, none, or an image reference.")] = "busybox",
+    base: Annotated[
+        str, typer.Option(help="Base layer: minimal, busybox, none, or an image reference.")
+    ] = DEFAULT_BASE,
     platform: Annotated[
         list[str] | None,
         typer.Option(help="Platform of the base; more than one makes an index.", show_default="linux/amd64"),
@@ -89,14 +89,14 @@ def push(  # noqa: PLR0917 -- typer makes options of them
             layer_bytes=registry_layer_bytes(target, settings),
             also_raw="raw" in (also or ()),
         )
-        _show_plan(plan, target)
+        _show_plan(plan, target, error=not plan_only or json_)
         if plan_only:
             if json_:
                 print(json.dumps(_plan_json(plan), indent=2))
             return
         with (
             open_repository(target, settings, cache=cache, write=True) as repository,
-            _bar("push", plan.size + plan.raw_size) as advance,
+            terminal.measured("push", plan.size + plan.raw_size) as advance,
         ):
             pushed = Push(plan, repository, cache, parallel=settings.registry.parallel, on_bytes=advance).run(
                 target.tag
@@ -117,13 +117,10 @@ def lint(
     if json_:
         print(json.dumps({"reference": reference, "findings": [asdict(one) for one in findings]}, indent=2))
     else:
-        table = Table(title=reference, title_justify="left")
-        for column in ("", "rule", "finding"):
-            table.add_column(column, overflow="fold")
         styles = {"ok": "green", "warning": "yellow", "error": "red"}
-        for one in findings:
-            table.add_row(Text(one.level, styles[one.level]), one.rule, one.message)
-        terminal.out.print(table)
+        terminal.out.print(reference)
+        rows = [(Text(one.level, styles[one.level]), one.rule, one.message) for one in findings]
+        terminal.show_table(("", "rule", "finding"), rows)
     if wrong:
         rules = ", ".join(one.rule for one in wrong)
         raise BadInput(f"{reference}: {len(wrong)} rule(s) broken: {rules}; the first: {wrong[0].message}")
@@ -137,7 +134,7 @@ def verify(
 ) -> None:
     """Recompute every digest from the stored bytes and report files that differ. Exit code 2 if one does."""
     settings = Settings()
-    with _bar("verify", 0) as advance:
+    with terminal.measured("verify", 0) as advance:
         result = verify_reference(reference, settings, open_push_cache(settings), against=against, on_bytes=advance)
     if json_:
         print(
@@ -219,15 +216,6 @@ def _annotations(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the rate, on standard error if that is a terminal."""
-    columns = (TextColumn(what, markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as progress:
-        task = progress.add_task(what, total=total or None)
-        yield lambda size: progress.advance(task, size)
-
-
 def _plan_json(plan: PushPlan) -> dict[str, Any]:
     return {
         "layers": [
@@ -241,10 +229,10 @@ def _plan_json(plan: PushPlan) -> dict[str, Any]:
     }
 
 
-def _show_plan(plan: PushPlan, target: Reference) -> None:
-    terminal.line(plan.summary(str(target.target)), error=True)
+def _show_plan(plan: PushPlan, target: Reference, *, error: bool) -> None:
+    terminal.line(plan.summary(str(target.target)), error=error)
     for note in plan.notes:
-        terminal.line(f"note: {note}", error=True)
+        terminal.line(f"note: {note}", error=error)
 
 
 def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: bool) -> None:

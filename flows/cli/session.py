@@ -6,11 +6,9 @@ import json
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from containers.events import amount
 from flows.cli import terminal
-from flows.cli.plan_view import plan_view
+from flows.cli.plan_view import show_plan_tables
 from flows.local.session import open_session
 from flows.local.ship import choose_model
 from infra.settings import Settings
@@ -47,10 +45,8 @@ def show_artifact(store: Store, ref: ArtifactRef, output: Path | None, *, as_jso
     if as_json:
         print(manifest.model_dump_json(indent=2))
         return
-    table = Table("file", "size", "sha256", box=None, padding=(0, 2))
-    for file in manifest.files:
-        table.add_row(file.path, amount(file.size, "B"), file.sha256.short)
-    terminal.out.print(table)
+    rows = [(amount(file.size, "B"), file.sha256.hex, file.path) for file in manifest.files]
+    terminal.show_table(("size", "sha256", "file"), rows, right={0})
     terminal.out.print(f"{ref.kind} {ref.digest}" + (f", written to {output}" if output else ""))
 
 
@@ -59,4 +55,4 @@ def show_plan(result: StepResult, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plan, indent=2))
     elif isinstance(plan, dict):
-        terminal.out.print(plan_view(plan))
+        show_plan_tables(plan)

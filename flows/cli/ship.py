@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
 
@@ -32,12 +32,17 @@ def options(model: type[BaseModel]) -> list[inspect.Parameter]:
     """The model's fields as parameters that typer turns into options."""
     return [
         one.replace(
-            annotation=Annotated[one.annotation, _option(model, one.name)],
+            annotation=Annotated[_typed(one.annotation), _option(model, one.name)],
             default="" if one.default is inspect.Parameter.empty else one.default,
         )
         for one in parameters(model)
         if not command_line(model.model_fields[one.name]).hidden
     ]
+
+
+def _typed(annotation: Any) -> Any:
+    """The type as typer takes it: it repeats options of lists, and a tuple is to it one option with several values."""
+    return list[str] if get_origin(annotation) is tuple else annotation
 
 
 def _option(model: type[BaseModel], name: str) -> Any:

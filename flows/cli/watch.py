@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from containers.errors import BadInput, Error, Temporary
 from flows.cli import terminal
@@ -125,12 +124,7 @@ def _table(rows: Sequence[dict[str, str]]) -> None:
     if not rows:
         terminal.out.print("no models are watched: add some to models.yaml (CARWRIGHT_WATCH__MODELS)")
         return
-    table = Table(box=None, padding=(0, 2))
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")  # a truncated target is useless
-    for row in rows:
-        table.add_row(*row.values())
-    terminal.out.print(table)
+    terminal.show_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 def _raise_for(states: Sequence[ModelState]) -> None:

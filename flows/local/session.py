@@ -14,8 +14,8 @@ from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import measuring
-from flows.local import embedded, endpoint
+from flows import endpoint, measuring
+from flows.local import embedded
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
 
@@ -112,7 +112,7 @@ class Session:
         return MeasuredSubject(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
 
     def _measure_endpoint(self, url: str, role: str, suite: str) -> MeasuredSubject:
-        served = endpoint.find(url)
+        served = endpoint.find(url, self.runtime.settings.http)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(role, f"{url} {served.served_model_name} {self.runtime.run}", parameters, {})
         request = self.requests.measure(subject, suite, served, served.server)

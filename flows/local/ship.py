@@ -72,6 +72,8 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
             shipped: Shipped = quantize_and_ship.with_options(result_storage=result_storage())(**request.model_dump())
         except BaseException as error:
             record.fail(error)
+            if isinstance(error, Error):
+                error.log = str(record.path.parent)
             raise
         finally:
             drain_workers()

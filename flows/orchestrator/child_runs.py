@@ -64,9 +64,12 @@ def api() -> Iterator[SyncPrefectClient]:
         raise BadInput(
             f"the Prefect server at {error.request.url.netloc.decode()} rejects the login",
             remedy='set PREFECT_API_AUTH_STRING; for the dry run: eval "$(carwright dry-run login)"',
+            doctor="prefect",
         ) from error
     except httpx.TransportError as error:
-        raise NotReady(f"the Prefect server cannot be reached: {error}", remedy="check PREFECT_API_URL") from error
+        raise NotReady(
+            f"the Prefect server cannot be reached: {error}", remedy="check PREFECT_API_URL", doctor="prefect"
+        ) from error
 
 
 def check_server() -> str:
@@ -82,7 +85,7 @@ def check_server() -> str:
         httpx.get(f"{url}/health", timeout=10).raise_for_status()
     except httpx.HTTPError as error:
         raise Temporary(
-            f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy
+            f"no Prefect server answers at {url}: {error or type(error).__name__}", remedy=remedy, doctor="prefect"
         ) from error
     with api() as client:
         client.api_version()  # unlike the health check, this needs the login

@@ -130,6 +130,9 @@ class FollowedRun:
         except KeyboardInterrupt:
             self.cancel()
             raise
+        except Error as error:
+            error.log = run_url(self.run)
+            raise
 
     def cancel(self) -> None:
         """Cancel the run and wait up to a minute for its end."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flows.release.report import ReportLocation
     from flows.release.summary import Shipped
     from flows.runtime import Runtime
+    from flows.serving_plan import Plans
     from flows.ship_request import ShipRequest
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -68,14 +69,17 @@ class _ProgressArtifacts:
             self._sent[event.task] = now
             self._context.run(self._send, event)
 
+    def _rate(self, event: Event) -> str:
+        seconds = time.monotonic() - self._began[event.task]
+        return f", {amount(event.done / seconds, 'B')}/s" if event.unit == "B" and seconds > 0 else ""
+
     def _send(self, event: Event) -> None:
         percent = min(100.0, 100.0 * event.done / event.total)
+        described = event.text() + self._rate(event)
         if event.task in self._ids:
-            update_progress_artifact(artifact_id=self._ids[event.task], progress=percent)
+            update_progress_artifact(artifact_id=self._ids[event.task], progress=percent, description=described)
             return
-        made = create_progress_artifact(
-            progress=percent, description=f"{event.task}: {amount(event.total, event.unit)}"
-        )
+        made = create_progress_artifact(progress=percent, description=described)
         if isinstance(made, UUID):
             self._ids[event.task] = made
 
@@ -102,6 +106,16 @@ def publish_reason(reason: str) -> None:
     """Show why the run was started, if a reason was given."""
     if reason:
         create_markdown_artifact(key="reason", markdown=f"# Why this run\n\n{reason}\n", description=reason)
+
+
+def publish_plan(plans: Plans) -> None:
+    """Show how baseline and candidate are going to be served."""
+    lines = ["# Plan", "", *(f"- {one}" for one in (plans.baseline, plans.candidate))]
+    if plans.quantize_devices:
+        lines.append(f"- the baseline is measured while {', '.join(plans.quantize_devices)} quantizes")
+    if plans.at_once:
+        lines.append("- baseline and candidate are measured at the same time")
+    create_markdown_artifact(key="plan", markdown="\n".join(lines) + "\n", description="How the models are served")
 
 
 def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipRequest) -> None:

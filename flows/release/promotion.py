@@ -6,14 +6,16 @@ They contain nothing about the time of the run, so repeating it attaches nothing
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
+from containers import suites
 from containers.checkpoint_files import is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
+from containers.foreign_json import CONFIGURATION, parse_object
 from containers.store import FileEntry, Manifest
 from containers.verdict import CARD_FILE, PROVENANCE_FILE, grounds_for_promotion
 from flows.release import card, provenance
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
 
 _HUB: Final = "hf://"
+_ARCHITECTURES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,16 @@ class Release:
             else store.commit(Manifest(kind=Kind.CARD, fingerprint=fingerprint, files=files))
         )
 
+    @property
+    def tensor_parallel_size(self) -> int:
+        """How many GPUs served the candidate."""
+        return next((max(1, one.gpus) for one in self.verdict.serving if one.role == "candidate"), 1)
+
+    @property
+    def max_model_len(self) -> int:
+        """The context length in tokens that it was measured with."""
+        return max(self.request.max_model_len, suites.read(self.request.suite).max_model_len)
+
     def _promotion(self) -> dict[str, str]:
         """What promoted the candidate besides the verdict; empty for a pass."""
         grounds = {"override": self.request.override_gate} if self.request.override_gate else {}
@@ -135,7 +148,7 @@ class Release:
             source=self.source.pinned,
             license=str(before.metadata.get("license") or "other"),
             license_link=link,
-            architecture=", ".join(config.get("architectures") or ["unknown"]),
+            architecture=_architecture(config),
             scheme=self.recipe.scheme,
             ignore=self.recipe.ignore,
             reference=self.image.reference,
@@ -144,7 +157,7 @@ class Release:
             size_before=before.size,
             size_after=after.size,
             versions=quantization.get("versions") or {},
-            max_model_len=self.request.max_model_len,
+            max_model_len=self.max_model_len,
             server=self.verdict.server or "vLLM",
             baseline_server=self.verdict.baseline_server,
             suite=self.verdict.suite,
@@ -153,6 +166,8 @@ class Release:
             override=self.request.override_gate,
             gate_profile=self.request.gate_profile,
             scores=self.verdict.scores,
+            serving=self.verdict.serving,
+            tensor_parallel_size=self.tensor_parallel_size,
             commands=(self._command(), *self.verdict.commands),
         )
 
@@ -167,20 +182,26 @@ class Release:
         """The command that repeats the evaluation: same digest, same baseline, same suite."""
         argv = ["carwright", "eval", self.image.reference, "--baseline", self.source.pinned.partition("#")[0]]
         argv += ["--suite", self.verdict.suite]
-        if self.request.max_model_len != 2048:
+        if self.request.max_model_len:
             argv += ["--max-model-len", str(self.request.max_model_len)]
         return shlex.join(argv)
 
 
 def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
     entry = next((one for one in checkpoint.files if one.path == "config.json"), None)
-    read = json.loads(store.read_bytes(entry.sha256)) if entry is not None else {}
-    return read if isinstance(read, dict) else {}
+    if entry is None:
+        return {}
+    return parse_object(store.read_bytes(entry.sha256), "config.json of the checkpoint", CONFIGURATION)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return ", ".join(str(one) for one in named[:_ARCHITECTURES]) if isinstance(named, list) and named else "unknown"
 
 
 def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:
     found = next((one.path for one in checkpoint.files if "/" not in one.path and is_licence(one.path)), None)
-    return f"https://huggingface.co/{base}/blob/{revision}/{found}" if found else ""
+    return f"https://huggingface.co/{base}/blob/{revision}/{quote(found)}" if found else ""
 
 
 def _suffix(scheme: str) -> str:

@@ -8,9 +8,11 @@ also written into the run's folder. For an external store there is a signed link
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
+from containers.safe_path import name_fault
 from containers.verdict import PAGE_FILE
 
 if TYPE_CHECKING:
@@ -51,8 +53,15 @@ def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> Repo
 
 
 def of_run(home: Path, run: str) -> Path:
-    """The page of a run in this folder. `run` may be a prefix; empty means the last run with a page."""
-    found = sorted((home / "runs").glob(f"{run}*/{PAGE_FILE}"))
+    """The page of a run in this folder. `run` may be a prefix; empty means the last run with a page.
+
+    Raises BadInput for what is no name of a run, and where there is no page.
+    """
+    if run and (fault := name_fault(run)):
+        raise BadInput(f"the name of a run {run!r} {fault}", remedy="`carwright runs` lists the runs")
+    runs = (home / "runs").resolve()
+    pages = sorted(runs.glob(f"{escape(run)}*/{PAGE_FILE}"))
+    found = [page for page in pages if page.resolve().is_relative_to(runs)]
     if not found:
         raise BadInput(
             f"no run{f' {run}' if run else ''} with a report in {home}",

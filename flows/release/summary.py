@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
 from containers.foreign_text import code_span, one_line
-from containers.verdict import Verdict, grounds_for_promotion
+from containers.verdict import Serving, Verdict, grounds_for_promotion
 
 
 class StepSummary(Frozen):
@@ -24,16 +25,19 @@ class StepSummary(Frozen):
 
 
 class Timeline:
-    """The results of the steps of a run, in order. Each took the time since the previous one, or since the start."""
+    """The results of the steps of a run, in order. Each took the time since the previous one, or since the start, unless it
+    ran beside others and says its own seconds.
+    """
 
     def __init__(self) -> None:
         self.steps: list[StepSummary] = []
         self._last = time.monotonic()
 
-    def add(self, name: str, state: str, what: str) -> None:
-        now = time.monotonic()
-        self.steps.append(StepSummary(name=name, state=state, seconds=round(now - self._last, 3), what=what))
-        self._last = now
+    def add(self, name: str, state: str, what: str, seconds: float | None = None) -> None:
+        if seconds is None:
+            now = time.monotonic()
+            seconds, self._last = now - self._last, now
+        self.steps.append(StepSummary(name=name, state=state, seconds=round(seconds, 3), what=what))
 
     @property
     def seconds(self) -> float:
@@ -75,7 +79,7 @@ class Shipped(Frozen):
 
     @property
     def serve_command(self) -> str:
-        return f"carwright serve {self.reference}"
+        return shlex.join(["carwright", "serve", self.reference])
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of each line of the summary, in order."""
@@ -93,6 +97,7 @@ class Shipped(Frozen):
             *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
             *(("  because", reason) for reason in self.verdict.reasons),
         ]
+        rows += [(f"  {one.role}", _speed(one)) for one in self.verdict.serving]
         if decided := promotion_exception(self.verdict, self.override, self.gate_profile):
             rows.append(("promoted", decided))
         if self.report:
@@ -108,6 +113,15 @@ class Shipped(Frozen):
         lines = [f"# {one_line(self.headline())}", "", "| | |", "|---|---|"]
         lines += [f"| {one_line(name).strip()} | {code_span(text)} |" for name, text in self.facts()]
         return "\n".join(lines) + "\n"
+
+
+def _speed(serving: Serving) -> str:
+    """Memory and speed in one line."""
+    loads = ", ".join(f"{one.output_tokens_per_second:,.0f} at {one.requests}" for one in serving.loads)
+    return (
+        f"{serving.gpus} GPU{'s' if serving.gpus > 1 else ''}, {amount(serving.weights_per_gpu, 'B')} of weights each, KV cache of "
+        f"{serving.cache_tokens:,} tokens; output tokens/s: {loads}"
+    )
 
 
 def promotion_exception(verdict: Verdict, override: str, profile: GateProfile) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from containers.contract import Step
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flows.runners.launcher import Launcher
     from flows.runners.service import Services
+    from infra.accelerators import Gpu
     from infra.settings import Settings
 
 
@@ -20,13 +23,15 @@ if TYPE_CHECKING:
 class Backend:
     """`images` is the template of the names of its images, None where steps run without; see `step_container.image_name`.
 
-    `may_serve` says whether an earlier run of this folder, under whatever settings, may have left a service on it.
+    `may_serve` says whether an earlier run of this folder, under whatever settings, may have left a service on it. `gpus` are
+    those that it serves on: none for processors; an index of -1 says that no service can be given certain ones.
     """
 
     launcher: Callable[[Settings], Launcher]
     services: Callable[[Settings], Services]
     images: Callable[[Settings], str | None]
     may_serve: Callable[[Settings], bool]
+    gpus: Callable[[Settings], tuple[Gpu, ...]]
 
 
 def _process_launcher(settings: Settings) -> Launcher:
@@ -72,18 +77,57 @@ def _kubernetes_services(settings: Settings) -> Services:
     return KubernetesServices(settings)
 
 
+def _process_gpus(settings: Settings) -> tuple[Gpu, ...]:
+    from infra import accelerators
+    from infra.environments.device import device
+
+    own = settings.serve.python is not None and settings.device != "cpu"
+    return accelerators.gpus() if own or device(settings) == "cuda" else ()
+
+
+def _docker_gpus(settings: Settings) -> tuple[Gpu, ...]:
+    """As the settings name them; else those of this machine, which is the engine's unless the settings say otherwise."""
+    from infra import accelerators
+
+    resources = settings.resources.of(Step.SERVE)
+    if not resources.gpus or resources.gpu:
+        return _named_gpus(settings)
+    found = accelerators.gpus()
+    return found if resources.gpus < 0 else found[: resources.gpus]
+
+
+def _named_gpus(settings: Settings) -> tuple[Gpu, ...]:
+    """The GPUs of another machine, by the name in the settings; none without one, and then nothing is planned for them."""
+    from flows.targets.size import gpu_memory
+    from infra.accelerators import Gpu
+
+    resources = settings.resources.of(Step.SERVE)
+    if not resources.gpu or not resources.gpus:
+        return ()
+    memory = gpu_memory(resources.gpu)
+    return (Gpu(index=-1, name=resources.gpu, memory=memory, free=memory),) * max(1, resources.gpus)
+
+
 BACKENDS: Final[Mapping[str, Backend]] = {
-    "process": Backend(_process_launcher, _process_services, images=lambda _: None, may_serve=lambda _: True),
+    "process": Backend(
+        _process_launcher,
+        _process_services,
+        images=lambda _: None,
+        may_serve=lambda _: True,
+        gpus=_process_gpus,
+    ),
     "docker": Backend(
         _docker_launcher,
         _docker_services,
         images=lambda settings: settings.docker.image,
         may_serve=_docker_may_serve,
+        gpus=_docker_gpus,
     ),
     "kubernetes": Backend(
         _kubernetes_launcher,
         _kubernetes_services,
         images=lambda settings: settings.kubernetes.image,
         may_serve=lambda _: False,
+        gpus=_named_gpus,
     ),
 }

@@ -12,6 +12,8 @@ from flows.targets.hosts import since
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
+from infra.settings import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 IMAGE: Final = "docker.io/vllm/vllm-openai:latest"
-CPU_IMAGE: Final = "carwright/serve-cpu:latest"
+CPU_IMAGE: Final = f"{IMAGES}/serve-cpu:latest"
 MODELS: Final = "/proc/1/root/models"  # the modelcar is process 1 of the pid namespace that both share
 
 
@@ -41,6 +43,8 @@ def render(deployment: Deployment) -> Rendered:
         ("--restart", "unless-stopped"),
         ("--network", "none"),
         ("--user", f"{USER}:0"),
+        "--read-only",
+        *confined(PIDS_OF_A_MODELCAR),
         deployment.hub,
         ("sleep", "infinity"),
     )
@@ -50,6 +54,7 @@ def render(deployment: Deployment) -> Rendered:
         ("--restart", "unless-stopped"),
         ("--pid", f"container:{model}"),
         ("--user", f"{USER}:0"),
+        *confined(pids(deployment.gpus)),
         *gpus,
         ("--shm-size", f"{deployment.shared_memory // GIB}g"),
         ("--publish", f"{deployment.listen}:{deployment.port}:{deployment.port}"),
@@ -60,6 +65,15 @@ def render(deployment: Deployment) -> Rendered:
         *deployment.vllm(MODELS, deployment.port),
     )
     return Rendered(files=(RenderedFile(name=f"{name}.docker.sh", text=script),), notes=unpinned(image))
+
+
+def confined(processes: int) -> list[tuple[str, str]]:
+    """Options of `docker run`, and of podman's, for a program that needs no privileges."""
+    return [
+        *pairs("--cap-drop", DROPPED),
+        ("--security-opt", NO_NEW_PRIVILEGES),
+        ("--pids-limit", str(processes)),
+    ]
 
 
 def deploy(

@@ -11,6 +11,7 @@ from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
 from flows.targets.target import DeploymentTarget, RolloutResult, Storage, TargetOptions
 from flows.targets.text import yaml
+from infra.hardening import of_pod_container
 
 if TYPE_CHECKING:
     from flows.targets.description import Deployment
@@ -103,6 +104,7 @@ def _service(deployment: Deployment, image: str, mode: Storage, where: dict[str,
             "env": environment(deployment),
             "resources": resources(deployment),
             "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- NCCL's shared memory
+            "securityContext": security(),
             **probes(deployment),
         },
         "volumes": [shared_memory(deployment)],
@@ -124,6 +126,11 @@ def _service(deployment: Deployment, image: str, mode: Storage, where: dict[str,
         },
         "spec": {"predictor": predictor},
     }
+
+
+def security() -> dict[str, Any]:
+    """Of vLLM's container: no privileges; its image is anybody's, and where that writes is not known."""
+    return {**of_pod_container(read_only=False), "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def resources(deployment: Deployment) -> dict[str, dict[str, str]]:

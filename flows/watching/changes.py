@@ -9,7 +9,7 @@ from containers import suites
 from containers.contract import Frozen, Step
 from containers.digest import canonical_json
 from containers.fingerprints import fingerprint_inputs, locked_vllm
-from containers.oci.busybox import VERSION as BUSYBOX
+from containers.oci import busybox, minimal
 from flows.ship_request import ShipOptions, ShipRequest
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def tools_now(suite: str) -> dict[str, dict[str, str]]:
 
 def built_in_base(base: str) -> str:
     """Stands in for the digest of a base that is not an image: the pinned version of its contents."""
-    return f"busybox {BUSYBOX}" if base == "busybox" else ""
+    made = {"minimal": f"minimal {minimal.SHELLS['amd64'][:_SHORT_DIGITS]}", "busybox": f"busybox {busybox.VERSION}"}
+    return made.get(base, "")
 
 
 def changes(record: ShipRecord | None, wanted: BuildInputs) -> tuple[Change, ...]:

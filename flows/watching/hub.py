@@ -27,9 +27,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Temporary
+from containers.foreign_json import LISTING, parse_json
 from containers.hub_http import HubHttp
 from containers.web.limits import TooSlow
-from flows.watching.listing import ListingDifference, difference
+from flows.watching.listing import ListingDifference, difference, not_a_hub, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -124,19 +125,18 @@ class HubClient:
         pages = self._http.pages(f"the files of {repository}")
         while address is not None:
             answer = self._send(address, repository, commit)
-            with self._understood():
-                for entry in answer.json():
-                    if entry["type"] == "file":
-                        files[str(entry["path"])] = str(entry["lfs"]["oid"] if entry.get("lfs") else entry["oid"])
+            files |= read_page(answer.content, self.endpoint)
             address = pages.following(answer, address)
         return files
 
     def has_ancestor(self, repository: str, commit: str, ancestor: str) -> bool | None:
         """Whether `ancestor` is in the history of `commit`; None if the first page of the history does not show it."""
         answer = self._send(self._address(f"{repository}/commits/{commit}"), repository, commit)
-        with self._understood():
-            if any(one["id"] == ancestor for one in answer.json()):
-                return True
+        commits = parse_json(answer.content, f"the history of {repository}", LISTING)
+        if not isinstance(commits, list) or not all(isinstance(one, dict) for one in commits):
+            raise not_a_hub(self.endpoint, TypeError("the history is no list"))
+        if any(one.get("id") == ancestor for one in commits):
+            return True
         return None if "next" in answer.links else False
 
     def compare(self, repository: str, before: str, after: str) -> Compared:
@@ -161,17 +161,6 @@ class HubClient:
     def _address(self, what: str) -> str:
         return self._http.address(what)
 
-    @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Raises BadInput for an answer that is not a hub's."""
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadInput(
-                f"{self.endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
-                remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
-            ) from error
-
     def _value(self, what: str, repository: str, revision: str, read: Any) -> Any:
         address = self._address(what)
         known = self._cache.get(address)
@@ -180,8 +169,10 @@ class HubClient:
         answer = self._send(address, repository, revision, known.etag if known is not None else "")
         if answer.status_code == 304 and known is not None:
             return known.value
-        with self._understood():
-            value = read(answer.json())
+        try:
+            value = read(parse_json(answer.content, f"the answer of {self.endpoint}", LISTING))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise not_a_hub(self.endpoint, error) from error
         if etag := answer.headers.get("ETag"):
             self.used[address] = CachedAnswer(etag=etag, value=value)
         return value

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from containers.contract import BASES
 from containers.errors import Error
 from flows.runtime import current
 from flows.ship_request import ShipRequest
@@ -52,7 +53,7 @@ def _taken(known: Attempt) -> bool:
 def record_shipment(runtime: Runtime, request: ShipRequest, shipped: Shipped) -> None:
     """Record what was promoted: the next scan compares with it, however the run was started."""
     with _logging_errors():
-        on_image = request.base not in {"busybox", "none"}
+        on_image = request.base not in BASES
         record = ShipRecord(
             **request.model_dump() | {"model": _repository(request)},
             commit=shipped.commit,

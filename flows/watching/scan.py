@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
 
-from containers.contract import Frozen
+from containers.contract import BASES, Frozen
 from containers.digest import Digest
 from containers.errors import BadInput, Error
 from containers.oci.access import open_repository
@@ -107,7 +107,7 @@ class _Base:
 
 def _base(base: str, settings: Settings) -> _Base:
     """The digest of the platform's image, as a modelcar's annotation names it."""
-    if base in {"busybox", "none"}:
+    if base in BASES:
         return _Base(base, changes.built_in_base(base))
     try:
         reference = Reference.parse(base)

@@ -14,12 +14,10 @@ from docker.errors import APIError, NotFound
 
 from containers.errors import BadInput, Temporary
 from infra.container_engine.failures import translated_errors
+from infra.hardening import USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-USER: Final = 1001  # of every container of ours; a modelcar and its reader must be of one user (see flows.runners.docker.services)
-
 
 _ARCHIVE: Final = 256 << 20  # bytes of a result, at most
 _LINE: Final = 4 << 20  # bytes of one line of output, at most; a result is a line where no folder is shared

@@ -13,11 +13,13 @@ from containers.errors import BadInput, DiskFull, Error, Temporary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_NO_GPUS: Final = "GPUs were requested, but the container engine has none"
+
 # Messages of the container engine (moby, daemon/ and runconfig/) and what they mean; the first match decides.
 _KNOWN: Final = (
     (
         re.compile(r"could not select device driver|nvidia-container|unresolvable CDI|/dev/kfd|/dev/dri"),
-        "GPUs were requested, but the container engine has none",
+        _NO_GPUS,
         "install the GPU vendor's container toolkit on the engine's machine, or unset CARWRIGHT_RESOURCES__<STEP>__GPUS",
     ),
     (
@@ -45,10 +47,13 @@ _KNOWN: Final = (
 
 def refusal(text: str, what: str) -> Error:
     if "no space left" in text:
-        return DiskFull(f"no space is left on the engine's machine to {what}", remedy="free some space there")
+        return DiskFull(
+            f"no space is left on the engine's machine to {what}", remedy="free some space there", doctor=""
+        )
     for pattern, meaning, remedy in _KNOWN:
         if pattern.search(text):
-            return BadInput(f"cannot {what}: {meaning} ({text.strip()})", remedy=remedy)
+            doctor = "engine-gpu" if meaning == _NO_GPUS else ""
+            return BadInput(f"cannot {what}: {meaning} ({text.strip()})", remedy=remedy, doctor=doctor)
     return Error(f"the container engine refused to {what}: {text.strip()}")
 
 

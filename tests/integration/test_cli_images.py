@@ -30,7 +30,7 @@ def test_push_lint_verify(carwright: CommandLine, tmp_path: Path) -> None:
         reference = f"{registry}/org/car:v1"
         planned = carwright("push", checkpoint, reference, "--plan")
         assert planned.returncode == 0, planned.stderr
-        assert "7 files in 9 layers" in planned.stderr
+        assert "7 files in 9 layers" in planned.stdout, "with --plan it is the result"
         assert carwright("lint", reference).returncode == 2, "--plan sends nothing"
         pushed = carwright("push", checkpoint, reference, "--also", "raw", "--annotation", "org.example=1", "--json")
         assert pushed.returncode == 0, pushed.stderr

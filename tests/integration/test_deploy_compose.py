@@ -59,7 +59,7 @@ def modelcars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         for number in (1, 2):
             checkpoint = write_checkpoint(folder / f"model-{number}", size=4096 * number)
             (checkpoint / "config.json").write_text(json.dumps({"number": number}))
-            pushed = push_folder(checkpoint, f"{registry}/models/tiny", settings, base="busybox")
+            pushed = push_folder(checkpoint, f"{registry}/models/tiny", settings, base="minimal")
             references.append(f"{registry}/models/tiny@{pushed.digest}")
         yield references
     with closing(docker.APIClient(version="auto")) as api:

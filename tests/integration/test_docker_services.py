@@ -6,9 +6,12 @@ vLLM is played by a shell script; the real one reads a modelcar in test_docker_v
 from __future__ import annotations
 
 import secrets
+import signal
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import docker
 import pytest
 
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
@@ -20,9 +23,11 @@ from flows.runners.docker.services import DockerServices
 from flows.runners.docker.sweeper import sweep
 from infra.container_engine import connect
 from infra.container_engine.ownership import LEASE
+from infra.hardening import PIDS, PIDS_OF_A_MODELCAR
 from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
+from tests.support.modelcar_commands import KSERVE_LOOKS, KUBEFLOW_WAITS, LINKS
 from tests.support.modelcars import push_folder, write_checkpoint
 from tests.support.waiting import until
 
@@ -47,7 +52,7 @@ def modelcar(tmp_path_factory: pytest.TempPathFactory, images: tuple[str, Any]) 
     folder = tmp_path_factory.mktemp("modelcar")
     checkpoint = write_checkpoint(folder / "checkpoint")
     with LocalRegistry(folder / "registry") as registry:
-        pushed = push_folder(checkpoint, f"{registry}/m", Settings(home=folder / "home"), base="busybox")
+        pushed = push_folder(checkpoint, f"{registry}/m", Settings(home=folder / "home"), base="minimal")
         yield f"{registry}/m@{pushed.digest}"
         images[1].remove_image(f"{registry}/m@{pushed.digest}", force=True)
 
@@ -109,7 +114,14 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
         assert about["Config"]["Cmd"] == ["sh", "-c", "ln -sf /proc/$$/root/models /mnt/models && sleep infinity"]
         assert about["Config"]["Entrypoint"] is None
         assert about["Config"]["User"] == "1001:0"
-        assert about["HostConfig"]["ReadonlyRootfs"]
+        for one in engine.containers():
+            host = world.api.inspect_container(one.id)["HostConfig"]
+            assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (
+                True,
+                ["ALL"],
+                ["no-new-privileges"],
+            )
+            assert host["PidsLimit"] == (PIDS_OF_A_MODELCAR if one.id == beside.id else PIDS)
         (server,) = engine.containers(part="server")
         assert world.api.inspect_container(server.id)["HostConfig"]["PidMode"] == f"container:{beside.id}"
     assert lease.serves
@@ -117,6 +129,114 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
     assert world.left() == []
     assert not lease.serves
     lease.end()
+
+
+@contextmanager
+def running(api: Any, modelcar: str, *command: str) -> Iterator[str]:
+    """The id of a container of the modelcar, started with nothing but this command, as another user than root."""
+    api.pull(modelcar)
+    container = api.create_container(
+        modelcar, list(command), user="1001:0", host_config=api.create_host_config(network_mode="none")
+    )["Id"]
+    try:
+        api.start(container)
+        yield container
+    finally:
+        api.remove_container(container, force=True)
+
+
+@pytest.mark.parametrize("line", KSERVE_LOOKS)
+def test_the_look_of_an_init_container(images: tuple[str, Any], modelcar: str, line: str) -> None:
+    api = images[1]
+    with running(api, modelcar, "sh", "-c", line) as container:
+        assert api.wait(container)["StatusCode"] == 0
+        said = api.logs(container).decode().splitlines()
+    assert said[1] == "OK ... Prefetched and valid (/models exists)"
+
+
+@pytest.mark.parametrize("command", [*(("sh", "-c", one) for one in LINKS), ("sleep", "infinity")])
+def test_a_sidecar_of_every_version_links_and_ends_when_asked(
+    images: tuple[str, Any], modelcar: str, command: tuple[str, ...]
+) -> None:
+    """As process 1, to which the kernel sends no signal that it has not asked for: it ends by itself and is not killed."""
+    api = images[1]
+    with running(api, modelcar, *command) as container:
+        if command[0] == "sh":
+            until(lambda: b"config.json" in inside(api, container, "ls", "/mnt/models/"), "the link leads to the model")
+        until(lambda: asked_to_end(api, container), "it ends")
+        assert api.inspect_container(container)["State"]["ExitCode"] == 128 + signal.SIGTERM
+
+
+def asked_to_end(api: Any, container: str) -> bool:
+    """Whether it has ended, after one SIGTERM more: the first may come before the program runs, and is then lost."""
+    with suppress(docker.errors.APIError):  # it has ended meanwhile
+        api.kill(container, "SIGTERM")
+    return not api.inspect_container(container)["State"]["Running"]
+
+
+def inside(api: Any, container: str, *command: str) -> bytes:
+    """The output of another command in a running container."""
+    output: bytes = api.exec_start(api.exec_create(container, list(command))["Id"])
+    return output
+
+
+def test_what_vllm_leaves_behind_is_reaped(images: tuple[str, Any], modelcar: str) -> None:
+    """The modelcar is process 1 of the pid namespace that both share, and inherits the orphans of the other container."""
+    pattern, api = images
+    with running(api, modelcar, *("sh", "-c", LINKS[1])) as parent:
+        program = "(sleep 0 & sleep 0 &); sleep 1; cat /proc/[0-9]*/stat"
+        other = api.create_container(
+            pattern,
+            entrypoint=["/bin/busybox", "sh", "-c", program],
+            host_config=api.create_host_config(pid_mode=f"container:{parent}", network_mode="none"),
+        )["Id"]
+        try:
+            api.start(other)
+            assert api.wait(other)["StatusCode"] == 0
+            states = {line.rpartition(") ")[2].split()[0] for line in api.logs(other).decode().splitlines()}
+        finally:
+            api.remove_container(other, force=True)
+    assert "S" in states
+    assert "Z" not in states
+
+
+def test_kubeflows_sidecar_ends_with_its_launcher(images: tuple[str, Any], modelcar: str) -> None:
+    api = images[1]
+    with running(api, modelcar, "sh", "-c", KUBEFLOW_WAITS.replace("/oci", "/mnt")) as container:
+        until(lambda: b"Running Modelcar container..." in api.logs(container), "it waits")
+        assert api.inspect_container(container)["State"]["Running"]
+        inside(api, container, "ln", "-s", "/models/config.json", "/mnt/launcher-complete")
+        assert api.wait(container)["StatusCode"] == 0
+
+
+def test_another_command_is_refused_with_words(images: tuple[str, Any], modelcar: str) -> None:
+    api = images[1]
+    with running(api, modelcar, "sh", "-c", "cat /models/config.json") as container:
+        assert api.wait(container)["StatusCode"] == 2
+        assert b"sh: refused: there is no command cat" in api.logs(container)
+
+
+def test_neither_a_server_nor_what_is_beside_it_has_a_secret(world: World, modelcar: str) -> None:
+    """The engine's word on both, and the folder of secrets as one of the same user sees it."""
+    canaries = {
+        "store": {"endpoint": "http://127.0.0.1:9", "secret_access_key": "canary-key", "access_key_id": "canary-id"}
+    }
+    given = Settings(
+        home=world.settings.home, docker=world.settings.docker, hub_token="canary-token",
+        registry={"username": "canary", "password": "canary-password"}, **canaries,
+    )  # fmt: skip
+    for asked in (request("m", reference=modelcar), request("m")):
+        lease = DockerServices(given).start(asked, world.heard.append)
+        with connect(given.docker) as engine:
+            for container in engine.containers():
+                assert "canary" not in str(world.api.inspect_container(container.id))
+            (server,) = engine.containers(part="server")
+            assert "canary" not in str(b"".join(world.api.get_archive(server.id, "/run")[0]))
+        lease.end()
+    (fetched,) = (event.message for event in world.heard if event.message.startswith("fetched with"))
+    assert "CARWRIGHT_STORE__SECRET_ACCESS_KEY" in fetched
+    assert "CARWRIGHT_HUB_TOKEN" not in fetched
+    assert world.left() == []
 
 
 def test_an_image_without_models_is_refused_as_kserve_refuses_it(

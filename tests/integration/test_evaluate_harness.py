@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-# As some of the harness's own tasks do (GPQA): the generator of `random`, while the data is loaded.
-UTILS = """import random
-
-
-def drawn(docs):
-    return docs.select([0] * 24).map(lambda one: {"answer": random.randint(0, 1)}, load_from_cache_file=False)
-"""
-
-
-class Function(str):
-    """The name of a function, as a task's YAML has it."""
-
-    __slots__ = ()
-
-
-class Tagged(yaml.SafeDumper):
-    """Writes `Function` with its tag."""
-
-
-Tagged.add_representer(Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
-
 QUESTIONS = [("Which is a color", ["red", "seven"], 0), ("Which is a number", ["red", "seven"], 1), ("Say b", ["b"], 0)]
 TASK = {
     "task": "small",
@@ -94,6 +73,16 @@ GSM8K = {
     "data_set": "openai/gsm8k",
     "samples": 2,
 }
+# Its choices are shuffled while the data is loaded, with the generator of `random`.
+GPQA = {
+    **BENCHMARK,
+    "key": "gpqa",
+    "title": "GPQA",
+    "task": "gpqa_main_zeroshot",
+    "max_length": 1024,
+    "data_set": "Idavidrein/gpqa",
+    "samples": 24,
+}
 ARC = {
     **BENCHMARK,
     "key": "arc",
@@ -120,8 +109,7 @@ def suite(folder: Path, *listed: dict[str, Any], task: dict[str, Any] | None = N
     (folder / "tasks").mkdir(parents=True)
     (folder / "suite.yaml").write_text(yaml.safe_dump(declared))
     config = {**TASK, **(task or {})}
-    (folder / "tasks" / f"{config['task']}.yaml").write_text(yaml.dump(config, Dumper=Tagged))
-    (folder / "tasks" / "utils.py").write_text(UTILS)
+    (folder / "tasks" / f"{config['task']}.yaml").write_text(yaml.safe_dump(config))
     rows = [dict(zip(("text", "choices", "answer"), row, strict=True)) for row in QUESTIONS]
     (folder / "tasks" / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
@@ -151,6 +139,12 @@ def data_sets(folder: Path) -> Path:
     )
     problem = {"question": "How much is 40 and 2?", "answer": "40 + 2 = 42\n#### 42"}
     write("openai/gsm8k", {"train.jsonl": [problem], "test.jsonl": [problem, {**problem, "answer": "#### 7"}]}, "main")
+    wrong = {f"Incorrect Answer {number}": f"{number} metres" for number in (1, 2, 3)}
+    write(
+        "Idavidrein/gpqa",
+        {"train.jsonl": [{"Question": "How high is it?", "Correct Answer": "4 metres", **wrong}] * 24},
+        "gpqa_main",
+    )
     choices = {"text": ["iron", "wood", "ice", "wool"], "label": ["A", "B", "C", "D"]}
     hot = {"id": "1", "question": "What melts first?", "choices": choices, "answerKey": "C"}
     write("allenai/ai2_arc", {"test.jsonl": [hot, {**hot, "answerKey": "B"}]}, "ARC-Challenge")
@@ -179,10 +173,21 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         known = suite(folder / "known", HELLASWAG, GSM8K, ARC)
         talks = at(text=" the final answer is 42", template="<{role}>{content}")
         generate = {"output_type": "generate_until", "doc_to_target": "b", "generation_kwargs": {"max_gen_toks": 20}}
-        drawn = {"task": "drawn", "process_docs": Function("utils.drawn"), "doc_to_choice": ["red", "seven"]}
+        drawn = suite(folder / "drawn", GPQA)
+        endless = write_byte_tokenizer(folder / "endless", "{{ 'a' * 10 ** 10 }}")
+        escaping = {"doc_to_text": "{{ text.__class__.__mro__ }}"}
         scenarios = [
             {**own("whole", healthy), "again": 2},
-            *(own(name, healthy, drawn, task="drawn", samples=24) for name in ("drawn", "drawn-again")),
+            *(
+                {"name": f"drawn-{n}", "suite": drawn, "options": healthy, "tokenizer": tokenizer, "data": data}
+                for n in (1, 2)
+            ),
+            {
+                **own("template", healthy, generate, api="completions", apply_chat_template=True),
+                "tokenizer": str(endless),
+            },
+            own("escaping", healthy, escaping),
+            own("code", healthy, {"task": "code", "class": "os.system"}, task="code"),
             {**own("remote", healthy), "tokenizer": ""},
             own("busy", at(failing=0.2)),
             own("down", {**at(failing=1.0), "attempts": 2}),
@@ -242,9 +247,9 @@ def test_questions_are_asked_again_to_know_the_noise(answers: dict[str, Any]) ->
 
 
 def test_what_a_task_draws_at_random_is_the_same_for_every_model(answers: dict[str, Any]) -> None:
-    """The right answers of 24 questions are drawn while the task is loaded: twice the same, and not all alike."""
-    assert answers["drawn"].get("scored"), answers["drawn"]
-    first, second = (list(answers[name]["scored"]["small"]["scores"].values()) for name in ("drawn", "drawn-again"))
+    """The choices of 24 questions are shuffled while the task is loaded: twice the same, and not all alike."""
+    assert answers["drawn-1"].get("scored"), answers["drawn-1"]
+    first, second = (list(answers[f"drawn-{n}"]["scored"]["gpqa"]["scores"].values()) for n in (1, 2))
     assert first == second
     assert 0 < sum(first) < 24
 
@@ -272,9 +277,12 @@ def test_requests_that_fail_are_sent_again_and_counted(answers: dict[str, Any]) 
         ("filter", "Small of the suite filter has no answers through the filter other"),
         ("unknown", "the suite unknown asks for the task smal, which lm-evaluation-harness 0.4.13 does not have"),
         ("no-data", "there is no folder"),
+        ("template", "the chat template of the model (tokenizer_config.json) does not work: it needs more memory"),
+        ("escaping", "a template of a task of the suite escaping is refused: access to attribute '__class__'"),
+        ("code", "tasks/code.yaml of the suite code: class is not for tasks of a suite"),
     ],
 )
-def test_what_would_falsify_a_score_is_bad_input(answers: dict[str, Any], name: str, said: str) -> None:
+def test_what_would_falsify_a_score_or_run_code_is_bad_input(answers: dict[str, Any], name: str, said: str) -> None:
     assert answers[name].get("error") == "BadInput", answers[name]
     assert said in answers[name]["message"]
 

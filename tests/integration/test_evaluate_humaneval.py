@@ -14,8 +14,9 @@ import pytest
 from containers.contract import EvaluateOptions
 from containers.errors import BadInput
 from containers.evaluate import humaneval, humaneval_plus, sandbox
-from containers.evaluate.answer_code import extract_code as written_code
 from containers.evaluate.client import Client
+from containers.evaluate.confined.answer_code import extract_code as written_code
+from containers.evaluate.humaneval import Solution
 from containers.evaluate.sandbox import Limits, Outcome, Sandbox
 from tests.support.openai_server import Behaviour, openai_server
 
@@ -33,7 +34,7 @@ def box() -> Sandbox:
 
 
 def passed(box: Sandbox, written: dict[str, str]) -> set[str]:
-    solutions = {name: [PROBLEMS[name].prompt + text] for name, text in written.items()}
+    solutions = {name: [Solution(code=PROBLEMS[name].prompt + text)] for name, text in written.items()}
     found = asyncio.run(humaneval.score(box, PROBLEMS, solutions))
     return {name for name, outcomes in found.items() if outcomes[0].passed}
 
@@ -51,13 +52,15 @@ def test_a_slow_answer_does_not_hold_up_the_next_problem(monkeypatch: pytest.Mon
     second_runs = threading.Event()
 
     class Box(Sandbox):
-        def run(self, program: str) -> Outcome:
-            if "slow" in program:
+        def run(self, code: str, **_: str) -> Outcome:
+            if "slow" in code:
                 return Outcome(passed=second_runs.wait(10), detail="")
             second_runs.set()
             return Outcome(passed=False, detail="")
 
-    found = asyncio.run(humaneval.score(Box("", Limits()), PROBLEMS, {first: ["slow"], second: ["quick"]}))
+    found = asyncio.run(
+        humaneval.score(Box("", Limits()), PROBLEMS, {first: [Solution(code="slow")], second: [Solution(code="quick")]})
+    )
     assert {name: [one.passed for one in outcomes] for name, outcomes in found.items()} == {
         first: [True],
         second: [False],
@@ -95,36 +98,126 @@ def test_mutated_solutions_are_caught(box: Sandbox) -> None:
     assert passed(box, dict.fromkeys(some[:10], "    return None\n")) == set()
 
 
-@pytest.mark.parametrize(
-    ("program", "seen"),
-    [
-        ("exit(0)", ""),
-        ("import os; os._exit(0)", ""),
-        ("raise SystemExit", ""),
-        ("while True: pass", ""),
-        ("x = bytearray(8 << 30)", "MemoryError"),
-        ("open('/tmp/big', 'wb').write(b'x' * (64 << 20))", ""),
-        ("open('/etc/passwd').read()", "No such file"),
-        ("open('/usr/evil', 'w')", "Read-only file system"),
-        ("open('/evil', 'w')", "Read-only file system"),
-        ("import os; os.kill(1, 9); os.kill(-1, 9)", ""),
-        ("import os\nassert any('root' in v or 'HOME' in k for k, v in os.environ.items())", "AssertionError"),
-        ("import socket; socket.create_connection(('127.0.0.1', 1), 2)", "refused"),
-        ("import socket; socket.create_connection(('192.0.2.1', 80), 2)", "unreachable"),
-        ("import os\nos.setuid(0)", ""),
-        ("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "not allowed to raise"),
-        (
-            "import ctypes, os\nassert ctypes.CDLL(None, use_errno=True).mount(b'a', b'/tmp', b'tmpfs', 0, None) == 0",
-            "",
-        ),
-        ("import os; os.fork()", "Operation not permitted"),
-        ("import threading; threading.Thread(target=print).start()", "can't start new thread"),
-        ("import subprocess; subprocess.run(['/bin/true'])", "Operation not permitted"),
-        ("print('a' * 10, flush=True)\n1/0", "ZeroDivisionError"),
-    ],
-)
-def test_hostile_programs_get_nowhere(program: str, seen: str) -> None:
-    outcome = Sandbox.find(Limits(wall=15.0, cpu=3)).run(program)
+def test_the_same_solutions_pass_as_answers_in_markdown(box: Sandbox) -> None:
+    """The function is taken out of the answer inside the sandbox; the problem's preamble comes before it."""
+    some = [f"HumanEval/{number}" for number in (0, 10, 32, 38, 50)]
+    answers = {
+        name: [
+            Solution(
+                code=PROBLEMS[name].preamble,
+                answer=f"Sure!\n```python\n{PROBLEMS[name].prompt}{PROBLEMS[name].canonical_solution}\nprint(1)\n```\n",
+            )
+        ]
+        for name in some
+    }
+    found = asyncio.run(humaneval.score(box, PROBLEMS, answers))
+    assert {name: one.detail for name, (one,) in found.items() if not one.passed} == {}
+
+
+_CALL = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+_DENIED = "assert libc.syscall({}) != -1 or ctypes.get_errno() != 1, 'denied'"
+
+
+def call(*arguments: object) -> str:
+    """A program that fails with "denied" where the system call is not permitted."""
+    return _CALL + _DENIED.format(", ".join(map(str, arguments)))
+
+
+# What must not work, and what is said of it; by system call's number on x86_64 where there is no function for it.
+REACHING_OUT = {
+    "a process": ("import os; os.fork()", "Operation not permitted"),
+    "a process by clone3": (call(435, 0, 88), "denied"),
+    "a thread": ("import threading; threading.Thread(target=print).start()", "can't start new thread"),
+    "another program": ("import os; os.execv('/bin/true', ['true'])", "Operation not permitted"),
+    "another program in a process": ("import subprocess; subprocess.run(['/bin/true'])", "Operation not permitted"),
+    "a signal to its parent": ("import os; os.kill(os.getppid(), 9)", "Operation not permitted"),
+    "a signal to everybody": ("import os; os.kill(-1, 9)", "Operation not permitted"),
+    "a signal to a thread": (call(234, "os.getppid()", "os.getppid()", 9), "denied"),
+    "a signal by an owned descriptor": (
+        "import fcntl, os; fcntl.fcntl(3, fcntl.F_SETOWN, os.getppid())",
+        "Operation not permitted",
+    ),
+    "a signal of choice": ("import fcntl; fcntl.fcntl(3, 10, 9)", "Operation not permitted"),
+    "a signal by ioctl": ("import fcntl, os; fcntl.ioctl(3, 0x8901, b'1234')", "Operation not permitted"),
+    "a process descriptor": (call(434, "os.getppid()", 0), "denied"),
+    "a descriptor of its parent": (call(438, 3, 1, 0), "denied"),
+    "a memory file": ("import os; os.memfd_create('x')", "Operation not permitted"),
+    "a secret memory file": (call(447, 0), "denied"),
+    "shared memory": (call(29, 0, 1 << 30, 0o1600), "denied"),
+    "shared memory by name": ("open('/dev/shm/x', 'w')", ""),
+    "messages": (call(68, 0, 0o1600), "denied"),
+    "a keyring": (call(250, 0, -3, 0), "denied"),
+    "a key": (call(248, "b'user'", "b'x'", "b'y'", 1, -3), "denied"),
+    "io_uring": (call(425, 8, 0), "denied"),
+    "bpf": (call(321, 0, 0, 0), "denied"),
+    "performance counters": (call(298, 0, 0, -1, -1, 0), "denied"),
+    "a user namespace": (call(272, 0x10000000), "denied"),
+    "a mount": ("import ctypes\nassert ctypes.CDLL(None).mount(b'a', b'/tmp', b'tmpfs', 0, None) == 0", "AssertionError"),
+    "a mount by descriptor": (call(430, "b'tmpfs'", 0), "denied"),
+    "another root": (call(161, "b'/'"), "denied"),
+    "ptrace of its parent": (call(101, 16, "os.getppid()", 0, 0), "denied"),
+    "memory of its parent": (call(310, "os.getppid()", 0, 0, 0, 0, 0), "denied"),
+    "limits of its parent": ("import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))", ""),
+    "more memory": (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+        "not allowed to raise",
+    ),
+    "a pipe with a megabyte": ("import fcntl; fcntl.fcntl(4, 1031, 1 << 20)", "Operation not permitted"),
+    "many pipes": ("import os\nfor _ in range(10000): os.pipe()", "Operation not permitted"),
+    "a socket": ("import socket; socket.socket()", "Operation not permitted"),
+    "a socket of this machine": ("import socket; socket.socket(socket.AF_UNIX)", "Operation not permitted"),
+    "a pair of sockets": ("import socket; socket.socketpair()", "Operation not permitted"),
+    "other modes": ("import os; os.chmod('/', 0o777)", "Operation not permitted"),
+    "a folder": ("import os; os.mkdir('/tmp/x')", "Operation not permitted"),
+    "another name": ("import os; os.rename('/usr', '/x')", "Operation not permitted"),
+    "a link": ("import os; os.symlink('/', '/tmp/x')", "Operation not permitted"),
+    "a file in /tmp": ("open('/tmp/x', 'w')", ""),
+    "a file in /": ("open('/x', 'w')", ""),
+    "a file of the system": ("open('/usr/x', 'w')", ""),
+    "passwords": ("open('/etc/passwd').read()", ""),
+    "the environment of its parent": ("import os; open(f'/proc/{os.getppid()}/environ').read()", ""),
+    "its own memory as a file": ("open('/proc/self/mem', 'r+b')", ""),
+    "variables": ("import os\nassert any('root' in v or 'HOME' in k for k, v in os.environ.items())", "AssertionError"),
+    "another user": ("import os; os.setuid(0)", "Operation not permitted"),
+    "32-bit calls": (
+        ("import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\n"
+        "m.write(bytes([0xB8, 20, 0, 0, 0, 0xCD, 0x80, 0xC3]))\n"
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()"),
+        "ended before its test did",
+    ),
+    "calls of x32": (call("0x40000000 + 39"), "denied"),
+    "memory without end": ("x = bytearray(8 << 30)", "MemoryError"),
+    "shared pages without end": ("import mmap; mmap.mmap(-1, 8 << 30)", ""),
+    "output without end": ("import sys\nwhile True: sys.stderr.write('x' * (1 << 20))", ""),
+    "a line without end": ("import os\nwhile True: os.write(1, b'x' * (1 << 20))", ""),
+    "answers without end": ("import os\nwhile True: os.write(4, b'x' * (1 << 16))", "answered with more than"),
+    "time without end": ("while True: pass", ""),
+    "sleep without end": ("import time; time.sleep(1000)", "did not end within"),
+    "a signal that it does not take": (
+        ("import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+        "    except OSError: pass\nwhile True: pass"),
+        "",
+    ),
+}  # fmt: skip
+ATTACKS = [(kind, name) for kind in ("bubblewrap", "container") for name in REACHING_OUT]
+
+
+@pytest.fixture(scope="module")
+def boxes() -> dict[str, Sandbox]:
+    """Both sandboxes; the second one is what a step's container has, where the engine lets no namespace be made."""
+    limits = Limits(wall=4.0, cpu=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "in_container", lambda: True)
+        return {
+            "bubblewrap": Sandbox.find(limits, kind="bubblewrap"),
+            "container": Sandbox.find(limits, kind="container"),
+        }
+
+
+@pytest.mark.parametrize(("kind", "name"), ATTACKS, ids=lambda part: part)
+def test_hostile_programs_get_nowhere(boxes: dict[str, Sandbox], kind: str, name: str) -> None:
+    program, seen = REACHING_OUT[name]
+    outcome = boxes[kind].run(program)
     assert not outcome.passed
     assert seen in outcome.detail
 
@@ -154,44 +247,10 @@ def test_nothing_is_run_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> No
         Sandbox.find(kind="bubblewrap")
 
 
-@pytest.fixture
-def container(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The sandbox that a step's container has, where the engine lets no namespace be made."""
-    monkeypatch.setattr(sandbox, "in_container", lambda: True)
-    return Sandbox.find(Limits(wall=15.0, cpu=3), kind="container")
-
-
-@pytest.mark.parametrize(
-    ("program", "seen"),
-    [
-        ("import os; os._exit(0)", "ended with code 0"),
-        ("while True: pass", ""),
-        ("x = bytearray(8 << 30)", "MemoryError"),
-        ("open('/etc/passwd').read()", "Permission denied"),
-        ("open('/tmp/big', 'w')", "Permission denied"),
-        ("import os; os.mkdir('/dev/shm/evil')", "Permission denied"),
-        ("import os; os.listdir('/')", "Permission denied"),
-        ("import os; open(f'/proc/{os.getppid()}/environ').read()", "Permission denied"),
-        ("import os; os.chmod('/tmp', 0o777)", "Operation not permitted"),
-        ("import os; os.kill(os.getppid(), 9)", "Operation not permitted"),
-        ("import os; os.fork()", "Operation not permitted"),
-        ("import threading; threading.Thread(target=print).start()", "can't start new thread"),
-        ("import socket; socket.socket()", "Operation not permitted"),
-        ("import socket; socket.socket(socket.AF_UNIX)", "Operation not permitted"),
-        ("import ctypes\nassert ctypes.CDLL(None).syscall(425, 8, 0) == 0  # io_uring_setup", "AssertionError"),
-        ("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "not allowed to raise"),
-    ],
-)
-def test_hostile_programs_get_nowhere_in_a_container(container: Sandbox, program: str, seen: str) -> None:
-    outcome = container.run(program)
-    assert not outcome.passed
-    assert seen in outcome.detail
-
-
-def test_honest_programs_pass_in_a_container(container: Sandbox) -> None:
-    assert passed(container, {name: PROBLEMS[name].canonical_solution for name in list(PROBLEMS)[::40]}) == set(
-        list(PROBLEMS)[::40]
-    )
+def test_honest_programs_pass_in_a_container(boxes: dict[str, Sandbox]) -> None:
+    assert passed(
+        boxes["container"], {name: PROBLEMS[name].canonical_solution for name in list(PROBLEMS)[::40]}
+    ) == set(list(PROBLEMS)[::40])
 
 
 def plus_file(folder: Path, **changes: object) -> Path:
@@ -220,7 +279,7 @@ def test_the_harder_inputs_of_humaneval_plus_decide(box: Sandbox, tmp_path: Path
         "HumanEval/3": "def half(x):\n    return str(x / 2)",
         "HumanEval/4": "",
     }
-    found = asyncio.run(humaneval.score(box, harder, {name: [text] for name, text in written.items()}))
+    found = asyncio.run(humaneval.score(box, harder, {name: [Solution(code=text)] for name, text in written.items()}))
     assert {name for name, (one,) in found.items() if one.passed} == {"HumanEval/0", "HumanEval/1"}
 
 
@@ -254,13 +313,13 @@ def test_the_function_is_found_in_an_answer(answer: str, found: str) -> None:
 def test_completions_are_asked_for_as_declared() -> None:
     behaviour = Behaviour(text="    return 1\n\ndef other")
 
-    async def ask(url: str) -> list[str]:
+    async def ask(url: str) -> list[Solution]:
         async with Client(EvaluateOptions(endpoint=url, served_model_name="toy")) as client:
             sampling = humaneval.Sampling(api="completions", max_tokens=64)
             return await humaneval.solutions(client, PROBLEMS["HumanEval/0"], sampling)
 
     with openai_server(behaviour) as url:
-        assert asyncio.run(ask(url)) == [PROBLEMS["HumanEval/0"].prompt + "    return 1\n"]
+        assert asyncio.run(ask(url)) == [Solution(code=PROBLEMS["HumanEval/0"].prompt + "    return 1\n")]
 
 
 def test_samples_are_asked_for_without_a_seed() -> None:

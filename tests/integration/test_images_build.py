@@ -82,14 +82,14 @@ def test_a_changed_file_changes_the_digest_and_is_named(shop: ImageBuilder, stor
     storage.export(first, tmp_path / "first.tar")
     layer = tmp_path / "context" / "layer.tar"
     content = layer.read_bytes()
-    changed = content.replace(b"GNU General Public License, version 2", b"GNU General Public License, version X", 1)
+    changed = content.replace(b"Apache License, version 2.0", b"Apache License, version X.0", 1)
     assert changed != content
     layer.write_bytes(changed)
     second = build(shop, storage, "modelcar-base", tmp_path / "context")
     storage.export(second, tmp_path / "second.tar")
     assert second.digest != first.digest
     (line,) = [one for one in compare(tmp_path / "first.tar", tmp_path / "second.tar") if one.startswith("layer")]
-    assert line.startswith("layer 0: usr/share/doc/busybox/NOTICE: ")
+    assert line.startswith("layer 0: usr/share/doc/carwright/NOTICE: ")
     layer.write_bytes(content)
     assert build(shop, storage, "modelcar-base", tmp_path / "context").digest == first.digest
 

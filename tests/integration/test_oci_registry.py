@@ -163,9 +163,12 @@ def test_two_pushes_at_once(checkpoint: Path, repository: str, settings: Setting
     assert verify(f"{repository}:v1", settings, open_push_cache(settings), against=str(checkpoint)).ok
 
 
-def test_read_by_skopeo_umoci_and_tar(checkpoint: Path, repository: str, settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["minimal", "busybox"])
+def test_read_by_skopeo_umoci_and_tar(
+    checkpoint: Path, repository: str, settings: Settings, tmp_path: Path, base: str
+) -> None:
     """skopeo copies it without changing the digest, umoci and plain tar unpack it to the checkpoint."""
-    pushed = push_folder(checkpoint, f"{repository}:v1", settings, base="busybox")
+    pushed = push_folder(checkpoint, f"{repository}:v1", settings, base=base)
     said = json.loads(_run("skopeo", "inspect", "--tls-verify=false", f"docker://{repository}:v1"))
     assert said["Digest"] == str(pushed.digest)
     _run(
@@ -254,7 +257,7 @@ def test_verify_names_the_file(checkpoint: Path, repository: str, settings: Sett
 
 def test_lint(checkpoint: Path, repository: str, settings: Settings, tmp_path: Path) -> None:
     """Ours is clean; without a base, and as olot makes it, the broken rules are named."""
-    push_folder(checkpoint, f"{repository}:v1", settings, base="busybox")
+    push_folder(checkpoint, f"{repository}:v1", settings, base="minimal")
     assert {one.level for one in lint(f"{repository}:v1", settings)} == {"ok"}
     push_folder(checkpoint, f"{repository}:bare", settings)
     assert [one.rule for one in lint(f"{repository}:bare", settings) if one.level == "error"] == ["tools"]

@@ -90,16 +90,16 @@ def podman() -> Iterator[Podman]:
 
 @pytest.fixture(scope="module")
 def modelcars(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two modelcars by digest, pushed by us and pulled by podman."""
+    """Two modelcars by digest, of both bases that are made here, pushed by us and pulled by podman."""
     folder = tmp_path_factory.mktemp("modelcars")
     settings = Settings(home=folder / "home", cache=folder / "cache")
     references = []
     with LocalRegistry(folder / "registry") as registry:
-        for number in (1, 2):
+        for number, base in ((1, "minimal"), (2, "busybox")):
             checkpoint = write_checkpoint(folder / f"model-{number}", size=4096 * number)
             (checkpoint / "config.json").write_text(json.dumps({"number": number}))
             target = f"{registry}/models/modelcar-tiny"
-            pushed = push_folder(checkpoint, target, settings, base="busybox")
+            pushed = push_folder(checkpoint, target, settings, base=base)
             references.append(f"{target}@{pushed.digest}")
             podman("pull", "--quiet", "--tls-verify=false", references[-1])
     return references
@@ -115,9 +115,10 @@ def described(reference: str, *, image: str = ENGINE, port: int = 0, argument: s
     return build(model, Reference.parse(reference), wanted)
 
 
-def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1], ids=["minimal", "busybox"])
+def test_kserves_pod_serves(podman: Podman, modelcars: list[str], tmp_path: Path, number: int) -> None:
     """Init container, sidecar and engine in one pid namespace: the engine reads the model through /proc, as user 1001."""
-    pod: dict[str, Any] = kserve_pod.manifest(described(modelcars[0]))
+    pod: dict[str, Any] = kserve_pod.manifest(described(modelcars[number]))
     server = pod["spec"]["containers"][0]
     del server["ports"]  # the pod is in the machine's network
     server["args"] = [

@@ -27,7 +27,7 @@ def test_a_plan_of_191_shards(tmp_path: Path) -> None:
     env = {**os.environ, "CARWRIGHT_HOME": str(tmp_path / "home")}
     shown = run(command, env=env, timeout=200).stdout
     assert "191 groups" in shown
-    assert "882 │ quantized" in shown.replace("|", "│")
+    assert "882  quantized" in shown
     plan = json.loads(run([*command, "--json"], env=env, timeout=200).stdout)
     assert len(plan["groups"]) == 191
     assert plan["layers"] <= 127

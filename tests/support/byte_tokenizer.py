@@ -14,7 +14,7 @@ TEMPLATE = (
 )
 
 
-def write_byte_tokenizer(folder: Path) -> Path:
+def write_byte_tokenizer(folder: Path, template: str = TEMPLATE) -> Path:
     """Byte-level BPE without a merge; byte n is token n."""
     folder.mkdir(parents=True, exist_ok=True)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
@@ -28,7 +28,7 @@ def write_byte_tokenizer(folder: Path) -> Path:
         "model": model,
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    configuration = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE, "eos_token": "~"}
+    configuration = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "eos_token": "~"}
     (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
     return folder
 

@@ -143,6 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send({"error": {"message": "Out of range float values are not JSON compliant"}}, 400)
             return
         text, finish = self._generated(body)
+        if body.get("stream"):
+            self._stream(text, finish, len(tokens))
+            return
         choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": finish}
         if body.get("echo") and what.gives_logprobs:
             choice["logprobs"] = self._echo(tokens)

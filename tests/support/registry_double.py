@@ -191,6 +191,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         held = state.uploads[name]
         where = {"Location": f"/v2/{repository}/blobs/uploads/{name}"}
+        if self.command == "DELETE":
+            del state.uploads[name]
+            self._answer(204)
+            return
         if self.command == "PATCH":
             said = self.headers.get("Content-Range")
             if said and int(said.partition("-")[0]) != len(held):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import types
@@ -16,7 +15,6 @@ from containers.contract import Step, StepRequest
 from containers.errors import BadInput
 from containers.setting_names import PREFIX, Setting, settings_of
 from containers.settings import COMPOSE, FLOW_SIDE, STEP_SETTINGS, StepSettings, step_variables
-from flows.cli import terminal
 from flows.cli.main import app
 from flows.local.dry_run.site import Site
 from infra.settings import Settings
@@ -127,26 +125,17 @@ def test_it_is_described(setting: Setting) -> None:
 
 
 @pytest.fixture(scope="module")
-def shown() -> str:
-    """What `carwright settings` prints on a terminal of 80 columns, with nothing set."""
-    width = terminal.out.width
-    terminal.out.width = 80
-    try:
-        return CliRunner().invoke(app, ["settings"]).output
-    finally:
-        terminal.out.width = width
+def shown() -> list[str]:
+    """What `carwright settings` prints with nothing set."""
+    return CliRunner().invoke(app, ["settings"]).output.splitlines()
 
 
 @every_setting
-def test_it_is_shown_with_its_default(setting: Setting, shown: str) -> None:
-    """The default of the declaration, under its whole name."""
-    head, *lines = shown.splitlines()
-    value, meaning = head.index("value"), head.index("meaning")
-    first = next(number for number, line in enumerate(lines) if line.split()[:1] == [setting.variable])
-    rest = itertools.takewhile(lambda line: not line[:value].strip(), lines[first + 1 :])
-    said = "".join(line[value:meaning] for line in (lines[first], *rest))
+def test_it_is_shown_with_its_default(setting: Setting, shown: list[str]) -> None:
+    """The default of the declaration, under its whole name, and on the next line what it means."""
+    default = leaf(Settings().model_dump(mode="json"), setting)
     assert setting.value(Settings()) == setting.field.get_default(call_default_factory=True)
-    assert "".join(said.split()) == "".join(str(leaf(Settings().model_dump(mode="json"), setting)).split())
+    assert shown[shown.index(f"{setting.variable} = {default}") + 1].strip() == setting.field.description
 
 
 @every_setting
@@ -171,6 +160,18 @@ def requests(step: Step) -> Iterator[StepRequest]:
     yield StepRequest(step=step, run="r")
     if step is Step.EVALUATE:
         yield StepRequest(step=step, run="r", options={"tokenizer_reference": "registry/a@sha256:0"})
+    if step is Step.SERVE:
+        yield StepRequest(step=step, run="r", parameters={"reference": "registry/a@sha256:0"})
+        yield StepRequest(step=step, run="r", options={"stage": "serve"})
+
+
+def unused(request: StepRequest) -> set[str]:
+    """What of its step's parts this very request has no use for."""
+    if request.step is Step.SERVE:
+        if request.options:
+            return {"store", "registry", "docker_config"}
+        return {"store"} if request.parameters else {"registry", "docker_config"}
+    return {"registry", "docker_config"} if request.step is Step.EVALUATE and not request.options else set()
 
 
 @every_setting_of_steps
@@ -185,9 +186,9 @@ def test_a_step_is_handed_it_if_it_uses_it(setting: Setting, monkeypatch: pytest
             plain, secret = step_variables(settings, request)
             if not set(plain) | set(secret):
                 part = setting.path[0]
-                no_tokenizer = part in {"registry", "docker_config"} and not request.options
-                assert part not in STEP_SETTINGS[step] or (step is Step.EVALUATE and no_tokenizer)
+                assert part not in STEP_SETTINGS[step] or part in unused(request)
                 continue
+            assert setting.path[0] not in unused(request)
             assert set(secret if isinstance(value, SecretStr) else plain) == {setting.variable}
             assert setting.path[0] in {*STEP_SETTINGS[step], *_ALWAYS}
             with monkeypatch.context() as environment:

@@ -13,7 +13,7 @@ from containers.errors import BadInput, Error
 from containers.evaluate import client as clients
 from containers.evaluate.client import Client
 from containers.settings import HttpSettings
-from flows.local.endpoint import find
+from flows.endpoint import find, vllm_version
 from tests.support.hostile import Asked, answer, dripping, endless, hostile
 
 if TYPE_CHECKING:
@@ -66,10 +66,11 @@ def test_an_endpoint_that_never_ends(attack: Any, how: str) -> None:
         asyncio.run(ask(server.url))
 
 
+@pytest.mark.parametrize("look", [find, vllm_version])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_an_endpoint_that_is_looked_at(attack: Any) -> None:
+def test_an_endpoint_that_is_looked_at(attack: Any, look: Callable[..., object]) -> None:
     with hostile(attack) as server, pytest.raises(Error):
-        find(f"{server.url}/v1", HttpSettings(deadline=0.2))
+        look(f"{server.url}/v1", HttpSettings(deadline=0.2))
 
 
 NAME_ATTACKS = ["\x1b[2J", "a\nb", "\u202egpj", "x" * 100_000, "[bold]", ""]

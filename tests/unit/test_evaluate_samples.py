@@ -72,12 +72,12 @@ def measured(suite: suites.SuiteFiles, url: str, folder: Path) -> samples.Sample
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, api: str) -> None:
     """With a sandbox that lets every second program pass: what is run is the function, as written, and the test."""
-    programs: list[str] = []
+    programs: list[dict[str, str]] = []
 
     class Box:
-        def run(self, program: str) -> Outcome:
-            programs.append(program)
-            return Outcome(passed="HumanEval/" not in program and len(program) % 2 == 0, detail="")
+        def run(self, code: str, **more: str) -> Outcome:
+            programs.append({"code": code, **more})
+            return Outcome(passed=len(more["test"]) % 2 == 0, detail="")
 
     monkeypatch.setattr(Sandbox, "find", classmethod(lambda cls, **_: Box()))
     text = GREEDY.files["suite.yaml"].replace("api: chat", f"api: {api}")
@@ -97,11 +97,11 @@ def test_every_problem_is_asked_and_scored(monkeypatch: pytest.MonkeyPatch, tmp_
     assert coded.cut == {}
     del programs[164:]
     assert scored.scores.keys() == known.keys()
-    (run,) = [program for program in programs if "check(has_close_elements)" in program]
-    assert "\n    return 1\n" in run
-    assert run.startswith("from typing import List\n")
-    assert run.endswith(f"{first.test}\ncheck({first.entry_point})\n")
-    assert sum(scored.scores.values()) == sum(len(text) % 2 == 0 for text in programs)
+    (run,) = [one for one in programs if one["entry_point"] == "has_close_elements"]
+    assert run["code"].startswith("from typing import List\n")
+    assert "\n    return 1\n" in run["answer" if api == "chat" else "code"]
+    assert (run["preamble"], run["test"]) == (first.preamble, first.test)
+    assert sum(scored.scores.values()) == sum(len(one["test"]) % 2 == 0 for one in programs)
 
 
 def test_answers_that_are_cut_and_other_answers_to_the_same_question_are_counted(
@@ -111,8 +111,8 @@ def test_answers_that_are_cut_and_other_answers_to_the_same_question_are_counted
     turns = itertools.count()
 
     class Box:
-        def run(self, program: str) -> Outcome:
-            return Outcome(passed="check(has_close_elements)" in program and next(turns) % 2 == 0, detail="")
+        def run(self, code: str, *, entry_point: str, **_: str) -> Outcome:
+            return Outcome(passed=entry_point == "has_close_elements" and next(turns) % 2 == 0, detail="")
 
     monkeypatch.setattr(Sandbox, "find", classmethod(lambda cls, **_: Box()))
     suite = GREEDY.model_copy(

@@ -174,7 +174,12 @@ def test_a_quoted_text_cannot_pose_as_a_line_of_its_own(capsys: pytest.CaptureFi
     terminal.show_error(BadInput("the server said: x\nerror: everything is fine\n", remedy="do\nerror: this"))
     Display(None, verbose=False)("download", Event(event="log", message="name\n   push  sha256:forged"))
     terminal.line("one\ntwo", error=True)
-    lines = capsys.readouterr().err.splitlines()
+    terminal.show_table(("name", "size"), [("a\nerror: forged\x1b[2J", "1 B"), ("https://u:hunter2@h/x", "2 B")])
+    told = capsys.readouterr()
+    first, second = told.out.splitlines()[1:]
+    assert first.split() == ["a\\nerror:", "forged\\x1b[2J", "1", "B"]
+    assert second.split() == ["https://***@h/x", "2", "B"]
+    lines = told.err.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["error: the server said: x", "one"]
     assert not any(line.lstrip(" ").startswith("push") and line.index("push") < 11 for line in lines)
 

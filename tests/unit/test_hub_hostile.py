@@ -24,12 +24,15 @@ from containers.hub_http import HubHttp
 from containers.settings import HttpSettings, StepSettings
 from containers.step import Context
 from flows.watching.hub import HubClient
+from infra.doctor.hub import hub as look_at_hub
 from infra.settings import Settings
 from tests.support.hostile import Asked, answer, dripping, endless, hostile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from infra.doctor import Line
 
 Send = Any
 COMMIT = "0" * 40
@@ -57,6 +60,11 @@ def hub(url: str, source: HubSource = SOURCE, **http: float) -> HubOrigin:
 
 def watcher(url: str, **http: float) -> HubClient:
     return HubClient(Settings(hub_endpoint=url, hub_token=SecretStr(TOKEN), http=HttpSettings(**http)), {})
+
+
+def doctor(url: str, **http: float) -> Line:
+    settings = Settings(hub_endpoint=url, hub_token=SecretStr(TOKEN), http=HttpSettings(**http))
+    return look_at_hub(settings, "hf://acme/tiny")
 
 
 def honest(listed: Any = LISTED) -> Callable[[Asked, Send], None]:
@@ -90,6 +98,7 @@ USES: dict[str, Callable[[str], object]] = {
     "watcher's head": lambda url: watcher(url).head("acme/tiny", "main"),
     "watcher's tags": lambda url: watcher(url).tags("acme/tiny"),
     "access": lambda url: watcher(url).check_access("acme/tiny", COMMIT),
+    "doctor": doctor,
 }
 TOKEN_ATTACKS = [(way, use) for way in leading_to("") for use in USES]
 
@@ -130,7 +139,7 @@ ENDLESS_ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("use", ["commit", "listing", "watcher", "access", "contents"])
+@pytest.mark.parametrize("use", ["commit", "listing", "watcher", "doctor", "access", "contents"])
 @pytest.mark.parametrize("attack", ENDLESS_ATTACKS.values(), ids=ENDLESS_ATTACKS)
 def test_a_hub_that_never_ends(attack: Any, use: str) -> None:
     limits = {"deadline": 0.2, "min_rate": 1e9, "rate_window": 0.2}
@@ -144,6 +153,8 @@ def test_a_hub_that_never_ends(attack: Any, use: str) -> None:
             hub(server.url, **limits).commit()
         elif use == "listing":
             hub(server.url, **limits).files(COMMIT)
+        elif use == "doctor":
+            doctor(server.url, **limits)
         elif use == "watcher":
             watcher(server.url, **limits).head("acme/tiny", "main")
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers.errors import BadInput
+from containers.oci import busybox, minimal
 from infra.images import debian
 from infra.images.context import Inputs, inputs_of
 from infra.images.debian import Deb
@@ -199,3 +200,18 @@ def test_the_object_store_of_the_image_runs_with_the_flags_of_the_embedded_one(t
     text = (ROOT / "Containerfile").read_text().replace("\\\n", "")
     line = next(line for line in text.splitlines() if line.startswith('ENTRYPOINT ["rclone"'))
     assert json.loads(line.removeprefix("ENTRYPOINT "))[1:] == embedded
+
+
+def test_the_image_push_has_the_busybox_that_modelcars_are_made_with() -> None:
+    """For `--base busybox`: one version in containers/oci/busybox.py and in base.lock."""
+    (deb,) = debian.section("push")
+    (pinned,) = (one for one in busybox.PINNED if one.architecture == debian.ARCHITECTURE)
+    assert (deb.name, deb.version, deb.sha256) == ("busybox-static", busybox.VERSION, pinned.package)
+
+
+def test_another_shell_is_another_base_of_modelcars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layer is made here and no file of the checkout."""
+    before = inputs("modelcar-base").digest
+    assert inputs("modelcar-base").digest == before
+    monkeypatch.setattr(minimal, "base_layer", lambda _: b"another")
+    assert inputs("modelcar-base").digest != before

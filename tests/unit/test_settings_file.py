@@ -40,6 +40,8 @@ ATTACKS = [
     ('docker.registry_aliases = { "quay.io" = "evil.example" }', "docker.registry_aliases"),
     ('[kubernetes]\nkubeconfig = "kubeconfig"', "kubernetes.kubeconfig"),
     ('[kubernetes]\nimage = "evil.example/{target}"', "kubernetes.image"),
+    ('[quantize]\npython = "./python"', "quantize.python"),
+    ('[serve]\npython = "./python"', "serve.python"),
 ]
 
 

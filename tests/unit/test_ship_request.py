@@ -33,7 +33,14 @@ OUTCOME: dict[str, Any] = {
 }  # fmt: skip
 WITHOUT_OPTION = {"reason", "change"}  # only watch-releases gives them
 FROM_THE_SCAN = {"model", "revision", "to", "scheme", "gate_profile"}  # an entry has them in a form of its own
-PER_RUN = {"keep", "force", "reason", "change"}  # no business of an entry of models.yaml
+PER_RUN = {
+    "keep",
+    "force",
+    "reason",
+    "change",
+    "baseline_endpoint",
+    "candidate_endpoint",
+}  # no business of an entry of models.yaml
 
 
 def _app(model: type[ShipRequest], given: list[ShipRequest]) -> typer.Typer:
@@ -98,7 +105,7 @@ def test_a_record_has_every_field_and_an_older_one_is_read_with_defaults() -> No
         "base": "busybox", "reason": "new",
     }  # fmt: skip
     record = ShipRecord.model_validate_json(json.dumps(older | OUTCOME))
-    assert (record.reason, record.max_model_len, record.gate_profile) == ("new", 2048, "release")
+    assert (record.reason, record.max_model_len, record.gate_profile) == ("new", 0, "release")
 
 
 def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
@@ -107,8 +114,12 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
     told = {name: (one.get("type", "text or null"), one.get("default")) for name, one in schema.properties.items()}
     assert told == {
         "model": ("string", None), "revision": ("text or null", None), "to": ("string", ""),
-        "scheme": ("string", "FP8_DYNAMIC"), "suite": ("string", "smoke"), "base": ("string", "busybox"),
-        "tag": ("string", ""), "max_model_len": ("integer", 2048), "override_gate": ("string", ""),
+        "scheme": ("string", "FP8_DYNAMIC"), "suite": ("string", "smoke"), "base": ("string", "minimal"),
+        "baseline_endpoint": ("string", ""), "candidate_endpoint": ("string", ""),
+        "tag": ("string", ""), "max_model_len": ("integer", 0), "override_gate": ("string", ""),
+        "tensor_parallel_size": ("integer", 0), "pipeline_parallel_size": ("integer", 0),
+        "gpu_memory_utilization": ("number", 0.0), "vllm_argument": ("array", []), "concurrency": ("integer", 0),
+        "ignore": ("array", []),
         "gate_profile": ("string", "release"), "keep": ("boolean", False), "force": ("boolean", False),
         "reason": ("string", ""), "change": ("string", ""),
     }  # fmt: skip
@@ -119,10 +130,18 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"model": "hf://a/b", "max_model_len": 0}, "max_model_len"),
+        ({"model": "hf://a/b", "max_model_len": -1}, "max_model_len"),
         ({"model": "hf://a/b", "gate_profile": "none"}, "gate_profile"),
         ({"model": "hf://a/b", "base": "No Reference"}, "base"),
         ({"model": "hf://a/b", "nonsense": 1}, "nonsense"),
+        ({"model": "hf://a/b", "vllm_argument": ["--port=80"]}, "Carwright gives --port itself"),
+        (
+            {"model": "hf://a/b", "vllm_argument": ["--tensor_parallel_size", "2"]},
+            "Carwright gives --tensor-parallel-size",
+        ),
+        ({"model": "hf://a/b", "vllm_argument": ["kv-cache-dtype"]}, "no argument of vLLM"),
+        ({"model": "hf://a/b", "vllm_argument": ["--a=b\nc"]}, "no argument of vLLM"),
+        ({"model": "hf://a/b", "gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
         ({}, "model"),
     ],
 )

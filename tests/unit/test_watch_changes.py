@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from containers.checkpoint_files import is_legal
 from containers.digest import Digest
 from containers.download.selection import Remote, select
+from containers.oci import busybox, minimal
 from flows.quantize_and_ship import quantize_and_ship
 from flows.watching import view
-from flows.watching.changes import BuildInputs, Change, changes, tools_now
+from flows.watching.changes import BuildInputs, Change, built_in_base, changes, tools_now
 from flows.watching.decide import MAX_RUNS, decide
 from flows.watching.listing import difference, is_decisive
 from flows.watching.models import WatchedModel
@@ -272,3 +273,10 @@ def test_a_request_is_pinned_to_what_was_found_and_has_the_options_of_its_line()
     assert request.change == wanted(commit=NEW, gate="smoke", override="known").fingerprint
     assert not request.keep
     assert not request.force
+
+
+def test_another_base_made_here_is_a_change() -> None:
+    """Named by what it holds, so that another shell or busybox is one, too."""
+    (change,) = changes(record(base_digest=built_in_base("busybox")), wanted(base_digest=built_in_base("minimal")))
+    assert str(change) == f"base image busybox {busybox.VERSION} -> minimal {minimal.SHELLS['amd64'][:12]}"
+    assert built_in_base("none") == ""

@@ -44,7 +44,7 @@ def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
         "org/one",
         "main",
         "FP8_DYNAMIC",
-        "busybox",
+        "minimal",
     )
     assert (str(two.revision), len(two.targets), two.deployment) == ("tag v*", 2, "quantize-and-ship/gpu")
 

@@ -25,10 +25,10 @@ from containers.web.origins import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from containers.contract import EvaluateOptions
     from containers.evaluate.harness.benchmark import Benchmark
+    from containers.evaluate.harness.confined_tokenizer import ConfinedTokenizer
     from containers.events import Reporter
 
 _MOST_STOPS = 4  # stop strings that the API takes; answers are cut here at the others
@@ -194,12 +194,12 @@ class EndpointTokenizer:
 
 
 def make(
-    benchmark: Benchmark, options: EvaluateOptions, tokenizer: Path | None, report: Reporter
+    benchmark: Benchmark, options: EvaluateOptions, tokenizer: ConfinedTokenizer | None, report: Reporter
 ) -> Completions | Chat:
     """A model for one benchmark, with the arguments that `benchmarks.command` prints.
 
-    `tokenizer` is a folder; without one the endpoint is asked (`/tokenize`, which vLLM has), which is slower and knows no
-    chat template.
+    Without a tokenizer the endpoint is asked (`/tokenize`, which vLLM has), which is slower and knows no chat template. The
+    harness never loads one itself: neither a model's tokenizer nor its chat template runs in this process.
     """
     arguments: dict[str, Any] = {
         "model": options.served_model_name,
@@ -213,14 +213,10 @@ def make(
     model: Completions | Chat
     if benchmark.api == "chat":
         model = Chat(base_url=f"{base}/chat/completions", **arguments)
-    elif tokenizer is not None:
-        model = Completions(
-            base_url=f"{base}/completions", tokenizer_backend="huggingface", tokenizer=str(tokenizer), **arguments
-        )
     else:
         model = Completions(base_url=f"{base}/completions", tokenizer_backend=None, **arguments)
         model.tokenizer_backend, model.tokenized_requests = "huggingface", True
-        model.tokenizer = EndpointTokenizer(options, benchmark.title)
+        model.tokenizer = tokenizer or EndpointTokenizer(options, benchmark.title)
     model.benchmark, model.options, model.report, model.traffic = benchmark, options, report, Traffic()
     return model
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -17,8 +18,9 @@ import numpy as np
 
 from containers.errors import BadInput
 from containers.evaluate import tokenizer
-from containers.evaluate.harness import data, questions
+from containers.evaluate.harness import data, questions, task_files
 from containers.evaluate.harness.benchmark import command
+from containers.evaluate.harness.confined_tokenizer import confined_tokenizer
 from containers.evaluate.measurement import RequestCounts
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from containers.contract import EvaluateOptions
     from containers.evaluate.harness.benchmark import Benchmark
+    from containers.evaluate.harness.confined_tokenizer import ConfinedTokenizer
     from containers.evaluate.measurement import Scored
     from containers.events import Reporter
     from containers.settings import StepSettings
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.suites import SuiteFiles
 
-TASKS = "tasks"  # the folder of a suite with tasks of its own
 _CARD_ENDPOINT = "http://localhost:8000/v1"
 _SEEDS = (0, 1234)  # of `random` and numpy, the harness's own
 
@@ -81,11 +83,14 @@ class Harness:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         folder = self._written()
         places = data.Places(self.files.name, folder, self._local_data(), self.scratch / "data")
-        with data.data_from(places):
+        with ExitStack() as stack:
+            stack.enter_context(task_files.sandboxed_templates(self.files.name))
+            stack.enter_context(data.data_from(places))
             manager = self._tasks(folder, places)
+            tokenizer = self._confined(stack)
             scored, cut, counts, noise = [], {}, [], {}
             for one in self.benchmarks:
-                model = make(one, options, self.tokenizer, report)
+                model = make(one, options, tokenizer, report)
 
                 def ask(one: Benchmark, model: Any, **some: Any) -> Mapping[str, Any]:
                     found: Mapping[str, Any] = simple_evaluate(
@@ -122,6 +127,12 @@ class Harness:
             noise=noise,
         )
 
+    def _confined(self, stack: ExitStack) -> ConfinedTokenizer | None:
+        """One child for all benchmarks, which ends with the stack; none where the server does all that is done with a tokenizer."""
+        if self.tokenizer is None or all(one.api == "chat" for one in self.benchmarks):
+            return None
+        return stack.enter_context(confined_tokenizer(self.tokenizer))
+
     def check(self) -> None:
         """Raises BadInput for an unknown task or a missing data folder; reads no data."""
         data.configure(self.settings, self.scratch)
@@ -129,7 +140,8 @@ class Harness:
         self._manager(self._written())
 
     def _written(self) -> Path:
-        """Write the suite's own files to disk, for the harness."""
+        """Write the suite's own files to disk, for the harness; raises BadInput for tasks that could run code."""
+        task_files.check(self.files)
         folder = self.scratch / "suite"
         for path, text in self.files.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +172,10 @@ class Harness:
                     self.held[name] = super().load([name])
                 return self.held[name]
 
-        own = all(f"{TASKS}/{one.task}.yaml" in self.files.files for one in self.benchmarks)
+        own = all(f"{task_files.TASKS}/{one.task}.yaml" in self.files.files for one in self.benchmarks)
         manager = CachingTaskManager(
-            include_path=str(folder / TASKS) if (folder / TASKS).is_dir() else None, include_defaults=not own
+            include_path=str(folder / task_files.TASKS) if (folder / task_files.TASKS).is_dir() else None,
+            include_defaults=not own,
         )
         manager.held = {}
         for one in self.benchmarks:
@@ -171,7 +184,9 @@ class Harness:
                 raise BadInput(
                     f"the suite {self.files.name} asks for the task {one.task}, which lm-evaluation-harness "
                     f"{version('lm_eval')} does not have",
-                    remedy=f"did you mean {near[0]}?" if near else f"`lm_eval ls tasks` lists them; {TASKS}/ adds one",
+                    remedy=f"did you mean {near[0]}?"
+                    if near
+                    else f"`lm_eval ls tasks` lists them; {task_files.TASKS}/ adds one",
                 )
         return manager
 

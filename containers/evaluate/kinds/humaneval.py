@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.contract import EvaluateOptions, EvaluateParameters
-    from containers.evaluate.humaneval import Problem
+    from containers.evaluate.humaneval import Problem, Solution
     from containers.evaluate.sandbox import Outcome
     from containers.evaluate.suite import Judgement, Sizes
     from containers.settings import EvaluateSettings
@@ -70,7 +70,7 @@ class HumanEvalSuite:
             length = await sanity.served(client, suite.serving.max_model_len)
             with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:
 
-                async def write(problem: Problem) -> list[str]:
+                async def write(problem: Problem) -> list[Solution]:
                     texts = await humaneval.solutions(client, problem, suite.humaneval, cut)
                     progress.advance(1)
                     return texts

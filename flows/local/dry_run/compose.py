@@ -124,6 +124,7 @@ def _as_error(error: ProcessFailed) -> BadInput | Temporary:
         return BadInput(
             f"a port is already in use:\n{_line(output, 'already')}",
             remedy="CARWRIGHT_PORT (4200), CARWRIGHT_REGISTRY_PORT (5000) and CARWRIGHT_STORE_PORT (9000) set other ports",
+            doctor="ports",
         )
     return Temporary(f"Docker output:\n{output}", remedy="`make dry-run-down` removes everything")
 
@@ -137,6 +138,7 @@ def _engine_unreachable(output: str) -> BadInput:
         f"no Docker engine can be reached: {output}",
         remedy="install docker.io (Debian) or docker-ce, start it and join its group, or set DOCKER_HOST; "
         "`make ship` runs the chain without Docker",
+        doctor="engine",
     )
 
 

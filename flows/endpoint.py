@@ -1,7 +1,9 @@
-"""Finds the model at an endpoint that Carwright did not start."""
+"""Models served by somebody else: found at their URL, and used for as long as they answer."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
@@ -32,9 +34,7 @@ def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
     except BadInput as error:
         raise BadInput(f"not an endpoint: {error.message}", remedy=_BASE) from error
     try:
-        with httpx.Client(timeout=_SILENCE, trust_env=False, headers={"Accept-Encoding": "identity"}) as client:
-            request = client.build_request("GET", f"{base}/models")
-            answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(request)
+        answer = _get(f"{base}/models", origin, limits)
     except httpx.InvalidURL as error:
         raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
@@ -59,3 +59,55 @@ def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
     if not name and len(models) > 1:
         raise BadInput(f"{base} serves {listed}", remedy=f"name one of them: {base}#{first}")
     return Endpoint(url=base, served_model_name=name or models[0], server=f"the endpoint {base}")
+
+
+@dataclass(frozen=True)
+class ForeignServer:
+    """A `flows.runners.service.Lease` on a server that Carwright neither starts nor stops."""
+
+    endpoint: Endpoint
+    found: bool = True
+
+    @property
+    def serves(self) -> bool:
+        return True
+
+    def end(self) -> None:
+        """Leave it as it is."""
+
+    def keep(self) -> None:
+        """Leave it as it is."""
+
+
+def vllm_version(url: str, limits: HttpLimits | None = None) -> str:
+    """The version that the vLLM behind a base URL says it is; raises BadInput for a server that does not say."""
+    try:
+        answer = _get(f"{url.removesuffix('/v1')}/version", Origin.of(url), limits)
+        found = answer.json()["version"] if answer.status_code == httpx.codes.OK else None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, str) or not re.fullmatch(r"[\w.+!-]{1,64}", found):
+        raise BadInput(
+            f"{url} does not say which vLLM it is",
+            remedy="models are measured by vLLM, whose /version must be reachable",
+        )
+    return found
+
+
+def check_same(versions: dict[str, str]) -> None:
+    """Raises BadInput when the servers of two roles are of different versions: that alone changes answers."""
+    if len(set(versions.values())) > 1:
+        told = ", ".join(f"the {role} by vLLM {version}" for role, version in versions.items())
+        raise BadInput(
+            f"the models would be measured by different servers: {told}",
+            remedy="serve both by the same version, or leave both to Carwright",
+        )
+
+
+def _get(url: str, origin: Origin, limits: HttpLimits | None) -> httpx.Response:
+    """A small answer of a model's server; no proxy stands before it."""
+    with httpx.Client(timeout=_SILENCE, trust_env=False, headers={"Accept-Encoding": "identity"}) as client:
+        answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(
+            client.build_request("GET", url)
+        )
+    return answer
