@@ -302,6 +302,11 @@ class StepSettings(BaseSettings):
         refuse_unknown(given, cls, ignored=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
 
 
+# A step that uses the store's folder itself needs no keys. One that serves a modelcar may find the files of its layers there.
+_PLACE_OF_STORE: Final = (("store", "folder"), ("store", "direct"))
+_KEYS_OF_STORE: Final = (("store", "access_key_id"), ("store", "secret_access_key"))
+
+
 def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
     """The environment variables that a launcher passes to a step: plain settings, and separately the secrets.
 
@@ -311,8 +316,10 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     plain: dict[str, str] = {}
     secret: dict[str, str] = {}
     parts = parts_of(request)
+    here = settings.store.direct
     for one in settings_of(StepSettings):
-        if one.path[0] not in parts or not one.is_set(settings):
+        wanted = one.path[0] in parts or (here and request.step is Step.SERVE and one.path in _PLACE_OF_STORE)
+        if not wanted or not one.is_set(settings) or (here and one.path in _KEYS_OF_STORE):
             continue
         value = one.value(settings)
         if isinstance(value, SecretStr):
