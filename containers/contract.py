@@ -208,6 +208,7 @@ class QuantizeOptions(Values):
     `device`); 0 means one for each of these. `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
     that was started elsewhere. `folder`: plan a checkpoint in this folder instead of one in the store. `arriving`: the
     fingerprint of a download that is under way: without an input, its shards are put into the store as they come.
+    `announce`: the feed (`containers.shard_feed`) in which finished shards are published.
     """
 
     device: str = "auto"
@@ -217,6 +218,7 @@ class QuantizeOptions(Values):
     groups: tuple[str, ...] = ()
     folder: str = ""
     arriving: str = ""
+    announce: str = ""
 
 
 class QuantizedCheckpoint(Values):
@@ -234,6 +236,8 @@ class QuantizedCheckpoint(Values):
 class PushParameters(Values):
     """push: inputs {"checkpoint": checkpoint}; values: PushedImage.
 
+    push-layers: only the layers of the shards that a quantization publishes meanwhile; no inputs, no values.
+
     promote: inputs {"verdict": verdict, "card": card}; gives `tags` to `reference`, which must hold a digest, and attaches
     the inputs' files to it; values: PromotedImage. The card may be missing.
     `target` is `oci:DIR` or `registry/repository`; `base` is one of `BASES` or an image reference. With more than
@@ -241,7 +245,7 @@ class PushParameters(Values):
     modelcar, for `ilab` and ModelPack; it doubles what the registry holds.
     """
 
-    action: Literal["push", "promote"] = "push"
+    action: Literal["push", "push-layers", "promote"] = "push"
     target: str = ""
     base: str = DEFAULT_BASE
     platforms: tuple[str, ...] = ("linux/amd64",)
@@ -253,12 +257,14 @@ class PushParameters(Values):
 
 class PushOptions(Values):
     """`override` promotes in spite of the gate and is recorded as the reason; `gate_profile` says what an inconclusive
-    verdict does: `release` stops, `smoke` warns and promotes, and is recorded too.
+    verdict does: `release` stops, `smoke` warns and promotes, and is recorded too. `arriving` is the feed
+    (`containers.shard_feed`) of the quantization whose layers are pushed.
     """
 
     override: str = ""
     gate_profile: GateProfile = "release"
     layer_limit: int = MODEL_LAYERS
+    arriving: str = ""
 
 
 class PushedImage(Values):

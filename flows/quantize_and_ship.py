@@ -45,18 +45,20 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     plan = steps.plan(source, request)
 
     recipe = QuantizeParameters.of(request.scheme, request.ignore)
-    downloaded = steps.download(source, recipe, after=[resolved])
-    original = downloaded.output("checkpoint")
-    baseline = Subject.checkpoint("baseline", original, request.name).planned(plan.baseline, request)
-    with steps.measuring(baseline, request.suite, after=[downloaded], now=bool(plan.quantize_devices)) as measuring:
-        quantized = steps.quantize(original, recipe, after=[downloaded], devices=plan.quantize_devices)
-        checkpoint = quantized.output("checkpoint")
-        target = PushParameters(target=request.to, base=request.base)
-        image, pushed = steps.push(checkpoint, target, after=[quantized])
-        candidate = Subject.modelcar("candidate", image, request.name, checkpoint).planned(plan.candidate, request)
-        measuring.ensure()
-        after, kept = steps.measure(candidate, request.suite, after=[pushed], keep=request.keep)
-        before = measuring.result()
+    target = PushParameters(target=request.to, base=request.base)
+    with steps.pushing_layers(source, recipe, target) as layers:
+        downloaded = steps.download(source, recipe, after=[resolved], layers=layers)
+        original = downloaded.output("checkpoint")
+        baseline = Subject.checkpoint("baseline", original, request.name).planned(plan.baseline, request)
+        with steps.measuring(baseline, request.suite, after=[downloaded], now=bool(plan.quantize_devices)) as measuring:
+            devices = plan.quantize_devices
+            quantized = steps.quantize(original, recipe, after=[downloaded], devices=devices, layers=layers)
+            checkpoint = quantized.output("checkpoint")
+            image, pushed = steps.push(checkpoint, target, after=[quantized], layers=layers)
+            candidate = Subject.modelcar("candidate", image, request.name, checkpoint).planned(plan.candidate, request)
+            measuring.ensure()
+            after, kept = steps.measure(candidate, request.suite, after=[pushed], keep=request.keep)
+            before = measuring.result()
 
     sizes = (steps.size(original), steps.size(checkpoint))
     verdict, judged = steps.judge(after, before, candidate, request.suite, sizes)

@@ -149,11 +149,12 @@ class Requests:
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
         return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
 
-    def quantize_during_download(self, source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
+    def quantize_during_download(
+        self, source: ResolvedSource, recipe: QuantizeParameters, *, announce: str = ""
+    ) -> StepRequest:
         """Quantize the shards of a source while it downloads."""
-        return self._request(
-            Step.QUANTIZE, recipe, options=QuantizeOptions(arriving=fingerprint(self.download(source)))
-        )
+        options = QuantizeOptions(arriving=fingerprint(self.download(source)), announce=announce)
+        return self._request(Step.QUANTIZE, recipe, options=options)
 
     def plan(self, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
         """Plan the quantization of the checkpoint in the folder that the options name."""
@@ -161,6 +162,11 @@ class Requests:
 
     def push(self, checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
         return self._request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
+
+    def push_layers(self, target: PushParameters, feed: str) -> StepRequest:
+        """Push the layers of shards whose quantization publishes them in the feed."""
+        parameters = PushParameters(action="push-layers", target=target.target)
+        return self._request(Step.PUSH, parameters, options=PushOptions(arriving=feed))
 
     def promote(
         self,

@@ -1,4 +1,4 @@
-"""Two effects, reconciled: `push` sends what is missing, `promote` gives tags that are not there yet."""
+"""Effects, reconciled: `push` sends what is missing, `push-layers` some of it ahead, `promote` gives tags that are not there yet."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found, image
 from containers.oci.source import StoredCheckpoint
+from containers.push.layers import push_layers
 from containers.store import Store
 from containers.verdict import CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
@@ -34,12 +35,16 @@ if TYPE_CHECKING:
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
-    """Push a checkpoint as a modelcar, or promote one that was measured."""
+    """Push a checkpoint as a modelcar, or layers of it ahead, or promote one that was measured."""
     parameters = PushParameters.read(request.parameters)
     options = PushOptions.read(request.options)
     store = Store.open(request.store, context.settings.store)
     if parameters.action == "push":
         return _push(request, parameters, options, store, context)
+    if parameters.action == "push-layers":
+        if not options.arriving:
+            raise BadInput("push-layers needs the option 'arriving'")
+        return push_layers(parameters.target, options.arriving, store, context)
     return _promote(request, parameters, options, store, context)
 
 

@@ -316,6 +316,10 @@ class Store:
     def write_key(self, key: str, content: bytes) -> None:
         self._bucket.write(_key(key), content)
 
+    def keys(self, folder: str) -> list[str]:
+        """The keys of values below `folder`, such as `results/name`."""
+        return [listed.key for listed in self._bucket.listing(f"{_key(folder)}/")]
+
     def delete_key(self, key: str) -> None:
         """No error when it is gone already."""
         self._bucket.delete(_key(key))
