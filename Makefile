@@ -8,7 +8,9 @@ export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
 .PHONY: help ship check test test-all lint format docs lock images dry-run dry-run-down bench release clean
 
-PYTHON ?= python3.11
+# The newest that is here and can make environments; another one: make PYTHON=/path/to/python .venv
+PYTHON ?= $(or $(firstword $(foreach python,python3.14 python3.13 python3.12 python3.11,\
+    $(shell $(python) -c 'import ensurepip; print("$(python)")' 2>/dev/null))),python3.11)
 BIN := .venv/bin
 TESTS ?= tests
 

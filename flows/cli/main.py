@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
+from containers import network
 from containers.errors import Error, Interrupted
 from containers.setting_names import settings_of
 from flows.cli import deploy, dry_run, evaluation, housekeeping, images, modelcars, server, ship, steps, terminal, watch
@@ -198,6 +199,7 @@ def main() -> None:
     """Entry point: the only place that turns an error into an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        network.arrange()
         app()
     except Error as error:
         terminal.show_error(error)

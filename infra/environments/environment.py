@@ -29,11 +29,12 @@ import containers
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
 from containers.process import ProcessFailed, inherited, run
+from infra.environments import wheel_tags
 from infra.environments.pip_indexes import PipIndexes
 from infra.environments.pip_output import PipOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from containers.contract import Step
     from infra.settings import Settings
@@ -70,6 +71,12 @@ def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -
     return ensure(step.value, lock_of(step), settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
 
 
+def check(steps: Iterable[Step]) -> None:
+    """Raises BadInput when this Python can never install what one of the steps needs; fetches nothing."""
+    for step in steps:
+        wheel_tags.check(step.value, lock_of(step).read_text())
+
+
 def ensure(
     name: str,
     lock: Path,
@@ -80,14 +87,15 @@ def ensure(
 ) -> Environment:
     """Make the environment unless it is there; two runs that want the same one wait for each other.
 
-    Raises BadInput (no such lock, a file with another hash, no index that has a package), Temporary (no index answers)
-    and DiskFull.
+    Raises BadInput (no such lock, no wheel for this Python, a file with another hash, no index that has a package),
+    Temporary (no index answers) and DiskFull.
     """
     cache = cache.expanduser().absolute()
     try:
         content = lock.read_bytes()
     except OSError as error:
         raise BadInput(f"cannot read the lock {lock}: {error.strerror}") from error
+    wheel_tags.check(name, content.decode())
     folder = cache / "envs" / f"{name}-{key(content)}"
     try:
         environment = Environment(folder, _expose(cache))
@@ -150,7 +158,7 @@ class _Builder:
             if "No module named venv" in error.output:
                 raise BadInput(
                     "this Python cannot make virtual environments: it has no module venv",
-                    remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
+                    remedy="install it (Debian: apt-get install python3-venv) or use another Python, 3.11 to 3.14",
                 ) from error
             if "No space left" in error.output:
                 raise _no_space(folder) from error

@@ -6,6 +6,7 @@ The index is a folder with one small wheel, written here; nothing is fetched.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import socket
@@ -156,6 +157,31 @@ def test_an_index_that_does_not_answer_is_temporary(desk: Desk, monkeypatch: pyt
     shutil.rmtree(desk.index)
     with pytest.raises(Temporary, match=rf"the package index at 127.0.0.1:{port} cannot be reached"):
         desk.make()
+
+
+def test_a_python_without_a_wheel_is_refused_before_anything_is_fetched(desk: Desk) -> None:
+    """Where this Python has one, the lock is installed."""
+    python = f"cp3{sys.version_info.minor}"
+    wheels = [f"{python}-{python}-manylinux_2_99_x86_64", "cp39-cp39-manylinux_2_17_x86_64"]
+    desk.lock.write_text(f"# wheels of tiny: {' '.join(wheels)}\n{pin(wheel(desk.index))}")
+    with pytest.raises(
+        BadInput, match=rf"environment of paint .* tiny 1\.0 has no wheel for .*, only {', '.join(wheels)}"
+    ) as caught:
+        desk.make()
+    assert "CARWRIGHT_LAUNCHER=docker" in caught.value.remedy
+    assert not (desk.folder / "cache").exists()
+    desk.lock.write_text(f"# wheels of tiny: {' '.join(wheels)} py3-none-any\n{pin(wheel(desk.index))}")
+    desk.make()
+
+
+def test_what_a_marker_leaves_out_is_not_counted(desk: Desk) -> None:
+    """Nor installed."""
+    first, _, rest = pin(wheel(desk.index, "old")).partition(" \\")
+    desk.lock.write_text(f"{pin(wheel(desk.index))}{first} ; python_version < '3.11' \\{rest}")
+    environment = desk.make()
+    assert json.loads((environment.folder / "environment.json").read_text())["packages"] == 1
+    assert not list(environment.folder.glob("lib/python*/site-packages/old.py"))
+    assert [event.total for event in desk.said if event.task == "fetch packages for paint"] == [1]
 
 
 def test_a_lock_that_is_not_there_is_named(desk: Desk) -> None:
