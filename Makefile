@@ -19,7 +19,7 @@ help: ## show this
 
 .venv: tests/requirements.lock pyproject.toml ## make the virtual environment, exactly as locked
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-compile --progress-bar=off -r tests/requirements.lock
+	PIP_CONSTRAINT=/dev/null PIP_USER=0 $(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-compile --progress-bar=off -r tests/requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch .venv
 

@@ -9,6 +9,7 @@ must have a locked hash, wherever it comes from.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _POLL: Final = 0.5  # seconds between two calls of `on_tick`: an installation goes on for tens of seconds
+# The lock decides, and the environment is given: a constraint or `user = true`, in pip's file or a variable, is for others.
+_DECIDED: Final = {"PIP_CONSTRAINT": os.devnull, "PIP_USER": "0"}
 _OPTIONS: Final = ("--no-input", "--no-deps", "--require-hashes", "--progress-bar=off", "--disable-pip-version-check")
 
 
@@ -70,7 +73,7 @@ class PipIndexes:
                 path.touch(mode=0o600)
                 path.write_text(requirements)
                 output.begin()
-                with Child([*argv, "-r", str(path)], dict(variables), on_line=output.line) as child:
+                with Child([*argv, "-r", str(path)], dict(variables) | _DECIDED, on_line=output.line) as child:
                     while child.poll() is None:
                         with contextlib.suppress(TimedOut):
                             child.wait(_POLL)

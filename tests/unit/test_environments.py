@@ -387,6 +387,18 @@ def test_variables_that_send_packages_elsewhere_are_left_out(desk: Desk, monkeyp
     assert list(environment.folder.glob("lib/python*/site-packages/tiny.py"))
 
 
+def test_what_is_configured_for_other_environments_does_not_count(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In pip's own file: a constraint that contradicts the lock, and a place for packages of the user."""
+    (tmp_path / "constraints.txt").write_text("tiny<1\n")
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nconstraint = {tmp_path}/constraints.txt\nrequire-virtualenv = true\n[install]\nuser = true\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert list(desk.make().folder.glob("lib/python*/site-packages/tiny.py"))
+
+
 def test_a_python_that_cannot_make_environments_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     python = desk.folder / "python"
     python.write_text("#!/bin/sh\necho 'No module named venv' >&2\nexit 1\n")
