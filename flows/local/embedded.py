@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from containers.errors import NotReady
+from containers.errors import BadInput, DiskFull, NotReady, is_disk_full
 from containers.ports import LOOPBACK, claimed
 from containers.process import Child, inherited
 from infra.credentials import new_login
@@ -121,10 +121,22 @@ def prefect_environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def run_lock(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
-    """Allow one run at a time in a home folder; a second one waits and names the first."""
+    """Allow one run at a time in a home folder; a second one waits and names the first.
+
+    Raises BadInput for a folder that cannot be made or written, DiskFull.
+    """
     home = settings.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("a+") as lock:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / "lock").open("a+")
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no space left under {home}", remedy="free some space, or set CARWRIGHT_HOME") from error
+        raise BadInput(
+            f"{home} cannot be written: {error.strerror}",
+            remedy="make it writable, run in a folder of your own, or set CARWRIGHT_HOME to one",
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
