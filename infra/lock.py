@@ -19,7 +19,6 @@ A requirements.in may leave out what a dependency asks for and Carwright does no
 from __future__ import annotations
 
 import argparse
-import configparser
 import re
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from packaging.requirements import Requirement
 from containers.errors import BadInput, Error, Temporary
 from containers.pins import normalized, read_pins
 from containers.process import ProcessFailed, inherited, run
+from infra.environments import pip_configuration, uv
 from infra.environments.pip_indexes import PipIndexes, is_cpu_build, masked
 from infra.environments.wheel_tags import lines, read_tags
 from infra.lock_text import merge, wheels_only
@@ -55,7 +55,6 @@ PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")  # oldest first: what it gets 
 PLATFORM: Final = "x86_64-manylinux_2_28"  # glibc 2.28: Debian 10, RHEL 8 and all that is newer
 
 _EXCLUDE = re.compile(r"#\s*exclude:\s*(?P<name>[\w.-]+)\s+--\s+\S")
-_TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})  # as pip reads a switch
 _HEADER = "# Made by `make lock` from requirements.in; change that file instead.\n"
 
 
@@ -152,22 +151,20 @@ class _Places:
     pages: list[str] = field(default_factory=list)
 
     def compile(self, options: list[str]) -> None:
-        argv = [_uv(), "pip", "compile", "--quiet", "--no-config", "--no-annotate", "--no-header"]
+        argv = [str(uv.program() or "uv"), "pip", "compile", "--quiet", "--no-config", "--no-annotate", "--no-header"]
         argv += ["--index-strategy=unsafe-best-match", *options]  # as pip does; hashes guard what is installed
-        places = _places(self.indexes)
+        places = pip_configuration.variables(pip_configuration.read(), self.indexes.extra)
         if not self.pages:
             try:
                 run(argv, env=inherited("UV_") | places, timeout=600)
             except ProcessFailed as error:
-                absent = [name for name in self.lock.cpu_builds() if _is_absent(name, error.output)]
+                absent = [name for name in self.lock.cpu_builds() if uv.is_absent(name, error.output)]
                 if not absent or "UV_NO_INDEX" in places:
                     raise _failure(self.lock, error) from error
             else:
                 return
-            # The pages of these packages alone, and not the index: no other package is asked for there.
-            url = self.indexes.pytorch.get_secret_value().rstrip("/")
-            self.pages = [f"{url}/{name}/" for name in absent]
-        places["UV_FIND_LINKS"] = ",".join([*places.get("UV_FIND_LINKS", "").split(), *self.pages])
+            self.pages = self.indexes.pages(absent)
+        places["UV_FIND_LINKS"] = ",".join([*places.get("UV_FIND_LINKS", "").split(","), *self.pages]).strip(",")
         try:
             run(argv, env=inherited("UV_") | places, timeout=600)
         except ProcessFailed as error:
@@ -181,11 +178,6 @@ class _Places:
             ) from error
 
 
-def _is_absent(name: str, output: str) -> bool:
-    """Whether uv has found no such package at all, or not in the version that was asked for."""
-    return bool(re.search(rf"no version of {re.escape(name)}==|\b{re.escape(name)} was not found in", output))
-
-
 def _failure(lock: Lock, error: ProcessFailed) -> BadInput | Temporary:
     offline = "error sending request" in error.output or "Failed to fetch" in error.output
     failure = Temporary if offline else BadInput
@@ -193,33 +185,6 @@ def _failure(lock: Lock, error: ProcessFailed) -> BadInput | Temporary:
         f"{lock.source} cannot be locked:\n{error.output.strip()}",
         remedy="check that an index answers" if offline else "change what requirements.in asks for",
     )
-
-
-def _uv() -> str:
-    """The uv of this environment, where there is one: what is locked should not depend on whose uv it was."""
-    beside = Path(sys.executable).with_name("uv")
-    return str(beside) if beside.exists() else "uv"
-
-
-def _places(indexes: PipIndexes) -> dict[str, str]:
-    """Where pip is configured to look, as variables of uv, which reads no pip.conf. A URL may hold a password, and command
-    lines are public.
-    """
-    listed = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    said = run([sys.executable, "-m", "pip", "config", "list"], env=inherited("PIP_")).stdout
-    listed.read_string("[pip]\n" + said)
-    pip = dict[str, str]()
-    for section in ("global", "install", ":env:"):  # what counts more comes later
-        mine = ((key.removeprefix(f"{section}."), value) for key, value in listed["pip"].items())
-        pip |= {key: value.strip("'\"") for key, value in mine if "." not in key}
-    extra = [url for url in pip.get("extra-index-url", "").split() if not url.startswith("file:")]
-    if indexes.extra is not None:
-        extra.append(indexes.extra.get_secret_value())
-    links = {"UV_FIND_LINKS": ",".join(pip.get("find-links", "").split())}
-    if pip.get("no-index", "").lower() in _TRUE:
-        return links | {"UV_NO_INDEX": "1"}
-    places = links | {"UV_DEFAULT_INDEX": pip.get("index-url", ""), "UV_INDEX": " ".join(extra)}
-    return {name: value for name, value in places.items() if value}
 
 
 def _requirements(path: Path) -> list[Requirement]:

@@ -29,7 +29,7 @@ import containers
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
 from containers.process import ProcessFailed, inherited, run
-from infra.environments import wheel_tags
+from infra.environments import uv, wheel_tags
 from infra.environments.pip_indexes import PipIndexes
 from infra.environments.pip_output import PipOutput
 
@@ -168,16 +168,17 @@ class _Builder:
         """Install the lock, which is a whole closure, and return the number of packages."""
         lock = self.lock.read_text()
         output = PipOutput(self.name, lock, self.on_event)
-        variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
-        argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
         packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
-        self.indexes.run(
-            argv,
-            lock,
-            variables,
-            output,
-            on_tick=lambda: output.installed(sum(1 for _ in packages.glob("*.dist-info"))),
-        )
+        python = self.environment.python
+
+        def on_tick() -> None:
+            output.installed(sum(1 for _ in packages.glob("*.dist-info")))
+
+        if uv.install(python, lock, self.indexes, output, on_tick=on_tick):
+            return output.total
+        variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
+        argv = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
+        self.indexes.run(argv, lock, variables, output, on_tick=on_tick)
         return output.total
 
     def _log(self, message: str) -> None:

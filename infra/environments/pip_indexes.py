@@ -26,7 +26,7 @@ from infra.environments.pip_output import failure, is_absent
 from infra.settings import PYTORCH_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from infra.environments.pip_output import PipOutput
     from infra.settings import Settings
@@ -47,6 +47,10 @@ class PipIndexes:
     @classmethod
     def of(cls, settings: Settings) -> PipIndexes:
         return cls(settings.pip_extra_index_url, settings.pip_pytorch_index_url)
+
+    def pages(self, names: Iterable[str]) -> list[str]:
+        """The pages of these packages on PyTorch's index, to be asked instead of the index: for nothing else, then."""
+        return [f"{self.pytorch.get_secret_value().rstrip('/')}/{name}/" for name in names]
 
     def run(
         self,

@@ -89,6 +89,7 @@ def test_an_environment_is_made_in_such_a_home(somebody: Somebody, monkeypatch: 
         lock.write_text(pin(wheel(index.folder)))
         monkeypatch.setenv("PIP_INDEX_URL", index.url)
         monkeypatch.setenv("LC_ALL", "C")
+        monkeypatch.setenv("UV_CACHE_DIR", str(somebody.home / "uv"))
         environment = ensure("paint", lock, somebody.home / ".cache", on_event=lambda _: None)
     argv = [str(environment.python), "-c", "import tiny, containers.errors, sys; print(tiny.VERSION, sys.prefix)"]
     done = run(argv, env=somebody.variables | environment.environment())
