@@ -18,9 +18,12 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: tests/requirements.lock pyproject.toml ## make the virtual environment, exactly as locked
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
+	@touch -d @0 .venv # until all is installed, the next make begins again
 	PIP_CONSTRAINT=/dev/null PIP_USER=0 $(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-compile --progress-bar=off -r tests/requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# Relative: in the locale C Python 3.11 reads this file as ASCII, and the checkout may lie anywhere.
+	@echo ../../../.. > $$(ls .venv/lib/python3.*/site-packages/_editable_impl_carwright.pth)
 	@touch .venv
 
 ship: .venv ## ship a model: make ship MODEL=hf://org/name
