@@ -8,7 +8,9 @@ export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
 .PHONY: help ship check test test-all fuzz lint format docs lock shell images dry-run dry-run-down bench release clean
 
-PYTHON ?= python3.11
+# The newest that is here and can make environments; another one: make PYTHON=/path/to/python .venv
+PYTHON ?= $(or $(firstword $(foreach python,python3.14 python3.13 python3.12 python3.11,\
+    $(shell $(python) -c 'import ensurepip; print("$(python)")' 2>/dev/null))),python3.11)
 BIN := .venv/bin
 TESTS ?= tests
 EXAMPLES ?= 10000
@@ -17,9 +19,12 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: tests/requirements.lock pyproject.toml ## make the virtual environment, exactly as locked
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --no-compile --progress-bar=off -r tests/requirements.lock
+	$(PYTHON) -m venv --clear .venv
+	@touch -d @0 .venv # until all is installed, the next make begins again
+	PIP_CONSTRAINT=/dev/null PIP_USER=0 $(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --no-compile --progress-bar=off -r tests/requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# Relative: in the locale C Python 3.11 reads this file as ASCII, and the checkout may lie anywhere.
+	@echo ../../../.. > $$(ls .venv/lib/python3.*/site-packages/_editable_impl_carwright.pth)
 	@touch .venv
 
 ship: .venv ## ship a model: make ship MODEL=hf://org/name

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from pydantic import ValidationError
 
+from containers import network
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, DiskFull, Error, Interrupted, faults, is_disk_full
 from containers.events import Reporter
@@ -54,6 +55,7 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
     started = time.monotonic()
     report = Reporter()
     try:
+        network.arrange()
         settings = StepSettings()
         report = Reporter(structured=None if settings.log_format == "auto" else settings.log_format == "json")
         request = read_request(arguments.request, step)

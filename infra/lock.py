@@ -2,9 +2,11 @@
 
     python -m infra.lock [--upgrade] [NAME ...]
 
-A lock is the whole closure for CPython 3.11 on Linux: exact versions with the hashes of their files, so that
-`pip install --no-deps --require-hashes -r requirements.lock` gives the same environment everywhere. It names no index:
-where files come from is the business of whoever installs. Pins that still fit are kept unless `--upgrade` is given.
+A lock is the whole closure for CPython 3.11 to 3.14 on Linux: exact versions with the hashes of their files, so that
+`pip install --no-deps --require-hashes -r requirements.lock` gives the same environment everywhere. Every Python gets the
+same versions; a package that only some of them need has a marker. A lock names no index: where files come from is the
+business of whoever installs. Pins that still fit are kept unless `--upgrade` is given. Of packages without source the lock
+also names the wheels (infra/environments/wheel_tags.py).
 
 Packages are looked up where pip is configured to look, and CPU builds of PyTorch that nobody there offers on PyTorch's own
 index (see infra/environments/pip_indexes.py).
@@ -17,12 +19,11 @@ A requirements.in may leave out what a dependency asks for and Carwright does no
 from __future__ import annotations
 
 import argparse
-import configparser
 import re
 import sys
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,10 @@ from packaging.requirements import Requirement
 from containers.errors import BadInput, Error, Temporary
 from containers.pins import normalized, read_pins
 from containers.process import ProcessFailed, inherited, run
+from infra.environments import pip_configuration, uv
 from infra.environments.pip_indexes import PipIndexes, is_cpu_build, masked
+from infra.environments.wheel_tags import lines, read_tags
+from infra.lock_text import merge, wheels_only
 from infra.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -49,11 +53,10 @@ NAMES: Final = (
     "containers/quantize/cuda",
     "containers/serve/cuda",
 )
-PYTHON: Final = "3.11"
+PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")  # oldest first: what it gets is offered to the others
 PLATFORM: Final = "x86_64-manylinux_2_28"  # glibc 2.28: Debian 10, RHEL 8 and all that is newer
 
 _EXCLUDE = re.compile(r"#\s*exclude:\s*(?P<name>[\w.-]+)\s+--\s+\S")
-_TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})  # as pip reads a switch
 _HEADER = "# Made by `make lock` from requirements.in; change that file instead.\n"
 
 
@@ -109,53 +112,72 @@ def make(lock: Lock, *, upgrade: bool = False, indexes: PipIndexes | None = None
     `indexes` are those beside what pip is configured with. Raises BadInput when uv is missing or the requirements
     contradict each other, Temporary when no index answers.
     """
-    before = lock.pins()
+    before, tags = lock.pins(), read_tags(lock.target.read_text()) if lock.target.exists() else {}
+    places = _Places(lock, indexes or PipIndexes())
     with tempfile.TemporaryDirectory(prefix="carwright-lock-") as scratch:
         excludes = Path(scratch, "excludes.txt")
         excludes.write_text("".join(f"{name}\n" for name in lock.excluded()))
         output = Path(scratch, "requirements.lock")
         if lock.target.exists() and not upgrade:
             output.write_text(lock.target.read_text())
-        argv = [_uv(), "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--no-annotate", "--no-header"]
-        argv += ["--python-version", PYTHON, "--python-platform", PLATFORM, "--excludes", str(excludes)]
-        argv += ["--index-strategy=unsafe-best-match"]  # as pip does; hashes guard what is installed
-        argv += ["--output-file", str(output), str(lock.source)]
-        _compile(lock, argv, indexes or PipIndexes())
-        lock.target.write_text(_HEADER + output.read_text())
+        resolved = dict[str, str]()
+        for python in PYTHONS:  # the pins of one, in the file that is written to, are what the next one keeps
+            options = ["--python-version", python, "--python-platform", PLATFORM, "--excludes", str(excludes)]
+            places.compile([*options, "--generate-hashes", "--output-file", str(output), str(lock.source)])
+            resolved[python] = output.read_text()
+        output.write_text(merge(resolved))
+        wheels = Path(scratch, "pylock.toml")
+        everywhere = ["--universal", "--python-version", PYTHONS[0], "--no-deps", "--format", "pylock.toml"]
+        exact = Path(scratch, "exact.txt")
+        exact.write_text(re.sub(r"(?m)^([^\s=]+)==", r"\1===", output.read_text()))  # 2.0 is not 2.0+cpu
+        places.compile([*everywhere, "--output-file", str(wheels), str(exact)])
+        pins = read_pins(output.read_text())
+        # As uv does with the hashes of a pin that stays: what an index does not show today is not forgotten.
+        kept = {name: set(some) for name, some in tags.items() if before.get(name) == pins.get(name)}
+        found = {
+            name: some | kept.get(name, set())
+            for name, some in wheels_only(wheels.read_text(), output.read_text()).items()
+        }
+        lock.target.write_text(_HEADER + lines(found) + output.read_text())
     after = lock.pins()
     names = sorted(before.keys() | after.keys())
     return {name: (before.get(name, ""), after.get(name, "")) for name in names if before.get(name) != after.get(name)}
 
 
-def _compile(lock: Lock, argv: list[str], indexes: PipIndexes) -> None:
-    """Run uv on the places of pip and, for CPU builds that it does not find there, once more with PyTorch's index."""
-    places = _places(indexes)
-    try:
-        run(argv, env=inherited("UV_") | places, timeout=600)
-    except ProcessFailed as error:
-        absent = [name for name in lock.cpu_builds() if _is_absent(name, error.output)]
-        if not absent or "UV_NO_INDEX" in places:
-            raise _failure(lock, error) from error
-    else:
-        return
-    url = indexes.pytorch.get_secret_value()
-    # The pages of these packages alone, and not the index: no other package is asked for there.
-    pages = [f"{url.rstrip('/')}/{name}/" for name in absent]
-    places["UV_FIND_LINKS"] = ",".join([*places.get("UV_FIND_LINKS", "").split(), *pages])
-    try:
-        run(argv, env=inherited("UV_") | places, timeout=600)
-    except ProcessFailed as error:
-        if "--find-links" not in error.output:  # it was read
-            raise _failure(lock, error) from error
-        raise Temporary(
-            f"{lock.source} cannot be locked: {masked(url)} cannot be read, and no other index offers {', '.join(absent)}",
-            remedy="check the network and HTTPS_PROXY, or set CARWRIGHT_PIP_PYTORCH_INDEX_URL to a mirror",
-        ) from error
+@dataclass
+class _Places:
+    """Runs uv on the places of pip and, for CPU builds that it does not find there, with PyTorch's index, too."""
 
+    lock: Lock
+    indexes: PipIndexes
+    pages: list[str] = field(default_factory=list)
 
-def _is_absent(name: str, output: str) -> bool:
-    """Whether uv has found no such package at all, or not in the version that was asked for."""
-    return bool(re.search(rf"no version of {re.escape(name)}==|\b{re.escape(name)} was not found in", output))
+    def compile(self, options: list[str]) -> None:
+        argv = [str(uv.program() or "uv"), "pip", "compile", "--quiet", "--no-config", "--no-annotate", "--no-header"]
+        argv += ["--index-strategy=unsafe-best-match", *options]  # as pip does; hashes guard what is installed
+        places = pip_configuration.variables(pip_configuration.read(), self.indexes.extra)
+        if not self.pages:
+            try:
+                run(argv, env=inherited("UV_") | places, timeout=600)
+            except ProcessFailed as error:
+                absent = [name for name in self.lock.cpu_builds() if uv.is_absent(name, error.output)]
+                if not absent or "UV_NO_INDEX" in places:
+                    raise _failure(self.lock, error) from error
+            else:
+                return
+            self.pages = self.indexes.pages(absent)
+        places["UV_FIND_LINKS"] = ",".join([*places.get("UV_FIND_LINKS", "").split(","), *self.pages]).strip(",")
+        try:
+            run(argv, env=inherited("UV_") | places, timeout=600)
+        except ProcessFailed as error:
+            if "--find-links" not in error.output:  # it was read
+                raise _failure(self.lock, error) from error
+            names = ", ".join(page.rstrip("/").rpartition("/")[2] for page in self.pages)
+            raise Temporary(
+                f"{self.lock.source} cannot be locked: {masked(self.indexes.pytorch.get_secret_value())} cannot be read, "
+                f"and no other index offers {names}",
+                remedy="check the network and HTTPS_PROXY, or set CARWRIGHT_PIP_PYTORCH_INDEX_URL to a mirror",
+            ) from error
 
 
 def _failure(lock: Lock, error: ProcessFailed) -> BadInput | Temporary:
@@ -165,33 +187,6 @@ def _failure(lock: Lock, error: ProcessFailed) -> BadInput | Temporary:
         f"{lock.source} cannot be locked:\n{error.output.strip()}",
         remedy="check that an index answers" if offline else "change what requirements.in asks for",
     )
-
-
-def _uv() -> str:
-    """The uv of this environment, where there is one: what is locked should not depend on whose uv it was."""
-    beside = Path(sys.executable).with_name("uv")
-    return str(beside) if beside.exists() else "uv"
-
-
-def _places(indexes: PipIndexes) -> dict[str, str]:
-    """Where pip is configured to look, as variables of uv, which reads no pip.conf. A URL may hold a password, and command
-    lines are public.
-    """
-    listed = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    said = run([sys.executable, "-m", "pip", "config", "list"], env=inherited("PIP_")).stdout
-    listed.read_string("[pip]\n" + said)
-    pip = dict[str, str]()
-    for section in ("global", "install", ":env:"):  # what counts more comes later
-        mine = ((key.removeprefix(f"{section}."), value) for key, value in listed["pip"].items())
-        pip |= {key: value.strip("'\"") for key, value in mine if "." not in key}
-    extra = [url for url in pip.get("extra-index-url", "").split() if not url.startswith("file:")]
-    if indexes.extra is not None:
-        extra.append(indexes.extra.get_secret_value())
-    links = {"UV_FIND_LINKS": ",".join(pip.get("find-links", "").split())}
-    if pip.get("no-index", "").lower() in _TRUE:
-        return links | {"UV_NO_INDEX": "1"}
-    places = links | {"UV_DEFAULT_INDEX": pip.get("index-url", ""), "UV_INDEX": " ".join(extra)}
-    return {name: value for name, value in places.items() if value}
 
 
 def _requirements(path: Path) -> list[Requirement]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from containers import network
 from containers.errors import Error, Interrupted
 from containers.foreign_text import masked
 from containers.setting_names import settings_of
@@ -213,6 +214,7 @@ def main() -> None:
     """Entry point: the only place that turns an error into an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        network.arrange()
         app()
     except Error as error:
         terminal.show_error(error)

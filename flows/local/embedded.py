@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from containers import private
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput, DiskFull, NotReady, is_disk_full
 from containers.ports import LOOPBACK, claimed, served_by
 from containers.process import Child, inherited
 from infra.credentials import new_login
@@ -128,10 +128,22 @@ def prefect_environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def run_lock(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
-    """Allow one run at a time in a home folder; a second one waits and names the first."""
+    """Allow one run at a time in a home folder; a second one waits and names the first.
+
+    Raises BadInput for a folder that cannot be made or written, DiskFull.
+    """
     home = settings.home.resolve()
-    private.folder(home)
-    with open(home / "lock", "a+", encoding="utf-8", opener=private.opener) as lock:
+    try:
+        private.folder(home)
+        file = open(home / "lock", "a+", encoding="utf-8", opener=private.opener)  # noqa: SIM115 - closed below
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no space left under {home}", remedy="free some space, or set CARWRIGHT_HOME") from error
+        raise BadInput(
+            f"{home} cannot be written: {error.strerror}",
+            remedy="make it writable, run in a folder of your own, or set CARWRIGHT_HOME to one",
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -39,7 +39,9 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     log = _logger(listener, "carwright")
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:
-        if settings.launcher != "process":
+        if settings.launcher == "process":
+            environment.check(Step)
+        else:
             _prepare_containers(request, settings, listener)
         stack.enter_context(embedded.run_lock(settings, log))
         server = stack.enter_context(embedded.prefect_server(settings))

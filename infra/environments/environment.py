@@ -33,12 +33,13 @@ from containers.events import Event
 from containers.fingerprints import arithmetic, lock_of, locked_version
 from containers.interpreter import versions
 from containers.process import ProcessFailed, inherited, run
+from infra.environments import uv, wheel_tags
 from infra.environments.device import device
 from infra.environments.pip_indexes import ONLY_WHEELS, PipIndexes, build_tools
 from infra.environments.pip_output import PipOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from infra.settings import Settings
 
@@ -97,6 +98,12 @@ def _own(python: Path, step: Step, cache: Path) -> Environment:
     return Environment(python.parent, _expose(cache.expanduser().absolute()), own=python)
 
 
+def check(steps: Iterable[Step]) -> None:
+    """Raises BadInput when this Python can never install what one of the steps needs; fetches nothing."""
+    for step in steps:
+        wheel_tags.check(step.value, lock_of(step).read_text())
+
+
 def ensure(
     name: str,
     lock: Path,
@@ -107,14 +114,15 @@ def ensure(
 ) -> Environment:
     """Make the environment unless it is there; two runs that want the same one wait for each other.
 
-    Raises BadInput (no such lock, a file with another hash, no index that has a package), Temporary (no index answers)
-    and DiskFull.
+    Raises BadInput (no such lock, no wheel for this Python, a file with another hash, no index that has a package),
+    Temporary (no index answers) and DiskFull.
     """
     cache = cache.expanduser().absolute()
     try:
         content = lock.read_bytes()
     except OSError as error:
         raise BadInput(f"cannot read the lock {lock}: {error.strerror}") from error
+    wheel_tags.check(name, content.decode())
     folder = cache / "envs" / f"{name}-{key(content)}"
     try:
         environment = Environment(folder, _expose(cache))
@@ -175,18 +183,24 @@ class _Builder:
         """
         lock = self.lock.read_text()
         output = PipOutput(self.name, lock, self.on_event)
-        variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
-        argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
         packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
+        python = self.environment.python
+
+        def on_tick() -> None:
+            output.installed(sum(1 for _ in packages.glob("*.dist-info")))
+
+        def install(pins: str, *, only_wheels: bool) -> None:
+            if uv.install(python, pins, self.indexes, output, on_tick=on_tick, only_wheels=only_wheels):
+                return
+            variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
+            argv = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
+            if only_wheels:
+                argv.append(ONLY_WHEELS)
+            self.indexes.run(argv, pins, variables, output, on_tick=on_tick)
+
         if tools := build_tools(lock):
-            self.indexes.run([*argv, ONLY_WHEELS], tools, variables, output)
-        self.indexes.run(
-            argv,
-            lock,
-            variables,
-            output,
-            on_tick=lambda: output.installed(sum(1 for _ in packages.glob("*.dist-info"))),
-        )
+            install(tools, only_wheels=True)
+        install(lock, only_wheels=False)
         return output.total
 
     def _log(self, message: str) -> None:

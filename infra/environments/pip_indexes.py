@@ -13,6 +13,7 @@ uses what the lock pins (`BUILD_TOOLS`), which is installed first, and fails wit
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -29,12 +30,14 @@ from infra.environments.pip_output import failure, is_absent
 from infra.settings import PYTORCH_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from infra.environments.pip_output import PipOutput
     from infra.settings import Settings
 
 _POLL: Final = 0.5  # seconds between two calls of `on_tick`: an installation goes on for tens of seconds
+# The lock decides, and the environment is given: a constraint or `user = true`, in pip's file or a variable, is for others.
+_DECIDED: Final = {"PIP_CONSTRAINT": os.devnull, "PIP_USER": "0"}
 _OPTIONS: Final = (
     *("--no-input", "--no-deps", "--require-hashes", "--no-build-isolation"),
     *("--progress-bar=off", "--disable-pip-version-check"),
@@ -53,6 +56,10 @@ class PipIndexes:
     @classmethod
     def of(cls, settings: Settings) -> PipIndexes:
         return cls(settings.pip_extra_index_url, settings.pip_pytorch_index_url)
+
+    def pages(self, names: Iterable[str]) -> list[str]:
+        """The pages of these packages on PyTorch's index, to be asked instead of the index: for nothing else, then."""
+        return [f"{self.pytorch.get_secret_value().rstrip('/')}/{name}/" for name in names]
 
     def run(
         self,
@@ -79,7 +86,7 @@ class PipIndexes:
                 path.touch(mode=0o600)
                 path.write_text(requirements)
                 output.begin()
-                with Child([*argv, "-r", str(path)], dict(variables), on_line=output.line) as child:
+                with Child([*argv, "-r", str(path)], dict(variables) | _DECIDED, on_line=output.line) as child:
                     while child.poll() is None:
                         with contextlib.suppress(TimedOut):
                             child.wait(_POLL)

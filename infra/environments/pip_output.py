@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.events import Event
-from containers.pins import read_pins
+from infra.environments.wheel_tags import applicable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ class PipOutput:
 
     def __init__(self, name: str, lock: str, on_event: Callable[[Event], None]) -> None:
         self.name = name
-        self.total = len(read_pins(lock))
+        self.total = applicable(lock)
         self.lines: deque[str] = deque(maxlen=_KEPT)
         self._on_event = on_event
         self._fetched: set[str] = set()

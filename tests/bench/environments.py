@@ -2,7 +2,7 @@
 
     python -m tests.bench.environments [STEP ...]
 
-For each step (default: download): first with nothing in pip's cache, then with what the first time left there, then as
+For each step (default: download): first with nothing in the caches of uv and pip, then with what the first time left there, then as
 it is found again; and how long the first two starts of its Python take to import what the step works with, the first of
 which compiles.
 """
@@ -42,14 +42,14 @@ _START: Final = "import time; t = time.monotonic(); import {}; print(time.monoto
 def measure(step: Step) -> list[tuple[str, float]]:
     """What was done and how long it took, in seconds."""
     with tempfile.TemporaryDirectory(prefix="carwright-bench-") as scratch:
-        variables = inherited("PIP_") | {"PIP_CACHE_DIR": f"{scratch}/pip"}
+        variables = inherited("PIP_") | {"PIP_CACHE_DIR": f"{scratch}/pip", "UV_CACHE_DIR": f"{scratch}/uv"}
 
         def make(cache: str) -> tuple[float, str]:
             done = run([sys.executable, "-c", _MAKE, step.value, f"{scratch}/{cache}"], env=variables)
             seconds, python = done.stdout.split()
             return float(seconds), python
 
-        found = [("made, pip's cache empty", make("1")[0]), ("made, pip's cache filled", make("2")[0])]
+        found = [("made, caches empty", make("1")[0]), ("made, caches filled", make("2")[0])]
         again, python = make("2")
         found.append(("found again", again))
         for start in ("first", "second"):

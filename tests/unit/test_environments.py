@@ -6,6 +6,7 @@ The index is a folder with one small wheel, written here; nothing is fetched.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import socket
@@ -24,7 +25,7 @@ from pydantic import SecretStr
 from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.process import run, start_time
-from infra.environments import environment, pip_indexes
+from infra.environments import environment, pip_configuration, pip_indexes, uv
 from infra.environments.environment import Environment, ensure, key, lock_of
 from infra.environments.pip_indexes import PipIndexes, build_tools, split
 from infra.environments.pip_output import PipOutput, failure
@@ -71,13 +72,23 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
             monkeypatch.delenv(name)
     desk = Desk(tmp_path)
     desk.lock.write_text(pin(wheel(desk.index)))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(desk.index))
     return desk
 
 
-def test_an_environment_holds_its_lock_and_nothing_of_the_flow(desk: Desk) -> None:
+@pytest.fixture(params=["uv", "pip"])
+def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two makes the environment."""
+    if request.param == "pip":
+        monkeypatch.setattr(uv, "program", lambda: None)
+    return str(request.param)
+
+
+def test_an_environment_holds_its_lock_and_nothing_of_the_flow(desk: Desk, installer: str) -> None:
     environment = desk.make()
     script = """if True:
         import importlib.util, sys, tiny, containers.errors
@@ -87,7 +98,10 @@ def test_an_environment_holds_its_lock_and_nothing_of_the_flow(desk: Desk) -> No
     done = run(argv, env={"PATH": os.environ["PATH"]} | environment.environment(), cwd=desk.folder)
     assert done.stdout.split() == ["1.0", "None", "None", str(environment.folder)]
     assert [entry.name for entry in environment.modules.iterdir()] == ["containers"]
-    assert {event.task for event in desk.said if event.event == "progress"} >= {"fetch packages for paint"}
+    (record,) = (environment.folder / "lib").glob("python*/site-packages/tiny-1.0.dist-info/INSTALLER")
+    assert record.read_text().strip() == installer
+    said_progress = {event.task for event in desk.said if event.event == "progress"}
+    assert said_progress >= ({"fetch packages for paint"} if installer == "pip" else set())
 
 
 def test_it_is_made_once(desk: Desk) -> None:
@@ -160,6 +174,31 @@ def test_an_index_that_does_not_answer_is_temporary(desk: Desk, monkeypatch: pyt
         desk.make()
 
 
+def test_a_python_without_a_wheel_is_refused_before_anything_is_fetched(desk: Desk) -> None:
+    """Where this Python has one, the lock is installed."""
+    python = f"cp3{sys.version_info.minor}"
+    wheels = [f"{python}-{python}-manylinux_2_99_x86_64", "cp39-cp39-manylinux_2_17_x86_64"]
+    desk.lock.write_text(f"# wheels of tiny: {' '.join(wheels)}\n{pin(wheel(desk.index))}")
+    with pytest.raises(
+        BadInput, match=rf"environment of paint .* tiny 1\.0 has no wheel for .*, only {', '.join(wheels)}"
+    ) as caught:
+        desk.make()
+    assert "CARWRIGHT_LAUNCHER=docker" in caught.value.remedy
+    assert not (desk.folder / "cache").exists()
+    desk.lock.write_text(f"# wheels of tiny: {' '.join(wheels)} py3-none-any\n{pin(wheel(desk.index))}")
+    desk.make()
+
+
+def test_what_a_marker_leaves_out_is_not_counted(desk: Desk, installer: str) -> None:
+    """Nor installed."""
+    first, _, rest = pin(wheel(desk.index, "old")).partition(" \\")
+    desk.lock.write_text(f"{pin(wheel(desk.index))}{first} ; python_version < '3.11' \\{rest}")
+    environment = desk.make()
+    assert json.loads((environment.folder / "environment.json").read_text())["packages"] == 1
+    assert not list(environment.folder.glob("lib/python*/site-packages/old.py"))
+    assert PipOutput("paint", desk.lock.read_text(), desk.said.append).total == 1
+
+
 def test_a_lock_that_is_not_there_is_named(desk: Desk) -> None:
     desk.lock.unlink()
     with pytest.raises(BadInput, match=r"cannot read the lock .*requirements\.lock"):
@@ -201,7 +240,9 @@ def test_a_killed_build_leaves_nothing_that_counts(desk: Desk, monkeypatch: pyte
     assert start_time(int(supervisor)) is None
 
 
-def test_an_index_with_a_password_is_used_and_kept_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_with_a_password_is_used_and_kept_secret(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, installer: str
+) -> None:
     """It appears in no command line, where every user of the machine could read it."""
     content = next(desk.index.iterdir()).read_bytes()
     seen: list[str | None] = []
@@ -225,7 +266,7 @@ def test_an_index_with_a_password_is_used_and_kept_secret(desk: Desk, monkeypatc
         commands.append(argv)
         return original(argv, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pip_indexes, "Child", child)
+    monkeypatch.setattr(uv if installer == "uv" else pip_indexes, "Child", child)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
@@ -261,7 +302,7 @@ def pytorch(desk: Desk) -> Iterator[Index]:
 
 
 def test_a_local_build_comes_from_pytorchs_index_and_nothing_else_does(
-    desk: Desk, general: Index, pytorch: Index
+    desk: Desk, general: Index, pytorch: Index, installer: str
 ) -> None:
     lock = pin(wheel(general.folder)) + pin(wheel(pytorch.folder, "torch", "2.0+cpu"))
     wheel(general.folder, "torch", "2.0")
@@ -275,13 +316,14 @@ def test_a_local_build_comes_from_pytorchs_index_and_nothing_else_does(
     assert [event.message for event in desk.said if "taking" in event.message] == [
         f"paint: taking torch==2.0+cpu from {pytorch.url}"
     ]
-    assert [event.done for event in desk.said if event.task == "fetch packages for paint"] == [1, 2]
+    fetched = [event.done for event in desk.said if event.task == "fetch packages for paint"]
+    assert fetched == ([1, 2] if installer == "pip" else [])
     assert split(lock) == ({"torch==2.0+cpu": lock[lock.index("torch") :]}, lock[: lock.index("torch")])
 
 
 @pytest.mark.parametrize("how", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "extra"])
 def test_what_is_configured_wins_over_pytorchs_index(
-    desk: Desk, general: Index, pytorch: Index, monkeypatch: pytest.MonkeyPatch, how: str
+    desk: Desk, general: Index, pytorch: Index, monkeypatch: pytest.MonkeyPatch, how: str, installer: str
 ) -> None:
     desk.lock.write_text(pin(wheel(general.folder)) + pin(wheel(desk.folder / "own", "torch", "2.0+cpu")))
     with serving(desk.folder / "own") as own:
@@ -294,7 +336,35 @@ def test_what_is_configured_wins_over_pytorchs_index(
     assert pytorch.asked == []
 
 
-def test_each_package_is_asked_for_where_it_may_be(desk: Desk, general: Index, pytorch: Index) -> None:
+def test_what_uv_does_not_understand_is_left_to_pip(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_KEYRING_PROVIDER", "disabled")
+    assert list(desk.make().folder.glob("lib/python*/site-packages/tiny-1.0.dist-info/INSTALLER"))
+    (record,) = desk.envs.glob("*/lib/python*/site-packages/tiny-1.0.dist-info/INSTALLER")
+    assert record.read_text().strip() == "pip"
+
+
+def test_pips_configuration_is_read_for_uv(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment before the section of `install`, and that before `global`; values may run over lines."""
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels /more")
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://a/simple\nextra-index-url = https://b/simple\n    file:///c\n    https://d/\n"
+        "find-links = /other\ncert = /ca.pem\n[install]\nindex-url = https://e/simple\n[list]\nformat = json\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    options = pip_configuration.read()
+    assert pip_configuration.is_understood(options)
+    assert pip_configuration.variables(options, SecretStr("https://user:pass_word@f/")) == {
+        "UV_DEFAULT_INDEX": "https://e/simple",
+        "UV_INDEX": "https://b/simple https://d/ https://user:pass_word@f/",
+        "UV_FIND_LINKS": "/wheels,/more",
+        "SSL_CERT_FILE": "/ca.pem",
+    }
+    no_index = pip_configuration.variables(options | {"no-index": "1"}, None)
+    assert no_index == {"UV_NO_INDEX": "1", "UV_FIND_LINKS": "/wheels,/more", "SSL_CERT_FILE": "/ca.pem"}
+
+
+def test_each_package_is_asked_for_where_it_may_be(desk: Desk, general: Index, pytorch: Index, installer: str) -> None:
     """Another local label is no build of PyTorch's, and a CPU build that is configured is not asked for once more."""
     here, there = wheel(general.folder, "vision", "1.0+cpu"), wheel(pytorch.folder, "torch", "2.0+cpu")
     wheel(pytorch.folder, "vision", "1.0+cpu").write_bytes(b"not what was locked")
@@ -414,6 +484,18 @@ def test_variables_that_send_packages_elsewhere_are_left_out(desk: Desk, monkeyp
     monkeypatch.setenv("PIP_USER", "1")
     environment = desk.make()
     assert list(environment.folder.glob("lib/python*/site-packages/tiny.py"))
+
+
+def test_what_is_configured_for_other_environments_does_not_count(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In pip's own file: a constraint that contradicts the lock, and a place for packages of the user."""
+    (tmp_path / "constraints.txt").write_text("tiny<1\n")
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nconstraint = {tmp_path}/constraints.txt\nrequire-virtualenv = true\n[install]\nuser = true\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert list(desk.make().folder.glob("lib/python*/site-packages/tiny.py"))
 
 
 def test_a_python_that_cannot_make_environments_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

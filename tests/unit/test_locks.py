@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from pydantic import SecretStr
 
 from containers.contract import Step
@@ -16,7 +18,9 @@ from containers.fingerprints import fingerprint_inputs, locked_version, locked_v
 from containers.pins import normalized, read_pins
 from infra import lock as tool
 from infra.environments.pip_indexes import PipIndexes
+from infra.environments.wheel_tags import read_tags
 from infra.lock import NAMES, ROOT, Lock, make
+from infra.lock_text import merge, wheels_only
 from tests.support.package_index import Index, pin, serving, wheel
 from tests.support.ports import free_port
 
@@ -212,3 +216,59 @@ def test_pytorchs_index_that_cannot_be_read_is_named(tmp_path: Path, general: In
     assert "CARWRIGHT_PIP_PYTORCH_INDEX_URL" in caught.value.remedy
     assert "pass_word" not in f"{caught.value} {caught.value.__cause__}"
     assert not lock.target.exists()
+
+
+def test_what_only_some_pythons_need_gets_a_marker() -> None:
+    """Written by hand: one lock for all, its entries by name, extras and hashes as uv writes them."""
+    a, b, c, d = (f"{name} \\\n    --hash=sha256:{'0' * 64}\n" for name in ("a==1", "b[x]==2", "c==3", "d==4"))
+    merged = merge({"3.11": b + d, "3.12": a + b + d, "3.13": a + b, "3.14": "# a comment\n" + a + b + c})
+    assert merged.replace(f" \\\n    --hash=sha256:{'0' * 64}", "") == (
+        "a==1 ; python_version >= '3.12'\nb[x]==2\nc==3 ; python_version >= '3.14'\nd==4 ; python_version <= '3.12'\n"
+    )
+
+
+def test_a_version_for_some_pythons_only_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"no version of a serves every Python: 1 for Python 3\.11, 2 for Python 3\.12"):
+        merge({"3.11": "a==1 \\\n    --hash=sha256:0\n", "3.12": "a==2 \\\n    --hash=sha256:1\n"})
+
+
+def test_wheels_count_by_hash_and_only_where_there_is_no_source() -> None:
+    pylock = """
+lock-version = "1.0"
+[[packages]]
+name = "Big_Engine"
+version = "1.0+cpu"
+wheels = [
+    { url = "https://host/big_engine-1.0%2Bcpu-cp311-cp311-manylinux_2_28_x86_64.whl", hashes = { sha256 = "aa" } },
+    { url = "https://host/big_engine-1.0%2Bcpu-cp312-cp312-manylinux_2_28_x86_64.whl", hashes = { sha256 = "ab" } },
+    { name = "big_engine-1.0+cpu-1-cp311-cp311-win_amd64.whl", url = "https://host/x", hashes = { sha256 = "aa" } },
+]
+[[packages]]
+name = "pure"
+version = "1"
+wheels = [{ url = "https://host/pure-1-py3-none-any.whl", hashes = { sha256 = "aa" } }]
+[[packages]]
+name = "source"
+version = "1"
+sdist = { url = "https://host/source-1.tar.gz", hashes = { sha256 = "aa" } }
+wheels = [{ url = "https://host/source-1-cp311-cp311-manylinux_2_28_x86_64.whl", hashes = { sha256 = "aa" } }]
+"""
+    assert wheels_only(pylock, "--hash=sha256:aa") == {"big-engine": {"cp311-cp311-manylinux_2_28_x86_64"}}
+
+
+@pytest.mark.parametrize("step", ["quantize", "serve"])
+def test_every_python_gets_its_torch(step: str) -> None:
+    """By what PyTorch's index lists: eight files, for four Pythons on two architectures."""
+    text = (ROOT / "containers" / step / "requirements.lock").read_text()
+    tags = {f"cp3{n}-cp3{n}-manylinux_2_28_{arch}" for n in (11, 12, 13, 14) for arch in ("x86_64", "aarch64")}
+    assert set(read_tags(text)["torch"]) == tags
+    (entry,) = (entry for entry in ENTRY.split(text) if entry.startswith("torch=="))
+    assert entry.count("--hash") == 8
+
+
+def test_the_project_supports_the_pythons_that_it_locks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    supported = SpecifierSet(project["requires-python"])
+    assert [minor for minor in range(9, 20) if f"3.{minor}" in supported] == [
+        int(python.partition(".")[2]) for python in tool.PYTHONS
+    ]
