@@ -197,8 +197,7 @@ class QuantizeParameters(Values):
     @classmethod
     def of(cls, scheme: str, ignore: tuple[str, ...] = ()) -> Self:
         """The recipe of a scheme, with more modules that stay as they are."""
-        recipe = cls(scheme=scheme)
-        return recipe.model_copy(update={"ignore": tuple(dict.fromkeys((*recipe.ignore, *ignore)))})
+        return cls(scheme=scheme, ignore=tuple(dict.fromkeys((*cls().ignore, *ignore))))
 
 
 class QuantizeOptions(Values):
@@ -335,9 +334,7 @@ class ServeOptions(Values):
 
 
 class ServerStart(Frozen):
-    """What vLLM said of itself when it started, on a GPU: bytes of weights on each GPU, tokens of its KV cache, and the
-    seconds until it was ready.
-    """
+    """What vLLM said of itself on GPUs: bytes of weights on each, tokens of the KV cache, seconds until it was ready."""
 
     weights_per_gpu: int
     cache_tokens: int
