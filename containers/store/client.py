@@ -10,8 +10,6 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from containers.errors import BadInput, DiskFull, Temporary
@@ -33,16 +31,15 @@ SMALL: Final = 256 << 20  # bytes of an object that is read into memory whole
 # twice costs more than waiting. Payloads are not signed: botocore would read every part once more to hash it, and
 # what is stored is checked against its digest on every read anyway. Checksum trailers, on by default since boto3
 # 1.36, are refused by many S3 servers.
-_CONFIG: Final = Config(
-    signature_version="s3v4",
-    retries={"mode": "standard", "total_max_attempts": 4},
-    connect_timeout=10,
-    read_timeout=300,
-    max_pool_connections=CONNECTIONS,
-    request_checksum_calculation="when_required",
-    response_checksum_validation="when_required",
-    s3={"payload_signing_enabled": False},
-)
+_CONFIG: Final[dict[str, Any]] = {
+    "signature_version": "s3v4",
+    "retries": {"mode": "standard", "total_max_attempts": 4},
+    "connect_timeout": 10,
+    "read_timeout": 300,
+    "max_pool_connections": CONNECTIONS,
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
 
 
 @dataclass(frozen=True)
@@ -96,17 +93,19 @@ class Bucket:
             ) from error
 
     def _new_client(self, endpoint: str | None, settings: StoreSettings) -> Any:
+        import boto3  # slow to load, and not needed where the store is a folder here
+        from botocore.config import Config
+
         key, secret = settings.access_key_id, settings.secret_access_key
+        # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
+        addressing = {"addressing_style": "path"} if self._own_endpoint else {}
         return boto3.client(
             "s3",
             endpoint_url=endpoint,
             region_name=self._region,
             aws_access_key_id=key.get_secret_value() if key else None,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
-            # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
-            config=_CONFIG.merge(Config(s3={**_CONFIG.s3, "addressing_style": "path"}))
-            if self._own_endpoint
-            else _CONFIG,
+            config=Config(**_CONFIG, s3={"payload_signing_enabled": False, **addressing}),
         )
 
     def ensure(self) -> None:
