@@ -66,7 +66,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict)
     if release.promotable:
         steps.promote(release, judged.output("verdict"), after=[judged])
-    shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept)
+    shipped = release.outcome(steps.timeline, steps.artifacts, worked=sum(runtime.worked), page=page, kept=kept)
     publish_outcome(shipped)
     if not release.promotable:
         raise NotPromoted(shipped)

@@ -21,6 +21,8 @@ from flows.release import card, provenance
 from flows.release.summary import Shipped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from containers.contract import ArtifactRef, PushedImage, QuantizeParameters, ResolvedSource
     from containers.store import Store
     from containers.verdict import Verdict
@@ -58,7 +60,15 @@ class Release:
         """The tag of the request; else the first digits of the commit, or of the checkpoint's digest without a commit."""
         return self.request.tag or (self.source.commit or self.before.digest.hex)[:12]
 
-    def outcome(self, timeline: Timeline, *, worked: float, page: ReportLocation | None, kept: Lease | None) -> Shipped:
+    def outcome(
+        self,
+        timeline: Timeline,
+        artifacts: Iterable[ArtifactRef],
+        *,
+        worked: float,
+        page: ReportLocation | None,
+        kept: Lease | None,
+    ) -> Shipped:
         """The outcome of the run; `worked` is the seconds that steps worked, `kept` the lease of a model that keeps serving."""
         return Shipped(
             model=self.source.source,
@@ -79,6 +89,7 @@ class Release:
             seconds=timeline.seconds,
             work_seconds=round(worked, 3),
             reason=self.request.reason,
+            artifacts=tuple(dict.fromkeys(artifacts)),
         )
 
     def write_documents(self, store: Store) -> ArtifactRef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 
-from containers.contract import Frozen, GateProfile
+from containers.contract import ArtifactRef, Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
@@ -45,7 +45,7 @@ class Shipped(Frozen):
     """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
-    `reason` says why the run was started, if known.
+    `reason` says why the run was started, if known; `artifacts` are those of the store that the run made or found.
     """
 
     model: str
@@ -66,6 +66,7 @@ class Shipped(Frozen):
     seconds: float
     work_seconds: float
     reason: str = ""
+    artifacts: tuple[ArtifactRef, ...] = ()
 
     def headline(self) -> str:
         if self.tags:
