@@ -184,7 +184,8 @@ class Sweep:
         names = {_blob(digest): digest for digest in sorted(blobs)}
         notice = f"{NOTICES}{uuid.uuid4().hex}.json"
         self._bucket.write(notice, json.dumps([*(one.key for one in artifacts), *names]).encode())
-        self._sleep(self._bucket.settle)
+        if self._bucket.settle:
+            self._sleep(self._bucket.settle)
         claimed, needed = self._claimed(until), self._needed()
 
         def remove(key: str) -> bool:

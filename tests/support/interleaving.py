@@ -39,7 +39,9 @@ class Schedule:
     An actor that sleeps gives way to the next one.
     """
 
-    def __init__(self, bucket: MemoryBucket, calls: Sequence[Callable[[], Any]], kills: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, bucket: MemoryBucket, calls: Sequence[Callable[[], Any]], kills: dict[int, int] | None = None
+    ) -> None:
         self.actors = [Actor(call, (kills or {}).get(number)) for number, call in enumerate(calls)]
         self.total = 0
         self._here = threading.local()

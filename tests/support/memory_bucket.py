@@ -25,6 +25,7 @@ class MemoryBucket:
         self.content: dict[str, bytes] = {}
         self.written: dict[str, datetime] = {}
         self.now = BEGINNING
+        self.retries = False  # whether the answer to every deletion is lost, and the client sends it again
         self.step: Callable[[str, str], None] = lambda operation, key: None
 
     def size(self, key: str) -> int | None:
@@ -49,6 +50,9 @@ class MemoryBucket:
     def delete(self, key: str) -> None:
         self.step("delete", key)
         self.content.pop(key, None)
+        if self.retries:
+            self.step("delete again", key)
+            self.content.pop(key, None)
 
     def listing(self, prefix: str) -> list[Listed]:
         self.step("list", prefix)
