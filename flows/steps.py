@@ -359,7 +359,9 @@ class Steps:
         done = _run(pure_step, request, name, label, after, refresh_cache=self.force or held is None)
         if done.cached and held is not None and held.ref not in done.result.outputs.values():
             done = _run(pure_step, request, name, label, after, refresh_cache=True)
-        self.artifacts.extend(done.result.outputs.values())
+        for ref in done.result.outputs.values():
+            self.runtime.store.load(ref)  # the run counts on it until its end, and no sweep takes it
+            self.artifacts.append(ref)
         return done
 
     def _add(self, name: str, done: Done, what: str, seconds: float | None = None) -> None:

@@ -20,10 +20,12 @@ written the notices are read, too: a deletion of an earlier object of the same n
 time by a client that has lost the first answer. A manifest is written in the same way, after every blob that it names has
 been counted on. So each blob of a manifest is there when the manifest is written, and stays.
 
-Claims outlast their writer, so that a run that was killed finds what it had found (`--older` is how long), and are renewed
-by the next use of the store once half of `YOUTH` has passed. One thing is assumed: a process that counts on something does not go
-without any use of the store for half a day, and a sweep that reads its clock sends its next deletion within five minutes. If
-that fails, a commit finds the blob missing and refuses: the run repeats, and no manifest ever names what is not there.
+What is young when it is counted on is claimed before it is old, and claims are renewed, by a thread of the process for as
+long as that lives. They outlast it, so that a run that was killed finds what it had found (`--older` says for how long).
+
+One thing is assumed of time: a process that counts on something is not stopped for half a day, and a sweep not for five
+minutes between a look at its clock and the deletion that it then sends. Where that fails, a commit finds the blob missing and
+refuses: the run repeats.
 
 No two clocks are compared: ages are the store's own, and a notice is dead when it was watched for `NOTICE_LIFE` without an
 end, twice as long as its sweep deletes.
@@ -31,14 +33,17 @@ end, twice as long as its sweep deletes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 import uuid
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from containers.errors import Error
 from containers.store.client import CONNECTIONS
 
 if TYPE_CHECKING:
@@ -53,6 +58,7 @@ YOUTH: Final = timedelta(
 )  # a sweep takes nothing younger; longer than any upload, which S3 dates by its beginning
 NOTICE_LIFE: Final = 600.0  # seconds
 _HALF: Final = YOUTH / 2
+_RENEWAL: Final = 1800.0  # seconds between two looks at what grows old
 _POLL: Final = 0.5  # seconds between two looks at a notice
 
 
@@ -62,10 +68,17 @@ def steady() -> float:
 
 
 class Claims:
-    """What one user of a store counts on; for several threads. A name is a key of the bucket."""
+    """What one user of a store counts on; for several threads. A name is a key of the bucket. With `renewing` a thread sees to
+    what grows old.
+    """
 
     def __init__(
-        self, bucket: Bucket, *, clock: Callable[[], float] = steady, sleep: Callable[[float], object] = time.sleep
+        self,
+        bucket: Bucket,
+        *,
+        clock: Callable[[], float] = steady,
+        sleep: Callable[[float], object] = time.sleep,
+        renewing: bool = False,
     ) -> None:
         self._bucket = bucket
         self._clock = clock
@@ -76,6 +89,7 @@ class Claims:
         self._claimed: frozenset[str] = frozenset()
         self._settled: set[str] = set()  # claimed, and no sweep that had not seen it is left
         self._written = 0.0
+        self._renewing = renewing
 
     def look(self, names: Collection[str]) -> dict[str, Seen | None]:
         """Look for things and count on those that are there: from then on no sweep takes them."""
@@ -91,7 +105,8 @@ class Claims:
         with self._lock:
             if self._settled.issuperset(names):
                 return
-            self._known |= dict.fromkeys(names, self._clock())
+            for name in names:
+                self._count(name, self._clock())
             if not self._claimed.issuperset(names):
                 self._write()
         self.wait(names)
@@ -101,7 +116,7 @@ class Claims:
     def written(self, name: str) -> None:
         """Count on what was written just now."""
         with self._lock:
-            self._known[name] = self._clock()
+            self._count(name, self._clock())
 
     def renew(self) -> None:
         """Claim what was young when it was counted on and grows old now; and again what was claimed long ago."""
@@ -139,8 +154,15 @@ class Claims:
                 return True
             if seen.age is None or seen.age > _HALF:
                 return False
-            self._known.setdefault(name, self._clock() - max(seen.age.total_seconds(), 0.0))
+            if name not in self._known:
+                self._count(name, self._clock() - max(seen.age.total_seconds(), 0.0))
             return True
+
+    def _count(self, name: str, since: float) -> None:
+        self._known[name] = since
+        if self._renewing:
+            self._renewing = False
+            threading.Thread(target=_renew, args=(weakref.ref(self),), daemon=True, name="store-claims").start()
 
     def _write(self) -> None:
         names = frozenset(self._known)
@@ -155,3 +177,12 @@ class Claims:
             return not set(json.loads(content)).isdisjoint(names)
         except (ValueError, TypeError):  # of another version: it may name anything
             return True
+
+
+def _renew(claims: weakref.ref[Claims]) -> None:
+    """Until nobody has them any more; one try that fails is passed over."""
+    while (now := claims()) is not None:
+        with contextlib.suppress(Error, OSError):
+            now.renew()
+        del now
+        time.sleep(_RENEWAL)

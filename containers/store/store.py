@@ -55,7 +55,7 @@ class Store:
         here = settings.direct and settings.folder is not None and settings.folder.is_dir()
         bucket = FolderBucket(location, settings) if here else Bucket(location, settings)
         bucket.ensure()
-        return cls(bucket)
+        return cls(bucket, Claims(bucket, renewing=True))
 
     def has_blob(self, digest: Digest, size: int) -> bool:
         """Whether a blob of that size is there, and stays; its bytes are checked when they are read."""

@@ -90,7 +90,7 @@ def sweep(store: Store, older: timedelta, *, keep_gb: float | None = None, dry_r
     ]
     if keep is not None and swept.after > keep:
         notes.append(
-            f"{amount(swept.after, 'B')} stay, which is more than --keep-gb: it is needed, or younger than a day"
+            f"{amount(swept.after, 'B')} stay, which is more than --keep-gb: it is needed, in use, or too young"
         )
     return Report(swept, tuple(notes), dry_run)
 

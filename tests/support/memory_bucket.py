@@ -67,7 +67,12 @@ class MemoryBucket:
 
     def store(self) -> Store:
         """The store as one more process opens it."""
-        return Store(self, Claims(self, clock=self.seconds, sleep=self.sleep))
+        return self.process()[0]
+
+    def process(self) -> tuple[Store, Claims]:
+        """A store, and what its process renews while it lives."""
+        claims = Claims(self, clock=self.seconds, sleep=self.sleep)
+        return Store(self, claims), claims
 
     @property
     def blob_bytes(self) -> int:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from containers.contract import ArtifactRef, Kind
 from containers.digest import Digest
-from containers.store import FileEntry, Manifest, Store
+from containers.store import FileEntry, Manifest
 from flows.watching import records
 from flows.watching.records import ShipRecord
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from containers.store import Store
+    from containers.store.claims import Claims
     from tests.support.memory_bucket import MemoryBucket
 
 SHARD = 1000  # bytes of a shard; quantized, half of it
@@ -49,12 +51,29 @@ def fingerprint(*parts: object) -> str:
 
 @dataclass
 class Run:
-    """One run of the chain; each step opens the store as a process of its own. `found` is what it has made or found."""
+    """One run of the chain; each step opens the store as a process of its own, beside that of the flow.
+
+    `found` is what it has made or found, `alive` the claims of the living processes, `touched` the keys
+    that they had to do with.
+    """
 
     bucket: MemoryBucket
     model: Model
     found: list[ArtifactRef] = field(default_factory=list)
     shipped: ShipRecord | None = None
+    touched: set[str] = field(default_factory=set)
+    alive: list[Claims] = field(default_factory=list)
+    flow: Store = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.flow, claims = self.bucket.process()
+        self.alive.append(claims)
+
+    def _process(self) -> Store:
+        """The next step's; the one before has ended."""
+        store, claims = self.bucket.process()
+        self.alive[1:] = [claims]
+        return store
 
     def steps(self) -> Generator[str, None, None]:
         """Yields after every operation that a kill may follow."""
@@ -67,14 +86,15 @@ class Run:
         quantized = yield from self._quantize(source)
         measured = []
         for subject in (source, quantized):
-            measured.append((yield from self._small(Kind.MEASUREMENT, subject.ref.digest)))
-        verdict = yield from self._small(Kind.VERDICT, *(one.digest for one in measured))
+            one = yield from self._small(Kind.MEASUREMENT, subject.digest)
+            measured.append(one.digest)
+        verdict = yield from self._small(Kind.VERDICT, *measured)
         yield from self._small(Kind.CARD, verdict.digest)
         self.shipped = ship_record(self.model, commit, quantized.digest, tuple(self.found))
-        records.write_shipped(self.bucket.store(), self.shipped)
+        records.write_shipped(self.flow, self.shipped)
 
     def _checkpoint(self, name: str, shards: list[bytes], metadata: dict[str, str]) -> Generator[str, None, Manifest]:
-        store = self.bucket.store()
+        store = self._process()
         if (known := store.find(Kind.CHECKPOINT, name)) is not None:
             return self._has(known)
         entries = []
@@ -87,7 +107,7 @@ class Run:
         return self._commit(store, Kind.CHECKPOINT, name, entries, metadata)
 
     def _quantize(self, source: Manifest) -> Generator[str, None, Manifest]:
-        store = self.bucket.store()
+        store = self._process()
         name = fingerprint("quantize", source.digest)
         if (known := store.find(Kind.CHECKPOINT, name)) is not None:
             return self._has(known)
@@ -105,7 +125,7 @@ class Run:
         return self._commit(store, Kind.CHECKPOINT, name, entries, dict(source.metadata))
 
     def _small(self, kind: Kind, *subjects: Digest) -> Generator[str, None, Manifest]:
-        store = self.bucket.store()
+        store = self._process()
         name = fingerprint(kind, subjects)
         if (known := store.find(kind, name)) is not None:
             return self._has(known)
@@ -123,6 +143,7 @@ class Run:
 
     def _has(self, manifest: Manifest) -> Manifest:
         if manifest.kind is not Kind.GROUP:
+            self.flow.load(manifest.ref)
             self.found.append(manifest.ref)
         return manifest
 

@@ -18,7 +18,7 @@ from tests.support.memory_bucket import MemoryBucket
 from tests.support.nightly import SHARD, Model, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator
     from datetime import datetime
 
     from containers.contract import ArtifactRef
@@ -38,15 +38,23 @@ class Nights(RuleBasedStateMachine):
         self.shipped: dict[str, tuple[ArtifactRef, ...]] = {}
         self.pinned: dict[str, tuple[ArtifactRef, ...]] = {}
         self.used: dict[str, datetime] = {}
+        self.at_work: Run | None = None
         self.bucket.step = self._note
 
     def _note(self, operation: str, key: str) -> None:
         if operation in {"write", "look", "read"} and key.startswith(("blobs/", "artifacts/")):
             self.used[key] = self.bucket.now
+            if self.at_work is not None:
+                self.at_work.touched.add(key)
 
     @rule(hours=st.sampled_from([1, 11, 24, 24 * 4]))
     def time_passes(self, hours: int) -> None:
-        self.bucket.now += timedelta(hours=hours)
+        """And living processes see to their claims."""
+        for _ in range(hours):
+            self.bucket.now += timedelta(hours=1)
+            for run, _going in self.running:
+                for claims in run.alive:
+                    claims.renew()
 
     @rule(model=st.integers(0, 1), shard=st.integers(0, 2))
     def somebody_releases(self, model: int, shard: int) -> None:
@@ -61,19 +69,25 @@ class Nights(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 1), steps=st.integers(1, 12))
     def a_run_goes_on(self, which: int, steps: int) -> None:
-        """Its process for a step ends when it pauses, however long it does: at most for as long as claims last."""
         run, going = self.running[which % len(self.running)]
-        for _ in range(steps):
-            if next(going, None) is None:
-                assert run.shipped is not None
-                self.shipped[run.model.name] = run.shipped.artifacts
-                self.running.remove((run, going))
-                return
+        self.at_work = run
+        ended = any(next(going, None) is None for _ in range(steps))
+        self.at_work = None
+        if ended:
+            assert run.shipped is not None
+            self.shipped[run.model.name] = run.shipped.artifacts
+            self._end(run, going)
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 1))
     def a_run_is_killed(self, which: int) -> None:
-        self.running.pop(which % len(self.running))[1].close()
+        self._end(*self.running[which % len(self.running)])
+
+    def _end(self, run: Run, going: Generator[str, None, None]) -> None:
+        """Until now its processes have kept what they had touched."""
+        going.close()
+        self.running.remove((run, going))
+        self.used |= dict.fromkeys(run.touched, self.bucket.now)
 
     @precondition(lambda self: self.shipped)
     @rule(which=st.integers(0, 20))
@@ -90,16 +104,14 @@ class Nights(RuleBasedStateMachine):
 
     @rule(days=st.sampled_from([1, 3, 7]), keep=st.sampled_from([None, None, 0, 3 * SHARD]))
     def a_sweep(self, days: int, keep: int | None) -> None:
-        """Runs that pause for longer than they are protected for are killed first: nobody promises them anything."""
         older = days * DAY
-        self.running = [(run, going) for run, going in self.running if self._last(run.found) > self.bucket.now - DAY]
         before, used = dict(self.bucket.content), dict(self.used)
         swept = self._sweep(older, keep)
         assert swept.before == sum(len(one) for key, one in before.items() if key.startswith("blobs/"))
         assert self.bucket.blob_bytes >= swept.after or keep is not None
         gone = before.keys() - self.bucket.content.keys()
-        young = {key for key in gone if swept.until and key in used and swept.until - used[key] < DAY}
-        assert not {key for key in young if key.startswith(("blobs/", "artifacts/"))}
+        promised = older - DAY / 2 if keep is None else DAY / 2  # at least, from the last use on
+        assert not {key for key in gone if swept.until and key in used and swept.until - used[key] < promised}
         if keep is None and swept.until is not None:
             self._check_that_the_rest_is_justified(older, swept.until, used)
         assert not [key for key in self.bucket.content if key.startswith("notices/")]
@@ -126,14 +138,12 @@ class Nights(RuleBasedStateMachine):
             if key.startswith("artifacts/"):
                 named[key] = [f"blobs/{one['sha256'].replace(':', '/')}" for one in json.loads(content)["files"]]
         needed = {_key(ref) for refs in (*self.shipped.values(), *self.pinned.values()) for ref in refs}
-        for key, blobs in named.items():
+        needed |= {key for run, _ in self.running for key in run.touched}
+        for key, blobs in sorted(named.items()):
             if key in needed or until - used[key] < older:
                 needed |= {key, *blobs}
         for key in self.bucket.content:
             assert not key.startswith("blobs/") or key in needed or until - used[key] < older
-
-    def _last(self, refs: Iterable[ArtifactRef]) -> datetime:
-        return min((self.used[_key(ref)] for ref in refs), default=self.bucket.now)
 
     @invariant()
     def what_is_needed_is_whole(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from itertools import combinations, pairwise, product
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from tests.support.interleaving import Schedule
 from tests.support.memory_bucket import MemoryBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DAY = timedelta(days=1)
 CONTENT = b"a shard"
@@ -53,6 +54,10 @@ def derive(store: Store) -> Manifest | None:
     store.load(OLD.ref)
     store.commit(NEW)
     return NEW
+
+
+def as_a_process(write: Callable[[Store], object], bucket: MemoryBucket) -> None:
+    write(bucket.store())
 
 
 def old_orphan() -> MemoryBucket:
@@ -109,7 +114,7 @@ def explore(name: str, sweeps: int, length: int, most: int, *, retries: bool = F
         for changes in orders(length, most, sweeps + 1, first):
             bucket = world()
             bucket.retries = retries
-            calls = [lambda: write(bucket.store()), *[lambda: sweep(bucket)] * sweeps]
+            calls = [partial(as_a_process, write, bucket), *[partial(sweep, bucket)] * sweeps]
             Schedule(bucket, calls).run(changes, first)
             check(bucket)
             seen += 1
@@ -149,7 +154,9 @@ def test_a_sweep_that_is_killed_holds_nobody_up_for_ever(name: str, kill_at: int
     for change in (3, 6, 9, 14):
         bucket = world()
         began = bucket.now
-        Schedule(bucket, [lambda: sweep(bucket), lambda: write(bucket.store())], {0: kill_at}).run([(change, 1)])
+        Schedule(bucket, [partial(sweep, bucket), partial(as_a_process, write, bucket)], {0: kill_at}).run(
+            [(change, 1)]
+        )
         assert bucket.now - began < timedelta(seconds=2 * NOTICE_LIFE)
         check(bucket)
 
