@@ -102,7 +102,7 @@ class Run:
             digest = Digest.of(shard)
             if not store.has_blob(digest, len(shard)):
                 store.put_bytes(shard)
-            entries.append(FileEntry(path=f"{number}.safetensors", size=len(shard), sha256=digest))
+            entries.append(FileEntry(path=f"{number:03}.safetensors", size=len(shard), sha256=digest))
             yield "shard"
         return self._commit(store, Kind.CHECKPOINT, name, entries, metadata)
 

@@ -109,5 +109,5 @@ def test_to_ask_for_an_environment_is_to_use_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cuda", [False, True])
-def test_the_names_are_those_that_are_built(cuda: bool) -> None:  # noqa: FBT001
+def test_the_names_are_those_that_are_built(cuda: bool) -> None:
     assert environment_name(Step.QUANTIZE, "0" * 12, cuda=cuda) == f"quantize{'-cuda' if cuda else ''}-{'0' * 12}"
