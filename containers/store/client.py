@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -18,13 +19,14 @@ from containers.store.failures import code, is_missing, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from containers.contract import StoreLocation
     from containers.settings import StoreSettings
 
 CONNECTIONS: Final = 16
 SMALL: Final = 256 << 20  # bytes of an object that is read into memory whole
+_SETTLE: Final = 6.0  # the embedded server's --dir-cache-time (infra/objectstore.py), and a second
 
 # `standard` retries (botocore's guide, "Retries"): transient faults, throttling and 5xx, exponential backoff with
 # jitter. A part that waits for its turn in rclone can take more than botocore's default of 60 s, and a part sent
@@ -44,11 +46,21 @@ _CONFIG: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Listed:
-    """One key of a listing; `size` in bytes, `modified` with a time zone."""
+    """One key of a listing; `size` in bytes, `modified` with a time zone. `shared`: its bytes are a file of somebody else's."""
 
     key: str
     size: int
     modified: datetime
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One key as a look finds it: `size` in bytes, and `age` by the store's own clock, None where it does not tell it."""
+
+    size: int
+    modified: datetime
+    age: timedelta | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ class Bucket:
         prefix = location.prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint, self._settings = location.endpoint, settings
+        # Seconds after which everybody sees a write: a server in front of a folder shows late what was written to the folder.
+        self.settle = 0.0 if self._folder is None else _SETTLE
 
     @cached_property
     def _s3(self) -> Any:
@@ -142,6 +156,18 @@ class Bucket:
                 if is_missing(error):
                     return None
                 raise
+
+    def look(self, key: str) -> Seen | None:
+        """Size and age of what is under a key; None when there is nothing."""
+        with translated(f"looking for {key}", self.name):
+            try:
+                answer = self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+        modified, now = answer["LastModified"], _date(answer)
+        return Seen(int(answer["ContentLength"]), modified, None if now is None else now - modified)
 
     def read(self, key: str) -> bytes | None:
         """All of a small object, at most `SMALL` bytes; None when it is missing."""
@@ -271,9 +297,14 @@ def rehearse(location: StoreLocation, settings: StoreSettings) -> Rehearsal:
 
 
 def _skew(answer: Mapping[str, Any]) -> float:
-    """By the answer's Date (RFC 9110, 6.6.1), which is exact to a second; 0 without one."""
+    now = _date(answer)
+    return now.timestamp() - time.time() if now is not None else 0.0
+
+
+def _date(answer: Mapping[str, Any]) -> datetime | None:
+    """The store's time by the answer's Date (RFC 9110, 6.6.1), which is exact to a second."""
     said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
-        return parsedate_to_datetime(said).timestamp() - time.time()
+        return parsedate_to_datetime(said).astimezone(UTC)
     except (TypeError, ValueError):
-        return 0.0
+        return None
