@@ -63,7 +63,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     page = publish_page(runtime, judged.output("verdict"), image.reference)
     publish_gate(verdict, page, request)
 
-    release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict)
+    release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy)
     if release.promotable:
         steps.promote(release, judged.output("verdict"), after=[judged])
     shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept)

@@ -164,6 +164,24 @@ class KubernetesSettings(Section):
     owner_uid: str = Field(default="", description="uid of that pod; the work pool in infra/kubernetes sets both")
 
 
+class DeploySettings(Section):
+    """The engines' images that `carwright render` and `deploy` write for GPUs, and the model card names."""
+
+    docker_image: str = Field(
+        default="docker.io/vllm/vllm-openai:v0.30.0"
+        "@sha256:8a69ffad015f138d7170c4ddc429e230a3bc1c1719f67e14324749df200a4b90",
+        description="vLLM's image for GPUs in what docker and compose are given",
+    )
+    podman_image: str = Field(
+        default="registry.redhat.io/rhaiis/vllm-cuda-rhel9:3.3.0",
+        description="vLLM's image for GPUs with podman: Red Hat AI Inference Server",
+    )
+    kserve_image: str = Field(
+        default="registry.redhat.io/rhoai/odh-vllm-cuda-rhel9:v2.25.9",
+        description="vLLM's image for GPUs in a KServe runtime and its pod: OpenShift AI",
+    )
+
+
 class PlacementSettings(Section):
     """Steps that run on other machines, as child runs of a deployment of the flow `run-step`; empty: where the flow runs."""
 
@@ -279,6 +297,7 @@ class Settings(StepSettings):
     resources: ResourcesSettings = ResourcesSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    deploy: DeploySettings = DeploySettings()
     overlap_gb: Annotated[float, Field(ge=0)] = Field(
         default=4.0,
         description="size in GB from which a checkpoint is quantized while it downloads",

@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from flows.release.summary import Timeline
     from flows.runners.service import Lease
     from flows.ship_request import ShipRequest
+    from infra.settings import DeploySettings
 
 _HUB: Final = "hf://"
 
 
 @dataclass(frozen=True)
 class Release:
-    """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes."""
+    """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes, `images` those
+    that the card names.
+    """
 
     request: ShipRequest
     source: ResolvedSource
@@ -44,6 +47,7 @@ class Release:
     after: ArtifactRef
     sizes: tuple[int, int]
     verdict: Verdict
+    images: DeploySettings
 
     @property
     def promotable(self) -> bool:
@@ -158,6 +162,8 @@ class Release:
             serving=self.verdict.serving,
             tensor_parallel_size=self.tensor_parallel_size,
             commands=(self._command(), *self.verdict.commands),
+            podman_image=self.images.podman_image,
+            kserve_image=self.images.kserve_image,
         )
 
     def _base(self) -> tuple[str, str]:

@@ -18,8 +18,7 @@ from containers.errors import BadInput, Error
 from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import is_healthy
-from flows.targets.description import MODULE, Rendered, RenderedFile, command, pairs, unpinned
-from flows.targets.docker import CPU_IMAGE
+from flows.targets.description import CPU_IMAGE, MODULE, Rendered, RenderedFile, command, pairs, unpinned
 from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from flows.targets.description import Deployment
 
-IMAGE: Final = "registry.access.redhat.com/rhaiis/rh-vllm-cuda:latest"  # the reference card's, which names no tag
 MOUNT: Final = "/modelcar"
 MODELS: Final = f"{MOUNT}/models"
 _VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")  # that podman is configured by
@@ -54,7 +52,7 @@ def render(deployment: Deployment) -> Rendered:
 
 def image_of(deployment: Deployment) -> str:
     """The engine's image by its full name: one that was built here is localhost's to podman."""
-    return deployment.image or (IMAGE if deployment.on_gpu else f"localhost/{CPU_IMAGE}")
+    return deployment.engine(deployment.images.podman_image, on_cpu=f"localhost/{CPU_IMAGE}")
 
 
 def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[str, ...]]:
