@@ -147,13 +147,20 @@ class Requests:
         return self._request(Step.DOWNLOAD, DownloadParameters(source=source.pinned), options=options)
 
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
-        return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
+        return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, self._on_device(options))
 
     def quantize_during_download(self, source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
         """Quantize the shards of a source while it downloads."""
-        return self._request(
-            Step.QUANTIZE, recipe, options=QuantizeOptions(arriving=fingerprint(self.download(source)))
-        )
+        options = QuantizeOptions(arriving=fingerprint(self.download(source)))
+        return self._request(Step.QUANTIZE, recipe, options=self._on_device(options))
+
+    def _on_device(self, options: QuantizeOptions) -> QuantizeOptions:
+        """With the device of the settings: a torch of the user's own would find GPUs that are not to be used."""
+        local = self.settings.launcher == "process" and not self.settings.placement.quantize
+        unsaid = options.device == "auto" and not options.devices
+        if local and unsaid and self.settings.device == "cpu":
+            return options.model_copy(update={"device": "cpu"})
+        return options
 
     def plan(self, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
         """Plan the quantization of the checkpoint in the folder that the options name."""

@@ -31,13 +31,12 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, measuring
+from flows import endpoint, measuring, serving_machine
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
-from flows.runners.backends import BACKENDS
 from flows.runtime import current
 from flows.serving_plan import Plans, ServicePlan, plan_both
 
@@ -211,14 +210,19 @@ class Steps:
     def plan(self, source: ResolvedSource, request: ShipRequest) -> Plans:
         """Plan how baseline and candidate are served. Raises BadInput, before anything is downloaded, if one fits nowhere."""
         settings = self.runtime.settings
+        gpus = serving_machine.gpus(settings)
+        length = max(request.max_model_len, suites.read(request.suite).max_model_len)
+        elsewhere = self._elsewhere(request)
+        if not gpus and len(elsewhere) < 2:
+            serving_machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(
             source.config,
             source.weights,
-            BACKENDS[settings.launcher].gpus(settings) if not settings.placement.serve else (),
+            gpus,
             request,
-            max(request.max_model_len, suites.read(request.suite).max_model_len),
+            length,
             concurrency=request.concurrency or settings.evaluate.concurrency,
-            elsewhere=self._elsewhere(request),
+            elsewhere=elsewhere,
         )
         for one in (plans.baseline, plans.candidate):
             get_run_logger().info("plan: %s", one)

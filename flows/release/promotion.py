@@ -179,6 +179,7 @@ class Release:
         argv += ["--suite", self.verdict.suite]
         if self.request.max_model_len:
             argv += ["--max-model-len", str(self.request.max_model_len)]
+        argv += [word for argument in self.request.vllm_argument for word in ("--vllm-argument", argument)]
         return shlex.join(argv)
 
 
