@@ -26,6 +26,7 @@ from containers.contract import (
 from containers.fingerprints import VLLM_DISTRIBUTIONS, fingerprint_inputs, locked_vllm
 from containers.interpreter import versions
 from flows.runners.backends import BACKENDS
+from flows.runners.step_container import image_name, serving_target
 from infra.environments.device import device
 
 if TYPE_CHECKING:
@@ -125,9 +126,10 @@ def _server_name(settings: Settings) -> str:
         return " ".join(next(iter(found.items()), ("vllm", "of unknown version")))
     if images is None:
         return locked_vllm(cuda=device(settings) == "cuda")
-    if not settings.resources.of(Step.SERVE).gpus:
-        return locked_vllm()
-    return f"vllm of {images.format(target='serve')}"
+    on_gpus = bool(settings.resources.of(Step.SERVE).gpus)
+    if on_gpus and serving_target(settings) == "serve":  # whose version its builder knows
+        return f"vllm of {image_name(images, Step.SERVE, settings)}"
+    return locked_vllm(cuda=on_gpus)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class DockerSettings(Section):
     )
     image: str = Field(
         default="carwright/{target}:latest",
-        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
+        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve-cuda and quantize-cuda",
     )
     network: str = Field(
         default="host",
@@ -135,7 +135,7 @@ class KubernetesSettings(Section):
     namespace: str = Field(default="", description="namespace; empty: the context's own")
     image: str = Field(
         default="carwright/{target}:latest",
-        description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
+        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve-cuda and quantize-cuda",
     )
     pull_logins: tuple[str, ...] = Field(
         default=(), description="names of Secrets with logins for the images' registry"
@@ -255,10 +255,14 @@ class FlowServeSettings(ServeSettings):
         default="",
         description="host name or address under which other machines reach a model served here; empty: the listening address",
     )
+    gpu_image: Literal["serve-cuda", "serve"] = Field(
+        default="serve-cuda",
+        description="image that serves on GPUs in containers: serve-cuda, of locked wheels; serve, made from upstream's image",
+    )
     engine: str = Field(
         default="",
         description="name and version of the inference server, part of the name of measurements (vllm 0.23.0); empty: the CPU build of "
-        "the lock, with GPUs the serve image's name",
+        "the lock, on GPUs its CUDA build or, with gpu_image serve, that image's name",
     )
 
 

@@ -18,6 +18,7 @@ from tests.support.package_index import pin, wheel
 if TYPE_CHECKING:
     from pathlib import Path
 
+UPSTREAM = FlowServeSettings(gpu_image="serve")
 IMAGES = "registry.example.com/carwright/{target}:0.23.0"
 
 
@@ -27,13 +28,30 @@ IMAGES = "registry.example.com/carwright/{target}:0.23.0"
         (Settings(), locked_vllm()),
         (Settings(launcher="docker", resources={"quantize": {"gpus": 1}}), locked_vllm()),
         (Settings(resources={"serve": {"gpus": 1}}), locked_vllm()),  # the launcher is not docker
+        (Settings(launcher="docker", resources={"serve": {"gpus": -1}}), locked_vllm(cuda=True)),
         (
-            Settings(launcher="docker", resources={"serve": {"gpus": -1}}, docker=DockerSettings(image=IMAGES)),
+            Settings(
+                launcher="docker",
+                resources={"serve": {"gpus": -1}},
+                docker=DockerSettings(image=IMAGES),
+                serve=UPSTREAM,
+            ),
             "vllm of registry.example.com/carwright/serve:0.23.0",
         ),
         (
             Settings(
-                launcher="kubernetes", resources={"all": {"gpus": 1}}, kubernetes=KubernetesSettings(image=IMAGES)
+                launcher="docker",
+                resources={"serve": {"gpus": -1}},
+                docker=DockerSettings(image=IMAGES, gpu_kind="rocm"),
+            ),
+            "vllm of registry.example.com/carwright/serve:0.23.0",
+        ),
+        (
+            Settings(
+                launcher="kubernetes",
+                resources={"all": {"gpus": 1}},
+                kubernetes=KubernetesSettings(image=IMAGES),
+                serve=UPSTREAM,
             ),
             "vllm of registry.example.com/carwright/serve:0.23.0",
         ),

@@ -131,7 +131,7 @@ class Follower:
 
 def image_of(settings: Settings, step: Step) -> str:
     """The image of a step on this container engine."""
-    return image_name(settings.docker.image, step, settings.resources.of(step).gpus)
+    return image_name(settings.docker.image, step, settings)
 
 
 def ensure_images(settings: Settings, on_event: OnEvent) -> None:

@@ -277,7 +277,7 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
         "containers": [
             {
                 "name": CONTAINER,
-                "image": image_name(kube.image, step, wanted.gpus),
+                "image": image_name(kube.image, step, settings),
                 "command": ["python3", "-m", f"containers.{step}"],
                 "args": ["--request", f"{REQUESTS}/{REQUEST}", "--result", "-"],
                 "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
