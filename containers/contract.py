@@ -284,12 +284,14 @@ class PromotedImage(Values):
 
 
 class ServeParameters(Values):
-    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}.
+    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}. With the action
+    `check` nothing is served: whether the installed vLLM takes the `arguments` is all that is found out.
 
     `served_model_name` is the name that requests must give; `max_model_len` is in tokens. `gpu_memory_utilization` is the
     part of a GPU's memory that vLLM takes, 0 its own default. `arguments` go to vLLM as they are.
     """
 
+    action: Literal["serve", "check"] = "serve"
     reference: str = ""
     served_model_name: str
     max_model_len: int = 2048

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from containers.contract import Endpoint
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput, Error, NotReady
 
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
@@ -57,6 +57,10 @@ class ForeignServer:
     @property
     def serves(self) -> bool:
         return True
+
+    def why_ended(self) -> Error | None:
+        """Nothing is known of it."""
+        return None
 
     def end(self) -> None:
         """Leave it as it is."""

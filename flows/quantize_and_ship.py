@@ -43,6 +43,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     steps.check(request.suite)
     source, resolved = steps.resolve(request.model, request.revision)
     plan = steps.plan(source, request)
+    steps.check_arguments(request, after=[resolved])
 
     recipe = QuantizeParameters.of(request.scheme, request.ignore)
     downloaded = steps.download(source, recipe, after=[resolved])

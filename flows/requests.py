@@ -188,6 +188,11 @@ class Requests:
         options = ServeOptions(port=port, ready_timeout=timeout, devices=subject.devices)
         return self._request(Step.SERVE, subject.parameters, subject.inputs, options)
 
+    def check_arguments(self, arguments: tuple[str, ...]) -> StepRequest:
+        """Check whether the vLLM that would serve takes these arguments."""
+        parameters = ServeParameters(action="check", served_model_name="none", arguments=arguments)
+        return self._request(Step.SERVE, parameters)
+
     def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
         """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""
         files = suites.read(suite)

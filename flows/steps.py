@@ -230,6 +230,12 @@ class Steps:
         publish_plan(plans)
         return plans
 
+    def check_arguments(self, request: ShipRequest, *, after: list[Done]) -> None:
+        """Check that the vLLM that will serve takes the request's arguments, before anything is downloaded."""
+        if request.vllm_argument and not (request.baseline_endpoint and request.candidate_endpoint):
+            asked = self.requests.check_arguments(request.vllm_argument)
+            _run(effect_step, asked, "check", "check the arguments for vLLM", after)
+
     def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
         """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
         urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ class Session:
     """Runs single steps for one command."""
 
     runtime: Runtime
+    _checked: set[tuple[str, ...]] = field(default_factory=set)  # arguments for vLLM that it takes
 
     @property
     def requests(self) -> Requests:
@@ -224,6 +225,9 @@ class Session:
         concurrency = serving.concurrency or settings.evaluate.concurrency
         made = plan(role, model_facts(config, weights), gpus, serving, length, concurrency=concurrency)
         self._say(f"plan: {made}")
+        if serving.vllm_argument and serving.vllm_argument not in self._checked:
+            self.run(self.requests.check_arguments(serving.vllm_argument))
+            self._checked.add(serving.vllm_argument)
         return made
 
     def fetch(self, found: Located) -> Subject:

@@ -107,6 +107,8 @@ def test_a_model_is_measured_as_planned_for_the_gpus(bench: Bench) -> None:
     assert measured.step is Step.EVALUATE
     assert (measured.options["concurrency"], measured.options["gpus"]) == (5, 1)
     assert str(measured.parameters["engine"]).endswith(" --seed=1")
+    assert bench.launcher.asked == ["resolve", "check", "download", "measure"]
+    assert bench.launcher.requests[1].parameters["arguments"] == ["--seed=1"]
     assert any(line.startswith("plan: candidate: 1 x NVIDIA H100") for line in bench.said)
 
 

@@ -85,6 +85,7 @@ class Follower:
     def __init__(self, container: Container, output: StepOutput, log: Path) -> None:
         self.container = container
         self.output = output
+        self.log = log
         self._thread = threading.Thread(target=self._read, args=(container.lines(), log), daemon=True)
         self._thread.start()
         self._said = time.monotonic()

@@ -10,13 +10,14 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Endpoint, ServeOptions
+from containers.contract import Endpoint, ServeOptions, Step
 from containers.errors import Error
 from containers.fingerprints import fingerprint_inputs
 from containers.labels import KUBERNETES_LABEL
 from containers.serve_health import is_healthy
 from containers.step import parse_result_line
 from flows.runners.kubernetes import launcher as jobs
+from flows.runners.step_protocol import last_error
 from infra.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class KubernetesLease:
     @property
     def serves(self) -> bool:
         return is_healthy(self.endpoint.url)
+
+    def why_ended(self) -> Error | None:
+        with Cluster.open(self._settings) as cluster:
+            for pod in cluster.list("Pod", {"job-name": self._job}):
+                name = pod["metadata"]["name"]
+                with contextlib.suppress(Error):
+                    lines = cluster.log(name, jobs.CONTAINER)
+                    if (said := last_error(Step.SERVE, lines, f"its log is that of the pod {name}")) is not None:
+                        return said
+        return None
 
     def end(self) -> None:
         if not self._stays:

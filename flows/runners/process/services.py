@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
-from containers.contract import Endpoint, ServeOptions, StepRequest
+from containers.contract import Endpoint, ServeOptions, Step, StepRequest
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
-from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, last_error, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from containers.errors import Error
     from containers.events import OnEvent
     from infra.settings import Settings
 
@@ -55,10 +56,17 @@ class ProcessLease:
     _state: _State
     _lease: Path
     _renewal: Renewal
+    _folder: Path | None = None  # of the step, where this process has started it
 
     @property
     def serves(self) -> bool:
         return self._state.runs
+
+    def why_ended(self) -> Error | None:
+        if self.serves or self._folder is None:
+            return None
+        lines = (self._folder / LOG).read_text(errors="replace").splitlines()
+        return last_error(Step.SERVE, lines, where(self._folder))
 
     def end(self) -> None:
         self._renewal.stop()
@@ -130,7 +138,7 @@ class ProcessServices:
             raise
         state = state.model_copy(update={"endpoint": endpoint})
         _write(path, state)
-        return ProcessLease(endpoint, False, path, state, lease, renewal)
+        return ProcessLease(endpoint, False, path, state, lease, renewal, folder)
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
         stopped = []
