@@ -6,18 +6,19 @@ SHELL := /bin/bash
 # What a recipe runs is installed: no Python takes modules from the folder that make stands in.
 export PYTHONSAFEPATH := 1
 .DEFAULT_GOAL := help
-.PHONY: help ship check test test-all lint format docs lock shell images dry-run dry-run-down bench release clean
+.PHONY: help ship check test test-all fuzz lint format docs lock shell images dry-run dry-run-down bench release clean
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 TESTS ?= tests
+EXAMPLES ?= 10000
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: tests/requirements.lock pyproject.toml ## make the virtual environment, exactly as locked
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-compile --progress-bar=off -r tests/requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --no-compile --progress-bar=off -r tests/requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch .venv
 
@@ -32,6 +33,9 @@ test: .venv ## every test that must hold before a change lands; some: make test 
 
 test-all: .venv ## every test, the long campaigns included (hours)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40 $(TESTS)
+
+fuzz: .venv ## try the parsers of foreign bytes with many examples: make fuzz EXAMPLES=1000000
+	ulimit -v 4194304 && FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n auto -q --timeout 0 --hypothesis-profile=fuzz tests/fuzz
 
 lint: .venv ## check style, format and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""A file of a checkpoint, and what it is for by its name: legal text, or a pickle."""
+"""A file of a checkpoint, what it is for by its name (legal text, or a pickle), and which files an index names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
+
+from containers.errors import BadInput
+from containers.foreign_json import TENSORS, parse_object
 
 if TYPE_CHECKING:
     from containers.digest import Digest
@@ -41,6 +44,15 @@ def is_licence(path: str) -> bool:
 def is_pickle(path: str) -> bool:
     """A format that can run code when it is read."""
     return PurePosixPath(path.lower()).suffix in PICKLE_SUFFIXES
+
+
+def weight_map(content: bytes, what: str) -> dict[str, str]:
+    """The shard of every tensor by an index of safetensors files; raises BadInput, naming it `what`, for another text."""
+    remedy = "the index is damaged: upload or fetch it again"
+    mapped = parse_object(content, what, TENSORS, remedy=remedy).get("weight_map")
+    if not isinstance(mapped, dict) or not all(isinstance(shard, str) for shard in mapped.values()):
+        raise BadInput(f"{what} has no weight_map", remedy=remedy)
+    return mapped
 
 
 def _names(words: re.Pattern[str], path: str) -> bool:

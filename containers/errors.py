@@ -18,6 +18,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from containers.foreign_text import clean
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -27,6 +29,7 @@ _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 class Error(Exception):
     """The root: a message that names the thing and what is wrong, and a remedy that says what to do.
 
+    Both often quote what others wrote, so both pass through `clean`: no escape sequences, and no secrets of a URL.
     `doctor` names the line of `carwright doctor` that looks for the cause; the remedy then ends with it. `log` is the path or
     the page where more is said; whoever knows it sets it.
     """
@@ -36,9 +39,10 @@ class Error(Exception):
     log = ""
 
     def __init__(self, message: str, *, remedy: str = "", doctor: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = " ".join(filter(None, (remedy, f"(`carwright doctor`, line `{doctor}`)" if doctor else "")))
+        pointer = f"(`carwright doctor`, line `{doctor}`)" if doctor else ""
+        self.message = clean(message)
+        self.remedy = clean(" ".join(filter(None, (remedy, pointer))))
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message

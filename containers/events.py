@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from containers.foreign_text import clean, one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -51,15 +53,27 @@ class Event(BaseModel):
                 pass
         return cls(event="log", level="debug", message=line)
 
+    def safe(self) -> Event:
+        """The same with nothing in it that a terminal or a log would obey: a step quotes names, and passes on what libraries print."""
+        return self.model_copy(
+            update={
+                "message": clean(self.message),
+                "remedy": clean(self.remedy),
+                "task": one_line(self.task),
+                "unit": one_line(self.unit),
+            }
+        )
+
     def text(self) -> str:
-        """The line for a person."""
+        """The line for a person, safe to show."""
+        safe = self.safe()
         if self.event == "progress":
-            return f"{self.task}: {amount(self.done, self.unit)}" + (
-                f" of {amount(self.total, self.unit)}" if self.total else ""
+            return f"{safe.task}: {amount(self.done, safe.unit)}" + (
+                f" of {amount(self.total, safe.unit)}" if self.total else ""
             )
         if self.event == "error":
-            return f"error: {self.message}" + (f"\n  {self.remedy}" if self.remedy else "")
-        return self.message if self.level == "info" else f"{self.level}: {self.message}"
+            return f"error: {safe.message}" + (f"\n  {safe.remedy}" if self.remedy else "")
+        return safe.message if self.level == "info" else f"{self.level}: {safe.message}"
 
 
 OnEvent = Callable[[Event], None]  # gets each event of a step while it works
@@ -110,6 +124,7 @@ class Reporter:
 
     def write(self, event: Event) -> None:
         """Write one event as a line of its own."""
+        event = event.safe()
         if self._structured:
             stamped = event.model_copy(update={"time": datetime.now(UTC).isoformat()})
             line = json.dumps(stamped.model_dump(exclude_defaults=True), ensure_ascii=False)

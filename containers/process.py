@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn, Self
 
 from containers.errors import BadInput, Error, Temporary
 from containers.pipes import exchange
+from containers.private import opener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -242,8 +243,8 @@ class Child:
 
     `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
     gets the same bytes. With `detached` the program outlives this process and must have a lease of its own; its output
-    then goes to `log_file` alone. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
-    how many seconds lie between SIGTERM and SIGKILL.
+    then goes to `log_file` alone, which is this user's alone. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
+    how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1 leaves it this process's.
     """
 
     argv: Sequence[str]
@@ -253,6 +254,7 @@ class Child:
     on_line: Callable[[str], None] | None = None
     detached: bool = False
     grace: float = 10.0
+    umask: int = -1
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL), init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _reader: threading.Thread | None = field(default=None, init=False)
@@ -264,8 +266,8 @@ class Child:
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
         log: BinaryIO | None = None
         if self.log_file is not None:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            log = self.log_file.open("ab")
+            self.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = open(self.log_file, "ab", opener=opener)  # noqa: SIM115 - Path.open takes no opener
         output: int | BinaryIO = subprocess.PIPE
         if self.detached:
             output = log if log is not None else subprocess.DEVNULL
@@ -276,6 +278,7 @@ class Child:
             stdin=subprocess.DEVNULL if self.detached else subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
+            umask=self.umask,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
         )
         if self.detached:

@@ -1,17 +1,19 @@
 """The header of a safetensors file, read strictly.
 
 Format (github.com/huggingface/safetensors, README, "Format"): 8 bytes little-endian length N, N bytes of JSON, then
-the tensors' bytes without holes; offsets count from the first byte behind the header.
+the tensors' bytes without holes; offsets count from the first byte behind the header. How large the JSON may be is decided
+in `containers.foreign_json`: less than safetensors' own 100 MB, which parse to gigabytes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
+from containers.foreign_json import TENSORS, parse_object
+from containers.foreign_values import shown
 
 if TYPE_CHECKING:
     from containers.streams import Stream
@@ -24,7 +26,10 @@ ITEM_SIZE: Final = {
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
 LENGTH: Final = 8  # bytes of the length in front
-_LARGEST_HEADER: Final = 100_000_000  # bytes; safetensors' own limit
+_RANK: Final = 64  # dimensions; what torch and NumPy take
+_NAME: Final = 1024  # characters; names of modules have about 60
+_LARGEST: Final = 2**63 - 1  # a side of a shape, an offset
+_REMEDY: Final = "the file is damaged or incomplete: download it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +64,29 @@ def read_header(stream: Stream, path: str, size: int) -> Header:
     """Read the header from the front of a file of `size` bytes.
 
     Raises BadInput, naming `path`, for whatever is not a whole and sound safetensors file: truncated, not JSON, a
-    tensor named twice, an unknown type, offsets that overlap, leave holes or do not fit the shape.
+    tensor named twice, an unknown type, offsets that overlap, leave holes or do not fit the shape; and for a header
+    beyond the limits, of which nothing is read.
     """
     length = int.from_bytes(read_exactly(stream, LENGTH, path), "little")
-    if not 2 <= length <= min(_LARGEST_HEADER, size - LENGTH):
+    if not 2 <= length <= size - LENGTH:
         raise _broken(path, f"says that its header has {length} bytes, in a file of {size}")
+    if length > TENSORS.size:
+        raise BadInput(
+            f"{path} has a header of {length} bytes, and at most {TENSORS.size} are read",
+            remedy="split the checkpoint into shards, and take long texts out of its metadata",
+        )
     raw = read_exactly(stream, length, path)
-    try:
-        content = json.loads(raw.decode(), object_pairs_hook=_once)
-    except _NamedTwiceError as error:
-        raise _broken(path, f"names the tensor {error} twice") from error
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, f"has a header that is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise _broken(path, "has a header that is not a JSON object")
+    content = parse_object(raw, f"the header of {path}", TENSORS, remedy=_REMEDY)
+    _check_metadata(path, content.pop("__metadata__", {}))
     tensors = sorted(
-        (_tensor(path, name, entry) for name, entry in content.items() if name != "__metadata__"),
+        (_tensor(path, name, entry) for name, entry in content.items()),
         key=lambda tensor: (tensor.start, tensor.stop),
     )
     end = 0
     for tensor in tensors:
         if tensor.start != end:
-            raise _broken(path, f"has {'an overlap' if tensor.start < end else 'a hole'} in front of {tensor.name}")
+            wrong = "an overlap" if tensor.start < end else "a hole"
+            raise _broken(path, f"has {wrong} in front of {shown(tensor.name)}")
         end = tensor.stop
     header = Header(tuple(tensors), LENGTH + length)
     if header.size != size:
@@ -100,35 +106,36 @@ def read_exactly(stream: Stream, count: int, path: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class _NamedTwiceError(ValueError):
-    """A key appears twice in one JSON object."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _NamedTwiceError(next(name for name in names if names.count(name) > 1))
-    return content
+def _check_metadata(path: str, metadata: Any) -> None:
+    """Raises BadInput unless it maps texts to texts, as the format says."""
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _broken(path, "has __metadata__ that is not safetensors")
 
 
 def _tensor(path: str, name: str, entry: Any) -> Tensor:
-    try:
-        dtype, shape, offsets = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        start, stop = offsets
-        sound = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _broken(path, f"describes the tensor {name} in a way that is not safetensors") from error
-    if not sound or not isinstance(dtype, str):
-        raise _broken(path, f"describes the tensor {name} in a way that is not safetensors")
+    if len(name) > _NAME or not name.isprintable():
+        raise _broken(path, f"has a tensor whose name is too long or not printable: {shown(name)}")
+    told: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+    if isinstance(shape, list) and len(shape) > _RANK:
+        raise _broken(path, f"gives the tensor {shown(name)} {len(shape)} dimensions")
+    if (
+        not isinstance(dtype, str)
+        or not isinstance(shape, list)
+        or not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(type(number) is int and 0 <= number <= _LARGEST for number in (*shape, *offsets))
+    ):
+        raise _broken(path, f"describes the tensor {shown(name)} in a way that is not safetensors")
     if dtype not in ITEM_SIZE:
         raise BadInput(
-            f"{path}: the tensor {name} has the type {dtype}, which is not supported",
+            f"{path}: the tensor {shown(name)} has the type {shown(dtype)}, which is not supported",
             remedy=f"types that are: {', '.join(sorted(ITEM_SIZE))}",
         )
+    start, stop = offsets
     if stop - start != math.prod(shape) * ITEM_SIZE[dtype]:
-        raise _broken(path, f"gives the tensor {name} {stop - start} bytes, and its shape {list(shape)} needs others")
-    return Tensor(name, dtype, shape, start, stop)
+        raise _broken(path, f"gives the tensor {shown(name)} {stop - start} bytes, and its shape {shape} needs others")
+    return Tensor(name, dtype, tuple(shape), start, stop)
 
 
 def cut_off(path: str) -> BadInput:
@@ -136,4 +143,4 @@ def cut_off(path: str) -> BadInput:
 
 
 def _broken(path: str, wrong: str) -> BadInput:
-    return BadInput(f"{path} {wrong}", remedy="the file is damaged or incomplete: download it again")
+    return BadInput(f"{path} {wrong}", remedy=_REMEDY)

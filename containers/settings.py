@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -64,13 +64,24 @@ FLOW_SIDE: Final = tuple(
 # The sections and settings that each step gets, besides where it writes and how it logs.
 _EVERY_STEP: Final = ("home", "cache", "log_format")
 STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
-    Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token"),
+    Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token", "http"),
     Step.QUANTIZE: ("store",),
-    Step.PUSH: ("store", "registry", "docker_config", "busybox"),
-    Step.SERVE: ("store", "registry", "docker_config", "serve"),
-    Step.EVALUATE: ("store", "registry", "docker_config", "evaluate", "hub_endpoint", "hub_token"),
+    Step.PUSH: ("store", "registry", "docker_config", "http", "busybox"),
+    Step.SERVE: ("store", "registry", "docker_config", "http", "serve"),
+    Step.EVALUATE: ("store", "registry", "docker_config", "http", "evaluate", "hub_endpoint"),
 }
-_OF_REGISTRIES: Final = ("registry", "docker_config")
+_STORE: Final = frozenset({"store"})
+_OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
+
+
+def _without_login(url: str) -> str:
+    """Endpoints are stored with requests and results, and printed; a password in one would be, too."""
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("the URL holds a login: give it in the settings that are for it")
+    return url
+
+
+EndpointUrl = Annotated[str, AfterValidator(_without_login)]
 
 
 class Section(BaseModel):
@@ -82,11 +93,11 @@ class Section(BaseModel):
 class StoreSettings(Section):
     """The object store. Without an endpoint the embedded server is started."""
 
-    endpoint: str | None = Field(
+    endpoint: EndpointUrl | None = Field(
         default=None,
         description="URL of an S3 endpoint; unset: an embedded server on loopback",
     )
-    public_endpoint: str | None = Field(
+    public_endpoint: EndpointUrl | None = Field(
         default=None,
         description="URL of the endpoint for browsers, for links to reports; unset: the endpoint",
     )
@@ -111,9 +122,12 @@ class StoreSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Registries. Without a user name, the login files and helpers of Docker and Podman are used."""
+    """Registries. The user name is for one of them; for others the login files and helpers of Docker and Podman are used."""
 
-    username: str | None = Field(default=None, description="user name for every registry")
+    host: str = Field(
+        default="", description="registry, with its port if any, that the user name is for: no other one gets it"
+    )
+    username: str | None = Field(default=None, description="user name for the registry `host`")
     password: SecretStr | None = Field(default=None, description="password or token of that user")
     auth_file: Path | None = Field(
         default=None, description="login file in Docker's format; unset: the login files of docker and podman"
@@ -131,10 +145,24 @@ class RegistrySettings(Section):
     )
 
 
+class HttpSettings(Section):
+    """How long and how slowly registries, hubs and endpoints may send, so that none of them holds a step for ever."""
+
+    deadline: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="time limit in seconds for an answer that is no file: a manifest, a listing, a token"
+    )
+    min_rate: Annotated[float, Field(ge=0)] = Field(
+        default=1000.0, description="least bytes per second of a file's transfer, measured over `rate_window`; 0: any"
+    )
+    rate_window: Annotated[float, Field(gt=0)] = Field(default=60.0, description="seconds over which it is measured")
+
+
 class SourceSettings(Section):
     """The S3 endpoint of `s3://bucket/prefix` sources, which may differ from the store's."""
 
-    endpoint: str | None = Field(default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS")
+    endpoint: EndpointUrl | None = Field(
+        default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS"
+    )
     region: str = Field(default="us-east-1", description="region name for request signing")
     access_key_id: SecretStr | None = Field(default=None, description="unset: the usual AWS credential chain")
     secret_access_key: SecretStr | None = Field(default=None, description="secret of the access key")
@@ -216,6 +244,7 @@ class StepSettings(BaseSettings):
     store: StoreSettings = StoreSettings()
     source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
+    http: HttpSettings = HttpSettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     busybox: Path | None = Field(
@@ -227,7 +256,7 @@ class StepSettings(BaseSettings):
         validation_alias=AliasChoices("CARWRIGHT_DOCKER_CONFIG", "DOCKER_CONFIG", "docker_config"),
         description="folder of Docker's config.json; unset: ~/.docker",
     )
-    hub_endpoint: str | None = Field(
+    hub_endpoint: EndpointUrl | None = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_ENDPOINT", "HF_ENDPOINT", "hub_endpoint"),
         description="URL of a Hugging Face hub; unset: the public one",
@@ -273,6 +302,11 @@ class StepSettings(BaseSettings):
         refuse_unknown(given, cls, ignored=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
 
 
+# A step that uses the store's folder itself needs no keys. One that serves a modelcar may find the files of its layers there.
+_PLACE_OF_STORE: Final = (("store", "folder"), ("store", "direct"))
+_KEYS_OF_STORE: Final = (("store", "access_key_id"), ("store", "secret_access_key"))
+
+
 def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
     """The environment variables that a launcher passes to a step: plain settings, and separately the secrets.
 
@@ -281,9 +315,11 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     """
     plain: dict[str, str] = {}
     secret: dict[str, str] = {}
-    parts = _parts(request)
+    parts = parts_of(request)
+    here = settings.store.direct
     for one in settings_of(StepSettings):
-        if one.path[0] not in parts or not one.is_set(settings):
+        wanted = one.path[0] in parts or (here and request.step is Step.SERVE and one.path in _PLACE_OF_STORE)
+        if not wanted or not one.is_set(settings) or (here and one.path in _KEYS_OF_STORE):
             continue
         value = one.value(settings)
         if isinstance(value, SecretStr):
@@ -295,12 +331,19 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     return plain, secret
 
 
-def _parts(request: StepRequest) -> tuple[str, ...]:
-    parts = _EVERY_STEP + STEP_SETTINGS[request.step]
-    # Evaluate needs a registry only to read a tokenizer; otherwise it gets no login, because it runs generated code.
+def parts_of(request: StepRequest) -> tuple[str, ...]:
+    """The sections and settings that this very request needs: no secret goes to a step that has no use for it."""
+    return tuple(part for part in _EVERY_STEP + STEP_SETTINGS[request.step] if part not in _unused(request))
+
+
+def _unused(request: StepRequest) -> frozenset[str]:
     if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
-        return tuple(part for part in parts if part not in _OF_REGISTRIES)
-    return parts
+        return _OF_REGISTRIES  # it reads a tokenizer there and nothing else, and it runs generated code
+    if request.step is Step.SERVE:
+        if request.options.get("folder") or request.options.get("stage") == "serve":
+            return _STORE | _OF_REGISTRIES  # the model is there: what reads it and answers for it has no secret
+        return _STORE if request.parameters.get("reference") else _OF_REGISTRIES
+    return frozenset()
 
 
 Tree = TypeVar("Tree", bound=BaseModel)

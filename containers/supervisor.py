@@ -29,7 +29,7 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Every process below `pid`, by the parent that each process in /proc names (proc(5), /proc/<pid>/stat, field 4).
 
     Not from /proc/<pid>/task/<tid>/children: not every kernel and sandbox has that file.
@@ -49,7 +49,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _signal_all(number: int) -> None:
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
@@ -74,7 +74,7 @@ def _end_all(main: int, grace: float) -> int | None:
     code = None
     _signal_all(signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while _descendants(os.getpid()):
+    while descendants(os.getpid()):
         if time.monotonic() > deadline:
             _signal_all(signal.SIGKILL)
         ended = _reap(main)

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
 
 from containers.contract import Endpoint
 from containers.errors import BadInput, Error, NotReady
+from containers.foreign_text import one_line
+from containers.settings import HttpSettings
+from containers.web.exchange import Exchange
+from containers.web.origins import Origin
 
+if TYPE_CHECKING:
+    from containers.web.exchange import HttpLimits
+
+_SILENCE = 30.0  # seconds
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
 
-def find(url: str) -> Endpoint:
-    """The endpoint at a URL: the model named after a `#`, or the only one that it lists.
+def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
+    """The endpoint at a URL: the model named after a `#`, or the only one that it lists. `limits`: unset, the settings' defaults.
 
     Raises NotReady if nothing answers or the server is busy or failing, and BadInput for everything else.
     """
     base, _, name = url.partition("#")
     base = base.rstrip("/")
     try:
-        answer = httpx.get(f"{base}/models", timeout=30, trust_env=False)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        origin = Origin.of(base)
+    except BadInput as error:
+        raise BadInput(f"not an endpoint: {error.message}", remedy=_BASE) from error
+    try:
+        answer = _get(f"{base}/models", origin, limits)
+    except httpx.InvalidURL as error:
         raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
         raise NotReady(
@@ -32,7 +45,7 @@ def find(url: str) -> Endpoint:
         raise NotReady(f"{base}/models answered with status {answer.status_code}", remedy="see the server's log")
     try:
         models = [str(one["id"]) for one in answer.raise_for_status().json()["data"]]
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(
             f"{base} is not an OpenAI-compatible endpoint: {base}/models answered with status {answer.status_code} and no "
             "list of models",
@@ -40,10 +53,11 @@ def find(url: str) -> Endpoint:
         ) from error
     if not models:
         raise BadInput(f"{base} serves no model", remedy="see the server's log")
+    listed, first = one_line(", ".join(models)), one_line(models[0])
     if name and name not in models:
-        raise BadInput(f"{base} serves {', '.join(models)}, not {name!r}", remedy=f"give {base}#{models[0]}")
+        raise BadInput(f"{base} serves {listed}, not {name!r}", remedy=f"give {base}#{first}")
     if not name and len(models) > 1:
-        raise BadInput(f"{base} serves {', '.join(models)}", remedy=f"name one of them: {base}#{models[0]}")
+        raise BadInput(f"{base} serves {listed}", remedy=f"name one of them: {base}#{first}")
     return Endpoint(url=base, served_model_name=name or models[0], server=f"the endpoint {base}")
 
 
@@ -69,12 +83,12 @@ class ForeignServer:
         """Leave it as it is."""
 
 
-def vllm_version(url: str) -> str:
+def vllm_version(url: str, limits: HttpLimits | None = None) -> str:
     """The version that the vLLM behind a base URL says it is; raises BadInput for a server that does not say."""
     try:
-        answer = httpx.get(f"{url.removesuffix('/v1')}/version", timeout=30, trust_env=False)
+        answer = _get(f"{url.removesuffix('/v1')}/version", Origin.of(url), limits)
         found = answer.json()["version"] if answer.status_code == httpx.codes.OK else None
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, RecursionError):
         found = None
     if not isinstance(found, str) or not re.fullmatch(r"[\w.+!-]{1,64}", found):
         raise BadInput(
@@ -92,3 +106,12 @@ def check_same(versions: dict[str, str]) -> None:
             f"the models would be measured by different servers: {told}",
             remedy="serve both by the same version, or leave both to Carwright",
         )
+
+
+def _get(url: str, origin: Origin, limits: HttpLimits | None) -> httpx.Response:
+    """A small answer of a model's server; no proxy stands before it."""
+    with httpx.Client(timeout=_SILENCE, trust_env=False, headers={"Accept-Encoding": "identity"}) as client:
+        answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(
+            client.build_request("GET", url)
+        )
+    return answer

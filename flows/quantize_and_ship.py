@@ -46,18 +46,20 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     steps.check_arguments(request, after=[resolved])
 
     recipe = QuantizeParameters.of(request.scheme, request.ignore)
-    downloaded = steps.download(source, recipe, after=[resolved])
-    original = downloaded.output("checkpoint")
-    baseline = Subject.checkpoint("baseline", original, request.name).planned(plan.baseline, request)
-    with steps.measuring(baseline, request.suite, after=[downloaded], now=bool(plan.quantize_devices)) as measuring:
-        quantized = steps.quantize(original, recipe, after=[downloaded], devices=plan.quantize_devices)
-        checkpoint = quantized.output("checkpoint")
-        target = PushParameters(target=request.to, base=request.base)
-        image, pushed = steps.push(checkpoint, target, after=[quantized])
-        candidate = Subject.modelcar("candidate", image, request.name, checkpoint).planned(plan.candidate, request)
-        measuring.ensure()
-        after, kept = steps.measure(candidate, request.suite, after=[pushed], keep=request.keep)
-        before = measuring.result()
+    target = PushParameters(target=request.to, base=request.base)
+    with steps.pushing_layers(source, recipe, target) as layers:
+        downloaded = steps.download(source, recipe, after=[resolved], layers=layers)
+        original = downloaded.output("checkpoint")
+        baseline = Subject.checkpoint("baseline", original, request.name).planned(plan.baseline, request)
+        with steps.measuring(baseline, request.suite, after=[downloaded], now=bool(plan.quantize_devices)) as measuring:
+            devices = plan.quantize_devices
+            quantized = steps.quantize(original, recipe, after=[downloaded], devices=devices, layers=layers)
+            checkpoint = quantized.output("checkpoint")
+            image, pushed = steps.push(checkpoint, target, after=[quantized], layers=layers)
+            candidate = Subject.modelcar("candidate", image, request.name, checkpoint).planned(plan.candidate, request)
+            measuring.ensure()
+            after, kept = steps.measure(candidate, request.suite, after=[pushed], keep=request.keep)
+            before = measuring.result()
 
     sizes = (steps.size(original), steps.size(checkpoint))
     verdict, judged = steps.judge(after, before, candidate, request.suite, sizes)
@@ -65,9 +67,8 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     publish_gate(verdict, page, request)
 
     release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy)
-    if release.promotable:
-        steps.promote(release, judged.output("verdict"), after=[judged])
-    shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept)
+    promoted = steps.promote(release, judged.output("verdict"), after=[judged]) if release.promotable else None
+    shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept, promoted=promoted)
     publish_outcome(shipped)
     if not release.promotable:
         raise NotPromoted(shipped)

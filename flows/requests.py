@@ -151,9 +151,11 @@ class Requests:
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
         return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, self._on_device(options))
 
-    def quantize_during_download(self, source: ResolvedSource, recipe: QuantizeParameters) -> StepRequest:
+    def quantize_during_download(
+        self, source: ResolvedSource, recipe: QuantizeParameters, *, announce: str = ""
+    ) -> StepRequest:
         """Quantize the shards of a source while it downloads."""
-        options = QuantizeOptions(arriving=fingerprint(self.download(source)))
+        options = QuantizeOptions(arriving=fingerprint(self.download(source)), announce=announce)
         return self._request(Step.QUANTIZE, recipe, options=self._on_device(options))
 
     def _on_device(self, options: QuantizeOptions) -> QuantizeOptions:
@@ -170,6 +172,11 @@ class Requests:
 
     def push(self, checkpoint: ArtifactRef, parameters: PushParameters, options: PushOptions) -> StepRequest:
         return self._request(Step.PUSH, parameters, {"checkpoint": checkpoint}, options)
+
+    def push_layers(self, target: PushParameters, feed: str) -> StepRequest:
+        """Push the layers of shards whose quantization publishes them in the feed."""
+        parameters = PushParameters(action="push-layers", target=target.target)
+        return self._request(Step.PUSH, parameters, options=PushOptions(arriving=feed))
 
     def promote(
         self,

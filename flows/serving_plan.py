@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _GB: Final = size.GB
 _UTILIZATIONS: Final = (size.UTILIZATION, 0.95)  # vLLM's own, and for what just fits
+_ENOUGH: Final = 2  # of the requests at once, this part at full length: few are ever that long
 _SPARE: Final = 0.01  # of a GPU's memory that a driver or a display takes after we have looked
 
 
@@ -62,7 +63,7 @@ class ServicePlan(Frozen):
             else self.note
         )
         return (
-            f"{self.role}: {count} x {self.gpu}{split}, {self.gpu_memory_utilization or size.UTILIZATION:.2f} of the memory, "
+            f"{self.role}: {count} x {self.gpu}{split}, {self.gpu_memory_utilization:.2f} of the memory, "
             f"{self.max_model_len} tokens; {room}"
         )
 
@@ -142,8 +143,8 @@ def plan(
 ) -> ServicePlan:
     """The plan of one service on these GPUs; an empty sequence stands for a CPU.
 
-    The fewest GPUs that hold `concurrency` sequences of `length` tokens are taken, or that hold at least one where no
-    number holds more; those that are not in `avoid` first, and of them those with the most free memory. What the request
+    The fewest GPUs that hold half of `concurrency` sequences of `length` tokens are taken, or that hold at least one where
+    no number holds more; those that are not in `avoid` first, and of them those with the most free memory. What the request
     says itself (sizes, utilization) is taken as it is, and only checked. Raises BadInput for sizes that do not divide the
     model, a model that does not fit, and more GPUs than there are; NotReady when it would fit if other programs left.
     """
@@ -167,7 +168,7 @@ def plan(
         except Error as error:
             tried[count] = error
             continue
-        if fitted.sequences >= concurrency:
+        if fitted.sequences >= max(1, concurrency // _ENOUGH):
             return fitted
         if found is None or fitted.sequences > found.sequences:
             found = fitted
@@ -213,7 +214,7 @@ def _fit(
             tensor_parallel_size=tensor,
             pipeline_parallel_size=pipeline,
             max_model_len=length,
-            gpu_memory_utilization=utilization if utilization != size.UTILIZATION else 0.0,
+            gpu_memory_utilization=utilization,  # always said: vLLM's default moves from version to version
             weights=fitted.weights_per_gpu,
             cache_tokens=fitted.cache_tokens,
             sequences=fitted.sequences,
@@ -236,7 +237,7 @@ def _unsized(role: str, gpus: Sequence[Gpu], wanted: ServingOptions, length: int
         tensor_parallel_size=tensor,
         pipeline_parallel_size=pipeline,
         max_model_len=length,
-        gpu_memory_utilization=wanted.gpu_memory_utilization,
+        gpu_memory_utilization=wanted.gpu_memory_utilization or size.UTILIZATION,
         note="its memory cannot be told from config.json",
     )
 

@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from containers import download_feed, suites
+from containers import suites
 from containers.contract import (
     ArtifactRef,
     Kind,
@@ -31,10 +31,11 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, measuring, serving_machine
+from flows import endpoint, measuring, overlap, serving_machine
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
+from flows.overlap import NO_LAYERS, LayersAhead
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
@@ -122,15 +123,6 @@ def effect_step(request: StepRequest) -> StepResult:
     return _launch(current(), request)
 
 
-@task(name="quantize during download", persist_result=False, cache_policy=NO_CACHE)
-def quantize_during_download_step(request: StepRequest) -> StepResult:
-    """Quantize the shards of a checkpoint during its download. Its time is part of the download's and not counted again."""
-    runtime = current()
-    name = f"{str(request.options['arriving'])[:32]}{fingerprint(request)[:32]}"  # unique to this download and recipe
-    with one_at_a_time(name, get_run_logger().info), task_listener(runtime) as listen:
-        return runtime.launcher.run(request, listen)
-
-
 @task(persist_result=False, cache_policy=NO_CACHE)
 def deploy_step(request: StepRequest, *, keep: bool) -> Lease:
     """Serve a model, or find the server that already does."""
@@ -173,39 +165,29 @@ class Steps:
         self.timeline.add("resolve", "found", source.pinned)
         return source, done
 
-    def download(self, source: ResolvedSource, recipe: QuantizeParameters, *, after: list[Done]) -> Done:
+    @contextmanager
+    def pushing_layers(
+        self, source: ResolvedSource, recipe: QuantizeParameters, target: PushParameters
+    ) -> Iterator[LayersAhead]:
+        """Push the layers of a large checkpoint as soon as their shards are quantized, inside the block."""
+        with overlap.pushing_layers(self.runtime, source, recipe, target) as layers:
+            yield layers
+
+    def download(
+        self,
+        source: ResolvedSource,
+        recipe: QuantizeParameters,
+        *,
+        after: list[Done],
+        layers: LayersAhead = NO_LAYERS,
+    ) -> Done:
         """Download the checkpoint. The shards of a large one are quantized while others still download."""
         label = f"download {source.source}" + (f" at {source.commit[:12]}" if source.commit else "")
-        with self._quantize_during_download(source, recipe) as announce:
+        with overlap.quantizing_during_download(self.runtime, source, recipe, layers) as announce:
             request = self.requests.download(source, announce=announce)
             done = self._pure(request, Kind.CHECKPOINT, "download", label, after)
         self._add("download", done, f"{source.files} files")
         return done
-
-    @contextmanager
-    def _quantize_during_download(self, source: ResolvedSource, recipe: QuantizeParameters) -> Iterator[bool]:
-        """Quantize shards as they arrive during the block. Yields whether it does so: not for a small or stored checkpoint.
-
-        Its failure does not fail the run: the quantization that follows does the rest and reports any error.
-        """
-        store = self.runtime.store
-        download = fingerprint(self.requests.download(source))
-        if store.find(Kind.CHECKPOINT, download) is not None or source.size < self.runtime.settings.overlap_gb * 1e9:
-            yield False
-            return
-        download_feed.reset(store, download)
-        request = self.requests.quantize_during_download(source, recipe)
-        future = quantize_during_download_step.with_options(
-            task_run_name=f"quantize to {recipe.scheme} during the download"
-        ).submit(request)
-        try:
-            yield True
-        except BaseException:
-            download_feed.close(store, download)
-            raise
-        future.wait()
-        if not future.state.is_completed():
-            get_run_logger().warning("quantizing during the download stopped: %s", future.state.message)
 
     def plan(self, source: ResolvedSource, request: ShipRequest) -> Plans:
         """Plan how baseline and candidate are served. Raises BadInput, before anything is downloaded, if one fits nowhere."""
@@ -239,8 +221,8 @@ class Steps:
     def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
         """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
         urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
-        found = {role: endpoint.find(url) for role, url in urls.items() if url}
-        versions = {role: endpoint.vllm_version(one.url) for role, one in found.items()}
+        found = {role: endpoint.find(url, self.runtime.settings.http) for role, url in urls.items() if url}
+        versions = {role: endpoint.vllm_version(one.url, self.runtime.settings.http) for role, one in found.items()}
         if len(found) == 1:
             own = inference_server(self.runtime.settings).rpartition(" ")[2]
             versions |= {role: own for role in urls if role not in found}
@@ -256,17 +238,31 @@ class Steps:
         }
 
     def quantize(
-        self, checkpoint: ArtifactRef, recipe: QuantizeParameters, *, after: list[Done], devices: tuple[str, ...] = ()
+        self,
+        checkpoint: ArtifactRef,
+        recipe: QuantizeParameters,
+        *,
+        after: list[Done],
+        devices: tuple[str, ...] = (),
+        layers: LayersAhead = NO_LAYERS,
     ) -> Done:
         """Quantize; on `devices` alone where others are in use meanwhile."""
-        request = self.requests.quantize(checkpoint, recipe, QuantizeOptions(devices=devices))
+        options = QuantizeOptions(devices=devices, announce=layers.feed)
+        request = self.requests.quantize(checkpoint, recipe, options)
         done = self._pure(request, Kind.CHECKPOINT, "quantize", f"quantize to {recipe.scheme}", after)
         self._add("quantize", done, recipe.scheme)
         return done
 
     def push(
-        self, checkpoint: ArtifactRef, parameters: PushParameters, *, after: list[Done]
+        self,
+        checkpoint: ArtifactRef,
+        parameters: PushParameters,
+        *,
+        after: list[Done],
+        layers: LayersAhead = NO_LAYERS,
     ) -> tuple[PushedImage, Done]:
+        """Push the modelcar, after the layers that are pushed ahead of it."""
+        layers.finish()
         request = self.requests.push(checkpoint, parameters, PushOptions())
         done = _run(effect_step, request, "push", f"push to {parameters.target}", after)
         image = PushedImage.read(done.result.values)
@@ -317,7 +313,7 @@ class Steps:
     ) -> Iterator[Lease]:
         """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
         if subject.endpoint:
-            yield endpoint.ForeignServer(endpoint.find(subject.endpoint))
+            yield endpoint.ForeignServer(endpoint.find(subject.endpoint, self.runtime.settings.http))
             return
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from pydantic import SecretStr
 
+from containers import private
 from containers.errors import BadInput, DiskFull, NotReady
 from containers.process import Child, inherited
 from containers.settings import StoreSettings
@@ -58,7 +59,10 @@ def EmbeddedStore(folder: Path, log: Path, *, bucket: str = "carwright") -> Iter
         "RCLONE_AUTH_KEY": f'"{key},{secret}"',  # not an argument, which `ps` would show; CSV, hence the quotes
         "RCLONE_CONFIG": "",  # no configuration file: the user's own remotes and defaults stay out of this
     }
-    with _sharing(folder), Child(serve_command(binary, folder), environment, log_file=log, on_line=listen) as server:
+    with (
+        _sharing(folder),
+        Child(serve_command(binary, folder), environment, log_file=log, on_line=listen, umask=private.UMASK) as server,
+    ):
         waited = 0.0
         while not heard.wait(0.1):
             waited += 0.1
@@ -128,7 +132,7 @@ def embedded_program() -> Path:
 def _prepare(folder: Path) -> None:
     """Make the folder, for this user alone, and see that something can be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.folder(folder.parent, folder.name)
         probe = folder / f".probe-{os.getpid()}"
         probe.write_bytes(b"x")
         probe.unlink()
@@ -154,7 +158,7 @@ def _full(folder: Path) -> DiskFull:
 @contextmanager
 def _sharing(folder: Path) -> Iterator[None]:
     """Hold a shared lock on the folder; whoever holds it alone first removes what killed servers left half-written."""
-    with (folder / ".lock").open("ab") as lock:
+    with open(folder / ".lock", "ab", opener=private.opener) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -98,7 +98,7 @@ def check_installation(wheel: Path, version: str, scratch: Path) -> None:
         "--quiet",
         "--no-deps",
     ]
-    lock = ["--require-hashes", "--no-compile", "-r", str(ROOT / "flows" / "requirements.lock")]
+    lock = ["--require-hashes", "--only-binary=:all:", "--no-compile", "-r", str(ROOT / "flows" / "requirements.lock")]
     run([*pip, *lock], env=inherited("PIP_", "XDG_CONFIG_"), timeout=_INSTALL)
     run([*pip, "--no-index", str(wheel)], env=inherited("PIP_", "XDG_CONFIG_"), timeout=_INSTALL)
     command = [str(environment / "bin" / "carwright"), "--version"]

@@ -1,7 +1,8 @@
 """The settings of the flow side: those of the steps, and those that only flows use.
 
-Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), in a file `carwright.toml` in the
-working directory, or, for secrets, as a file of the variable's name under /run/secrets. An unknown name is refused.
+Every setting can be given as an environment variable (`CARWRIGHT_STORE__BUCKET`), or, for secrets, as a file of the
+variable's name under /run/secrets; most also in a file `carwright.toml` in the working directory (`infra.settings_file` has
+the others). An unknown name is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic_settings import EnvSettingsSource, SettingsConfigDict, TomlConfigS
 
 from containers.setting_names import names_in_tables, names_of_variables, refuse_unknown
 from containers.settings import COMPOSE, EvaluateSettings, Section, ServeSettings, StepSettings
+from infra.settings_file import FILE, refuse_from_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from containers.contract import Step
     from containers.setting_names import GivenName
 
+# A registry called localhost is this machine, and there is none: an image that is missing cannot come from anywhere else
+# under this name. Docker Hub's `carwright` is anybody's who takes it.
+IMAGES: Final = "localhost/carwright"
 PYTORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"  # as PyTorch's installation page names it
 
 # What the tables of resources were called when each launcher had its own.
@@ -99,7 +104,7 @@ class DockerSettings(Section):
         description="name that marks all containers; those of other projects on the same engine are never touched",
     )
     image: str = Field(
-        default="carwright/{target}:latest",
+        default=f"{IMAGES}/{{target}}:latest",
         description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve-cuda and quantize-cuda",
     )
     network: str = Field(
@@ -134,7 +139,7 @@ class KubernetesSettings(Section):
     context: str | None = Field(default=None, description="context of the kubeconfig; unset: the current one")
     namespace: str = Field(default="", description="namespace; empty: the context's own")
     image: str = Field(
-        default="carwright/{target}:latest",
+        default=f"{IMAGES}/{{target}}:latest",
         description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve-cuda and quantize-cuda",
     )
     pull_logins: tuple[str, ...] = Field(
@@ -279,7 +284,7 @@ class FlowEvaluateSettings(EvaluateSettings):
 class Settings(StepSettings):
     """All of it. `carwright settings` prints the values in force, with secrets masked."""
 
-    model_config = SettingsConfigDict(toml_file="carwright.toml")
+    model_config = SettingsConfigDict(toml_file=FILE)
     remedy: ClassVar[str] = (
         "change the variable CARWRIGHT_<NAME>, the file of that name or the entry in carwright.toml; `carwright settings` prints them all"
     )
@@ -321,11 +326,13 @@ class Settings(StepSettings):
     @classmethod
     def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[GivenName]]]:
         toml = TomlConfigSettingsSource(cls)
-        return [(toml, names_in_tables(toml.toml_data, "carwright.toml", cls))]
+        return [(toml, names_in_tables(toml.toml_data, FILE, cls))]
 
     @classmethod
     def check_names(cls, given: Iterable[GivenName]) -> None:
-        refuse_unknown(given, cls, ignored=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
+        names = list(given)
+        refuse_unknown(names, cls, ignored=COMPOSE, renamed=_RENAMED, remedy=cls.remedy)
+        refuse_from_file(names)
 
     @classmethod
     def check_variables(cls) -> None:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from containers.setting_names import settings_of
 from containers.settings import STEP_SETTINGS
 from infra.settings import Settings
+from infra.settings_file import NEVER, WITH
 
 if TYPE_CHECKING:
     from containers.setting_names import Setting
@@ -28,6 +29,12 @@ Set a setting in one of these places; the first one wins:
 An unknown name is refused, with the nearest one as a suggestion (exit code 2). `carwright settings` prints the effective
 values, with secrets masked. A step gets only the settings that it uses and that are set.
 
+The working directory may be somebody else's, such as a cloned repository. So `carwright.toml` may not set what decides who
+gets your credentials, or what runs with them (exit code 2):
+
+| setting | in `carwright.toml` |
+|---|---|
+{rules}
 | step | sections it gets |
 |---|---|
 """
@@ -35,7 +42,12 @@ values, with secrets masked. A step gets only the settings that it uses and that
 
 def page() -> str:
     """The whole page as Markdown."""
-    text = _HEAD
+    rules = "".join(
+        f"| `{name}` | only together with {', '.join(f'`{one}`' for one in beside)} |\n"
+        for name, beside in WITH.items()
+    )
+    rules += "".join(f"| `{name}` | never: {why} |\n" for name, why in NEVER.items())
+    text = _HEAD.format(rules=rules)
     for step, sections in STEP_SETTINGS.items():
         text += f"| {step} | {', '.join(f'`{one}`' for one in sections)} |\n"
     found = sorted(settings_of(Settings), key=lambda one: (len(one.path) > 1, one.path[0] if len(one.path) > 1 else ""))

@@ -14,6 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # In CI the same examples on every run: a red build is a change's fault and not the dice's. At a desk: new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("desk", deadline=None)
+# `make fuzz` chooses this one (--hypothesis-profile=fuzz) and says how many examples each parser is tried with.
+settings.register_profile(
+    "fuzz",
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "10000")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 

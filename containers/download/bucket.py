@@ -11,6 +11,7 @@ from containers.store.source import SourceBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from containers.download.sources import BucketSource
@@ -23,6 +24,10 @@ class BucketOrigin:
     def __init__(self, source: BucketSource, settings: SourceSettings) -> None:
         self._source = source
         self._bucket = SourceBucket(source.bucket, source.prefix, settings)
+
+    @property
+    def believed(self) -> bool:
+        return False  # it names no commits
 
     def commit(self) -> str | None:
         return None
@@ -41,5 +46,5 @@ class BucketOrigin:
         with self._bucket.read(file.path, file.mark, start, stop) as pieces:
             yield start, pieces
 
-    def path(self, file: Remote) -> Path | None:
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None

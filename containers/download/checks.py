@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from containers.checkpoint_files import weight_map
 from containers.download.selection import INDEX_SUFFIX
 from containers.errors import BadInput
+from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
+from containers.foreign_values import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.download.selection import Selection
+    from containers.foreign_json import Limits
 
-_LICENCE: Final = re.compile(r"^license(?:_name)?:\s*[\"']?([\w.+-]+)", re.MULTILINE)
+_FRONT: Final = 1 << 20  # bytes of a model card that may be its front matter
+_LICENCE: Final = re.compile(r"^license(?:_name)?:[ \t]*[\"']?([\w.+-]{1,100})", re.MULTILINE)
 
 
 def check_small_files(selection: Selection, folder: Path, source: str) -> None:
@@ -22,19 +26,18 @@ def check_small_files(selection: Selection, folder: Path, source: str) -> None:
 
     `folder` holds the small files under their paths.
     """
-    _json_object(folder / "config.json", "config.json", source)
+    remedy = "fix the file at its source, or use another revision"
+    parse_object(_read(folder / "config.json", CONFIGURATION), f"{source}: config.json", CONFIGURATION, remedy=remedy)
     names = {file.path for file in selection.taken}
     for path in sorted(names):
         if not path.endswith(INDEX_SUFFIX):
             continue
-        weights = _json_object(folder / path, path, source).get("weight_map")
-        if not isinstance(weights, dict) or not all(isinstance(shard, str) for shard in weights.values()):
-            raise BadInput(f"{source}: {path} has no weight_map", remedy="the index is damaged: upload it again")
+        weights = weight_map(_read(folder / path, TENSORS), f"{source}: {path}")
         beside = path.rpartition("/")[0]
         wanted = {f"{beside}/{shard}".lstrip("/") for shard in weights.values()}
         if missing := sorted(wanted - names):
             raise BadInput(
-                f"{source}: {path} names {missing[0]}, which is missing"
+                f"{source}: {path} names {shown(missing[0])}, which is missing"
                 + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
                 remedy="the upload is incomplete: use another revision, or wait until it is finished",
             )
@@ -43,7 +46,8 @@ def check_small_files(selection: Selection, folder: Path, source: str) -> None:
 def licence(folder: Path) -> str | None:
     """The licence that the model card names in its front matter (model card metadata: `license`, `license_name`)."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        with (folder / "README.md").open("rb") as file:
+            text = file.read(_FRONT).decode(errors="replace")
     except FileNotFoundError:
         return None
     if not text.startswith("---"):
@@ -53,13 +57,6 @@ def licence(folder: Path) -> str | None:
     return next(iter(named or found), None)
 
 
-def _json_object(path: Path, name: str, source: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BadInput(
-            f"{source}: {name} is not JSON: {error}", remedy="fix the file at its source, or use another revision"
-        ) from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{source}: {name} is not a JSON object", remedy="fix the file, or use another revision")
-    return value
+def _read(path: Path, limits: Limits) -> bytes:
+    with path.open("rb") as file:
+        return read_at_most(limits, file.read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -78,12 +79,17 @@ class Fetcher:
                 entries,
             )
             weights.sort(key=lambda file: -file.size)  # the last to finish should be a small one
-            entries += self._all(partial(self._fetch_and_announce, file, progress) for file in weights)
+            here = all(self._origin.held(file) is not None for file in weights)
+            entries += self._all(
+                (partial(self._fetch_and_announce, file, progress) for file in weights),
+                # Files of this machine are only hashed, and take no room.
+                parallel=max(self._parallel, os.cpu_count() or 1) if here else self._parallel,
+            )
         return tuple(sorted(entries, key=lambda entry: entry.path)), {**self._metrics, "files": len(entries)}
 
     def _check_room(self, weights: list[Remote]) -> None:
         """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
-        pending = [file for file in weights if self._origin.path(file) is None and not self._stored(file)]
+        pending = [file for file in weights if self._origin.held(file) is None and not self._stored(file)]
         present = {file.path: size_of(self._large / file.path) for file in pending}
         needed = sum(sorted((file.size - present[file.path] for file in pending), reverse=True)[: self._parallel])
         free = shutil.disk_usage(self.small.parent).free
@@ -96,9 +102,9 @@ class Fetcher:
     def _stored(self, file: Remote) -> bool:
         return file.sha256 is not None and self._store.has_blob(file.sha256, file.size)
 
-    def _all(self, calls: Iterable[Callable[[], T]]) -> list[T]:
+    def _all(self, calls: Iterable[Callable[[], T]], parallel: int = 0) -> list[T]:
         """What each of the calls returns, `parallel` of them at a time; the first error ends the others."""
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix="download") as pool:
+        with ThreadPoolExecutor(parallel or self._parallel, thread_name_prefix="download") as pool:
             futures = [pool.submit(call) for call in calls]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -123,8 +129,9 @@ class Fetcher:
         if file.sha256 is not None and self._stored(file):
             progress.advance(file.size)
             return FileEntry(path=file.path, size=file.size, sha256=file.sha256)
-        if (local := self._origin.path(file)) is not None:
-            return self._put_local(file, local, progress)
+        if (held := self._origin.held(file)) is not None:
+            with held as local:
+                return self._put_local(file, local, progress)
         path = self._large / file.path
         digest = file.sha256  # known: then it is checked while the file is stored, in one pass
         entry = self._fetch_then(file, path, progress, lambda: self._put_large(file, path, digest))
@@ -189,9 +196,9 @@ class Fetcher:
             entry = FileEntry(path=file.path, size=file.size, sha256=digest)
             state = path.stat()
         except OSError as error:
-            raise BadInput(f"cannot read {path}: {error.strerror}") from error
+            raise BadInput(f"cannot read {file.path}: {error.strerror}") from error
         if (state.st_size, str(state.st_mtime_ns)) != (file.size, file.mark):
-            raise BadInput(f"{path} changed while it was read", remedy="run again to use the new version")
+            raise BadInput(f"{file.path} changed while it was read", remedy="run again to use the new version")
         progress.advance(file.size)
         with self._lock:
             self._metrics["bytes_read"] += file.size

@@ -1,109 +1,153 @@
-"""Checkpoints on a Hugging Face hub, through its own client, `huggingface_hub`.
+"""Checkpoints on a Hugging Face hub.
 
-Listings, access checks, addresses, headers and errors are the client's. The bytes are read here, over the client's HTTP
-session: its `hf_hub_download` writes to a temporary file of its own and removes it when it fails (2.4,
+Addresses and errors are those of its own client, `huggingface_hub`; listings and bytes are read here (`containers.hub_http`).
+The client's `hf_hub_download` writes to a temporary file of its own and removes it when it fails (2.4,
 `_download_to_tmp_and_move`), so that nothing would be left to go on from after a crash.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
 
-import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # documented
+from huggingface_hub import hf_hub_url
+from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # documented
 
 from containers.digest import Digest
 from containers.download.hub_errors import translated
 from containers.download.retries import retrying
 from containers.download.selection import Remote
 from containers.errors import BadInput, Temporary
+from containers.foreign_json import LISTING, parse_json
+from containers.hub_http import HubHttp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from pydantic import SecretStr
+    import httpx2
 
     from containers.download.sources import HubSource
+    from containers.settings import StepSettings
 
 T = TypeVar("T")
 
-_TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client itself would wait for ever
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_FILES_MAX: Final = 100_000  # of a repository; the hub itself advises against more
+_LARGEST: Final = 2**63 - 1  # bytes of a file
 
 
 class HubOrigin:
-    """A model repository. The token goes to the hub alone: a redirect to another origin loses it (RFC 9110, 15.4)."""
+    """A model repository. The token goes to the hub alone."""
 
-    def __init__(
-        self, source: HubSource, endpoint: str | None, token: SecretStr | None, say: Callable[[str], object]
-    ) -> None:
+    def __init__(self, source: HubSource, settings: StepSettings, say: Callable[[str], object]) -> None:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in our own words
         self._source = source
         self._say = say
-        self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        self._token = token.get_secret_value() if token is not None else None  # None: the client's own token file
-        self._api = HfApi(endpoint=self._endpoint, token=self._token)
+        self._http = HubHttp(settings.hub_endpoint, settings.hub_token, settings.http)
+        self._endpoint = self._http.endpoint
+
+    @property
+    def believed(self) -> bool:
+        """The hub itself is, a mirror is not (see `HubSource`)."""
+        return self._http.is_public
 
     def commit(self) -> str | None:
-        info = self._call(lambda: self._api.model_info(self._source.repo, revision=self._source.revision))
-        if info.sha is None:
+        revision = self._source.revision
+        path = self._source.repo + (f"/revision/{quote(revision, safe='')}" if revision else "")
+        found = parse_json(self._get(self._http.address(path)).content, f"the answer of {self._endpoint}", LISTING)
+        commit = found.get("sha") if isinstance(found, dict) else None
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise BadInput(f"{self._endpoint} names no commit of {self._source}", remedy="check CARWRIGHT_HUB_ENDPOINT")
-        return info.sha
+        return commit
 
     def files(self, commit: str | None) -> list[Remote]:
-        tree = self._call(lambda: list(self._api.list_repo_tree(self._source.repo, recursive=True, revision=commit)))
-        files = [_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
+        files = self._listing(quote(commit or "main", safe=""))
         # The listing of a gated repository is public, its contents are not: ask for one before anything is planned.
         # (There is a call for that, auth_check; mirrors of the hub do not have it.)
         if files:
             address = hf_hub_url(self._source.repo, files[0].path, revision=commit, endpoint=self._endpoint)
-            self._call(lambda: get_hf_file_metadata(address, token=self._token))
+            self._call(lambda: self._readable(address))
         return files
+
+    def _readable(self, address: str) -> None:
+        answer = self._http.head(address)
+        if answer.is_error:
+            hf_raise_for_status(answer)
+
+    def _listing(self, revision: str) -> list[Remote]:
+        address: str | None = self._http.address(f"{self._source.repo}/tree/{revision}?recursive=true&expand=false")
+        pages = self._http.pages(f"the files of {self._source}")
+        files: list[Remote] = []
+        while address is not None:
+            answer = self._get(address)
+            files += listed(answer.content, self._endpoint)
+            if len(files) > _FILES_MAX:
+                raise BadInput(
+                    f"the repository has more than {_FILES_MAX} files", remedy="give a repository with a checkpoint"
+                )
+            address = pages.following(answer, address)
+        return files
+
+    def _get(self, address: str) -> httpx2.Response:
+        def ask() -> httpx2.Response:
+            answer = self._http.get(address)
+            hf_raise_for_status(answer)
+            return answer
+
+        return self._call(ask)
 
     @contextmanager
     def open(self, file: Remote, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         url = hf_hub_url(self._source.repo, file.path, revision=self._source.revision, endpoint=self._endpoint)
-        headers = build_hf_headers(token=self._token)
-        headers["Accept-Encoding"] = "identity"  # a range of a compressed body is no range of the file
-        if (start, stop) != (0, file.size):
-            headers["Range"] = f"bytes={start}-{stop - 1}"
+        headers = {"Range": f"bytes={start}-{stop - 1}"} if (start, stop) != (0, file.size) else {}
         with (
             translated(self._source, self._endpoint),
-            _client().stream("GET", url, headers=headers, follow_redirects=True) as response,
+            self._http.stream(url, headers) as (response, pieces),
         ):
             hf_raise_for_status(response)
             if response.status_code == 206 and not _starts_at(response, start):
                 raise Temporary(f"{self._endpoint} sent another part of {file.path} than was asked for")
-            # In the pieces that arrive: asked for larger ones, httpx2 loses what it has gathered when the line is cut.
-            yield (start if response.status_code == 206 else 0), response.iter_bytes()
+            yield (start if response.status_code == 206 else 0), pieces
 
-    def path(self, file: Remote) -> Path | None:
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None
 
     def _call(self, ask: Callable[[], T]) -> T:
         def once() -> T:
-            _client()
             with translated(self._source, self._endpoint):
                 return ask()
 
         return retrying(self._say)(once)
 
 
-def _client() -> httpx2.Client:
-    """The client's session, with a deadline. It is made anew after a failed connection, so this is asked each time."""
-    session = get_session()
-    session.timeout = _TIMEOUT
-    return session
+def listed(content: bytes, endpoint: str) -> list[Remote]:
+    """The files of a page of a hub's listing; raises BadInput for what no hub answers."""
+    entries = parse_json(content, f"the listing of {endpoint}", LISTING)
+    try:
+        return [_remote(entry) for entry in entries if entry["type"] == "file"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_a_hub(endpoint, error) from error
 
 
-def _remote(entry: RepoFile) -> Remote:
-    if entry.lfs is None:
-        return Remote(entry.path, entry.size, git=entry.blob_id)
-    return Remote(entry.path, entry.lfs.size, sha256=Digest(entry.lfs.sha256))
+def _remote(entry: Any) -> Remote:
+    """One entry of a listing; raises KeyError, TypeError, ValueError or AttributeError for what is none."""
+    path, large = entry["path"], entry.get("lfs")
+    size, named = (large or entry)["size"], (large or entry)["oid"]
+    if type(size) is not int or not 0 <= size <= _LARGEST or not isinstance(path, str) or not isinstance(named, str):
+        raise ValueError("the listing has a file without a path, a size or a hash")
+    return Remote(path, size, sha256=Digest(named)) if large else Remote(path, size, git=named)
+
+
+def _not_a_hub(endpoint: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"{endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
+        remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
+    )
 
 
 def _starts_at(response: Any, start: int) -> bool:

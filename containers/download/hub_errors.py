@@ -52,7 +52,7 @@ def translated(source: HubSource, endpoint: str) -> Iterator[None]:
             remedy=f"check the network; {_ENDPOINT}; a second run continues from here",
             doctor="hub",
         ) from error
-    except (httpx2.HTTPError, ValueError, KeyError) as error:
+    except (httpx2.HTTPError, ValueError, KeyError, RecursionError) as error:
         raise BadInput(
             f"{endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}", remedy=_ENDPOINT
         ) from error
@@ -102,4 +102,4 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
     after = headers.get("Retry-After", "")
-    return float(after) if after.isdigit() else None
+    return float(after) if after.isascii() and after.isdigit() else None

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class Origin(Protocol):
     """A place with files. Methods raise BadInput for what the user can fix, and Temporary."""
 
+    @property
+    def believed(self) -> bool:
+        """Whether a commit that it names stands for the same bytes everywhere."""
+
     def commit(self) -> str | None:
         """The commit that the source's revision names now; None where there are no commits."""
 
@@ -31,8 +35,8 @@ class Origin(Protocol):
         at 0 when the source cannot start elsewhere.
         """
 
-    def path(self, file: Remote) -> Path | None:
-        """The file itself, where it lies on this machine already."""
+    def held(self, file: Remote) -> AbstractContextManager[Path] | None:
+        """The file itself, where it lies on this machine already, under a name that is good within the block."""
 
 
 def open_origin(source: Source, settings: StepSettings, say: Callable[[str], object]) -> Origin:
@@ -41,7 +45,7 @@ def open_origin(source: Source, settings: StepSettings, say: Callable[[str], obj
     if isinstance(source, HubSource):
         from containers.download.hub import HubOrigin
 
-        return HubOrigin(source, settings.hub_endpoint, settings.hub_token, say)
+        return HubOrigin(source, settings, say)
     if isinstance(source, FolderSource):
         from containers.download.folder import FolderOrigin
 
@@ -52,5 +56,14 @@ def open_origin(source: Source, settings: StepSettings, say: Callable[[str], obj
 
 
 def listing_digest(files: Iterable[Remote]) -> Digest:
-    """What pins a source without commits: sha256 of canonical JSON of `[[path, size, mark], ...]`, sorted by path."""
-    return Digest.of(canonical_json([[file.path, file.size, file.mark] for file in sorted(files)]))
+    """What pins a source without commits that can be believed: sha256 of canonical JSON of `[[path, size, mark], ...]`,
+    sorted by path. Of a file on a hub, which has no mark, the digest stands for it that its bytes are held against.
+    """
+    listed = (
+        (file, file.mark or file.git or (str(file.sha256) if file.sha256 else "")) for file in sorted(files, key=_path)
+    )
+    return Digest.of(canonical_json([[file.path, file.size, mark] for file, mark in listed]))
+
+
+def _path(file: Remote) -> str:
+    return file.path

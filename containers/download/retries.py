@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from containers.errors import Temporary
+from containers.web.limits import TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,9 @@ def retrying(say: Callable[[str], object], sleep: Callable[[float], None] = time
 
 
 def _stop(state: RetryCallState) -> bool:
-    return stop_after_attempt(ATTEMPTS)(state) or (_retry_after(state) or 0) > _LONGEST
+    error = state.outcome.exception() if state.outcome is not None else None
+    # Who is too slow has had its time already.
+    return stop_after_attempt(ATTEMPTS)(state) or (_retry_after(state) or 0) > _LONGEST or isinstance(error, TooSlow)
 
 
 def _wait(state: RetryCallState) -> float:

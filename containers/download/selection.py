@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -83,8 +84,11 @@ def select(files: Iterable[Remote], source: str) -> Selection:
     """Choose; raises BadInput when what is left is no checkpoint: no config, no safetensors, no tokenizer."""
     taken: list[Remote] = []
     skipped: list[tuple[Remote, str]] = []
-    listed = sorted(files)
+    listed = sorted(files, key=lambda file: file.path)
     names = {file.path for file in listed}
+    if len(names) < len(listed):
+        twice = next(one.path for one, other in pairwise(listed) if one.path == other.path)
+        raise BadInput(f"{source} lists {twice!r} twice", remedy="the source is damaged or hostile")
     for file in listed:
         why = _why_not(file.path, names)
         if why is None:

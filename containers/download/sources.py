@@ -14,6 +14,7 @@ from containers.errors import BadInput
 # The hub's own rule for names (huggingface_hub, utils/_validators.py): 96 characters of these, no "--", no "..".
 _NAME: Final = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO: Final = re.compile(rf"({_NAME})/({_NAME})")
+_LISTED: Final = re.compile(r"(.*)#(sha256:[0-9a-f]{64})")  # a revision may hold a # of its own
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Bucket names: S3 user guide, "Bucket naming rules".
 _BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
@@ -22,20 +23,32 @@ _REMEDY: Final = "write hf://org/name, hf://org/name@revision, file:///folder or
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository on a hub; without a revision its branch `main` is meant."""
+    """A repository on a hub; without a revision its branch `main` is meant.
+
+    A commit names the bytes only if one believes the hub: nothing that a hub's API shows proves that a file belongs to a
+    commit. What is pinned is also the name in the store, so a mirror that lies about a commit would decide what every later
+    run gets for it, from the hub itself as well. Therefore at a mirror `listing` pins it, too: the digest of what was listed
+    for the commit, with a digest of each file, which every file is held against. Mirrors that say the same share a name. The
+    public hub is believed, and pinned by the commit alone.
+    """
 
     repo: str
     revision: str | None = None
+    listing: Digest | None = None
 
     @property
     def pinned(self) -> bool:
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
-    def at(self, commit: str) -> HubSource:
-        return HubSource(self.repo, commit)
+    def at(self, commit: str, listing: Digest | None = None) -> HubSource:
+        return HubSource(self.repo, commit, listing)
 
     def __str__(self) -> str:
-        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        return (
+            f"hf://{self.repo}"
+            + (f"@{self.revision}" if self.revision else "")
+            + (f"#{self.listing}" if self.listing else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -102,16 +115,21 @@ def parse(text: str) -> Source:
 
 
 def _hub(text: str, rest: str) -> HubSource:
-    repo, at, revision = rest.partition("@")
+    listed = _LISTED.fullmatch(rest)
+    listing = Digest.parse(listed[2]) if listed else None
+    repo, at, revision = (listed[1] if listed else rest).partition("@")
     if at and not revision:
         raise BadInput(f"{text!r} names no revision behind the @", remedy=_REMEDY)
     if not _REPO.fullmatch(repo):
         raise BadInput(
-            f"not the name of a model on the hub: {repo!r}", remedy="write hf://org/name, as the model's page shows it"
+            f"not the name of a model on the hub: {_no_login(repo, at)!r}",
+            remedy="write hf://org/name, as the model's page shows it",
         )
     if revision != revision.strip() or ".." in revision:
         raise BadInput(f"not a revision: {revision!r}", remedy="give a branch, a tag or a commit")
-    return HubSource(repo, revision or None)
+    if listing is not None and not _COMMIT.fullmatch(revision):
+        raise BadInput(f"{text!r} has a digest of a listing, but no commit", remedy=_REMEDY)
+    return HubSource(repo, revision or None, listing)
 
 
 def _folder(text: str, host: str, path: str, listing: Digest | None) -> FolderSource:
@@ -129,7 +147,12 @@ def _folder(text: str, host: str, path: str, listing: Digest | None) -> FolderSo
 def _bucket(text: str, bucket: str, path: str, listing: Digest | None) -> BucketSource:
     prefix = path.strip("/")
     if not _BUCKET.fullmatch(bucket):
-        raise BadInput(f"not the name of an S3 bucket: {bucket!r}", remedy="write s3://bucket/prefix")
+        raise BadInput(f"not the name of an S3 bucket: {_no_login(bucket)!r}", remedy="write s3://bucket/prefix")
     if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
         raise BadInput(f"{text!r} has an empty part, '.' or '..' in its prefix", remedy="write s3://bucket/prefix")
     return BucketSource(bucket, prefix, listing)
+
+
+def _no_login(name: str, at: str = "@") -> str:
+    """What was given as a name, without what stands before its @ if that looks like a login: it may be a password."""
+    return f"***{at}{name.rpartition('@')[2] if '@' in name else ''}" if ":" in name and at else name

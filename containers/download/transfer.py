@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import time
 from typing import TYPE_CHECKING, Final
 
 from containers.download.retries import retrying
 from containers.errors import BadInput, DiskFull, Error, Interrupted, Temporary
 from containers.safetensors import read_header
+from containers.web.limits import TooSlow
 
 if TYPE_CHECKING:
     import threading
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from containers.download.selection import Remote
 
 _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
+_LEAST_RATE: Final = 100.0  # bytes per second over a round of attempts that all failed
+_GRACE: Final = 60.0  # seconds of a round that bring nothing: pauses between attempts
+_HEADERS_MAX: Final = 256 << 20  # bytes of the headers of a checkpoint, which are kept until they are announced
 
 
 class Transfer:
@@ -31,18 +36,23 @@ class Transfer:
         self._origin = origin
         self._say = say
         self._stopping = stopping
+        self._headers = 0
 
     def fetch(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
         """Make `path` the whole file, going on from the bytes that it has. `on_bytes` gets what is added, or, below 0,
         taken back.
 
-        A source that fails is asked again for as long as each round of attempts brings something.
+        A source that fails is asked again for as long as each round of attempts brings something worth its time.
         """
         while (before := size_of(path)) != file.size or not path.exists():
+            started = time.monotonic()
             try:
                 retrying(self._say, self._sleep)(self._go_on, file, path, on_bytes)
+            except TooSlow:
+                raise
             except Temporary:
-                if size_of(path) <= before:
+                seconds = max(0.0, time.monotonic() - started - _GRACE)
+                if size_of(path) - before <= _LEAST_RATE * seconds:
                     raise
 
     def check_weights(self, file: Remote) -> bytes:
@@ -54,6 +64,9 @@ class Transfer:
         """
         front = _Header(self, file)
         header = read_header(front, file.path, file.size)
+        self._headers += header.data_start
+        if self._headers > _HEADERS_MAX:
+            raise BadInput(f"the headers of the checkpoint have more than {_HEADERS_MAX} bytes", remedy="take another")
         return front.have[: header.data_start]
 
     def read(self, file: Remote, start: int, stop: int) -> bytes:

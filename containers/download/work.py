@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ from containers.download.origin import listing_digest, open_origin
 from containers.download.partial import partial_folder
 from containers.download.selection import select
 from containers.download.sources import BucketSource, FolderSource, HubSource, parse
+from containers.download.transfer import Transfer
 from containers.download_feed import FeedWriter
 from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
@@ -52,12 +54,12 @@ def resolve(source: Source, context: Context) -> ResolvedSource:
     origin = open_origin(source, context.settings, context.report.log)
     commit = origin.commit()
     selection = select(origin.files(commit), _name(source))
+    _check_pin(source, selection)
+    digest = listing_digest(selection.taken)
     if isinstance(source, HubSource):
         assert commit is not None
-        pinned: Source = source.at(commit)
+        pinned: Source = source.at(commit, None if origin.believed else digest)
     else:
-        digest = listing_digest(selection.taken)
-        _check_pin(source, selection)
         pinned = source.at(digest)
     return ResolvedSource(
         source=str(source),
@@ -77,8 +79,7 @@ def _configuration(pinned: Source, selection: Selection, context: Context) -> di
     if file is None or file.size > _CONFIG_LIMIT:
         return {}
     origin = open_origin(pinned, context.settings, context.report.log)
-    with origin.open(file, 0, file.size) as (_, pieces):
-        content = b"".join(pieces)
+    content = Transfer(origin, context.report.log, threading.Event()).read(file, 0, file.size)
     try:
         read = json.loads(content)
     except (ValueError, RecursionError):
@@ -93,6 +94,12 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
     """
     if not source.pinned:
         raise BadInput(f"{source} can move: it is not pinned", remedy="resolve it first, then download the result")
+    origin = open_origin(source, context.settings, context.report.log)
+    if isinstance(source, HubSource) and source.listing is None and not origin.believed:
+        raise BadInput(
+            f"{source} is pinned by its commit alone, and what a mirror of the hub gives for a commit may be anything",
+            remedy="resolve it at the mirror first, then download the result",
+        )
     options = DownloadOptions.read(request.options)
     store = Store.open(request.store, context.settings.store)
     fingerprint = request.fingerprint(fingerprint_inputs(Step.DOWNLOAD))
@@ -102,7 +109,6 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
     with partial_folder(context.settings.home, fingerprint, context.report) as folder:
         if (done := store.find(Kind.CHECKPOINT, fingerprint)) is not None:  # made by the run that held the folder
             return _result(source, done, options, {})
-        origin = open_origin(source, context.settings, context.report.log)
         selection = _select(source, origin)
         for file, why in selection.skipped:
             context.report.log(f"skipped {file.path} ({why})")
@@ -130,8 +136,8 @@ def _select(source: Source, origin: Origin) -> Selection:
 
 
 def _check_pin(source: Source, selection: Selection) -> None:
-    """A folder or a bucket must still be what it was pinned as; a commit cannot change."""
-    if isinstance(source, HubSource) or source.listing is None:
+    """It must still be what it was pinned as, where more than a commit pins it."""
+    if source.listing is None:
         return
     if listing_digest(selection.taken) != source.listing:
         raise BadInput(f"{_name(source)} has changed since it was resolved", remedy="run again to use the new version")
@@ -139,11 +145,11 @@ def _check_pin(source: Source, selection: Selection) -> None:
 
 def _name(source: Source) -> str:
     """The source as messages call it."""
+    if isinstance(source, HubSource):
+        return str(HubSource(source.repo, source.revision))
     if isinstance(source, FolderSource):
         return str(FolderSource(source.folder))
-    if isinstance(source, BucketSource):
-        return str(BucketSource(source.bucket, source.prefix))
-    return str(source)
+    return str(BucketSource(source.bucket, source.prefix))
 
 
 def _metadata(

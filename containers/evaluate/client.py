@@ -10,16 +10,19 @@ import asyncio
 import json
 import math
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from containers.errors import BadInput, Error, NotReady, Temporary
+from containers.web.exchange import lines_async, read_async
+from containers.web.origins import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from containers.contract import EvaluateOptions
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_WAIT = 20.0  # seconds between two attempts
+ANSWER: Final = 64 << 20  # bytes; the log-probabilities of 4096 tokens of a prompt take less than 1 MB
+# Times the setting request_timeout, which is what a server may take before it sends, and then again between two bytes.
+_WHOLE: Final = 2
+_STREAM: Final = 10
 # What Python's JSON encoder says of NaN and infinities; vLLM 0.32 passes it on with status 400.
 _NOT_FINITE = ("out of range float values", "not json compliant")
 
@@ -77,15 +84,19 @@ class Client:
             raise BadInput("no endpoint was given", remedy="give the base URL of an OpenAI API: http://HOST:PORT/v1")
         if not options.endpoint.startswith(("http://", "https://")):
             raise BadInput(f"not an endpoint: {options.endpoint!r}", remedy="write it as http://HOST:PORT/v1")
+        Origin.of(options.endpoint)
         self.base = options.endpoint.rstrip("/")
         self.root = self.base.removesuffix("/v1")
         self.model = options.served_model_name
         self.counts = counts if counts is not None else Counts()
         self._attempts = options.attempts
+        self._whole = _WHOLE * options.request_timeout
+        self._stream = _STREAM * options.request_timeout
         self._gate = asyncio.Semaphore(options.concurrency)
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(options.request_timeout, connect=min(10.0, options.request_timeout)),
             limits=httpx.Limits(max_connections=options.concurrency + 2),
+            headers={"Accept-Encoding": "identity"},
             trust_env=False,  # the endpoint is addressed directly; a proxy for the web is none for the model
         )
 
@@ -101,9 +112,8 @@ class Client:
         """The JSON at an absolute URL, or the text if it is not JSON."""
 
         async def attempt() -> Any:
-            response = await self._http.get(url)
-            _raise_for(response.status_code, response.text)
-            return _json(response.text)
+            text = await self._text("GET", url)
+            return _json(text)
 
         return await self._retried(attempt)
 
@@ -111,11 +121,10 @@ class Client:
         """One request below /v1; raises Rejected, NotFinite, or Temporary after the last attempt."""
 
         async def attempt() -> dict[str, Any]:
-            response = await self._http.post(f"{self.base}/{path}", json={"model": self.model, **body})
-            _raise_for(response.status_code, response.text)
-            answer = _json(response.text)
+            text = await self._text("POST", f"{self.base}/{path}", json={"model": self.model, **body})
+            answer = _json(text)
             if not isinstance(answer, dict):
-                raise _RetryableError(f"{path} did not answer with a JSON object: {response.text[:200]!r}")
+                raise _RetryableError(f"{path} did not answer with a JSON object: {text[:200]!r}")
             return answer
 
         return await self._retried(attempt)
@@ -127,24 +136,39 @@ class Client:
             asked = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, **body}
             started = time.monotonic()
             streamed = Streamed()
-            async with self._http.stream("POST", f"{self.base}/{path}", json=asked) as response:
+            async with (
+                self._within(self._stream),
+                self._http.stream("POST", f"{self.base}/{path}", json=asked) as response,
+            ):
                 if response.status_code != httpx.codes.OK:
-                    _raise_for(response.status_code, (await response.aread()).decode(errors="replace"))
+                    said = await read_async(response, ANSWER, self.base)
+                    _raise_for(response.status_code, said.decode(errors="replace"))
                 ended = False
-                async for line in response.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
-                        ended = True
+                async for line in lines_async(response, ANSWER, self.base):
+                    if ended := take_line(streamed, line, time.monotonic() - started):
                         break
-                    _take(streamed, _json(data), time.monotonic() - started)
             if not ended:
                 raise _RetryableError(f"the stream of {path} broke off after {streamed.chunks} chunks")
             streamed.total = time.monotonic() - started
             return streamed
 
         return await self._retried(attempt)
+
+    async def _text(self, method: str, url: str, **content: Any) -> str:
+        """The body of an answer with status 200, as text."""
+        async with self._within(self._whole), self._http.stream(method, url, **content) as response:
+            text = (await read_async(response, ANSWER, self.base)).decode(errors="replace")
+            _raise_for(response.status_code, text)
+            return text
+
+    @asynccontextmanager
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
+        """The client's own timeout bounds the silence between two bytes; this bounds the whole answer."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise _RetryableError(f"its answer was not complete after {seconds:g} s") from error
 
     async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
         def before_sleep(state: RetryCallState) -> None:
@@ -203,23 +227,35 @@ def _message(text: str) -> str:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
-def _take(streamed: Streamed, event: Any, now: float) -> None:
-    """Add one server-sent event to the streamed answer."""
-    if not isinstance(event, dict):
-        raise _RetryableError(f"not an event of a stream: {str(event)[:200]!r}")
+def take_line(streamed: Streamed, line: str, now: float) -> bool:
+    """Add one line of an event stream to the streamed answer; whether it is the last. Raises Temporary for a broken event."""
+    if not line.startswith("data:"):
+        return False
+    data = line.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return True
+    event = _json(data)
+    choices = event.get("choices") or [] if isinstance(event, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise _RetryableError(f"not an event of a stream: {data[:200]!r}")
     if "error" in event:
-        raise _RetryableError(f"the stream carried an error: {_message(json.dumps(event))}")
-    if usage := event.get("usage"):
-        streamed.usage = usage
-    for choice in event.get("choices") or ():
-        piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        raise _RetryableError(f"the stream carried an error: {_message(data)}")
+    if isinstance(usage := event.get("usage"), dict) and usage:
+        streamed.usage = {name: count for name, count in usage.items() if type(count) is int}
+    for choice in choices:
+        delta = choice.get("delta")
+        piece = choice.get("text") or (delta.get("content") if isinstance(delta, dict) else "") or ""
+        reason = choice.get("finish_reason") or streamed.finish_reason
+        if not isinstance(piece, str) or not isinstance(reason, str):
+            raise _RetryableError(f"not an event of a stream: {data[:200]!r}")
         if piece:
             streamed.text += piece
             streamed.chunks += 1
             if math.isnan(streamed.first_token):
                 streamed.first_token = now
-        streamed.finish_reason = choice.get("finish_reason") or streamed.finish_reason
+        streamed.finish_reason = reason
+    return False

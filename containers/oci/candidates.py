@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from containers.errors import BadInput
+from containers.foreign_json import parse_object
 from containers.oci import referrers
 from containers.oci.types import Index
 from containers.verdict import VERDICT_FILE
@@ -100,6 +101,6 @@ def _passed(repository: Repository, referrer: Descriptor) -> bool:
     if VERDICT_FILE not in files:
         return False
     try:
-        return bool(json.loads(files[VERDICT_FILE])["decision"] == "pass")
-    except (ValueError, KeyError, TypeError):  # another version's: better kept than removed
+        return bool(parse_object(files[VERDICT_FILE], VERDICT_FILE)["decision"] == "pass")
+    except (BadInput, KeyError):  # another version's: better kept than removed
         return True

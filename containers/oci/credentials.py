@@ -43,15 +43,29 @@ class Credentials:
 
 
 def find_credentials(registry: str, repository: str, settings: StepSettings) -> Credentials | None:
-    """The login for a repository; None to go without. Raises BadInput for a login file that cannot be read."""
+    """The login for a repository; None to go without. Raises BadInput for a login file that cannot be read.
+
+    A login in the settings is for the registry that they name, and a login file names the registry of each of its logins.
+    """
     own = settings.registry
-    if own.username is not None:
+    if own.username is not None and not own.host:
+        raise BadInput(
+            "the user name in the settings (CARWRIGHT_REGISTRY__USERNAME) is for no registry in particular, so it was sent to none",
+            remedy=f"name the registry that it is for: CARWRIGHT_REGISTRY__HOST={registry}",
+        )
+    if own.username is not None and _same(own.host, registry):
         return Credentials(own.username, own.password or SecretStr(""))
     for path in _files(settings):
         found = _from_file(path, registry, repository)
         if found is not None:
             return found
     return None
+
+
+def _same(host: str, registry: str) -> bool:
+    """Whether the host that a login was given for is this registry."""
+    one, other = (name.lower() for name in (host, registry))
+    return one == other or (one in _DOCKER_HUB and other in _DOCKER_HUB)
 
 
 def _files(settings: StepSettings) -> Iterator[Path]:

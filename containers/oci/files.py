@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
+from containers.foreign_json import TENSORS
 from containers.oci.layer import ROOT
 from containers.oci.raw import is_raw
 from containers.oci.referrers import TITLE
@@ -41,7 +42,9 @@ def read_model_file(repository: Repository, manifest: ImageManifest, path: str) 
 
     def take(member: tarfile.TarInfo, content: Any) -> None:
         if content is not None and member.name.removeprefix("./").removeprefix("/") == f"{ROOT}/{path}":
-            found.append(content.read())
+            if member.size > TENSORS.size:
+                raise BadInput(f"{path} has {member.size} bytes, and at most {TENSORS.size} are read")
+            found[:] = [content.read()]
 
     for layer, diff_id in zip(manifest.layers, read_config(repository, manifest).rootfs.diff_ids, strict=True):
         listed = {file.path for file in listed_files(layer)}
@@ -49,7 +52,7 @@ def read_model_file(repository: Repository, manifest: ImageManifest, path: str) 
             read_layer(repository, layer, diff_id, take)
     if not found:
         raise BadInput(f"there is no {path} in a layer of up to {BIG >> 20} MiB")
-    return found[-1]
+    return found[0]
 
 
 def weights(manifest: ImageManifest) -> Weights:

@@ -3,15 +3,20 @@
 Engines read tars with Go's archive/tar and we with Python's tarfile. The two differ in corners (a prefix without the
 magic of ustar, a path for all members in a global header, two headers that both rename, what follows the end), and there
 a layer would be one tree to us and another to the engine.
+
+Sizes and names are bounded before anything is allocated or passed over for them, and pax records are read here before
+tarfile sees them: its own parser takes quadratic time for some (CVE-2024-6232, mended in Python 3.11.10).
 """
 
 from __future__ import annotations
 
 import re
 import tarfile
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
+from containers.foreign_values import shown
 from containers.oci.layer import CHUNK
 
 if TYPE_CHECKING:
@@ -23,26 +28,61 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 512
 _EXTENDED_MAX: Final = 1 << 20  # bytes of a long name or of pax records, as in Go
+_HEADERS_MAX: Final = 256 << 20  # bytes of all headers of an image: half a million files; large bases have 200,000
+_NAME_MAX: Final = 4096  # bytes of a path or of a link's target, as in Linux (PATH_MAX)
+_PARTS_MAX: Final = 256  # folders in folders
 _SIZE: Final = re.compile(rb" *[0-7]*[ \0]*|\x80[\0-\xff]{11}", re.DOTALL)  # octal, or base 256
 _USTAR: Final = b"ustar\x0000"
 _PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _HARMLESS: Final = frozenset({"comment"})  # what `git archive` writes for all members
+_GLOBAL_MAX: Final = 8  # headers for all members in front of one
+_RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ")  # the length of a pax record, itself included
+_DECIMAL: Final = re.compile(r"[0-9]{1,19}")
+_DIGITS: Final = re.compile(rb"[0-9]{32}")  # more than any number in a record has
 _NEAR: Final = 1 << 20  # bytes that are read over rather than asked for again behind them
+
+
+class HeaderBudget:
+    """How many bytes of headers the layers of one image may have together; threads share it."""
+
+    def __init__(self, left: int = _HEADERS_MAX) -> None:
+        self._left = left
+        self._lock = threading.Lock()
+
+    def spend(self, member: tarfile.TarInfo) -> None:
+        """Raises BadInput once it is used up."""
+        with self._lock:
+            self._left -= member.offset_data - member.offset
+            if self._left < 0:
+                raise BadInput(
+                    f"the layers have more than {_HEADERS_MAX >> 20} MiB of file names and attributes",
+                    remedy="an image for a model has some hundred files: build it again over a smaller base",
+                )
 
 
 def open_tar(file: Stream, mode: str) -> tarfile.TarFile:
     """A tar whose headers are checked one by one; raises tarfile.TarError, here and in what follows."""
-    return tarfile.open(  # type: ignore[call-overload, no-any-return]
-        fileobj=file, mode=mode, bufsize=1 << 16, tarinfo=_strict(), encoding="utf-8", errors="surrogateescape"
-    )
+    try:
+        return tarfile.open(  # type: ignore[call-overload, no-any-return]
+            fileobj=file, mode=mode, bufsize=1 << 16, tarinfo=_strict(), encoding="utf-8", errors="surrogateescape"
+        )
+    except (ValueError, RecursionError) as error:
+        raise tarfile.ReadError(f"a header cannot be read: {error}") from error
 
 
-def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Every member of a tar from `open_tar`, and nothing but zeros behind the last."""
-    for member in tar:
-        if odd := _odd(member) or _odd_for_all(tar):
-            raise tarfile.ReadError(f"{member.name!r} {odd}")
+def members(tar: tarfile.TarFile, largest: int, budget: HeaderBudget) -> Iterator[tarfile.TarInfo]:
+    """Every member of a tar from `open_tar`, and nothing but zeros behind the last. None has more than `largest` bytes."""
+    while True:
+        try:
+            member = tar.next()
+        except (ValueError, RecursionError) as error:
+            raise tarfile.ReadError(f"a header cannot be read: {error}") from error
+        if member is None:
+            break
+        budget.spend(member)
+        if odd := next(_odd(member, largest), "") or _odd_for_all(tar):
+            raise tarfile.ReadError(f"{shown(member.name)!r} {odd}")
         yield member
     file: Any = tar.fileobj
     while rest := file.read(CHUNK):
@@ -50,12 +90,14 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError("something follows its end, which some readers take for members")
 
 
-def read_headers(repository: Repository, layer: Descriptor) -> tuple[tarfile.TarInfo, ...]:
+def read_headers(
+    repository: Repository, layer: Descriptor, budget: HeaderBudget | None = None
+) -> tuple[tarfile.TarInfo, ...]:
     """The members of an uncompressed layer; contents are passed over, so the digest is not checked. Raises BadInput."""
     file = _Skipping(repository, layer)
     try:
         with open_tar(file, "r:") as tar:
-            return tuple(members(tar))
+            return tuple(members(tar, layer.size, budget or HeaderBudget()))
     except tarfile.TarError as error:
         what = repository.reference.target
         raise BadInput(f"the layer {layer.digest} of {what} is not a tar: {error}") from error
@@ -82,7 +124,24 @@ def _strict() -> type[tarfile.TarInfo]:
                     raise tarfile.ReadError(str(error)) from error
                 raise
 
+        def _proc_pax(self, tar: Any) -> Any:  # what tarfile calls for pax headers
+            body = tar.fileobj.read(self.size + -self.size % _BLOCK)
+            _check_records(body[: self.size], self.size)
+            tar.fileobj = _Again(body, tar)
+            return super()._proc_pax(tar)  # type: ignore[misc]
+
     return Strict
+
+
+class _Again:
+    """Gives back what was read already, and then puts the tar's own file in its place."""
+
+    def __init__(self, content: bytes, tar: Any) -> None:
+        self._content, self._tar, self._file = content, tar, tar.fileobj
+
+    def read(self, size: int) -> bytes:
+        self._tar.fileobj = self._file
+        return self._content[:size]
 
 
 def _check_header(header: bytes, before: list[bytes]) -> None:
@@ -91,33 +150,69 @@ def _check_header(header: bytes, before: list[bytes]) -> None:
         raise tarfile.ReadError(f"a header has the size {size!r}")
     if any(header[345:500]) and (header[257:265] != _USTAR or header[508:512] == b"tar\0"):
         raise tarfile.ReadError("a header has a prefix that only some readers put before the name")
+    if kind == tarfile.GNUTYPE_SPARSE:
+        raise tarfile.ReadError("a member is a sparse file, which can be of any size without being stored")
     if kind not in (*_PAX, *_LONG, tarfile.XGLTYPE):
         before.clear()
         return
     if tarfile.nti(size) > _EXTENDED_MAX:  # type: ignore[attr-defined]
         raise tarfile.ReadError(f"a name or its like has more than {_EXTENDED_MAX} bytes")
-    if kind == tarfile.SOLARIS_XHDTYPE or kind in before or (before and (kind in _PAX or before[0] in _PAX)):
-        raise tarfile.ReadError("a member has two headers that name it, and readers differ in which one counts")
-    if kind != tarfile.XGLTYPE:
-        before.append(kind)
+    if kind == tarfile.XGLTYPE:
+        if before.count(kind) >= _GLOBAL_MAX:
+            raise tarfile.ReadError(f"more than {_GLOBAL_MAX} headers for all members follow each other")
+    else:
+        own = [one for one in before if one != tarfile.XGLTYPE]
+        if kind == tarfile.SOLARIS_XHDTYPE or kind in own or (own and (kind in _PAX or own[0] in _PAX)):
+            raise tarfile.ReadError("a member has two headers that name it, and readers differ in which one counts")
+    before.append(kind)
 
 
-def _odd(member: tarfile.TarInfo) -> str:
+def _check_records(body: bytes, size: int) -> None:
+    """Raises ReadError unless it is whole and one record after the other: `LENGTH NAME=VALUE` and a line's end (POSIX, pax)."""
+    if len(body) != size:
+        raise tarfile.ReadError("it breaks off in a header")
+    if b"GNU.sparse." in body:
+        raise tarfile.ReadError("a member is a sparse file in a form that only some readers know")
+    if _DIGITS.search(body) or b"hdrcharset=" in body:
+        raise tarfile.ReadError("a member has pax records that only some readers can read")
+    at = 0
+    while at < size:
+        length = _RECORD.match(body, at)
+        end = at + int(length[1]) if length else at
+        if (
+            length is None
+            or end > size
+            or body[end - 1 : end] != b"\n"
+            or body.find(b"=", length.end(), end) <= length.end()
+        ):
+            raise tarfile.ReadError("a member has pax records that cannot be read")
+        at = end
+
+
+def _odd(member: tarfile.TarInfo, largest: int) -> Iterator[str]:
     pax = member.pax_headers
+    if not 0 <= member.size <= largest:
+        yield f"says that it has {member.size} bytes, and its layer holds {largest} at most"
     if "\0" in member.name or "\0" in member.linkname or not (member.name or member.isdir()):
-        return "is no name of a file"
-    if any(key.startswith("GNU.sparse.") for key in pax):
-        return "is a sparse file in a form that only some readers know"
+        yield "is no name of a file"
+    for name in (member.name, member.linkname):
+        if len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX or name.count("/") > _PARTS_MAX:
+            yield "has a name that is too long for a file system"
     if any(not pax[key] for key in ("path", "linkpath", "size") if key in pax):
-        return "has an empty pax record, which readers take differently"
+        yield "has an empty pax record, which readers take differently"
+    if "size" in pax and not _DECIMAL.fullmatch(pax["size"]):
+        yield "has a size that only some readers can read"
     if member.size and (member.isdir() or member.issym() or member.islnk() or member.isdev()):
-        return "has contents and is no file, which readers take differently"
-    return ""
+        yield "has contents and is no file, which readers take differently"
 
 
 def _odd_for_all(tar: tarfile.TarFile) -> str:
     odd = sorted(tar.pax_headers.keys() - _HARMLESS)
-    return f"comes after pax records for all members ({', '.join(odd)}), which container engines ignore" if odd else ""
+    return (
+        f"comes after pax records for all members ({shown(', '.join(odd))}), which container engines ignore"
+        if odd
+        else ""
+    )
 
 
 class _Skipping:

@@ -29,6 +29,7 @@ CHUNK: Final = 1 << 20  # bytes read at a time
 _BLOCK: Final = 512
 _NAME_MAX: Final = 255  # bytes of one path component, Linux
 _PATH_MAX: Final = 1024  # bytes of a whole path: well inside PATH_MAX below /proc/<pid>/root/models
+_DEPTH_MAX: Final = 32  # folders in folders; each is a header in every layer that holds something of it
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,9 +71,30 @@ class Layer:
         return (*pieces, before + bytes(2 * _BLOCK))
 
     @cached_property
+    def members(self) -> tuple[tarfile.TarInfo, ...]:
+        """The headers of the tar, as a reader sees them."""
+        found: list[tarfile.TarInfo] = []
+        seen: set[str] = set()
+        for file in self.files:
+            new = [folder for folder in _folders(self.root, file.path) if folder not in seen]
+            seen.update(new)
+            found += [_member(folder, 0, tarfile.DIRTYPE) for folder in new]
+            found.append(_member(f"{self.root}/{file.path}" if self.root else file.path, file.size, tarfile.REGTYPE))
+        return tuple(found)
+
+    @cached_property
     def size(self) -> int:
-        """Bytes of the whole tar."""
-        return sum(map(len, self.glue)) + sum(file.size for file in self.files)
+        """Bytes of the whole tar, without making it: a manifest may list what would not fit into memory."""
+        total = 2 * _BLOCK
+        seen: set[str] = set()
+        for file in self.files:
+            check_path(file.path)
+            folders = [folder for folder in _folders(self.root, file.path) if folder not in seen]
+            seen.update(folders)
+            name = f"{self.root}/{file.path}" if self.root else file.path
+            total += sum(_header_size(f"{folder}/") for folder in folders) + _header_size(name)
+            total += file.size + -file.size % _BLOCK
+        return total
 
     def chunks(self, open_file: Callable[[LayerFile, int], OpenStream], offset: int = 0) -> Iterator[bytes]:
         """The tar from byte `offset` on, in pieces of at most 1 MiB.
@@ -160,6 +182,8 @@ def check_path(path: str) -> None:
             wrong = "holds a control character"
         elif len(raw) > _PATH_MAX or any(len(part.encode()) > _NAME_MAX for part in parts):
             wrong = f"is too long (at most {_NAME_MAX} bytes a name, {_PATH_MAX} in all)"
+        elif len(parts) > _DEPTH_MAX:
+            wrong = f"is in more than {_DEPTH_MAX} folders"
     if wrong is not None:
         raise BadInput(f"the file name {path!r} {wrong}", remedy="rename the file; a modelcar cannot hold this name")
 
@@ -170,12 +194,22 @@ def _folders(root: str, path: str) -> Iterator[str]:
         yield "/".join(parts[:end])
 
 
+def _header_size(name: str) -> int:
+    """Bytes of the headers of a member; a name that does not fit into its own comes in an entry before it."""
+    length = len(name.encode())
+    return _BLOCK if length <= tarfile.LENGTH_NAME else 2 * _BLOCK + length + 1 + -(length + 1) % _BLOCK
+
+
 def _header(name: str, size: int, kind: bytes) -> bytes:
+    return _member(name, size, kind).tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+
+
+def _member(name: str, size: int, kind: bytes) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type = kind
     info.size = size
     info.mode = 0o775 if kind == tarfile.DIRTYPE else 0o664
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    return info
 
 
 def _content(file: LayerFile, open_file: Callable[[LayerFile, int], OpenStream], offset: int) -> Iterator[bytes]:

@@ -11,12 +11,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import uuid
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput, DiskFull, Temporary
+from containers.foreign_json import DOCUMENT, read_at_most
 from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
 from containers.oci.repository import Blob, StoredManifest
@@ -61,11 +63,13 @@ class Layout:
     @contextmanager
     def read_blob(self, digest: Digest, offset: int = 0) -> Iterator[Iterator[bytes]]:
         try:
-            file = self._path(digest).open("rb")
+            file = _open(self._path(digest))
         except FileNotFoundError as error:
             raise BadInput(
                 f"{self.reference.target}: the blob {digest} is missing", remedy="the layout is damaged; push it again"
             ) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
         with file:
             file.seek(offset)
             yield iter(lambda: file.read(CHUNK), b"")
@@ -154,11 +158,14 @@ class Layout:
 
     def _read(self, digest: Digest) -> bytes:
         try:
-            content = self._path(digest).read_bytes()
+            with _open(self._path(digest)) as file:
+                content = read_at_most(DOCUMENT, file.read)
         except FileNotFoundError as error:
             raise BadInput(
                 f"{self.reference.target}: the manifest {digest} is missing", remedy="the layout is damaged; push again"
             ) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
         if Digest.of(content) != digest:
             raise BadInput(
                 f"{self.reference.target}: the manifest {digest} is damaged", remedy="remove the folder and push again"
@@ -167,12 +174,16 @@ class Layout:
 
     def _index(self) -> Index:
         try:
-            content = (self._root / "index.json").read_bytes()
+            with _open(self._root / "index.json") as file:
+                content = read_at_most(DOCUMENT, file.read)
         except FileNotFoundError:
             return Index(manifests=())
         except OSError as error:
-            raise BadInput(f"{self.reference.target} is not an image layout: {error.strerror}") from error
+            raise self._unreadable(error) from error
         return Index.parse(content, f"{self._root}/index.json")
+
+    def _unreadable(self, error: OSError) -> BadInput:
+        return BadInput(f"{self.reference.target} is not an image layout: {error.strerror}")
 
     def _change(self, change: Callable[[tuple[Descriptor, ...]], tuple[Descriptor, ...]]) -> None:
         """Replace index.json by what `change` makes of its entries; one writer at a time."""
@@ -227,6 +238,15 @@ class Layout:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 claim.with_suffix(".partial").unlink(missing_ok=True)
                 claim.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file of the layout, which somebody else may have made: a pipe does not block, and only files are read."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"{path.name} is no file")
+    return os.fdopen(handle, "rb")
 
 
 def _name(entry: Descriptor) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from containers.checkpoint_files import is_legal, is_pickle
+from containers.checkpoint_files import is_legal, is_pickle, weight_map
 from containers.errors import BadInput
+from containers.foreign_json import CONFIGURATION, parse_object
+from containers.foreign_values import shown
 from containers.oci import raw
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.files import read_model_file
@@ -167,17 +168,17 @@ def _checkpoint_rules(files: Sequence[str], read: Any) -> list[Finding]:
     paths = set(files)
     findings: list[Finding] = []
     try:
-        config = json.loads(read("config.json"))
-        findings.append(_judge("config", isinstance(config, dict), "config.json is a JSON object"))
-    except (BadInput, ValueError) as error:
+        parse_object(read("config.json"), "config.json", CONFIGURATION)
+        findings.append(_judge("config", True, "config.json is a JSON object"))
+    except BadInput as error:
         findings.append(Finding("config", "error", f"config.json cannot be loaded: {error}"))
     if INDEX_FILE in paths:
         try:
-            weights = set(json.loads(read(INDEX_FILE))["weight_map"].values())
+            weights = set(weight_map(read(INDEX_FILE), INDEX_FILE).values())
             missing = sorted(weights - paths)
-            shards = f"{INDEX_FILE} names {len(weights)} shards, missing: {', '.join(missing[:5]) or 'none'}"
+            shards = f"{INDEX_FILE} names {len(weights)} shards, missing: {shown(', '.join(missing[:5])) or 'none'}"
             findings.append(_judge("shards", not missing, shards))
-        except (BadInput, ValueError, KeyError, AttributeError) as error:
+        except BadInput as error:
             findings.append(Finding("shards", "error", f"{INDEX_FILE} cannot be loaded: {error}"))
     else:
         count = sum(path.endswith(".safetensors") for path in paths)

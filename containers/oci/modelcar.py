@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from containers.checkpoint_files import CheckpointFile
 from containers.digest import Digest
-from containers.errors import BadInput
 from containers.oci import card, image, raw
 from containers.oci.layer import CHUNK, Layer, LayerFile
 from containers.oci.plan import PlannedLayer, PushPlan
 from containers.oci.reference import candidate_tag
 from containers.oci.repository import Blob
+from containers.oci.sender import Sender
 from containers.oci.source import Hashing, files_key
 from containers.oci.types import INDEX, MANIFEST, Descriptor
 from containers.oci.validate import check_image
@@ -62,11 +61,7 @@ class Push:
         self._repository = repository
         self._cache = cache
         self._parallel = parallel
-        self._report = on_bytes
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._sent = 0
-        self._skipped: list[str] = []
+        self._sender = Sender(repository, on_bytes)
         self._raw: Digest | None = None
 
     def run(self, tag: str = "") -> Pushed:
@@ -80,11 +75,11 @@ class Push:
             if done is not None:
                 return done
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="push") as pool:
-            bases = [pool.submit(self._put, blob) for base in self._plan.bases for blob in base.blobs]
+            bases = [pool.submit(self._sender.put, blob) for base in self._plan.bases for blob in base.blobs]
             # Large layers first: the last one to finish is then a small one.
             ordered = sorted(self._plan.layers, key=lambda one: -one.layer.size)
             futures = {id(one): pool.submit(self._put_layer, one) for one in ordered}
-            self._await([*bases, *futures.values()])
+            self._sender.wait([*bases, *futures.values()])
         return self._finish([futures[id(one)].result() for one in self._plan.layers], tag)
 
     def _already(self, layers: Sequence[_Sent], tag: str) -> Pushed | None:
@@ -100,7 +95,7 @@ class Push:
             sizes = list(pool.map(lambda one: self._repository.blob_size(one.digest), wanted.values()))
         if any(size != one.size for size, one in zip(sizes, wanted.values(), strict=True)):
             return None
-        self._skipped = [blob.name for blob in blobs] + [one.name for one, _, _ in layers]
+        self._sender.skipped = [blob.name for blob in blobs] + [one.name for one, _, _ in layers]
         changed = self._tag(digest, content, media_type, tag)
         changed |= self._also_raw(layers, digest, content, media_type, tag)
         return self._pushed(digest, already_there=not changed)
@@ -117,7 +112,7 @@ class Push:
     def _finish(self, layers: Sequence[_Sent], tag: str) -> Pushed:
         images, blobs, content, media_type = self._compose(layers)
         for blob in blobs:
-            self._put(blob)
+            self._sender.put(blob)
         for built in images:
             check_image(built.manifest, built.config)
         if media_type == INDEX:
@@ -126,7 +121,7 @@ class Push:
         digest = Digest.of(content)
         changed = self._tag(digest, content, media_type, tag)
         changed |= self._also_raw(layers, digest, content, media_type, tag)
-        return self._pushed(digest, already_there=not changed and self._sent == 0)
+        return self._pushed(digest, already_there=not changed and self._sender.sent == 0)
 
     def _compose(self, layers: Sequence[_Sent]) -> tuple[list[image.Image], list[Blob], bytes, str]:
         """The images of every platform, the small blobs that they need, and what is tagged: a manifest or an index."""
@@ -152,9 +147,9 @@ class Push:
             candidate_tag=candidate_tag(digest),
             layers=self._plan.layer_count,
             size=self._plan.size,
-            pushed_bytes=self._sent,
+            pushed_bytes=self._sender.sent,
             already_there=already_there,
-            skipped=tuple(self._skipped),
+            skipped=tuple(self._sender.skipped),
             raw=self._raw,
         )
 
@@ -167,11 +162,11 @@ class Push:
         manifest, config = raw.compose(files, self._plan.config, self._plan.annotations, subject)
         encoded = manifest.encode()
         self._raw = Digest.of(encoded)
-        before = self._sent
+        before = self._sender.sent
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="raw") as pool:
             blobs = [Blob.of(config, "raw config"), *(self._raw_blob(file) for file, _ in files)]
-            self._await([pool.submit(self._put, blob) for blob in blobs])
-        changed = self._sent != before
+            self._sender.wait([pool.submit(self._sender.put, blob) for blob in blobs])
+        changed = self._sender.sent != before
         if not any(one.digest == self._raw for one in self._repository.referrers(digest)):
             self._repository.refer(encoded, manifest)
             changed = True
@@ -202,7 +197,7 @@ class Push:
             blob = Blob(
                 planned.layer.size, lambda offset: planned.layer.chunks(hashing.open, offset), name=planned.name
             )
-        digest = self._put(blob)
+        digest = self._sender.put(blob)
         files = planned.files if planned.digest is not None else hashing.result()
         key = files_key(files)
         if key is not None:
@@ -211,36 +206,6 @@ class Push:
 
     def _open(self, file: LayerFile, offset: int) -> OpenStream:
         return self._plan.source.open(file.path, offset)
-
-    def _put(self, blob: Blob) -> Digest:
-        if blob.digest is not None and self._repository.blob_size(blob.digest) == blob.size:
-            with self._lock:
-                self._skipped.append(blob.name)
-            return blob.digest
-        return self._repository.put_blob(replace(blob, chunks=lambda offset: self._watched(blob, offset)), self._count)
-
-    def _watched(self, blob: Blob, offset: int) -> Iterator[bytes]:
-        for chunk in blob.chunks(offset):
-            if self._stop.is_set():
-                raise BadInput(f"{blob.name} was not sent: another part of the push failed")
-            yield chunk
-
-    def _count(self, size: int) -> None:
-        with self._lock:
-            self._sent += size
-        self._report(size)
-
-    def _await(self, futures: Sequence[Future[Digest] | Future[_Sent]]) -> None:
-        """Wait for all; at the first failure, and at Ctrl-C, tell the others to stop, and raise it."""
-        waiting: list[Future[Any]] = list(futures)
-        try:
-            for one in wait(waiting, return_when=FIRST_EXCEPTION).done:
-                one.result()
-        except BaseException:
-            self._stop.set()
-            for one in waiting:
-                one.cancel()
-            raise
 
 
 def _read(stream: OpenStream) -> Iterator[bytes]:

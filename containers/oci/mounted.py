@@ -1,7 +1,8 @@
 """What an engine mounts of an image in a repository: the one check of `lint`, `verify`, `unpack`, deployments and servers.
 
 `verify` and `unpack` read every byte of the layers and pass the members on that they saw; the others read the headers of
-uncompressed layers and nothing else, and compressed ones whole. Headers alone are as true as the repository is.
+uncompressed layers and nothing else, and inflate compressed ones piece by piece. Headers alone are as true as the
+repository is.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.oci.access import open_repository, read_manifest
-from containers.oci.headers import read_headers
+from containers.oci.headers import HeaderBudget, read_headers
+from containers.oci.inflate import PLAIN
 from containers.oci.layer import ROOT
 from containers.oci.raw import is_raw
 from containers.oci.repository import images, read_config
 from containers.oci.tree import ImageFault, Tree, clean, merged_tree
-from containers.oci.validate import PLAIN, listed_files, read_layer
+from containers.oci.validate import listed_files, read_layer
 
 if TYPE_CHECKING:
     import tarfile
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from containers.settings import StepSettings
 
 REMEDY: Final = "do not serve it; build a modelcar of plain files, each in one layer"
+UNLIKE_ITS_LIST: Final = "differs from the layer's own file list"
+LAYERS_MAX: Final = 500  # of overlayfs in Linux (OVL_MAX_STACK); engines mount fewer, which `lint` says
 Members = tuple["tarfile.TarInfo", ...]
 
 
@@ -59,17 +63,32 @@ def tree_of(repository: Repository, manifest: ImageManifest, parallel: int = 4) 
     ids = config.rootfs.diff_ids
     if len(ids) != len(manifest.layers):
         raise BadInput(f"{len(manifest.layers)} layers and {len(ids)} diff ids")
+    budget = HeaderBudget()
     with ThreadPoolExecutor(parallel, thread_name_prefix="headers") as pool:
-        members = list(pool.map(lambda layer, diff_id: layer_members(repository, layer, diff_id), manifest.layers, ids))
+        members = list(
+            pool.map(
+                lambda layer, diff_id: layer_members(repository, layer, diff_id, budget), check_layers(manifest), ids
+            )
+        )
     return tree_from(manifest, config, members)
 
 
-def layer_members(repository: Repository, layer: Descriptor, diff_id: Digest) -> Members:
+def check_layers(manifest: ImageManifest) -> tuple[Descriptor, ...]:
+    """The layers; raises BadInput for more than any file system mounts, before one is read."""
+    if len(manifest.layers) > LAYERS_MAX:
+        raise BadInput(
+            f"the image has {len(manifest.layers)} layers, and overlay file systems take {LAYERS_MAX} at most",
+            remedy="push it again with fewer layers",
+        )
+    return manifest.layers
+
+
+def layer_members(repository: Repository, layer: Descriptor, diff_id: Digest, budget: HeaderBudget) -> Members:
     """The members of one layer, for as few bytes as it takes."""
     if layer.media_type in PLAIN:
-        return read_headers(repository, layer)
+        return read_headers(repository, layer, budget)
     found: list[tarfile.TarInfo] = []
-    read_layer(repository, layer, diff_id, lambda member, _: found.append(member))
+    read_layer(repository, layer, diff_id, lambda member, _: found.append(member), budget)
     return tuple(found)
 
 
@@ -102,7 +121,7 @@ def _unlisted(layer: Descriptor, members: Sequence[tarfile.TarInfo]) -> list[Ima
         return []
     found = {clean(one.name).removeprefix(f"{ROOT}/"): one.size for one in members if not one.isdir()}
     return [
-        ImageFault(layer.digest, path, "differs from the layer's own file list")
+        ImageFault(layer.digest, path, UNLIKE_ITS_LIST)
         for path in sorted(found.keys() | listed.keys())
         if found.get(path) != listed.get(path)
     ]

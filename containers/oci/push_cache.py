@@ -46,6 +46,7 @@ class PushCache:
         if folder is not None:
             with suppress(OSError, sqlite3.Error):
                 folder.mkdir(parents=True, exist_ok=True)
+                (folder / "oci.sqlite").touch(mode=0o600)  # the state of an upload can let others go on with it
                 base = sqlite3.connect(folder / "oci.sqlite", timeout=10, check_same_thread=False, isolation_level=None)
                 base.execute("pragma journal_mode = wal")
                 for table in _TABLES:

@@ -15,6 +15,7 @@ from containers.digest import Digest, canonical_json
 from containers.labels import LABEL
 from containers.oci.referrers import TITLE
 from containers.oci.types import Descriptor, ImageManifest
+from containers.oci.validate import listed_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,12 @@ def media_type(path: str) -> str:
 
 def is_raw(manifest: ImageManifest) -> bool:
     return manifest.artifact_type == ARTIFACT or manifest.config.media_type == CONFIG
+
+
+def holds_files_of(artifact: ImageManifest, car: ImageManifest) -> bool:
+    """Whether a raw artifact holds just the files that the modelcar's layers list, byte for byte."""
+    listed = {(file.path, file.size, file.sha256) for layer in car.layers for file in listed_files(layer)}
+    return bool(listed) and listed == {(one.annotations.get(TITLE), one.size, one.digest) for one in artifact.layers}
 
 
 def compose(

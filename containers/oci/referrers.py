@@ -6,6 +6,7 @@ a digest. The same files attached twice are the same manifest, so attaching agai
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,10 @@ EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
 CARD: Final = "application/vnd.carwright.card.v1"
 PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
 SEQUENCE: Final = f"{LABEL}sequence"  # 1 for the first referrer of its type, and one more for each that follows
+_REPORT_MAX: Final = 128 << 20  # bytes of all files of a referrer
 TITLE: Final = "org.opencontainers.image.title"
+MOST: Final = 200  # referrers of one type that are looked at
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _EMPTY: Final = Descriptor(media_type=EMPTY, digest=Digest.of(EMPTY_CONTENT), size=len(EMPTY_CONTENT))
 
 
@@ -93,23 +97,36 @@ def renew(
         said = {name: value for name, value in manifest.annotations.items() if name != SEQUENCE}
         if held == sorted((one.title, Digest.of(one.content)) for one in files) and said == told:
             return last.digest, True
-        number = _sequence(manifest)
+        number = sequence(manifest)
     return attach(repository, subject, artifact_type, files, {**told, SEQUENCE: str(number + 1)})
 
 
 def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple[Descriptor, ImageManifest] | None:
-    """The referrer of a type that was attached last, None when there is none."""
-    found_ones = []
-    for one in attached(repository, subject, artifact_type):
-        manifest = found(repository, str(one.digest)).parse()
-        if isinstance(manifest, ImageManifest):
-            found_ones.append((one, manifest))
-    return max(found_ones, key=lambda one: _sequence(one[1]), default=None)
+    """The referrer of a type with the highest number, None when there is none.
+
+    It only says what to number the next one: whoever may push can attach any number (`flows.release.statements`).
+    """
+    return max(manifests(repository, subject, artifact_type), key=lambda one: sequence(one[1]), default=None)
 
 
-def _sequence(manifest: ImageManifest) -> int:
+def manifests(
+    repository: Repository, subject: Digest, artifact_type: str
+) -> tuple[tuple[Descriptor, ImageManifest], ...]:
+    """The referrers of a type with their manifests; raises BadInput when there are more than anybody attaches."""
+    listed = attached(repository, subject, artifact_type)
+    if len(listed) > MOST:
+        raise BadInput(
+            f"{subject} has {len(listed)} referrers of the type {artifact_type}, more than {MOST}",
+            remedy="somebody fills the repository; remove them in the registry",
+        )
+    parsed = ((one, found(repository, str(one.digest)).parse()) for one in listed)
+    return tuple((one, manifest) for one, manifest in parsed if isinstance(manifest, ImageManifest))
+
+
+def sequence(manifest: ImageManifest) -> int:
+    """The number of a referrer of ours; 0 for what is none."""
     said = manifest.annotations.get(SEQUENCE, "")
-    return int(said) if said.isdecimal() else 0
+    return int(said) if _NUMBER.fullmatch(said) else 0
 
 
 def attached(repository: Repository, subject: Digest, artifact_type: str = "") -> tuple[Descriptor, ...]:
@@ -123,6 +140,8 @@ def fetch(repository: Repository, referrer: Descriptor) -> tuple[Attachment, ...
     manifest = found(repository, str(referrer.digest)).parse()
     if not isinstance(manifest, ImageManifest):
         raise BadInput(f"the referrer {referrer.digest} is an index")
+    if sum(layer.size for layer in manifest.layers) > _REPORT_MAX:
+        raise BadInput(f"the referrer {referrer.digest} has more than {_REPORT_MAX} bytes, which no report has")
     return tuple(
         Attachment(layer.annotations.get(TITLE, layer.digest.hex), layer.media_type, read_small(repository, layer))
         for layer in manifest.layers

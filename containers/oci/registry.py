@@ -8,9 +8,10 @@ one entry, so it is read again after it was written until the entry stays.
 from __future__ import annotations
 
 import random
+import re
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
 import httpx
@@ -21,8 +22,19 @@ from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
 from containers.oci.repository import StoredManifest
 from containers.oci.transport import Transport
-from containers.oci.types import DOCKER_LIST, DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, ImageManifest, Index
+from containers.oci.types import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    EMPTY,
+    INDEX,
+    MANIFEST,
+    Descriptor,
+    ImageManifest,
+    Index,
+    parse_tags,
+)
 from containers.oci.upload import Upload
+from containers.web.exchange import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +45,7 @@ if TYPE_CHECKING:
     from containers.settings import StepSettings
 
 _ACCEPT: Final = f"{MANIFEST}, {INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
-_MANIFEST_MAX: Final = 32 << 20  # bytes
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _TAG_ROUNDS: Final = 12  # how often the fallback tag is written before we give up
 
 
@@ -61,7 +73,8 @@ class Registry:
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         self._cache.remember_blob(self.reference.registry, self.reference.repository, digest)
-        return int(answer.headers.get("Content-Length", "-1"))
+        length = answer.headers.get("Content-Length", "")
+        return int(length) if _LENGTH.fullmatch(length) else -1
 
     @contextmanager
     def read_blob(self, digest: Digest, offset: int = 0) -> Iterator[Iterator[bytes]]:
@@ -99,8 +112,6 @@ class Registry:
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         content = answer.content
-        if len(content) > _MANIFEST_MAX:
-            raise BadInput(f"the manifest {what} has {len(content)} bytes")
         digest = Digest.of(content)
         named = Digest.parse(what) if ":" in what else _header_digest(answer)
         if named is not None and named != digest:
@@ -131,25 +142,27 @@ class Registry:
 
     def tags(self) -> tuple[str, ...]:
         found: set[str] = set()
-        url = f"{self._url}/tags/list?n=1000"
+        url: str | None = f"{self._url}/tags/list?n=1000"
+        pages = Pages(self._transport.home, f"the tags of {self.reference.name}")
         while url:
             answer = self._transport.request("GET", url, accept=(200, 404))
             if answer.status_code == httpx.codes.NOT_FOUND:
                 break
-            names = _json(answer, "tags").get("tags")
+            names = parse_tags(answer.content, f"the tags of {self.reference.name}")
             found.update(str(name) for name in names or ())
-            url = answer.links.get("next", {}).get("url", "")
+            url = pages.following(answer, url)
         return tuple(sorted(found))
 
     def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
-        url = f"{self._url}/referrers/{subject}"
+        url: str | None = f"{self._url}/referrers/{subject}"
+        pages = Pages(self._transport.home, f"the referrers of {subject}")
         found: list[Descriptor] = []
         while url:
             answer = self._transport.request("GET", url, accept=(200, 404, 400, 405))
             if answer.status_code != httpx.codes.OK or "json" not in answer.headers.get("Content-Type", ""):
                 return self._fallback(subject).manifests
             found += Index.parse(answer.content, f"the referrers of {subject}").manifests
-            url = answer.links.get("next", {}).get("url", "")
+            url = pages.following(answer, url)
         return tuple(found)
 
     def refer(self, content: bytes, manifest: ImageManifest) -> Digest:
@@ -232,11 +245,9 @@ class _BlobReader:
             with attempt:
                 response = self._connect()
                 try:
-                    for chunk in response.iter_raw(CHUNK):
+                    for chunk in self._transport.chunks(response, CHUNK):
                         self._at += len(chunk)
                         yield chunk
-                except httpx.TransportError as error:
-                    raise self._transport.broken(error) from error
                 finally:
                     response.close()
 
@@ -245,7 +256,7 @@ class _BlobReader:
         response = self._response = self._transport.stream(self._url, headers)
         if self._at and response.status_code == httpx.codes.OK:  # no ranges there: pass over what we have
             skip = self._at
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in self._transport.chunks(response, CHUNK):
                 skip -= len(chunk)
                 if skip <= 0:
                     break
@@ -267,11 +278,3 @@ def _fallback_tag(subject: Digest) -> str:
 def _header_digest(answer: httpx.Response) -> Digest | None:
     value = answer.headers.get("Docker-Content-Digest", "")
     return Digest.parse(value) if value.startswith("sha256:") else None
-
-
-def _json(answer: httpx.Response, what: str) -> dict[str, Any]:
-    try:
-        value = answer.json()
-    except ValueError as error:
-        raise BadInput(f"the registry's answer for {what} is not JSON") from error
-    return value if isinstance(value, dict) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from containers.digest import Digest
 from containers.errors import BadInput
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from containers.oci.reference import Reference
+
+
+_PLATFORMS_MAX: Final = 64  # images of one index
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,13 @@ def images(repository: Repository, what: str) -> tuple[tuple[StoredManifest, Ima
     if isinstance(parsed, ImageManifest):
         return ((stored, parsed),)
     first = image(repository, what)
-    others = [_inner(repository, stored, one) for one in _entries(repository, stored, parsed)]
+    entries = _entries(repository, stored, parsed)
+    if len(entries) > _PLATFORMS_MAX:
+        raise BadInput(
+            f"{repository.reference.target}: the index {stored.digest} holds {len(entries)} images",
+            remedy=f"name one of them by its digest; up to {_PLATFORMS_MAX} platforms are looked at together",
+        )
+    others = [_inner(repository, stored, one) for one in entries]
     return tuple({one.digest: (one, manifest) for one, manifest in (first, *others)}.values())
 
 

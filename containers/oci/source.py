@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import stat
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from containers.checkpoint_files import CheckpointFile
+from containers.checkpoint_files import CheckpointFile, weight_map
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
+from containers.folder_files import SourceFolder
+from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
+from containers.foreign_values import shown
 from containers.oci.layer import LayerFile, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from containers.foreign_json import Limits
     from containers.oci.push_cache import PushCache
     from containers.store import Manifest, Store
     from containers.streams import OpenStream
 
 INDEX_FILE: Final = "model.safetensors.index.json"
-_JSON_MAX: Final = 64 << 20  # bytes; the index of a 191-shard checkpoint has about 200 kB
 _SKIPPED: Final = (".git", ".cache", ".huggingface", "__pycache__")  # folders that tools leave in a checkpoint
 
 
@@ -65,97 +66,61 @@ class StoredCheckpoint:
 
 
 class CheckpointFolder:
-    """A folder in Hugging Face layout. Links are followed inside the folder and refused when they lead out of it."""
+    """A folder in Hugging Face layout, read by the rule of `containers.folder_files`."""
 
     def __init__(self, root: Path, cache: PushCache) -> None:
-        self._root = root
-        self._cache = cache
-        self._stats: dict[str, os.stat_result] = {}
         if not root.is_dir():
             raise BadInput(f"{root} is not a folder", remedy="give a checkpoint folder or an artifact's fingerprint")
-        self.files: tuple[CheckpointFile, ...] = tuple(self._walk())
+        self._folder = SourceFolder(root)
+        self._cache = cache
+        self._stats: dict[str, os.stat_result] = {}
+        self.files: tuple[CheckpointFile, ...] = tuple(self._look())
 
-    def _walk(self) -> Iterator[CheckpointFile]:
-        real = self._root.resolve()
-        found: list[str] = []
-        for folder, folders, names in os.walk(self._root, onerror=_unreadable):
-            folders[:] = sorted(name for name in folders if name not in _SKIPPED)
-            here = Path(folder)
-            links = [name for name in folders if (here / name).is_symlink()]
-            found += [str((here / name).relative_to(self._root)) for name in [*names, *links]]
-        for path in sorted(found, key=os.fsencode):
-            check_path(path)
-            full = self._root / path
-            if full.is_symlink() and not full.resolve().is_relative_to(real):
-                raise BadInput(
-                    f"{path} is a link that leads out of {self._root}",
-                    remedy="copy the file into the folder (for a hub snapshot: `cp -rL`, or give hf://org/name)",
-                )
-            try:
-                status = full.stat()
-            except OSError as error:
-                raise BadInput(f"cannot read {full}: {error.strerror}") from error
-            if stat.S_ISDIR(status.st_mode):
-                raise BadInput(f"{path} is a link to a folder", remedy="replace the link with a copy of the folder")
-            if not stat.S_ISREG(status.st_mode):
-                raise BadInput(f"{path} is not a regular file", remedy="remove it from the checkpoint")
-            self._stats[path] = status
-            yield CheckpointFile(path, status.st_size, self._cache.file(status))
+    def _look(self) -> Iterator[CheckpointFile]:
+        for file in self._folder.files(skip=lambda name: name in _SKIPPED):
+            check_path(file.path)
+            self._stats[file.path] = file.state
+            yield CheckpointFile(file.path, file.state.st_size, self._cache.file(file.state))
 
     def open(self, path: str, offset: int = 0) -> OpenStream:
-        try:
-            file = (self._root / path).open("rb", buffering=0)
-        except OSError as error:
-            raise BadInput(f"cannot read {self._root / path}: {error.strerror}") from error
+        file = self._folder.open(path, offset)
         if not _same(os.fstat(file.fileno()), self._stats[path]):
             file.close()
             raise _changed(path)
-        file.seek(offset)
         return file
 
     def learned(self, path: str, sha256: Digest) -> None:
-        if not _same((self._root / path).stat(), self._stats[path]):
+        if not _same(self._folder.state(path), self._stats[path]):
             raise _changed(path)
         self._cache.remember_file(self._stats[path], sha256)
 
 
-def read_json(source: Source, path: str) -> dict[str, object]:
-    """A JSON object of the checkpoint; raises BadInput when the file is missing or something else."""
-    file = next((one for one in source.files if one.path == path), None)
-    if file is None:
+def read_small(source: Source, path: str, limits: Limits) -> bytes:
+    """A file of the checkpoint, up to what `parse_json` takes; raises BadInput when it is missing."""
+    if not any(one.path == path for one in source.files):
         raise BadInput(f"the checkpoint has no {path}", remedy="give a checkpoint folder in Hugging Face layout")
-    if file.size > _JSON_MAX:
-        raise BadInput(f"{path} has {file.size} bytes: not a configuration file")
     stream = source.open(path)
     try:
-        parts = iter(lambda: stream.read(1 << 20), b"")
-        value = json.loads(b"".join(parts))
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {error}") from error
+        return read_at_most(limits, stream.read)
     finally:
         stream.close()
-    if not isinstance(value, dict):
-        raise BadInput(f"{path} is not a JSON object")
-    return value
 
 
 def check_checkpoint(source: Source) -> dict[str, object]:
     """The checkpoint's config.json; raises BadInput unless it and every shard that the index names are there."""
     paths = {file.path for file in source.files}
-    config = read_json(source, "config.json")
+    config = parse_object(read_small(source, "config.json", CONFIGURATION), "config.json", CONFIGURATION)
     if not any(path.endswith(".safetensors") for path in paths):
         raise BadInput(
             "the checkpoint has no safetensors file",
             remedy="Carwright ships safetensors only; convert pickles (.bin, .pth, .pt) first",
         )
     if INDEX_FILE in paths:
-        weights = read_json(source, INDEX_FILE).get("weight_map")
-        if not isinstance(weights, dict):
-            raise BadInput(f"{INDEX_FILE} has no weight_map")
-        missing = sorted({str(shard) for shard in weights.values()} - paths)
+        weights = weight_map(read_small(source, INDEX_FILE, TENSORS), INDEX_FILE)
+        missing = sorted(set(weights.values()) - paths)
         if missing:
             raise BadInput(
-                f"{INDEX_FILE} names {len(missing)} missing shard(s): {', '.join(missing[:5])}",
+                f"{INDEX_FILE} names {len(missing)} missing shard(s): {shown(', '.join(missing[:5]))}",
                 remedy="finish the download; a modelcar with incomplete weights would not load",
             )
     return config
@@ -224,7 +189,3 @@ def _changed(path: str) -> BadInput:
     return BadInput(
         f"{path} changed while it was read", remedy="stop anything that writes to the checkpoint, then start again"
     )
-
-
-def _unreadable(error: OSError) -> None:
-    raise BadInput(f"cannot read {error.filename}: {error.strerror}") from error

@@ -1,28 +1,42 @@
-"""HTTP to one registry: login, retries with backoff, redirects, and errors that say what to do.
+"""HTTP to one registry: login, retries with backoff, and errors that say what to do.
 
 httpx, and not oras-py: that one reads a whole blob into memory for its PUT (`data=fd.read()`), takes blobs from files
 only, cannot resume, mount or take a digest while it streams.
 
 Authentication is the distribution specification's: a 401 names the scheme in WWW-Authenticate; Basic sends the login,
 Bearer fetches a token for it (GET with the login, or POST with a refresh token, as Docker's token specification says).
+Login and tokens go to the registry alone, and to the token service that the registry itself names (`containers.web.origins`):
+not to where an upload or a blob is redirected, and a 401 from there is not answered.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from containers.errors import BadInput, Error, Temporary
+from containers.foreign_text import one_line
 from containers.oci.credentials import Credentials, find_credentials
+from containers.web.exchange import ERROR, Exchange
+from containers.web.origins import Origin, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +46,10 @@ if TYPE_CHECKING:
 _PARAMETER: Final = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 _LONGEST_WAIT: Final = 60.0  # seconds; a registry that asks for more is not worth waiting for
 _TOKEN_LIFE: Final = 60.0  # seconds; what a token lives when the answer does not say (Docker's token specification)
+_TOKEN_LONGEST: Final = 86400.0  # seconds; whatever the answer says
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")  # what fits in a header (RFC 6750, 2.1, is stricter)
+_TOKEN_ANSWER: Final = 1 << 20  # bytes
+_ROUNDS: Final = 3  # times the deadline for all attempts of a small request together
 _LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 
 
@@ -75,6 +93,8 @@ class Transport:
             headers={"User-Agent": "carwright", "Accept-Encoding": "identity"},
             trust_env=not loopback,  # no proxy, and no .netrc, on the way to this machine itself
         )
+        self.home = Origin.of(self.base)
+        self._exchange = Exchange(self._client, self.home, settings.http, settings.registry.timeout)
 
     def close(self) -> None:
         self._client.close()
@@ -91,7 +111,7 @@ class Transport:
         what: str = "",
     ) -> httpx.Response:
         """Send a small request, again after temporary errors, and return an answer whose status is in `accept`."""
-        for attempt in self.retrying():
+        for attempt in self.retrying(within=_ROUNDS * self.settings.http.deadline):
             with attempt:
                 return self._once(
                     method,
@@ -104,8 +124,8 @@ class Transport:
                 )
         raise AssertionError("tenacity raises the last error")
 
-    def retrying(self) -> Retrying:
-        """Attempts with growing, random pauses; a registry's Retry-After is kept to."""
+    def retrying(self, within: float = math.inf) -> Retrying:
+        """Attempts, begun within so many seconds, with growing, random pauses; a registry's Retry-After is kept to."""
         backoff = wait_random_exponential(multiplier=0.2, max=20)
 
         def pause(state: RetryCallState) -> float:
@@ -115,7 +135,7 @@ class Transport:
         return Retrying(
             retry=retry_if_exception_type(RetryableError),
             wait=pause,
-            stop=stop_after_attempt(self.attempts),
+            stop=stop_after_attempt(self.attempts) | stop_after_delay(within),
             reraise=True,
         )
 
@@ -148,47 +168,74 @@ class Transport:
         content: bytes | Iterator[bytes],
         mount_from: str = "",
     ) -> httpx.Response:
-        """One request with the login that is known so far; connection errors become what `broken` says."""
-        try:
-            return self._client.request(
+        """One request with the login that is known so far; connection errors become what `broken` says.
+
+        A body of bytes is small and has a deadline; one in pieces may be of any size and is held to the least rate.
+        """
+        with self._translated():
+            request = self._client.build_request(
                 method,
                 self.absolute(url),
                 headers={**headers, **self._authorization(mount_from)},
                 content=content,
-                follow_redirects=method in ("GET", "HEAD"),
             )
-        except httpx.TransportError as error:
-            raise self.broken(error) from error
+            if isinstance(content, bytes):
+                response: httpx.Response = self._exchange.small(request, follow=method in ("GET", "HEAD"))
+            else:
+                response = self._exchange.upload(request)
+        return response
 
     def stream(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
-        """A GET whose body is still to be read; the caller closes it. Status 200 or 206."""
+        """A GET whose body is still to be read, by `chunks`; the caller closes it. Status 200 or 206."""
         for last in (False, True):
-            request = self._client.build_request(
-                "GET", self.absolute(url), headers={**headers, **self._authorization("")}
-            )
-            try:
-                response = self._client.send(request, stream=True, follow_redirects=True)
-                if response.status_code in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
-                    return response
-                response.read()
-            except httpx.TransportError as error:
-                raise self.broken(error) from error
-            response.close()
+            with self._translated():
+                request = self._client.build_request(
+                    "GET", self.absolute(url), headers={**headers, **self._authorization("")}
+                )
+                opened: httpx.Response = self._exchange.open(request)
+                if opened.status_code in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+                    return opened
+                try:
+                    response: httpx.Response = self._exchange.read(opened, ERROR)
+                finally:
+                    opened.close()
             if response.status_code == httpx.codes.UNAUTHORIZED and not last and self.challenged(response):
                 continue
             break
         raise self.explain(response, f"GET {urlsplit(url).path}")
 
+    def chunks(self, response: httpx.Response, size: int) -> Iterator[bytes]:
+        """The body of a streamed answer in pieces of `size` bytes, as they are sent."""
+        with self._translated():
+            yield from self._exchange.pieces(response.iter_raw(size))
+
     def absolute(self, url: str) -> str:
         """A Location may be relative (RFC 9110, 10.2.2)."""
-        return urljoin(self.base, url)
+        return resolve(self.base, url)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise self.broken(error) from error
+        except (httpx.InvalidURL, httpx.HTTPError) as error:
+            raise BadInput(
+                f"{self.registry} does not answer as a registry does: {type(error).__name__}: {error}",
+                remedy="check the name of the registry",
+            ) from error
 
     def broken(self, error: httpx.TransportError) -> Error:
         """The error of a request without an answer; one that TLS refuses is not worth another attempt."""
         return _broken(self.registry, error)
 
     def challenged(self, response: httpx.Response) -> bool:
-        """Take note of what a 401 asks for; False when we have already answered it and are still not welcome."""
+        """Take note of what a 401 asks for; False when we have already answered it and are still not welcome.
+
+        Only the registry itself may ask: what it redirects to would have us fetch a token for it wherever it likes.
+        """
+        if Origin.of(response.request.url) != self.home:
+            return False
         header = response.headers.get("WWW-Authenticate", "")
         scheme, _, rest = header.partition(" ")
         found = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(rest)}
@@ -223,8 +270,9 @@ class Transport:
 
     def _fetch_token(self, parameters: dict[str, str], mount_from: str) -> _Token:
         realm = parameters["realm"]
-        if self.base.startswith("https:") and not realm.startswith("https:"):
-            raise BadInput(f"{self.registry} wants the login sent to {realm}, without TLS; it was not sent")
+        service = Exchange(
+            self._client, self.home.check_realm(realm), self.settings.http, self.settings.registry.timeout
+        )
         scopes = [f"repository:{self._repository}:{self._actions}"]
         scopes += [f"repository:{mount_from}:pull"] if mount_from else []
         query: dict[str, Any] = {"scope": scopes, "client_id": "carwright"}
@@ -238,20 +286,26 @@ class Transport:
                     "grant_type": "refresh_token",
                     "refresh_token": who.secret.get_secret_value(),
                 }
-                response = self._client.post(realm, data=form)
+                request = self._client.build_request("POST", realm, data=form)
             else:
-                response = self._client.get(realm, params=query, headers={"Authorization": who.basic} if who else {})
+                login = {"Authorization": who.basic} if who else {}
+                request = self._client.build_request("GET", realm, params=query, headers=login)
+            response = service.small(request, limit=_TOKEN_ANSWER)
         except httpx.TransportError as error:
-            raise _broken(urlsplit(realm).netloc, error) from error
+            raise _broken(str(service.home), error) from error
+        except httpx.InvalidURL as error:
+            raise BadInput(f"{self.registry} names a token service that is no URL: {realm!r}") from error
         if response.status_code != httpx.codes.OK:
             raise self.explain(response, "the login")
         try:
             body = response.json()
             value = str(body.get("token") or body["access_token"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise BadInput(f"{urlsplit(realm).netloc} answered a login without a token") from error
+        except (ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise BadInput(f"{service.home} answered a login without a token") from error
+        if not _TOKEN.fullmatch(value):
+            raise BadInput(f"{service.home} answered a login with a token that fits in no header")
         life = body.get("expires_in")
-        seconds = float(life) if isinstance(life, (int, float)) else _TOKEN_LIFE
+        seconds = float(life) if isinstance(life, (int, float)) and 0 <= life <= _TOKEN_LONGEST else _TOKEN_LIFE
         return _Token(value, time.monotonic() + 0.75 * seconds)
 
     def explain(self, response: httpx.Response, what: str) -> Error:
@@ -266,7 +320,7 @@ class Transport:
             return RetryableError(message)
         remedies = {
             401: f"log in with `docker login {self.registry}` or `podman login {self.registry}`, "
-            "or set CARWRIGHT_REGISTRY__USERNAME and CARWRIGHT_REGISTRY__PASSWORD",
+            f"or set CARWRIGHT_REGISTRY__HOST={self.registry} and CARWRIGHT_REGISTRY__USERNAME and __PASSWORD",
             403: f"the login is not allowed to do this in {where}; ask its owner for the permission",
             404: f"check the name {where}; some registries require the repository to exist",
             413: "the registry, or a proxy in front of it, accepts no bodies of this size: raise its limit, or use smaller shards",
@@ -298,18 +352,18 @@ def _error_text(response: httpx.Response) -> str:
     try:
         errors = json.loads(response.content)["errors"]
         text = "; ".join(f"{one.get('code', '')} {one.get('message', '')}".strip() for one in errors)
-    except (ValueError, KeyError, TypeError, AttributeError, httpx.ResponseNotRead):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, httpx.ResponseNotRead):
         return ""
-    return text[:300]
+    return one_line(text)
 
 
 def _retry_after(response: httpx.Response) -> float:
     """Seconds to wait (RFC 9110, 10.2.3), at most a minute."""
     value = response.headers.get("Retry-After", "")
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return min(float(value), _LONGEST_WAIT)
     try:
         seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
     return min(max(seconds, 0.0), _LONGEST_WAIT)

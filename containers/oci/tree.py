@@ -27,7 +27,10 @@ _WHITEOUT: Final = ".wh."
 _META: Final = ".wh..wh."  # of AUFS; engines pass over them, but for the opaque one
 _OPAQUE: Final = ".wh..wh..opq"
 _TWICE: Final = "is there twice"
-_HOPS: Final = 255  # links on one way
+_HOPS: Final = 40  # links on one way, as in Linux
+_NODES_MAX: Final = 1 << 20  # files and folders of an image; large bases have 200,000
+_STEPS_MAX: Final = 1 << 24  # folders walked through, and nodes looked at for whiteouts, in all: some seconds
+_PARTS_MAX: Final = 257  # of a path: `containers.oci.headers` refuses members with more
 _READER: Final = (1001, 0)  # user and group that a modelcar is read as, unless everybody may
 
 
@@ -79,17 +82,38 @@ class Tree:
         return tuple(fault.member for fault in self.faults if fault.what.startswith(_TWICE))
 
 
-def merged_tree(layers: Iterable[tuple[Digest, Sequence[tarfile.TarInfo]]]) -> Tree:
-    """The tree of layers given as their digests and members, the lowest first."""
+@dataclass
+class Effort:
+    """What a tree may still cost: steps through folders and links, and nodes in memory."""
+
+    steps: int = _STEPS_MAX
+    nodes: int = _NODES_MAX
+
+    def spend(self, steps: int, nodes: int = 0) -> None:
+        """Raises BadInput once the steps are used up, or for more nodes than there may be."""
+        self.steps -= steps
+        if self.steps < 0 or nodes > self.nodes:
+            raise BadInput(
+                f"the image holds more than {self.nodes} files and folders, or links and deletions beyond counting",
+                remedy="an image for a model has some hundred files: build it again over a smaller base",
+            )
+
+
+def merged_tree(layers: Iterable[tuple[Digest, Sequence[tarfile.TarInfo]]], effort: Effort | None = None) -> Tree:
+    """The tree of layers given as their digests and members, the lowest first.
+
+    Raises BadInput for one that would take minutes or gigabytes to find out (more than `effort`).
+    """
     lower: dict[str, Node] = {}
     faults: list[ImageFault] = []
+    effort = effort or Effort()
     for digest, members in layers:
-        one = _OverlayLayer(digest, lower)
+        one = _OverlayLayer(digest, lower, effort)
         for member in members:
             one.take(member)
         lower = one.merged()
         faults += one.faults
-    there = _resolved(LINKED, lower)
+    there = _resolved(LINKED, lower, effort)
     if there in lower and not (_is_model(there) or there == ""):
         faults.append(
             ImageFault(lower[there].layer, there, f"is where /{ROOT} is linked to, and would be served in its place")
@@ -159,6 +183,7 @@ class _OverlayLayer:
 
     digest: Digest
     lower: Mapping[str, Node]
+    effort: Effort
     own: dict[str, Node] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
@@ -172,7 +197,7 @@ class _OverlayLayer:
         folder, _, name = literal.rpartition("/")
         if not self._through_links(member, folder, name):
             return
-        path = posixpath.join(_resolved(folder, self.own), name)
+        path = posixpath.join(_resolved(folder, self.own, self.effort), name)
         parts = path.split("/")
         whiteout = next((number for number, part in enumerate(parts) if part.startswith(_WHITEOUT)), None)
         if whiteout is not None:
@@ -191,6 +216,7 @@ class _OverlayLayer:
                 self._fault(member.name, f"is below {above!r}, which is no folder")
                 return
         self.own[path] = node
+        self.effort.spend(0, len(self.own) + len(self.lower))
 
     def merged(self) -> dict[str, Node]:
         """The lower tree with this layer over it."""
@@ -205,9 +231,10 @@ class _OverlayLayer:
                 hidden.add(path)
         kept = dict(self.lower)
         if hidden or self.opaque:
+            self.effort.spend(len(self.lower) // 2)  # one look costs less than a step through links
+            taken = {"": "" in self.opaque}  # by folder: whether all that it held is gone
             for path in self.lower:
-                above = [*_above(path), ""]
-                if path in hidden or any(one in hidden or one in self.opaque for one in above):
+                if path in hidden or _is_taken(path.rpartition("/")[0], hidden, self.opaque, taken):
                     del kept[path]
         return kept | self.own
 
@@ -221,7 +248,7 @@ class _OverlayLayer:
             ways.append((linked, last, "is a hard link to a file of"))
         for above, last, does in ways:
             for nodes in (self.own, _Over(self.own, self.lower)):
-                path = posixpath.join(_resolved(above, nodes), last)
+                path = posixpath.join(_resolved(above, nodes, self.effort), last)
                 if _is_model(path) and not _is_model(posixpath.join(above, last)):
                     self._fault(member.name, f"{does} /{ROOT} through a link")
                     return False
@@ -236,7 +263,7 @@ class _OverlayLayer:
     def _node(self, member: tarfile.TarInfo) -> Node:
         if member.islnk():  # the same file under another name
             linked, _, last = clean(member.linkname).rpartition("/")
-            path = posixpath.join(_resolved(linked, self.own), last)
+            path = posixpath.join(_resolved(linked, self.own, self.effort), last)
             there = self.own.get(path) or self.lower.get(path)
             kind, size, target = (there.kind, there.size, there.target) if there else ("other", 0, "")
             return Node(kind, self.digest, size, (there.mode if there else member.mode) & 0o7777, target)
@@ -259,11 +286,12 @@ class _Over:
         return self.own.get(path) or self.lower.get(path)
 
 
-def _resolved(path: str, nodes: Mapping[str, Node] | _Over) -> str:
+def _resolved(path: str, nodes: Mapping[str, Node] | _Over, effort: Effort) -> str:
     """The path with every link on it followed, inside the root; where links go in circles, as far as that goes."""
     left = [part for part in reversed(path.split("/")) if part]
     at: list[str] = []
     hops = 0
+    effort.spend(len(left))
     while left:
         part = left.pop()
         if part in ("", "."):
@@ -272,12 +300,21 @@ def _resolved(path: str, nodes: Mapping[str, Node] | _Over) -> str:
             del at[-1:]
             continue
         at.append(part)
-        node = nodes.get("/".join(at))
+        node = nodes.get("/".join(at)) if len(at) <= _PARTS_MAX else None
         if node is not None and node.kind == "link" and hops < _HOPS:
             hops += 1
             at = [] if node.target.startswith("/") else at[:-1]
             left += reversed(node.target.split("/"))
+            effort.spend(len(left))
     return "/".join(at)
+
+
+def _is_taken(folder: str, hidden: set[str], opaque: set[str], known: dict[str, bool]) -> bool:
+    found = known.get(folder)
+    if found is None:
+        found = folder in hidden or folder in opaque or _is_taken(folder.rpartition("/")[0], hidden, opaque, known)
+        known[folder] = found
+    return found
 
 
 def _above(path: str) -> Iterator[str]:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
+from containers.foreign_json import LISTING, parse_object
+from containers.foreign_values import shown
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -22,7 +24,7 @@ DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 EMPTY_CONTENT: Final = b"{}"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 EPOCH: Final = "1970-01-01T00:00:00Z"
-_DOCUMENT_MAX: Final = 32 << 20  # bytes; registries refuse manifests above 4 MiB, a config may be larger
+_LARGEST: Final = 2**63 - 1  # bytes of a blob
 
 
 class Document(BaseModel):
@@ -33,14 +35,19 @@ class Document(BaseModel):
     @classmethod
     def parse(cls, content: bytes, what: str) -> Self:
         """Raises BadInput, naming `what`, for anything that is not such a document."""
-        if len(content) > _DOCUMENT_MAX:
-            raise BadInput(f"{what} is {len(content)} bytes long: not a manifest or configuration")
+        return cls.of(parse_object(content, what), what)
+
+    @classmethod
+    def of(cls, value: dict[str, Any], what: str) -> Self:
+        """The same for JSON that was parsed already."""
         try:
-            return cls.model_validate_json(content)
+            return cls.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the document"
-            raise BadInput(f"{what} is not a valid {cls.__name__.lower()}: {where}: {first['msg']}") from error
+            where = shown(".".join(map(str, first["loc"]))) or "the document"
+            raise BadInput(
+                f"{what} is not a valid {cls.__name__.lower()}: {where}: {shown(' '.join(first['msg'].split()))}"
+            ) from error
 
     def document(self) -> dict[str, Any]:
         return _lean(self.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -69,7 +76,7 @@ class Platform(Document):
 class Descriptor(Document):
     media_type: str = Field(alias="mediaType", min_length=1)
     digest: Digest
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=_LARGEST)
     annotations: dict[str, str] = {}
     artifact_type: str | None = Field(default=None, alias="artifactType")
     platform: Platform | None = None
@@ -137,10 +144,16 @@ class ImageConfig(Document):
 
 def parse_manifest(content: bytes, what: str) -> ImageManifest | Index:
     """A manifest or an index, by its shape; raises BadInput for anything else (image manifests version 1 included)."""
-    probe = Document.parse(content, what)
-    return (
-        Index.parse(content, what) if "manifests" in (probe.model_extra or {}) else ImageManifest.parse(content, what)
-    )
+    value = parse_object(content, what)
+    return Index.of(value, what) if "manifests" in value else ImageManifest.of(value, what)
+
+
+def parse_tags(content: bytes, what: str) -> tuple[str, ...]:
+    """The tags of a page of a registry's list (distribution specification 1.1, "Listing tags"); raises BadInput."""
+    tags = parse_object(content, what, LISTING).get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise BadInput(f"{what} are no list of tags", remedy="check the registry's address")
+    return tuple(tags)
 
 
 def _lean(value: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 One POST opens an upload, one PATCH streams the whole blob, one PUT names its digest: the digest need not be known
 before the last byte, and no proxy has to hold a chunk. When the PATCH breaks off, the registry is asked how far it
 came (GET on the upload's location) and the next PATCH goes on from there, in this run or, since the location is
-remembered, in the next. Distribution up to version 3 drops an upload whose PATCH broke in the middle; such a blob
+remembered, in the next. A location on another host gets the bytes, but no login (`containers.web.origins`). Distribution up to version 3 drops an upload whose PATCH broke in the middle; such a blob
 starts anew, the blobs that were finished do not.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from containers.oci.repository import Blob
     from containers.oci.transport import Transport
 
-_RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]+)")
+_RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 _SMALLER: Final = 32 << 20  # bytes of one PATCH where a whole blob is refused as too large
 
 

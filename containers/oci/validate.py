@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.foreign_json import parse_json
 from containers.labels import FILES
-from containers.oci.headers import members, open_tar
-from containers.oci.layer import LayerFile, check_path
+from containers.oci.headers import HeaderBudget, members, open_tar
+from containers.oci.inflate import inflated, largest_inflated
+from containers.oci.layer import Layer, LayerFile, check_path
 from containers.oci.types import ImageConfig, ImageManifest
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from containers.oci.types import Descriptor
 
 _TAR: Final = "application/vnd.oci.image.layer.v1.tar"
-_GZIP: Final = (_TAR + "+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip")
-PLAIN: Final = (_TAR, "application/vnd.docker.image.rootfs.diff.tar")
+_LARGEST: Final = 2**63 - 1  # bytes of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +40,20 @@ def listed_files(layer: Descriptor) -> tuple[ListedFile, ...]:
     text = layer.annotations.get(FILES)
     if text is None:
         return ()
-    try:
-        listed = tuple(
-            ListedFile(str(path), int(size), Digest.parse(digest)) for path, size, digest in json.loads(text)
-        )
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"the layer {layer.digest} has an annotation {FILES} that cannot be read") from error
-    for file in listed:
-        check_path(file.path)
-    return listed
+    where = f"the annotation {FILES} of the layer {layer.digest}"
+    value = parse_json(text, where)
+    return tuple(_listed_file(entry, where) for entry in (value if isinstance(value, list) else [None]))
+
+
+def _listed_file(entry: Any, where: str) -> ListedFile:
+    odd = BadInput(f"{where} cannot be read", remedy="push the image again")
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise odd
+    path, size, digest = entry
+    if not isinstance(path, str) or type(size) is not int or not 0 <= size <= _LARGEST or not isinstance(digest, str):
+        raise odd
+    check_path(path)
+    return ListedFile(path, size, Digest.parse(digest))
 
 
 def check_image(manifest: ImageManifest, config: bytes) -> ImageConfig:
@@ -75,8 +79,6 @@ def check_image(manifest: ImageManifest, config: bytes) -> ImageConfig:
 
 
 def _check_size(layer: Descriptor) -> None:
-    from containers.oci.layer import Layer
-
     files = listed_files(layer)
     if files and Layer(tuple(LayerFile(one.path, one.size) for one in files)).size != layer.size:
         raise BadInput(f"the layer {layer.digest} is not as long as the tar of the files that it lists")
@@ -130,38 +132,17 @@ class ChunkReader:
             pass
 
 
-def inflated(chunks: Iterator[bytes], layer: Descriptor) -> Iterator[bytes]:
-    """The tar inside a layer; raises BadInput for a compression other than gzip."""
-    if layer.media_type in PLAIN:
-        yield from chunks
-        return
-    if layer.media_type not in _GZIP:
-        raise BadInput(
-            f"the layer {layer.digest} is of type {layer.media_type}: only plain tar and gzip can be read",
-            remedy="push the image again with uncompressed layers",
-        )
-    decompressor = zlib.decompressobj(wbits=31)
-    try:
-        for chunk in chunks:
-            data = decompressor.decompress(chunk, 1 << 22)
-            while data:
-                yield data
-                data = decompressor.decompress(decompressor.unconsumed_tail, 1 << 22)
-            while decompressor.eof and decompressor.unused_data:  # gzip members one after the other (RFC 1952, 2.2)
-                rest, decompressor = decompressor.unused_data, zlib.decompressobj(wbits=31)
-                data = decompressor.decompress(rest)
-                if data:
-                    yield data
-    except zlib.error as error:
-        raise BadInput(f"the layer {layer.digest} is not valid gzip: {error}") from error
-
-
 def read_layer(
-    repository: Repository, layer: Descriptor, diff_id: Digest | None, on_file: Callable[[tarfile.TarInfo, Any], None]
+    repository: Repository,
+    layer: Descriptor,
+    diff_id: Digest | None,
+    on_file: Callable[[tarfile.TarInfo, Any], None],
+    budget: HeaderBudget | None = None,
 ) -> None:
     """Read a layer from the repository, every digest checked; `on_file` gets each member and its bytes, if it has any.
 
-    Raises BadInput for damage. What `on_file` was given is unverified until this returns.
+    Raises BadInput for damage, for a layer that inflates to more than is plausible, and when the headers go beyond
+    `budget`, which the layers of an image share. What `on_file` was given is unverified until this returns.
     """
     what = str(repository.reference.target)
     with repository.read_blob(layer.digest) as raw:
@@ -172,7 +153,7 @@ def read_layer(
         reader = ChunkReader(plain)
         try:
             with open_tar(reader, "r|") as tar:
-                for member in members(tar):
+                for member in members(tar, largest_inflated(layer), budget or HeaderBudget()):
                     on_file(member, tar.extractfile(member) if member.isreg() else None)
         except tarfile.TarError as error:
             reader.drain()  # wrong bytes are a better explanation than a bad tar

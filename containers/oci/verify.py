@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci.access import open_repository, read_manifest
+from containers.oci.headers import HeaderBudget
 from containers.oci.layer import CHUNK, ROOT
-from containers.oci.mounted import raw_faults, tree_from
+from containers.oci.mounted import check_layers, raw_faults, tree_from
 from containers.oci.raw import is_raw
 from containers.oci.referrers import TITLE
 from containers.oci.repository import images, read_small
@@ -113,12 +114,13 @@ def _read_image(
             ids = config.rootfs.diff_ids
     except BadInput as error:
         differences.append(Difference("", "damaged", error.message))
-    wanted = list(zip(manifest.layers, ids, strict=True))
+    wanted = list(zip(manifest.layers if raw else check_layers(manifest), ids, strict=True))
+    budget = HeaderBudget()
     with ThreadPoolExecutor(parallel, thread_name_prefix="verify") as pool:
         read = {
             (layer.digest, diff_id): pool.submit(_read_raw, repository, layer, on_bytes)
             if raw
-            else pool.submit(_read_tar, repository, layer, diff_id, on_bytes)
+            else pool.submit(_read_tar, repository, layer, diff_id, on_bytes, budget)
             for layer, diff_id in wanted
             if (layer.digest, diff_id) not in layers
         }
@@ -139,7 +141,11 @@ def _read_image(
 
 
 def _read_tar(
-    repository: Repository, layer: Descriptor, diff_id: Digest | None, on_bytes: Callable[[int], None]
+    repository: Repository,
+    layer: Descriptor,
+    diff_id: Digest | None,
+    on_bytes: Callable[[int], None],
+    budget: HeaderBudget,
 ) -> _ReadLayer:
     """One layer: the digest of each file under /models, held against the layer's own list."""
     result = _ReadLayer()
@@ -158,7 +164,7 @@ def _read_tar(
 
     listed = {file.path: file.sha256 for file in listed_files(layer)}
     try:
-        read_layer(repository, layer, diff_id, take)
+        read_layer(repository, layer, diff_id, take, budget)
     except BadInput as error:
         result.whole = False
         wrong = [path for path, digest in listed.items() if result.files.get(path) != digest]

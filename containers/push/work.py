@@ -1,4 +1,4 @@
-"""Two effects, reconciled: `push` sends what is missing, `promote` gives tags that are not there yet."""
+"""Effects, reconciled: `push` sends what is missing, `push-layers` some of it ahead, `promote` gives tags that are not there yet."""
 
 from __future__ import annotations
 
@@ -17,27 +17,34 @@ from containers.oci.candidates import mark_pushed
 from containers.oci.modelcar import Push
 from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
-from containers.oci.raw import ARTIFACT
+from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.reference import Reference, check_tag
-from containers.oci.repository import found
+from containers.oci.repository import found, image
 from containers.oci.source import StoredCheckpoint
+from containers.push.layers import push_layers
 from containers.store import Store
 from containers.verdict import CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from containers.contract import StepRequest
     from containers.digest import Digest
-    from containers.oci.repository import Repository
+    from containers.oci.repository import Repository, StoredManifest
     from containers.step import Context
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
-    """Push a checkpoint as a modelcar, or promote one that was measured."""
+    """Push a checkpoint as a modelcar, or layers of it ahead, or promote one that was measured."""
     parameters = PushParameters.read(request.parameters)
     options = PushOptions.read(request.options)
     store = Store.open(request.store, context.settings.store)
     if parameters.action == "push":
         return _push(request, parameters, options, store, context)
+    if parameters.action == "push-layers":
+        if not options.arriving:
+            raise BadInput("push-layers needs the option 'arriving'")
+        return push_layers(parameters.target, options.arriving, store, context)
     return _promote(request, parameters, options, store, context)
 
 
@@ -128,7 +135,7 @@ def _promote(
             if before is None or before.digest != digest:
                 repository.put(stored.content, stored.media_type, name)
                 changed.append(name)
-        changed += _tag_raw(repository, digest, parameters.tags)
+        changed += tag_raw(repository, stored, parameters.tags, lambda text: context.report.log(text, "warning"))
     tagged = ", ".join(str(reference.tagged(name)) for name in parameters.tags)
     context.report.log(f"{tagged} {'is' if changed else 'was already'} {digest}")
     values = PromotedImage(
@@ -140,10 +147,27 @@ def _promote(
     return StepResult(step=Step.PUSH, values=values.dump(), versions={"httpx": version("httpx")})
 
 
-def _tag_raw(repository: Repository, digest: Digest, tags: tuple[str, ...]) -> list[str]:
-    """The raw artifact of a promoted modelcar, where there is one, gets the same tags with `-raw` behind them."""
+def tag_raw(
+    repository: Repository, car: StoredManifest, tags: tuple[str, ...], warn: Callable[[str], None]
+) -> list[str]:
+    """The raw artifact of a promoted modelcar, where there is one, gets the same tags with `-raw` behind them.
+
+    Whoever may push can attach one with other files, so only the one that holds the modelcar's own files is taken.
+    """
+    listed = referrers.manifests(repository, car.digest, ARTIFACT)
+    fitting = []
+    if listed:
+        _, held = image(repository, str(car.digest))  # of an index, any: all hold the same model
+        fitting = [one for one, manifest in listed if holds_files_of(manifest, held)]
+    if len(fitting) != len(listed):
+        warn(
+            f"{len(listed) - len(fitting)} raw artifact(s) attached to {car.digest} hold other files than it: not tagged"
+        )
+    if len(fitting) > 1:
+        warn(f"{len(fitting)} raw artifacts are attached to {car.digest}; none was tagged")
+        return []
     changed: list[str] = []
-    for one in referrers.attached(repository, digest, ARTIFACT):
+    for one in fitting:
         stored = found(repository, str(one.digest))
         for name in (f"{tag}-raw" for tag in tags):
             before = repository.get(name)

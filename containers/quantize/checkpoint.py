@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from containers.checkpoint_files import CheckpointFile
+from containers.checkpoint_files import CheckpointFile, weight_map
 from containers.errors import BadInput
+from containers.folder_files import SourceFolder
+from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
+from containers.foreign_values import shown
 from containers.safetensors import Header, read_header
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from containers.foreign_json import Limits
     from containers.store import FileEntry, Manifest, Store
     from containers.streams import Stream
 
@@ -23,6 +27,8 @@ CONFIG: Final = "config.json"
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 SHARD_SUFFIX: Final = ".safetensors"
 _READERS: Final = 8  # headers read at once
+_TENSORS_MAX: Final = 1 << 20  # of a checkpoint; the largest mixtures of experts have 140,000
+_REMEDY: Final = "fetch the checkpoint again"
 _DUPLICATES: Final = "consolidated"  # Mistral's own layout of the same weights, beside the Hugging Face one
 
 
@@ -51,26 +57,17 @@ class StoredFiles:
 
 
 class FolderFiles:
-    """The files below a folder, hidden ones left out."""
+    """The files below a folder by the rule of `containers.folder_files`, hidden ones left out."""
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise BadInput(f"{folder} is not a folder", remedy="name a folder with a checkpoint in Hugging Face layout")
-        self._folder = folder
+        self._folder = SourceFolder(folder)
 
     def listing(self) -> tuple[CheckpointFile, ...]:
-        found = (path for path in self._folder.rglob("*") if path.is_file())
-        names = ((path.relative_to(self._folder), path.stat().st_size) for path in found)
-        return tuple(
-            CheckpointFile(name.as_posix(), size)
-            for name, size in sorted(names)
-            if not any(part.startswith(".") for part in name.parts)
-        )
+        found = self._folder.files(skip=lambda name: name.startswith("."))
+        return tuple(CheckpointFile(file.path, file.state.st_size) for file in found)
 
     def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
-        opened = (self._folder / file.path).open("rb", buffering=0)
-        opened.seek(offset)
-        return opened
+        return self._folder.open(file.path, offset)
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def read_checkpoint(files: Files) -> Checkpoint:
     listing = {file.path: file for file in files.listing()}
     if CONFIG not in listing:
         raise BadInput("the checkpoint has no config.json", remedy="quantize a checkpoint in Hugging Face layout")
-    config = _read_json(files, listing[CONFIG])
+    config = parse_object(read_small(files, listing[CONFIG], CONFIGURATION), CONFIG, CONFIGURATION, remedy=_REMEDY)
     found = [file for path, file in sorted(listing.items()) if path.endswith(SHARD_SUFFIX)]
     index = _find_index(listing)
     mapped = _weight_map(files, listing[index]) if index else None
@@ -124,13 +121,10 @@ def read_checkpoint(files: Files) -> Checkpoint:
     return Checkpoint(tuple(listing.values()), config, index, shards, left_out)
 
 
-def read_small(files: Files, file: CheckpointFile) -> bytes:
-    """All of a small file."""
-    parts: list[bytes] = []
+def read_small(files: Files, file: CheckpointFile, limits: Limits) -> bytes:
+    """All of a small file, up to what `parse_json` takes."""
     with files.open(file) as stream:
-        while part := stream.read(1 << 20):
-            parts.append(part)
-    return b"".join(parts)
+        return read_at_most(limits, stream.read)
 
 
 def _find_index(listing: Mapping[str, CheckpointFile]) -> str | None:
@@ -140,35 +134,36 @@ def _find_index(listing: Mapping[str, CheckpointFile]) -> str | None:
     return preferred if preferred in indexes else next(iter(indexes), None)
 
 
-def _read_json(files: Files, file: CheckpointFile) -> dict[str, Any]:
-    try:
-        content = json.loads(read_small(files, file))
-    except ValueError as error:
-        raise BadInput(f"{file.path} is not JSON: {error}", remedy="fetch the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"{file.path} is not a JSON object", remedy="fetch the checkpoint again")
-    return content
-
-
 def _weight_map(files: Files, index: CheckpointFile) -> dict[str, str]:
-    mapped = _read_json(files, index).get("weight_map")
-    if not isinstance(mapped, dict) or not all(isinstance(path, str) for path in mapped.values()):
-        raise BadInput(f"{index.path} has no weight_map", remedy="fetch the checkpoint again")
+    mapped = weight_map(read_small(files, index, TENSORS), index.path)
     folder = index.path.rpartition("/")[0]
     return {name: f"{folder}/{path}" if folder else path for name, path in mapped.items()}
 
 
 def _is_duplicate(path: str, mapped: Mapping[str, str]) -> bool:
-    return path.startswith(_DUPLICATES) and path not in set(mapped.values())
+    return path.startswith(_DUPLICATES) and path not in mapped.values()
 
 
 def _read_headers(files: Files, shards: list[CheckpointFile]) -> dict[CheckpointFile, Header]:
+    lock = threading.Lock()
+    left = _TENSORS_MAX
+
     def read(file: CheckpointFile) -> Header:
+        nonlocal left
         with files.open(file) as stream:
-            return read_header(stream, file.path, file.size)
+            header = read_header(stream, file.path, file.size)
+        with lock:
+            left -= len(header.tensors)
+        if left < 0:
+            raise BadInput(f"the checkpoint has more than {_TENSORS_MAX} tensors", remedy="quantize another checkpoint")
+        return header
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(shards, pool.map(read, shards), strict=True))
+        try:
+            return dict(zip(shards, pool.map(read, shards), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _owners(shards: Mapping[CheckpointFile, Header]) -> dict[str, str]:
@@ -186,9 +181,9 @@ def _owners(shards: Mapping[CheckpointFile, Header]) -> dict[str, str]:
 
 def _disagreement(index: str, mapped: Mapping[str, str], owners: Mapping[str, str]) -> BadInput:
     name = next(name for name in sorted({*mapped, *owners}) if mapped.get(name) != owners.get(name))
-    said = f"in {mapped[name]}" if name in mapped else "nowhere"
+    said = f"in {shown(mapped[name])}" if name in mapped else "nowhere"
     there = f"in {owners[name]}" if name in owners else "in no shard"
     return BadInput(
-        f"{index} and the shards disagree: it has the tensor {name} {said}, but it is {there}",
+        f"{index} and the shards disagree: it has the tensor {shown(name)} {said}, but it is {there}",
         remedy="fetch the checkpoint again; index and shards are from different versions",
     )

@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from containers.digest import canonical_json
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from containers.safetensors import Header, Tensor
 
 QUANTIZABLE: Final = ("BF16", "F16", "F32")
+_EXPERTS_MAX: Final = 4096  # in one tensor; published models have up to 512
+_PARTS_MAX: Final = 1 << 20  # tensors of what is written
 _EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
@@ -100,13 +103,20 @@ def plan_groups(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Group, ...]:
     Raises BadInput, naming the tensor, for one that the recipe means to quantize and that cannot be.
     """
     hidden = checkpoint.setting("hidden_size")
-    groups = []
+    groups: list[Group] = []
+    left = _PARTS_MAX
     for file, header in checkpoint.shards.items():
-        parts = tuple(
+        made = (
             part
             for tensor in header.tensors
             for part in _parts(tensor, recipe, hidden if isinstance(hidden, int) else 0)
         )
+        parts = tuple(islice(made, left + 1))
+        left -= len(parts)
+        if left < 0:
+            raise BadInput(
+                f"the checkpoint would get more than {_PARTS_MAX} tensors", remedy="quantize another checkpoint"
+            )
         groups.append(Group(file, header.data_start, parts, recipe.scheme))
         _check_parts(groups[-1])
     return tuple(groups)
@@ -124,6 +134,11 @@ def _parts(tensor: Tensor, recipe: Recipe, hidden: int) -> Iterator[Part]:
         return
     leaf, leaves = fused[0], _EXPERTS[fused[0]]
     experts, rows, columns = tensor.shape
+    if experts > _EXPERTS_MAX or 0 in tensor.shape:
+        raise BadInput(
+            f"the tensor {tensor.name} of shape {list(tensor.shape)} does not hold up to {_EXPERTS_MAX} experts",
+            remedy="quantize another checkpoint",
+        )
     if rows % len(leaves) or (
         hidden and hidden in (rows, columns) and hidden != (columns if len(leaves) == 2 else rows)
     ):

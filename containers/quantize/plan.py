@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from containers.contract import Frozen
+from containers.foreign_values import visible_line
 from containers.quantize.assemble import copied_files
 from containers.quantize.resources import disk_needed, gpu_memory_needed, lanes_for, memory_needed
 from containers.registry_limits import MODEL_LAYERS, may_refuse
@@ -128,7 +129,7 @@ def _kept(parts: list[Part]) -> tuple[KeptTensors, ...]:
 
 def _architecture(config: Any) -> str:
     architectures = config.get("architectures")
-    return str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
+    return visible_line(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
 
 
 def _registry_warnings(largest: int) -> list[str]:

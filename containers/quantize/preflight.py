@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from containers.errors import BadInput
+from containers.foreign_values import shown
 from containers.quantize.checkpoint import read_checkpoint
 from containers.quantize.groups import plan_groups
 from containers.quantize.recipe import Recipe, check_coverage, check_entries
@@ -67,7 +68,8 @@ def check_not_quantized(checkpoint: Checkpoint) -> None:
     for place in ("quantization_config", "compression_config"):
         config = checkpoint.setting(place)
         if config:
-            method = config.get("quant_method", "an unnamed method") if isinstance(config, dict) else config
+            named = config.get("quant_method", "an unnamed method") if isinstance(config, dict) else config
+            method = shown(str(named))
             raise BadInput(
                 f"the checkpoint is already quantized (config.json: {place}, {method})",
                 remedy="use the unquantized checkpoint",

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from containers import shard_feed
 from containers.contract import (
     Kind,
     QuantizedCheckpoint,
@@ -60,6 +61,8 @@ def work(request: StepRequest, context: Context) -> StepResult:
     clock = Clock()
     job = prepare(StoredFiles(store, source), parameters, fixed)
     shards, missing = find_stored(job, store, options.groups)
+    for shard in shards.values():
+        shard_feed.publish(store, options.announce, shard)
     if parameters.action == "plan":
         return _planned(make_plan(job, shards, options.lanes))
     clock.lap("plan")

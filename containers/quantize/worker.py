@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from containers import shard_feed
 from containers.contract import Kind
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.quantize.channel import StoppedError
@@ -70,11 +71,13 @@ def quantize_groups(  # noqa: PLR0917
 
         def attempt(pending: Group, device: Device) -> FileEntry:
             group = wait_for(pending, stop)
-            done = find(store, group, job)  # by another worker, meanwhile
-            if done is not None:
+            shard = find(store, group, job)  # by another worker, meanwhile
+            if shard is not None:
                 progress.advance(group.source.size)
-                return done
-            return _quantize(group, device, _WorkerContext(job, store, context.scratch, progress, stop))
+            else:
+                shard = _quantize(group, device, _WorkerContext(job, store, context.scratch, progress, stop))
+            shard_feed.publish(store, options.announce, shard)
+            return shard
 
         def say(message: str) -> None:
             context.report.log(message, "warning")

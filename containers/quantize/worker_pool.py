@@ -95,6 +95,7 @@ class WorkerPool:
             device=device,
             lanes=self._options.lanes or min(lanes_for(0, len(dealt)), max(1, cores() // count // 2)),
             groups=tuple(dealt),
+            announce=self._options.announce,
         )
         self._starts += 1
         folder = self._context.scratch / f"worker-{self._starts}"

@@ -16,27 +16,33 @@ from containers.serve import vllm_command
 from containers.serve.argument_check import check_arguments
 from containers.serve.models import unpacked
 from containers.serve.server import VllmServer
+from containers.serve.vllm_command import SOCKET
 
 
 def work(request: StepRequest, context: step.Context) -> StepResult:
     """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise, or check a user's arguments for it."""
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
+    if options.stage == "fetch":
+        check = parameters.action == "check"  # which needs nothing of a model
+        return StepResult(step=Step.SERVE) if check else fetch(parameters, request, context)
     python = context.settings.serve.python
     vllm = vllm_command.installed(python)
     if parameters.action == "check":
         check_arguments(vllm, parameters, context, python)
         return StepResult(step=Step.SERVE, versions={vllm.name: vllm.version})
     started = time.monotonic()
+    mounted, there = Path(options.folder) if options.folder else None, options.stage == "serve"
     with (
-        unpacked(parameters.reference, request, context, Path(options.folder) if options.folder else None) as model,
+        unpacked(parameters.reference, request, context, mounted, fetch=not there) as model,
         claimed(options.port, option="--port or CARWRIGHT_SERVE__PORT", host=options.host) as port,
         vllm_command.sockets_folder(context.scratch) as sockets,
     ):
         unpacked_at = time.monotonic()
         server = VllmServer(
-            argv=vllm_command.command(vllm, parameters, model, port, host=options.host, python=python),
+            argv=vllm_command.command(vllm, parameters, model, sockets / SOCKET, python=python),
             env=vllm_command.environment(vllm, parameters, context.settings, sockets, options.devices),
+            socket=sockets / SOCKET,
             port=port,
             served_model_name=parameters.served_model_name,
             options=options,
@@ -45,30 +51,43 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
         with server.child() as child:
             server.wait_ready(child)
             ready = time.monotonic()
-            server.first_answer()
-            endpoint = Endpoint(
-                url=options.advertise or server.url,
-                served_model_name=parameters.served_model_name,
-                server=str(vllm),
-                emulated_fp8=server.emulates,
-                start=server.start_facts(time.monotonic() - unpacked_at),
-            )
-            result = StepResult(
-                step=Step.SERVE,
-                values=endpoint.dump(),
-                metrics={"model_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file())},
-                timings={
-                    "unpack": round(unpacked_at - started, 3),
-                    "load": round(ready - unpacked_at, 3),
-                    "first_answer": round(time.monotonic() - ready, 3),
-                },
-                versions={vllm.name: vllm.version},
-            )
-            step.write_result(context.result_path, result)
-            context.report.log(f"{parameters.served_model_name} is ready at {endpoint.url}")
-            ending = server.run_until_stopped(child)
+            with server.answering():
+                server.first_answer()
+                endpoint = Endpoint(
+                    url=options.advertise or server.url,
+                    served_model_name=parameters.served_model_name,
+                    server=str(vllm),
+                    emulated_fp8=server.emulates,
+                    start=server.start_facts(time.monotonic() - unpacked_at),
+                )
+                result = StepResult(
+                    step=Step.SERVE,
+                    values=endpoint.dump(),
+                    metrics={"model_bytes": _size(model)},
+                    timings={
+                        "unpack": round(unpacked_at - started, 3),
+                        "load": round(ready - unpacked_at, 3),
+                        "first_answer": round(time.monotonic() - ready, 3),
+                    },
+                    versions={vllm.name: vllm.version},
+                )
+                step.write_result(context.result_path, result)
+                context.report.log(f"{parameters.served_model_name} is ready at {endpoint.url}")
+                ending = server.run_until_stopped(child)
     context.report.log(f"{parameters.served_model_name} {ending}")
     return result
+
+
+def fetch(parameters: ServeParameters, request: StepRequest, context: step.Context) -> StepResult:
+    """Have the model under the home folder, for a server that will look for it there."""
+    started = time.monotonic()
+    with unpacked(parameters.reference, request, context) as model:
+        timings = {"unpack": round(time.monotonic() - started, 3)}
+        return StepResult(step=Step.SERVE, metrics={"model_bytes": _size(model)}, timings=timings)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 if __name__ == "__main__":

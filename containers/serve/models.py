@@ -17,17 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput, NotReady, Temporary
 from containers.oci.access import open_repository, pinned, read_manifest
+from containers.oci.layer import CHUNK, LayerFile, LayerHasher
 from containers.oci.mounted import REMEDY
 from containers.oci.repository import image
 from containers.oci.unpack import unpack
 from containers.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from containers.contract import ArtifactRef, StepRequest
+    from containers.digest import Digest
+    from containers.oci.validate import ListedFile
     from containers.step import Context
 
 _GB: Final = 1_000_000_000
@@ -36,12 +39,15 @@ _LINK_TIMEOUT: Final = 30.0  # seconds for a modelcar's container to link its fo
 
 
 @contextmanager
-def unpacked(reference: str, request: StepRequest, context: Context, mounted: Path | None = None) -> Iterator[Path]:
+def unpacked(
+    reference: str, request: StepRequest, context: Context, mounted: Path | None = None, *, fetch: bool = True
+) -> Iterator[Path]:
     """A folder with the model, unchanged for the length of the block.
 
     `reference` is a modelcar by digest; empty takes the input "checkpoint"; `mounted` is a folder that the container engine
-    fills with the model. Raises BadInput when nothing is given, or when the modelcar is damaged or holds anything but plain
-    files; DiskFull; NotReady when the mounted folder stays empty; Temporary when registry or store cannot be reached.
+    fills with the model. Without `fetch` it must be there already. Raises BadInput when nothing is given, or when the modelcar is damaged or holds anything but plain
+    files; DiskFull; NotReady when the mounted folder stays empty; Temporary when registry or store cannot be reached, or
+    when what was fetched has been removed again.
     """
     if mounted is not None:
         _wait_for(mounted)
@@ -67,9 +73,14 @@ def unpacked(reference: str, request: StepRequest, context: Context, mounted: Pa
         with folder.with_name(f".{folder.name}.make").open("w") as making:  # two servers of one model take turns
             fcntl.flock(making, fcntl.LOCK_EX)
             if not _complete(folder):
+                if not fetch:
+                    raise Temporary(
+                        f"the model that was fetched into {folder} is not there, or not whole",
+                        remedy="run it again; where models are removed to make room, raise CARWRIGHT_SERVE__KEEP_GB",
+                    )
                 make_room(home, context.settings.serve.keep_gb * _GB)
                 if reference:
-                    _from_modelcar(reference, folder, context)
+                    _from_modelcar(reference, folder, request, context)
                 else:
                     assert checkpoint is not None
                     _from_store(checkpoint, folder, request, context)
@@ -140,12 +151,43 @@ def make_room(home: Path, limit: float) -> list[str]:
     return removed
 
 
-def _from_modelcar(reference: str, folder: Path, context: Context) -> None:
+def _from_modelcar(reference: str, folder: Path, request: StepRequest, context: Context) -> None:
+    """Unpack it; what its layers hold and the store has, too, is proved to be the same and not written a second time."""
+    store = Store.open(request.store, context.settings.store) if context.settings.store.direct else None
     with open_repository(reference, context.settings) as repository:
         _, manifest = image(repository, str(read_manifest(repository).digest))
     total = sum(layer.size for layer in manifest.layers)
     with context.report.progress("unpacking the modelcar", total) as progress:
-        unpack(reference, folder, context.settings, on_bytes=progress.advance)
+
+        def supply(layer: Digest, files: Sequence[ListedFile], into: Path) -> bool:
+            return store is not None and _linked(store, layer, files, into, progress.advance)
+
+        unpack(reference, folder, context.settings, on_bytes=progress.advance, supply=supply)
+
+
+def _linked(
+    store: Store, layer: Digest, files: Sequence[ListedFile], into: Path, on_bytes: Callable[[int], None]
+) -> bool:
+    """Link the files of a layer to the store's blobs, if these, put into a tar, have the layer's digest."""
+    paths = [store.path(file.sha256, file.size) for file in files]
+    if not all(paths):
+        return False
+    hasher = LayerHasher.of([LayerFile(file.path, file.size) for file in files])
+    for path in paths:
+        assert path is not None
+        with path.open("rb", buffering=0) as blob:
+            while chunk := blob.read(CHUNK):
+                hasher.update(chunk)
+                on_bytes(len(chunk))
+    if hasher.digest() != layer:
+        return False  # the list of the layer, or the blob, is wrong: then the layer itself is read
+    for file, path in zip(files, paths, strict=True):
+        assert path is not None
+        target = into / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(path)
+    return True
 
 
 def _from_store(checkpoint: ArtifactRef, folder: Path, request: StepRequest, context: Context) -> None:

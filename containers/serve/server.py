@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from containers.contract import ServerStart
-from containers.errors import Interrupted, NotReady
-from containers.ports import LOOPBACK
+from containers.errors import BadInput, Interrupted, NotReady
+from containers.ports import LOOPBACK, beside, listens_alone
 from containers.process import Child
 from containers.serve.diagnosis import explain, last
+from containers.serve.front import passing_on
 from containers.serve.vllm_command import EMULATION
 from containers.serve_health import HEALTH_TIMEOUT, health_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from containers.contract import ServeOptions
     from containers.events import Reporter
@@ -36,12 +38,15 @@ _FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which incl
 
 @dataclass
 class VllmServer:
-    """`log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8. `weights` (bytes on each
+    """`socket` is where it listens, `port` one that is claimed for it (`containers.ports`), on which it answers once ready.
+
+    `log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8. `weights` (bytes on each
     GPU) and `cache_tokens` are what vLLM says of itself while it starts; 0 until then.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
+    socket: Path
     port: int
     served_model_name: str
     options: ServeOptions
@@ -62,7 +67,7 @@ class VllmServer:
         return Child(self.argv, self.env, log_file=log_file, on_line=self._on_line)
 
     def wait_ready(self, child: Child) -> None:
-        """Return once the health check succeeds.
+        """Return once the health check succeeds, asked at its socket: nobody else can answer there.
 
         Raises what `explain` makes of the log when vLLM ends first or the deadline passes, Interrupted when the lease
         runs out.
@@ -70,7 +75,7 @@ class VllmServer:
         started = time.monotonic()
         address = health_url(self.url)
         with (
-            httpx.Client(trust_env=False, timeout=HEALTH_TIMEOUT) as client,
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=HEALTH_TIMEOUT) as client,
             self.report.progress("vLLM is loading", unit="s") as progress,
         ):
             while True:
@@ -88,6 +93,17 @@ class VllmServer:
                 if expired(self.options):
                     raise Interrupted("vLLM was stopped while loading: nobody renewed its lease")
                 time.sleep(_POLL)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Answer at the port until the block ends. Raises BadInput when another program does that, too."""
+        with beside(self.port, self.options.host) as listening, passing_on(listening, self.socket):
+            if not listens_alone(listening):  # beside one of the same user: the kernel shares connections out
+                raise BadInput(
+                    f"another program of this user listens on port {self.port}, too",
+                    remedy=f"`ss -ltnp 'sport = :{self.port}'` names it; CARWRIGHT_SERVE__PORT=0 takes a free port",
+                )
+            yield
 
     def first_answer(self) -> None:
         """Ask for one token: a server can be healthy and unable to answer. Raises NotReady."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.fingerprints import VLLM_DISTRIBUTIONS
 from containers.interpreter import versions
-from containers.ports import LOOPBACK
 from containers.process import inherited
 
 if TYPE_CHECKING:
@@ -24,9 +23,10 @@ if TYPE_CHECKING:
     from containers.settings import StepSettings
 
 PLUGIN: Final = Path(__file__).with_name("plugin")
+SOCKET: Final = "vllm.sock"  # in its folder of sockets
 EMULATION: Final = "FP8 is EMULATED"  # what the plugin says once it has taken over a layer
 _LOGPROBS: Final = 20  # the fidelity measure asks for that many per token of the prompt
-_SOCKETS: Final = 64  # bytes
+_SOCKETS: Final = 46  # bytes, of 64 with the name of a new folder
 _PREFIXES: Final = ("CUDA_", "NCCL_", "VLLM_")  # of the variables that a server on a GPU inherits
 
 
@@ -73,14 +73,14 @@ def command(
     vllm: InstalledVllm,
     parameters: ServeParameters,
     model: Path,
-    port: int,
+    socket: Path,
     *,
-    host: str = LOOPBACK,
     python: Path | None = None,
 ) -> list[str]:
-    """The argument list of the server; `python` is an interpreter that has vLLM, by default this one.
+    """The argument list of the server; `python` is an interpreter that has vLLM, by default this one, and `socket` where it
+    listens (unix(7)).
 
-    The server asks for no key: on a machine's own network `host` is the loopback interface.
+    The server asks for no key: who may open the socket may ask.
 
     On a CPU: nothing is compiled (it would need a C++ compiler and take longer than all answers of a smoke suite), and
     nothing is taken from a prefix cache, so that the same question gets the same arithmetic. One process fewer, of the
@@ -88,7 +88,7 @@ def command(
     """
     argv = [str(python or sys.executable), "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(model), "--served-model-name", parameters.served_model_name]
-    argv += ["--host", host, "--port", str(port)]
+    argv += ["--uds", str(socket)]
     argv += ["--max-model-len", str(parameters.max_model_len), "--dtype", parameters.dtype]
     argv += ["--tensor-parallel-size", str(parameters.tensor_parallel_size)]
     if parameters.pipeline_parallel_size > 1:
@@ -105,14 +105,12 @@ def command(
 
 @contextmanager
 def sockets_folder(scratch: Path) -> Iterator[Path]:
-    """A folder for the sockets between vLLM's processes: `scratch`, or one with a shorter name.
+    """A folder for vLLM's sockets, which only this user can enter: `scratch`, or one with a shorter name.
 
     The name of a Unix socket has 107 bytes at most (unix(7)), of which vLLM's own part takes 37.
     """
-    if len(os.fsencode(scratch)) <= _SOCKETS:
-        yield scratch
-        return
-    with tempfile.TemporaryDirectory(prefix="carwright-", dir="/tmp") as folder:
+    short = scratch if len(os.fsencode(scratch)) <= _SOCKETS else None
+    with tempfile.TemporaryDirectory(prefix="carwright-", dir=short or "/tmp") as folder:  # noqa: S108 - a new folder there
         yield Path(folder)
 
 

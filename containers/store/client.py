@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from containers.settings import StoreSettings
 
 CONNECTIONS: Final = 16
+SMALL: Final = 256 << 20  # bytes of an object that is read into memory whole
 
 # `standard` retries (botocore's guide, "Retries"): transient faults, throttling and 5xx, exponential backoff with
 # jitter. A part that waits for its turn in rclone can take more than botocore's default of 60 s, and a part sent
@@ -144,7 +145,7 @@ class Bucket:
                 raise
 
     def read(self, key: str) -> bytes | None:
-        """All of a small object; None when it is missing."""
+        """All of a small object, at most `SMALL` bytes; None when it is missing."""
         with translated(f"reading {key}", self.name):
             try:
                 answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
@@ -153,7 +154,13 @@ class Bucket:
                     return None
                 raise
             with answer["Body"] as body:
-                return bytes(body.read())
+                content = bytes(body.read(SMALL + 1))
+        if len(content) > SMALL:
+            raise BadInput(
+                f"{key} in {self.name} has more than {amount(SMALL, 'B')}",
+                remedy="no manifest is that large: the store is damaged or hostile",
+            )
+        return content
 
     def link(self, key: str, *, seconds: int, media_type: str) -> str:
         """A URL that lets anybody read this key, as `media_type`, for so long (S3 API, presigned GET; AWS: 7 days at most)."""

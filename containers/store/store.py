@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from containers.store.client import CONNECTIONS, Bucket
 from containers.store.failures import translated
 from containers.store.files import digest_of, remove_leftovers, replacing
 from containers.store.folder import FolderBucket
+from containers.store.links import link_checked
 from containers.store.manifest import FileEntry, Manifest
 from containers.store.transfer import BlobReader, damaged, download, key_of, missing, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from containers.contract import StoreLocation
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from containers.streams import Stream
 
 _STREAMS: Final = 4  # ranges or files on the wire at once
-_PIECE: Final = 1 << 20
 _KEYS: Final = ("results/", "watch/")
 _BLOBS: Final = "blobs/sha256/"
 _BLOB: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}")
@@ -253,48 +252,19 @@ class Store:
         if not isinstance(self._bucket, FolderBucket):
             return self.materialize(ref, folder, on_bytes)
         manifest = self.load(ref)
-        self.link_files(manifest.files, folder, on_bytes)
+        link_checked(self._bucket, manifest.files, folder, on_bytes)
         return manifest
 
-    def link_files(
-        self, entries: Iterable[FileEntry], folder: Path, on_bytes: Callable[[int], None] | None = None
-    ) -> None:
-        """Links to blobs, which are checked before, below a folder of this machine; only where the store is a folder here.
-
-        Raises DamagedBlob for other bytes than the digest promises, BadInput for a blob that is not there.
-        """
-        bucket = self._bucket
-        assert isinstance(bucket, FolderBucket)
-
-        def link(entry: FileEntry) -> None:
-            self._check_blob(bucket, entry, on_bytes)
-            with translated(f"writing to {folder}", bucket.name):
-                path = folder / entry.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)
-                path.symlink_to(bucket.path(key_of(entry.sha256)))
-
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="store-check") as pool:
-            for future in [pool.submit(link, entry) for entry in entries]:
-                future.result()
+    def path(self, digest: Digest, size: int) -> Path | None:
+        """The file of a blob, not checked; None where the store is no folder here, or has no such blob of that size."""
+        if not isinstance(self._bucket, FolderBucket) or not self.has_blob(digest, size):
+            return None
+        return self._bucket.path(key_of(digest))
 
     @property
     def here(self) -> bool:
         """Whether its blobs are files of this machine."""
         return isinstance(self._bucket, FolderBucket)
-
-    def _check_blob(self, bucket: FolderBucket, entry: FileEntry, on_bytes: Callable[[int], None] | None) -> None:
-        found = hashlib.sha256()
-        try:
-            with bucket.open(key_of(entry.sha256)) as file:
-                while piece := file.read(_PIECE):
-                    found.update(piece)
-                    if on_bytes is not None:
-                        on_bytes(len(piece))
-        except FileNotFoundError as error:
-            raise missing(entry.sha256, bucket.name) from error
-        if (digest := Digest(found.hexdigest())) != entry.sha256:
-            raise damaged(bucket, entry.sha256, digest)
 
     def sweep(self, *, older: timedelta = _DAY, delete: bool = False) -> list[Orphan]:
         """The blobs that no artifact needs and that were last written before `older` ago.
@@ -345,6 +315,10 @@ class Store:
 
     def write_key(self, key: str, content: bytes) -> None:
         self._bucket.write(_key(key), content)
+
+    def keys(self, folder: str) -> list[str]:
+        """The keys of values below `folder`, such as `results/name`."""
+        return [listed.key for listed in self._bucket.listing(f"{_key(folder)}/")]
 
     def delete_key(self, key: str) -> None:
         """No error when it is gone already."""

@@ -209,7 +209,7 @@ def render(  # noqa: PLR0917 -- typer makes options of them
             path.write_text(file.text)
             if path.suffix == ".sh":
                 path.chmod(0o755)
-            print(path)
+            terminal.line(str(path))
     for note in (*deployment.model.notes, *rendered.notes):
         terminal.err.print(f"note: {note}")
 
@@ -258,7 +258,7 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
         print(served.model_dump_json(indent=2))
         return
     word = "serves" if served.changed else "served already"
-    print(f"{served.name} {word} at {served.url}")
+    terminal.line(f"{served.name} {word} at {served.url}")
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from containers import suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
+from containers.foreign_text import clean
 from containers.oci import referrers
 from containers.verdict import CARD_FILE, PAGE_FILE, grounds_for_promotion
 from flows.cli import terminal
@@ -28,6 +29,10 @@ Suite = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")]
+Attached = Annotated[
+    str,
+    typer.Option(metavar="DIGEST", help="The referrer to take, if several differ: whoever may push can attach one."),
+]
 _WHAT = (
     "A modelcar by reference, a model source (hf://, file://, s3://), an endpoint (http://HOST:PORT/v1, followed by #NAME "
     "if it serves several models), or a stored measurement (measurement:FINGERPRINT)."
@@ -119,23 +124,33 @@ def report(
         typer.Argument(help="A run of this folder or a promoted image. Default: the last run.", show_default=False),
     ] = "",
     output: Output = None,
+    attached: Attached = "",
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write the report of an evaluation as a self-contained HTML page, and print its path."""
     from flows.release import report as reports
+    from flows.release import statements
 
     settings = Settings()
     home = settings.home.resolve()
     if _reference(what):
-        page = reports.of_reference(what, settings, referrers.EVALUATION, PAGE_FILE)
-        path = output or Path(PAGE_FILE)
+        said = statements.of_reference(
+            what, settings, referrers.EVALUATION, PAGE_FILE, name="evaluation", chosen=attached
+        )
+        terminal.err.print(f"note: this report was {said.whose}", soft_wrap=True)
+        page, path = said.content, output or Path(PAGE_FILE)
+        if show and not said.run:
+            raise BadInput(
+                "this page was written by somebody else, and a browser runs what is in it",
+                remedy="write it to a file with --output, and open it where that is safe",
+            )
     else:
         found = reports.of_run(home, what)
         page, path = found.read_bytes(), output or found
     _writable(path)
     if not path.exists() or path.read_bytes() != page:
         path.write_bytes(page)
-    print(path)
+    terminal.line(str(path))
     if show:
         webbrowser.open(path.resolve().as_uri())
 
@@ -146,20 +161,22 @@ def card(
         str, typer.Argument(help="A promoted image: registry/repository:tag or oci:DIR:TAG, or by @digest.")
     ],
     output: Output = None,
+    attached: Attached = "",
 ) -> None:
     """Print the model card, with scores, that is attached to an image.
 
     [bold]carwright card[/] registry.example.com/models/name:1.0 -o README.md
     """
-    from flows.release import report as reports
+    from flows.release import statements
 
     _writable(output)
-    text = reports.of_reference(reference, Settings(), referrers.CARD, CARD_FILE).decode()
+    said = statements.of_reference(reference, Settings(), referrers.CARD, CARD_FILE, name="card", chosen=attached)
+    terminal.err.print(f"note: this card was {said.whose}", soft_wrap=True)
     if output is None:
-        print(text, end="")
+        print(clean(said.content.decode(errors="replace")), end="")
     else:
-        output.write_text(text)
-        print(output)
+        output.write_bytes(said.content)
+        terminal.line(str(output))
 
 
 def _reference(what: str) -> bool:

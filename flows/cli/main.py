@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from containers.errors import Error, Interrupted
+from containers.foreign_text import masked
 from containers.setting_names import settings_of
 from flows.cli import (
     deploy,
@@ -125,7 +126,7 @@ def settings(json_: Json = False) -> None:
     """Print the effective settings and their meaning; secrets are masked."""
     values = Settings().model_dump(mode="json")
     if json_:
-        print(json.dumps(values, indent=2))
+        print(masked(json.dumps(values, indent=2)))
         return
     for setting in settings_of(Settings):
         value: Any = values

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
-    from rich.console import Console
-
     from containers.oci.candidates import Candidate
     from containers.oci.modelcar import Pushed
     from containers.oci.plan import PushPlan
@@ -91,7 +89,7 @@ def push(  # noqa: PLR0917 -- typer makes options of them
             layer_bytes=registry_layer_bytes(target, settings),
             also_raw="raw" in (also or ()),
         )
-        _show_plan(plan, target, terminal.out if plan_only and not json_ else terminal.err)
+        _show_plan(plan, target, error=not plan_only or json_)
         if plan_only:
             if json_:
                 print(json.dumps(_plan_json(plan), indent=2))
@@ -153,9 +151,9 @@ def verify(
         )
     else:
         for one in result.differences:
-            print(f"{one.kind}: {one.message}")
+            terminal.line(f"{one.kind}: {one.message}")
         if result.ok:
-            print(
+            terminal.line(
                 f"{result.digest}: {len(result.files)} files, {amount(result.bytes_read, 'B')}, every digest is right"
             )
     if not result.ok:
@@ -171,8 +169,10 @@ def show_candidates(reference: str, older: str, *, delete: bool, as_json: bool) 
         print(json.dumps({"reference": reference, "deleted": delete, "candidates": listed}, indent=2))
         return
     for one in candidates:
-        print(f"{'removed' if delete else 'would remove'} {reference}:{one.tag} ({one.digest}, pushed {one.pushed})")
-    print(f"{len(candidates)} candidate(s) never passed and are older than {older}")
+        terminal.line(
+            f"{'removed' if delete else 'would remove'} {reference}:{one.tag} ({one.digest}, pushed {one.pushed})"
+        )
+    terminal.line(f"{len(candidates)} candidate(s) never passed and are older than {older}")
 
 
 def clean_registry(reference: str, older: timedelta, *, delete: bool, settings: Settings) -> tuple[Candidate, ...]:
@@ -229,10 +229,10 @@ def _plan_json(plan: PushPlan) -> dict[str, Any]:
     }
 
 
-def _show_plan(plan: PushPlan, target: Reference, console: Console) -> None:
-    console.print(plan.summary(str(target.target)))
+def _show_plan(plan: PushPlan, target: Reference, *, error: bool) -> None:
+    terminal.line(plan.summary(str(target.target)), error=error)
     for note in plan.notes:
-        console.print(f"note: {note}")
+        terminal.line(f"note: {note}", error=error)
 
 
 def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: bool) -> None:
@@ -255,9 +255,10 @@ def _show_pushed(pushed: Pushed, target: Reference, seconds: float, *, as_json: 
         print(f"{reference}\nalready in the registry: nothing was sent ({seconds:.1f} s)")
         return
     rate = amount(pushed.pushed_bytes / max(seconds, 0.001), "B")
-    print(f"{reference}\n{amount(pushed.pushed_bytes, 'B')} sent in {seconds:.1f} s ({rate}/s)", end="")
-    print(
+    there = (
         f", {len(pushed.skipped)} part(s) were already there: {', '.join(pushed.skipped[:5])}" if pushed.skipped else ""
     )
+    terminal.line(reference)
+    terminal.line(f"{amount(pushed.pushed_bytes, 'B')} sent in {seconds:.1f} s ({rate}/s){there}")
     if pushed.raw:
-        print(f"raw files: {target.at(pushed.raw)}")
+        terminal.line(f"raw files: {target.at(pushed.raw)}")

@@ -11,7 +11,7 @@ from containers.errors import BadInput
 from containers.setting_names import names_of_variables
 from flows.cli import terminal
 from flows.orchestrator.prefect_import import import_prefect
-from infra.settings import Settings
+from infra.settings import IMAGES, Settings
 
 app = typer.Typer()
 
@@ -23,7 +23,7 @@ def pools(  # noqa: PLR0917 - typer makes options of them
     project: Annotated[
         str, typer.Option(help="Prefix of the hosts' network, the secrets' volume and the containers of runs.")
     ] = "carwright",
-    images: Annotated[str, typer.Option(help="Registry and repository of the images.")] = "carwright",
+    images: Annotated[str, typer.Option(help="Registry and repository of the images.")] = IMAGES,
     tag: Annotated[str, typer.Option(help="Tag of the images.")] = "latest",
     socket: Annotated[str, typer.Option(help="Socket of the container engine on the hosts.")] = "/var/run/docker.sock",
     socket_group: Annotated[

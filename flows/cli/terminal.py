@@ -2,6 +2,9 @@
 
 Whatever people copy (a digest, a command, a URL, a path) stands in one piece, in a line that is neither broken nor cut: there
 are no boxes, and a terminal that is too narrow breaks a line by itself, which its selection and the clipboard undo.
+
+Most of it was written by others: names of models and files, scores, reports, errors of servers. So no text is read as rich's
+markup, no control character reaches the terminal, and no line break in a text begins a line that could pose as another's.
 """
 
 from __future__ import annotations
@@ -9,18 +12,19 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
 from containers.events import Event, amount
 from containers.events import Reporter as EventReporter
+from containers.foreign_text import clean, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -29,16 +33,31 @@ if TYPE_CHECKING:
     from flows.release.summary import Shipped
 
 
-def _console(*, stderr: bool) -> Console:
-    """Prints text as it is: no word of it is taken for markup or an emoji, and no line is wrapped."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+class SafeConsole(Console):
+    """A console that interprets nothing in a text: no markup, no `:emoji:`, no control character, no secret in a URL.
+
+    Style is given by `Text` objects and the styles of columns alone. No line is wrapped.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, "soft_wrap": True, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Strings, and those in tables: cleaned whole, since a URL that was wrapped no longer shows what is secret in it."""
+        return super().render_str(clean(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Everything that is printed passes here, the cells of tables before their width is measured."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
 
-out = _console(stderr=False)
-err = _console(stderr=True)
-_failures = _console(stderr=True)  # which `be_quiet` leaves
+out = SafeConsole()
+err = SafeConsole(stderr=True)
+_failures = SafeConsole(stderr=True)  # which `be_quiet` leaves
 
 _PLAIN_INTERVAL: Final = 5.0  # seconds between two progress lines of one step where there is no terminal
+_MARGIN: Final = 11  # columns of the step's name
 _STYLES: Final = {"warning": "yellow", "error": "red", "debug": "dim"}
 
 
@@ -81,7 +100,8 @@ class Display:
                 self._advance(step, event) if self._progress is not None else self._tell(step, event)
         elif event.event == "log" and (self._verbose or event.level != "debug"):
             console = self._progress.console if self._progress is not None else err
-            text = Text.assemble((f"{step:>9}  ", "bold cyan"), (event.message, _STYLES.get(event.level, "")))
+            message = _indented(event.message, _MARGIN)
+            text = Text.assemble((f"{step:>9}  ", "bold cyan"), (message, _STYLES.get(event.level, "")))
             console.print(text, soft_wrap=True)
 
     def _advance(self, step: str, event: Event) -> None:
@@ -91,15 +111,15 @@ class Display:
         """
         assert self._progress is not None
         key = (step, "" if event.unit == "%" else event.task)
-        description = f"[bold cyan]{step:>9}[/]  {escape(event.task)}"
         total = event.total or None
         if key not in self._bars:
             for other, bar in [one for one in self._bars.items() if one[0][0] == step]:
                 if self._progress.tasks[self._progress.task_ids.index(bar)].finished:
                     self._progress.remove_task(bar)
                     del self._bars[other]
-            self._bars[key] = self._progress.add_task(description, total=total, unit=event.unit)
-        self._progress.update(self._bars[key], completed=event.done, total=total, description=description)
+            self._bars[key] = self._progress.add_task("", total=total, unit=event.unit, step=f"{step:>9}")
+        task = one_line(event.task)
+        self._progress.update(self._bars[key], completed=event.done, total=total, description=task)
 
     def _tell(self, step: str, event: Event) -> None:
         """A line every few seconds; a task that takes no longer is told by what the step says itself."""
@@ -110,7 +130,7 @@ class Display:
         self._shown[step] = now
         rate = (event.done - at_first) / (now - began) if now > began else 0.0
         left = (event.total - event.done) / rate if event.total and rate > 0 else None
-        told = f"{event.task} ({event.done:.0f} %)" if followed else event.text() + _rate(rate, event.unit)
+        told = f"{one_line(event.task)} ({event.done:.0f} %)" if followed else event.text() + _rate(rate, event.unit)
         err.print(f"{step:>9}  {told}" + (f", {left:.0f} s left" if left is not None else ""))
 
 
@@ -126,10 +146,11 @@ def display(*, verbose: bool = False) -> Iterator[Display]:
     if err.quiet or not err.is_interactive or not err.file.isatty():  # FORCE_COLOR makes no terminal of a pipe
         yield Display(None, verbose=verbose)
         return
-    console = Console(stderr=True, highlight=False, emoji=False)
+    console = SafeConsole(stderr=True, soft_wrap=False)
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        TextColumn("{task.fields[step]}", style="bold cyan", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         BarColumn(12),
         _Amount(),
         TimeLeftColumn(compact=True, elapsed_when_finished=True),
@@ -153,9 +174,10 @@ def measured(step: str, total: int) -> Iterator[Callable[[int], None]]:
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Collection[int] = ()) -> None:
     """Columns side by side on standard output, without a box; the columns with the numbers in `right` end together.
 
-    Columns are as wide as their longest cell, whatever the terminal's width: put what may be long last.
+    Columns are as wide as their longest cell, whatever the terminal's width: put what may be long last. A line break in a
+    cell is shown as its escape.
     """
-    cells = [[one if isinstance(one, Text) else Text(one) for one in row] for row in rows]
+    cells = [[one if isinstance(one, Text) else Text(one_line(one, len(one))) for one in row] for row in rows]
     if any(headings):
         cells.insert(0, [Text(heading, "bold") for heading in headings])
     widths = [max(cell_len(cell.plain) for cell in column) for column in zip(*cells, strict=True)]
@@ -178,9 +200,21 @@ def show_shipped(shipped: Shipped) -> None:
 
 
 def show_error(error: Error) -> None:
-    """Print an error, its remedy, and where more is said."""
-    _failures.print(Text.assemble(("error: ", "bold red"), error.message))
+    """Print an error, its remedy, and where more is said. Only the first line begins in the first column."""
+    _failures.print(Text.assemble(("error: ", "bold red"), _indented(error.message)))
     if error.remedy:
-        _failures.print(f"  {error.remedy}")
+        _failures.print(f"  {_indented(error.remedy)}")
     if error.log and error.log not in f"{error.message} {error.remedy}":
-        _failures.print(f"  log: {error.log}")
+        _failures.print(f"  log: {_indented(error.log)}")
+
+
+def line(text: str, *, error: bool = False) -> None:
+    """Print one line: as it is for programs that read it, or as a note on standard error."""
+    if error:
+        err.print(_indented(text))
+    else:
+        print(_indented(clean(text)))
+
+
+def _indented(text: str, margin: int = 2) -> str:
+    return text.replace("\n", "\n" + " " * margin)

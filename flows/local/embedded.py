@@ -13,11 +13,13 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 
-from containers.errors import NotReady
-from containers.ports import LOOPBACK, claimed
+from containers import private
+from containers.errors import BadInput, NotReady
+from containers.ports import LOOPBACK, claimed, served_by
 from containers.process import Child, inherited
 from infra.credentials import new_login
 from infra.objectstore import EmbeddedStore
@@ -38,7 +40,7 @@ def store(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     home = settings.home.resolve()
-    with EmbeddedStore(home / "store", home / "logs" / "store.log") as started:
+    with EmbeddedStore(private.folder(home, "store"), private.folder(home, "logs") / "store.log") as started:
         direct = settings.launcher == "process"  # containers do not see the folder, and a server sees it late
         yield settings.model_copy(update={"store": started.model_copy(update={"direct": direct})})
 
@@ -61,21 +63,24 @@ class PrefectServer:
         return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.login}
 
     def wait(self) -> None:
-        """Wait until the server answers; raises NotReady with the end of its log."""
+        """Wait until the server answers; raises NotReady with the end of its log, BadInput when another program answers."""
         deadline = time.monotonic() + _PREFECT_DEADLINE
         while time.monotonic() < deadline:
             if self.child.poll() is not None:
                 raise NotReady(f"the embedded Prefect server ended during start-up:\n{self.child.tail}")
             try:
                 if httpx.get(f"{self.api}/health", timeout=2).status_code == httpx.codes.OK:
-                    return
+                    break
             except httpx.HTTPError:
                 pass
             time.sleep(0.05)
-        raise NotReady(
-            f"the embedded Prefect server did not answer at {self.api} within {_PREFECT_DEADLINE:.0f} seconds",
-            remedy=f"see {self.child.log_file}",
-        )
+        else:
+            raise NotReady(
+                f"the embedded Prefect server did not answer at {self.api} within {_PREFECT_DEADLINE:.0f} seconds",
+                remedy=f"see {self.child.log_file}",
+            )
+        if not served_by(urlsplit(self.url).port or 0, self.child.pid):  # it would get the login
+            raise BadInput(f"another program answers at {self.url} in the Prefect server's place", remedy="start again")
 
 
 @contextmanager
@@ -88,7 +93,8 @@ def prefect_server(settings: Settings, port: int = 0) -> Iterator[PrefectServer]
         child = Child(
             argv=[sys.executable, "-m", "flows.orchestrator.prefect_server", "--login", str(file), "--port", str(held)],
             env=inherited() | prefect_environment(home),
-            log_file=home / "logs" / "prefect.log",
+            log_file=private.folder(home, "logs") / "prefect.log",
+            umask=private.UMASK,
         )
         with child:
             yield PrefectServer(child, f"http://{LOOPBACK}:{held}", secret)
@@ -101,7 +107,7 @@ def login_file(settings: Settings) -> Path:
 
 def login(file: Path) -> str:
     """The login in the file. It is created on first use, readable by its owner only, and kept, so browsers stay logged in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(file.parent.parent, file.parent.name)
     with suppress(FileExistsError), os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
         new.write(new_login())
     return file.read_text().strip()
@@ -124,8 +130,8 @@ def prefect_environment(home: Path) -> dict[str, str]:
 def run_lock(settings: Settings, say: Callable[[str], None]) -> Iterator[None]:
     """Allow one run at a time in a home folder; a second one waits and names the first."""
     home = settings.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("a+") as lock:
+    private.folder(home)
+    with open(home / "lock", "a+", encoding="utf-8", opener=private.opener) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

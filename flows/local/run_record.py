@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from containers import private
 from containers.errors import Error, Interrupted
 from flows.release.summary import NotPromoted
 
@@ -34,8 +35,7 @@ class RunRecord:
         for other in runs.glob(f"*/{_FILE}"):
             if json.loads(other.read_text()).get("state") == "running":
                 cls(other).update(state="killed")
-        (runs / run).mkdir(parents=True, exist_ok=True)
-        record = cls(runs / run / _FILE)
+        record = cls(private.folder(runs.parent, runs.name, run) / _FILE)
         started = datetime.now(UTC).isoformat()
         record.update(model=request.model, state="running", started=started, request=request.dump())
         return record
@@ -52,9 +52,7 @@ class RunRecord:
 
     def update(self, **values: Any) -> None:
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(known | values, indent=2) + "\n")
-        temporary.replace(self.path)
+        private.write(self.path, json.dumps(known | values, indent=2) + "\n")
 
 
 def _prune(runs: Path) -> None:

@@ -151,7 +151,7 @@ class Session:
         return self.locate(what, role, length, serving, role=role)
 
     def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
-        served = endpoint.find(url)
+        served = endpoint.find(url, self.runtime.settings.http)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(
             role,

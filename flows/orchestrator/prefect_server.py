@@ -11,11 +11,14 @@ pages that point their own name at loopback (DNS rebinding). Prefect itself has 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from containers.errors import BadInput
+from containers.ports import beside
+from containers.private import UMASK
 from containers.process import export
 
 if TYPE_CHECKING:
@@ -81,18 +84,16 @@ def main() -> None:
         login = read_login(arguments.login)
     except BadInput as error:
         parser.error(str(error))
+    os.umask(UMASK)  # its database, too
     # Prefect reads its settings once, when it is imported.
     export(server_settings(login, arguments.public or f"http://127.0.0.1:{arguments.port}"))
     import uvicorn
 
     given = (name.strip() for names in arguments.name for name in names.split(","))
-    uvicorn.run(
-        create_app((*LOOPBACK, *filter(None, given))),
-        host=arguments.host,
-        port=arguments.port,
-        timeout_keep_alive=5,
-        log_level="warning",
-    )
+    config = uvicorn.Config(create_app((*LOOPBACK, *filter(None, given))), timeout_keep_alive=5, log_level="warning")
+    # Not by address: uvicorn's own socket could not be bound to a port that `containers.ports.claimed` holds for it.
+    with beside(arguments.port, arguments.host) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":

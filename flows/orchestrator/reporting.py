@@ -22,6 +22,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from containers.events import amount
+from containers.foreign_text import one_line
 from flows.orchestrator.run_artifacts import write_outcome
 from flows.release.summary import promotion_exception
 
@@ -120,7 +121,7 @@ def publish_plan(plans: Plans) -> None:
 def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipRequest) -> None:
     """Show the decision with its reasons, the scores and the link to the report, before anything is promoted."""
     lines = [f"# {verdict.decision.upper()} by {verdict.suite}", ""]
-    lines += [f"- {reason}" for reason in verdict.reasons]
+    lines += [f"- {one_line(reason, limit=2000)}" for reason in verdict.reasons]
     decided = promotion_exception(verdict, request.override_gate, request.gate_profile)
     if decided:
         lines += ["", f"**Promoted {decided}**"]

@@ -25,6 +25,9 @@ from prefect.variables import Variable
 from containers.labels import LABEL
 from flows.orchestrator.child_runs import api
 from flows.orchestrator.results import result_storage
+from flows.runners.step_container import has_registry
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS, USER
+from infra.settings import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +104,7 @@ class Host:
     """
 
     project: str = "carwright"
-    images: str = "carwright"
+    images: str = IMAGES
     tag: str = "latest"
     socket: str = "/var/run/docker.sock"
     socket_group: int | None = None
@@ -115,7 +118,16 @@ class Host:
         """
         environment = f"prefect.variables.{pool.variable}"
         volumes = [f"{self.project}-secrets:/run/secrets:ro", f"{self.project}-login:/run/login:ro"]
-        create: dict[str, Any] = {"init": True}  # a process 1 that forwards signals and reaps orphans
+        image = f"{self.images}/flow:{self.tag}"
+        create: dict[str, Any] = {
+            "init": True,  # a process 1 that forwards signals and reaps orphans
+            "user": f"{USER}:0",
+            "read_only": True,
+            "tmpfs": {"/tmp": "mode=1777", "/home/carwright": f"uid={USER},gid=0,mode=0700"},  # noqa: S108 - the run's own
+            "cap_drop": list(DROPPED),
+            "security_opt": [NO_NEW_PRIVILEGES],
+            "pids_limit": PIDS,
+        }
         if self.socket_group is not None:
             volumes.append(f"{self.socket}:/var/run/docker.sock")
             create["group_add"] = [str(self.socket_group)]
@@ -123,8 +135,8 @@ class Host:
             "job_configuration": {
                 "command": "python -m infra.with_login prefect flow-run execute",
                 "env": f"{{{{ {environment} }}}}",
-                "image": f"{self.images}/flow:{self.tag}",
-                "image_pull_policy": "IfNotPresent",
+                "image": image,
+                "image_pull_policy": "IfNotPresent" if has_registry(image) else "Never",
                 "networks": [self.project],
                 "volumes": volumes,
                 "privileged": False,

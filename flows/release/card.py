@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,12 +19,15 @@ from containers.contract import Frozen
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.events import amount
+from containers.foreign_values import code, markdown, visible_line
 from containers.verdict import Decision, Score, Serving
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _LABEL: Final = (
     50  # characters of a name in a cluster, of letters, digits and hyphens: KServe adds more, and 63 are the limit
 )
+_ADDRESS: Final = re.compile(r"https://[A-Za-z0-9.:-]+(/[A-Za-z0-9._~%/@+-]*)?")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._/:@-]+")  # a scalar of YAML that needs no quotes
 _SECTIONS: Final = (
     "## Model overview",
     "### Model optimizations",
@@ -36,6 +41,38 @@ _SECTIONS: Final = (
     "### Accuracy",
     "## License",
 )
+
+
+def _link(address: str) -> str:
+    """A link that shows where it leads; text for what is no plain address of the web."""
+    return f"[{address}]({address})" if _ADDRESS.fullmatch(address) else markdown(address)
+
+
+def _line(text: str) -> str:
+    """A line of a code block, which it cannot end."""
+    return visible_line(text).replace("```", "'''")
+
+
+def _yaml(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else _string(text)
+
+
+def _string(text: str) -> str:
+    """A string of Python, and of YAML."""
+    return json.dumps(_line(text), ensure_ascii=False)
+
+
+# One for each place that a value may stand in: text, code in text, an address, a command, a string, a line of a code block.
+_FILTERS: Final = {
+    "markdown": markdown,
+    "code": code,
+    "path": quote,
+    "link": _link,
+    "shell": lambda text: shlex.quote(_line(text)),
+    "string": _string,
+    "yaml": _yaml,
+    "line": _line,
+}
 
 
 class CardFacts(Frozen):
@@ -79,9 +116,10 @@ class CardFacts(Frozen):
 
 def render(facts: CardFacts) -> str:
     """The card as Markdown; raises BadInput if the result is not a valid card."""
-    environment = Environment(  # noqa: S701 - the output is Markdown, and names are checked by the contract
+    environment = Environment(  # noqa: S701 - the output is Markdown: every value has a filter for where it stands
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
+    environment.filters |= _FILTERS
     content = environment.get_template("card.md.j2").render(_template_values(facts))
     card = f"---\n{_metadata(facts).to_yaml()}\n---\n\n{content}"
     check(card)
@@ -133,8 +171,8 @@ def _template_values(facts: CardFacts) -> dict[str, Any]:
     repository = f"registry.example.com/models/{short}" if local else place
     return {
         **facts.model_dump(mode="json"),
-        "ignore": json.dumps(list(facts.ignore)),
-        "ignored": ", ".join(f"`{name}`" for name in facts.ignore),
+        "ignore": json.dumps([_line(name) for name in facts.ignore]),
+        "ignored": ", ".join(code(name) for name in facts.ignore),
         "size_before": amount(facts.size_before, "B"),
         "size_after": amount(facts.size_after, "B"),
         "saved": 100 * (1 - facts.size_after / facts.size_before) if facts.size_before else 0.0,

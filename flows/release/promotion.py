@@ -6,22 +6,23 @@ They contain nothing about the time of the run, so repeating it attaches nothing
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from containers import suites
 from containers.checkpoint_files import is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
+from containers.foreign_json import CONFIGURATION, parse_object
 from containers.store import FileEntry, Manifest
 from containers.verdict import CARD_FILE, PROVENANCE_FILE, grounds_for_promotion
 from flows.release import card, provenance
 from flows.release.summary import Shipped
 
 if TYPE_CHECKING:
-    from containers.contract import ArtifactRef, PushedImage, QuantizeParameters, ResolvedSource
+    from containers.contract import ArtifactRef, PromotedImage, PushedImage, QuantizeParameters, ResolvedSource
     from containers.store import Store
     from containers.verdict import Verdict
     from flows.release.report import ReportLocation
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from infra.settings import DeploySettings
 
 _HUB: Final = "hf://"
+_ARCHITECTURES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,15 @@ class Release:
         """The tag of the request; else the first digits of the commit, or of the checkpoint's digest without a commit."""
         return self.request.tag or (self.source.commit or self.before.digest.hex)[:12]
 
-    def outcome(self, timeline: Timeline, *, worked: float, page: ReportLocation | None, kept: Lease | None) -> Shipped:
+    def outcome(
+        self,
+        timeline: Timeline,
+        *,
+        worked: float,
+        page: ReportLocation | None,
+        kept: Lease | None,
+        promoted: PromotedImage | None,
+    ) -> Shipped:
         """The outcome of the run; `worked` is the seconds that steps worked, `kept` the lease of a model that keeps serving."""
         return Shipped(
             model=self.source.source,
@@ -83,6 +93,7 @@ class Release:
             seconds=timeline.seconds,
             work_seconds=round(worked, 3),
             reason=self.request.reason,
+            attached=promoted.attached if promoted is not None else {},
         )
 
     def write_documents(self, store: Store) -> ArtifactRef:
@@ -141,7 +152,7 @@ class Release:
             source=self.source.pinned,
             license=str(before.metadata.get("license") or "other"),
             license_link=link,
-            architecture=", ".join(config.get("architectures") or ["unknown"]),
+            architecture=_architecture(config),
             scheme=self.recipe.scheme,
             ignore=self.recipe.ignore,
             reference=self.image.reference,
@@ -185,13 +196,19 @@ class Release:
 
 def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
     entry = next((one for one in checkpoint.files if one.path == "config.json"), None)
-    read = json.loads(store.read_bytes(entry.sha256)) if entry is not None else {}
-    return read if isinstance(read, dict) else {}
+    if entry is None:
+        return {}
+    return parse_object(store.read_bytes(entry.sha256), "config.json of the checkpoint", CONFIGURATION)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return ", ".join(str(one) for one in named[:_ARCHITECTURES]) if isinstance(named, list) and named else "unknown"
 
 
 def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:
     found = next((one.path for one in checkpoint.files if "/" not in one.path and is_licence(one.path)), None)
-    return f"https://huggingface.co/{base}/blob/{revision}/{found}" if found else ""
+    return f"https://huggingface.co/{base}/blob/{revision}/{quote(found)}" if found else ""
 
 
 def _suffix(scheme: str) -> str:

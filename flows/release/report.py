@@ -2,7 +2,7 @@
 
 The page is a file of the verdict's artifact in the store. The embedded store only runs during a command, so the page is
 also written into the run's folder. For an external store there is a signed link. A promoted image carries the page, and
-`carwright report REFERENCE` reads it.
+`carwright report REFERENCE` reads it (`flows.release.statements`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from glob import escape
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
-from containers.oci import referrers
-from containers.oci.access import open_repository, read_manifest
 from containers.safe_path import name_fault
 from containers.verdict import PAGE_FILE
 
@@ -21,9 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.contract import ArtifactRef
-    from containers.oci.referrers import Attachment
     from flows.runtime import Runtime
-    from infra.settings import Settings
 
 _DAYS: Final = 7  # the longest that S3 signs a link for
 
@@ -72,18 +68,3 @@ def of_run(home: Path, run: str) -> Path:
             remedy="`carwright runs` lists the runs; a promoted image has its report too: give its reference",
         )
     return found[-1]
-
-
-def of_reference(reference: str, settings: Settings, artifact_type: str, title: str) -> bytes:
-    """A file attached to an image, from the newest referrer of that type. Raises BadInput if there is none."""
-    with open_repository(reference, settings) as repository:
-        subject = read_manifest(repository).digest
-        last = referrers.newest(repository, subject, artifact_type)
-        files: tuple[Attachment, ...] = referrers.fetch(repository, last[0]) if last is not None else ()
-    found = next((one.content for one in files if one.title == title), None)
-    if found is None:
-        raise BadInput(
-            f"{reference} has no {title} attached to it ({subject})",
-            remedy="promotion attaches it: `carwright ship` promotes what passes the gate",
-        )
-    return found

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 import time
 
+from pydantic import Field
+
 from containers.contract import Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
+from containers.foreign_text import code_span, one_line
 from containers.verdict import Serving, Verdict, grounds_for_promotion
 
 
@@ -45,7 +48,8 @@ class Shipped(Frozen):
     """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
-    `reason` says why the run was started, if known.
+    `reason` says why the run was started, if known; `attached` are the digests of the referrers that promotion attached, by
+    what they are: evaluation, card, provenance.
     """
 
     model: str
@@ -66,6 +70,7 @@ class Shipped(Frozen):
     seconds: float
     work_seconds: float
     reason: str = ""
+    attached: dict[str, Digest] = Field(default_factory=dict)
 
     def headline(self) -> str:
         if self.tags:
@@ -105,8 +110,8 @@ class Shipped(Frozen):
         return rows
 
     def markdown(self) -> str:
-        lines = [f"# {self.headline()}", "", "| | |", "|---|---|"]
-        lines += [f"| {name.strip()} | `{text}` |" for name, text in self.facts()]
+        lines = [f"# {one_line(self.headline())}", "", "| | |", "|---|---|"]
+        lines += [f"| {one_line(name).strip()} | {code_span(text)} |" for name, text in self.facts()]
         return "\n".join(lines) + "\n"
 
 

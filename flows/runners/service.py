@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from containers.contract import ServeOptions
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, StepRequest
@@ -53,3 +55,9 @@ class Services(Protocol):
     def stop_all(self, *, kept: bool = False) -> list[str]:
         """Stop what dead runs have left, and with `kept` also what was meant to stay; returns what was stopped."""
         ...
+
+
+def stage(request: StepRequest, which: Literal["fetch", "serve"]) -> StepRequest:
+    """One half of a request to serve: the half that fetches the model gets the secrets, the half that serves none."""
+    options = ServeOptions.read(request.options).model_copy(update={"stage": which})
+    return request.model_copy(update={"options": options.dump()})

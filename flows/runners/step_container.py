@@ -28,6 +28,16 @@ def serving_target(settings: Settings) -> str:
     return "serve" if rocm else settings.serve.gpu_image
 
 
+def has_registry(image: str) -> bool:
+    """Whether the name says which registry it comes from, as engines read it; one without is built here, and never pulled.
+
+    Engines would ask Docker Hub for a name without a registry, where anybody may take it. What `localhost/` begins was
+    built here, as podman has it, and no registry: one on this machine has a port.
+    """
+    first, slash, _ = image.partition("/")
+    return bool(slash) and first != "localhost" and ("." in first or ":" in first)
+
+
 def makes_user_namespaces(request: StepRequest) -> bool:
     """Whether it runs bubblewrap, around a model's programs: the default seccomp profile of engines forbids what that does."""
     return request.step is Step.EVALUATE and request.parameters.get("action", "measure") == "measure"

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from containers import private
 from containers.errors import BadInput, Error
 from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
@@ -18,6 +19,7 @@ from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
 from flows.targets.text import yaml
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,7 @@ def render(deployment: Deployment) -> Rendered:
         "labels": {f"{LABEL}reference": deployment.hub},  # another model is another container of vLLM, too
         "restart": "unless-stopped",
         "user": f"{USER}:0",
+        **_confined(pids(deployment.gpus)),
         "pid": "service:model",
         "depends_on": ["model"],
         "entrypoint": ["python3", "-m", MODULE],
@@ -56,6 +59,8 @@ def render(deployment: Deployment) -> Rendered:
             "image": deployment.hub,
             "restart": "unless-stopped",
             "user": f"{USER}:0",
+            "read_only": True,
+            **_confined(PIDS_OF_A_MODELCAR),
             "network_mode": "none",
             "command": ["sleep", "infinity"],
             "stop_grace_period": "1s",  # as process 1 it hears no SIGTERM
@@ -64,6 +69,10 @@ def render(deployment: Deployment) -> Rendered:
     }
     text = yaml({"version": "3.8", "services": services})
     return Rendered(files=(RenderedFile(name=f"{deployment.name}.compose.yaml", text=text),), notes=unpinned(image))
+
+
+def _confined(processes: int) -> dict[str, Any]:
+    return {"cap_drop": list(DROPPED), "security_opt": [f"{NO_NEW_PRIVILEGES}:true"], "pids_limit": processes}
 
 
 def _probe(port: int) -> str:
@@ -75,8 +84,7 @@ def deploy(deployment: Deployment, home: Path, say: Callable[[str], None], *, ti
     """`docker compose up` of the rendered file, which stays at `<home>/deployments/<name>.compose.yaml`."""
     started = time.monotonic()
     file = render(deployment).files[0]
-    path = home.resolve() / "deployments" / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = private.folder(home.resolve(), "deployments") / file.name
     engine = _Compose((*_program(), "--project-name", deployment.name, "--file", str(path)))
     before = path.read_text() if path.exists() and engine.states() else None
     path.write_text(file.text)

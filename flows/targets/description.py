@@ -13,7 +13,7 @@ from containers.errors import BadInput
 from containers.oci.reference import Reference
 from flows.targets.model import ModelFacts, of_folder, of_reference
 from flows.targets.size import CPU, GIB, UTILIZATION, Sizing, choose
-from infra.settings import DeploySettings
+from infra.settings import IMAGES, DeploySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ NAME_MAX: Final = 50  # KServe adds "-predictor" and more, and a DNS label has 6
 USER: Final = 1001  # of the modelcar; a reader of /proc/<pid>/root must be the same (ptrace(2), access mode check)
 SLOWEST: Final = 50_000_000  # bytes a second at which weights are expected to be there, at the very least
 PORT: Final = 8000
-CPU_IMAGE: Final = "carwright/serve-cpu:latest"
+CPU_IMAGE: Final = f"{IMAGES}/serve-cpu:latest"
 _STRIPPED: Final = ("modelcar-",)
 
 

@@ -12,6 +12,7 @@ from flows.targets.hosts import since
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,8 @@ def render(deployment: Deployment) -> Rendered:
         ("--restart", "unless-stopped"),
         ("--network", "none"),
         ("--user", f"{USER}:0"),
+        "--read-only",
+        *confined(PIDS_OF_A_MODELCAR),
         deployment.hub,
         ("sleep", "infinity"),
     )
@@ -43,6 +46,7 @@ def render(deployment: Deployment) -> Rendered:
         ("--restart", "unless-stopped"),
         ("--pid", f"container:{model}"),
         ("--user", f"{USER}:0"),
+        *confined(pids(deployment.gpus)),
         *gpus,
         ("--shm-size", f"{deployment.shared_memory // GIB}g"),
         ("--publish", f"{deployment.listen}:{deployment.port}:{deployment.port}"),
@@ -53,6 +57,15 @@ def render(deployment: Deployment) -> Rendered:
         *deployment.vllm(MODELS, deployment.port),
     )
     return Rendered(files=(RenderedFile(name=f"{name}.docker.sh", text=script),), notes=unpinned(image))
+
+
+def confined(processes: int) -> list[tuple[str, str]]:
+    """Options of `docker run`, and of podman's, for a program that needs no privileges."""
+    return [
+        *pairs("--cap-drop", DROPPED),
+        ("--security-opt", NO_NEW_PRIVILEGES),
+        ("--pids-limit", str(processes)),
+    ]
 
 
 def deploy(

@@ -10,6 +10,7 @@ from flows.targets.description import MODULE, Rendered, RenderedFile, unpinned
 from flows.targets.size import GIB
 from flows.targets.target import DeploymentTarget, RolloutResult, Storage, TargetOptions
 from flows.targets.text import yaml
+from infra.hardening import of_pod_container
 
 if TYPE_CHECKING:
     from flows.targets.description import Deployment
@@ -101,6 +102,7 @@ def _service(deployment: Deployment, image: str, mode: Storage, where: dict[str,
             "env": environment(deployment),
             "resources": resources(deployment),
             "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- NCCL's shared memory
+            "securityContext": security(),
             **probes(deployment),
         },
         "volumes": [shared_memory(deployment)],
@@ -122,6 +124,11 @@ def _service(deployment: Deployment, image: str, mode: Storage, where: dict[str,
         },
         "spec": {"predictor": predictor},
     }
+
+
+def security() -> dict[str, Any]:
+    """Of vLLM's container: no privileges; its image is anybody's, and where that writes is not known."""
+    return {**of_pod_container(read_only=False), "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def resources(deployment: Deployment) -> dict[str, dict[str, str]]:

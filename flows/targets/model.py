@@ -5,13 +5,15 @@ Names are those of Hugging Face's `config.json`; of a multimodal model the text 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.folder_files import SourceFolder
+from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
+from containers.foreign_values import shown, visible_line
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.files import BIG, read_model_file, weights
 from containers.oci.mounted import check_images
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 CONFIG: Final = "config.json"
+_LARGEST: Final = 10**12  # of anything that a configuration counts
+_ARCHITECTURES: Final = 16
 _DTYPES: Final = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 # State-space and linear-attention layers keep a state per sequence instead of keys and values per token.
 _NO_KEYS: Final = ("linear_attention", "mamba", "mamba2", "recurrent", "conv")
@@ -81,7 +85,7 @@ def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Refere
     raw = is_raw(manifest)
     kind = "raw files" if raw else "layers"
     source = f"the {kind} of the image" if size.exact else "the sizes of the layers, which do not list their files"
-    read = facts(_parse(content, reference), size.size, source)
+    read = facts(_configuration(content, reference), size.size, source)
     return read.model_copy(update={"raw": raw}), pinned
 
 
@@ -89,22 +93,23 @@ def read_config(reference: str, settings: Settings) -> tuple[dict[str, Any], int
     """The config.json of a modelcar, and the bytes of its weights, 0 where its manifest does not tell them."""
     with open_repository(reference, settings) as repository:
         _, manifest = image(repository, str(read_manifest(repository).digest))
-        return _parse(read_model_file(repository, manifest, CONFIG), reference), weights(manifest).size
+        return _configuration(read_model_file(repository, manifest, CONFIG), reference), weights(manifest).size
 
 
 def of_folder(folder: Path) -> ModelFacts:
     """Of a checkpoint, or of a folder with nothing but its config.json: the size is then computed from the shapes."""
-    try:
-        config = _parse((folder / CONFIG).read_bytes(), str(folder))
-    except OSError as error:
-        raise BadInput(f"cannot read {folder / CONFIG}: {error.strerror}") from error
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return facts(config, sum(file.stat().st_size for file in files), "the files in the folder")
-    index = folder / INDEX_FILE
-    if index.exists():
-        total = _parse(index.read_bytes(), str(index)).get("metadata", {}).get("total_size", 0)
-        if total:
+    files = SourceFolder(folder)
+    with files.open(CONFIG) as file:
+        config = _configuration(read_at_most(CONFIGURATION, file.read), str(folder))
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    if weights:
+        return facts(config, sum(files.state(name).st_size for name in weights), "the files in the folder")
+    if (folder / INDEX_FILE).exists():
+        with files.open(INDEX_FILE) as file:
+            index = parse_object(read_at_most(TENSORS, file.read), str(folder / INDEX_FILE), TENSORS)
+        metadata = index.get("metadata")
+        total = metadata.get("total_size") if isinstance(metadata, dict) else None
+        if isinstance(total, int | float) and total >= 1:
             return facts(config, int(total), f"{INDEX_FILE}")
     return facts(config, _computed_weights(_text(config), config), "the shapes in config.json")
 
@@ -114,39 +119,53 @@ def facts(config: Mapping[str, Any], size: int, source: str) -> ModelFacts:
     text = _text(config)
     if config.get("is_encoder_decoder"):
         raise BadInput("an encoder-decoder model cannot be sized", remedy="give --tensor-parallel-size yourself")
-    kinds = set(text.get("layer_types") or ())
-    if odd := sorted(kinds.intersection(_NO_KEYS)):
+    layer_types = text.get("layer_types")
+    kinds = layer_types if isinstance(layer_types, list) else []
+    if odd := [kind for kind in _NO_KEYS if kind in kinds]:
         raise BadInput(
             f"{', '.join(odd)} layers keep a state that is not known here, so the KV cache cannot be sized",
             remedy="measure the model with vLLM on one GPU; it prints how many tokens its cache holds",
         )
     heads = _number(text, "num_attention_heads")
-    latent = int(text.get("kv_lora_rank") or 0)
-    window = int(text.get("sliding_window") or 0) if text.get("use_sliding_window", True) else 0
-    quantization = config.get("quantization_config") or {}
+    latent = _count(text, "kv_lora_rank")
+    window = _count(text, "sliding_window") if text.get("use_sliding_window", True) else 0
+    told = config.get("quantization_config")
+    quantization: Mapping[str, Any] = told if isinstance(told, dict) else {}
     notes = []
     if window:
         notes.append(f"sliding window of {window} tokens: not counted, the KV cache needs at most what is said here")
     if text is not config:
         notes.append("multimodal: memory for images or audio is not counted")
+    hidden = _number(text, "hidden_size")
+    if heads > hidden:
+        raise BadInput(
+            f"config.json has {heads} heads and a hidden_size of {hidden}", remedy="the configuration is wrong"
+        )
     return ModelFacts(
-        architecture=", ".join(config.get("architectures") or ()) or str(config.get("model_type", "unknown")),
+        architecture=architecture_of(config),
         layers=_number(text, "num_hidden_layers"),
-        hidden=_number(text, "hidden_size"),
+        hidden=hidden,
         intermediate=_number(text, "intermediate_size", "moe_intermediate_size"),
         heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_dim=int(text.get("head_dim") or _number(text, "hidden_size") // heads),
+        kv_heads=_count(text, "num_key_value_heads") or heads,
+        head_dim=_count(text, "head_dim") or hidden // heads,
         vocabulary=_number(text, "vocab_size"),
-        longest=int(text.get("max_position_embeddings") or 0),
-        latent=latent + int(text.get("qk_rope_head_dim") or 0) if latent else 0,
+        longest=_count(text, "max_position_embeddings"),
+        latent=latent + _count(text, "qk_rope_head_dim") if latent else 0,
         window=window,
         value_bytes=_value_bytes(text, config, quantization),
-        quantization=str(quantization.get("format") or quantization.get("quant_method") or ""),
+        quantization=visible_line(quantization.get("format") or quantization.get("quant_method") or ""),
         weights=size,
         weights_from=source,
         notes=tuple(notes),
     )
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The names of its architectures in one line, or else its type."""
+    architectures = config.get("architectures")
+    named = architectures if isinstance(architectures, list) else []
+    return visible_line(", ".join(str(one) for one in named[:_ARCHITECTURES]) or config.get("model_type", "unknown"))
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -165,12 +184,22 @@ def _value_bytes(text: Mapping[str, Any], config: Mapping[str, Any], quantizatio
 
 def _number(config: Mapping[str, Any], *names: str) -> int:
     for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
+        if value := _count(config, name):
             return value
     raise BadInput(
         f"config.json has no {' or '.join(names)}", remedy="it must be the configuration of a transformer decoder"
     )
+
+
+def _count(config: Mapping[str, Any], name: str) -> int:
+    """A number of something, 0 where there is none; raises BadInput for what is no such number."""
+    value = config.get(name) or 0
+    if not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+        raise BadInput(
+            f"config.json has the {name} {shown(str(value))}",
+            remedy="it must be the configuration of a transformer decoder",
+        )
+    return int(value)
 
 
 def _computed_weights(text: Mapping[str, Any], config: Mapping[str, Any]) -> int:
@@ -181,13 +210,13 @@ def _computed_weights(text: Mapping[str, Any], config: Mapping[str, Any]) -> int
     kind = str(text.get("model_type", ""))
     if kind not in _GATED:
         raise BadInput(
-            f"there are no weights in the folder, and the size of a {kind or 'model'!r} is not computed from its shapes",
+            f"there are no weights in the folder, and the size of a {shown(kind) or 'model'!r} is not computed from its shapes",
             remedy=f"put {INDEX_FILE} or the weights beside config.json",
         )
     hidden, heads = _number(text, "hidden_size"), _number(text, "num_attention_heads")
     inner, layers = _number(text, "intermediate_size"), _number(text, "num_hidden_layers")
-    head_dim = int(text.get("head_dim") or hidden // heads)
-    kv = int(text.get("num_key_value_heads") or heads) * head_dim
+    head_dim = _count(text, "head_dim") or hidden // heads
+    kv = (_count(text, "num_key_value_heads") or heads) * head_dim
     channels = heads * head_dim + 2 * kv + hidden + 2 * inner + hidden
     linear = hidden * (heads * head_dim + 2 * kv) + heads * head_dim * hidden + 3 * hidden * inner
     each = linear + 2 * channels if config.get("quantization_config") else 2 * linear
@@ -195,11 +224,5 @@ def _computed_weights(text: Mapping[str, Any], config: Mapping[str, Any]) -> int
     return layers * (each + 2 * 2 * hidden) + 2 * (embeddings + hidden)
 
 
-def _parse(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise BadInput(f"{where}: {CONFIG} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{where}: {CONFIG} is not a JSON object")
-    return value
+def _configuration(content: bytes, where: str) -> dict[str, Any]:
+    return parse_object(content, f"{where}: {CONFIG}", CONFIGURATION)

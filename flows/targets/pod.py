@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from flows.targets.description import USER, Rendered, RenderedFile, unpinned
-from flows.targets.kserve import MODELS, environment, image_for, probes, resources, serving_runtime, shared_memory
+from flows.targets.kserve import (
+    MODELS,
+    environment,
+    image_for,
+    probes,
+    resources,
+    security,
+    serving_runtime,
+    shared_memory,
+)
 from flows.targets.target import DeploymentTarget
 from flows.targets.text import yaml
+from infra.hardening import of_pod_container
 
 if TYPE_CHECKING:
     from flows.targets.description import Deployment
@@ -30,7 +40,7 @@ def render(deployment: Deployment) -> Rendered:
 
 
 def manifest(deployment: Deployment) -> dict[str, Any]:
-    """What KServe's webhook makes of the predictor, as it runs.
+    """What KServe's webhook makes of the predictor, as it runs, and without privileges for the modelcar, too.
 
     In a cluster the sidecar's argument reads `/proc/$$$$/root`, of which the kubelet makes `$$`. Podman expands nothing,
     so the words here are those that reach the shell. Podman takes the pod's restart policy for init containers too, which
@@ -44,7 +54,7 @@ def manifest(deployment: Deployment) -> dict[str, Any]:
             "requests": {"cpu": "10m", "memory": "15Mi"},
             "limits": {"cpu": "10m", "memory": "15Mi"},
         },
-        "securityContext": {"runAsUser": USER},
+        "securityContext": {"runAsUser": USER, **of_pod_container()},
     }
     look = (
         f"echo 'Pre-fetching modelcar {deployment.hub}: ' && [ -d /models ] && [ \"$(ls -A /models)\" ] "
@@ -70,7 +80,7 @@ def manifest(deployment: Deployment) -> dict[str, Any]:
                     "env": [*environment(deployment), {"name": "MODEL_INIT_MODE", "value": "async"}],
                     "resources": resources(deployment),
                     "volumeMounts": [mount, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108 -- as above
-                    "securityContext": {"runAsUser": USER},
+                    "securityContext": {"runAsUser": USER, **security()},
                     **probes(deployment),
                 },
                 {

@@ -18,11 +18,13 @@ from containers.errors import BadInput, Error
 from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import is_healthy
-from flows.targets.description import CPU_IMAGE, MODULE, Rendered, RenderedFile, command, pairs, unpinned
+from flows.targets.description import MODULE, Rendered, RenderedFile, command, pairs, unpinned
+from flows.targets.docker import confined
 from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
+from infra.hardening import DROPPED, pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +53,8 @@ def render(deployment: Deployment) -> Rendered:
 
 
 def image_of(deployment: Deployment) -> str:
-    """The engine's image by its full name: one that was built here is localhost's to podman."""
-    return deployment.engine(deployment.images.podman_image, on_cpu=f"localhost/{CPU_IMAGE}")
+    """The engine's image by its full name."""
+    return deployment.engine(deployment.images.podman_image)
 
 
 def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[str, ...]]:
@@ -60,6 +62,7 @@ def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[
     gpus = pairs("--device", devices(deployment))
     return [
         ("--name", deployment.name),
+        *confined(pids(deployment.gpus)),
         *gpus,
         *([("--security-opt", "label=disable")] if gpus else []),  # SELinux does not let containers open the devices
         ("--shm-size", f"{deployment.shared_memory // GIB}g"),
@@ -97,11 +100,13 @@ def quadlet(deployment: Deployment, image: str) -> str:
         f"ContainerName={deployment.name}",
         f"Image={image}",
         *(f"AddDevice={device}" for device in devices(deployment)),
+        *(f"DropCapability={one}" for one in DROPPED),
+        "NoNewPrivileges=true",
         *(["SecurityLabelDisable=true"] if deployment.on_gpu else []),
         f"Mount=type=image,source={deployment.hub},destination={MOUNT}",
         f"PublishPort={deployment.listen}:{deployment.port}:{deployment.port}",
         *(f"Environment={key}={value}" for key, value in deployment.environment.items()),
-        f"PodmanArgs=--shm-size={deployment.shared_memory // GIB}g --entrypoint=python3",
+        f"PodmanArgs=--shm-size={deployment.shared_memory // GIB}g --pids-limit={pids(deployment.gpus)} --entrypoint=python3",
         f"Exec={shlex.join(arguments)}",
         "",
         "[Service]",

@@ -2,12 +2,11 @@
 
 Every answer with an ETag is kept and requested again with If-None-Match (RFC 9110, 13.1.2), so an unchanged model costs one
 small request, answered with 304. When the hub limits the rate (429 with RateLimit or Retry-After), all threads wait. When it
-does not answer, the remaining models are not asked for. Addresses, login, session and errors come from the hub's own client.
+does not answer, the remaining models are not asked for. Requests are those of `containers.hub_http`.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -23,23 +22,21 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented
-    build_hf_headers,
-    hf_raise_for_status,
-    parse_ratelimit_headers,
-)
+from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers  # type: ignore[attr-defined]  # documented
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Temporary
-from flows.watching.listing import ListingDifference, difference
+from containers.foreign_json import LISTING, parse_json
+from containers.hub_http import HubHttp
+from containers.web.limits import TooSlow
+from flows.watching.listing import ListingDifference, difference, not_a_hub, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from infra.settings import Settings
 
-_TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte
 _ATTEMPTS: Final = 4
 _MAX_WAIT: Final = 300.0  # seconds: the hub counts requests over five minutes; a longer wait is an error
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})  # those that huggingface_hub retries (utils/_http.py)
@@ -88,11 +85,11 @@ class HubClient:
     """
 
     def __init__(self, settings: Settings, cache: Mapping[str, CachedAnswer]) -> None:
-        self.endpoint = (settings.hub_endpoint or constants.ENDPOINT).rstrip("/")
+        self._http = HubHttp(settings.hub_endpoint, settings.hub_token, settings.http)
+        self.endpoint = self._http.endpoint
         self.used: dict[str, CachedAnswer] = {}
         self.requests = 0
         self._cache = cache
-        self._token = settings.hub_token.get_secret_value() if settings.hub_token is not None else None
         self._lock = threading.Lock()
         self._not_before = 0.0
         self._unavailable: HubUnavailable | None = None
@@ -125,24 +122,26 @@ class HubClient:
         """Every file of a commit with its hash: sha256 for an LFS file, git's hash for any other."""
         address: str | None = self._address(f"{repository}/tree/{commit}?recursive=true")
         files: dict[str, str] = {}
+        pages = self._http.pages(f"the files of {repository}")
         while address is not None:
             answer = self._send(address, repository, commit)
-            for entry in answer.json():
-                if entry["type"] == "file":
-                    files[entry["path"]] = entry["lfs"]["oid"] if entry.get("lfs") else entry["oid"]
-            address = answer.links.get("next", {}).get("url")
+            files |= read_page(answer.content, self.endpoint)
+            address = pages.following(answer, address)
         return files
 
     def has_ancestor(self, repository: str, commit: str, ancestor: str) -> bool | None:
         """Whether `ancestor` is in the history of `commit`; None if the first page of the history does not show it."""
         answer = self._send(self._address(f"{repository}/commits/{commit}"), repository, commit)
-        if any(one["id"] == ancestor for one in answer.json()):
+        commits = parse_json(answer.content, f"the history of {repository}", LISTING)
+        if not isinstance(commits, list) or not all(isinstance(one, dict) for one in commits):
+            raise not_a_hub(self.endpoint, TypeError("the history is no list"))
+        if any(one.get("id") == ancestor for one in commits):
             return True
         return None if "next" in answer.links else False
 
     def compare(self, repository: str, before: str, after: str) -> Compared:
         """The differences between two commits; cached for good. Raises NotFoundOnHub if one of them is gone."""
-        key = f"{repository}/compare/{before}..{after}"
+        key = self._address(f"{repository}/compare/{before}..{after}")  # of this hub: a mirror may say anything
         if (known := self._cache.get(key)) is None:
             found = difference(self.listing(repository, before), self.listing(repository, after))
             rewritten = self.has_ancestor(repository, after, before) is False
@@ -155,10 +154,12 @@ class HubClient:
         """Raises NotFoundOnHub if this token may not read the files of a gated repository, whose listing is public."""
         url = hf_hub_url(repository, "config.json", revision=commit, endpoint=self.endpoint)
         with _translated(self.endpoint, repository, commit):
-            get_hf_file_metadata(url, token=self._token, timeout=30.0)
+            answer = self._http.head(url)
+            if answer.is_error:
+                hf_raise_for_status(answer)
 
     def _address(self, what: str) -> str:
-        return f"{self.endpoint}/api/models/{what}"
+        return self._http.address(what)
 
     def _value(self, what: str, repository: str, revision: str, read: Any) -> Any:
         address = self._address(what)
@@ -169,12 +170,9 @@ class HubClient:
         if answer.status_code == 304 and known is not None:
             return known.value
         try:
-            value = read(answer.json())
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInput(
-                f"{self.endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
-                remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
-            ) from error
+            value = read(parse_json(answer.content, f"the answer of {self.endpoint}", LISTING))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise not_a_hub(self.endpoint, error) from error
         if etag := answer.headers.get("ETag"):
             self.used[address] = CachedAnswer(etag=etag, value=value)
         return value
@@ -198,17 +196,16 @@ class HubClient:
 
     def _once(self, address: str, repository: str, revision: str, etag: str) -> httpx2.Response:
         self._wait()
-        headers = build_hf_headers(token=self._token)
-        if etag:
-            headers["If-None-Match"] = etag
         with self._lock:
             self.requests += 1
         try:
-            answer = get_session().get(address, headers=headers, timeout=_TIMEOUT)
+            answer = self._http.get(address, {"If-None-Match": etag} if etag else None)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise BadInput(
                 f"the hub's endpoint is not a URL: {self.endpoint!r}", remedy="check CARWRIGHT_HUB_ENDPOINT"
             ) from error
+        except TooSlow as error:
+            raise HubUnavailable(error.message, remedy=error.remedy) from error
         except httpx2.TransportError as error:
             raise _RetryableHubError(
                 f"the hub does not answer ({self.endpoint}): {error or type(error).__name__}", hub_wide=True
@@ -237,7 +234,13 @@ class HubClient:
         """Make every thread wait for as long as the answer demands."""
         limit = parse_ratelimit_headers(answer.headers)
         after = answer.headers.get("Retry-After", "")
-        asked = float(limit.reset_in_seconds) if limit is not None else float(after) if after.isdigit() else 0.0
+        asked = (
+            float(limit.reset_in_seconds)
+            if limit is not None
+            else float(after)
+            if after.isascii() and after.isdigit()
+            else 0.0
+        )
         with self._lock:
             if asked > _MAX_WAIT:
                 self._unavailable = HubUnavailable(

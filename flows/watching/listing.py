@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from containers.checkpoint_files import is_legal
 from containers.contract import Frozen
+from containers.errors import BadInput
+from containers.foreign_json import LISTING, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,30 @@ class ListingDifference(Frozen):
 
     decisive: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
+
+
+def read_page(content: bytes, endpoint: str) -> dict[str, str]:
+    """The files of a page of a hub's listing with their hashes: sha256 for an LFS file, git's hash for any other.
+
+    Raises BadInput for what no hub answers.
+    """
+    entries = parse_json(content, f"the listing of {endpoint}", LISTING)
+    try:
+        files = {
+            one["path"]: one["lfs"]["oid"] if one.get("lfs") else one["oid"] for one in entries if one["type"] == "file"
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise not_a_hub(endpoint, error) from error
+    if not all(isinstance(text, str) for text in (*files, *files.values())):
+        raise not_a_hub(endpoint, TypeError("a path or a hash is no text"))
+    return files
+
+
+def not_a_hub(endpoint: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"{endpoint} does not answer as a Hugging Face hub does: {type(error).__name__}: {error}",
+        remedy="check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)",
+    )
 
 
 def is_decisive(path: str) -> bool:

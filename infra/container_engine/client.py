@@ -16,8 +16,9 @@ from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
 from containers.labels import LABEL
 from containers.process import inherited
-from infra.container_engine.container import USER, Container, now, remove
+from infra.container_engine.container import Container, now, remove
 from infra.container_engine.failures import refusal, translated_errors
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS, USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ class Spec:
     publish: Mapping[int, int] = field(default_factory=dict)
     publish_at: str = "127.0.0.1"
     security: tuple[str, ...] = ()
+    pids: int = PIDS
     memory: int | None = None
     cpus: float | None = None
     gpus: int = 0
@@ -110,17 +112,18 @@ class ContainerEngine:
         """Make a container, not yet started; on any failure there is none."""
         host: dict[str, Any] = {
             "binds": None,
-            "cap_drop": ["ALL"],
+            "cap_drop": list(DROPPED),
             "extra_hosts": dict(spec.extra_hosts) or None,
             "mem_limit": spec.memory,
             "memswap_limit": spec.memory,
             "mounts": [Mount(folder, folder, type="bind", read_only=True) for folder in spec.readable] or None,
             "nano_cpus": int(spec.cpus * 1e9) if spec.cpus else None,
             "network_mode": spec.network or None,
+            "pids_limit": spec.pids,
             "pid_mode": f"container:{spec.pid_of}" if spec.pid_of else None,
             "port_bindings": {port: (spec.publish_at, at or None) for port, at in spec.publish.items()} or None,
             "read_only": True,
-            "security_opt": ["no-new-privileges", *spec.security],
+            "security_opt": [NO_NEW_PRIVILEGES, *spec.security],
             "shm_size": spec.shm,
             "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - the container's own
             "volumes_from": list(spec.volumes_from) or None,

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from docker.errors import APIError, NotFound
 
-from containers.errors import Temporary
+from containers.errors import BadInput, Temporary
 from infra.container_engine.failures import translated_errors
+from infra.hardening import USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-USER: Final = 1001  # of every container of ours; a modelcar and its reader must be of one user (see flows.runners.docker.services)
+_ARCHIVE: Final = 256 << 20  # bytes of a result, at most
+_LINE: Final = 4 << 20  # bytes of one line of output, at most; a result is a line where no folder is shared
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Container:
         with translated_errors(f"read from {self.name}"):
             try:
                 chunks, _ = self.api.get_archive(self.id, path)
-                content = io.BytesIO(b"".join(chunks))
+                content = io.BytesIO(_bounded(chunks, f"{path} in {self.name}"))
             except NotFound:
                 return None
             with tarfile.open(fileobj=content) as archive:
@@ -66,7 +68,7 @@ class Container:
         with translated_errors(f"look into {self.name}"):
             try:
                 chunks, about = self.api.get_archive(self.id, path)
-                b"".join(chunks)
+                _bounded(chunks, f"{path} in {self.name}")
             except NotFound:
                 return None
             return datetime.fromisoformat(about["mtime"]).timestamp()
@@ -123,6 +125,18 @@ def remove(api: Any, name: str) -> None:
                 raise
 
 
+def _bounded(chunks: Iterator[bytes], what: str) -> bytes:
+    """All chunks; raises BadInput for more than a step has to say: what is read was written by the container."""
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > _ARCHIVE:
+            raise BadInput(
+                f"{what} has more than {_ARCHIVE >> 20} MiB", remedy="the step's image is damaged or hostile"
+            )
+    return bytes(content)
+
+
 def _tar(entries: Mapping[str, bytes | None], mtime: float) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -143,5 +157,7 @@ def _lines(stream: Iterator[tuple[bytes | None, bytes | None]]) -> Iterator[str]
         for chunks in stream:
             for place, chunk in enumerate(chunks):
                 *whole, rest[place] = (rest[place] + (chunk or b"")).split(b"\n")
+                if len(rest[place]) > _LINE:  # of a program that never ends one
+                    whole, rest[place] = [*whole, rest[place]], b""
                 yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
     yield from (line.decode(errors="replace") for line in rest if line)

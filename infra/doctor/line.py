@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from containers.errors import Error
+from containers.foreign_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,6 @@ State = Literal["ok", "skipped", "warning", "problem"]
 Check = Callable[[], "Line"]
 
 DEADLINE: Final = 20.0  # seconds for one check
-_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
 _POINTER: Final = re.compile(r"\s*\(`carwright doctor`, line `[a-z-]+`\)")
 
 
@@ -94,4 +94,4 @@ def _run(name: str, check: Check, answer: queue.SimpleQueue[Line]) -> None:
 def _without(secrets: Iterable[str], text: str) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
-    return _USERINFO.sub("***@", text)
+    return clean(text)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import containers
+from containers import private
 from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, is_disk_full
 from containers.events import Event
@@ -33,7 +34,7 @@ from containers.fingerprints import arithmetic, lock_of, locked_version
 from containers.interpreter import versions
 from containers.process import ProcessFailed, inherited, run
 from infra.environments.device import device
-from infra.environments.pip_indexes import PipIndexes
+from infra.environments.pip_indexes import ONLY_WHEELS, PipIndexes, build_tools
 from infra.environments.pip_output import PipOutput
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def ensure(
     try:
         environment = Environment(folder, _expose(cache))
         if not _finished(environment):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            private.folder(cache, "envs")  # who could write there would run programs as this user
             with _exclusive(folder.with_name(f".{folder.name}.lock"), name, on_event):
                 if not _finished(environment):  # nobody else made it while this run waited
                     _Builder(environment, name, lock, indexes, on_event).build()
@@ -155,7 +156,7 @@ class _Builder:
             shutil.rmtree(folder)
         self._log(f"making the environment of {self.name} (first use)")
         try:
-            self._create()
+            make_empty(folder)  # without pip: the flow's own serves it, and installing another takes 4 s
             packages = self._install()
             seconds = round(time.monotonic() - started, 1)
             about = {"name": self.name, "packages": packages, "seconds": seconds, "python": platform.python_version()}
@@ -167,28 +168,18 @@ class _Builder:
             raise
         self._log(f"made the environment of {self.name}: {packages} packages in {seconds:.0f} s")
 
-    def _create(self) -> None:
-        """Make an empty environment, without pip: the flow's own serves it, and installing another takes 4 s."""
-        folder = self.environment.folder
-        try:
-            run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
-        except ProcessFailed as error:
-            if "No module named venv" in error.output:
-                raise BadInput(
-                    "this Python cannot make virtual environments: it has no module venv",
-                    remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
-                ) from error
-            if "No space left" in error.output:
-                raise _no_space(folder) from error
-            raise
-
     def _install(self) -> int:
-        """Install the lock, which is a whole closure, and return the number of packages."""
+        """Install the lock, which is a whole closure, and return the number of packages.
+
+        First what its source packages are built with: they are built in this very environment.
+        """
         lock = self.lock.read_text()
         output = PipOutput(self.name, lock, self.on_event)
         variables = {key: value for key, value in inherited("PIP_", "XDG_CONFIG_").items() if key not in _ELSEWHERE}
         argv = [sys.executable, "-m", "pip", "--python", str(self.environment.python), "install", "--no-compile"]
         packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(self.environment.folder)}))
+        if tools := build_tools(lock):
+            self.indexes.run([*argv, ONLY_WHEELS], tools, variables, output)
         self.indexes.run(
             argv,
             lock,
@@ -202,9 +193,24 @@ class _Builder:
         self.on_event(Event(event="log", message=message))
 
 
+def make_empty(folder: Path) -> None:
+    """An environment without packages and without pip. Raises BadInput where Python has no `venv`, DiskFull."""
+    try:
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=inherited(), timeout=120)
+    except ProcessFailed as error:
+        if "No module named venv" in error.output:
+            raise BadInput(
+                "this Python cannot make virtual environments: it has no module venv",
+                remedy="install it (Debian: apt-get install python3-venv) or use another Python 3.11",
+            ) from error
+        if "No space left" in error.output:
+            raise _no_space(folder) from error
+        raise
+
+
 def _expose(cache: Path) -> Path:
     """A folder with a link to the package `containers`, so that nothing else of the flow's libraries is on the path."""
-    folder = cache / "modules" / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
+    folder = private.folder(cache, "modules") / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
     link = folder / _PACKAGE.name
     if not link.is_symlink():
         folder.mkdir(parents=True, exist_ok=True)

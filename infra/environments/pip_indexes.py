@@ -4,6 +4,10 @@ A version with the local label `cpu` (PEP 440), `torch==2.13.0+cpu`, names a bui
 PyTorch publishes its CPU builds on an index of its own. Such a package is looked up where pip is configured to look, like
 all others, and only if nothing there offers it, on that index. No other package is ever asked for there, and every file
 must have a locked hash, wherever it comes from.
+
+That holds for what source packages are built with, too. Left to itself, pip makes an environment for each build and puts
+the newest version of whatever the package asks for there, by no hash, and runs it. So nothing is fetched for a build: it
+uses what the lock pins (`BUILD_TOOLS`), which is installed first, and fails without it.
 """
 
 from __future__ import annotations
@@ -31,7 +35,12 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _POLL: Final = 0.5  # seconds between two calls of `on_tick`: an installation goes on for tens of seconds
-_OPTIONS: Final = ("--no-input", "--no-deps", "--require-hashes", "--progress-bar=off", "--disable-pip-version-check")
+_OPTIONS: Final = (
+    *("--no-input", "--no-deps", "--require-hashes", "--no-build-isolation"),
+    *("--progress-bar=off", "--disable-pip-version-check"),
+)
+ONLY_WHEELS: Final = "--only-binary=:all:"
+BUILD_TOOLS: Final = ("setuptools", "wheel")
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,16 @@ def split(lock: str) -> tuple[dict[str, str], str]:
             else:
                 others += block
     return builds, others
+
+
+def build_tools(lock: str) -> str:
+    """The lines of the pins that source packages are built with; a name that is pinned twice counts once."""
+    found: dict[str, str] = {}
+    for block in re.split(r"(?m)^(?=\S)", lock):
+        for name in read_pins(block):
+            if name in BUILD_TOOLS:
+                found.setdefault(name, block)
+    return "".join(found.values())
 
 
 def is_cpu_build(version: str) -> bool:

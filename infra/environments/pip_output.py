@@ -19,6 +19,9 @@ _SET: Final = "set CARWRIGHT_PIP_EXTRA_INDEX_URL or pip's own configuration to a
 _FETCHED = re.compile(r"(Collecting|Processing) (?P<what>\S+)")
 _WRONG_HASH = re.compile(r"^\s+(?P<package>[\w.-]+(\[[^]]*])?==\S+?)(:$| from )", re.MULTILINE)
 _ABSENT = re.compile(r"No matching distribution found for (?P<package>\S+)")
+_NO_TOOL = re.compile(
+    r"Cannot import (build backend )?'(?P<tool>[\w.]+)'|No module named '(?P<module>setuptools|wheel)'"
+)
 _HOST = re.compile(r"host='(?P<host>[^']+)', port=(?P<port>\d+)")
 _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Connection refused|Connection (reset|aborted)"
@@ -95,5 +98,11 @@ def failure(name: str, code: int, lines: Iterable[str]) -> Error:
         )
     if found := _ABSENT.search(text):
         return BadInput(f"{what}: no index offers {found['package']}", remedy=_SET)
+    if found := _NO_TOOL.search(text):
+        tool = (found["tool"] or found["module"]).partition(".")[0]
+        return BadInput(
+            f"{what}: a package comes as source, and {tool}, which builds it, is not in the lock",
+            remedy=f"add {tool} to the requirements and lock again: nothing is installed that no hash decided",
+        )
     tail = "\n".join(line for line in text.splitlines()[-15:] if line.strip())
     return Error(f"{what}: pip ended with code {code}:\n{tail}")

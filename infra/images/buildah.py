@@ -153,9 +153,8 @@ class Buildah:
         except BadInput:
             return None
 
-    def export(self, built: Built, archive: Path) -> None:
-        """Write the image in the format of `docker save`, under its name only."""
-        name = built.name.removeprefix("localhost/")
+    def export(self, built: Built, archive: Path, name: str) -> None:
+        """Write the image in the format of `docker save`, under this name only."""
         argv = self.argv("push", "--quiet", built.image_id.removeprefix("sha256:"), f"docker-archive:{archive}:{name}")
         run(argv, env={**_environment(), "TMPDIR": str(self._scratch())}, timeout=1800)
 

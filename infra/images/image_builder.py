@@ -61,7 +61,7 @@ class ImageBuilder:
 
     def stored_name(self, target: Target) -> str:
         """The image's name in the storage that buildah builds in."""
-        return f"localhost/{self.name(target)}"
+        return f"localhost/{self.name(target).removeprefix('localhost/')}"
 
     def fetch(self, targets: Sequence[Target]) -> int:
         """Fetch and check all inputs of the targets; returns the number of fetched files."""
@@ -124,7 +124,7 @@ class ImageBuilder:
         ):
             archive = Path(scratch, f"{target.name}.tar")
             self.say(target, f"loading {amount(built.size, 'B')} into the container engine as {self.name(target)}")
-            self.storage().export(built, archive)
+            self.storage().export(built, archive, self.name(target))
             local_engine.load(there, archive)
 
     def update(self, targets: Sequence[Target]) -> None:

@@ -55,7 +55,7 @@ def verify(builder: ImageBuilder, target: Target, *, fresh: bool = True) -> Rebu
                 return RebuiltTwice(built[0], built[1], ())
             archives = [folder / "image.tar" for folder in folders]
             for storage, image, archive in zip(storages, built, archives, strict=True):
-                storage.export(image, archive)
+                storage.export(image, archive, builder.name(target))
             return RebuiltTwice(built[0], built[1], tuple(compare(*archives)[:_SHOWN]))
         finally:
             for storage in storages:

@@ -24,7 +24,8 @@ from packaging.version import Version
 
 from containers.errors import BadInput, DiskFull, is_disk_full
 from containers.process import inherited
-from infra.environments.pip_indexes import PipIndexes
+from infra.environments.environment import make_empty
+from infra.environments.pip_indexes import ONLY_WHEELS, PipIndexes, build_tools
 from infra.environments.pip_output import PipOutput
 from infra.images.locked import requirements
 
@@ -84,7 +85,9 @@ class Wheelhouse:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self.folder.parent) as scratch:
-                self._download(name, wanted, Path(scratch), on_event, indexes)
+                lock, tools = requirements(wanted), build_tools(requirements(packages))
+                output = PipOutput(f"the image {name}", lock, on_event)
+                self._download(lock, tools, Path(scratch), output=output, indexes=indexes)
                 for path in Path(scratch, "files").iterdir():
                     path.replace(self.folder / path.name)
         except OSError as error:
@@ -97,18 +100,14 @@ class Wheelhouse:
             raise BadInput(f"no index offers {absent[0].name} {absent[0].version} for the image {name}")
         return len(wanted)
 
-    def _download(
-        self,
-        name: str,
-        packages: Sequence[Package],
-        scratch: Path,
-        on_event: Callable[[Event], None],
-        indexes: PipIndexes,
-    ) -> None:
-        lock = requirements(packages)
-        output = PipOutput(f"the image {name}", lock, on_event)
-        argv = [sys.executable, "-m", "pip", "download", "--dest", str(scratch / "files")]
-        indexes.run(argv, lock, inherited("PIP_", "XDG_CONFIG_"), output)
+    def _download(self, lock: str, tools: str, scratch: Path, *, output: PipOutput, indexes: PipIndexes) -> None:
+        """To `scratch`/files. Pip asks a source package for its metadata, which runs it: with the tools that are locked."""
+        pip, variables = [sys.executable, "-m", "pip"], inherited("PIP_", "XDG_CONFIG_")
+        if tools:
+            make_empty(scratch / "env")
+            pip += ["--python", str(scratch / "env" / "bin" / "python")]
+            indexes.run([*pip, "install", "--no-compile", ONLY_WHEELS], tools, variables, output)
+        indexes.run([*pip, "download", "--dest", str(scratch / "files")], lock, variables, output)
 
     def _sha256(self, path: Path) -> str:
         status = path.stat()

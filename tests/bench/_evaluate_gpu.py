@@ -51,7 +51,7 @@ from containers.events import Reporter
 from containers.ports import claimed
 from containers.process import Child, inherited, run
 from containers.serve.server import VllmServer
-from containers.serve.vllm_command import InstalledVllm, command, environment
+from containers.serve.vllm_command import SOCKET, InstalledVllm, command, environment, sockets_folder
 from containers.store import Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
@@ -221,11 +221,12 @@ class Bench:
     def beside_others(self, model: Path, log: str, kv_cache: int) -> Iterator[Endpoint]:
         """The step's own vLLM with so many GiB of the card for its cache, so that several fit on it."""
         vllm, parameters = self.vllm, ServeParameters(served_model_name=_NAME)
-        with claimed(0) as port:
-            argv = command(vllm, parameters, model, port, python=self.pythons[Step.SERVE])
+        with claimed(0) as port, sockets_folder(Path("/tmp")) as sockets:
+            argv = command(vllm, parameters, model, sockets / SOCKET, python=self.pythons[Step.SERVE])
             server = VllmServer(
                 argv=argv if vllm.cpu else [*argv, *_SHARE, "--kv-cache-memory-bytes", str(kv_cache << 30)],
                 env=environment(vllm, parameters, Settings()),
+                socket=sockets / SOCKET,
                 port=port,
                 served_model_name=_NAME,
                 options=ServeOptions(log_file=str(self.folder / "logs" / log)),
@@ -233,8 +234,9 @@ class Bench:
             )
             with server.child() as child:
                 server.wait_ready(child)
-                server.first_answer()
-                yield Endpoint(url=server.url, served_model_name=_NAME, server=str(vllm))
+                with server.answering():
+                    server.first_answer()
+                    yield Endpoint(url=server.url, served_model_name=_NAME, server=str(vllm))
 
     def measure(self, label: str, endpoint: Endpoint, suite: str = "smoke", concurrency: int = 8) -> ArtifactRef:
         """The measurement by that label; a label is measured once."""

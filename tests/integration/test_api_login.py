@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with the pools of `carwright pools` and a deployment in one of them."""
     home = tmp_path_factory.mktemp("home")
+    before = os.umask(0o000)
     with prefect_api(Settings(home=home)) as api:
+        os.umask(before)
         prepare(Host(project="p", socket_group=998, environment={"SITE": "here"}), lambda _: None)
         with logged_in(api) as client:
             flow = client.post("/flows/", json={"name": "any"}).raise_for_status().json()["id"]
@@ -83,6 +86,13 @@ def test_without_the_login_nothing_is_told_and_nothing_is_done(served: Served, a
             ):
                 assert client.post(path, json=body, headers=forged).status_code == httpx.codes.FORBIDDEN, path
         assert logged_in(served.api).post("/flow_runs/count", json={}).json() == runs
+
+
+def test_what_the_server_writes_is_its_owner_s_alone(served: Served) -> None:
+    """The database, which holds every run's parameters, above all; the umask that it was started with let others read."""
+    files = [path for path in served.home.rglob("*") if not path.is_symlink()]
+    assert {"prefect.db", "login", "prefect.log"} <= {path.name for path in files}
+    assert [str(path) for path in files if path.stat().st_mode & 0o077] == []
 
 
 def test_a_token_without_the_login_is_not_enough(served: Served) -> None:
@@ -224,14 +234,15 @@ def test_a_worker_passes_over_job_variables(served: Served) -> None:
         del one["labels"]["io.prefect.deployment-updated"]
     assert changed == without
     container = _container(run)
-    assert container["image"] == "carwright/flow:latest"
+    assert container["image"] == "localhost/carwright/flow:latest"
     assert container["command"] == "python -m infra.with_login prefect flow-run execute"
     assert (
         container["volumes"] == Host(project="p", socket_group=998).template(POOLS[0])["job_configuration"]["volumes"]
     )
     assert (container["network"], container["network_mode"]) == ("p", None)
     assert (container["privileged"], container["group_add"]) == (False, ["998"])
-    assert not {"user", "pid_mode", "devices", "cap_add"} & set(container)
+    assert (container["user"], container["read_only"], container["cap_drop"]) == ("1001:0", True, ["ALL"])
+    assert not {"pid_mode", "devices", "cap_add"} & set(container)
     own = {"PREFECT__FLOW_RUN_ID"}
     differs = {
         name for name in container["environment"] if container["environment"][name] != without["environment"].get(name)

@@ -27,15 +27,16 @@ def carwright(tmp_path: Path) -> CommandLine:
     return CommandLine(tmp_path)
 
 
-def attach(reference: str, digest: str, kind: str, title: str, text: str, settings: Settings) -> None:
+def attach(reference: str, digest: str, kind: str, title: str, text: str, settings: Settings) -> str:
+    """The referrer's digest."""
     with open_repository(reference, settings, write=True) as repository:
         file = referrers.Attachment(title, "text/plain", text.encode())
-        referrers.renew(repository, Digest.parse(digest), kind, [file])
+        return str(referrers.renew(repository, Digest.parse(digest), kind, [file])[0])
 
 
 @pytest.mark.parametrize("place", ["layout", "registry"])
-def test_the_newest_card_and_report_of_an_image(carwright: CommandLine, tmp_path: Path, place: str) -> None:
-    """By tag and by digest; attached again, an old text is the newest one."""
+def test_the_card_and_report_of_an_image(carwright: CommandLine, tmp_path: Path, place: str) -> None:
+    """By tag and by digest. Of several that differ none is shown, whatever its number, until one is chosen or recorded."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     settings = Settings(cache=tmp_path / "cache")
     with LocalRegistry(tmp_path / "registry") as registry:
@@ -44,16 +45,32 @@ def test_the_newest_card_and_report_of_an_image(carwright: CommandLine, tmp_path
         nothing = carwright("card", f"{target}:v1")
         assert nothing.returncode == 2
         assert "has no README.md attached" in nothing.stderr
-        for text in ("# first\n", "# second\n", "# first\n"):
-            attach(f"{target}@{digest}", digest, referrers.CARD, "README.md", text, settings)
+        first = attach(f"{target}@{digest}", digest, referrers.CARD, "README.md", "# first\n", settings)
         attach(f"{target}@{digest}", digest, referrers.EVALUATION, "report.html", "<p>pass</p>", settings)
         for reference in (f"{target}:v1", f"{target}@{digest}"):
-            assert carwright("card", reference).stdout == "# first\n"
-        written = carwright("card", f"{target}:v1", "--output", tmp_path / "CARD.md")
-        assert (written.returncode, (tmp_path / "CARD.md").read_text()) == (0, "# first\n")
+            shown = carwright("card", reference)
+            assert shown.stdout == "# first\n"
+            assert "unsigned, and by no run of this folder" in shown.stderr
         page = carwright("report", f"{target}:v1", "--output", tmp_path / "page.html")
         assert page.returncode == 0, page.stderr
         assert (page.returncode, (tmp_path / "page.html").read_text()) == (0, "<p>pass</p>")
+        assert carwright("report", f"{target}:v1", "-o", tmp_path / "page.html", "--open").returncode == 2
+
+        second = attach(f"{target}@{digest}", digest, referrers.CARD, "README.md", "# second\x1b[2J\n", settings)
+        several = carwright("card", f"{target}:v1")
+        assert (several.returncode, several.stdout) == (2, "")
+        assert f"--attached {first}" in several.stderr
+        assert f"--attached {second}" in several.stderr
+        written = carwright("card", f"{target}:v1", "--attached", first, "--output", tmp_path / "CARD.md")
+        assert (written.returncode, (tmp_path / "CARD.md").read_text()) == (0, "# first\n")
+        assert carwright("card", f"{target}:v1", "--attached", second).stdout == "# second\\x1b[2J\n"
+
+        record = tmp_path / ".carwright" / "runs" / "20260101T000000" / "summary.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"shipped": {"digest": digest, "attached": {"card": first}}}))
+        recorded = carwright("card", f"{target}:v1")
+        assert recorded.stdout == "# first\n"
+        assert "attached by the run 20260101T000000" in recorded.stderr
 
 
 def test_the_report_of_a_run(carwright: CommandLine, tmp_path: Path) -> None:

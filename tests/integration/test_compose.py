@@ -18,6 +18,7 @@ from containers.settings import StoreSettings
 from containers.store import Store
 from flows.local.dry_run.site import Site
 from infra.credentials import KEY_ID, SECRET
+from infra.hardening import PIDS
 from tests.support.dry_run_world import docker, need_images, until
 from tests.support.ports import free_port
 
@@ -76,7 +77,9 @@ def test_only_loopback_is_published_and_nobody_is_root(services: dict[str, Any])
         bindings = services[name]["HostConfig"]["PortBindings"] or {}
         assert {binding["HostIp"] for each in bindings.values() for binding in each} <= {"127.0.0.1"}
         assert services[name]["Config"]["User"].partition(":")[0] == "1001"
-        assert services[name]["HostConfig"]["ReadonlyRootfs"] is True
+        host = services[name]["HostConfig"]
+        assert (host["ReadonlyRootfs"], host["CapDrop"]) == (True, ["ALL"])
+        assert (host["PidsLimit"], host["SecurityOpt"]) == (PIDS, ["no-new-privileges:true"])
         assert "docker.sock" not in json.dumps(services[name]["HostConfig"])
     assert not services["hub"]["HostConfig"]["PortBindings"]
 

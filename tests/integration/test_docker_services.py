@@ -23,6 +23,7 @@ from flows.runners.docker.services import DockerServices
 from flows.runners.docker.sweeper import sweep
 from infra.container_engine import connect
 from infra.container_engine.ownership import LEASE
+from infra.hardening import PIDS, PIDS_OF_A_MODELCAR
 from infra.settings import Settings
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
@@ -113,7 +114,14 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
         assert about["Config"]["Cmd"] == ["sh", "-c", "ln -sf /proc/$$/root/models /mnt/models && sleep infinity"]
         assert about["Config"]["Entrypoint"] is None
         assert about["Config"]["User"] == "1001:0"
-        assert about["HostConfig"]["ReadonlyRootfs"]
+        for one in engine.containers():
+            host = world.api.inspect_container(one.id)["HostConfig"]
+            assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (
+                True,
+                ["ALL"],
+                ["no-new-privileges"],
+            )
+            assert host["PidsLimit"] == (PIDS_OF_A_MODELCAR if one.id == beside.id else PIDS)
         (server,) = engine.containers(part="server")
         assert world.api.inspect_container(server.id)["HostConfig"]["PidMode"] == f"container:{beside.id}"
     assert lease.serves
@@ -206,6 +214,29 @@ def test_another_command_is_refused_with_words(images: tuple[str, Any], modelcar
     with running(api, modelcar, "sh", "-c", "cat /models/config.json") as container:
         assert api.wait(container)["StatusCode"] == 2
         assert b"sh: refused: there is no command cat" in api.logs(container)
+
+
+def test_neither_a_server_nor_what_is_beside_it_has_a_secret(world: World, modelcar: str) -> None:
+    """The engine's word on both, and the folder of secrets as one of the same user sees it."""
+    canaries = {
+        "store": {"endpoint": "http://127.0.0.1:9", "secret_access_key": "canary-key", "access_key_id": "canary-id"}
+    }
+    given = Settings(
+        home=world.settings.home, docker=world.settings.docker, hub_token="canary-token",
+        registry={"username": "canary", "password": "canary-password"}, **canaries,
+    )  # fmt: skip
+    for asked in (request("m", reference=modelcar), request("m")):
+        lease = DockerServices(given).start(asked, world.heard.append)
+        with connect(given.docker) as engine:
+            for container in engine.containers():
+                assert "canary" not in str(world.api.inspect_container(container.id))
+            (server,) = engine.containers(part="server")
+            assert "canary" not in str(b"".join(world.api.get_archive(server.id, "/run")[0]))
+        lease.end()
+    (fetched,) = (event.message for event in world.heard if event.message.startswith("fetched with"))
+    assert "CARWRIGHT_STORE__SECRET_ACCESS_KEY" in fetched
+    assert "CARWRIGHT_HUB_TOKEN" not in fetched
+    assert world.left() == []
 
 
 def test_an_image_without_models_is_refused_as_kserve_refuses_it(

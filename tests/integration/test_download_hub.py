@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -99,7 +100,10 @@ def test_a_checkpoint_arrives_whole(world: World, tmp_path: Path) -> None:
     """Every file that belongs to a checkpoint is in the store under its path, bit for bit, and nothing else."""
     resolved = world.resolve(SOURCE)
     commit = world.hub.repositories.find(REPO).branches["main"]
-    assert (resolved.commit, resolved.revision, resolved.pinned) == (commit, "main", f"{SOURCE}@{commit}")
+    assert (resolved.commit, resolved.revision) == (commit, "main")
+    assert re.fullmatch(rf"{SOURCE}@{commit}#sha256:[0-9a-f]{{64}}", resolved.pinned), (
+        "a mirror: the listing pins it, too"
+    )
 
     result = world.run(world.request("download", resolved.pinned, revision="main"))
 

@@ -102,14 +102,20 @@ def test_the_same_files_from_two_places_are_one_checkpoint(world: World, model: 
 
 
 def test_a_folder_of_links_is_read_through_them(world: World, model: Path, tmp_path: Path) -> None:
-    """The snapshots of the hub's own cache are folders of links."""
-    linked = tmp_path / "snapshot"
-    for path in model.rglob("*"):
-        if path.is_file():
-            target = linked / path.relative_to(model)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path)
+    """The snapshots of the hub's own cache are folders of links to the blobs of their repository; others are refused."""
+    repository = tmp_path / "models--acme--tiny"
+    (repository / "blobs").mkdir(parents=True)
+    linked = repository / "snapshots" / ("0" * 40)
+    for number, path in enumerate(path for path in model.rglob("*") if path.is_file()):
+        blob = repository / "blobs" / str(number)
+        blob.write_bytes(path.read_bytes())
+        target = linked / path.relative_to(model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(blob)
     assert_whole(world, model, f"file://{linked}", tmp_path / "out")
+    (linked / "more.json").symlink_to(model / "config.json")
+    with pytest.raises(BadInput, match=r"more\.json is a link that leads out of"):
+        world.resolve(f"file://{linked}")
 
 
 def test_a_changed_folder_is_noticed(world: World, model: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_runtime_that_another_has_taken_to_stays(cluster: Cluster, api: KubeAp
     cluster.apply(other)
     with pytest.raises(NotReady):
         attempt.run()
-    assert api.names("servingruntimes") == [runtime_name("carwright/serve-cpu:latest", on_gpu=False)]
+    assert api.names("servingruntimes") == [runtime_name("localhost/carwright/serve-cpu:latest", on_gpu=False)]
 
 
 def test_a_wrong_answer_is_rolled_back(cluster: Cluster, api: KubeApi) -> None:

@@ -67,15 +67,26 @@ def says(*lines: str) -> Any:
     return lambda api, pod: api.logs.setdefault(pod, []).extend(lines)
 
 
-def state(**states: Any) -> Any:
+def state(kind: str = "containerStatuses", name: str = "step", **states: Any) -> Any:
     """Give the container a state: `running={}`, `terminated={"exitCode": 0}`; that one also ends its log."""
 
     def change(api: KubeApi, pod: str) -> None:
-        api.objects["pods", pod]["status"]["containerStatuses"] = [{**_STATUS, "state": states}]
-        if "terminated" in states:
+        api.objects["pods", pod]["status"][kind] = [{**_STATUS, "name": name, "state": states}]
+        if "terminated" in states and name == "step":
             api.logs.setdefault(pod, []).append(None)
 
     return change
+
+
+def fetches(*lines: str, code: int = 0) -> tuple[Any, ...]:
+    """The init container of a service, from its start to its end."""
+
+    def log(api: KubeApi, pod: str) -> None:
+        result = [] if code else [result_line(StepResult(step=Step.SERVE))]
+        api.logs[f"{pod}/fetch"] = [*lines, *result, None]
+
+    init = {"kind": "initContainerStatuses", "name": "fetch"}
+    return (log, state(**init, running={}), state(**init, terminated={"exitCode": code}))
 
 
 def unschedulable(api: KubeApi, pod: str) -> None:
@@ -274,7 +285,7 @@ def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its result is read while it works; ended, its Job goes; kept, it has no owner and no end, and the next run finds it."""
     endpoint = Endpoint(url="http://0.0.0.0:8000/v1", served_model_name="m", server="vllm 1")
     line = result_line(StepResult(step=Step.SERVE, values=endpoint.dump()))
-    play = (state(running={}), serving, says("loading"), says(line))
+    play = (*fetches("unpacking"), state(running={}), serving, says("loading"), says(line))
     kubelet = Kubelet(*play)
     api, launcher = serve(kubelet, owner_pod="flow", owner_uid="flow-uid")
     monkeypatch.setattr(kubernetes_services, "PORT", int(api.url.rpartition(":")[2]))
@@ -282,7 +293,9 @@ def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = ServeParameters(reference=f"r.example.com/m@sha256:{'1' * 64}", served_model_name="m")
     asked = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump())
 
-    lease = services.start(asked, lambda _: None)
+    heard: list[str] = []
+    lease = services.start(asked, lambda event: heard.append(event.message))
+    assert [one for one in heard if "carwright" not in one] == ["unpacking", "loading"]
     assert lease.endpoint.url == f"{api.url}/v1"
     assert lease.serves
     (name,) = api.names("jobs")
@@ -304,9 +317,16 @@ def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert services.stop_all(kept=True) == [name]
 
 
-def test_a_service_that_ends_first(serve: Any) -> None:
+_FAILS = '{"event": "error", "message": "no such GPU"}'
+
+
+@pytest.mark.parametrize(
+    "play",
+    [(*fetches(), state(running={}), says(_FAILS), state(terminated={"exitCode": 2})), fetches(_FAILS, code=2)],
+    ids=["serving", "fetching"],
+)
+def test_a_service_that_ends_first(serve: Any, play: tuple[Any, ...]) -> None:
     """Its own words, and nothing stays."""
-    play = (state(running={}), says('{"event": "error", "message": "no such GPU"}'), state(terminated={"exitCode": 2}))
     api, launcher = serve(Kubelet(*play))
     parameters = ServeParameters(reference=f"r.example.com/m@sha256:{'1' * 64}", served_model_name="m")
     asked = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump())

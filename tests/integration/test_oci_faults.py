@@ -223,12 +223,18 @@ def test_login_from_settings(checkpoint: Path, settings: StepSettings) -> None:
     """User name and password of the settings come first; a wrong one is a clear message and no retry."""
     with registry_double(auth="basic") as registry:
         wrong = settings.model_copy(
-            update={"registry": RegistrySettings(username="ann", password=SecretStr("wrong"), attempts=3)}
+            update={
+                "registry": RegistrySettings(
+                    host=registry.address, username="ann", password=SecretStr("wrong"), attempts=3
+                )
+            }
         )
         with pytest.raises(BadInput, match="answered 401") as caught:
             push_folder(checkpoint, f"{registry.address}/org/car", wrong)
         assert "wrong" not in str(caught.value).replace("UNAUTHORIZED", "")
-        right = settings.model_copy(update={"registry": RegistrySettings(username="ann", password=SecretStr("secret"))})
+        right = settings.model_copy(
+            update={"registry": RegistrySettings(host=registry.address, username="ann", password=SecretStr("secret"))}
+        )
         assert push_folder(checkpoint, f"{registry.address}/org/car", right).pushed_bytes > 0
 
 

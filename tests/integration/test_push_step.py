@@ -27,17 +27,20 @@ from containers.oci import referrers
 from containers.oci.access import open_repository, resolve
 from containers.oci.layer import LayerHasher
 from containers.oci.unpack import unpack
+from containers.shard_feed import ShardFeed, publish
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from containers.digest import Digest
     from containers.settings import StoreSettings
 
 pytestmark = pytest.mark.integration
@@ -60,6 +63,16 @@ class Lab:
 
     def run(self, parameters: PushParameters, options: PushOptions | None = None, **inputs: ArtifactRef) -> Any:
         """The step's exit code, its result (or None) and its events."""
+        process = self.start(parameters, options, **inputs)
+        _, said = process.communicate()
+        result = self.folder / "result.json"
+        read = StepResult.model_validate_json(result.read_bytes()) if result.exists() else None
+        return process.returncode, read, said
+
+    def start(
+        self, parameters: PushParameters, options: PushOptions | None = None, **inputs: ArtifactRef
+    ) -> subprocess.Popen[str]:
+        """The step, which has begun."""
         request = StepRequest(
             step=Step.PUSH,
             run="test",
@@ -81,16 +94,8 @@ class Lab:
             "CARWRIGHT_STORE__SECRET_ACCESS_KEY": self.served.secret_access_key.get_secret_value(),
         }
         argv = [sys.executable, "-m", "containers.push", "--request", str(self.folder / "request.json")]
-        done = subprocess.run(
-            [*argv, "--result", str(result)],
-            env=environment,
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        read = StepResult.model_validate_json(result.read_bytes()) if result.exists() else None
-        return done.returncode, read, done.stderr
+        command = [*argv, "--result", str(result)]
+        return subprocess.Popen(command, env=environment, cwd=self.root, stderr=subprocess.PIPE, text=True)
 
     def verdict(self, subject: str, decision: str, fingerprint: str = "e") -> ArtifactRef:
         said = Verdict.model_validate(
@@ -175,6 +180,44 @@ def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
             assert (statement.title, statement.media_type) == ("provenance.json", "application/vnd.in-toto+json")
             unpack(f"{target}:v1", tmp_path / f"model-{bool(target.startswith('oci'))}", settings)
         assert pushed.digest == resolve(f"oci:{tmp_path}/car:v1", settings)
+
+
+def test_layers_go_ahead_of_their_image(lab: Lab, tmp_path: Path) -> None:
+    """The process is killed between two shards, and another one and the push go on: each layer is sent once, under no tag."""
+    feed, settings = "f" * 64, Settings(cache=tmp_path / "cache")
+    entries = [entry for entry in lab.store.load(lab.checkpoint).files if entry.path.endswith(".safetensors")]
+    first, *others = entries
+    assert others
+    with LocalRegistry(tmp_path / "registry") as registry:
+        ahead = PushParameters(action="push-layers", target=f"{registry}/org/car")
+        with open_repository(ahead.target, settings) as repository, ShardFeed(lab.store, feed):
+            publish(lab.store, feed, first)
+            killed = lab.start(ahead, PushOptions(arriving=feed))
+            until(lambda: repository.blob_size(layer_of(first)) is not None, "the first layer is pushed")
+            assert killed.poll() is None
+            killed.kill()
+            killed.communicate()
+            for entry in others:
+                publish(lab.store, feed, entry)
+        code, result, said = lab.run(ahead, PushOptions(arriving=feed))
+        assert code == 0, said
+        assert f"{len(others)} layers sent ahead, 1 were already there" in said
+        with open_repository(ahead.target, settings) as repository:
+            assert all(repository.blob_size(layer_of(entry)) for entry in entries)
+            assert repository.tags() == ()
+        code, result, said = lab.run(PushParameters(target=ahead.target), checkpoint=lab.checkpoint)
+        assert code == 0, said
+        assert result.metrics["skipped_layers"] == len(entries)
+        assert not PushedImage.read(result.values).already_there
+        _, alone, _ = lab.run(PushParameters(target=f"oci:{tmp_path}/alone"), checkpoint=lab.checkpoint)
+        assert PushedImage.read(alone.values).digest == resolve(
+            f"{ahead.target}:{PushedImage.read(result.values).candidate_tag}", settings
+        )
+
+
+def layer_of(entry: FileEntry) -> Digest:
+    assert entry.layer is not None
+    return entry.layer
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from containers.contract import QuantizeOptions, QuantizeParameters
+from containers.contract import PushParameters, QuantizeOptions, QuantizeParameters
 from tests.support.prefect_api import prefect_api
 from tests.support.quantize_world import SHARDS, open_world, put_aside, workers_of
 from tests.support.waiting import until
@@ -61,14 +61,16 @@ def test_a_flow_run_survives_the_death_of_a_worker(world):
     assert put_aside(world).outputs["checkpoint"].digest == state.result()["checkpoint"].digest
 
 
-def test_a_large_checkpoint_is_quantized_while_it_comes(world):
-    """The flow does both at once; the quantization that follows the download finds every group and assembles."""
+def test_a_large_checkpoint_is_quantized_and_pushed_while_it_comes(world):
+    """The flow does all at once; the steps whose turn comes then find every group and every layer, and do the rest."""
     from prefect import flow
 
     from flows.orchestrator.results import result_storage
+    from flows.overlap import NO_LAYERS
     from flows.runtime import open_runtime, use
     from flows.steps import Steps
 
+    layout = world.folder / "car"
     said: list[str] = []
     settings = world.settings.model_copy(update={"overlap_gb": 0.0})
     with use(open_runtime(settings, lambda task, event: said.append(event.text()), "arriving")) as runtime:
@@ -78,10 +80,20 @@ def test_a_large_checkpoint_is_quantized_while_it_comes(world):
             steps = Steps(runtime)
             source, resolved = steps.resolve(f"file://{world.folder / 'source'}", None)
             recipe = QuantizeParameters(scheme="W8A8")
-            checkpoint = steps.download(source, recipe, after=[resolved])
-            quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint])
-            return quantized.result.values
+            target = PushParameters(target=f"oci:{layout}", base="none")
+            with steps.pushing_layers(source, recipe, target) as layers:
+                checkpoint = steps.download(source, recipe, after=[resolved], layers=layers)
+                quantized = steps.quantize(checkpoint.output("checkpoint"), recipe, after=[checkpoint], layers=layers)
+                assert not (layout / "index.json").exists()
+                image, pushed = steps.push(quantized.output("checkpoint"), target, after=[quantized], layers=layers)
+            with steps.pushing_layers(source, recipe, target) as again:
+                assert again == NO_LAYERS  # the quantized checkpoint is in the store
+            return {**quantized.result.values, **pushed.result.metrics, "already_there": image.already_there}
 
         values = bring()
     assert "24 shards will be quantized as they arrive" in said
+    assert f"oci:{layout}: 24 layers sent ahead, 0 were already there" in said
     assert values["reused"] == len(SHARDS)
+    assert values["skipped_layers"] == len(SHARDS)
+    assert not values["already_there"]
+    assert world.store.keys("results/shards") == []

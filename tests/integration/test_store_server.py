@@ -59,6 +59,18 @@ def answers(url: str) -> bool:
     return True
 
 
+def test_what_is_stored_is_its_owner_s_alone(tmp_path: Path) -> None:
+    """Also below a folder that an older version has left open."""
+    (tmp_path / "store").mkdir(mode=0o755)
+    before = os.umask(0o000)
+    try:
+        with EmbeddedStore(tmp_path / "store", tmp_path / "logs" / "log") as settings:
+            connect(settings).put_bytes(b"a blob")
+    finally:
+        os.umask(before)
+    assert [str(path) for path in tmp_path.rglob("*") if path.stat().st_mode & 0o077] == []
+
+
 def test_keys_are_new_every_time_and_seen_by_nobody(tmp_path: Path) -> None:
     """Neither on a command line nor in the log; and without them the server gives nothing away."""
     seen = set()

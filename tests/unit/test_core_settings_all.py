@@ -18,6 +18,7 @@ from containers.settings import COMPOSE, FLOW_SIDE, STEP_SETTINGS, StepSettings,
 from flows.cli.main import app
 from flows.local.dry_run.site import Site
 from infra.settings import Settings
+from infra.settings_file import NEVER, WITH
 from infra.settings_page import page
 
 if TYPE_CHECKING:
@@ -102,8 +103,11 @@ def test_it_is_read_from_a_file_of_that_name(setting: Setting, tmp_path: Path) -
     assert setting.value(Settings(_secrets_dir=secrets)) == value
 
 
-@every_setting
+@pytest.mark.parametrize(
+    "setting", [one for one in EVERY if one.variable not in WITH | NEVER], ids=lambda one: one.variable
+)
 def test_it_is_read_from_carwright_toml(setting: Setting, tmp_path: Path) -> None:
+    """What it may not decide: tests/unit/test_settings_file.py."""
     _, value = other(setting)
     if isinstance(value, dict):
         line = '{ "a" = "b" }'
@@ -156,6 +160,18 @@ def requests(step: Step) -> Iterator[StepRequest]:
     yield StepRequest(step=step, run="r")
     if step is Step.EVALUATE:
         yield StepRequest(step=step, run="r", options={"tokenizer_reference": "registry/a@sha256:0"})
+    if step is Step.SERVE:
+        yield StepRequest(step=step, run="r", parameters={"reference": "registry/a@sha256:0"})
+        yield StepRequest(step=step, run="r", options={"stage": "serve"})
+
+
+def unused(request: StepRequest) -> set[str]:
+    """What of its step's parts this very request has no use for."""
+    if request.step is Step.SERVE:
+        if request.options:
+            return {"store", "registry", "docker_config"}
+        return {"store"} if request.parameters else {"registry", "docker_config"}
+    return {"registry", "docker_config"} if request.step is Step.EVALUATE and not request.options else set()
 
 
 @every_setting_of_steps
@@ -170,9 +186,9 @@ def test_a_step_is_handed_it_if_it_uses_it(setting: Setting, monkeypatch: pytest
             plain, secret = step_variables(settings, request)
             if not set(plain) | set(secret):
                 part = setting.path[0]
-                no_tokenizer = part in {"registry", "docker_config"} and not request.options
-                assert part not in STEP_SETTINGS[step] or (step is Step.EVALUATE and no_tokenizer)
+                assert part not in STEP_SETTINGS[step] or part in unused(request)
                 continue
+            assert setting.path[0] not in unused(request)
             assert set(secret if isinstance(value, SecretStr) else plain) == {setting.variable}
             assert setting.path[0] in {*STEP_SETTINGS[step], *_ALWAYS}
             with monkeypatch.context() as environment:

@@ -363,7 +363,7 @@ def at_registry(**registry: Any) -> Settings:
 def test_a_registry_that_takes_a_push_keeps_nothing() -> None:
     with registry_double(auth="bearer") as served:
         line = registry.registry(
-            at_registry(username="ann", password=SecretStr("secret")), f"{served.address}/models/m"
+            at_registry(host=served.address, username="ann", password=SecretStr("secret")), f"{served.address}/models/m"
         )
         assert (line.state, line.text) == ("ok", f"{served.address}/models/m takes a push")
         assert any("pull,push" in str(token["scope"]) for token in served.tokens)
@@ -380,7 +380,9 @@ def test_a_registry_that_denies_the_push() -> None:
 
 def test_a_registry_that_wants_another_login() -> None:
     with registry_double(auth="basic") as served:
-        line = registry.registry(at_registry(username="ann", password=SecretStr("wrong")), f"{served.address}/models/m")
+        line = registry.registry(
+            at_registry(host=served.address, username="ann", password=SecretStr("wrong")), f"{served.address}/models/m"
+        )
     assert line.state == "problem"
     assert f"docker login {served.address}" in line.remedy
     assert "wrong" not in str(line)

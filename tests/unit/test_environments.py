@@ -25,10 +25,12 @@ from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.process import run, start_time
 from infra.environments import environment, pip_indexes
 from infra.environments.environment import Environment, key, lock_of
-from infra.environments.pip_indexes import PipIndexes, split
+from infra.environments.pip_indexes import PipIndexes, build_tools, split
 from infra.environments.pip_output import PipOutput, failure
+from infra.images.locked import read_packages
+from infra.images.wheels import Wheelhouse
 from tests.support.environment_desk import Desk
-from tests.support.package_index import Index, pin, serving, wheel
+from tests.support.package_index import Index, build_tool, pin, serving, source, wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -318,6 +320,59 @@ def test_without_indexes_pytorchs_is_not_asked(desk: Desk, pytorch: Index) -> No
     with pytest.raises(BadInput, match=r"no index offers torch==2\.0\+cpu"):
         desk.make(indexes=PipIndexes(pytorch=SecretStr(pytorch.url)))
     assert pytorch.asked == []
+
+
+# What a source package may ask for, to have something else run while it is built than what is locked.
+ATTACKS = {
+    "an old package, which asks for nothing": "",
+    "any setuptools": '[build-system]\nrequires = ["setuptools", "wheel"]\nbuild-backend = "setuptools.build_meta"\n',
+    "a newer setuptools": '[build-system]\nrequires = ["setuptools>=2"]\nbuild-backend = "setuptools.build_meta"\n',
+    "no backend": '[build-system]\nrequires = ["setuptools"]\n',
+    "a helper besides": '[build-system]\nrequires = ["setuptools", "evil"]\nbuild-backend = "setuptools.build_meta"\n',
+}
+
+
+@pytest.fixture
+def evil(desk: Desk, general: Index) -> Path:
+    """An index with a locked tool of old and newer ones, which leave this file when they run."""
+    mark = desk.folder / "evil-was-here"
+    for tool in ("setuptools", "wheel", "evil"):
+        build_tool(general.folder, tool, "9.0", at_import=f"open({str(mark)!r}, 'w')")
+    return mark
+
+
+def test_source_packages_are_built_with_what_is_locked(desk: Desk, general: Index, evil: Path) -> None:
+    """Whatever they ask for, and whatever their tool asks for; so they are where images are made."""
+    lock = pin(build_tool(general.folder, "setuptools", "1.0", asks=("evil", "setuptools>=2")))
+    for number, pyproject in enumerate(ATTACKS.values()):
+        lock += pin(source(general.folder, f"old{number}", pyproject))
+    desk.lock.write_text(lock)
+    built = sorted(desk.make().folder.glob("lib/python*/site-packages/old?.py"))
+    assert [path.read_text() for path in built] == ["BUILT_BY = '1.0'"] * len(ATTACKS)
+    house = Wheelhouse(desk.folder / "wheels")
+    assert house.fetch("evaluate", read_packages(lock), lambda _: None) == 1 + len(ATTACKS)
+    assert not evil.exists()
+    assert not any("9.0" in path for path in general.asked)
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "tool"),
+    [("", "setuptools"), ('[build-system]\nrequires = ["evil"]\nbuild-backend = "evil.build_meta"\n', "evil")],
+)
+def test_what_a_lock_has_no_tool_for_is_not_built(
+    desk: Desk, general: Index, evil: Path, pyproject: str, tool: str
+) -> None:
+    desk.lock.write_text(pin(source(general.folder, "old", pyproject)))
+    with pytest.raises(BadInput, match=f"{tool}, which builds it, is not in the lock"):
+        desk.make()
+    assert not evil.exists()
+
+
+def test_the_lock_with_source_packages_pins_what_builds_them() -> None:
+    """langdetect and rouge-score have no wheels."""
+    lock = lock_of(Step.EVALUATE).read_text()
+    assert "langdetect==" in lock
+    assert build_tools(lock).startswith("setuptools==")
 
 
 def test_variables_that_send_packages_elsewhere_are_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from types import SimpleNamespace
@@ -14,9 +15,9 @@ import pytest
 import yaml
 from prefect.workers.base import BaseJobConfiguration
 
-from containers.contract import DownloadParameters, EvaluateParameters, Step, StepRequest
+from containers.contract import DownloadParameters, EvaluateParameters, ServeParameters, Step, StepRequest
 from containers.digest import Digest
-from flows.runners.kubernetes.launcher import job, secret
+from flows.runners.kubernetes.manifests import job, secret
 from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import allowed
 
@@ -38,6 +39,7 @@ REQUESTS = [
         step=Step.DOWNLOAD, run="a run/with odd signs-", parameters=DownloadParameters(source="hf://a/b").dump()
     ),
     StepRequest(step=Step.EVALUATE, run="r", parameters=EvaluateParameters(suite_digest=Digest("0" * 64)).dump()),
+    StepRequest(step=Step.SERVE, run="r", parameters=ServeParameters(served_model_name="m").dump()),
 ]
 
 
@@ -55,6 +57,26 @@ def test_a_step_has_no_more_than_it_needs(settings: Settings) -> None:
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_container_that_serves_sees_no_secret(settings: Settings) -> None:
+    """The one before it does, and ends; they share the folder with the model and nothing else that is secret."""
+    request = REQUESTS[2]
+    pod = job(settings, request, "a-name")["spec"]["template"]["spec"]
+    (fetch,), (serve,) = pod["initContainers"], pod["containers"]
+    mounted = [{one["name"] for one in container["volumeMounts"]} for container in (fetch, serve)]
+    assert mounted == [{"request", "work", "tmp", "secrets"}, {"request", "work", "tmp", "shm"}]
+    (request_volume,) = (one["secret"]["items"] for one in pod["volumes"] if one["name"] == "request")
+    assert [one["key"] for one in request_volume] == ["request.json", "fetch.json"]
+    data = {key: base64.b64decode(value) for key, value in secret(settings, request, "a-name", "u")["data"].items()}
+    assert data["CARWRIGHT_STORE__SECRET_ACCESS_KEY"] == b"k"
+    stages = [StepRequest.model_validate_json(data[name]).options["stage"] for name in ("fetch.json", "request.json")]
+    assert stages == ["fetch", "serve"]
+    assert [container["args"][1] for container in (fetch, serve)] == [
+        "/run/request/fetch.json",
+        "/run/request/request.json",
+    ]
+    assert "STORE" not in str(serve["env"])
 
 
 @pytest.mark.parametrize("name", ["rbac.yaml", "settings.yaml"])

@@ -87,6 +87,23 @@ def test_logins_of_this_machine_for_the_registries_that_are_named(tmp_path: Path
     assert "CARWRIGHT_REGISTRY__AUTH_FILE" not in step_spec(given, request, "image").environment
 
 
+@pytest.mark.parametrize("options", [{"stage": "serve"}, {"folder": "/mnt/models"}], ids=str)
+def test_a_server_s_container_has_no_secret(options: dict[str, str], tmp_path: Path) -> None:
+    """Beside it runs a modelcar of the same user, which may look into it (proc(5), /proc/pid/root)."""
+    pair = base64.b64encode(b"me:mine").decode()
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {"r.example.com": {"auth": pair}}}))
+    given = settings()
+    given.registry.auth_file = tmp_path / "auth.json"
+    request = StepRequest(
+        step=Step.SERVE, run="r", parameters={"reference": f"r.example.com/m@sha256:{'1' * 64}"}, options=options
+    )
+    assert {name for name in payload(given, request) if name.startswith("secrets/")} == set()
+    spec = step_spec(given, request, "image")
+    assert not [name for name in spec.environment if "STORE" in name or "REGISTRY" in name or "TOKEN" in name]
+    fetch = request.model_copy(update={"options": {"stage": "fetch"}})
+    assert {name for name in payload(given, fetch) if name.startswith("secrets/")} == {"secrets/registry-logins.json"}
+
+
 def test_limits_are_by_step() -> None:
     given = settings({"all": {"memory_gib": 2}, "quantize": {"memory_gib": 32, "cpus": 1.5, "gpus": -1}})
     quantize = step_spec(given, StepRequest(step=Step.QUANTIZE, run="r"), "image")
@@ -98,11 +115,11 @@ def test_limits_are_by_step() -> None:
 @pytest.mark.parametrize(
     ("step", "resources", "image"),
     [
-        (Step.PUSH, {}, "carwright/push:latest"),
-        (Step.SERVE, {}, "carwright/serve-cpu:latest"),
-        (Step.SERVE, {"serve": {"gpus": 2}}, "carwright/serve-cuda:latest"),
-        (Step.QUANTIZE, {"all": {"gpus": -1}}, "carwright/quantize-cuda:latest"),
-        (Step.QUANTIZE, {"all": {"gpus": 1}, "quantize": {"gpus": 0}}, "carwright/quantize:latest"),
+        (Step.PUSH, {}, "localhost/carwright/push:latest"),
+        (Step.SERVE, {}, "localhost/carwright/serve-cpu:latest"),
+        (Step.SERVE, {"serve": {"gpus": 2}}, "localhost/carwright/serve-cuda:latest"),
+        (Step.QUANTIZE, {"all": {"gpus": -1}}, "localhost/carwright/quantize-cuda:latest"),
+        (Step.QUANTIZE, {"all": {"gpus": 1}, "quantize": {"gpus": 0}}, "localhost/carwright/quantize:latest"),
     ],
 )
 def test_the_image_of_a_step(step: Step, resources: dict[str, dict[str, float]], image: str) -> None:
@@ -112,12 +129,12 @@ def test_the_image_of_a_step(step: Step, resources: dict[str, dict[str, float]],
 def test_upstreams_image_serves_on_gpus_where_it_is_asked_for_or_the_only_one() -> None:
     given = settings({"serve": {"gpus": 1}})
     upstream = given.model_copy(update={"serve": FlowServeSettings(gpu_image="serve")})
-    assert image_of(upstream, Step.SERVE) == "carwright/serve:latest"
+    assert image_of(upstream, Step.SERVE) == "localhost/carwright/serve:latest"
     rocm = given.model_copy(
         update={"launcher": "docker", "docker": given.docker.model_copy(update={"gpu_kind": "rocm"})}
     )
-    assert image_of(rocm, Step.SERVE) == "carwright/serve:latest"
-    assert image_of(upstream, Step.PUSH) == "carwright/push:latest"
+    assert image_of(rocm, Step.SERVE) == "localhost/carwright/serve:latest"
+    assert image_of(upstream, Step.PUSH) == "localhost/carwright/push:latest"
 
 
 def test_labels_name_the_run_and_the_flow_run_where_there_is_one() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
@@ -39,20 +39,24 @@ def environment(tmp_path: Path) -> Environment:
 
 
 @pytest.mark.parametrize(
-    ("step", "secrets"),
+    ("step", "asked", "secrets"),
     [
-        (Step.DOWNLOAD, {"hf_hubsecret", "storesecret"}),
-        (Step.QUANTIZE, {"storesecret"}),
-        (Step.PUSH, {"storesecret", "registrysecret"}),
-        (Step.SERVE, {"storesecret", "registrysecret"}),
-        (Step.EVALUATE, {"storesecret", "registrysecret", "hf_hubsecret"}),
+        (Step.DOWNLOAD, {}, {"hf_hubsecret", "storesecret"}),
+        (Step.QUANTIZE, {}, {"storesecret"}),
+        (Step.PUSH, {}, {"storesecret", "registrysecret"}),
+        (Step.EVALUATE, {}, {"storesecret"}),
+        (Step.EVALUATE, {"options": {"tokenizer_reference": "r/a@sha256:0"}}, {"storesecret", "registrysecret"}),
+        (Step.SERVE, {"options": {"stage": "fetch"}}, {"storesecret"}),
+        (Step.SERVE, {"options": {"stage": "fetch"}, "parameters": {"reference": "r/a@sha256:0"}}, {"registrysecret"}),
+        (Step.SERVE, {"options": {"stage": "serve"}}, set()),
+        (Step.SERVE, {"options": {"stage": "serve"}, "parameters": {"reference": "r/a@sha256:0"}}, set()),
+        (Step.SERVE, {"options": {"folder": "/mnt/models"}, "parameters": {"reference": "r/a@sha256:0"}}, set()),
     ],
 )
 def test_a_step_gets_the_secrets_it_needs_and_no_others(
-    settings: Settings, environment: Environment, tmp_path: Path, step: Step, secrets: set[str]
+    settings: Settings, environment: Environment, tmp_path: Path, step: Step, asked: Any, secrets: set[str]
 ) -> None:
-    options = {"tokenizer_reference": "r/a@sha256:0"} if step is Step.EVALUATE else {}
-    variables = step_environment(settings, StepRequest(step=step, run="r", options=options), environment, tmp_path)
+    variables = step_environment(settings, StepRequest(step=step, run="r", **asked), environment, tmp_path)
     every = {"hf_hubsecret", "storesecret", "registrysecret", "websecret"}
     assert {secret for secret in every if any(secret in value for value in variables.values())} == secrets
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,10 +20,8 @@ from flows.runners.process.services import ProcessServices
 from flows.runners.step_protocol import LOG
 from infra.environments.environment import Environment
 from infra.settings import Settings
+from tests.support.processes import descendants
 from tests.support.waiting import until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # A stand-in for the serve step, with its contract: result when ready, health check, an end on SIGTERM or lease expiry. It is
 # ready when its line has reached its log: what a step says when it has its result, nobody waits for.
@@ -31,10 +32,15 @@ result = sys.argv[sys.argv.index("--result") + 1]
 if request["parameters"]["served_model_name"] == "broken":
     print(json.dumps({{"event": "error", "message": "no such architecture", "exit_code": 2}}), file=sys.stderr)
     sys.exit(2)
+if request["options"]["stage"] == "fetch":
+    open(result, "w").write(json.dumps({{"step": "serve"}}))
+    open(os.path.join(os.path.dirname(result), "environment"), "w").write(json.dumps(dict(os.environ)))
+    sys.exit(0)
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
     def log_message(self, *_): pass
+http.server.HTTPServer.allow_reuse_port = True
 server = http.server.HTTPServer(("127.0.0.1", 0), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(json.dumps({{"event": "log", "message": "loading"}}), file=sys.stderr, flush=True)
@@ -89,6 +95,47 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     second.end()
 
 
+def test_what_serves_has_no_secret(services: ProcessServices) -> None:
+    """Not in the environment of any of its processes, as the kernel shows it; what fetched the model had them."""
+    store = {"endpoint": "http://127.0.0.1:1", "access_key_id": "canary-id", "secret_access_key": "canary-key"}
+    registry = {"username": "canary-user", "password": "canary-password"}
+    given = Settings(
+        home=services.settings.home,
+        cache=services.settings.cache,
+        store=store,
+        registry=registry,
+        hub_token="canary-hub",
+    )
+    lease = ProcessServices(given).start(_request(), lambda _: None)
+    supervisor = int(str(_state(services)["pid"]))
+    started = [supervisor, *descendants(supervisor)]
+    assert len(started) > 1
+    for pid in started:
+        assert b"canary" not in Path(f"/proc/{pid}/environ").read_bytes()
+    lease.end()
+    (fetched,) = services.settings.home.rglob("environment")
+    assert "canary-key" in fetched.read_text()
+    served = [path.parent for path in services.settings.home.rglob("request.json") if path.parent != fetched.parent]
+    assert not [file for folder in served for file in folder.glob("*.json*") if "canary" in file.read_text()]
+
+
+def test_nobody_else_gets_the_port_of_a_server_that_ended(services: ProcessServices) -> None:
+    """Who measures may still ask there: an answer by somebody else's program would be a forgery."""
+    lease = services.start(_request(), lambda _: None)
+    pid = int(str(_state(services)["pid"]))
+    os.kill(pid, signal.SIGTERM)
+    _until_gone(pid)
+    port = urlsplit(lease.endpoint.url).port
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(("127.0.0.1", port))
+    lease.end()
+    with socket.socket() as later:
+        later.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        later.bind(("127.0.0.1", port))
+
+
 def test_a_service_that_fails_says_why_and_leaves_nothing(services: ProcessServices) -> None:
     with pytest.raises(StepFailed, match="no such architecture") as caught:
         services.start(_request("broken"), lambda _: None)
@@ -126,8 +173,8 @@ def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypa
 def test_a_service_that_ends_by_itself_says_why(services: ProcessServices) -> None:
     lease = services.start(_request("dies"), lambda _: None)
     assert (lease.serves, lease.why_ended()) == (True, None)
-    (result,) = (services.settings.home / "runs" / "r").glob("serve-*/result.json")
-    result.with_name("result.json.die").touch()
+    for folder in (services.settings.home / "runs" / "r").glob("serve-*"):
+        (folder / "result.json.die").touch()
     until(lambda: not lease.serves, "the service has ended")
     error = lease.why_ended()
     assert isinstance(error, StepFailed)

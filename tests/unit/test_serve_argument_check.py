@@ -25,7 +25,7 @@ import argparse, os, sys
 parser = argparse.ArgumentParser(prog="api_server.py")
 parser.add_argument("--model")
 parser.add_argument("--kv-cache-dtype", choices=["auto", "fp8"])
-known = ["--served-model-name", "--host", "--port", "--max-model-len", "--dtype", "--tensor-parallel-size", "--max-logprobs"]
+known = ["--served-model-name", "--uds", "--max-model-len", "--dtype", "--tensor-parallel-size", "--max-logprobs"]
 for name in known:
     parser.add_argument(name)
 for name in ("--disable-uvicorn-access-log", "--disable-log-stats"):

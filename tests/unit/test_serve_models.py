@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import os
+from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING
 
 import pytest
 
 from containers.contract import Step, StepRequest
-from containers.errors import BadInput
+from containers.digest import Digest
+from containers.errors import BadInput, Temporary
 from containers.events import Reporter
 from containers.serve.models import make_room, unpacked
-from containers.settings import ServeSettings, StepSettings
+from containers.settings import ServeSettings, StepSettings, StoreSettings
 from containers.step import Context
+from containers.store import Store
 from tests.support.modelcars import push_folder, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+WEIGHTS = "model-00001-of-00002.safetensors"
 _REQUEST = StepRequest(step=Step.SERVE, run="test")
 
 
@@ -80,6 +84,19 @@ def test_a_folder_that_was_changed_is_made_again(context: Context, modelcar: str
         assert _files(folder) == whole
 
 
+def test_what_was_fetched_is_served_and_never_fetched_again(context: Context, modelcar: str) -> None:
+    """A server has no login: a model that is gone is said to be gone."""
+    with pytest.raises(Temporary, match="not there, or not whole"), unpacked(modelcar, _REQUEST, context, fetch=False):
+        pass
+    with unpacked(modelcar, _REQUEST, context) as fetched:
+        pass
+    with unpacked(modelcar, _REQUEST, context, fetch=False) as folder:
+        assert folder == fetched
+    next(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(Temporary, match="not there, or not whole"), unpacked(modelcar, _REQUEST, context, fetch=False):
+        pass
+
+
 def test_nothing_to_serve_is_bad_input(context: Context) -> None:
     with pytest.raises(BadInput, match="nothing to serve"), unpacked("", _REQUEST, context):
         pass
@@ -125,3 +142,72 @@ def test_a_model_in_use_is_not_removed_for_another(context: Context, modelcar: s
     with unpacked(modelcar, _REQUEST, small) as folder:
         assert _files(tmp_path / "checkpoint").items() <= _files(folder).items()
         assert not (settings.home / "serving" / ("0" * 12)).exists()
+
+
+@pytest.fixture
+def beside_the_store(tmp_path: Path, context: Context) -> tuple[Context, StepRequest, Path]:
+    """A store in a folder of this machine that has the checkpoint's files, the request with it, and where its blobs are."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    stored = StoreSettings(endpoint="http://127.0.0.1:9", folder=folder, direct=True)
+    request = _REQUEST.model_copy(update={"store": stored.location})
+    store = Store.open(request.store, stored)
+    for path in (tmp_path / "checkpoint").rglob("*"):
+        if path.is_file():
+            store.put_file(path)
+    settings = context.settings.model_copy(update={"store": stored})
+    return replace(context, settings=settings), request, folder / "carwright" / "blobs" / "sha256"
+
+
+def test_what_the_store_has_is_not_written_again(
+    modelcar: str, beside_the_store: tuple[Context, StepRequest, Path], context: Context
+) -> None:
+    beside, request, blobs = beside_the_store
+    with unpacked(modelcar, _REQUEST, context) as folder:
+        written = _files(folder)
+    home = beside.settings.home.parent / "other"
+    beside = replace(beside, settings=beside.settings.model_copy(update={"home": home}))
+    with unpacked(modelcar, request, beside) as folder:
+        assert _files(folder) == written
+        weights = folder / WEIGHTS
+        assert weights.is_symlink()
+        assert weights.resolve().parent == blobs
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "gone", "cut short"])
+def test_a_blob_that_is_not_the_layers_is_not_served(
+    damage: str, modelcar: str, beside_the_store: tuple[Context, StepRequest, Path], tmp_path: Path
+) -> None:
+    """The layer itself is read then, and its digest checked."""
+    beside, request, blobs = beside_the_store
+    content = (tmp_path / "checkpoint" / WEIGHTS).read_bytes()
+    blob = blobs / Digest.of(content).hex
+    if damage == "gone":
+        blob.unlink()
+    else:
+        blob.write_bytes(content[:-1] + (b"" if damage == "cut short" else bytes([content[-1] ^ 1])))
+    with unpacked(modelcar, request, beside) as folder:
+        assert (folder / WEIGHTS).read_bytes() == content
+        assert not (folder / WEIGHTS).is_symlink()
+
+
+def test_a_layer_whose_list_lies_is_served_as_an_engine_would_mount_it(
+    beside_the_store: tuple[Context, StepRequest, Path], tmp_path: Path, context: Context
+) -> None:
+    """Another model under the list of an honest one: the store has the files of the list, which do not make the layer."""
+    beside, request, _ = beside_the_store
+    other = write_checkpoint(tmp_path / "evil")
+    weights = other / WEIGHTS
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    layout = tmp_path / "evil-layout"
+    pushed = push_folder(other, f"oci:{layout}", context.settings)
+    index = layout / "blobs" / "sha256"
+    honest, evil = Digest.of(content), Digest.of(weights.read_bytes())
+    manifest = (
+        (index / Digest.parse(str(pushed.digest)).hex).read_bytes().replace(evil.hex.encode(), honest.hex.encode())
+    )
+    forged = Digest.of(manifest)
+    (index / forged.hex).write_bytes(manifest)
+    with unpacked(f"oci:{layout}@{forged}", request, beside) as folder:
+        assert (folder / WEIGHTS).read_bytes() == weights.read_bytes()

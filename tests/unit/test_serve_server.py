@@ -1,11 +1,18 @@
 """The lease, and what is said when a server ends early; the server is a small program that stands in for vLLM."""
 
+import contextlib
 import os
+import socket
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
+import httpx
 import pytest
 
 from containers.contract import ServeOptions
@@ -14,20 +21,48 @@ from containers.events import Reporter
 from containers.ports import claimed
 from containers.process import inherited
 from containers.serve.server import VllmServer, expired
+from tests.support.waiting import until
 
 _HEALTHY = """
-import http.server, sys
+import http.server, socketserver, sys
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self): self.send_response(200); self.end_headers()
+    protocol_version = "HTTP/1.1"
+    def do_GET(self): self.answer(b"")
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/hangs"):
+            self.rfile.read()  # until the client has gone
+            print("the client has gone", flush=True)
+        else:
+            self.answer(asked * 2)
+    def answer(self, body):
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def address_string(self): return "-"
     def log_message(self, *_): pass
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+class Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+Server(sys.argv[1], Handler).serve_forever()
 """
 
 
+_FOLDERS: list[Path] = []
+
+
+@pytest.fixture(autouse=True)
+def _folder() -> Iterator[None]:
+    """For the socket of a test: what pytest gives has too long a name for one."""
+    with tempfile.TemporaryDirectory(prefix="s-") as folder:
+        _FOLDERS.append(Path(folder))
+        yield
+
+
 def _server(program: str, port: int, **options: object) -> VllmServer:
+    path = _FOLDERS[-1] / "s"
     return VllmServer(
-        argv=[sys.executable, "-c", program, str(port)],
+        argv=[sys.executable, "-c", program, str(path)],
         env=inherited(),
+        socket=path,
         port=port,
         served_model_name="demo",
         options=ServeOptions.model_validate(options),
@@ -57,6 +92,76 @@ def test_ready_is_when_the_health_check_succeeds() -> None:
         with server.child() as child:
             server.wait_ready(child)
             assert child.poll() is None
+
+
+def test_nobody_answers_in_its_place_while_it_loads() -> None:
+    """A program that has its port, whoever's, is not taken for it; what it answers at its socket counts alone."""
+    with claimed(0) as port:
+        thief = socket.socket()
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # one of the same user, which the kernel lets in
+        thief.bind(("127.0.0.1", port))
+        thief.listen()
+        server = _server("import time; time.sleep(60)", port, ready_timeout=1.0)
+        with thief, server.child() as child, pytest.raises(NotReady):
+            server.wait_ready(child)
+        server = _server(_HEALTHY, port)
+        with server.child() as child:
+            server.wait_ready(child)
+            with _another(port), pytest.raises(BadInput, match="another program of this user"), server.answering():
+                pass
+
+
+@contextlib.contextmanager
+def _another(port: int) -> Iterator[None]:
+    """Another process of this user that listens there."""
+    program = (
+        "import socket, sys, time; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); "
+        "s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(); print('listens', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(port)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    yield
+    other.kill()
+    other.communicate()
+
+
+def test_it_answers_at_its_port_once_it_is_ready() -> None:
+    """Large bodies both ways, many at once; a client that hangs up is heard of; refused before and after."""
+    with claimed(0) as port:
+        server = _server(_HEALTHY, port)
+        with server.child() as child:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+            server.wait_ready(child)
+            with server.answering():
+                body = os.urandom(3_000_000)
+                with ThreadPoolExecutor(8) as pool:
+                    answers = [
+                        pool.submit(httpx.post, server.url, content=body, timeout=30, trust_env=False) for _ in range(8)
+                    ]
+                    assert all(one.result().content == 2 * body for one in answers)
+                with pytest.raises(httpx.ReadTimeout):
+                    httpx.post(f"{server.url}/hangs", content=b"x", timeout=0.2, trust_env=False)
+                until(lambda: "the client has gone" in server.log, "the server hears that its client has gone")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def test_who_asks_a_server_that_has_ended_gets_no_answer() -> None:
+    """And nobody else's: the port stays taken for as long as the step lives."""
+    with claimed(0) as port:
+        server = _server(_HEALTHY, port)
+        with server.child() as child:
+            server.wait_ready(child)
+            with server.answering():
+                child.stop()
+                with pytest.raises(httpx.TransportError):
+                    httpx.get(server.url, timeout=5, trust_env=False)
+                with socket.socket() as late:
+                    late.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    with pytest.raises(OSError, match="in use"):
+                        late.bind(("127.0.0.1", port))
 
 
 def test_the_deadline_ends_the_wait_with_the_last_words_of_the_log(tmp_path: Path) -> None:

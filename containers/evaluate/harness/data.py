@@ -45,6 +45,7 @@ def configure(settings: StepSettings, scratch: Path) -> None:
     They cache files under the user's home, or in `scratch` if that is not writable, as in a container.
     """
     variables = {
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # the token of the machine's user is for downloads (docs/security.md)
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -55,8 +56,6 @@ def configure(settings: StepSettings, scratch: Path) -> None:
         variables["HF_HOME"] = str(scratch / "hub")
     if settings.hub_endpoint:
         variables["HF_ENDPOINT"] = settings.hub_endpoint
-    if settings.hub_token is not None:
-        variables["HF_TOKEN"] = settings.hub_token.get_secret_value()
     if settings.evaluate.data is not None:
         variables["NLTK_DATA"] = str(settings.evaluate.data.expanduser() / _NLTK)
     export(variables)

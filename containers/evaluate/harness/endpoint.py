@@ -17,8 +17,11 @@ import httpx
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from containers.errors import BadInput, Temporary
-from containers.evaluate.client import Client, Counts, NotFinite, Rejected
+from containers.evaluate.client import ANSWER, Client, Counts, NotFinite, Rejected
 from containers.evaluate.measure import gather
+from containers.settings import HttpSettings
+from containers.web.exchange import Exchange
+from containers.web.origins import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -161,6 +164,8 @@ class EndpointTokenizer:
         self._http = httpx.Client(
             timeout=options.request_timeout, transport=httpx.HTTPTransport(retries=options.attempts), trust_env=False
         )
+        self._http.headers["Accept-Encoding"] = "identity"
+        self._exchange = Exchange(self._http, Origin.of(self._url), HttpSettings(), silence=options.request_timeout)
 
     def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool, **_: Any) -> Any:
         texts = [text] if isinstance(text, str) else list(text)
@@ -177,7 +182,7 @@ class EndpointTokenizer:
     def _tokens(self, text: str, special: bool) -> list[int]:  # noqa: FBT001
         asked = {"model": self._model, "prompt": text, "add_special_tokens": special}
         try:
-            answer = self._http.post(self._url, json=asked)
+            answer = self._exchange.small(self._http.build_request("POST", self._url, json=asked), limit=ANSWER)
             return [int(token) for token in answer.raise_for_status().json()["tokens"]]
         except httpx.TransportError as error:
             raise Temporary(f"{self._url} does not answer: {error}") from error

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from containers.errors import BadInput, faults
 from flows.local.dry_run.compose import Stack
-from infra.settings import Settings
+from infra.settings import IMAGES, Settings
 
 if TYPE_CHECKING:
     from flows.orchestrator.work_pools import Host
@@ -25,7 +25,7 @@ class Site(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CARWRIGHT_", extra="ignore")
 
     project: str = Field(default="carwright", pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
-    images_: str = Field(default="carwright", alias="CARWRIGHT_IMAGES")
+    images_: str = Field(default=IMAGES, alias="CARWRIGHT_IMAGES")
     tag: str = "latest"
     socket: str = "/var/run/docker.sock"
     port: int = 4200

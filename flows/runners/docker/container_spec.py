@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
-from containers.settings import STEP_SETTINGS, step_variables
+from containers.settings import parts_of, step_variables
 from flows.runners.docker import seccomp
 from flows.runners.step_container import makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, RESULT
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
+from infra.hardening import pids
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 VOLUME: Final = "/run"
 WORK: Final = "/run/carwright"
+SECRETS: Final = "/run/secrets"
 _LOGINS: Final = "registry-logins.json"
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
 
@@ -48,6 +50,7 @@ def step_spec(settings: Settings, request: StepRequest, image: str, name: str = 
         volumes=(VOLUME,),
         readable=_folders(request),
         security=_security(request),
+        pids=pids(resources.gpus),
         memory=int(resources.memory_gib * 2**30) if resources.memory_gib else None,
         cpus=resources.cpus,
         gpus=resources.gpus or 0,
@@ -85,7 +88,7 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
 def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]:
     """What is put into the volume: the request, empty folders, and the secrets that this very step needs."""
     secret = step_variables(settings, request)[1]
-    if "hub_token" in STEP_SETTINGS[request.step] and settings.hub_token is None:
+    if "hub_token" in parts_of(request) and settings.hub_token is None:
         from huggingface_hub import get_token  # of the hub's own login, which the container does not have
 
         secret |= {"CARWRIGHT_HUB_TOKEN": token} if (token := get_token()) else {}
@@ -101,13 +104,13 @@ def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]
 
 def _logins_variable(settings: Settings, request: StepRequest) -> dict[str, str]:
     if _logins(settings, request):
-        return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"/run/secrets/{_LOGINS}"}
+        return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"{SECRETS}/{_LOGINS}"}
     return {}
 
 
 def _logins(settings: Settings, request: StepRequest) -> dict[str, dict[str, str]]:
     """The logins of this machine for the registries that the request names, in the format of Docker's config.json."""
-    if settings.registry.username is not None:
+    if settings.registry.username is not None or "registry" not in parts_of(request):
         return {}
     found = {}
     named = [request.parameters.get(name) for name in ("target", "reference", "base")]

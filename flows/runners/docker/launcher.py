@@ -13,10 +13,11 @@ from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, Temporary
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
+from containers.private import opener
 from containers.process import inherited
 from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
-from flows.runners.step_container import image_name
+from flows.runners.step_container import has_registry, image_name
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import ALIVE, ALIVE_INTERVAL
@@ -123,7 +124,7 @@ class Follower:
         self.output = StepOutput(lambda _: None)
 
     def _read(self, lines: Iterator[str], log: Path) -> None:
-        with log.open("a") as file:
+        with open(log, "a", encoding="utf-8", opener=opener) as file:
             for line in lines:
                 file.write(line + "\n")
                 file.flush()
@@ -146,8 +147,7 @@ def ensure_image(engine: ContainerEngine, name: str, settings: Settings, on_even
     """Raises BadInput when the engine has no such image and cannot get it."""
     if engine.has_image(name):
         return
-    first, slash, _ = name.partition("/")
-    if not slash or not (first == "localhost" or "." in first or ":" in first):  # as Docker tells a host from a name
+    if not has_registry(name):
         raise BadInput(
             f"the engine has no image {name}",
             remedy="build it with `carwright images load` (`make images`), or name a registry's in CARWRIGHT_DOCKER__IMAGE",

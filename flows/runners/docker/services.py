@@ -4,6 +4,9 @@ A modelcar is served as KServe does it (kserve, pkg/utils/storage.go): a contain
 /proc/<pid>/root/models to /mnt/models, in a volume of both, and sleeps; vLLM's container is in its process namespace and
 reads the weights through that link. Nothing is copied. The kernel lets it look there because both are of one user.
 
+The server has no secret: what a checkpoint of the store is fetched with is in a container of its own, which writes to the
+server's volume and is gone before the server starts.
+
 A server ends by itself when nobody renews its lease, which is the time of a folder in its volume.
 """
 
@@ -15,6 +18,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from containers import private
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
@@ -23,12 +27,14 @@ from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Rene
 from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
 from containers.ports import LOOPBACK
-from flows.runners.docker.container_spec import VOLUME, WORK, labels, payload, refuse_folders, step_spec
+from flows.runners.docker.container_spec import SECRETS, VOLUME, WORK, labels, payload, refuse_folders, step_spec
 from flows.runners.docker.launcher import Follower, ended_badly, engine_login, ensure_image, image_of
 from flows.runners.process.launcher import run_folder
+from flows.runners.service import stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import LEASE, is_alive, is_kept
+from infra.hardening import PIDS_OF_A_MODELCAR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,8 +94,8 @@ class DockerLease:
         with connect(self._settings.docker) as engine:
             replace(self._container, api=engine.api).touch(LEASE, LEASE_KEPT)
         mark = kept_mark(self._settings)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        private.folder(self._settings.home.resolve(), "services")
+        mark.touch(mode=0o600)
         self._renewal = None
 
 
@@ -142,18 +148,20 @@ class DockerServices:
         folder, host = run_folder(self.settings, request), ServeOptions.read(request.options).host
         image = image_of(self.settings, request.step)
         ensure_image(engine, image, self.settings, on_event)
+        asked = stage(request.model_copy(update={"options": self._options(request, server).dump()}), "serve")
         spec = replace(
-            self._network(step_spec(self.settings, request, image, server), request),
+            self._network(step_spec(self.settings, asked, image, server), request),
             labels={**labels(request), "service": key, "server": server, "part": "server", "host": host},
             shm=_SHARED,
         )
-        options = self._options(request, server)
-        if reference := ServeParameters.read(request.parameters).reference:
+        reference = ServeParameters.read(request.parameters).reference
+        if reference:
             spec = self._beside_modelcar(engine, request, spec, self._pulled(engine, reference, on_event))
-            models = f"{_MOUNTED}/models" if spec.image_mount else _MODELS
-            options = options.model_copy(update={"folder": models})
-        asked = request.model_copy(update={"options": options.dump()})
+            models = {"folder": f"{_MOUNTED}/models" if spec.image_mount else _MODELS}
+            asked = asked.model_copy(update={"options": asked.options | models})
         container = engine.create(spec)
+        if not reference:
+            self._fetch(engine, request, container, folder / LOG, on_event)
         container.put(VOLUME, payload(self.settings, asked) | {"carwright/lease": None}, mtime=engine.now())
         follower = Follower(container, StepOutput(on_event), folder / LOG)
         container.start()
@@ -175,6 +183,29 @@ class DockerServices:
             _spec=spec,
             _follower=follower,
         )
+
+    def _fetch(
+        self, engine: ContainerEngine, request: StepRequest, server: Container, log: Path, on_event: OnEvent
+    ) -> None:
+        """Have the model in the server's volume, by a container that takes its secrets along when it goes."""
+        asked = stage(request, "fetch")
+        spec = step_spec(self.settings, asked, image_of(self.settings, request.step), f"{server.name}-fetch")
+        spec = replace(
+            spec,
+            command=(*spec.command[:-1], f"{WORK}/fetched.json"),  # not the result that the server is waited for by
+            labels={**labels(request), "server": server.name, "part": "fetch"},
+            volumes=(SECRETS,),
+            volumes_from=(server.id,),
+            gpus=0,
+        )
+        container = engine.create(spec)
+        container.put(VOLUME, payload(self.settings, asked))
+        follower = Follower(container, StepOutput(on_event), log)
+        container.start()
+        state = follower.wait()
+        engine.remove(spec.name)
+        if state.code != 0:
+            raise ended_badly(request.step, state, spec, follower.output, f"its log is {log}")
 
     def _renewal(self, container: Container) -> Renewal:
         """Of its lease, through a connection of its own."""
@@ -233,7 +264,7 @@ class DockerServices:
                 )
             return replace(server, image_mount=(image, _MOUNTED))
         mark = {**labels(request), "server": server.name, "part": "modelcar"}
-        spec = Spec(f"{server.name}-check", image, _CHECK, mark, network="none")
+        spec = Spec(f"{server.name}-check", image, _CHECK, mark, network="none", pids=PIDS_OF_A_MODELCAR)
         check = engine.create(spec)
         try:
             check.start()

@@ -10,33 +10,24 @@ nothing is left that nobody owns. The Secret goes as soon as the step has ended,
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Step, StepRequest, StepResult
+from containers.contract import Step, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.events import Event
-from containers.labels import KUBERNETES_LABEL
 from containers.step import parse_result_line
-from flows.runners.docker.container_spec import environment, payload, refuse_folders
-from flows.runners.step_container import image_name, makes_user_namespaces
-from flows.runners.step_protocol import REQUEST, StepOutput
+from flows.runners.kubernetes.manifests import CONTAINER, FETCH, check, job, labels, new_name, resources, secret
+from flows.runners.step_protocol import StepOutput
 from infra.cluster import Cluster
-from infra.settings import KUBERNETES_DEFAULTS
 
 if TYPE_CHECKING:
+    from containers.contract import StepRequest
     from containers.events import OnEvent
-    from infra.settings import Resources, Settings
+    from infra.settings import Settings
 
-CONTAINER: Final = "step"
-REQUESTS: Final = "/run/request"
-WORK: Final = "/run/carwright"
-LOGINS: Final = "registry-logins.json"
-SECRETS: Final = "/run/secrets"
 _POLL: Final = 1.0  # seconds
 _SILENT: Final = 60  # how often in a row the cluster may not answer before we give up: a restart takes its time
 _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
@@ -85,6 +76,7 @@ class JobWatch:
     step: Step
     job: str
     on_event: OnEvent
+    container: str = CONTAINER
     result: StepResult | None = None
     _output: StepOutput = field(init=False)
     _lines: int = 0
@@ -98,7 +90,11 @@ class JobWatch:
         return f"its log: kubectl -n {self.cluster.namespace} logs job/{self.job}"
 
     def result_while_it_works(self) -> tuple[str, StepResult]:
-        """The pod's name and the result of a step that goes on after it has said it: a service. Raises as `run` does."""
+        """The pod's name and the result of a step that goes on after it has said it: a service. Raises as `run` does.
+
+        The init container that has fetched the model for it comes first.
+        """
+        replace(self, container=FETCH).run()
         pod = self._started()
         while self.result is None:
             with contextlib.suppress(Temporary):
@@ -136,7 +132,7 @@ class JobWatch:
             why = "no pod yet"
             for pod in pods:
                 status = pod.get("status") or {}
-                state = _state(pod)
+                state = _state(pod, self.container)
                 if "running" in state or "terminated" in state or status.get("phase") in ("Succeeded", "Failed"):
                     return str(pod["metadata"]["name"])
                 why = _waiting(status, state)
@@ -166,10 +162,10 @@ class JobWatch:
         """Pass on the lines that were not passed on yet; the result counts wherever it stands, since a log may have lost
         its beginning (the kubelet's containerLogMaxSize).
         """
-        for number, line in enumerate(self.cluster.log(pod, CONTAINER, follow=follow)):
+        for number, line in enumerate(self.cluster.log(pod, self.container, follow=follow)):
             if (result := parse_result_line(line)) is not None:
                 self.result = result
-                if self.step is Step.SERVE:
+                if self.step is Step.SERVE and self.container == CONTAINER:
                     return  # a service goes on, and so does its log
                 continue
             if number < self._lines:
@@ -188,7 +184,7 @@ class JobWatch:
                 f"the pod {name} of {self.step} was removed while it worked (a node was drained?)",
                 remedy="run it again: it resumes",
             )
-        if (ended := _state(pod).get("terminated")) is not None:
+        if (ended := _state(pod, self.container).get("terminated")) is not None:
             return dict(ended)
         status = pod.get("status") or {}
         if status.get("phase") == "Failed":  # evicted, or its node is lost: no container to ask
@@ -212,141 +208,10 @@ class JobWatch:
         raise self._output.failure(self.step, code, self.where)
 
 
-def new_name(request: StepRequest) -> str:
-    return f"carwright-{request.step}-{secrets.token_hex(4)}"
-
-
-def labels(request: StepRequest) -> dict[str, str]:
-    """What Jobs, pods and Secrets of a step are found by; label values have at most 63 characters."""
-    return {
-        "app.kubernetes.io/name": "carwright",
-        "app.kubernetes.io/component": request.step.value,
-        "app.kubernetes.io/managed-by": "carwright",
-        f"{KUBERNETES_LABEL}run": request.run[:63].strip("-_."),
-    }
-
-
-def resources(settings: Settings, step: Step) -> Resources:
-    """What the step's pod is to have, all of it said. Raises BadInput for what a cluster cannot give."""
-    wanted = settings.resources.of(step).over(KUBERNETES_DEFAULTS.of(step))
-    if wanted.gpus == -1:
-        raise BadInput(
-            "a cluster gives GPUs by number, and not all that a machine has",
-            remedy=f"set CARWRIGHT_RESOURCES__{step.upper()}__GPUS (or ..._ALL__GPUS) to how many {step} is to get",
-        )
-    return wanted
-
-
-def job(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
-    """The Job, suspended; its one container must not be root and writes to its own folders only."""
-    kube = settings.kubernetes
-    owners = (
-        [{"apiVersion": "v1", "kind": "Pod", "name": kube.owner_pod, "uid": kube.owner_uid}] if kube.owner_uid else []
-    )
-    spec: dict[str, Any] = {
-        "suspend": True,
-        "backoffLimit": 0,  # the flow repeats what is worth repeating
-        "ttlSecondsAfterFinished": kube.ttl,
-        "template": {"metadata": {"labels": labels(request)}, "spec": _pod(settings, request, name)},
-    }
-    if kube.step_timeout is not None:
-        spec["activeDeadlineSeconds"] = kube.step_timeout
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "labels": labels(request), **({"ownerReferences": owners} if owners else {})},
-        "spec": spec,
-    }
-
-
-def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
-    kube, step = settings.kubernetes, request.step
-    wanted = resources(settings, step)
-    gpus = wanted.gpus or 0
-    variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
-    names = [key.removeprefix("secrets/") for key in payload(settings, request) if key.startswith("secrets/")]
-    if LOGINS in names:
-        variables["CARWRIGHT_REGISTRY__AUTH_FILE"] = f"{SECRETS}/{LOGINS}"
-    seccomp = "Unconfined" if makes_user_namespaces(request) else "RuntimeDefault"
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "serviceAccountName": kube.service_account,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": seccomp}},
-        "containers": [
-            {
-                "name": CONTAINER,
-                "image": image_name(kube.image, step, settings),
-                "command": ["python3", "-m", f"containers.{step}"],
-                "args": ["--request", f"{REQUESTS}/{REQUEST}", "--result", "-"],
-                "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
-                "resources": _quantities(wanted, kube.gpu_resource),
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": [
-                    {"name": "request", "mountPath": REQUESTS, "readOnly": True},
-                    {"name": "secrets", "mountPath": SECRETS, "readOnly": True},
-                    {"name": "work", "mountPath": WORK},
-                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- in the pod
-                ],
-            }
-        ],
-        "volumes": [
-            {"name": "request", "secret": {"secretName": name, "items": [_item(REQUEST)]}},
-            # A Secret's volume without items would hold all of it, the request too.
-            {"name": "secrets", "secret": {"secretName": name, "items": [_item(one) for one in names]}}
-            if names
-            else {"name": "secrets", "emptyDir": {}},
-            {"name": "work", "emptyDir": {"sizeLimit": f"{wanted.scratch_gib:g}Gi"}},
-            {"name": "tmp", "emptyDir": {}},
-        ],
-    }
-    if step is Step.SERVE:  # what NCCL and vLLM's processes talk through
-        pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{2 * max(1, gpus)}Gi"}})
-        pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 -- in the pod
-    if kube.pull_logins:
-        pod["imagePullSecrets"] = [{"name": one} for one in kube.pull_logins]
-    if kube.node_selector:
-        pod["nodeSelector"] = dict(kube.node_selector)
-    if gpus:
-        pod["tolerations"] = [{"key": kube.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
-    return pod
-
-
-def secret(settings: Settings, request: StepRequest, name: str, owner: str) -> dict[str, Any]:
-    """The request and the secrets that this very step needs; the Job with the uid `owner` takes it along."""
-    entries = payload(settings, request)
-    data = {key.rpartition("/")[2]: value for key, value in entries.items() if value is not None}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": name,
-            "labels": labels(request),
-            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": owner}],
-        },
-        "type": "Opaque",
-        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
-    }
-
-
-def _item(name: str) -> dict[str, str]:
-    return {"key": name, "path": name}
-
-
-def _quantities(wanted: Resources, gpu: str) -> dict[str, dict[str, str]]:
-    devices = {gpu: str(wanted.gpus)} if wanted.gpus else {}
-    size = f"{int((wanted.memory_gib or 0) * 1024)}Mi"
-    return {"requests": {"cpu": f"{wanted.cpus:g}", "memory": size, **devices}, "limits": {"memory": size, **devices}}
-
-
-def _state(pod: dict[str, Any]) -> dict[str, Any]:
-    for one in (pod.get("status") or {}).get("containerStatuses") or ():
-        if one["name"] == CONTAINER:
+def _state(pod: dict[str, Any], container: str) -> dict[str, Any]:
+    status = pod.get("status") or {}
+    for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        if one["name"] == container:
             return {key: value for key, value in (one.get("state") or {}).items() if value is not None}
     return {}
 
@@ -364,14 +229,3 @@ def _waiting(status: dict[str, Any], state: dict[str, Any]) -> str:
         if one.get("type") == "PodScheduled" and one.get("reason") == "Unschedulable":
             return str(one.get("message"))
     return f"{reason}: {message}".strip(": ") or "waits for a node"
-
-
-def check(request: StepRequest) -> None:
-    """Raises BadInput for what a pod of another machine cannot do."""
-    refuse_folders(request)
-    source = str(request.parameters.get("source") or "")
-    if source.startswith("file://") or request.options.get("folder"):
-        raise BadInput(
-            f"{source or request.options['folder']} is a folder of this machine, which no pod sees",
-            remedy="give hf://org/name or s3://bucket/prefix",
-        )

@@ -16,7 +16,8 @@ from containers.fingerprints import fingerprint_inputs
 from containers.labels import KUBERNETES_LABEL
 from containers.serve_health import is_healthy
 from containers.step import parse_result_line
-from flows.runners.kubernetes import launcher as jobs
+from flows.runners.kubernetes import manifests
+from flows.runners.kubernetes.launcher import JobWatch
 from flows.runners.step_protocol import last_error
 from infra.cluster import Cluster
 
@@ -50,7 +51,7 @@ class KubernetesLease:
             for pod in cluster.list("Pod", {"job-name": self._job}):
                 name = pod["metadata"]["name"]
                 with contextlib.suppress(Error):
-                    lines = cluster.log(name, jobs.CONTAINER)
+                    lines = cluster.log(name, manifests.CONTAINER)
                     if (said := last_error(Step.SERVE, lines, f"its log is that of the pod {name}")) is not None:
                         return said
         return None
@@ -81,7 +82,7 @@ class KubernetesServices:
 
     def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> KubernetesLease:
         """See Services. What another run serves for itself is left to it; what was kept is found by every run."""
-        jobs.check(request)
+        manifests.check(request)
         key = request.fingerprint(fingerprint_inputs(request.step))[:12]
         kube = self.settings.kubernetes
         with Cluster.open(kube) as cluster:
@@ -91,17 +92,15 @@ class KubernetesServices:
                     return KubernetesLease(endpoint, True, kube, one["metadata"]["name"], _stays=True)
             options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0", "port": PORT})  # noqa: S104 -- in its pod
             asked = request.model_copy(update={"options": options.dump()})
-            name = jobs.new_name(request)
-            manifest = jobs.job(self.settings, asked, name)
+            name = manifests.new_name(request)
+            manifest = manifests.job(self.settings, asked, name)
             manifest["metadata"]["labels"][_SERVICE] = key
             manifest["spec"]["activeDeadlineSeconds"] = kube.service_timeout
             try:
                 made = cluster.create(manifest)
-                cluster.create(jobs.secret(self.settings, asked, name, made["metadata"]["uid"]))
+                cluster.create(manifests.secret(self.settings, asked, name, made["metadata"]["uid"]))
                 cluster.patch("Job", name, {"spec": {"suspend": False}})
-                pod, result = jobs.JobWatch(
-                    cluster, self.settings, request.step, name, on_event
-                ).result_while_it_works()
+                pod, result = JobWatch(cluster, self.settings, request.step, name, on_event).result_while_it_works()
                 endpoint = _of_pod(cluster, pod, Endpoint.read(result.values))
             except BaseException:
                 with contextlib.suppress(Error):  # the first error counts
@@ -124,7 +123,7 @@ class KubernetesServices:
         """Of a Job that serves, from the result in its log; None when it does not answer."""
         for pod in cluster.list("Pod", {"job-name": name}):
             with contextlib.suppress(Error):
-                for line in cluster.log(pod["metadata"]["name"], jobs.CONTAINER):
+                for line in cluster.log(pod["metadata"]["name"], manifests.CONTAINER):
                     if (result := parse_result_line(line)) is not None:
                         endpoint = _of_pod(cluster, pod["metadata"]["name"], Endpoint.read(result.values))
                         return endpoint if is_healthy(endpoint.url) else None

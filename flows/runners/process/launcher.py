@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from containers import private
 from containers.contract import Step
 from containers.errors import BadInput
 from containers.process import Child, inherited
@@ -33,29 +34,34 @@ class ProcessLauncher:
         prepare(request.step, self.settings, on_event)
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
-        environment = prepare(request.step, self.settings, on_event)
-        folder = run_folder(self.settings, request)
-        output = StepOutput(on_event)
-        child = Child(
-            argv=step_command(environment, request, folder),
-            env=step_environment(self.settings, request, environment, folder),
-            cwd=folder / SCRATCH,
-            log_file=folder / LOG,
-            on_line=output.line,
-        )
-        try:
-            with child:
-                code = child.wait()
-        finally:
-            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        if code != 0:
-            raise output.failure(request.step, code, where(folder))
-        return read_result(left(folder), request.step)
+        return run_in(prepare(request.step, self.settings, on_event), self.settings, request, on_event)
 
 
 SCRATCH = "scratch"
 # By these the operator of a machine with GPUs tells vLLM what only he knows: networks, kernels to leave out.
 _OF_THE_GPUS = ("CUDA_", "NCCL_", "VLLM_")
+
+
+def run_in(environment: Environment, settings: Settings, request: StepRequest, on_event: OnEvent) -> StepResult:
+    """Run the step in its environment, to its end."""
+    folder = run_folder(settings, request)
+    output = StepOutput(on_event)
+    child = Child(
+        argv=step_command(environment, request, folder),
+        env=step_environment(settings, request, environment, folder),
+        cwd=folder / SCRATCH,
+        log_file=folder / LOG,
+        on_line=output.line,
+        umask=-1 if request.step is Step.PUSH else private.UMASK,  # a pushed folder is the user's, and so is its mode
+    )
+    try:
+        with child:
+            code = child.wait()
+    finally:
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    if code != 0:
+        raise output.failure(request.step, code, where(folder))
+    return read_result(left(folder), request.step)
 
 
 def run_folder(settings: Settings, request: StepRequest) -> Path:
@@ -64,16 +70,15 @@ def run_folder(settings: Settings, request: StepRequest) -> Path:
     """
     if fault := name_fault(request.run):
         raise BadInput(f"the name of a run {request.run!r} {fault}")
-    parent = settings.home.resolve() / "runs" / request.run
-    parent.mkdir(parents=True, exist_ok=True)
+    parent = private.folder(settings.home.resolve(), "runs", request.run)
     folder = Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
-    (folder / SCRATCH).mkdir()
+    private.folder(folder, SCRATCH)
     return folder
 
 
 def step_command(environment: Environment, request: StepRequest, folder: Path) -> list[str]:
     """Write the request into `folder` and return the command that answers it with `result.json` there."""
-    (folder / REQUEST).write_text(request.model_dump_json(indent=2) + "\n")
+    private.write(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
     return [
         str(environment.python),
         "-m",
@@ -91,9 +96,10 @@ def step_environment(
     """Environment variables of a step: the settings that this very step needs, with their secrets, and no others."""
     here = absolute(settings).model_copy(update={"log_format": "json"})
     plain, secret = step_variables(here, request)
-    prefixes = _OF_THE_GPUS if request.step is Step.SERVE else ()
+    machine = inherited(*(_OF_THE_GPUS if request.step is Step.SERVE else ()))
+    machine.pop("VLLM_API_KEY", None)  # a secret, and a key that the steps which ask the server do not know
     return {
-        **inherited(*prefixes),
+        **machine,
         **environment.environment(),
         **plain,
         **secret,

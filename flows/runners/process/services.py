@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from containers import private
 from containers.contract import Endpoint, ServeOptions, Step, StepRequest
+from containers.errors import BadInput, Error
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
+from containers.ports import beside
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
-from flows.runners.process.launcher import SCRATCH, left, run_folder, step_command, step_environment, where
+from flows.runners.process.launcher import SCRATCH, left, run_folder, run_in, step_command, step_environment, where
+from flows.runners.service import stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, last_error, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
-    from containers.errors import Error
     from containers.events import OnEvent
     from infra.settings import Settings
 
@@ -48,7 +54,10 @@ class _State(BaseModel):
 
 @dataclass
 class ProcessLease:
-    """One service and the renewal of its lease."""
+    """One service and the renewal of its lease.
+
+    `_port` is held as well, until the end: where the server ends early nobody else can answer who still asks it.
+    """
 
     endpoint: Endpoint
     found: bool
@@ -56,6 +65,7 @@ class ProcessLease:
     _state: _State
     _lease: Path
     _renewal: Renewal
+    _port: socket.socket | None
     _folder: Path | None = None  # of the step, where this process has started it
 
     @property
@@ -73,6 +83,8 @@ class ProcessLease:
         stop_by_pid(self._state.pid, self._state.started)
         self._state_path.unlink(missing_ok=True)
         self._lease.unlink(missing_ok=True)
+        if self._port is not None:
+            self._port.close()
 
     def keep(self) -> None:
         self._renewal.stop()
@@ -91,19 +103,22 @@ class ProcessServices:
         return self.settings.home.resolve() / "services"
 
     def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> ProcessLease:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.folder(self.settings.home.resolve(), "services")
         key = request.fingerprint(fingerprint_inputs(request.step))[:12]
         path, lease = self.folder / f"{key}.json", self.folder / f"{key}.lease"
         renewal = Renewal(lambda: os.utime(lease), LEASE_INTERVAL, f"lease-{key}")
         state = _read(path)
         if state is not None and state.runs and state.endpoint is not None and is_healthy(state.endpoint.url):
-            return ProcessLease(state.endpoint, True, path, state, lease, renewal.start())
+            return ProcessLease(state.endpoint, True, path, state, lease, renewal.start(), _hold(state.endpoint))
         if state is not None:
             stop_by_pid(state.pid, state.started)
 
         environment = prepare(request.step, self.settings, on_event)
+        if not ServeOptions.read(request.options).folder:
+            run_in(environment, self.settings, stage(request, "fetch"), on_event)
+            request = stage(request, "serve")
         folder = run_folder(self.settings, request)
-        lease.touch()
+        lease.touch(mode=0o600)
         os.utime(lease)
         options = ServeOptions.read(request.options).model_copy(
             update={"lease": str(lease), "lease_seconds": LEASE_SECONDS, "log_file": str(folder / "engine.log")}
@@ -114,6 +129,7 @@ class ProcessServices:
             env=step_environment(self.settings, request, environment, folder),
             cwd=folder / SCRATCH,
             log_file=folder / LOG,
+            umask=private.UMASK,
             # Only what is meant to stay may outlive this process; anything else ends with it at once, lease or not.
             detached=keep,
         ).start()
@@ -138,7 +154,7 @@ class ProcessServices:
             raise
         state = state.model_copy(update={"endpoint": endpoint})
         _write(path, state)
-        return ProcessLease(endpoint, False, path, state, lease, renewal, folder)
+        return ProcessLease(endpoint, False, path, state, lease, renewal, _hold(endpoint), folder)
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
         stopped = []
@@ -151,6 +167,13 @@ class ProcessServices:
             path.unlink(missing_ok=True)
             path.with_suffix(".lease").unlink(missing_ok=True)
         return stopped
+
+
+def _hold(endpoint: Endpoint) -> socket.socket | None:
+    """The port of a server on this machine, beside it; None where it is not to be had beside one of an older version."""
+    with contextlib.suppress(BadInput):
+        return beside(urlsplit(endpoint.url).port or 0)
+    return None
 
 
 def _wait(child: Child, request: StepRequest, folder: Path, on_event: OnEvent) -> None:
@@ -190,6 +213,4 @@ def _read(path: Path) -> _State | None:
 
 
 def _write(path: Path, state: _State) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(state.model_dump_json(indent=2) + "\n")
-    temporary.replace(path)
+    private.write(path, state.model_dump_json(indent=2) + "\n")

@@ -6,6 +6,10 @@ docker run --detach --name smollm2-135m-fp8-model \
   --restart unless-stopped \
   --network none \
   --user 1001:0 \
+  --read-only \
+  --cap-drop ALL \
+  --security-opt no-new-privileges \
+  --pids-limit 64 \
   registry.example.com/models/modelcar-smollm2-135m-fp8@sha256:4444444444444444444444444444444444444444444444444444444444444444 \
   sleep infinity
 
@@ -14,6 +18,9 @@ docker run --detach --name smollm2-135m-fp8 \
   --restart unless-stopped \
   --pid container:smollm2-135m-fp8-model \
   --user 1001:0 \
+  --cap-drop ALL \
+  --security-opt no-new-privileges \
+  --pids-limit 4096 \
   --shm-size 2g \
   --publish 127.0.0.1:8000:8000 \
   --env HF_HUB_OFFLINE=1 \
@@ -29,7 +36,7 @@ docker run --detach --name smollm2-135m-fp8 \
   --env VLLM_CPU_OMP_THREADS_BIND=nobind \
   --env VLLM_ENABLE_V1_MULTIPROCESSING=0 \
   --entrypoint python3 \
-  carwright/serve-cpu:latest \
+  localhost/carwright/serve-cpu:latest \
   -m vllm.entrypoints.openai.api_server \
   --model=/proc/1/root/models \
   --served-model-name=smollm2-135m-fp8 \

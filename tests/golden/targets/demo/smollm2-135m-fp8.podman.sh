@@ -6,6 +6,9 @@ podman pull registry.example.com/models/modelcar-smollm2-135m-fp8@sha256:4444444
 
 podman run --rm \
   --name smollm2-135m-fp8 \
+  --cap-drop ALL \
+  --security-opt no-new-privileges \
+  --pids-limit 4096 \
   --shm-size 2g \
   --publish 127.0.0.1:8000:8000 \
   --mount type=image,source=registry.example.com/models/modelcar-smollm2-135m-fp8@sha256:4444444444444444444444444444444444444444444444444444444444444444,destination=/modelcar \

@@ -6,6 +6,10 @@ docker run --detach --name llama-3-3-70b-instruct-fp8-dynamic-model \
   --restart unless-stopped \
   --network none \
   --user 1001:0 \
+  --read-only \
+  --cap-drop ALL \
+  --security-opt no-new-privileges \
+  --pids-limit 64 \
   registry.example.com/models/modelcar-llama-3-3-70b-instruct-fp8-dynamic@sha256:7777777777777777777777777777777777777777777777777777777777777777 \
   sleep infinity
 
@@ -14,6 +18,9 @@ docker run --detach --name llama-3-3-70b-instruct-fp8-dynamic \
   --restart unless-stopped \
   --pid container:llama-3-3-70b-instruct-fp8-dynamic-model \
   --user 1001:0 \
+  --cap-drop ALL \
+  --security-opt no-new-privileges \
+  --pids-limit 32768 \
   --gpus 8 \
   --shm-size 16g \
   --publish 127.0.0.1:8000:8000 \

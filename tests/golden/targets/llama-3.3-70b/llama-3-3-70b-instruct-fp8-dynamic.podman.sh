@@ -6,6 +6,9 @@ podman pull registry.example.com/models/modelcar-llama-3-3-70b-instruct-fp8-dyna
 
 podman run --rm \
   --name llama-3-3-70b-instruct-fp8-dynamic \
+  --cap-drop ALL \
+  --security-opt no-new-privileges \
+  --pids-limit 32768 \
   --device nvidia.com/gpu=0 \
   --device nvidia.com/gpu=1 \
   --device nvidia.com/gpu=2 \

@@ -1,0 +1,119 @@
+"""What is attached to an image as a file, and whose statement it is.
+
+Anyone who may push to a repository can attach a report or a card to any digest in it, with any sequence number; nothing is
+signed. So a number decides nothing here. What a run of this folder attached when it promoted the image is known by its
+digest, from the run's record. Without a record, one statement is shown with the words that nobody vouches for it, and of
+several that differ none is shown until a person chooses.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from containers.digest import Digest
+from containers.errors import BadInput
+from containers.foreign_text import one_line
+from containers.oci import referrers
+from containers.oci.access import open_repository, read_manifest
+from containers.oci.repository import read_small
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from containers.oci.types import Descriptor
+    from infra.settings import Settings
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A file and the digest of its referrer; `run` is the run of this folder that attached it, empty if none did."""
+
+    content: bytes
+    digest: Digest
+    run: str = ""
+
+    @property
+    def whose(self) -> str:
+        """A sentence for people."""
+        if self.run:
+            return f"attached by the run {self.run} of this folder ({self.digest})"
+        return f"attached by somebody who may push there, unsigned, and by no run of this folder ({self.digest})"
+
+
+@dataclass(frozen=True)
+class _Found:
+    digest: Digest
+    file: Descriptor
+    sequence: int
+
+
+def of_reference(
+    reference: str, settings: Settings, artifact_type: str, title: str, *, name: str, chosen: str = ""
+) -> Statement:
+    """A file attached to an image; `name` is what promotion calls its referrer, `chosen` the referrer's digest.
+
+    Raises BadInput if there is none, or if there are several that differ and neither a record nor `chosen` decides.
+    """
+    wanted = Digest.parse(chosen) if chosen else None
+    with open_repository(reference, settings) as repository:
+        subject = read_manifest(repository).digest
+        found = [
+            _Found(one.digest, layer, referrers.sequence(manifest))
+            for one, manifest in referrers.manifests(repository, subject, artifact_type)
+            for layer in manifest.layers
+            if layer.annotations.get(referrers.TITLE) == title
+        ]
+        if not found:
+            raise BadInput(
+                f"{reference} has no {title} attached to it ({subject})",
+                remedy="promotion attaches it: `carwright ship` promotes what passes the gate",
+            )
+        recorded = dict(_recorded(settings.home, subject, name))
+        pick = _pick(found, recorded, wanted, reference, title)
+        return Statement(read_small(repository, pick.file), pick.digest, recorded.get(pick.digest, ""))
+
+
+def _pick(
+    found: list[_Found], recorded: dict[Digest, str], wanted: Digest | None, reference: str, title: str
+) -> _Found:
+    if wanted is not None:
+        for one in found:
+            if one.digest == wanted:
+                return one
+        raise BadInput(f"{wanted} is attached to {reference} with no {title}", remedy=_choose(found))
+    for digest in recorded:  # the latest run first
+        for one in found:
+            if one.digest == digest:
+                return one
+    if recorded:
+        run = next(iter(recorded.values()))
+        raise BadInput(
+            f"the {title} that the run {run} attached to {reference} is gone, and others are there",
+            remedy=_choose(found),
+        )
+    if len({one.file.digest for one in found}) > 1:
+        raise BadInput(
+            f"{reference} has {len(found)} attached {title}, which differ; no run of this folder attached any, and none is signed",
+            remedy=_choose(found),
+        )
+    return found[0]
+
+
+def _choose(found: list[_Found]) -> str:
+    listed = sorted(found, key=lambda one: (one.sequence, one.digest))
+    lines = [f"--attached {one.digest}  (number {one.sequence}, {one.file.size} bytes)" for one in listed[:20]]
+    return "choose one that you know, by its digest:\n" + "\n".join(lines)
+
+
+def _recorded(home: Path, subject: Digest, name: str) -> Iterator[tuple[Digest, str]]:
+    """The referrers that runs of this folder attached to an image when they promoted it, with the run; the latest first."""
+    for path in sorted((home / "runs").glob("*/summary.json"), reverse=True):
+        try:
+            shipped: Any = json.loads(path.read_text()).get("shipped") or {}
+            if shipped.get("digest") == str(subject) and (digest := (shipped.get("attached") or {}).get(name)):
+                yield Digest.parse(digest), one_line(path.parent.name)
+        except (OSError, ValueError, AttributeError, BadInput):
+            continue

@@ -1,0 +1,193 @@
+"""What a step is in a cluster: the Job with its pod, and the Secret that carries its request and its secrets in."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.contract import Step
+from containers.errors import BadInput
+from containers.labels import KUBERNETES_LABEL
+from flows.runners.docker.container_spec import environment, payload, refuse_folders
+from flows.runners.service import stage
+from flows.runners.step_container import has_registry, image_name, makes_user_namespaces
+from flows.runners.step_protocol import REQUEST
+from infra.hardening import of_pod_container
+from infra.settings import KUBERNETES_DEFAULTS
+
+if TYPE_CHECKING:
+    from containers.contract import StepRequest
+    from infra.settings import Resources, Settings
+
+CONTAINER: Final = "step"
+FETCH: Final = "fetch"  # the init container of a service
+REQUESTS: Final = "/run/request"
+WORK: Final = "/run/carwright"
+LOGINS: Final = "registry-logins.json"
+SECRETS: Final = "/run/secrets"
+_FETCH_REQUEST: Final = "fetch.json"
+
+
+def new_name(request: StepRequest) -> str:
+    return f"carwright-{request.step}-{secrets.token_hex(4)}"
+
+
+def labels(request: StepRequest) -> dict[str, str]:
+    """What Jobs, pods and Secrets of a step are found by; label values have at most 63 characters."""
+    return {
+        "app.kubernetes.io/name": "carwright",
+        "app.kubernetes.io/component": request.step.value,
+        "app.kubernetes.io/managed-by": "carwright",
+        f"{KUBERNETES_LABEL}run": request.run[:63].strip("-_."),
+    }
+
+
+def resources(settings: Settings, step: Step) -> Resources:
+    """What the step's pod is to have, all of it said. Raises BadInput for what a cluster cannot give."""
+    wanted = settings.resources.of(step).over(KUBERNETES_DEFAULTS.of(step))
+    if wanted.gpus == -1:
+        raise BadInput(
+            "a cluster gives GPUs by number, and not all that a machine has",
+            remedy=f"set CARWRIGHT_RESOURCES__{step.upper()}__GPUS (or ..._ALL__GPUS) to how many {step} is to get",
+        )
+    return wanted
+
+
+def job(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
+    """The Job, suspended; its container must not be root and writes to its own folders only.
+
+    A service has a second one before it, which fetches the model: the secrets are mounted there, and not in the one that
+    serves.
+    """
+    kube = settings.kubernetes
+    owners = (
+        [{"apiVersion": "v1", "kind": "Pod", "name": kube.owner_pod, "uid": kube.owner_uid}] if kube.owner_uid else []
+    )
+    spec: dict[str, Any] = {
+        "suspend": True,
+        "backoffLimit": 0,  # the flow repeats what is worth repeating
+        "ttlSecondsAfterFinished": kube.ttl,
+        "template": {"metadata": {"labels": labels(request)}, "spec": _pod(settings, request, name)},
+    }
+    if kube.step_timeout is not None:
+        spec["activeDeadlineSeconds"] = kube.step_timeout
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels(request), **({"ownerReferences": owners} if owners else {})},
+        "spec": spec,
+    }
+
+
+def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
+    kube, step = settings.kubernetes, request.step
+    wanted = resources(settings, step)
+    gpus = wanted.gpus or 0
+    serves = step is Step.SERVE
+    first = stage(request, "fetch") if serves else request  # the one that gets the secrets
+    names = [key.removeprefix("secrets/") for key in payload(settings, first) if key.startswith("secrets/")]
+    container = _container(settings, stage(request, "serve") if serves else request, CONTAINER, REQUEST, wanted)
+    working = [container]
+    if serves:
+        fetching = _container(settings, first, FETCH, _FETCH_REQUEST, wanted.model_copy(update={"gpus": 0}))
+        working = [fetching, container]
+    working[0]["volumeMounts"].append({"name": "secrets", "mountPath": SECRETS, "readOnly": True})
+    if LOGINS in names:
+        working[0]["env"].append({"name": "CARWRIGHT_REGISTRY__AUTH_FILE", "value": f"{SECRETS}/{LOGINS}"})
+    seccomp = "Unconfined" if makes_user_namespaces(request) else "RuntimeDefault"
+    requests = [_item(REQUEST), *([_item(_FETCH_REQUEST)] if serves else [])]
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": kube.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": seccomp}},
+        **({"initContainers": working[:-1]} if serves else {}),
+        "containers": working[-1:],
+        "volumes": [
+            {"name": "request", "secret": {"secretName": name, "items": requests}},
+            # A Secret's volume without items would hold all of it, the request too.
+            {"name": "secrets", "secret": {"secretName": name, "items": [_item(one) for one in names]}}
+            if names
+            else {"name": "secrets", "emptyDir": {}},
+            {"name": "work", "emptyDir": {"sizeLimit": f"{wanted.scratch_gib:g}Gi"}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    if serves:  # what NCCL and vLLM's processes talk through
+        pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{2 * max(1, gpus)}Gi"}})
+        container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 -- in the pod
+    if kube.pull_logins:
+        pod["imagePullSecrets"] = [{"name": one} for one in kube.pull_logins]
+    if kube.node_selector:
+        pod["nodeSelector"] = dict(kube.node_selector)
+    if gpus:
+        pod["tolerations"] = [{"key": kube.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
+    return pod
+
+
+def _container(settings: Settings, request: StepRequest, name: str, file: str, wanted: Resources) -> dict[str, Any]:
+    """One container of the step, which reads its request from `file`; without secrets."""
+    kube, step = settings.kubernetes, request.step
+    variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
+    image = image_name(kube.image, step, settings)
+    return {
+        "name": name,
+        "image": image,
+        **(
+            {} if has_registry(image) else {"imagePullPolicy": "Never"}
+        ),  # of :latest the kubelet would pull a stranger's
+        "command": ["python3", "-m", f"containers.{step}"],
+        "args": ["--request", f"{REQUESTS}/{file}", "--result", "-"],
+        "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
+        "resources": _quantities(wanted, kube.gpu_resource),
+        "securityContext": of_pod_container(),
+        "volumeMounts": [
+            {"name": "request", "mountPath": REQUESTS, "readOnly": True},
+            {"name": "work", "mountPath": WORK},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- in the pod
+        ],
+    }
+
+
+def secret(settings: Settings, request: StepRequest, name: str, owner: str) -> dict[str, Any]:
+    """The request and the secrets that this very step needs; the Job with the uid `owner` takes it along."""
+    first = stage(request, "fetch") if request.step is Step.SERVE else request
+    entries = payload(settings, first)
+    data = {key.rpartition("/")[2]: value for key, value in entries.items() if value is not None}
+    if first is not request:
+        data[_FETCH_REQUEST] = data[REQUEST]
+        data[REQUEST] = stage(request, "serve").model_dump_json().encode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "labels": labels(request),
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": owner}],
+        },
+        "type": "Opaque",
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+    }
+
+
+def _item(name: str) -> dict[str, str]:
+    return {"key": name, "path": name}
+
+
+def _quantities(wanted: Resources, gpu: str) -> dict[str, dict[str, str]]:
+    devices = {gpu: str(wanted.gpus)} if wanted.gpus else {}
+    size = f"{int((wanted.memory_gib or 0) * 1024)}Mi"
+    return {"requests": {"cpu": f"{wanted.cpus:g}", "memory": size, **devices}, "limits": {"memory": size, **devices}}
+
+
+def check(request: StepRequest) -> None:
+    """Raises BadInput for what a pod of another machine cannot do."""
+    refuse_folders(request)
+    source = str(request.parameters.get("source") or "")
+    if source.startswith("file://") or request.options.get("folder"):
+        raise BadInput(
+            f"{source or request.options['folder']} is a folder of this machine, which no pod sees",
+            remedy="give hf://org/name or s3://bucket/prefix",
+        )
