@@ -8,6 +8,7 @@ from containers.contract import ServeOptions
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, StepRequest
+    from containers.errors import Error
     from containers.events import OnEvent
 
 
@@ -25,6 +26,10 @@ class Lease(Protocol):
     @property
     def serves(self) -> bool:
         """Whether it has not ended by itself."""
+        ...
+
+    def why_ended(self) -> Error | None:
+        """What it said when it ended by itself; None where it serves, or nothing is known."""
         ...
 
     def end(self) -> None:

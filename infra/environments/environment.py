@@ -76,11 +76,8 @@ def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -
     """
     if step is Step.QUANTIZE and settings.quantize.python is not None:
         return _own(settings.quantize.python, step, settings.cache)
-    if step is Step.SERVE and settings.serve.python is not None:
-        step = Step.PUSH
-    cuda = step in ON_GPUS and device(settings) == "cuda"
-    lock = lock_of(step, cuda=cuda)
-    return ensure(_name(step, cuda=cuda), lock, settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
+    name, lock = _locked(step, settings)
+    return ensure(name, lock, settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
 
 
 def _own(python: Path, step: Step, cache: Path) -> Environment:
@@ -97,10 +94,21 @@ def _own(python: Path, step: Step, cache: Path) -> Environment:
     return Environment(python.parent, _expose(cache.expanduser().absolute()), own=python)
 
 
-def check(steps: Iterable[Step]) -> None:
+def _locked(step: Step, settings: Settings) -> tuple[str, Path]:
+    """The name and the lock of the environment that is made for a step."""
+    if step is Step.SERVE and settings.serve.python is not None:
+        step = Step.PUSH
+    cuda = step in ON_GPUS and device(settings) == "cuda"
+    return _name(step, cuda=cuda), lock_of(step, cuda=cuda)
+
+
+def check(steps: Iterable[Step], settings: Settings) -> None:
     """Raises BadInput when this Python can never install what one of the steps needs; fetches nothing."""
     for step in steps:
-        wheel_tags.check(step.value, lock_of(step).read_text())
+        if step is Step.QUANTIZE and settings.quantize.python is not None:
+            continue
+        name, lock = _locked(step, settings)
+        wheel_tags.check(name, lock.read_text())
 
 
 def ensure(

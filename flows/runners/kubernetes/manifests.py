@@ -131,7 +131,7 @@ def _container(settings: Settings, request: StepRequest, name: str, file: str, w
     """One container of the step, which reads its request from `file`; without secrets."""
     kube, step = settings.kubernetes, request.step
     variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
-    image = image_name(kube.image, step, resources(settings, step).gpus)
+    image = image_name(kube.image, step, settings)
     return {
         "name": name,
         "image": image,
