@@ -46,6 +46,9 @@ COMPOSE: Final = tuple(
         "API",
         "API_NAMES",
         "SECRETS",
+        "BASE",
+        "BUILD_NETWORK",
+        "CA_CERTIFICATES",
     )
 )
 

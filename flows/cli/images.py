@@ -202,7 +202,7 @@ def context(
     vllm: Vllm = "",
 ) -> None:
     """Write an image's build context, for another builder: docker build --network none --target labelled."""
-    from infra.images.context import lay_out
+    from infra.images.context import LABELLED, LAID_OUT, lay_out
     from infra.images.image_builder import ImageBuilder
 
     if folder.exists():
@@ -219,7 +219,8 @@ def context(
             shutil.rmtree(folder)
             raise
     terminal.out.print(
-        f"docker build --network none --file {folder}/Containerfile --target labelled --tag {builder.name(one)} {folder}",
+        f"docker build --network none --file {folder}/Containerfile --build-context {LAID_OUT}={folder} "
+        f"--target {LABELLED} --tag {builder.name(one)} {folder}",
         soft_wrap=True,
     )
 

@@ -54,15 +54,14 @@ class Site(BaseSettings):
         """All images that a run of the chain needs."""
         return tuple(self.image(target) for target in TARGETS)
 
-    def stack(self, group: int) -> Stack:
-        """The services; `group` is the id of the group that may use the container engine's socket."""
+    def stack(self) -> Stack:
+        """The services."""
         return Stack(
             self.project,
             {
                 "CARWRIGHT_IMAGES": self.images_,
                 "CARWRIGHT_TAG": self.tag,
                 "CARWRIGHT_SOCKET": self.socket,
-                "CARWRIGHT_GID": str(group),
                 "CARWRIGHT_PORT": str(self.port),
                 "CARWRIGHT_REGISTRY_PORT": str(self.registry_port),
                 "CARWRIGHT_STORE_PORT": str(self.store_port),
@@ -71,7 +70,7 @@ class Site(BaseSettings):
         )
 
     def host(self, group: int) -> Host:
-        """The environment for the flow runs of the work pools."""
+        """The environment for the flow runs of the work pools; `group` may use the container engine's socket."""
         from flows.orchestrator.work_pools import Host
 
         return Host(
