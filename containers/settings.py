@@ -46,6 +46,7 @@ COMPOSE: Final = tuple(
         "API",
         "API_NAMES",
         "SECRETS",
+        "DATABASE",
         "BASE",
         "BUILD_NETWORK",
         "CA_CERTIFICATES",

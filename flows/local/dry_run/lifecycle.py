@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from containers.errors import BadInput
 from containers.process import export
 from flows.local.dry_run import compose
+from flows.local.dry_run.site import Database
 from infra.credentials import LOGIN
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def down(site: Site, log: Callable[[str], None], *, volumes: bool) -> None:
         compose.docker("stop", "--time", "30", *runs, timeout=120)
     if left := compose.labelled(compose.FLOW_RUNS, site.project) + compose.labelled(compose.STEPS, site.project):
         compose.docker("rm", "--force", "--volumes", *left)
-    site.stack().compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
+    everything = site.model_copy(
+        update={"database": Database.POSTGRES}
+    )  # of a profile that is off nothing would be removed
+    everything.stack().compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
     log(
         "containers and data are removed"
         if volumes
