@@ -60,12 +60,15 @@ def choose(asked: Builder = Builder.AUTO, *, base: str = "") -> Builder:
             )
         return Builder.HERMETIC
     wanted = (asked,) if asked is not Builder.AUTO else (Builder.DOCKER, Builder.PODMAN)
+    reasons = {}
     for engine in wanted:
-        if _answers(engine):
+        if not (reason := _unusable(engine)):
             return engine
+        reasons[engine] = reason
     raise BadInput(
-        f"no builder of images is here: {' and '.join(wanted)} cannot be used",
-        remedy="start Docker or install podman; for bit-identical images install buildah, mmdebstrap, apt and dpkg",
+        f"no builder of images can be used: {'; '.join(f'{engine}: {why}' for engine, why in reasons.items())}",
+        remedy="start Docker (with its buildx) or install podman; for bit-identical images install buildah, mmdebstrap, apt and "
+        "dpkg",
     )
 
 
@@ -74,10 +77,16 @@ def lacking(*, base: str = "") -> list[str]:
     return [program for program in (_HERMETIC[:1] if base else _HERMETIC) if shutil.which(program) is None]
 
 
-def _answers(engine: Builder) -> bool:
-    """Whether its program is installed and its engine can be reached."""
-    try:
-        run([engine.value, "info"], env=inherited(*CLIENT), timeout=_TIMEOUT)
-    except (ProcessFailed, BadInput):
-        return False
-    return True
+def _unusable(engine: Builder) -> str:
+    """Why this engine cannot build; "" if it can: its program is here, its engine answers, and Docker has BuildKit."""
+    checks = [[engine.value, "info"]]
+    if engine is Builder.DOCKER:
+        checks.append(["docker", "build", "--help"])  # refuses when the part of Docker that has BuildKit is missing
+    for argv in checks:
+        try:
+            run(argv, env={**inherited(*CLIENT), "DOCKER_BUILDKIT": "1"}, timeout=_TIMEOUT)
+        except BadInput:
+            return "not installed"
+        except ProcessFailed as error:
+            return (error.output.strip().splitlines() or ["its engine does not answer"])[0].strip()
+    return ""
