@@ -93,6 +93,7 @@ def test_the_socket_goes_by_group_and_the_secrets_as_volumes() -> None:
         "/var/run/docker.sock:/var/run/docker.sock",
     ]
     assert told["container_create_kwargs"]["group_add"] == ["998"]
+    assert told["container_create_kwargs"]["security_opt"] == ["label=disable"]
     assert told["auto_remove"] is True
     environment = host.variables(CPU_POOL)
     assert environment["A"] == "b"
