@@ -193,8 +193,8 @@ def lay_out(
         _put_base(inputs, folder / "inputs" / "base.tar", cache, on_event, fresh=fresh)
 
 
-def lay_out_inputs(inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelhouse) -> None:
-    """Fill a folder with all that the stages of the target read, except for the base."""
+def lay_out_inputs(inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelhouse, *, key: str = "") -> None:
+    """Fill a folder with all that the stages of the target read, except for the base; `key` is for inside/prepare.py."""
     files = wheelhouse.files(inputs.python)
     if absent := [package for package in inputs.python if package not in files]:
         raise _not_fetched(len(absent), inputs.target.name)
@@ -204,6 +204,7 @@ def lay_out_inputs(inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelh
     for path in inputs.inside:
         _write(folder / "inside" / path.name, path.read_bytes())
     (folder / "inside" / "carwright").chmod(0o755)
+    _write(folder / "key", key.encode())
     for name, path in inputs.code.items():
         _write(folder / "code" / name, path.read_bytes())
     (folder / "code").mkdir(exist_ok=True)

@@ -48,7 +48,8 @@ def lay_out_with_network(name: str, folder: Path, cache: Path, on_event: Callabl
     wheelhouse.fetch(name, inputs.python, on_event, PipIndexes.of(Settings()))
     inputs = replace(inputs, debs=_debs(inputs.debs, cache / "debs", on_event))
     folder.mkdir(parents=True)
-    lay_out_inputs(inputs, folder, cache, wheelhouse)
+    key = inputs.digest if inputs.demo else inputs.packages_digest
+    lay_out_inputs(inputs, folder, cache, wheelhouse, key=key)
     (folder / "inside" / offline.ALLOWED).touch()
 
 
