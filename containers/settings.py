@@ -46,6 +46,10 @@ COMPOSE: Final = tuple(
         "API",
         "API_NAMES",
         "SECRETS",
+        "DATABASE",
+        "BASE",
+        "BUILD_NETWORK",
+        "CA_CERTIFICATES",
     )
 )
 
