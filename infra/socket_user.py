@@ -33,6 +33,15 @@ def group_of(socket: Path) -> int:
         ) from error
 
 
+def check(socket: Path, group: int) -> None:
+    """Raises BadInput unless this process may use the socket."""
+    if not os.access(socket, os.R_OK | os.W_OK):
+        raise BadInput(
+            f"user {os.getuid()} with group {group} may not use the container engine's socket {socket}",
+            remedy="let its group read and write it: chmod g+rw, or SocketMode=0660 in its systemd unit",
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.socket_user", description="Run a program for the socket.")
     parser.add_argument("--socket", type=Path, default=SOCKET)
@@ -46,6 +55,7 @@ def main() -> None:
             os.setgroups([group])
             os.setgid(0)  # the group of the image's user
             os.setuid(USER)
+        check(arguments.socket, group)
         become(arguments.program, {})
     except BadInput as error:
         print(f"{error.message}\n{error.remedy}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -161,3 +162,20 @@ def test_a_socket_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "CARWRIGHT_SOCKET" in refused.value.remedy
     argv = [sys.executable, "-m", "infra.socket_user", "--socket", str(tmp_path / "nowhere"), "true"]
     assert subprocess.run(argv, capture_output=True, check=False).returncode == BadInput.exit_code
+
+
+def test_a_socket_that_its_group_may_not_use_is_refused(tmp_path: Path) -> None:
+    """Before a worker takes runs that it cannot start. As root: with what the worker's container has."""
+    if os.geteuid() != 0:
+        pytest.skip("becomes another user")
+    socket = tmp_path / "socket"
+    socket.touch(mode=0o600)
+    for folder in (tmp_path, *tmp_path.parents[:-1]):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o711)
+    argv = [sys.executable, "-m", "infra.socket_user", "--socket", str(socket), "true"]
+    refused = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert refused.returncode == BadInput.exit_code
+    assert "user 1001 with group 0 may not use" in refused.stderr
+    socket.chmod(0o660)
+    assert subprocess.run(argv, check=False).returncode == 0

@@ -32,7 +32,8 @@ def up(site: Site, log: Callable[[str], None]) -> None:
     stack = site.stack()
     began = time.monotonic()
     log("starting the services")
-    stack.compose("up", "-d", "--no-build", "--remove-orphans")
+    # By name: the file has services whose images are only built.
+    stack.compose("up", "-d", "--no-build", "--remove-orphans", *stack.services, *stack.once)
     stack.wait(log)
     # Prefect reads its settings once, when it is imported; whoever follows a run imports it next.
     export(_prefect(site, stack))
