@@ -99,6 +99,9 @@ class Engine:
         self.host: dict[str, Any] = {}
         self.made: dict[str, Any] = {}
 
+    def version(self) -> dict[str, Any]:
+        return {"Components": [{"Name": "Engine"}]}  # Docker's
+
     def create_host_config(self, **host: Any) -> dict[str, Any]:
         self.host = host
         return {}
