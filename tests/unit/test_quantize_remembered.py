@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from containers.contract import StoreLocation
 from containers.quantize import remembered
 from containers.quantize.remembered import remembered_config
@@ -15,6 +13,8 @@ from containers.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def job(*ignore: str, scheme: str = "FP8_DYNAMIC", library: str = "1") -> Any:
