@@ -40,9 +40,9 @@ def quantization_config(scheme: Scheme, ignore: Sequence[str]) -> dict[str, Any]
     }
 
 
-def config_json(checkpoint: Checkpoint, scheme: Scheme, ignore: Sequence[str]) -> bytes:
+def config_json(checkpoint: Checkpoint, quantization: dict[str, Any]) -> bytes:
     """config.json with the quantization config in it."""
-    return _json({**checkpoint.config, "quantization_config": quantization_config(scheme, ignore)})
+    return _json({**checkpoint.config, "quantization_config": quantization})
 
 
 def index_json(groups: Iterable[Group], folder: str = "") -> bytes:

@@ -23,6 +23,7 @@ from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
 from containers.quantize.during_download import quantize_during_download
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
+from containers.quantize.remembered import remembered_config
 from containers.quantize.worker import StoredShards, find_stored, quantize_groups
 from containers.quantize.worker_pool import WorkerPool, worker_devices
 from containers.store import FileEntry, Manifest, Store
@@ -117,7 +118,7 @@ def _assemble(
     """Store the small files and commit the quantized checkpoint."""
     entries = {entry.path: entry for entry in source.files}
     files = [*shards.values(), *(entries[path] for path in copied_files(job.checkpoint))]
-    config = config_json(job.checkpoint, job.recipe.scheme, job.ignore)
+    config = config_json(job.checkpoint, remembered_config(job, store))
     files.append(FileEntry(path=CONFIG, size=len(config), sha256=store.put_bytes(config)))
     if job.checkpoint.index is not None:
         index = index_json(job.groups, job.checkpoint.index.rpartition("/")[0])

@@ -25,7 +25,7 @@ import torch
 
 from containers.contract import QuantizeParameters
 from containers.digest import Digest
-from containers.quantize.assemble import config_json, index_json
+from containers.quantize.assemble import config_json, index_json, quantization_config
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device
 from containers.quantize.group_quantizer import quantize_group
@@ -146,7 +146,9 @@ def ours(
 
     with ThreadPoolExecutor(at_once * len(names)) as pool:
         digests = dict(pool.map(one, range(len(job.groups))))
-    (target / "config.json").write_bytes(config_json(job.checkpoint, job.recipe.scheme, job.ignore))
+    (target / "config.json").write_bytes(
+        config_json(job.checkpoint, quantization_config(job.recipe.scheme, job.ignore))
+    )
     (target / "model.safetensors.index.json").write_bytes(index_json(job.groups))
     seconds = time.perf_counter() - started
     whole = hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()

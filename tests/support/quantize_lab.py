@@ -25,7 +25,7 @@ from llmcompressor.entrypoints.model_free.lifecycle import calibrate_weight, ini
 from safetensors import safe_open
 
 from containers.contract import QuantizeParameters
-from containers.quantize.assemble import config_json, copied_files, index_json
+from containers.quantize.assemble import config_json, copied_files, index_json, quantization_config
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device
 from containers.quantize.group_quantizer import quantize_group
@@ -158,7 +158,9 @@ def quantize_folder(source: Path, target: Path, parameters: QuantizeParameters, 
     for group in job.groups:
         written = quantize_group(group, job.files, opened, target / group.path)
         digests[group.path] = [written.sha256.hex, written.layer.hex]
-    (target / "config.json").write_bytes(config_json(job.checkpoint, job.recipe.scheme, job.ignore))
+    (target / "config.json").write_bytes(
+        config_json(job.checkpoint, quantization_config(job.recipe.scheme, job.ignore))
+    )
     if job.checkpoint.index:
         (target / job.checkpoint.index).write_bytes(index_json(job.groups))
     for path in copied_files(job.checkpoint):
