@@ -291,10 +291,11 @@ class PromotedImage(Values):
 class ServeParameters(Values):
     """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}.
 
-    `served_model_name` is the name that requests must give; `max_model_len` is in tokens. `gpu_memory_utilization` is the
-    part of a GPU's memory that vLLM takes, 0 its own default. `arguments` go to vLLM as they are.
+    `served_model_name` is the name that requests must give; `max_model_len` is in tokens. `gpu_memory_utilization` is the part of
+    a GPU's memory, 0 vLLM's default. `arguments` go to vLLM as they are: the action `check` only asks whether it takes them.
     """
 
+    action: Literal["serve", "check"] = "serve"
     reference: str = ""
     served_model_name: str
     max_model_len: int = 2048

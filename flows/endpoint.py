@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from containers.contract import Endpoint
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput, Error, NotReady
 from containers.foreign_text import one_line
 from containers.settings import HttpSettings
 from containers.web.exchange import Exchange
@@ -71,6 +71,10 @@ class ForeignServer:
     @property
     def serves(self) -> bool:
         return True
+
+    def why_ended(self) -> Error | None:
+        """Nothing is known of it."""
+        return None
 
     def end(self) -> None:
         """Leave it as it is."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from containers.contract import Kind
+from containers.errors import Error
+from containers.serve_health import is_healthy
 from flows.requests import fingerprint
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from flows.runners.service import Lease
 
 T = TypeVar("T")
+_DYING: Final = 10.0  # seconds
+_POLL: Final = 0.25  # seconds
 
 
 def measure(
@@ -32,11 +37,31 @@ def measure(
     """The result of `run` for the measurement, and the lease of the served model, if one was needed.
 
     `serve` serves the subject for the length of its block. With `always_serve` it is served even if the store has a
-    measurement; otherwise `run` gets a request without an endpoint, which the store answers.
+    measurement; otherwise `run` gets a request without an endpoint, which the store answers. Raises the server's own error
+    when it ends while it is measured.
     """
     subject = subject.fitting(suite)
     lookup = requests.measure(subject, suite)
     if not always_serve and store.find(Kind.MEASUREMENT, fingerprint(lookup)) is not None:
         return run(lookup), None
     with serve(subject) as lease:
-        return run(requests.measure(subject, suite, lease.endpoint)), lease
+        try:
+            return run(requests.measure(subject, suite, lease.endpoint)), lease
+        except Error as error:
+            if (why := _server_ended(lease, error)) is not None:
+                raise why from error
+            raise
+
+
+def _server_ended(lease: Lease, error: Error) -> Error | None:
+    """Why the server ended, which it knows better than who asked it; None if it goes on, or this is no matter of its.
+
+    A server whose engine has died takes a while to end.
+    """
+    endpoint = lease.endpoint
+    if not error.temporary or is_healthy(endpoint.published or endpoint.url):
+        return None
+    deadline = time.monotonic() + _DYING
+    while lease.serves and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return None if lease.serves else lease.why_ended()

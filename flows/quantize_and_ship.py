@@ -43,6 +43,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     steps.check(request.suite)
     source, resolved = steps.resolve(request.model, request.revision)
     plan = steps.plan(source, request)
+    steps.check_arguments(request, after=[resolved])
 
     recipe = QuantizeParameters.of(request.scheme, request.ignore)
     target = PushParameters(target=request.to, base=request.base)
@@ -65,7 +66,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     page = publish_page(runtime, judged.output("verdict"), image.reference)
     publish_gate(verdict, page, request)
 
-    release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict)
+    release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy)
     promoted = steps.promote(release, judged.output("verdict"), after=[judged]) if release.promotable else None
     shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept, promoted=promoted)
     publish_outcome(shipped)

@@ -26,6 +26,7 @@ from containers.contract import (
 from containers.fingerprints import VLLM_DISTRIBUTIONS, fingerprint_inputs, locked_vllm
 from containers.interpreter import versions
 from flows.runners.backends import BACKENDS
+from flows.runners.step_container import image_name, serving_target
 from infra.environments.device import device
 
 if TYPE_CHECKING:
@@ -125,9 +126,10 @@ def _server_name(settings: Settings) -> str:
         return " ".join(next(iter(found.items()), ("vllm", "of unknown version")))
     if images is None:
         return locked_vllm(cuda=device(settings) == "cuda")
-    if not settings.resources.of(Step.SERVE).gpus:
-        return locked_vllm()
-    return f"vllm of {images.format(target='serve')}"
+    on_gpus = bool(settings.resources.of(Step.SERVE).gpus)
+    if on_gpus and serving_target(settings) == "serve":  # whose version its builder knows
+        return f"vllm of {image_name(images, Step.SERVE, settings)}"
+    return locked_vllm(cuda=on_gpus)
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,22 @@ class Requests:
         return self._request(Step.DOWNLOAD, DownloadParameters(source=source.pinned), options=options)
 
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
-        return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, options)
+        return self._request(Step.QUANTIZE, recipe, {"checkpoint": checkpoint}, self._on_device(options))
 
     def quantize_during_download(
         self, source: ResolvedSource, recipe: QuantizeParameters, *, announce: str = ""
     ) -> StepRequest:
         """Quantize the shards of a source while it downloads."""
         options = QuantizeOptions(arriving=fingerprint(self.download(source)), announce=announce)
-        return self._request(Step.QUANTIZE, recipe, options=options)
+        return self._request(Step.QUANTIZE, recipe, options=self._on_device(options))
+
+    def _on_device(self, options: QuantizeOptions) -> QuantizeOptions:
+        """With the device of the settings: a torch of the user's own would find GPUs that are not to be used."""
+        local = self.settings.launcher == "process" and not self.settings.placement.quantize
+        unsaid = options.device == "auto" and not options.devices
+        if local and unsaid and self.settings.device == "cpu":
+            return options.model_copy(update={"device": "cpu"})
+        return options
 
     def plan(self, recipe: QuantizeParameters, options: QuantizeOptions) -> StepRequest:
         """Plan the quantization of the checkpoint in the folder that the options name."""
@@ -184,6 +194,11 @@ class Requests:
         timeout = self.settings.serve.ready_timeout
         options = ServeOptions(port=port, ready_timeout=timeout, devices=subject.devices)
         return self._request(Step.SERVE, subject.parameters, subject.inputs, options)
+
+    def check_arguments(self, arguments: tuple[str, ...]) -> StepRequest:
+        """Check whether the vLLM that would serve takes these arguments."""
+        parameters = ServeParameters(action="check", served_model_name="none", arguments=arguments)
+        return self._request(Step.SERVE, parameters, options=ServeOptions(stage="serve"))  # which gets no secrets
 
     def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
         """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""

@@ -115,7 +115,9 @@ def plan_both(
 
 
 def model_facts(config: Mapping[str, JsonValue], weights: int) -> ModelFacts | None:
-    """What planning needs of a model; None for one whose memory cannot be told from its configuration."""
+    """What planning needs of a model; None for one whose memory cannot be told from its configuration and its weights."""
+    if not weights:
+        return None
     try:
         return facts(config, weights, "the files of the source")
     except BadInput:
@@ -252,11 +254,11 @@ def _refused(role: str, model: ModelFacts, tried: dict[int, Error], gpus: Sequen
     busy = [error for error in tried.values() if isinstance(error, NotReady)]
     if busy:
         return NotReady(message, remedy=busy[0].remedy)
-    return BadInput(message, remedy=_what_would_fit(model, length))
+    return BadInput(message, remedy=what_would_fit(model, length))
 
 
-def _what_would_fit(model: ModelFacts, length: int) -> str:
-    """The smallest known machines that hold one sequence."""
+def what_would_fit(model: ModelFacts, length: int) -> str:
+    """The smallest known machines with GPUs that hold one sequence."""
     fitting = []
     for gpu in ("L40S", "H100", "H200", "B200"):
         try:

@@ -69,7 +69,19 @@ def _argument(text: str) -> str:
     return text
 
 
-class ServingOptions(Frozen):
+class Parameters(Frozen):
+    """A model that reads what people wrote."""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """An instance of these values; raises BadInput, naming the parameter, for an invalid value or an unknown name."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BadInput(f"invalid parameters: {faults(error)}") from error
+
+
+class ServingOptions(Parameters):
     """How models are served to be measured. 0 leaves it to the plan (`flows.serving_plan`)."""
 
     max_model_len: Annotated[int, CommandLine(default="what the suite needs")] = Field(
@@ -140,14 +152,6 @@ class ShipRequest(ShipOptions):
     change: Annotated[str, CommandLine(hidden=True)] = Field(
         default="", description="Fingerprint of the change that watch-releases announced."
     )
-
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> Self:
-        """The request from these values; raises BadInput, naming the parameter, for an invalid value or an unknown name."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise BadInput(f"invalid parameters: {faults(error)}") from error
 
     def absolute(self) -> Self:
         """The same with absolute folders, for steps, which have another working directory."""

@@ -31,14 +31,13 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, measuring, overlap
+from flows import endpoint, measuring, overlap, serving_machine
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
 from flows.overlap import NO_LAYERS, LayersAhead
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
-from flows.runners.backends import BACKENDS
 from flows.runtime import current
 from flows.serving_plan import Plans, ServicePlan, plan_both
 
@@ -193,20 +192,31 @@ class Steps:
     def plan(self, source: ResolvedSource, request: ShipRequest) -> Plans:
         """Plan how baseline and candidate are served. Raises BadInput, before anything is downloaded, if one fits nowhere."""
         settings = self.runtime.settings
+        gpus = serving_machine.gpus(settings)
+        length = max(request.max_model_len, suites.read(request.suite).max_model_len)
+        elsewhere = self._elsewhere(request)
+        if not gpus and len(elsewhere) < 2:
+            serving_machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(
             source.config,
             source.weights,
-            BACKENDS[settings.launcher].gpus(settings) if not settings.placement.serve else (),
+            gpus,
             request,
-            max(request.max_model_len, suites.read(request.suite).max_model_len),
+            length,
             concurrency=request.concurrency or settings.evaluate.concurrency,
-            elsewhere=self._elsewhere(request),
+            elsewhere=elsewhere,
         )
         for one in (plans.baseline, plans.candidate):
             get_run_logger().info("plan: %s", one)
             self.runtime.listener("plan", Event(event="log", message=str(one)))
         publish_plan(plans)
         return plans
+
+    def check_arguments(self, request: ShipRequest, *, after: list[Done]) -> None:
+        """Check that the vLLM that will serve takes the request's arguments, before anything is downloaded."""
+        if request.vllm_argument and not (request.baseline_endpoint and request.candidate_endpoint):
+            asked = self.requests.check_arguments(request.vllm_argument)
+            _run(effect_step, asked, "check", "check the arguments for vLLM", after)
 
     def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
         """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""

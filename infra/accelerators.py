@@ -6,6 +6,7 @@ library. A machine without it has no GPU that vLLM or torch could use.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from containers.contract import Frozen
@@ -70,6 +71,20 @@ def gpus() -> tuple[Gpu, ...]:
         ) from error
     visible = inherited().get("CUDA_VISIBLE_DEVICES")
     return chosen(parse(done.stdout), visible)
+
+
+def cards(bus: Path = Path("/sys/bus/pci/devices")) -> int:
+    """How many NVIDIA GPUs are plugged in, with a driver or without (PCI's vendor and class, pci.ids)."""
+    return sum(
+        _read(device / "vendor") == "0x10de" and _read(device / "class").startswith("0x03") for device in bus.glob("*")
+    )
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def parse(text: str) -> tuple[Gpu, ...]:

@@ -105,7 +105,7 @@ class DockerSettings(Section):
     )
     image: str = Field(
         default=f"{IMAGES}/{{target}}:latest",
-        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve and quantize-cuda",
+        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve-cuda and quantize-cuda",
     )
     network: str = Field(
         default="host",
@@ -140,7 +140,7 @@ class KubernetesSettings(Section):
     namespace: str = Field(default="", description="namespace; empty: the context's own")
     image: str = Field(
         default=f"{IMAGES}/{{target}}:latest",
-        description="name of the images; {target} is download, quantize, push, evaluate, with GPUs quantize-cuda",
+        description="name of the images; {target} is download, quantize, push, serve-cpu, ..., with GPUs serve-cuda and quantize-cuda",
     )
     pull_logins: tuple[str, ...] = Field(
         default=(), description="names of Secrets with logins for the images' registry"
@@ -167,6 +167,24 @@ class KubernetesSettings(Section):
     )
     owner_pod: str = Field(default="", description="pod of the flow; removing it removes its steps")
     owner_uid: str = Field(default="", description="uid of that pod; the work pool in infra/kubernetes sets both")
+
+
+class DeploySettings(Section):
+    """The engines' images that `carwright render` and `deploy` write for GPUs, and the model card names."""
+
+    docker_image: str = Field(
+        default="docker.io/vllm/vllm-openai:v0.30.0"
+        "@sha256:8a69ffad015f138d7170c4ddc429e230a3bc1c1719f67e14324749df200a4b90",
+        description="vLLM's image for GPUs in what docker and compose are given",
+    )
+    podman_image: str = Field(
+        default="registry.redhat.io/rhaiis/vllm-cuda-rhel9:3.3.0",
+        description="vLLM's image for GPUs with podman: Red Hat AI Inference Server",
+    )
+    kserve_image: str = Field(
+        default="registry.redhat.io/rhoai/odh-vllm-cuda-rhel9:v2.25.9",
+        description="vLLM's image for GPUs in a KServe runtime and its pod: OpenShift AI",
+    )
 
 
 class PlacementSettings(Section):
@@ -242,10 +260,14 @@ class FlowServeSettings(ServeSettings):
         default="",
         description="host name or address under which other machines reach a model served here; empty: the listening address",
     )
+    gpu_image: Literal["serve-cuda", "serve"] = Field(
+        default="serve-cuda",
+        description="image that serves on GPUs in containers: serve-cuda, of locked wheels; serve, made from upstream's image",
+    )
     engine: str = Field(
         default="",
         description="name and version of the inference server, part of the name of measurements (vllm 0.23.0); empty: the CPU build of "
-        "the lock, with GPUs the serve image's name",
+        "the lock, on GPUs its CUDA build or, with gpu_image serve, that image's name",
     )
 
 
@@ -284,6 +306,7 @@ class Settings(StepSettings):
     resources: ResourcesSettings = ResourcesSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    deploy: DeploySettings = DeploySettings()
     overlap_gb: Annotated[float, Field(ge=0)] = Field(
         default=4.0,
         description="size in GB from which a checkpoint is quantized while it downloads",

@@ -13,19 +13,23 @@ from containers import step
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
 from containers.ports import claimed
 from containers.serve import vllm_command
+from containers.serve.argument_check import check_arguments
 from containers.serve.models import unpacked
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import SOCKET
 
 
 def work(request: StepRequest, context: step.Context) -> StepResult:
-    """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise."""
+    """Serve a modelcar or a checkpoint with vLLM, on loopback unless told otherwise, or check a user's arguments for it."""
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
     if options.stage == "fetch":
         return fetch(parameters, request, context)
     python = context.settings.serve.python
     vllm = vllm_command.installed(python)
+    if parameters.action == "check":
+        check_arguments(vllm, parameters, context, python)
+        return StepResult(step=Step.SERVE, versions={vllm.name: vllm.version})
     started = time.monotonic()
     mounted, there = Path(options.folder) if options.folder else None, options.stage == "serve"
     with (

@@ -120,10 +120,19 @@ def _nodes(match: re.Match[str]) -> Error:
     )
 
 
+def _argument(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"vLLM does not take an argument as it was given: {match['detail'].strip()}",
+        remedy="correct --vllm-argument; the arguments of this version are in vLLM's documentation of `vllm serve`",
+    )
+
+
 # The first pattern of this list that is found anywhere in the log decides: particular ones stand before general ones.
 _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
     (re.compile(pattern, re.MULTILINE), reading)
     for pattern, reading in (
+        # argparse's own words (its `error`), before anything of a model is looked at
+        (r"^\S+: error: (?P<detail>(unrecognized arguments|argument |ambiguous option).*)", _argument),
         (r"Model architectures \['(?P<name>[^']+)'.*(not supported|failed to be inspected)", _unsupported),
         (r"model type `?(?P<name>[^`\s]+)`? but Transformers does not recognize", _model_type),
         (r"max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \(\D*(?P<most>\d+)", _context),

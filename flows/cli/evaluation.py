@@ -14,6 +14,8 @@ from containers.foreign_text import clean
 from containers.oci import referrers
 from containers.verdict import CARD_FILE, PAGE_FILE, grounds_for_promotion
 from flows.cli import terminal
+from flows.cli.options import Device, takes_options_of
+from flows.ship_request import ServingOptions
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ app = typer.Typer()
 
 Suite = Annotated[
     str, typer.Option(help=f"The suite to measure by: {', '.join(suites.names())}, or a folder with one of your own.")
-]
-MaxModelLen = Annotated[
-    int, typer.Option(help="Context length in tokens to serve with; raised if the suite needs more.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
@@ -41,17 +40,19 @@ _WHAT = (
 
 
 @app.command(name="eval")
+@takes_options_of(ServingOptions, "serving")
 def evaluate(  # noqa: PLR0917 - typer makes options of them
     candidate: Annotated[str, typer.Argument(help=_WHAT)],
+    serving: ServingOptions,
     baseline: Annotated[
         str, typer.Option(help="Model to compare with; without it, the candidate is only measured.")
     ] = "",
     suite: Suite = "smoke",
-    max_model_len: MaxModelLen = 2048,
     gate_profile: Annotated[
         Literal["smoke", "release"],
         typer.Option(help="If the gate cannot decide: release exits with code 4, smoke warns and exits with 0."),
     ] = "release",
+    device: Device = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this file.")] = None,
     json_: Json = False,
     verbose: Verbose = False,
@@ -69,16 +70,16 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
     from flows.cli.session import session as open_session
 
     _writable(output)
-    with open_session(verbose=verbose) as session:
+    with open_session(verbose=verbose, device=device) as session:
         session.check(suite, candidate, *([baseline] if baseline else []))
         if not baseline:
-            measured = session.measure(candidate, "candidate", suite, max_model_len)
+            measured = session.measure(candidate, "candidate", suite, serving)
             if json_:
                 print(measured.ref.model_dump_json(indent=2))
             else:
                 terminal.out.print(f"measured {candidate} by {suite}: measurement:{measured.ref.fingerprint}")
             return
-        verdict = session.judge(candidate, baseline, suite, max_model_len, page=output)
+        verdict = session.judge(candidate, baseline, suite, serving, page=output)
         _show(verdict, as_json=json_)
     grounds = grounds_for_promotion(verdict.decision, override="", profile=gate_profile)
     if verdict.decision == "refuse":
@@ -92,11 +93,13 @@ def evaluate(  # noqa: PLR0917 - typer makes options of them
 
 
 @app.command()
+@takes_options_of(ServingOptions, "serving")
 def compare(  # noqa: PLR0917 - typer makes options of them
     a: Annotated[str, typer.Argument(help=_WHAT)],
     b: Annotated[str, typer.Argument(help="Model to compare with the first.")],
+    serving: ServingOptions,
     suite: Suite = "smoke",
-    max_model_len: MaxModelLen = 2048,
+    device: Device = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this file.")] = None,
     json_: Json = False,
     verbose: Verbose = False,
@@ -108,9 +111,9 @@ def compare(  # noqa: PLR0917 - typer makes options of them
     from flows.cli.session import session as open_session
 
     _writable(output)
-    with open_session(verbose=verbose) as session:
+    with open_session(verbose=verbose, device=device) as session:
         session.check(suite, a, b)
-        verdict = session.judge(b, a, suite, max_model_len, page=output)
+        verdict = session.judge(b, a, suite, serving, page=output)
         _show(verdict, as_json=json_, names=("A", "B"), heading=f"The gate of {suite} would say {verdict.decision}:")
 
 

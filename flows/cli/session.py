@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from containers.events import amount
 from flows.cli import terminal
+from flows.cli.options import on_device
 from flows.cli.plan_view import show_plan_tables
 from flows.local.session import open_session
 from flows.local.ship import choose_model
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def session(*, verbose: bool) -> Iterator[Session]:
-    """A session that displays events."""
-    with terminal.display(verbose=verbose) as show, open_session(Settings(), show) as opened:
+def session(*, verbose: bool, device: str | None = None) -> Iterator[Session]:
+    """A session that displays events; `device` is that of the command's option."""
+    settings = on_device(Settings(), device)
+    with terminal.display(verbose=verbose) as show, open_session(settings, show) as opened:
         yield opened
 
 
 @contextmanager
-def session_with_model(model: str | None, *, verbose: bool) -> Iterator[tuple[Session, str]]:
+def session_with_model(model: str | None, *, verbose: bool, device: str | None = None) -> Iterator[tuple[Session, str]]:
     """A session, with the model to work on: the demo if none is given."""
+    settings = on_device(Settings(), device)
     with terminal.display(verbose=verbose) as show, ExitStack() as stack:
-        chosen, settings = choose_model(model or "", Settings(), stack, show)
+        chosen, settings = choose_model(model or "", settings, stack, show)
         yield stack.enter_context(open_session(settings, show)), chosen
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,8 @@ import typer
 from containers.contract import QuantizeOptions, QuantizeParameters
 from containers.errors import Temporary
 from flows.cli import terminal
+from flows.cli.options import Device, takes_options_of
+from flows.ship_request import ServingOptions
 
 app = typer.Typer()
 
@@ -25,6 +29,12 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 MaxModelLen = Annotated[int, typer.Option(help="Context length in tokens.")]
+
+
+def _check_device(device: str | None) -> str | None:
+    if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise typer.BadParameter(f"{device!r} is none of auto, cpu, cuda and cuda:N")
+    return device
 
 
 @app.command()
@@ -47,7 +57,10 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
     ignore: Annotated[
         list[str] | None, typer.Option(help="Module not to quantize; a regular expression starts with re:.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="the setting device", callback=_check_device),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be done, from the file headers alone, and stop.")
     ] = False,
@@ -64,7 +77,9 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
     recipe = QuantizeParameters(
         action="plan" if plan else "quantize", scheme=scheme, **({"ignore": tuple(ignore)} if ignore else {})
     )
-    with session_with_model(model, verbose=verbose) as (session, name):
+    with session_with_model(model, verbose=verbose, device=device and device.partition(":")[0]) as (session, name):
+        if not plan:
+            session.check_device()
         folder = name.removeprefix("file://")
         if plan and folder != name:
             show_plan(session.run(session.requests.plan(recipe, QuantizeOptions(folder=folder))), as_json=json_)
@@ -73,28 +88,31 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
         if plan:
             show_plan(session.quantize(checkpoint, recipe), as_json=json_)
             return
-        result = session.quantize(checkpoint, recipe, device)
+        result = session.quantize(checkpoint, recipe, device or "auto")
         show_artifact(session.store, result.outputs["checkpoint"], output, as_json=json_)
 
 
 @app.command()
-def serve(
+@takes_options_of(ServingOptions, "serving", without=("max_model_len", "concurrency"))
+def serve(  # noqa: PLR0917 - typer makes options of them
     what: Annotated[
         str,
         typer.Argument(help="A modelcar by reference (oci:DIR@sha256:..., registry/repository:tag) or a model source."),
     ],
+    serving: ServingOptions,
     port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8000,
     name: Annotated[str, typer.Option(help="Model name in requests.", show_default="from the reference")] = "",
     max_model_len: MaxModelLen = 2048,
+    device: Device = None,
     verbose: Verbose = False,
 ) -> None:
     """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C."""
     from flows.cli.session import session as open_session
 
-    with (
-        open_session(verbose=verbose) as session,
-        session.serve(session.subject(what, name, max_model_len), port=port) as lease,
-    ):
+    with open_session(verbose=verbose, device=device) as session, ExitStack() as stack:
+        session.check_device()
+        subject = session.fetch(session.locate(what, name, max_model_len, serving))
+        lease = stack.enter_context(session.serve(subject, port=port))
         url = lease.endpoint.published or lease.endpoint.url
         terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
         terminal.out.print(

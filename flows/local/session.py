@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from containers import suites
 from containers.contract import ArtifactRef, Kind, QuantizeOptions, ResolvedSource, ServeParameters
 from containers.errors import BadInput
+from containers.events import Event
 from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import endpoint, measuring
+from flows import endpoint, measuring, serving_machine
 from flows.local import embedded
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
+from flows.serving_plan import model_facts, plan
+from flows.targets.model import read_config
+from infra.environments.device import check as check_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from containers.contract import QuantizeParameters, StepRequest, StepResult
     from containers.store import Store
     from flows.requests import Requests
     from flows.runners.service import Lease
     from flows.runtime import Listener, Runtime
+    from flows.serving_plan import ServicePlan
+    from flows.ship_request import ServingOptions
     from infra.settings import Settings
 
 _STORED = "measurement:"
@@ -39,6 +46,18 @@ def open_session(settings: Settings, listener: Listener) -> Iterator[Session]:
     with embedded.store(absolute(settings)) as started:
         run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         yield Session(open_runtime(started, listener, run))
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model that is found and not fetched: a source at its commit, or a modelcar by digest; how it is called and served."""
+
+    role: str
+    name: str
+    plan: ServicePlan
+    serving: ServingOptions
+    source: ResolvedSource | None = None
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,7 @@ class Session:
     """Runs single steps for one command."""
 
     runtime: Runtime
+    _checked: set[tuple[str, ...]] = field(default_factory=set)  # arguments for vLLM that it takes
 
     @property
     def requests(self) -> Requests:
@@ -68,8 +88,11 @@ class Session:
         return self.runtime.launcher.run(request, lambda event: self.runtime.listener(request.step.value, event))
 
     def download(self, model: str, revision: str | None = None) -> tuple[ResolvedSource, ArtifactRef]:
-        source = ResolvedSource.read(self.run(self.requests.resolve(model, revision)).values)
+        source = self._resolve(model, revision)
         return source, self.run(self.requests.download(source)).outputs["checkpoint"]
+
+    def _resolve(self, model: str, revision: str | None = None) -> ResolvedSource:
+        return ResolvedSource.read(self.run(self.requests.resolve(model, revision)).values)
 
     def quantize(self, checkpoint: ArtifactRef, recipe: QuantizeParameters, device: str = "auto") -> StepResult:
         """Quantize a checkpoint, or plan it when the recipe's action says so."""
@@ -86,35 +109,57 @@ class Session:
             lease.end()
 
     def check(self, suite: str, *subjects: str) -> None:
-        """Raises BadInput for an unusable suite, before a model is fetched or served for it.
+        """Raises BadInput for an unusable suite or device, before a model is fetched or served for it.
 
         If all subjects are endpoints or stored measurements, only the suite's name is checked here.
         """
         request = self.requests.check(suite)
         if not all(one.startswith((*_URL, _STORED)) for one in subjects):
+            self.check_device()
             self.run(request)
 
-    def measure(self, what: str, role: str, suite: str, max_model_len: int) -> MeasuredSubject:
+    def check_device(self) -> None:
+        """Say why GPUs go unused; raises BadInput for a device that cannot be used."""
+        check_device(self.runtime.settings, self._say)
+
+    def _say(self, text: str) -> None:
+        self.runtime.listener("carwright", Event(event="log", message=text))
+
+    def measure(self, what: str | Located, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
         """Measure a modelcar, a model source or an endpoint, or find the stored measurement.
 
         An endpoint is measured every time, because what it serves may have changed. Raises BadInput for a stored
         measurement that does not exist or is ambiguous.
         """
-        if what.startswith(_URL):
-            return self._measure_endpoint(what, role, suite)
-        if what.startswith(_STORED):
-            subject = Subject(role, what, ServeParameters(served_model_name=role), {})
-            return MeasuredSubject(self._find_measurement(what.removeprefix(_STORED)), subject)
-        subject = self.subject(what, role, max_model_len, role=role)
+        found = self._located(what, role, suite, serving) if isinstance(what, str) else what
+        if isinstance(found, str):
+            if found.startswith(_URL):
+                return self._measure_endpoint(found, role, suite, serving)
+            subject = Subject(role, found, ServeParameters(served_model_name=role), {})
+            return MeasuredSubject(self._find_measurement(found.removeprefix(_STORED)), subject)
+        subject = self.fetch(found)
         ref, _ = measuring.measure(
             subject, suite, requests=self.requests, store=self.store, run=self._measure, serve=self.serve
         )
         return MeasuredSubject(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
 
-    def _measure_endpoint(self, url: str, role: str, suite: str) -> MeasuredSubject:
+    def _located(self, what: str, role: str, suite: str, serving: ServingOptions) -> str | Located:
+        """The model, located and planned for the suite; what is served or measured already stays a text."""
+        if what.startswith((*_URL, _STORED)):
+            return what
+        length = max(serving.max_model_len, suites.read(suite).max_model_len)
+        return self.locate(what, role, length, serving, role=role)
+
+    def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
         served = endpoint.find(url, self.runtime.settings.http)
         parameters = ServeParameters(served_model_name=served.served_model_name)
-        subject = Subject(role, f"{url} {served.served_model_name} {self.runtime.run}", parameters, {})
+        subject = Subject(
+            role,
+            f"{url} {served.served_model_name} {self.runtime.run}",
+            parameters,
+            {},
+            concurrency=serving.concurrency,
+        )
         request = self.requests.measure(subject, suite, served, served.server)
         return MeasuredSubject(self.run(request).outputs["measurement"], subject)
 
@@ -130,21 +175,31 @@ class Session:
         known = self.store.find(Kind.MEASUREMENT, fingerprint(request))
         return known.ref if known is not None else self.run(request).outputs["measurement"]
 
-    def judge(self, candidate: str, baseline: str, suite: str, max_model_len: int, page: Path | None = None) -> Verdict:
-        """Measure both and judge; writes the report to `page`."""
-        before = self.measure(baseline, "baseline", suite, max_model_len)
-        after = self.measure(candidate, "candidate", suite, max_model_len)
+    def judge(
+        self, candidate: str, baseline: str, suite: str, serving: ServingOptions, page: Path | None = None
+    ) -> Verdict:
+        """Measure both and judge; writes the report to `page`. Nothing is fetched before it is known that both fit."""
+        found = {
+            role: self._located(what, role, suite, serving)
+            for role, what in (("baseline", baseline), ("candidate", candidate))
+        }
+        before = self.measure(found["baseline"], "baseline", suite, serving)
+        after = self.measure(found["candidate"], "candidate", suite, serving)
         result = self.run(self.requests.judge(after.ref, before.ref, after.subject, suite, (before.size, after.size)))
         if page is not None:
             files = {one.path: one.sha256 for one in self.store.load(result.outputs["verdict"]).files}
             page.write_bytes(self.store.read_bytes(files[PAGE_FILE]))
         return Verdict.read(result.values)
 
-    def subject(self, what: str, name: str, max_model_len: int, role: str = "candidate") -> Subject:
-        """A modelcar by reference or a model source, ready to be served."""
+    def locate(self, what: str, name: str, length: int, serving: ServingOptions, role: str = "candidate") -> Located:
+        """Find a modelcar by reference or a model source, and plan how it is served, for `length` tokens at least.
+
+        Raises BadInput for what is neither, and for a model that fits nowhere.
+        """
         if what.startswith(("hf://", "file://", "s3://")):
-            source, ref = self.download(what)
-            return Subject.checkpoint(role, ref, name or source.source.rstrip("/").rpartition("/")[2], max_model_len)
+            source = self._resolve(what)
+            plan = self._plan(role, source.config, source.weights, length, serving)
+            return Located(role, name or source.source.rstrip("/").rpartition("/")[2], plan, serving, source=source)
         if not what.startswith("oci:") and ("/" not in what or Path(what).exists()):
             raise BadInput(
                 f"{what!r} is neither a reference nor a model source nor an endpoint",
@@ -156,5 +211,32 @@ class Session:
         digest = resolve(what, self.runtime.settings)
         pinned = replace(Reference.parse(what), tag="", digest=digest)
         served = name or (pinned.layout.name if pinned.layout else pinned.repository.rpartition("/")[2])
-        parameters = ServeParameters(reference=str(pinned), served_model_name=served, max_model_len=max_model_len)
-        return Subject(role, str(digest), parameters, {})
+        config, weights = read_config(str(pinned), self.runtime.settings)
+        plan = self._plan(role, config, weights, length, serving)
+        return Located(role, served, plan, serving, reference=pinned)
+
+    def _plan(
+        self, role: str, config: Mapping[str, Any], weights: int, length: int, serving: ServingOptions
+    ) -> ServicePlan:
+        settings = self.runtime.settings
+        gpus = serving_machine.gpus(settings)
+        if not gpus:
+            serving_machine.check_memory(config, weights, settings, length)
+        concurrency = serving.concurrency or settings.evaluate.concurrency
+        made = plan(role, model_facts(config, weights), gpus, serving, length, concurrency=concurrency)
+        self._say(f"plan: {made}")
+        if serving.vllm_argument and serving.vllm_argument not in self._checked:
+            self.run(self.requests.check_arguments(serving.vllm_argument))
+            self._checked.add(serving.vllm_argument)
+        return made
+
+    def fetch(self, found: Located) -> Subject:
+        """What was located, ready to be served: a source is downloaded into the store."""
+        if found.source is not None:
+            ref = self.run(self.requests.download(found.source)).outputs["checkpoint"]
+            subject = Subject.checkpoint(found.role, ref, found.name)
+        else:
+            assert found.reference is not None
+            parameters = ServeParameters(reference=str(found.reference), served_model_name=found.name)
+            subject = Subject(found.role, str(found.reference.digest), parameters, {})
+        return subject.planned(found.plan, found.serving)

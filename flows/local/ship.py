@@ -17,7 +17,7 @@ from containers.settings import absolute
 from flows.local import embedded
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
-from infra.environments import environment
+from infra.environments import device, environment
 
 if TYPE_CHECKING:
     from flows.release.summary import Shipped
@@ -39,6 +39,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     log = _logger(listener, "carwright")
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:
+        device.check(settings, log)
         if settings.launcher == "process":
             environment.check(Step)
         else:

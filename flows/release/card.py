@@ -79,7 +79,7 @@ class CardFacts(Frozen):
     """The contents of the card; sizes in bytes. `reference` holds the digest: `oci:DIR@sha256:...` or a registry's.
 
     `source` is the pinned source of the base model (`hf://org/name@<commit>`). `override` is the reason for a promotion
-    against the verdict; `gate_profile` decides when the verdict is inconclusive.
+    against the verdict; `gate_profile` decides when the verdict is inconclusive. The images are the engines' of two targets.
     """
 
     name: str
@@ -110,6 +110,8 @@ class CardFacts(Frozen):
     scores: tuple[Score, ...] = ()
     commands: tuple[str, ...] = ()
     serving: tuple[Serving, ...] = ()
+    podman_image: str
+    kserve_image: str
 
 
 def render(facts: CardFacts) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flows.release.summary import Timeline
     from flows.runners.service import Lease
     from flows.ship_request import ShipRequest
+    from infra.settings import DeploySettings
 
 _HUB: Final = "hf://"
 _ARCHITECTURES: Final = 16
@@ -36,7 +37,9 @@ _ARCHITECTURES: Final = 16
 
 @dataclass(frozen=True)
 class Release:
-    """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes."""
+    """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes, `images` those
+    that the card names.
+    """
 
     request: ShipRequest
     source: ResolvedSource
@@ -46,6 +49,7 @@ class Release:
     after: ArtifactRef
     sizes: tuple[int, int]
     verdict: Verdict
+    images: DeploySettings
 
     @property
     def promotable(self) -> bool:
@@ -169,6 +173,8 @@ class Release:
             serving=self.verdict.serving,
             tensor_parallel_size=self.tensor_parallel_size,
             commands=(self._command(), *self.verdict.commands),
+            podman_image=self.images.podman_image,
+            kserve_image=self.images.kserve_image,
         )
 
     def _base(self) -> tuple[str, str]:
@@ -184,6 +190,7 @@ class Release:
         argv += ["--suite", self.verdict.suite]
         if self.request.max_model_len:
             argv += ["--max-model-len", str(self.request.max_model_len)]
+        argv += [word for argument in self.request.vllm_argument for word in ("--vllm-argument", argument)]
         return shlex.join(argv)
 
 

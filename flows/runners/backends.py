@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
+from infra.settings import KUBERNETES_DEFAULTS, ResourcesSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,8 @@ class Backend:
     """`images` is the template of the names of its images, None where steps run without; see `step_container.image_name`.
 
     `may_serve` says whether an earlier run of this folder, under whatever settings, may have left a service on it. `gpus` are
-    those that it serves on: none for processors; an index of -1 says that no service can be given certain ones.
+    those that it serves on: none for processors; an index of -1 says that no service can be given certain ones. `memory` is
+    the bytes that a service on processors gets at most, 0 where that is not known.
     """
 
     launcher: Callable[[Settings], Launcher]
@@ -32,6 +34,7 @@ class Backend:
     images: Callable[[Settings], str | None]
     may_serve: Callable[[Settings], bool]
     gpus: Callable[[Settings], tuple[Gpu, ...]]
+    memory: Callable[[Settings], int]
 
 
 def _process_launcher(settings: Settings) -> Launcher:
@@ -108,6 +111,19 @@ def _named_gpus(settings: Settings) -> tuple[Gpu, ...]:
     return (Gpu(index=-1, name=resources.gpu, memory=memory, free=memory),) * max(1, resources.gpus)
 
 
+def _process_memory(settings: Settings) -> int:
+    """That of this machine. What a vLLM of the user's own serves on where there are no NVIDIA GPUs is not known."""
+    from infra.memory import memory
+
+    return 0 if settings.serve.python is not None else memory().total
+
+
+def _limit(settings: Settings, defaults: ResourcesSettings) -> int:
+    """The limit of a serving container without GPUs."""
+    resources = settings.resources.of(Step.SERVE).over(defaults.of(Step.SERVE))
+    return 0 if resources.gpus else int((resources.memory_gib or 0) * (1 << 30))
+
+
 BACKENDS: Final[Mapping[str, Backend]] = {
     "process": Backend(
         _process_launcher,
@@ -115,6 +131,7 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         images=lambda _: None,
         may_serve=lambda _: True,
         gpus=_process_gpus,
+        memory=_process_memory,
     ),
     "docker": Backend(
         _docker_launcher,
@@ -122,6 +139,7 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         images=lambda settings: settings.docker.image,
         may_serve=_docker_may_serve,
         gpus=_docker_gpus,
+        memory=lambda settings: _limit(settings, ResourcesSettings()),
     ),
     "kubernetes": Backend(
         _kubernetes_launcher,
@@ -129,5 +147,6 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         images=lambda settings: settings.kubernetes.image,
         may_serve=lambda _: False,
         gpus=_named_gpus,
+        memory=lambda settings: _limit(settings, KUBERNETES_DEFAULTS),
     ),
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from containers.contract import ServeOptions
+from containers.contract import ServeOptions, Step
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, StepRequest
+    from containers.errors import Error
     from containers.events import OnEvent
 
 
@@ -25,6 +26,10 @@ class Lease(Protocol):
     @property
     def serves(self) -> bool:
         """Whether it has not ended by itself."""
+        ...
+
+    def why_ended(self) -> Error | None:
+        """What it said when it ended by itself; None where it serves, or nothing is known."""
         ...
 
     def end(self) -> None:
@@ -50,6 +55,11 @@ class Services(Protocol):
     def stop_all(self, *, kept: bool = False) -> list[str]:
         """Stop what dead runs have left, and with `kept` also what was meant to stay; returns what was stopped."""
         ...
+
+
+def serves(request: StepRequest) -> bool:
+    """Whether the request is for a service; a serve step that checks arguments ends by itself, as all others do."""
+    return request.step is Step.SERVE and request.parameters.get("action", "serve") == "serve"
 
 
 def stage(request: StepRequest, which: Literal["fetch", "serve"]) -> StepRequest:

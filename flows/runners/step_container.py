@@ -8,12 +8,24 @@ from containers.contract import Step
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
+    from infra.settings import Settings
 
 
-def image_name(template: str, step: Step, gpus: int | None) -> str:
+def image_name(template: str, step: Step, settings: Settings) -> str:
     """The image of a step, another one where it gets GPUs; `template` has `{target}` in the target's place."""
-    targets = {Step.QUANTIZE: "quantize-cuda" if gpus else "quantize", Step.SERVE: "serve" if gpus else "serve-cpu"}
-    return template.format(target=targets.get(step, step.value))
+    target = step.value
+    gpus = settings.resources.of(step).gpus
+    if step is Step.QUANTIZE and gpus:
+        target = "quantize-cuda"
+    elif step is Step.SERVE:
+        target = serving_target(settings) if gpus else "serve-cpu"
+    return template.format(target=target)
+
+
+def serving_target(settings: Settings) -> str:
+    """The image that serves on GPUs: Carwright's own, or the one made from upstream's, as which alone there is one for ROCm."""
+    rocm = settings.launcher == "docker" and settings.docker.gpu_kind == "rocm"
+    return "serve" if rocm else settings.serve.gpu_image
 
 
 def has_registry(image: str) -> bool:

@@ -14,7 +14,7 @@ from containers.errors import Interrupted, StepFailed
 from containers.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from containers.events import OnEvent
 
@@ -60,6 +60,14 @@ class StepOutput:
             f"{step} was ended by the kernel: it needed more memory than {limit}",
             remedy=f"raise CARWRIGHT_RESOURCES__{step.upper()}__MEMORY_GIB; {where}",
         )
+
+
+def last_error(step: Step, lines: Iterable[str], where: str) -> StepFailed | Interrupted | None:
+    """The error that a step with these lines ended with; None where it said none."""
+    output = StepOutput(lambda _: None)
+    for line in lines:
+        output.line(line)
+    return output.failure(step, output.errors[-1].exit_code or 1, where) if output.errors else None
 
 
 def read_result(content: bytes | None, step: Step) -> StepResult:

@@ -1,7 +1,7 @@
 """Where a modelcar can be deployed: one description, one module for each target, always by digest.
 
 A new target is one module that defines `TARGET`, named below. It imports from the modules here, not from the package, which
-imports it: `from flows.targets.docker import image_for`.
+imports it: `from flows.targets.docker import MODELS`.
 """
 
 from __future__ import annotations

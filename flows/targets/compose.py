@@ -13,7 +13,7 @@ from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import HEALTH_TIMEOUT, STARTUP_PERIOD, health_url, startup_tries
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
-from flows.targets.docker import MODELS, image_for
+from flows.targets.docker import MODELS
 from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def render(deployment: Deployment) -> Rendered:
     """`<name>.compose.yaml` with the services `model` and `vllm`."""
-    image = image_for(deployment)
+    image = deployment.engine(deployment.images.docker_image)
     vllm: dict[str, Any] = {
         "image": image,
         "labels": {f"{LABEL}reference": deployment.hub},  # another model is another container of vLLM, too

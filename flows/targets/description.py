@@ -13,6 +13,7 @@ from containers.errors import BadInput
 from containers.oci.reference import Reference
 from flows.targets.model import ModelFacts, of_folder, of_reference
 from flows.targets.size import CPU, GIB, UTILIZATION, Sizing, choose
+from infra.settings import IMAGES, DeploySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ NAME_MAX: Final = 50  # KServe adds "-predictor" and more, and a DNS label has 6
 USER: Final = 1001  # of the modelcar; a reader of /proc/<pid>/root must be the same (ptrace(2), access mode check)
 SLOWEST: Final = 50_000_000  # bytes a second at which weights are expected to be there, at the very least
 PORT: Final = 8000
+CPU_IMAGE: Final = f"{IMAGES}/serve-cpu:latest"
 _STRIPPED: Final = ("modelcar-",)
 
 
@@ -63,6 +65,11 @@ class Deployment(Frozen):
     port: int = PORT
     listen: str = "127.0.0.1"
     arguments: tuple[str, ...] = ()
+    images: DeploySettings = Field(default=DeploySettings(), exclude=True)
+
+    def engine(self, on_gpu: str) -> str:
+        """The engine's image: the one asked for, or the target's own for GPUs, or Carwright's for the CPU."""
+        return self.image or (on_gpu if self.on_gpu else CPU_IMAGE)
 
     @property
     def on_gpu(self) -> bool:
@@ -158,11 +165,16 @@ def describe(
     assert pinned.digest is not None
     if pulled_from:
         pinned = Reference.parse(pulled_from).at(pinned.digest)
-    return build(model, pinned, wanted)
+    return build(model, pinned, wanted, settings.deploy)
 
 
-def build(model: ModelFacts, pinned: Reference, wanted: DeploymentRequest) -> Deployment:
-    """The description of a model whose image is `pinned`; raises BadInput when it does not fit the GPUs."""
+def build(
+    model: ModelFacts,
+    pinned: Reference,
+    wanted: DeploymentRequest,
+    images: DeploySettings = DeploySettings(),  # noqa: B008 - the defaults
+) -> Deployment:
+    """The description of a model whose image is `pinned`; `images` are the engines'. Raises BadInput when it does not fit the GPUs."""
     length = wanted.max_model_len or min(model.longest or 4096, 32768)
     sizing: Sizing | None = None
     gpus = 0
@@ -199,6 +211,7 @@ def build(model: ModelFacts, pinned: Reference, wanted: DeploymentRequest) -> De
         port=wanted.port,
         listen=wanted.listen,
         arguments=wanted.arguments,
+        images=images,
     )
     if gpus:
         # The weights pass through the page cache on their way, which counts against the limit and not the request.

@@ -13,7 +13,6 @@ from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
 from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
-from infra.settings import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,19 +21,12 @@ if TYPE_CHECKING:
     from flows.targets.description import Deployment
     from infra.settings import Settings
 
-IMAGE: Final = "docker.io/vllm/vllm-openai:latest"
-CPU_IMAGE: Final = f"{IMAGES}/serve-cpu:latest"
 MODELS: Final = "/proc/1/root/models"  # the modelcar is process 1 of the pid namespace that both share
-
-
-def image_for(deployment: Deployment, otherwise: str = IMAGE) -> str:
-    """The engine's image: as asked for, or the target's own for GPUs, or ours for the CPU."""
-    return deployment.image or (otherwise if deployment.on_gpu else CPU_IMAGE)
 
 
 def render(deployment: Deployment) -> Rendered:
     """A shell script of two `docker run` commands."""
-    image = image_for(deployment)
+    image = deployment.engine(deployment.images.docker_image)
     name, model = deployment.name, f"{deployment.name}-model"
     gpus = [("--gpus", str(deployment.gpus))] if deployment.on_gpu else []
     script = "#!/bin/sh\nset -eu\n\n# The model: files and `sleep`, nothing else.\n"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.serve_health import HEALTH_PATH, HEALTH_TIMEOUT, STARTUP_PERIOD, startup_tries
 from flows.targets.description import MODULE, Rendered, RenderedFile, unpinned
-from flows.targets.docker import CPU_IMAGE
 from flows.targets.size import GIB
 from flows.targets.target import DeploymentTarget, RolloutResult, Storage, TargetOptions
 from flows.targets.text import yaml
@@ -17,14 +16,13 @@ if TYPE_CHECKING:
     from flows.targets.description import Deployment
     from flows.targets.target import DeploymentAttempt
 
-IMAGE: Final = "quay.io/modh/vllm:rhoai-2.20-cuda"  # the reference card's
 PORT: Final = 8080  # KServe's own
 MODELS: Final = "/mnt/models"
 GPU: Final = "nvidia.com/gpu"
 
 
 def image_for(deployment: Deployment) -> str:
-    return deployment.image or (IMAGE if deployment.on_gpu else CPU_IMAGE)
+    return deployment.engine(deployment.images.kserve_image)
 
 
 def render(deployment: Deployment, mode: Storage = "oci", namespace: str = "") -> Rendered:

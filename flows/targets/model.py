@@ -89,6 +89,13 @@ def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Refere
     return read.model_copy(update={"raw": raw}), pinned
 
 
+def read_config(reference: str, settings: Settings) -> tuple[dict[str, Any], int]:
+    """The config.json of a modelcar, and the bytes of its weights, 0 where its manifest does not tell them."""
+    with open_repository(reference, settings) as repository:
+        _, manifest = image(repository, str(read_manifest(repository).digest))
+        return _configuration(read_model_file(repository, manifest, CONFIG), reference), weights(manifest).size
+
+
 def of_folder(folder: Path) -> ModelFacts:
     """Of a checkpoint, or of a folder with nothing but its config.json: the size is then computed from the shapes."""
     files = SourceFolder(folder)

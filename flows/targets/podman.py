@@ -19,7 +19,7 @@ from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import is_healthy
 from flows.targets.description import MODULE, Rendered, RenderedFile, command, pairs, unpinned
-from flows.targets.docker import CPU_IMAGE, confined
+from flows.targets.docker import confined
 from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from flows.targets.description import Deployment
 
-IMAGE: Final = "registry.access.redhat.com/rhaiis/rh-vllm-cuda:latest"  # the reference card's, which names no tag
 MOUNT: Final = "/modelcar"
 MODELS: Final = f"{MOUNT}/models"
 _VARIABLES: Final = ("CONTAINER", "STORAGE_", "REGISTRY_AUTH_FILE", "XDG_", "DBUS_")  # that podman is configured by
@@ -55,7 +54,7 @@ def render(deployment: Deployment) -> Rendered:
 
 def image_of(deployment: Deployment) -> str:
     """The engine's image by its full name."""
-    return deployment.image or (IMAGE if deployment.on_gpu else CPU_IMAGE)
+    return deployment.engine(deployment.images.podman_image)
 
 
 def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[str, ...]]:

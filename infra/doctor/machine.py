@@ -7,7 +7,6 @@ import platform
 import shutil
 import socket
 from importlib.metadata import PackageNotFoundError, metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from packaging.specifiers import SpecifierSet
@@ -15,6 +14,8 @@ from packaging.specifiers import SpecifierSet
 from containers.events import amount
 from containers.ports import LOOPBACK
 from infra.doctor.line import Line, ok, wrong
+from infra.memory import cgroup
+from infra.memory import memory as machine_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,6 @@ ROOM: Final = 8 * 10**9  # bytes that shipping the demo takes: environments, sto
 LEAST_ROOM: Final = 10**9  # bytes below which not even a database and logs are safe
 MEMORY: Final = 4 * GIB  # bytes: a quantization takes 2.6 GB, vLLM with the demo somewhat more (docs/measurements)
 LEAST_MEMORY: Final = GIB
-_CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def python() -> Line:
@@ -67,13 +67,8 @@ def disk(settings: Settings, *, room: int = ROOM, least: int = LEAST_ROOM) -> Li
 
 def memory(*, wanted: int = MEMORY, least: int = LEAST_MEMORY) -> Line:
     """What may still be used, also of a control group's limit; `wanted` and `least` are bytes."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    known = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
-    total, free = known["MemTotal"], known["MemAvailable"]
-    limit = _cgroup("memory.max")
-    if limit.isdigit() and int(limit) < total:
-        total = int(limit)
-        free = min(free, total - int(_cgroup("memory.current") or 0))
+    here = machine_memory()
+    free, total = here.free, here.total
     text = f"{amount(free, 'B')} of {amount(total, 'B')} are free"
     if free < wanted:
         remedy = "end other programs, or give steps to a larger machine (CARWRIGHT_PLACEMENT__QUANTIZE, __SERVE)"
@@ -85,7 +80,7 @@ def memory(*, wanted: int = MEMORY, least: int = LEAST_MEMORY) -> Line:
 def cores() -> Line:
     """Processors that this process may use, also by a control group's quota."""
     count = len(os.sched_getaffinity(0))
-    quota, _, period = _cgroup("cpu.max").partition(" ")
+    quota, _, period = cgroup("cpu.max").partition(" ")
     share = int(quota) / int(period) if quota.isdigit() and period.isdigit() else float(count)
     text = f"{count}" + (f", of which a limit leaves {share:.1f}" if share < count else "")
     if min(count, share) < 2:
@@ -114,11 +109,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _cgroup(file: str) -> str:
-    """A limit of this process's control group (cgroup v2, as a container sees it); empty without one."""
-    try:
-        return (_CGROUP / file).read_text().strip()
-    except OSError:
-        return ""

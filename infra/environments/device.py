@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from containers.errors import BadInput
+from containers.fingerprints import VLLM_DISTRIBUTIONS
+from containers.interpreter import versions
 from infra import accelerators
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from infra.settings import Settings
 
 Device = Literal["cpu", "cuda"]
@@ -24,8 +28,38 @@ def device(settings: Settings) -> Device:
     if not why:
         return "cuda"
     if settings.device == "cuda":
-        raise BadInput(f"the GPUs of this machine cannot be used: {why}", remedy="use its processors: --device cpu")
+        raise _refused(why)
     return "cpu"
+
+
+def check(settings: Settings, say: Callable[[str], None]) -> None:
+    """Say why GPUs that are here go unused, before any step begins; of no account for steps in containers.
+
+    Raises BadInput for a device that cannot be used: what `device` raises, and a vLLM for GPUs that is to use processors.
+    """
+    if settings.launcher != "process" or (settings.placement.quantize and settings.placement.serve):
+        return
+    own = settings.serve.python
+    if settings.device == "cpu" and own is not None and not settings.placement.serve:
+        name, version = next(iter(versions(own, VLLM_DISTRIBUTIONS).items()), ("", ""))
+        if name == "vllm" and "cpu" not in version.partition("+")[2]:
+            raise BadInput(
+                f"{own} has vllm {version}, which serves on GPUs alone",
+                remedy="unset CARWRIGHT_SERVE__PYTHON to serve with the locked CPU build, or leave out --device cpu",
+            )
+    if own is not None and settings.quantize.python is not None:
+        if settings.device == "cuda" and not accelerators.gpus():
+            raise _refused(unusable(()))
+        return  # whether its libraries run on these GPUs is not known here
+    if device(settings) == "cuda" or settings.device == "cpu":
+        return
+    found = accelerators.gpus()
+    if found or accelerators.cards():
+        say(f"the GPUs of this machine go unused, and its processors do the work: {unusable(found)}")
+
+
+def _refused(why: str) -> BadInput:
+    return BadInput(f"the GPUs of this machine cannot be used: {why}", remedy="use its processors: --device cpu")
 
 
 def unusable(found: tuple[accelerators.Gpu, ...]) -> str:

@@ -73,6 +73,13 @@ TARGETS: Final = (
         lock="containers/quantize/cuda/requirements.lock",
         gpu=True,
     ),
+    _step(
+        "serve-cuda",
+        "serve",
+        "vLLM on NVIDIA GPUs",
+        lock="containers/serve/cuda/requirements.lock",
+        gpu=True,
+    ),
     Target(
         "serve",
         "upstream's vLLM and the step that starts it",

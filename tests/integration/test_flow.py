@@ -21,7 +21,7 @@ from containers.contract import (
     ResolvedSource,
 )
 from containers.digest import Digest
-from containers.errors import StepFailed
+from containers.errors import BadInput, StepFailed
 from containers.store import FileEntry, Store
 from flows.local import embedded
 from flows.release.summary import NotPromoted
@@ -29,6 +29,7 @@ from flows.requests import fingerprint
 from flows.runners.docker.sweeper import flow_run_goes_on
 from flows.runtime import Runtime, location, use
 from infra.settings import Settings
+from tests.support.openai_server import Behaviour, openai_server
 from tests.support.played_steps import PlayedLauncher, PlayedServices
 from tests.support.prefect_api import logged_in, prefect_api
 
@@ -64,7 +65,7 @@ class Chain:
 
     def again(self) -> Chain:
         """The same store, with nothing asked yet."""
-        launcher, services = replace(self.launcher, asked=[], failures=[]), PlayedServices()
+        launcher, services = replace(self.launcher, asked=[], requests=[], failures=[]), PlayedServices()
         return Chain(replace(self.runtime, launcher=launcher, services=services), launcher, services)
 
 
@@ -84,6 +85,25 @@ def test_the_order_of_the_chain(chain: Chain) -> None:
     ]  # fmt: skip
     assert chain.services.served == ["", f"oci:x@{Digest.of(b'an image')}"]
     assert shipped.tags == ("0" * 12,)
+
+
+def test_models_that_somebody_else_serves_are_measured_where_they_are(chain: Chain) -> None:
+    """Nothing is started; each run measures anew, for what a server serves may change."""
+    with openai_server(Behaviour(version="0.32.0")) as before, openai_server(Behaviour(version="0.32.0")) as after:
+        chain.ship(baseline_endpoint=before, candidate_endpoint=f"{after}#toy")
+        measured = [one for one in chain.launcher.requests if one.parameters.get("action") == "measure"]
+        assert [(one.options["endpoint"], one.options["served_model_name"]) for one in measured] == [
+            (before, "toy"), (after, "toy"),
+        ]  # fmt: skip
+        assert measured[0].parameters["engine"] == f"vllm 0.32.0 at {before} in the run run"
+    assert chain.services.served == []
+    second = chain.again()
+    with openai_server(Behaviour(version="0.32.0")) as other, openai_server(Behaviour(version="0.31.0")) as older:
+        with pytest.raises(BadInput, match="measured by different servers"):
+            second.ship(baseline_endpoint=other, candidate_endpoint=older)
+        assert "download" not in second.launcher.asked
+        with pytest.raises(BadInput, match=r"the baseline by vLLM 0\.31\.0"):  # and the candidate by ours
+            second.ship(baseline_endpoint=older)
 
 
 def test_pure_steps_are_cached_and_effects_are_looked_at(chain: Chain) -> None:

@@ -39,6 +39,8 @@ FACTS = CardFacts(
               baseline=20.0, candidate=25.0, lower=4.0, upper=6.0, lower_is_better=True),
     ),
     commands=("lm_eval run --model local-completions --tasks mmlu_llama",),
+    podman_image="registry.example.com/rhaiis/vllm:3",
+    kserve_image="registry.example.com/rhoai/vllm:2",
 )  # fmt: skip
 
 

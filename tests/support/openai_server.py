@@ -42,6 +42,7 @@ class Behaviour:
     template: str = "<{role}>{content}"
     text: str = WORDS
     shift: float = 0.0
+    version: str = "toy 1"
     random: random.Random = field(default_factory=lambda: random.Random(7))
     paths: list[str] = field(default_factory=list)
     most_at_once: int = 0
@@ -106,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._send({})
         elif self.path == "/version":
-            self._send({"version": "toy 1"})
+            self._send({"version": what.version})
         elif self.path == "/v1/models":
             self._send({"data": [{"id": name, "max_model_len": what.context} for name in (what.model, *what.others)]})
         elif body.get("model") != what.model:

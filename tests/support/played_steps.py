@@ -24,6 +24,7 @@ class PlayedLauncher:
     decision: str = "pass"
     failures: list[StepFailed] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    requests: list[StepRequest] = field(default_factory=list)
 
     def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
         del request, on_event
@@ -32,6 +33,7 @@ class PlayedLauncher:
         del on_event
         name = str(request.parameters.get("action") or request.step)
         self.asked.append(name)
+        self.requests.append(request)
         if self.failures and name == self.failures[0].step:
             raise self.failures.pop(0)
         digest = Digest.of(b"an image")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,27 +10,13 @@ import pytest
 from containers.errors import BadInput
 from infra import accelerators
 from infra.environments import device
-from infra.settings import Settings
+from infra.settings import FlowServeSettings, PlacementSettings, QuantizeSettings, Settings
+from tests.support.environment_desk import Desk
+from tests.support.gpus import OLD_CARD, OLD_DRIVER, TWO, driver
+from tests.support.package_index import pin, wheel
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# As nvidia-smi 580 prints them, and as 535 did.
-TWO = """\
-0, GPU-1b2c, NVIDIA H100 80GB HBM3, 81559, 81079, 580.159.03, 9.0
-1, GPU-9f0e, NVIDIA H100 80GB HBM3, 81559, 12, 580.159.03, 9.0
-"""
-OLD_DRIVER = "0, GPU-1, NVIDIA L40S, 46068, 45000, 535.104.05, 8.9\n"
-OLD_CARD = "0, GPU-1, Tesla P100-PCIE-16GB, 16384, 16000, 580.65.06, 6.0\n"
-
-
-def driver(folder: Path, monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0) -> None:
-    """An nvidia-smi that prints this, first on the PATH."""
-    (folder / "said").write_text(output)
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\ncat '{folder}/said'\nexit {code}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def test_they_are_read_with_memory_driver_and_capability() -> None:
@@ -98,3 +84,63 @@ def test_what_the_locked_builds_do_not_run_on_is_one_clear_line(
     assert device.device(Settings()) == "cpu"
     with pytest.raises(BadInput, match=said):
         device.device(Settings(device="cuda"))
+
+
+def plugged_in(bus: Path, number: int, vendor: str, kind: str) -> None:
+    (bus / f"0000:0{number}:00.0").mkdir(parents=True)
+    (bus / f"0000:0{number}:00.0" / "vendor").write_text(f"{vendor}\n")
+    (bus / f"0000:0{number}:00.0" / "class").write_text(f"{kind}\n")
+
+
+def test_cards_are_seen_without_a_driver(tmp_path: Path) -> None:
+    """An H100 (3D controller) and a card with a display; not their audio devices, nor another maker's."""
+    for number, (vendor, kind) in enumerate(
+        [("0x10de", "0x030200"), ("0x10de", "0x030000"), ("0x10de", "0x040300"), ("0x1002", "0x030000")]
+    ):
+        plugged_in(tmp_path, number, vendor, kind)
+    assert accelerators.cards(tmp_path) == 2
+    assert accelerators.cards(tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [(OLD_DRIVER, "driver 535.104.05 is too old"), (OLD_CARD, "compute capability 6.0 is below"), (TWO, "")],
+)
+def test_a_machine_whose_gpus_go_unused_says_why_once(
+    listed: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(tmp_path, monkeypatch, listed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    lines: list[str] = []
+    device.check(Settings(), lines.append)
+    assert len(lines) == bool(said)
+    assert said in "".join(lines)
+    lines.clear()
+    device.check(Settings(device="cpu"), lines.append)  # as it was asked
+    device.check(Settings(launcher="docker"), lines.append)  # its containers have what the settings give them
+    device.check(Settings(placement=PlacementSettings(quantize="a/b", serve="a/b")), lines.append)
+    assert not lines
+
+
+def test_gpus_that_are_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(tmp_path, monkeypatch, OLD_DRIVER)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(BadInput, match="is too old for CUDA 13") as caught:
+        device.check(Settings(device="cuda"), print)
+    assert caught.value.exit_code == 2
+    # Libraries of the user's own may run on an older driver; without any GPU they cannot.
+    own = {"quantize": QuantizeSettings(python=sys.executable), "serve": FlowServeSettings(python=sys.executable)}
+    device.check(Settings(device="cuda", **own), print)
+    driver(tmp_path, monkeypatch, "")
+    with pytest.raises(BadInput, match="there is no NVIDIA driver"):
+        device.check(Settings(device="cuda", **own), print)
+
+
+def test_a_vllm_for_gpus_is_not_asked_to_use_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk.at(tmp_path, monkeypatch)
+    desk.lock.write_text(pin(wheel(desk.index, "vllm", "0.31.0")))
+    settings = Settings(device="cpu", serve=FlowServeSettings(python=desk.make().python))
+    with pytest.raises(BadInput, match=r"has vllm 0\.31\.0, which serves on GPUs alone"):
+        device.check(settings, print)
+    desk.lock.write_text(pin(wheel(desk.index, "vllm", "0.31.0+cpu")))
+    device.check(Settings(device="cpu", serve=FlowServeSettings(python=desk.make().python)), print)

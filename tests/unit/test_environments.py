@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +25,12 @@ from containers.contract import Step
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.process import run, start_time
 from infra.environments import environment, pip_configuration, pip_indexes, uv
-from infra.environments.environment import Environment, ensure, key, lock_of
+from infra.environments.environment import Environment, key, lock_of
 from infra.environments.pip_indexes import PipIndexes, build_tools, split
 from infra.environments.pip_output import PipOutput, failure
 from infra.images.locked import read_packages
 from infra.images.wheels import Wheelhouse
+from tests.support.environment_desk import Desk
 from tests.support.package_index import Index, build_tool, pin, serving, source, wheel
 
 if TYPE_CHECKING:
@@ -39,45 +39,9 @@ if TYPE_CHECKING:
     from containers.events import Event
 
 
-@dataclass
-class Desk:
-    """A cache, an index in a folder, a lock, and what was said."""
-
-    folder: Path
-    said: list[Event] = field(default_factory=list)
-
-    @property
-    def index(self) -> Path:
-        return self.folder / "index"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / "requirements.lock"
-
-    @property
-    def envs(self) -> Path:
-        return self.folder / "cache" / "envs"
-
-    def make(self, **more: object) -> Environment:
-        return ensure("paint", self.lock, self.folder / "cache", on_event=self.said.append, **more)  # type: ignore[arg-type]
-
-    def built(self) -> int:
-        return sum(event.message.startswith("making the environment") for event in self.said)
-
-
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    for name in list(os.environ):
-        if name.startswith("PIP_"):
-            monkeypatch.delenv(name)
-    desk = Desk(tmp_path)
-    desk.lock.write_text(pin(wheel(desk.index)))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
-    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(desk.index))
-    return desk
+    return Desk.at(tmp_path, monkeypatch)
 
 
 @pytest.fixture(params=["uv", "pip"])

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import pytest
 
+from containers.contract import ServeParameters
 from containers.fingerprints import locked_vllm
 from flows.requests import inference_server
 from infra.settings import DockerSettings, FlowServeSettings, KubernetesSettings, PlacementSettings, Settings
+from tests.support.environment_desk import Desk
+from tests.support.gpus import OLD_DRIVER, TWO, driver
+from tests.support.package_index import pin, wheel
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UPSTREAM = FlowServeSettings(gpu_image="serve")
 IMAGES = "registry.example.com/carwright/{target}:0.23.0"
 
 
@@ -17,13 +28,30 @@ IMAGES = "registry.example.com/carwright/{target}:0.23.0"
         (Settings(), locked_vllm()),
         (Settings(launcher="docker", resources={"quantize": {"gpus": 1}}), locked_vllm()),
         (Settings(resources={"serve": {"gpus": 1}}), locked_vllm()),  # the launcher is not docker
+        (Settings(launcher="docker", resources={"serve": {"gpus": -1}}), locked_vllm(cuda=True)),
         (
-            Settings(launcher="docker", resources={"serve": {"gpus": -1}}, docker=DockerSettings(image=IMAGES)),
+            Settings(
+                launcher="docker",
+                resources={"serve": {"gpus": -1}},
+                docker=DockerSettings(image=IMAGES),
+                serve=UPSTREAM,
+            ),
             "vllm of registry.example.com/carwright/serve:0.23.0",
         ),
         (
             Settings(
-                launcher="kubernetes", resources={"all": {"gpus": 1}}, kubernetes=KubernetesSettings(image=IMAGES)
+                launcher="docker",
+                resources={"serve": {"gpus": -1}},
+                docker=DockerSettings(image=IMAGES, gpu_kind="rocm"),
+            ),
+            "vllm of registry.example.com/carwright/serve:0.23.0",
+        ),
+        (
+            Settings(
+                launcher="kubernetes",
+                resources={"all": {"gpus": 1}},
+                kubernetes=KubernetesSettings(image=IMAGES),
+                serve=UPSTREAM,
             ),
             "vllm of registry.example.com/carwright/serve:0.23.0",
         ),
@@ -33,3 +61,32 @@ IMAGES = "registry.example.com/carwright/{target}:0.23.0"
 )
 def test_a_gpus_measurements_are_not_a_cpus(settings: Settings, server: str) -> None:
     assert inference_server(settings) == server
+
+
+def test_without_containers_the_device_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver(tmp_path, monkeypatch, TWO)
+    assert inference_server(Settings()) == locked_vllm(cuda=True)
+    assert inference_server(Settings(device="cpu")) == locked_vllm()
+    assert locked_vllm() != locked_vllm(cuda=True)
+    driver(tmp_path, monkeypatch, OLD_DRIVER)
+    assert inference_server(Settings()) == locked_vllm()
+
+
+def test_a_vllm_of_the_users_own_names_what_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its true version, which no setting says."""
+    desk = Desk.at(tmp_path, monkeypatch)
+    desk.lock.write_text(pin(wheel(desk.index, "vllm", "0.31.0+cu130")))
+    own = Settings(serve=FlowServeSettings(python=desk.make().python))
+    assert inference_server(own) == "vllm 0.31.0+cu130"
+    none = Settings(serve=FlowServeSettings(python=sys.executable))
+    assert inference_server(none) == "vllm of unknown version"
+
+
+def test_what_changes_answers_is_part_of_the_name() -> None:
+    """Other arguments, and layers spread over groups of GPUs; the tensor parallel size has a field of its own."""
+    settings = Settings(serve=FlowServeSettings(engine="vllm 0.32.0"))
+    plain = ServeParameters(served_model_name="m", tensor_parallel_size=2, gpu_memory_utilization=0.95)
+    assert inference_server(settings, plain) == "vllm 0.32.0"
+    more = plain.model_copy(update={"pipeline_parallel_size": 2, "arguments": ("--kv-cache-dtype=fp8", "--seed=1")})
+    assert inference_server(settings, more) == "vllm 0.32.0 --pipeline-parallel-size=2 --kv-cache-dtype=fp8 --seed=1"

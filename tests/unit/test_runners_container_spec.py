@@ -17,7 +17,7 @@ from flows.runners.docker.container_spec import environment, labels, payload, st
 from flows.runners.docker.launcher import check_addresses, image_of
 from infra.container_engine.failures import refusal, translated_errors
 from infra.container_engine.ownership import is_alive, owner
-from infra.settings import Settings
+from infra.settings import FlowServeSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,13 +117,24 @@ def test_limits_are_by_step() -> None:
     [
         (Step.PUSH, {}, "localhost/carwright/push:latest"),
         (Step.SERVE, {}, "localhost/carwright/serve-cpu:latest"),
-        (Step.SERVE, {"serve": {"gpus": 2}}, "localhost/carwright/serve:latest"),
+        (Step.SERVE, {"serve": {"gpus": 2}}, "localhost/carwright/serve-cuda:latest"),
         (Step.QUANTIZE, {"all": {"gpus": -1}}, "localhost/carwright/quantize-cuda:latest"),
         (Step.QUANTIZE, {"all": {"gpus": 1}, "quantize": {"gpus": 0}}, "localhost/carwright/quantize:latest"),
     ],
 )
 def test_the_image_of_a_step(step: Step, resources: dict[str, dict[str, float]], image: str) -> None:
     assert image_of(settings(resources), step) == image
+
+
+def test_upstreams_image_serves_on_gpus_where_it_is_asked_for_or_the_only_one() -> None:
+    given = settings({"serve": {"gpus": 1}})
+    upstream = given.model_copy(update={"serve": FlowServeSettings(gpu_image="serve")})
+    assert image_of(upstream, Step.SERVE) == "localhost/carwright/serve:latest"
+    rocm = given.model_copy(
+        update={"launcher": "docker", "docker": given.docker.model_copy(update={"gpu_kind": "rocm"})}
+    )
+    assert image_of(rocm, Step.SERVE) == "localhost/carwright/serve:latest"
+    assert image_of(upstream, Step.PUSH) == "localhost/carwright/push:latest"
 
 
 def test_labels_name_the_run_and_the_flow_run_where_there_is_one() -> None:

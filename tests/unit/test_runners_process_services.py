@@ -49,6 +49,11 @@ while "loading" not in open(os.path.join(os.path.dirname(result), "{LOG}")).read
 values = {{"url": f"http://127.0.0.1:{{server.server_port}}/v1", "served_model_name": "m", "engine": "test"}}
 open(result + ".part", "w").write(json.dumps({{"step": "serve", "values": values}}))
 os.rename(result + ".part", result)
+if request["parameters"]["served_model_name"] == "dies":
+    while not os.path.exists(result + ".die"):
+        time.sleep(0.01)
+    print(json.dumps({{"event": "error", "message": "CUDA out of memory", "remedy": "less", "exit_code": 75}}), file=sys.stderr)
+    sys.exit(75)
 time.sleep(60)
 """
 
@@ -163,3 +168,24 @@ def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypa
     os.utime(path, (0, 0))
     until(lambda: path.stat().st_mtime > 0, "the lease is renewed")
     lease.end()
+
+
+def test_a_service_that_ends_by_itself_says_why(services: ProcessServices) -> None:
+    lease = services.start(_request("dies"), lambda _: None)
+    assert (lease.serves, lease.why_ended()) == (True, None)
+    for result in (services.settings.home / "runs" / "r").glob("serve-*/result.json"):  # one of them is of what fetched
+        result.with_name("result.json.die").touch()
+    until(lambda: not lease.serves, "the service has ended")
+    error = lease.why_ended()
+    assert isinstance(error, StepFailed)
+    assert (error.message, error.exit_code, error.temporary) == ("CUDA out of memory", 75, True)
+    assert LOG in error.remedy
+    lease.end()
+
+
+def test_one_that_another_run_started_and_that_is_killed_says_nothing(services: ProcessServices) -> None:
+    first = services.start(_request(), lambda _: None)
+    second = services.start(_request(), lambda _: None)
+    first.end()
+    assert second.why_ended() is None
+    second.end()

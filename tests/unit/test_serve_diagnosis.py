@@ -20,6 +20,13 @@ _CASES = {
     "port_taken": (BadInput, "port"),
     "kv_cache_too_small": (BadInput, "KV cache is too small"),
     "not_enough_memory": (Temporary, "19.91/23.54 GiB"),
+    "argument_unknown": (
+        BadInput,
+        "does not take an argument as it was given: unrecognized arguments: --no-such-argument=1",
+    ),
+    "argument_no_choice": (BadInput, "argument --kv-cache-dtype: invalid choice: 'nonsense' (choose from"),
+    "argument_no_number": (BadInput, "argument --seed: invalid int value: 'abc'"),
+    "argument_of_a_flag": (BadInput, "argument --enforce-eager/--no-enforce-eager: ignored explicit argument '1'"),
     "engine_killed": (Temporary, "was killed without an error message"),
 }
 

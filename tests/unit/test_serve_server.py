@@ -220,3 +220,32 @@ def test_the_plugin_s_word_is_heard() -> None:
         with server.child() as child:
             server.wait_ready(child)
         assert server.emulates
+
+
+GIB = 1 << 30
+WEIGHTS_0_30 = (
+    "(EngineCore pid=1656) INFO 11-27 14:38:32 [model_runner.py:319] Model loading took 0.26 GiB and 1.704747 seconds"
+)
+WEIGHTS_0_32 = "(EngineCore pid=2153) INFO 11-27 14:40:06 [gpu_model_runner.py:5187] Model loading took 0.15 GiB memory and 1.165206 seconds"
+CACHE = "(EngineCore pid=2153) INFO 11-27 14:40:47 [kv_cache_utils.py:1744] GPU KV cache size: 3,329,952 tokens"
+
+
+@pytest.mark.parametrize(
+    ("lines", "facts"),
+    [
+        ([], None),
+        ([WEIGHTS_0_30], (int(0.26 * GIB), 0)),
+        ([WEIGHTS_0_32, CACHE], (int(0.15 * GIB), 3_329_952)),
+        # Of several GPUs: the heaviest part, and the cache that holds for all.
+        ([WEIGHTS_0_32, WEIGHTS_0_30, CACHE, CACHE.replace("3,329,952", "3,000")], (int(0.26 * GIB), 3000)),
+        ([CACHE, CACHE.replace("3,329,952", "4,000,000")], (0, 3_329_952)),
+    ],
+)
+def test_what_vllm_says_of_itself_while_it_starts(lines: list[str], facts: tuple[int, int] | None) -> None:
+    with claimed(0) as port:
+        server = _server(f"print({chr(10).join(lines)!r}, flush=True)\n{_HEALTHY}", port, ready_timeout=60)
+        with server.child() as child:
+            server.wait_ready(child)
+        found = server.start_facts(12.34)
+    assert facts == (None if found is None else (found.weights_per_gpu, found.cache_tokens))
+    assert found is None or found.seconds == 12.3

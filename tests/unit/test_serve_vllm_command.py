@@ -58,6 +58,39 @@ def test_a_gpu_keeps_its_compiler_and_its_prefix_cache() -> None:
     assert "--port" not in argv
 
 
+def test_arguments_on_gpus() -> None:
+    """All that a plan says, then what the user says, so that nothing of ours comes behind it."""
+    parameters = _PARAMETERS.model_copy(
+        update={
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 2,
+            "gpu_memory_utilization": 0.95,
+            "arguments": ("--kv-cache-dtype=fp8", "--enforce-eager"),
+        }
+    )
+    assert command(_GPU, parameters, Path("/models/x"), Path("/sockets/s"), python=Path("/own/python")) == [
+        *("/own/python", "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", "/models/x", "--served-model-name", "demo"),
+        *("--uds", "/sockets/s"),
+        *("--max-model-len", "512", "--dtype", "bfloat16", "--tensor-parallel-size", "2"),
+        *("--pipeline-parallel-size", "2", "--gpu-memory-utilization", "0.95"),
+        *("--max-logprobs", "20", "--disable-uvicorn-access-log", "--disable-log-stats"),
+        *("--kv-cache-dtype=fp8", "--enforce-eager"),
+    ]
+    plain = command(_GPU, _PARAMETERS, Path("/models/x"), 8123)
+    assert not {"--pipeline-parallel-size", "--gpu-memory-utilization"} & set(plain)
+    assert "--gpu-memory-utilization" not in command(_CPU, parameters, Path("/models/x"), 8123)
+
+
+def test_a_server_sees_the_gpus_of_its_plan(tmp_path: Path) -> None:
+    """Counted as nvidia-smi counts them; without a plan, vLLM takes what its machine says."""
+    chosen = environment(_GPU, _PARAMETERS, _settings(tmp_path), devices=("2", "3"))
+    assert (chosen["CUDA_VISIBLE_DEVICES"], chosen["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")
+    left = environment(_GPU, _PARAMETERS, _settings(tmp_path))
+    assert left.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+    assert "CUDA_VISIBLE_DEVICES" not in environment(_CPU, _PARAMETERS, _settings(tmp_path), devices=("0",))
+
+
 def test_a_model_split_over_memory_nodes_keeps_vllm_s_own_processes(tmp_path: Path) -> None:
     parameters = _PARAMETERS.model_copy(update={"tensor_parallel_size": 2})
     assert "uni" not in command(_CPU, parameters, Path("/models/x"), Path("/run/s"))

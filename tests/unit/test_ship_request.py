@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from flows.cli.ship import ship, takes_options_of
+from flows.cli.options import takes_options_of
+from flows.cli.ship import ship
 from flows.quantize_and_ship import quantize_and_ship
 from flows.ship_request import CommandLine, ShipOptions, ShipRequest, command_line, fields, takes_fields_of
 from flows.watching.models import WatchedModel
@@ -87,7 +88,7 @@ def test_a_new_field_is_a_parameter_of_the_flow() -> None:
 def test_the_flow_and_the_command_line_have_exactly_the_fields() -> None:
     names = ShipRequest.model_fields.keys()
     assert inspect.signature(quantize_and_ship.fn).parameters.keys() == names
-    options = inspect.signature(ship).parameters.keys() - {"profile", "json_", "verbose"}
+    options = inspect.signature(ship).parameters.keys() - {"profile", "device", "json_", "verbose"}
     assert options == names - WITHOUT_OPTION
     assert {name for name, field in fields(ShipRequest).items() if command_line(field).hidden} == WITHOUT_OPTION
 

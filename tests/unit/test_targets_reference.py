@@ -53,6 +53,8 @@ CARD = {
 OTHERWISE = {
     # `python` is not in every image of vLLM; `python3` is.
     "spec.containers.0.command": ["python3", "-m", "vllm.entrypoints.openai.api_server"],
+    # The card's image is of 2025; this one is of the current OpenShift AI, and a setting.
+    "spec.containers.0.image": "registry.redhat.io/rhoai/odh-vllm-cuda-rhel9:v2.25.9",
     # The service names its runtime: no other model on the cluster may be given this one.
     "spec.supportedModelFormats.0.autoSelect": False,
 }
@@ -104,7 +106,7 @@ def test_podman_as_the_card_says() -> None:
         f"type=image,source=registry.example.com/models/modelcar-{NAME}@{DIGEST},destination=/modelcar"
     )
     assert "HF_HUB_OFFLINE=1" in command  # the model is in the image; the card downloads it
-    image = command.index(next(word for word in command if "rh-vllm-cuda" in word))
+    image = command.index(next(word for word in command if "/rhaiis/vllm-cuda-rhel9:" in word))
     served = command[image + 1 :]
     assert served[0] == "--model=/modelcar/models"
     assert {"--tensor-parallel-size=8", "--max-model-len=32768", "--port=8000"} <= set(served)

@@ -20,6 +20,7 @@ from flows.targets import TARGETS, compose, kserve, pod, rhel_ai
 from flows.targets.description import DeploymentRequest, build, name_of
 from flows.targets.model import of_folder
 from flows.targets.target import TargetOptions
+from infra.settings import DeploySettings
 from tests.support.deployments import DEMO, GOLDEN, demo_deployment, large_deployment, render, rendered
 
 KUBERNETES = "1.33"  # the first with image volumes by default
@@ -149,6 +150,33 @@ def test_a_second_engine_has_a_runtime_of_its_own() -> None:
         kserve.objects(demo_deployment(image=image))[0] for image in ("a.example.com/e:1", "a.example.com/e:2")
     )
     assert one["metadata"]["name"] != other["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("target", "setting"),
+    [
+        ("docker", "docker_image"),
+        ("compose", "docker_image"),
+        ("podman", "podman_image"),
+        ("kserve", "kserve_image"),
+        ("pod", "kserve_image"),
+    ],
+)
+def test_the_engines_image_is_a_setting(target: str, setting: str) -> None:
+    """For GPUs alone; what the command line says counts for more."""
+    images = DeploySettings(**{setting: "registry.example.com/engines/vllm:9"})
+    reference = Reference.parse(f"{DEMO}@sha256:{'1' * 64}")
+
+    def texts(**wanted: Any) -> str:
+        described = build(of_folder(GOLDEN / "demo"), reference, DeploymentRequest(**wanted), images)
+        return "".join(render(target, described).values())
+
+    assert "registry.example.com/engines/vllm:9" in texts(gpu="H100")
+    assert "registry.example.com" in texts(gpu="cpu")  # the model's own
+    assert "engines/vllm" not in texts(gpu="cpu")
+    said = texts(gpu="H100", image="registry.example.com/other:1")
+    assert "registry.example.com/other:1" in said
+    assert "engines/vllm" not in said
 
 
 @BOTH

@@ -86,6 +86,7 @@ class Follower:
     def __init__(self, container: Container, output: StepOutput, log: Path) -> None:
         self.container = container
         self.output = output
+        self.log = log
         self._thread = threading.Thread(target=self._read, args=(container.lines(), log), daemon=True)
         self._thread.start()
         self._said = time.monotonic()
@@ -132,7 +133,7 @@ class Follower:
 
 def image_of(settings: Settings, step: Step) -> str:
     """The image of a step on this container engine."""
-    return image_name(settings.docker.image, step, settings.resources.of(step).gpus)
+    return image_name(settings.docker.image, step, settings)
 
 
 def ensure_images(settings: Settings, on_event: OnEvent) -> None:

@@ -62,6 +62,8 @@ class DockerLease:
     _settings: Settings
     _container: Container
     _renewal: Renewal | None = None
+    _spec: Spec | None = None
+    _follower: Follower | None = None
 
     @property
     def serves(self) -> bool:
@@ -70,6 +72,15 @@ class DockerLease:
                 return any(one.id == self._container.id and one.state().running for one in _servers(engine))
         except Temporary:
             return True  # an engine that is away for a moment says nothing about the server
+
+    def why_ended(self) -> Error | None:
+        if self._spec is None or self._follower is None:
+            return None
+        with connect(self._settings.docker) as engine:
+            state = replace(self._container, api=engine.api).state()
+        if state.running:
+            return None
+        return ended_badly(Step.SERVE, state, self._spec, self._follower.output, f"its log is {self._follower.log}")
 
     def end(self) -> None:
         if self._renewal is not None:
@@ -163,7 +174,15 @@ class DockerServices:
         except BaseException:
             renewal.stop()
             raise
-        return DockerLease(endpoint, found=False, _settings=self.settings, _container=container, _renewal=renewal)
+        return DockerLease(
+            endpoint,
+            found=False,
+            _settings=self.settings,
+            _container=container,
+            _renewal=renewal,
+            _spec=spec,
+            _follower=follower,
+        )
 
     def _fetch(
         self, engine: ContainerEngine, request: StepRequest, server: Container, log: Path, on_event: OnEvent

@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Endpoint, ServeOptions
+from containers.contract import Endpoint, ServeOptions, Step
 from containers.errors import Error
 from containers.fingerprints import fingerprint_inputs
 from containers.labels import KUBERNETES_LABEL
@@ -18,6 +18,7 @@ from containers.serve_health import is_healthy
 from containers.step import parse_result_line
 from flows.runners.kubernetes import manifests
 from flows.runners.kubernetes.launcher import JobWatch
+from flows.runners.step_protocol import last_error
 from infra.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ class KubernetesLease:
     @property
     def serves(self) -> bool:
         return is_healthy(self.endpoint.url)
+
+    def why_ended(self) -> Error | None:
+        with Cluster.open(self._settings) as cluster:
+            for pod in cluster.list("Pod", {"job-name": self._job}):
+                name = pod["metadata"]["name"]
+                with contextlib.suppress(Error):
+                    lines = cluster.log(name, manifests.CONTAINER)
+                    if (said := last_error(Step.SERVE, lines, f"its log is that of the pod {name}")) is not None:
+                        return said
+        return None
 
     def end(self) -> None:
         if not self._stays:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from containers import private
-from containers.contract import Endpoint, ServeOptions, StepRequest
+from containers.contract import Endpoint, ServeOptions, Step, StepRequest
 from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
@@ -21,13 +21,14 @@ from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, run_in, step_command, step_environment, where
 from flows.runners.service import stage
-from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
+from flows.runners.step_protocol import LOG, RESULT, StepOutput, last_error, read_result
 from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from containers.errors import Error
     from containers.events import OnEvent
     from infra.settings import Settings
 
@@ -66,10 +67,17 @@ class ProcessLease:
     _lease: Path
     _renewal: Renewal
     _port: socket.socket | None
+    _folder: Path | None = None  # of the step, where this process has started it
 
     @property
     def serves(self) -> bool:
         return self._state.runs
+
+    def why_ended(self) -> Error | None:
+        if self.serves or self._folder is None:
+            return None
+        lines = (self._folder / LOG).read_text(errors="replace").splitlines()
+        return last_error(Step.SERVE, lines, where(self._folder))
 
     def end(self) -> None:
         self._renewal.stop()
@@ -147,7 +155,7 @@ class ProcessServices:
             raise
         state = state.model_copy(update={"endpoint": endpoint})
         _write(path, state)
-        return ProcessLease(endpoint, False, path, state, lease, renewal, _hold(endpoint))
+        return ProcessLease(endpoint, False, path, state, lease, renewal, _hold(endpoint), folder)
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
         stopped = []

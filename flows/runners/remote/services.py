@@ -42,6 +42,13 @@ class PlacedLease:
         except Error:
             return False
 
+    def why_ended(self) -> Error | None:
+        try:
+            self._child.poll()
+        except Error as error:
+            return error
+        return None
+
     def end(self) -> None:
         self._child.end()
 
@@ -62,6 +69,9 @@ class _KeptLease:
     @property
     def serves(self) -> bool:
         return is_healthy(self.endpoint.url)
+
+    def why_ended(self) -> Error | None:
+        return None
 
     def end(self) -> None:
         """Nothing: who kept it decides."""

@@ -31,7 +31,7 @@ docker run --detach --name llama-3-3-70b-instruct-fp8-dynamic \
   --env VLLM_NO_USAGE_STATS=1 \
   --env DO_NOT_TRACK=1 \
   --entrypoint python3 \
-  docker.io/vllm/vllm-openai:latest \
+  docker.io/vllm/vllm-openai:v0.30.0@sha256:8a69ffad015f138d7170c4ddc429e230a3bc1c1719f67e14324749df200a4b90 \
   -m vllm.entrypoints.openai.api_server \
   --model=/proc/1/root/models \
   --served-model-name=llama-3-3-70b-instruct-fp8-dynamic \

@@ -28,7 +28,7 @@ podman run --rm \
   --env VLLM_NO_USAGE_STATS=1 \
   --env DO_NOT_TRACK=1 \
   --entrypoint '["python3", "-m", "vllm.entrypoints.openai.api_server"]' \
-  registry.access.redhat.com/rhaiis/rh-vllm-cuda:latest \
+  registry.redhat.io/rhaiis/vllm-cuda-rhel9:3.3.0 \
   --model=/modelcar/models \
   --served-model-name=llama-3-3-70b-instruct-fp8-dynamic \
   --port=8000 \
