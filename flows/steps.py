@@ -142,12 +142,14 @@ def _run(what: Task[..., Any], request: StepRequest, name: str, label: str, afte
 class Steps:
     """The steps of one run, to be called inside its flow; `timeline` has the result and duration of each.
 
-    With `force` no cached result is used. `after` are the steps that a step waits for.
+    With `force` no cached result is used. `after` are the steps that a step waits for. `artifacts` are those that steps made
+    or found.
     """
 
     runtime: Runtime
     force: bool = False
     timeline: Timeline = field(default_factory=Timeline)
+    artifacts: list[ArtifactRef] = field(default_factory=list)
 
     @property
     def requests(self) -> Requests:
@@ -346,6 +348,7 @@ class Steps:
         """Give the image its tag and attach the verdict's report, the card and the provenance."""
         options = PushOptions(override=release.request.override_gate, gate_profile=release.request.gate_profile)
         documents = release.write_documents(self.runtime.store)
+        self.artifacts.append(documents)
         request = self.requests.promote(release.image.reference, verdict, documents, (release.tag,), options)
         done = _run(effect_step, request, "promote", f"promote {release.image.digest.short} to {release.tag}", after)
         promoted = PromotedImage.read(done.result.values)
@@ -361,7 +364,10 @@ class Steps:
         held = self.runtime.store.find(kind, fingerprint(request))
         done = _run(pure_step, request, name, label, after, refresh_cache=self.force or held is None)
         if done.cached and held is not None and held.ref not in done.result.outputs.values():
-            return _run(pure_step, request, name, label, after, refresh_cache=True)
+            done = _run(pure_step, request, name, label, after, refresh_cache=True)
+        for ref in done.result.outputs.values():
+            self.runtime.store.load(ref)  # the run counts on it until its end, and no sweep takes it
+            self.artifacts.append(ref)
         return done
 
     def _add(self, name: str, done: Done, what: str, seconds: float | None = None) -> None:

@@ -1,10 +1,11 @@
 """Makes the secrets of a site once, as files named like the settings that read them.
 
-    python -m infra.credentials FOLDER [--login FOLDER] [--owner UID[:GID]] [--from GIVEN]
+    python -m infra.credentials FOLDER [--login FOLDER] [--database FOLDER] [--owner UID[:GID]] [--from GIVEN]
 
 The key pair of the object store, CARWRIGHT_STORE__ACCESS_KEY_ID and CARWRIGHT_STORE__SECRET_ACCESS_KEY, and in a folder of
 its own the login of the Prefect API, PREFECT_API_AUTH_STRING: the store has no use for the login, nor the Prefect server for
-the keys. All are readable by their owner only. Existing secrets are kept, because data and clients outlive a restart.
+the keys. `--database` is for the password of Prefect's PostgreSQL, PREFECT_SERVER_DATABASE_PASSWORD. All are readable by
+their owner only. Existing secrets are kept, because data and clients outlive a restart.
 infra/compose.yaml runs this before anything else, in volumes that those who need them read; so no secret is in git, in an
 environment or on a command line. With `--from` nothing is generated: the files of that folder are copied (a GPU host gets
 the keys of a store and the login of a server elsewhere).
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 KEY_ID: Final = "CARWRIGHT_STORE__ACCESS_KEY_ID"
 SECRET: Final = "CARWRIGHT_STORE__SECRET_ACCESS_KEY"  # noqa: S105 - a file's name
 LOGIN: Final = "PREFECT_API_AUTH_STRING"
+DATABASE: Final = "PREFECT_SERVER_DATABASE_PASSWORD"
 _PREFECT: Final = "PREFECT_"
 
 
@@ -48,6 +50,11 @@ def ensure(folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
 def ensure_login(folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
     """The same for the login."""
     return _ensure(folder, {LOGIN: new_login}, owner)
+
+
+def ensure_database(folder: Path, owner: tuple[int, int] | None = None) -> list[str]:
+    """The same for the password of the database."""
+    return _ensure(folder, {DATABASE: lambda: secrets.token_urlsafe(32)}, owner)
 
 
 def _ensure(folder: Path, kinds: Mapping[str, Callable[[], str]], owner: tuple[int, int] | None) -> list[str]:
@@ -93,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.credentials", description="Create the secrets of a site.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--login", type=Path, metavar="FOLDER", help="folder for the login of the Prefect API")
+    parser.add_argument("--database", type=Path, metavar="FOLDER", help="folder for the password of Prefect's database")
     parser.add_argument("--owner", default="", metavar="UID[:GID]", help="owner of the files; only root may set it")
     parser.add_argument("--from", type=Path, dest="given", help="folder with existing secrets to copy")
     arguments = parser.parse_args()
@@ -105,6 +113,8 @@ def main() -> None:
         made = ensure(arguments.folder, owner)
         if arguments.login is not None:
             made += ensure_login(arguments.login, owner)
+        if arguments.database is not None:
+            made += ensure_database(arguments.database, owner)
         print(f"created {', '.join(made)}" if made else "the keys exist already", flush=True)
 
 

@@ -309,7 +309,7 @@ class Settings(StepSettings):
     deploy: DeploySettings = DeploySettings()
     overlap_gb: Annotated[float, Field(ge=0)] = Field(
         default=4.0,
-        description="size in GB from which a checkpoint is quantized while it downloads",
+        description="size in GB from which a checkpoint is quantized while it downloads, and pushed while it is quantized",
     )
     pip_extra_index_url: SecretStr | None = Field(
         default=None,

@@ -24,7 +24,8 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     parameters = ServeParameters.read(request.parameters)
     options = ServeOptions.read(request.options)
     if options.stage == "fetch":
-        return fetch(parameters, request, context)
+        check = parameters.action == "check"  # which needs nothing of a model
+        return StepResult(step=Step.SERVE) if check else fetch(parameters, request, context)
     python = context.settings.serve.python
     vllm = vllm_command.installed(python)
     if parameters.action == "check":

@@ -30,7 +30,7 @@ def check_arguments(
     """Raises BadInput for arguments that it does not take, and for one after which it serves nothing (--help)."""
     context.report.log(f"asking {vllm} whether it takes {' '.join(parameters.arguments)}")
     with tempfile.TemporaryDirectory(dir=context.scratch) as empty:
-        argv = vllm_command.command(vllm, parameters, Path(empty), Path(empty, vllm_command.SOCKET), python=python)
+        argv = vllm_command.command(vllm, parameters, Path(empty), Path(empty, "socket"), python=python)
         done = run(
             argv, env=vllm_command.environment(vllm, parameters, context.settings), check=False, timeout=_TIMEOUT
         )

@@ -6,12 +6,11 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from containers.errors import BadInput, DiskFull, Temporary
@@ -20,38 +19,48 @@ from containers.store.failures import code, is_missing, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from containers.contract import StoreLocation
     from containers.settings import StoreSettings
 
 CONNECTIONS: Final = 16
 SMALL: Final = 256 << 20  # bytes of an object that is read into memory whole
+_SETTLE: Final = 6.0  # the embedded server's --dir-cache-time (infra/objectstore.py), and a second
 
 # `standard` retries (botocore's guide, "Retries"): transient faults, throttling and 5xx, exponential backoff with
 # jitter. A part that waits for its turn in rclone can take more than botocore's default of 60 s, and a part sent
 # twice costs more than waiting. Payloads are not signed: botocore would read every part once more to hash it, and
 # what is stored is checked against its digest on every read anyway. Checksum trailers, on by default since boto3
 # 1.36, are refused by many S3 servers.
-_CONFIG: Final = Config(
-    signature_version="s3v4",
-    retries={"mode": "standard", "total_max_attempts": 4},
-    connect_timeout=10,
-    read_timeout=300,
-    max_pool_connections=CONNECTIONS,
-    request_checksum_calculation="when_required",
-    response_checksum_validation="when_required",
-    s3={"payload_signing_enabled": False},
-)
+_CONFIG: Final[dict[str, Any]] = {
+    "signature_version": "s3v4",
+    "retries": {"mode": "standard", "total_max_attempts": 4},
+    "connect_timeout": 10,
+    "read_timeout": 300,
+    "max_pool_connections": CONNECTIONS,
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One key of a listing; `size` in bytes, `modified` with a time zone."""
+    """One key of a listing; `size` in bytes, `modified` with a time zone. `shared`: its bytes are a file of somebody else's."""
 
     key: str
     size: int
     modified: datetime
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One key as a look finds it: `size` in bytes, and `age` by the store's own clock, None where it does not tell it."""
+
+    size: int
+    modified: datetime
+    age: timedelta | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Bucket:
         prefix = location.prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint, self._settings = location.endpoint, settings
+        # Seconds after which everybody sees a write: a server in front of a folder shows late what was written to the folder.
+        self.settle = 0.0 if self._folder is None else _SETTLE
 
     @cached_property
     def _s3(self) -> Any:
@@ -96,17 +107,19 @@ class Bucket:
             ) from error
 
     def _new_client(self, endpoint: str | None, settings: StoreSettings) -> Any:
+        import boto3  # slow to load, and not needed where the store is a folder here
+        from botocore.config import Config
+
         key, secret = settings.access_key_id, settings.secret_access_key
+        # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
+        addressing = {"addressing_style": "path"} if self._own_endpoint else {}
         return boto3.client(
             "s3",
             endpoint_url=endpoint,
             region_name=self._region,
             aws_access_key_id=key.get_secret_value() if key else None,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
-            # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
-            config=_CONFIG.merge(Config(s3={**_CONFIG.s3, "addressing_style": "path"}))
-            if self._own_endpoint
-            else _CONFIG,
+            config=Config(**_CONFIG, s3={"payload_signing_enabled": False, **addressing}),
         )
 
     def ensure(self) -> None:
@@ -143,6 +156,18 @@ class Bucket:
                 if is_missing(error):
                     return None
                 raise
+
+    def look(self, key: str) -> Seen | None:
+        """Size and age of what is under a key; None when there is nothing."""
+        with translated(f"looking for {key}", self.name):
+            try:
+                answer = self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+        modified, now = answer["LastModified"], _date(answer)
+        return Seen(int(answer["ContentLength"]), modified, None if now is None else now - modified)
 
     def read(self, key: str) -> bytes | None:
         """All of a small object, at most `SMALL` bytes; None when it is missing."""
@@ -272,9 +297,14 @@ def rehearse(location: StoreLocation, settings: StoreSettings) -> Rehearsal:
 
 
 def _skew(answer: Mapping[str, Any]) -> float:
-    """By the answer's Date (RFC 9110, 6.6.1), which is exact to a second; 0 without one."""
+    now = _date(answer)
+    return now.timestamp() - time.time() if now is not None else 0.0
+
+
+def _date(answer: Mapping[str, Any]) -> datetime | None:
+    """The store's time by the answer's Date (RFC 9110, 6.6.1), which is exact to a second."""
     said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
-        return parsedate_to_datetime(said).timestamp() - time.time()
+        return parsedate_to_datetime(said).astimezone(UTC)
     except (TypeError, ValueError):
-        return 0.0
+        return None

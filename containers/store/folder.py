@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from containers.store.client import Bucket, Listed
+from containers.store.client import Bucket, Listed, Seen
 from containers.store.failures import translated
 from containers.store.files import replacing
 
@@ -55,6 +55,13 @@ class FolderBucket(Bucket):
             return None
         return state.st_size if stat.S_ISREG(state.st_mode) else None
 
+    def look(self, key: str) -> Seen | None:
+        size = self.size(key)
+        with translated(f"looking for {key}", self.name), suppress(FileNotFoundError, NotADirectoryError):
+            modified = datetime.fromtimestamp(self.path(key).lstat().st_mtime, UTC)
+            return None if size is None else Seen(size, modified, datetime.now(UTC) - modified)
+        return None
+
     def read(self, key: str) -> bytes | None:
         with translated(f"reading {key}", self.name), suppress(FileNotFoundError, NotADirectoryError):
             return self.path(key).read_bytes()
@@ -79,7 +86,7 @@ class FolderBucket(Bucket):
             self.path(key).unlink(missing_ok=True)
 
     def listing(self, prefix: str) -> Iterator[Listed]:
-        """As for a server; a shared file is as old as its share, and one whose original is gone has no bytes."""
+        """As for a server. A link that leads nowhere any more has no bytes."""
         with translated(f"listing {prefix}", self.name):
             yield from self._below(self.path(prefix.rstrip("/")))
 
@@ -98,7 +105,8 @@ class FolderBucket(Bucket):
                     if entry.is_symlink():
                         size = entry.stat().st_size if Path(entry.path).exists() else 0
                     key = Path(entry.path).relative_to(self._root).as_posix()
-                    yield Listed(key, size, datetime.fromtimestamp(own.st_mtime, UTC))
+                    shared = entry.is_symlink() or own.st_nlink > 1
+                    yield Listed(key, size, datetime.fromtimestamp(own.st_mtime, UTC), shared)
 
     def move_in(self, key: str, path: Path) -> None:
         """Make a file the key's object. It is moved within a file system, and copied between two."""

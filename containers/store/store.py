@@ -3,64 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
-
-from containers.contract import ArtifactRef, Kind
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.store.client import CONNECTIONS, Bucket
+from containers.store.catalog import UnreadableManifest, listed_manifests, manifest_key, read_manifest
+from containers.store.claims import Claims
+from containers.store.client import Bucket
 from containers.store.failures import translated
 from containers.store.files import digest_of, remove_leftovers, replacing
 from containers.store.folder import FolderBucket
 from containers.store.links import link_checked
-from containers.store.manifest import FileEntry, Manifest
+from containers.store.sweep import Sweep
 from containers.store.transfer import BlobReader, damaged, download, key_of, missing, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from datetime import timedelta
     from pathlib import Path
 
-    from containers.contract import StoreLocation
+    from containers.contract import ArtifactRef, Kind, StoreLocation
     from containers.settings import StoreSettings
+    from containers.store.client import Seen
+    from containers.store.manifest import FileEntry, Manifest
+    from containers.store.sweep import Needed, Swept
     from containers.streams import Stream
 
 _STREAMS: Final = 4  # ranges or files on the wire at once
 _KEYS: Final = ("results/", "watch/")
-_BLOBS: Final = "blobs/sha256/"
-_BLOB: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}")
-_MANIFEST: Final = re.compile(r"artifacts/(?P<kind>[a-z-]+)/(?P<fingerprint>[0-9a-f]{64})\.json")
-_DAY: Final = timedelta(days=1)
-
-
-class UnreadableManifest(BadInput):
-    """A manifest that is damaged or of another version."""
-
-
-@dataclass(frozen=True)
-class Orphan:
-    """A blob that no artifact needs; `size` in bytes, `modified` with a time zone."""
-
-    digest: Digest
-    size: int
-    modified: datetime
 
 
 class Store:
     """Content-addressed artifacts on S3; safe to use from several threads.
 
     Keys: `blobs/sha256/<hex>` for contents, `artifacts/<kind>/<fingerprint>.json` for manifests, `results/<name>` for
-    what Prefect remembers, `watch/<name>` for what was shipped and what the watcher has seen. Besides what each method
+    what Prefect remembers, `watch/<name>` for what was shipped, pinned and seen by the watcher; `claims/` and `notices/` keep
+    sweeps off what is in use (`containers.store.claims`). What was found here stays for as long as a run may take. Besides what each method
     says, all raise Temporary (the store cannot be reached), DiskFull and BadInput (keys, permission, settings).
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, claims: Claims | None = None) -> None:
         self._bucket = bucket
+        self._claims = claims or Claims(bucket)
 
     @classmethod
     def open(cls, location: StoreLocation, settings: StoreSettings) -> Store:
@@ -68,17 +54,19 @@ class Store:
         here = settings.direct and settings.folder is not None and settings.folder.is_dir()
         bucket = FolderBucket(location, settings) if here else Bucket(location, settings)
         bucket.ensure()
-        return cls(bucket)
+        return cls(bucket, Claims(bucket, renewing=True))
 
     def has_blob(self, digest: Digest, size: int) -> bool:
-        """Whether a blob of that size is there; its bytes are checked when they are read."""
-        return self._bucket.size(key_of(digest)) == size
+        """Whether a blob of that size is there, and stays; its bytes are checked when they are read."""
+        seen = self._claims.look([key_of(digest)])[key_of(digest)]
+        return seen is not None and seen.size == size
 
     def put_bytes(self, content: bytes) -> Digest:
         """Store a small blob."""
         digest = Digest.of(content)
         if not self.has_blob(digest, len(content)):
-            self._bucket.write(key_of(digest), content)
+            with self._making(key_of(digest)) as key:
+                self._bucket.write(key, content)
         return digest
 
     def put_file(
@@ -97,14 +85,16 @@ class Store:
                     if on_bytes is not None and size:
                         on_bytes(size)
                 else:
-                    upload(self._bucket, file, known, size, on_bytes)
+                    with self._making(key_of(known)):
+                        upload(self._bucket, file, known, size, on_bytes)
         return known
 
     def take_file(self, path: Path, digest: Digest, on_bytes: Callable[[int], None] | None = None) -> None:
         """Store a file that its writer hashed and needs no longer: where the store is a folder here, it is moved in."""
         size = path.stat().st_size
         if isinstance(self._bucket, FolderBucket) and not self.has_blob(digest, size):
-            self._bucket.move_in(key_of(digest), path)
+            with self._making(key_of(digest)) as key:
+                self._bucket.move_in(key, path)
             if on_bytes is not None and size:
                 on_bytes(size)
         else:
@@ -114,6 +104,7 @@ class Store:
         """Store a file that was just hashed and stays where it is: where the store is a folder here, without a copy."""
         if isinstance(self._bucket, FolderBucket):
             if not self.has_blob(digest, path.stat().st_size):
+                self._claims.claim([key_of(digest)])  # a hard link is as old as the file
                 self._bucket.share(key_of(digest), path)
         else:
             self.put_file(path, digest=digest)
@@ -129,7 +120,8 @@ class Store:
             if on_bytes is not None and size:
                 on_bytes(size)
             return
-        upload(self._bucket, stream, digest, size, on_bytes)
+        with self._making(key_of(digest)):
+            upload(self._bucket, stream, digest, size, on_bytes)
 
     def open_blob(self, digest: Digest, *, size: int, offset: int = 0) -> BlobReader:
         """Read a blob from `offset` on, as a stream; the digest is checked when it is read from the start to the end.
@@ -158,16 +150,20 @@ class Store:
         self._bucket.delete(key_of(digest))
 
     def find(self, kind: Kind, fingerprint: str) -> Manifest | None:
-        """The artifact with this fingerprint; None when it, or any of its blobs, is missing or of another size."""
+        """The artifact with this fingerprint, which stays; None when it, or any of its blobs, is missing or of another size."""
+        key = manifest_key(kind, fingerprint)
         try:
-            manifest = self._read(kind, fingerprint)
+            there = self._claims.look([key])[key] is not None
+            manifest = read_manifest(self._bucket, kind, fingerprint) if there else None
         except UnreadableManifest:  # treated as missing: the next run writes it again
             return None
-        return manifest if manifest is not None and not self._absent(manifest) else None
+        return manifest if manifest is not None and not self._absent(manifest, self._claims.glance) else None
 
     def load(self, ref: ArtifactRef) -> Manifest:
         """The manifest that a reference names; BadInput when it is absent or its contents are others."""
-        manifest = self._read(ref.kind, ref.fingerprint)
+        with suppress(BadInput):  # who may only read is not kept from it
+            self._claims.look([manifest_key(ref.kind, ref.fingerprint)])
+        manifest = read_manifest(self._bucket, ref.kind, ref.fingerprint)
         if manifest is None:
             raise BadInput(
                 f"the {ref.kind} {ref.fingerprint[:12]} is not in the store ({self._bucket.name})",
@@ -186,7 +182,7 @@ class Store:
         When an artifact with that fingerprint is there, whole and with other contents, it stays and its reference is
         returned: what others have read under a fingerprint does not change under their hands.
         """
-        if absent := self._absent(manifest):
+        if absent := self._absent(manifest, self._claims.look):
             names = ", ".join(f"{entry.path} ({entry.sha256.short})" for entry in absent[:3])
             raise BadInput(
                 f"{len(absent)} of {len(manifest.files)} blobs of the {manifest.kind} are not in the store: {names}",
@@ -196,23 +192,18 @@ class Store:
         if present is not None and present.digest != manifest.digest:
             return present.ref
         content = manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
-        self._bucket.write(_manifest_key(manifest.kind, manifest.fingerprint), content)
+        with self._making(manifest_key(manifest.kind, manifest.fingerprint)) as key:
+            self._bucket.write(key, content)
         return manifest.ref
 
     def forget(self, ref: ArtifactRef) -> None:
         """Remove a manifest, so that its artifact is made again; its blobs stay until they are swept."""
-        self._bucket.delete(_manifest_key(ref.kind, ref.fingerprint))
+        self._bucket.delete(manifest_key(ref.kind, ref.fingerprint))
 
     def manifests(self, kind: Kind | None = None) -> Iterator[Manifest]:
         """Every manifest, or those of one kind; BadInput at one that cannot be read."""
-        for listed in self._bucket.listing("artifacts/" if kind is None else f"artifacts/{kind}/"):
-            match = _MANIFEST.fullmatch(listed.key)
-            if match is None or match["kind"] not in set(Kind):
-                raise UnreadableManifest(
-                    f"{listed.key} is not the name of a manifest that this version knows ({self._bucket.name})",
-                    remedy="remove it, or use the version of Carwright that wrote it",
-                )
-            manifest = self._read(Kind(match["kind"]), match["fingerprint"])
+        for _, of_kind, fingerprint in listed_manifests(self._bucket, kind):
+            manifest = read_manifest(self._bucket, of_kind, fingerprint)
             if manifest is not None:  # else it was forgotten since it was listed
                 yield manifest
 
@@ -266,42 +257,24 @@ class Store:
         """Whether its blobs are files of this machine."""
         return isinstance(self._bucket, FolderBucket)
 
-    def sweep(self, *, older: timedelta = _DAY, delete: bool = False) -> list[Orphan]:
-        """The blobs that no artifact needs and that were last written before `older` ago.
-
-        A quantized shard that no checkpoint holds was left by a run that never came to its end: once it is that old it
-        needs nothing any more. They are removed, with the manifests of such shards, only with `delete`, and none when a
-        manifest cannot be read (BadInput). The age protects runs that have stored blobs and not yet their manifest; one that
-        found an old orphan and counts on it is refused at its commit and stores it again on its next try.
-        """
-        before = datetime.now(UTC) - older
-        # Blobs are listed first: what a manifest written meanwhile names is then either known or too young.
-        old = {
-            digest: Orphan(digest, listed.size, listed.modified)
-            for listed in self._bucket.listing(_BLOBS)
-            if listed.modified < before and _BLOB.fullmatch(listed.key)  # other names are not ours to remove
-            for digest in [Digest(listed.key.rpartition("/")[2])]
-        }
-        shards: list[Manifest] = []
-        needed: set[Digest] = set()
-        for manifest in self.manifests():
-            digests = {entry.sha256 for entry in manifest.files}
-            if manifest.kind is Kind.GROUP and digests <= old.keys():
-                shards.append(manifest)
-            else:
-                needed |= digests
-        orphans = [orphan for digest, orphan in old.items() if digest not in needed]
-        if delete:
-            for shard in shards:
-                if any(entry.sha256 not in needed for entry in shard.files):
-                    self.forget(shard.ref)
-            for orphan in orphans:
-                self.discard_blob(orphan.digest)
-        return orphans
+    def sweep(
+        self,
+        needed: Callable[[], Needed],
+        *,
+        older: timedelta,
+        keep_bytes: int | None = None,
+        delete: bool = False,
+    ) -> Swept:
+        """Find, and with `delete` remove, what nothing needs; `needed` and what is raised: `containers.store.sweep.Sweep`."""
+        return Sweep(self._bucket, needed, older=older, keep_bytes=keep_bytes).run(delete=delete)
 
     def link(self, entry: FileEntry, *, days: int = 7, media_type: str = "text/html") -> str:
         """A URL under which a browser reads one file of an artifact for some days, without credentials."""
         return self._bucket.link(key_of(entry.sha256), seconds=days * 86_400, media_type=media_type)
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys below a prefix that starts with `results/` or `watch/`, in order."""
+        return sorted(listed.key for listed in self._bucket.listing(_key(prefix.rstrip("/")) + "/"))
 
     def has_key(self, key: str) -> bool:
         return self._bucket.size(_key(key)) is not None
@@ -316,36 +289,22 @@ class Store:
     def write_key(self, key: str, content: bytes) -> None:
         self._bucket.write(_key(key), content)
 
-    def keys(self, folder: str) -> list[str]:
-        """The keys of values below `folder`, such as `results/name`."""
-        return [listed.key for listed in self._bucket.listing(f"{_key(folder)}/")]
-
     def delete_key(self, key: str) -> None:
         """No error when it is gone already."""
         self._bucket.delete(_key(key))
 
-    def _read(self, kind: Kind, fingerprint: str) -> Manifest | None:
-        key = _manifest_key(kind, fingerprint)
-        content = self._bucket.read(key)
-        if content is None:
-            return None
-        try:
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as error:
-            raise UnreadableManifest(
-                f"{key} is not a manifest that this version can read: {error}",
-                remedy="delete it and run again, or use the version of Carwright that wrote it",
-            ) from error
-        if (manifest.kind, manifest.fingerprint) != (kind, fingerprint):
-            raise UnreadableManifest(f"{key} describes another artifact", remedy="delete it and run again")
-        return manifest
-
-    def _absent(self, manifest: Manifest) -> list[FileEntry]:
+    def _absent(self, manifest: Manifest, look: Callable[[Collection[str]], dict[str, Seen | None]]) -> list[FileEntry]:
         """The files whose blobs are missing or have another size."""
-        blobs = {entry.sha256: entry for entry in manifest.files}
-        with ThreadPoolExecutor(min(CONNECTIONS // 2, len(blobs) or 1), thread_name_prefix="store-look") as pool:
-            there = pool.map(lambda entry: self.has_blob(entry.sha256, entry.size), blobs.values())
-            return [entry for entry, found in zip(blobs.values(), there, strict=True) if not found]
+        blobs = {key_of(entry.sha256): entry for entry in manifest.files}
+        found = look(blobs.keys()) if blobs else {}
+        return [entry for key, entry in blobs.items() if (seen := found[key]) is None or seen.size != entry.size]
+
+    @contextmanager
+    def _making(self, key: str) -> Iterator[str]:
+        """Write a key in the block: no sweep is about to take it, and none takes it then."""
+        self._claims.wait([key])
+        yield key
+        self._claims.written(key)
 
     def _fetch(self, entry: FileEntry, path: Path, on_bytes: Callable[[int], None] | None, streams: int) -> None:
         hashed = hashlib.sha256()
@@ -357,10 +316,6 @@ class Store:
                     on_bytes(len(piece))
             if (found := Digest(hashed.hexdigest())) != entry.sha256:
                 raise damaged(self._bucket, entry.sha256, found)
-
-
-def _manifest_key(kind: Kind, fingerprint: str) -> str:
-    return f"artifacts/{kind}/{fingerprint}.json"
 
 
 def _key(key: str) -> str:

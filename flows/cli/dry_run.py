@@ -10,6 +10,7 @@ import typer
 
 from containers.errors import Interrupted
 from flows.cli import server, terminal
+from flows.local.dry_run.site import Database, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,13 @@ def up(
         list[str] | None,
         typer.Option("--param", "-p", help="Parameter of the run, NAME=VALUE; VALUE is parsed as JSON if possible."),
     ] = None,
+    database: Annotated[
+        Database | None,
+        typer.Option(
+            help="Where the Prefect server keeps its data; postgres for more than one user.",
+            show_default="CARWRIGHT_DATABASE, else sqlite",
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="The summary of the run as JSON on standard output.")] = False,
 ) -> None:
     """Start all services, register the deployments, ship the demo model and follow the run.
@@ -36,9 +44,10 @@ def up(
     Safe to repeat: running services and stored data are kept, and an unchanged model is found in the store.
     """
     from flows.local.dry_run import lifecycle
-    from flows.local.dry_run.site import Site
 
     site = Site.read()
+    if database is not None:
+        site = site.model_copy(update={"database": database})
     with _interruptible():
         lifecycle.up(site, _log)
         if not no_run:
@@ -55,7 +64,6 @@ def login() -> None:
     They contain the login, which is secret. It goes to standard output only.
     """
     from flows.local.dry_run import lifecycle
-    from flows.local.dry_run.site import Site
 
     for name, value in lifecycle.api(Site.read()).items():
         print(f"export {name}={shlex.quote(value)}")
@@ -67,7 +75,6 @@ def down(
 ) -> None:
     """Remove all containers, including flow runs and steps. Stored data stays in its volumes."""
     from flows.local.dry_run import lifecycle
-    from flows.local.dry_run.site import Site
 
     with _interruptible():
         lifecycle.down(Site.read(), _log, volumes=volumes)

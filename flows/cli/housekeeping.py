@@ -1,4 +1,4 @@
-"""`carwright sweep`, and the parts of `carwright clean`: which services it stops, and what it takes out of the store."""
+"""`carwright sweep`, and which services `carwright clean` stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from containers.errors import BadInput
-from containers.events import amount
 from flows.cli import terminal
 from flows.orchestrator.prefect_import import import_prefect
 from flows.runners.backends import BACKENDS
@@ -58,25 +57,16 @@ def services(settings: Settings) -> list[Services]:
     return list(found.values())
 
 
-def sweep_store(settings: Settings, older: timedelta, *, dry_run: bool) -> str:
-    """Take out of this folder's own store what no artifact needs and say how much it is, or would be; empty for nothing.
-
-    A store that other machines reach is not this folder's to sweep.
-    """
-    if settings.store.endpoint is not None or not (settings.home / "store").is_dir():
-        return ""
-    from containers.store import Store  # the object store's client is slow to load
-    from flows.local import embedded
-
-    with embedded.store(settings) as served:
-        found = Store.open(served.store.location, served.store).sweep(older=older, delete=not dry_run)
-    return f"{len(found)} blob(s) ({amount(sum(one.size for one in found), 'B')}) of the store" if found else ""
-
-
-def age(text: str) -> timedelta:
-    """`36h` or `14d`."""
+def age(text: str, least: timedelta = timedelta()) -> timedelta:
+    """`36h` or `14d`; at least `least`."""
     match = re.fullmatch(r"([0-9]+)([hd])", text)
     if match is None:
         raise BadInput(f"{text!r} is not an age", remedy="write hours or days: 36h, 14d")
     count = int(match[1])
-    return timedelta(hours=count) if match[2] == "h" else timedelta(days=count)
+    found = timedelta(hours=count) if match[2] == "h" else timedelta(days=count)
+    if found < least:
+        raise BadInput(
+            f"an age of {text} is too short: what runs are making now is protected by its age",
+            remedy=f"give at least {least / timedelta(hours=1):.0f}h",
+        )
+    return found

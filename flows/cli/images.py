@@ -12,14 +12,19 @@ import typer
 from containers.errors import BadInput, Error
 from containers.events import Event, amount
 from flows.cli import terminal
+from infra.images.builders import Builder
 from infra.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from infra.images.buildah import Built
+    from infra.images.engine_builder import EngineBuilder
+    from infra.images.image_builder import ImageBuilder
     from infra.images.targets import Target
 
 app = typer.Typer(
-    name="images", help="Build the container images: from locks, without a network, bit-identical every time."
+    name="images", help="Build the container images from locks; where buildah is, bit-identical every time."
 )
 
 Targets = Annotated[
@@ -32,6 +37,13 @@ Base = Annotated[
     str,
     typer.Option(
         help="Base image by digest; it must have Python 3.11.", show_default="made from the locked Debian packages"
+    ),
+]
+BuilderOption = Annotated[
+    Builder,
+    typer.Option(
+        "--builder",
+        help="hermetic: buildah, bit-identical. docker, podman: with the network. auto: the first that is here.",
     ),
 ]
 Vllm = Annotated[str, typer.Option(help="Upstream's vLLM image by digest; the image serve is built from it.")]
@@ -102,31 +114,56 @@ def build(  # noqa: PLR0917 - typer makes options of them
     offline: Annotated[
         bool, typer.Option("--offline", help="Fetch nothing; use what `fetch` left in the cache.")
     ] = False,
+    builder: BuilderOption = Builder.AUTO,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Build images with buildah, without a network. An image with unchanged inputs is not built again."""
+    """Build images. An image with unchanged inputs is not built again."""
     from infra.images.image_builder import ImageBuilder
 
-    built = []
+    documents: dict[str, object] = {}
     with terminal.display(verbose=verbose) as show:
-        builder = ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source)
-        for target in (chosen := _targets(targets)):
-            if not offline:
-                builder.fetch([target])
-            built.append(builder.build(target))
-            builder.say(target, f"built {built[-1].digest} ({amount(built[-1].size, 'B')})")
+        shop = _builder(builder, show, base, vllm, source)
+        for target in _targets(targets) if isinstance(shop, ImageBuilder) else _ordinary(targets):
+            if isinstance(shop, ImageBuilder):
+                if not offline:
+                    shop.fetch([target])
+                built = shop.build(target)
+                documents[target.name] = _document(built)
+                shop.say(target, f"built {built.digest} ({amount(built.size, 'B')})")
+            else:
+                documents[target.name] = {"image_id": shop.build(target)}
     if json_:
-        documents = {target.name: _document(one) for target, one in zip(chosen, built, strict=True)}
         print(json.dumps(documents, indent=2))
 
 
+def _builder(
+    asked: Builder, show: Callable[[str, Event], None], base: str, vllm: str, source: str
+) -> ImageBuilder | EngineBuilder:
+    """What this machine builds with, after saying so and what that promises."""
+    from infra.images import builders
+    from infra.images.engine_builder import EngineBuilder
+    from infra.images.image_builder import ImageBuilder
+
+    chosen = builders.choose(asked, base=base)
+    show("builder", Event(event="log", message=builders.PROMISES[chosen]))
+    if chosen is Builder.HERMETIC:
+        return ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source)
+    return EngineBuilder(chosen, Settings(), show, base=base, vllm=vllm, source=source)
+
+
+def _ordinary(names: list[str] | None) -> list[Target]:
+    """As `_targets`; no name means all that an ordinary builder can make and a run needs."""
+    return [target for target in _targets(names) if names or target.python]
+
+
 @app.command()
-def load(
+def load(  # noqa: PLR0917 - typer makes options of them
     targets: Targets = None,
     base: Base = "",
     vllm: Vllm = "",
     source: Source = "carwright",
+    builder: BuilderOption = Builder.AUTO,
     verbose: Verbose = False,
 ) -> None:
     """Load the images into the local container engine, after building those that are missing or outdated.
@@ -136,7 +173,8 @@ def load(
     from infra.images.image_builder import ImageBuilder
 
     with terminal.display(verbose=verbose) as show:
-        ImageBuilder(Settings(), show, base=base, vllm=vllm, source=source).update(_targets(targets))
+        shop = _builder(builder, show, base, vllm, source)
+        shop.update(_targets(targets) if isinstance(shop, ImageBuilder) else _ordinary(targets))
 
 
 @app.command()
@@ -199,7 +237,7 @@ def context(
     vllm: Vllm = "",
 ) -> None:
     """Write an image's build context, for another builder: docker build --network none --target labelled."""
-    from infra.images.context import lay_out
+    from infra.images.context import LABELLED, LAID_OUT, lay_out
     from infra.images.image_builder import ImageBuilder
 
     if folder.exists():
@@ -216,7 +254,8 @@ def context(
             shutil.rmtree(folder)
             raise
     terminal.out.print(
-        f"docker build --network none --file {folder}/Containerfile --target labelled --tag {builder.name(one)} {folder}"
+        f"docker build --network none --file {folder}/Containerfile --build-context {LAID_OUT}={folder} "
+        f"--target {LABELLED} --tag {builder.name(one)} {folder}"
     )
 
 

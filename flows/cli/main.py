@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from containers.errors import Error, Interrupted
 from containers.foreign_text import masked
 from containers.setting_names import settings_of
 from flows.cli import (
+    clean,
     deploy,
     doctor,
     dry_run,
@@ -68,7 +68,7 @@ def _root(
         terminal.be_quiet()
 
 
-for _commands in (steps, evaluation, modelcars, images, housekeeping, doctor, deploy, watch, server):
+for _commands in (steps, evaluation, modelcars, images, housekeeping, clean, doctor, deploy, watch, server):
     app.add_typer(_commands.app)
 app.add_typer(dry_run.app, name="dry-run")
 app.command()(ship.ship)
@@ -80,7 +80,7 @@ PANELS = {
     "Images of models": ("push", "lint", "verify"),
     "Serve and deploy": ("size", "render", "deploy"),
     "Watch": ("status", "rebuilds", "watch"),
-    "Run the project": ("doctor", "settings", "clean", "sweep", "pools", "run", "images", "dry-run"),
+    "Run the project": ("doctor", "settings", "clean", "pin", "unpin", "sweep", "pools", "run", "images", "dry-run"),
 }
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -135,48 +135,6 @@ def settings(json_: Json = False) -> None:
             value = value[name]
         terminal.out.print(f"{setting.variable} = {value}", style="bold")
         terminal.out.print(f"    {setting.field.description or ''}")
-
-
-@app.command()
-def clean(  # noqa: PLR0917 - typer makes options of them
-    everything: Annotated[
-        bool,
-        typer.Option(
-            "--all", help="Also remove the store, the images, the runs and their database: all of .carwright."
-        ),
-    ] = False,
-    registry: Annotated[
-        str, typer.Option(help="Instead: list the candidates in registry/repository that never passed the gate.")
-    ] = "",
-    older: Annotated[
-        str,
-        typer.Option(help="Leave what is younger: in the store, or with --registry what was pushed since; 36h, 14d."),
-    ] = "14d",
-    delete: Annotated[bool, typer.Option("--delete", help="With --registry: remove what is listed.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be removed from disk; stop and remove nothing.")
-    ] = False,
-    json_: Json = False,
-) -> None:
-    """Stop models that are still serving, and remove what no run needs any more."""
-    age = housekeeping.age(older)
-    if registry:
-        modelcars.show_candidates(registry, older, delete=delete and not dry_run, as_json=json_)
-        return
-    from flows.local import embedded
-
-    settings, gone = Settings(), "would remove" if dry_run else "removed"
-    with embedded.run_lock(settings, terminal.err.print):
-        for services in housekeeping.services(settings) if not dry_run else ():
-            for url in services.stop_all(kept=True):
-                terminal.out.print(f"stopped {url}")
-        for folder in [settings.home] if everything else [settings.home / "serving", settings.home / "partial"]:
-            if folder.exists():
-                if not dry_run:
-                    shutil.rmtree(folder, ignore_errors=True)
-                terminal.out.print(f"{gone} {folder}")
-        if not everything and (blobs := housekeeping.sweep_store(settings, age, dry_run=dry_run)):
-            terminal.out.print(f"{gone} {blobs}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

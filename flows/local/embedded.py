@@ -65,22 +65,25 @@ class PrefectServer:
     def wait(self) -> None:
         """Wait until the server answers; raises NotReady with the end of its log, BadInput when another program answers."""
         deadline = time.monotonic() + _PREFECT_DEADLINE
-        while time.monotonic() < deadline:
-            if self.child.poll() is not None:
-                raise NotReady(f"the embedded Prefect server ended during start-up:\n{self.child.tail}")
-            try:
-                if httpx.get(f"{self.api}/health", timeout=2).status_code == httpx.codes.OK:
-                    break
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.05)
-        else:
-            raise NotReady(
-                f"the embedded Prefect server did not answer at {self.api} within {_PREFECT_DEADLINE:.0f} seconds",
-                remedy=f"see {self.child.log_file}",
-            )
+        # One client for all looks: making it takes long, of what the server starts with.
+        with httpx.Client(timeout=2) as client:
+            while not self._answers(client):
+                if self.child.poll() is not None:
+                    raise NotReady(f"the embedded Prefect server ended during start-up:\n{self.child.tail}")
+                if time.monotonic() > deadline:
+                    raise NotReady(
+                        f"the embedded Prefect server did not answer at {self.api} within {_PREFECT_DEADLINE:.0f} seconds",
+                        remedy=f"see {self.child.log_file}",
+                    )
+                time.sleep(0.05)
         if not served_by(urlsplit(self.url).port or 0, self.child.pid):  # it would get the login
             raise BadInput(f"another program answers at {self.url} in the Prefect server's place", remedy="start again")
+
+    def _answers(self, client: httpx.Client) -> bool:
+        try:
+            return client.get(f"{self.api}/health").status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
 
 
 @contextmanager
@@ -114,13 +117,17 @@ def login(file: Path) -> str:
 
 
 def prefect_environment(home: Path) -> dict[str, str]:
-    """Environment variables of the embedded Prefect: its own database, no server started by a client, no telemetry."""
+    """Environment variables of the embedded Prefect: its own database, no server started by a client, no telemetry, and
+    none of the block types of installed packages, which nothing here uses and a server loads and compares at every start.
+    """
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_PROFILES_PATH": os.devnull,  # none, neither the user's nor one from the working directory
         "PREFECT_LOGGING_CONFIG_PATH": f"{os.devnull}/none",  # Prefect's default: such a file can run code
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # a server started by a client has no login
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_CLI_PROMPT": "false",
     }

@@ -41,7 +41,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     with ExitStack() as stack:
         device.check(settings, log)
         if settings.launcher == "process":
-            environment.check(Step)
+            environment.check(Step, settings)
         else:
             _prepare_containers(request, settings, listener)
         stack.enter_context(embedded.run_lock(settings, log))
@@ -57,6 +57,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server))
         import_prefect()
         from prefect.logging.configuration import setup_logging
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows import runtime
         from flows.orchestrator.results import result_storage
@@ -72,7 +73,11 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         log(f"Prefect UI while this runs: {server.url}; its login is in {embedded.login_file(settings)}")
         record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request)
         try:
-            shipped: Shipped = quantize_and_ship.with_options(result_storage=result_storage())(**request.model_dump())
+            # No heartbeats: the run lock says whether a run is alive, and their thread ends up to a second after the run.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                shipped: Shipped = quantize_and_ship.with_options(result_storage=result_storage())(
+                    **request.model_dump()
+                )
         except BaseException as error:
             record.fail(error)
             if isinstance(error, Error):

@@ -1,6 +1,7 @@
 """The Prefect server as Carwright starts it: it requires a login and answers only under its own host names.
 
-    python -m flows.orchestrator.prefect_server --login FILE [--host ADDRESS] [--port NUMBER] [--public URL] [--name HOST[,HOST ...]]
+    python -m flows.orchestrator.prefect_server --login FILE [--host ADDRESS] [--port NUMBER] [--public URL]
+        [--name HOST[,HOST ...]] [--database sqlite|postgres] [--database-host HOST[:PORT]]
 
 A client of the API can start programs on the machines of its workers (docs/security.md). So, beyond what
 `prefect server start` does: a login is required; a request that changes something needs a token that only logged-in clients
@@ -11,15 +12,18 @@ pages that point their own name at loopback (DNS rebinding). Prefect itself has 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from containers.errors import BadInput
+from containers.errors import BadInput, Error
 from containers.ports import beside
 from containers.private import UMASK
 from containers.process import export
+from flows.orchestrator import postgres
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -60,11 +64,15 @@ def read_login(file: Path) -> str:
 
 def create_app(names: tuple[str, ...]) -> ASGIApp:
     """Prefect's server with its UI and services, with the settings of this process, for requests to these hosts."""
+    gc.disable()  # nothing of all that is loaded here is garbage: looking for some takes a tenth of the start
     from prefect.server.api.server import create_app as prefect_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     # Wrapped around the server: its own services call it in memory, under another host name.
-    return TrustedHostMiddleware(prefect_app(final=True), allowed_hosts=names, www_redirect=False)
+    app = TrustedHostMiddleware(prefect_app(final=True), allowed_hosts=names, www_redirect=False)
+    gc.freeze()
+    gc.enable()
+    return app
 
 
 def main() -> None:
@@ -79,14 +87,26 @@ def main() -> None:
         "--public", default="", metavar="URL", help="URL of the UI for browsers (default: http://127.0.0.1:PORT)"
     )
     parser.add_argument("--name", action="append", default=[], help="host name that clients use, besides loopback")
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite", help="where its data is")
+    parser.add_argument("--database-host", default="postgres:5432", metavar="HOST[:PORT]", help="of PostgreSQL")
+    parser.add_argument("--database-password", type=Path, default=postgres.PASSWORD_FILE, metavar="FILE")
     arguments = parser.parse_args()
+    database: dict[str, str] = {}
     try:
         login = read_login(arguments.login)
+        if arguments.database == "postgres":
+            host, _, port = arguments.database_host.partition(":")
+            password = postgres.read_password(arguments.database_password)
+            postgres.wait(host, int(port or 5432), password)
+            database = postgres.database_settings(host, int(port or 5432), password)
     except BadInput as error:
         parser.error(str(error))
+    except Error as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(error.exit_code)
     os.umask(UMASK)  # its database, too
     # Prefect reads its settings once, when it is imported.
-    export(server_settings(login, arguments.public or f"http://127.0.0.1:{arguments.port}"))
+    export(server_settings(login, arguments.public or f"http://127.0.0.1:{arguments.port}") | database)
     import uvicorn
 
     given = (name.strip() for names in arguments.name for name in names.split(","))

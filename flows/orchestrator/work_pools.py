@@ -131,6 +131,7 @@ class Host:
         if self.socket_group is not None:
             volumes.append(f"{self.socket}:/var/run/docker.sock")
             create["group_add"] = [str(self.socket_group)]
+            create["security_opt"] += ["label=disable"]  # with SELinux a container may not open the socket otherwise
         return {
             "job_configuration": {
                 "command": "python -m infra.with_login prefect flow-run execute",

@@ -22,6 +22,8 @@ from flows.release import card, provenance
 from flows.release.summary import Shipped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from containers.contract import ArtifactRef, PromotedImage, PushedImage, QuantizeParameters, ResolvedSource
     from containers.store import Store
     from containers.verdict import Verdict
@@ -67,6 +69,7 @@ class Release:
     def outcome(
         self,
         timeline: Timeline,
+        artifacts: Iterable[ArtifactRef],
         *,
         worked: float,
         page: ReportLocation | None,
@@ -94,6 +97,7 @@ class Release:
             work_seconds=round(worked, 3),
             reason=self.request.reason,
             attached=promoted.attached if promoted is not None else {},
+            artifacts=tuple(dict.fromkeys(artifacts)),
         )
 
     def write_documents(self, store: Store) -> ArtifactRef:

@@ -7,7 +7,7 @@ import time
 
 from pydantic import Field
 
-from containers.contract import Frozen, GateProfile
+from containers.contract import ArtifactRef, Frozen, GateProfile
 from containers.digest import Digest
 from containers.errors import Error, GateInconclusive, GateRefused
 from containers.events import amount
@@ -49,7 +49,7 @@ class Shipped(Frozen):
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
     `reason` says why the run was started, if known; `attached` are the digests of the referrers that promotion attached, by
-    what they are: evaluation, card, provenance.
+    what they are: evaluation, card, provenance. `artifacts` are those of the store that the run made or found.
     """
 
     model: str
@@ -71,6 +71,7 @@ class Shipped(Frozen):
     work_seconds: float
     reason: str = ""
     attached: dict[str, Digest] = Field(default_factory=dict)
+    artifacts: tuple[ArtifactRef, ...] = ()
 
     def headline(self) -> str:
         if self.tags:

@@ -68,6 +68,7 @@ def record_shipment(runtime: Runtime, request: ShipRequest, shipped: Shipped) ->
             tools=changes.tools_now(request.suite),
             shipped=datetime.now(UTC),
             run=runtime.run,
+            artifacts=shipped.artifacts,
         )
         records.write_shipped(runtime.store, record)
         if request.change:

@@ -2,6 +2,8 @@
 
     watch/shipped/<product>.json    a `ShipRecord`, written by every run that promotes a digest
     watch/attempts/<product>.json   an `Attempt`, written by the watcher and by the runs it starts
+    watch/pins/<name>.json          what a person pinned (`flows.retention.pins`)
+    watch/swept.json                when the store was last swept, and how much was left (`containers.store.sweep`)
     watch/hub.json                  answers of the hub with their ETags
 
 A product is a model, a scheme and a target: what one entry of models.yaml ships to one of its targets.
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from containers.contract import Frozen
+from containers.contract import ArtifactRef, Frozen
 from containers.digest import Digest, canonical_json
+from containers.errors import BadInput
 from flows.ship_request import ShipRequest
 from flows.watching.hub import CachedAnswer
 
@@ -34,7 +37,8 @@ class ShipRecord(ShipRequest):
     """The last promoted digest: the request and its result. `tools` is the value of `tools_now` at that time.
 
     `revision` is what was requested, `commit` what it resolved to; `base_digest` is "" if unknown; `run` identifies the
-    flow run. In a record of an earlier version, later parameters have their defaults.
+    flow run. `artifacts` are those of the store that the digest was made from, measured with and judged by. In a record of an
+    earlier version, later parameters have their defaults.
     """
 
     commit: str | None
@@ -47,6 +51,7 @@ class ShipRecord(ShipRequest):
     tools: dict[str, dict[str, str]]
     shipped: datetime
     run: str
+    artifacts: tuple[ArtifactRef, ...] = ()
 
 
 class Attempt(Frozen):
@@ -72,6 +77,22 @@ def product(model: str, scheme: str, to: str) -> str:
 
 def read_shipped(store: Store, name: str) -> ShipRecord | None:
     return _read(store, f"watch/shipped/{name}.json", ShipRecord)
+
+
+def shipped_records(store: Store) -> list[ShipRecord]:
+    """The records of all products. Raises BadInput for one that cannot be read: what it needs is not known."""
+    found: list[ShipRecord] = []
+    for key in store.keys("watch/shipped"):
+        try:
+            found.append(ShipRecord.model_validate_json(store.read_key(key)))
+        except KeyError:  # removed meanwhile
+            continue
+        except ValidationError as error:
+            raise BadInput(
+                f"{key} in the store is not a record that this version can read",
+                remedy="use the version of Carwright that wrote it, or remove the record",
+            ) from error
+    return found
 
 
 def read_attempt(store: Store, name: str) -> Attempt | None:

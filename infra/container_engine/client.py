@@ -123,7 +123,7 @@ class ContainerEngine:
             "pid_mode": f"container:{spec.pid_of}" if spec.pid_of else None,
             "port_bindings": {port: (spec.publish_at, at or None) for port, at in spec.publish.items()} or None,
             "read_only": True,
-            "security_opt": [NO_NEW_PRIVILEGES, *spec.security],
+            "security_opt": [NO_NEW_PRIVILEGES, *self._security(spec)],
             "shm_size": spec.shm,
             "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - the container's own
             "volumes_from": list(spec.volumes_from) or None,
@@ -155,6 +155,18 @@ class ContainerEngine:
                     self.remove(spec.name)
                 raise
         return Container(self.api, str(made["Id"]), spec.name, dict(spec.labels))
+
+    def _security(self, spec: Spec) -> list[str]:
+        """What the spec asks for, on podman without its seccomp profile.
+
+        podman takes a profile as a file of its own machine only; its default one (containers-common, seccomp.json) allows the
+        calls that Docker's does not and that a spec brings a profile for.
+        """
+        own = [option for option in spec.security if not option.startswith("seccomp=")]
+        if len(own) == len(spec.security):
+            return own
+        parts = self.api.version().get("Components") or []
+        return own if any(part.get("Name") == "Podman Engine" for part in parts) else list(spec.security)
 
     def containers(self, **labels: str) -> list[Container]:
         """Those of this project that carry the labels, stopped ones included; the newest first."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 ON_GPUS: Final = (Step.QUANTIZE, Step.SERVE)  # the steps that compute on GPUs where there are any
 _PACKAGE: Final = Path(containers.__file__).parent
-_FINISHED: Final = "environment.json"
+FINISHED: Final = "environment.json"
 _ELSEWHERE: Final = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_REQUIREMENT")
 _POLL: Final = 0.5  # seconds between two looks at a build that another run makes
 
@@ -76,11 +76,7 @@ def prepare(step: Step, settings: Settings, on_event: Callable[[Event], None]) -
     """
     if step is Step.QUANTIZE and settings.quantize.python is not None:
         return _own(settings.quantize.python, step, settings.cache)
-    if step is Step.SERVE and settings.serve.python is not None:
-        step = Step.PUSH
-    cuda = step in ON_GPUS and device(settings) == "cuda"
-    name = f"{step}-cuda" if cuda else step.value
-    lock = lock_of(step, cuda=cuda)
+    name, lock = _locked(step, settings)
     return ensure(name, lock, settings.cache, on_event=on_event, indexes=PipIndexes.of(settings))
 
 
@@ -98,10 +94,21 @@ def _own(python: Path, step: Step, cache: Path) -> Environment:
     return Environment(python.parent, _expose(cache.expanduser().absolute()), own=python)
 
 
-def check(steps: Iterable[Step]) -> None:
+def _locked(step: Step, settings: Settings) -> tuple[str, Path]:
+    """The name and the lock of the environment that is made for a step."""
+    if step is Step.SERVE and settings.serve.python is not None:
+        step = Step.PUSH
+    cuda = step in ON_GPUS and device(settings) == "cuda"
+    return _name(step, cuda=cuda), lock_of(step, cuda=cuda)
+
+
+def check(steps: Iterable[Step], settings: Settings) -> None:
     """Raises BadInput when this Python can never install what one of the steps needs; fetches nothing."""
     for step in steps:
-        wheel_tags.check(step.value, lock_of(step).read_text())
+        if step is Step.QUANTIZE and settings.quantize.python is not None:
+            continue
+        name, lock = _locked(step, settings)
+        wheel_tags.check(name, lock.read_text())
 
 
 def ensure(
@@ -128,7 +135,7 @@ def ensure(
         environment = Environment(folder, _expose(cache))
         if not _finished(environment):
             private.folder(cache, "envs")  # who could write there would run programs as this user
-            with _exclusive(folder.with_name(f".{folder.name}.lock"), name, on_event):
+            with _exclusive(lock_file(folder), name, on_event):
                 if not _finished(environment):  # nobody else made it while this run waited
                     _Builder(environment, name, lock, indexes, on_event).build()
     except OSError as error:
@@ -142,9 +149,32 @@ def key(lock: bytes) -> str:
     return hashlib.sha256(lock + b"\0" + where.encode()).hexdigest()[:12]
 
 
+def environment_name(step: Step, digits: str, *, cuda: bool) -> str:
+    """The name of a step's folder; `digits` is what `key` says of its lock."""
+    return f"{_name(step, cuda=cuda)}-{digits}"
+
+
+def lock_file(folder: Path) -> Path:
+    """The file that is locked while an environment is built or removed."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _name(step: Step, *, cuda: bool) -> str:
+    return f"{step}-cuda" if cuda else step.value
+
+
 def _finished(environment: Environment) -> bool:
-    """Finished, and its interpreter, a link to the one that made it, still leads somewhere."""
-    return (environment.folder / _FINISHED).is_file() and environment.python.exists()
+    """Finished, and its interpreter, a link to the one that made it, still leads somewhere.
+
+    It is dated first, as used now: who removes what is old takes the file away and then looks at its date.
+    """
+    try:
+        os.utime(environment.folder / FINISHED)
+    except PermissionError:  # another user's, who removes nothing that this one may not
+        pass
+    except OSError:
+        return False
+    return (environment.folder / FINISHED).is_file() and environment.python.exists()
 
 
 @dataclass(frozen=True)
@@ -168,9 +198,9 @@ class _Builder:
             packages = self._install()
             seconds = round(time.monotonic() - started, 1)
             about = {"name": self.name, "packages": packages, "seconds": seconds, "python": platform.python_version()}
-            unfinished = folder / f".{_FINISHED}"
+            unfinished = folder / f".{FINISHED}"
             unfinished.write_text(json.dumps(about) + "\n")
-            unfinished.replace(folder / _FINISHED)
+            unfinished.replace(folder / FINISHED)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

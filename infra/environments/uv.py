@@ -34,7 +34,7 @@ _OPTIONS: Final = (
     *("--no-config", "--no-progress", "--no-python-downloads", "--no-deps", "--require-hashes", "--no-build-isolation"),
     "--index-strategy=unsafe-best-match",  # as pip does; hashes guard what is installed
 )
-_DOWNLOADING: Final = re.compile(r"\s*Downloading (?P<what>\S+ \(\S+\))")
+_LARGE: Final = re.compile(r"\s*Downloading (?P<what>\S+ \((\d{3,}\.\d+MiB|[\d.]+GiB)\))")  # what a person waits for
 
 
 def program() -> Path | None:
@@ -67,7 +67,7 @@ def install(
 
     def line(text: str) -> None:
         said.append(text)
-        if found := _DOWNLOADING.match(text):
+        if found := _LARGE.match(text):
             output.note(f"downloading {found['what']}")
 
     def attempt(pages: list[str]) -> bool:

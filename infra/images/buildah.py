@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.events import Event
 from containers.process import Child, ProcessFailed, inherited, run
-from infra.images.context import LABELLED
+from infra.images.context import LABELLED, LAID_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,7 +85,7 @@ class Buildah:
         for reference in inputs.pulled:
             self.pull(reference)
         argv = self.argv("build", "--layers", "--timestamp", "0", "--format", "oci", "--pull-never")
-        argv += ["--target", LABELLED]
+        argv += ["--target", LABELLED, "--build-context", f"{LAID_OUT}={context}"]
         argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.packages_digest}"]
         argv += ["--isolation", "chroot"] if os.geteuid() == 0 else ["--network", "none"]
         # Given also where it is the default: buildah 1.28 skips a stage that only a default names.

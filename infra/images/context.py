@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from infra.images.debian import Deb
     from infra.images.targets import Target
 
-LABELLED: Final = "labelled"
+LABELLED: Final = "labelled"  # the stage that is built
+LAID_OUT: Final = "laid-out"  # the named build context
 TOOLS: Final = "infra/images/requirements.lock"
 _SHELL: Final = "containers/oci/minimal"
 DEMO: Final = "infra/demo/requirements.lock"
@@ -183,22 +184,31 @@ def lay_out(
 ) -> None:
     """Fill an empty folder; `cache` is the images' part of the cache, `source` a label, `fresh` makes the base anew.
 
-    The Containerfile gets one more stage at its end, `labelled`: the target with its labels.
+    The Containerfile gets one more stage at its end, `labelled`: the target with its labels. The folder is the build's
+    context and its named context `laid-out`, too.
 
     Raises BadInput when a package was not fetched or is not the one that was locked.
     """
+    stage = f"\nFROM {inputs.target.name} AS {LABELLED}\n"
+    stage += "".join(f"LABEL {key}={json.dumps(value)}\n" for key, value in labels(inputs, source).items())
+    _write(folder / "Containerfile", inputs.containerfile.read_bytes() + stage.encode())
+    lay_out_inputs(inputs, folder / "inputs", cache, wheelhouse)
+    if inputs.target.python:
+        _put_base(inputs, folder / "inputs" / "base.tar", cache, on_event, fresh=fresh)
+
+
+def lay_out_inputs(inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelhouse, *, key: str = "") -> None:
+    """Fill a folder with all that the stages of the target read, except for the base; `key` is for inside/prepare.py."""
     files = wheelhouse.files(inputs.python)
     if absent := [package for package in inputs.python if package not in files]:
         raise _not_fetched(len(absent), inputs.target.name)
     if lacking := debian.missing(inputs.all_debs, cache / "debs"):
         raise _not_fetched(len(lacking), inputs.target.name)
 
-    stage = f"\nFROM {inputs.target.name} AS {LABELLED}\n"
-    stage += "".join(f"LABEL {key}={json.dumps(value)}\n" for key, value in labels(inputs, source).items())
-    _write(folder / "Containerfile", inputs.containerfile.read_bytes() + stage.encode())
     for path in inputs.inside:
         _write(folder / "inside" / path.name, path.read_bytes())
     (folder / "inside" / "carwright").chmod(0o755)
+    _write(folder / "key", key.encode())
     for name, path in inputs.code.items():
         _write(folder / "code" / name, path.read_bytes())
     (folder / "code").mkdir(exist_ok=True)
@@ -212,7 +222,6 @@ def lay_out(
         _write(folder / "demo" / "requirements.lock", requirements(inputs.demo).encode())
         _write(folder / "demo" / "make.py", (inputs.root / "infra/demo/make.py").read_bytes())
         link([files[package] for package in inputs.demo], folder / "demo" / "wheels")
-    _put_base(inputs, folder / "base.tar", cache, on_event, fresh=fresh)
 
 
 def _put_base(inputs: Inputs, base: Path, cache: Path, on_event: Callable[[Event], None], *, fresh: bool) -> None:

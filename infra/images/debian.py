@@ -145,7 +145,7 @@ def fetch(debs: Sequence[Deb], folder: Path, on_event: Callable[[Event], None]) 
         return 0
     on_event(Event(event="log", message=f"fetching {len(absent)} Debian packages"))
     folder.mkdir(parents=True, exist_ok=True)
-    with _apt(requested()[0]) as (apt, root):
+    with _apt(requested()[0], folder) as (apt, root):
         try:
             run(
                 [*apt("apt-get"), "download", *(f"{deb.name}={deb.version}" for deb in absent)],
@@ -170,10 +170,13 @@ def fetch(debs: Sequence[Deb], folder: Path, on_event: Callable[[Event], None]) 
 
 
 @contextmanager
-def _apt(release: str) -> Iterator[tuple[Callable[[str], list[str]], Path]]:
-    """apt in a folder of its own, its lists up to date; gives how to call one of its programs, and the folder."""
+def _apt(release: str, near: Path | None = None) -> Iterator[tuple[Callable[[str], list[str]], Path]]:
+    """apt in a folder of its own, its lists up to date; gives how to call one of its programs, and the folder.
+
+    `near` is a folder on the file system that files are moved to.
+    """
     mirrors = _mirrors()
-    with tempfile.TemporaryDirectory(prefix="carwright-apt-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=".carwright-apt-", dir=near) as scratch:
         root = Path(scratch)
         for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
             (root / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Inspects and loads Carwright's images in the local container engine."""
+"""Inspects, loads and clears away Carwright's images in the local container engine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import io
 import json
 import re
 import tarfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from containers.errors import Error
 from containers.labels import LABEL
 from infra.container_engine.failures import translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
     from pathlib import Path
 
     from infra.container_engine.client import ContainerEngine
@@ -40,6 +43,36 @@ def load(engine: ContainerEngine, archive: Path) -> None:
         for message in engine.api.load_image(file):
             if "error" in message:
                 raise OSError(message["error"])
+
+
+@dataclass(frozen=True)
+class OldImage:
+    """An image that Carwright built and that has no name any more: one from newer inputs has taken it. `age` in seconds since it
+    was built, `size` in bytes with the layers that it shares.
+    """
+
+    id: str
+    age: float
+    size: int
+
+
+def old_images(engine: ContainerEngine, older: timedelta) -> list[OldImage]:
+    """Those that no container was made from, stopped ones included."""
+    with translated_errors("list images"):
+        found = engine.api.images(filters={"label": INPUTS, "dangling": True})
+        used = {one["ImageID"] for one in engine.api.containers(all=True)}
+    ages = [(one, engine.now() - one["Created"]) for one in found if one["Id"] not in used]
+    return [OldImage(one["Id"], age, one["Size"]) for one, age in ages if age >= older.total_seconds()]
+
+
+def remove_image(engine: ContainerEngine, one: OldImage) -> bool:
+    """Remove it; False when the engine refuses, as it does when something was made from it meanwhile."""
+    try:
+        with translated_errors(f"remove the image {one.id}"):
+            engine.api.remove_image(one.id)
+    except Error:
+        return False
+    return True
 
 
 def add_health(archive: Path) -> None:

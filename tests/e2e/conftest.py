@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.workspace import Workspace
+from tests.e2e.workspace import Ended, Workspace
+from tests.support.canaries import CANARIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,14 +15,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Where the demo was shipped for the first time."""
-    return Workspace(tmp_path_factory.mktemp("first"))
+    """Where the demo was shipped for the first time, by a user with secrets."""
+    return Workspace(tmp_path_factory.mktemp("first"), variables=CANARIES)
 
 
 @pytest.fixture(scope="session")
-def shipped(first: Workspace) -> dict[str, Any]:
+def first_run(first: Workspace) -> tuple[Ended, set[str]]:
+    """The first run, and the command lines of its processes."""
+    return first.run_watched("ship", "--json")
+
+
+@pytest.fixture(scope="session")
+def shipped(first_run: tuple[Ended, set[str]]) -> dict[str, Any]:
     """The summary of that run."""
-    return first.run("ship", "--json").json()
+    return first_run[0].json()
 
 
 @pytest.fixture

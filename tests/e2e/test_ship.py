@@ -20,10 +20,11 @@ from containers.process import start_time
 from infra.demo import demo_hub
 from tests.e2e.kills import STEPS, kill_in
 from tests.support import sabotage
+from tests.support.canaries import CANARIES
 from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
-    from tests.e2e.workspace import Workspace
+    from tests.e2e.workspace import Ended, Workspace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
@@ -37,6 +38,23 @@ def test_the_demo_is_shipped(first: Workspace, shipped: dict[str, Any]) -> None:
         "resolve", "download", "quantize", "push", "baseline", "evaluate", "judge", "promote",
     ]  # fmt: skip
     assert first.none_left() == {}
+
+
+def test_no_secret_is_left_anywhere(
+    first: Workspace, first_run: tuple[Ended, set[str]], shipped: dict[str, Any]
+) -> None:
+    """Not in state, logs, the image, Prefect's database, the output, or the command lines of the processes."""
+    ended, lines = first_run
+    assert len(lines) > 5, "the run was watched"
+    login = (first.home / "prefect" / "login").read_text().strip().encode()
+    secrets = [login, *(value.encode() for value in CANARIES.values() if "canary" in value)]
+    told = {"the output": (ended.stdout + ended.stderr).encode(), "a command line": "\n".join(lines).encode()}
+    for path in first.folder.rglob("*"):
+        if path.is_file() and path != first.home / "prefect" / "login":
+            told[str(path)] = path.read_bytes()
+    assert first.home / "prefect" / "prefect.db" in map(Path, told)
+    found = [(where, secret) for where, content in told.items() for secret in secrets if secret in content]
+    assert found == []
 
 
 def test_the_second_run_does_nothing_twice(first: Workspace, shipped: dict[str, Any]) -> None:

@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEADLINE = 900.0  # seconds for one command: a cold chain takes 3-5 minutes on two free cores
 
@@ -27,10 +31,13 @@ class Ended:
 
 @dataclass(frozen=True)
 class Workspace:
-    """`folder` is the working directory; state goes to `.carwright` in it, step environments to the shared cache."""
+    """`folder` is the working directory; state goes to `.carwright` in it, step environments to the shared cache. `variables`
+    are what its user has set.
+    """
 
     folder: Path
     command: tuple[str, ...] = (sys.executable, "-m", "flows.cli.main")
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -39,7 +46,7 @@ class Workspace:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CARWRIGHT_", "PREFECT_"))}
         root = Path(__file__).resolve().parents[2]
-        return kept | {"PYTHONPATH": str(root), "COLUMNS": "200"}
+        return kept | {"PYTHONPATH": str(root), "COLUMNS": "200"} | dict(self.variables)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -59,6 +66,23 @@ class Workspace:
             process.kill()
             raise
         return Ended(process.returncode, stdout, stderr)
+
+    def run_watched(self, *arguments: str) -> tuple[Ended, set[str]]:
+        """Run a command and look all the time at the command lines of its processes, as every user of the machine can."""
+        seen: set[str] = set()
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(0.5):
+                seen.update(self.processes().values())
+
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            return self.run(*arguments), seen
+        finally:
+            ended.set()
+            watcher.join()
 
     def processes(self) -> dict[int, str]:
         """Living processes that belong to this workspace: by a path of it in their arguments or environment."""

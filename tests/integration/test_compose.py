@@ -55,7 +55,7 @@ def docker_setup() -> list[str]:
     """v1.29 knows no --wait: the tests wait themselves."""
     need_images("flow", *SERVICES)
     os.environ.update(PORTS | {"CARWRIGHT_PROJECT": PROJECT})
-    return [f"up --build -d keys {' '.join(SERVICES)}"]
+    return [f"up --no-build -d keys {' '.join(SERVICES)}"]
 
 
 @pytest.fixture(scope="session")

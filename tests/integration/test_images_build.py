@@ -80,7 +80,7 @@ def test_a_changed_file_changes_the_digest_and_is_named(shop: ImageBuilder, stor
     """One byte of the layer, and the same byte back again."""
     first = build(shop, storage, "modelcar-base", tmp_path / "context")
     storage.export(first, tmp_path / "first.tar")
-    layer = tmp_path / "context" / "layer.tar"
+    layer = tmp_path / "context" / "inputs" / "layer.tar"
     content = layer.read_bytes()
     changed = content.replace(b"Apache License, version 2.0", b"Apache License, version X.0", 1)
     assert changed != content
@@ -99,8 +99,8 @@ def test_verify_names_what_differs(shop: ImageBuilder, tmp_path: Path) -> None:
     (tmp_path / "infra/images").mkdir(parents=True)
     (tmp_path / "infra/images/requirements.lock").write_text("")
     (tmp_path / "Containerfile").write_text(
-        "FROM scratch AS made\nADD base.tar /\nFROM made AS base\n"
-        "RUN --mount=type=bind,target=/context python3.11 /context/inside/offline.py && "
+        "FROM scratch AS made\nADD inputs/base.tar /\nFROM made AS base\n"
+        "RUN --mount=type=bind,from=laid-out,source=inputs,target=/context python3.11 /context/inside/offline.py && "
         "python3.11 -c \"import time; open('/when', 'w').write(str(time.time_ns()))\"\n"
     )
     shop = ImageBuilder(shop.settings, lambda name, event: None, root=tmp_path)

@@ -25,7 +25,7 @@ from containers.contract import Kind, StoreLocation
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
 from containers.settings import StoreSettings
-from containers.store import DamagedBlob, FileEntry, Manifest, Store
+from containers.store import DamagedBlob, FileEntry, Manifest, Store, Swept
 from containers.store.client import Bucket
 from containers.store.transfer import MIB, PART
 from infra.objectstore import EmbeddedStore
@@ -324,7 +324,7 @@ def test_a_killed_upload_leaves_nothing_and_can_be_mended(
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     assert not store.has_blob(digest, size)
-    assert store.sweep(older=timedelta()) == []
+    assert survey(store).before == 0
 
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -458,6 +458,19 @@ def test_prefixes_are_worlds_of_their_own(served: StoreSettings, tmp_path: Path)
     assert (tmp_path / "store" / "carwright" / "a" / "b" / "artifacts" / "checkpoint" / f"{FINGERPRINT}.json").is_file()
 
 
+def survey(store: Store) -> Swept:
+    """What a sweep says when it removes nothing."""
+    return store.sweep(lambda: lambda manifest: "needed", older=timedelta(days=1))
+
+
+def make_old(served: StoreSettings) -> None:
+    """Date everything that is in the server's folder years back."""
+    assert served.folder is not None
+    for path in served.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (1e9, 1e9))
+
+
 def test_results_are_kept_by_name(store: Store) -> None:
     """Overwritten in place; KeyError for none; names may hold what Prefect puts into them."""
     for key in ("results/flow/abc", "results/a b+c=d%2F", "results/ü"):
@@ -469,33 +482,40 @@ def test_results_are_kept_by_name(store: Store) -> None:
         assert store.read_key(key) == b"2"
         assert store.has_key(key)
     assert list(store.manifests()) == []
-    assert store.sweep(older=timedelta()) == []
+    assert survey(store).before == 0
 
 
-def test_sweep_takes_what_nobody_names_and_only_on_request(store: Store) -> None:
+def test_sweep_takes_what_nobody_names_and_only_on_request(served: StoreSettings, store: Store, bucket: Bucket) -> None:
+    """Age is the server's word; claims and notices are kept there, too."""
     named, orphan = (put(store, name, name.encode()) for name in ("named", "orphan"))
     store.commit(manifest(named))
-    assert store.sweep() == []  # younger than a day
-    (found,) = store.sweep(older=timedelta())
-    assert (found.digest, found.size) == (orphan.sha256, 6)
-    assert store.has_blob(orphan.sha256, 6)
-    assert store.sweep(older=timedelta(), delete=True) == [found]
-    assert not store.has_blob(orphan.sha256, 6)
-    assert store.has_blob(named.sha256, 5)
+    assert survey(store).orphans == 0  # younger than a day
+    make_old(served)
+    store.write_key("watch/hub.json", b"{}")
+    until(lambda: survey(store).orphans == 1, "the server sees the new dates")
+    found = survey(store)
+    assert (found.orphaned, found.before, found.after) == (6, 11, 5)
+    assert connect(served).has_blob(orphan.sha256, 6)  # a run that counts on it
+    assert survey(store).orphans == 0
+    for claim in list(bucket.listing("claims/")):
+        bucket.delete(claim.key)
+    assert store.sweep(lambda: lambda manifest: "needed", older=timedelta(days=1), delete=True) == found
+    assert not connect(served).has_blob(orphan.sha256, 6)
+    assert connect(served).has_blob(named.sha256, 5)
+    assert not list(bucket.listing("notices/"))
 
 
-def test_sweep_stops_at_what_it_cannot_read(store: Store, bucket: Bucket) -> None:
+def test_sweep_stops_at_what_it_cannot_read(served: StoreSettings, store: Store, bucket: Bucket) -> None:
     """A manifest of a newer version may name any blob: nothing is removed. Names that are no blobs' are left alone."""
     orphan = put(store, "orphan", b"orphan")
     bucket.write("blobs/sha256/README", b"not a blob")
     for key in (f"artifacts/unheard-of/{FINGERPRINT}.json", f"artifacts/group/{FINGERPRINT}.json", "artifacts/x"):
         bucket.write(key, b'{"schema_version": 2}')
         with pytest.raises(BadInput, match=key):
-            store.sweep(older=timedelta(), delete=True)
+            store.sweep(lambda: lambda manifest: "", older=timedelta(days=1), delete=True)
         assert store.has_blob(orphan.sha256, orphan.size)
         bucket.delete(key)
-    assert [found.digest for found in store.sweep(older=timedelta(), delete=True)] == [orphan.sha256]
-    assert bucket.read("blobs/sha256/README") == b"not a blob"
+    assert survey(store).before == 6
 
 
 def test_find_says_when_the_keys_may_not_read(served: StoreSettings, store: Store) -> None:

@@ -56,8 +56,13 @@ ENVIRONMENT = ("containers/settings.py", "containers/process.py", "containers/su
 _ENVIRON = frozenset({"os.environ", "os.getenv", "os.putenv", "os.environb"})
 
 
-# The last one forks inside the sandbox, whose processes are its own.
-STARTERS = ("containers/process.py", "containers/supervisor.py", "containers/evaluate/confined/main.py")
+# The sandbox's forks inside itself, whose processes are its own; the last is the program of an image that has none of our code.
+STARTERS = (
+    "containers/process.py",
+    "containers/supervisor.py",
+    "containers/evaluate/confined/main.py",
+    "infra/images/inside/postgres.py",
+)
 _STARTS = ("os.system", "os.popen", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "asyncio.create_subprocess")
 
 

@@ -38,7 +38,7 @@ class Desk:
 
     @classmethod
     def at(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-        """One whose lock pins one wheel; pip and uv know no other index."""
+        """One whose lock pins one wheel; pip knows no other index."""
         for name in list(os.environ):
             if name.startswith("PIP_"):
                 monkeypatch.delenv(name)

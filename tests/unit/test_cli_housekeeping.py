@@ -1,4 +1,4 @@
-"""Which services `carwright clean` stops, and whose store it sweeps."""
+"""Which services `carwright clean` stops, and which ages it takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from containers.errors import BadInput
 from containers.settings import StoreSettings
-from flows.cli.housekeeping import age, services, sweep_store
+from flows.cli.housekeeping import age, services
 from flows.runners.backends import BACKENDS
 from flows.runners.process.services import ProcessServices
 from flows.runners.remote.services import PlacedServices
@@ -56,15 +56,6 @@ def test_a_run_with_the_docker_profile_is_remembered(tmp_path: Path) -> None:
     assert [type(one).__name__ for one in services(settings)] == ["ProcessServices", "DockerServices"]
 
 
-def test_only_a_store_of_this_folder_s_own_is_swept(tmp_path: Path) -> None:
-    """Nothing is started where there is none, and nobody else's is asked."""
-    settings = Settings(home=tmp_path, store=StoreSettings(endpoint="http://127.0.0.1:9"))
-    (tmp_path / "store").mkdir()
-    assert not sweep_store(settings, timedelta(), dry_run=False)
-    assert not sweep_store(Settings(home=tmp_path / "new"), timedelta(), dry_run=False)
-    assert not (tmp_path / "new").exists()
-
-
 @pytest.mark.parametrize(("text", "hours"), [("36h", 36), ("14d", 336), ("0h", 0)])
 def test_ages(text: str, hours: int) -> None:
     """Hours and days."""
@@ -76,3 +67,10 @@ def test_what_is_no_age(text: str) -> None:
     """Refused before anything is stopped or removed."""
     with pytest.raises(BadInput, match="is not an age"):
         age(text)
+
+
+def test_an_age_that_would_take_what_runs_are_making() -> None:
+    with pytest.raises(BadInput, match="23h is too short") as caught:
+        age("23h", least=timedelta(days=1))
+    assert "at least 24h" in caught.value.remedy
+    assert age("24h", least=timedelta(days=1)) == timedelta(days=1)

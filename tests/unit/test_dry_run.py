@@ -93,6 +93,7 @@ def test_the_socket_goes_by_group_and_the_secrets_as_volumes() -> None:
         "/var/run/docker.sock:/var/run/docker.sock",
     ]
     assert told["container_create_kwargs"]["group_add"] == ["998"]
+    assert told["container_create_kwargs"]["security_opt"] == ["no-new-privileges", "label=disable"]
     assert told["auto_remove"] is True
     environment = host.variables(CPU_POOL)
     assert environment["A"] == "b"
@@ -141,8 +142,16 @@ def test_compose_publishes_on_loopback_alone_and_holds_no_secret(root: Path) -> 
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
     with_socket = [name for name, service in services.items() if "docker.sock" in str(service.get("volumes"))]
-    assert with_socket == ["worker"]
-    assert "user" not in services["worker"]
+    assert with_socket == ["worker", "deployments"]
+    assert services["deployments"]["user"] == "1001:1001"  # it sees whose the socket is, and is not in that group
+
+
+def test_the_worker_is_root_until_it_knows_the_sockets_group(root: Path) -> None:
+    """With what a change of user takes, and nothing else."""
+    worker = yaml.safe_load((root / "infra" / "compose.yaml").read_text())["services"]["worker"]
+    assert (worker["user"], worker["cap_drop"], worker["cap_add"]) == ("0:0", ["ALL"], ["SETUID", "SETGID"])
+    assert worker["command"][:3] == ["python", "-m", "infra.socket_user"]
+    assert "no-new-privileges:true" in worker["security_opt"]
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
@@ -156,7 +165,8 @@ def test_no_secret_is_in_an_environment_or_a_command(root: Path, name: str) -> N
         words = [str(word) for word in service.get("command") or [] if "AUTH_STRING" in str(word)]
         assert all(word.startswith("--login=/run/login/") for word in words)
     readers = {key for key, service in services.items() if "/run/login:ro" in str(service.get("volumes"))}
-    assert readers == {"compose.yaml": {"prefect", "worker"}, "compose.gpu.yaml": {"worker"}}[name]
+    ours = {"prefect", "worker", "deployments", "ship"}
+    assert readers == {"compose.yaml": ours, "compose.gpu.yaml": {"worker"}}[name]
 
 
 def test_the_login_is_made_once_in_a_folder_of_its_own(tmp_path: Path) -> None:

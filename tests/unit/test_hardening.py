@@ -40,16 +40,24 @@ STEPS = [
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
 def test_services_of_compose(root: Path, name: str) -> None:
-    """Root is only what gives keys away, without a network, and then ends."""
+    """Root is only what gives keys away, without a network, and then ends, and what becomes another user at once."""
     for service, told in yaml.safe_load((root / "infra" / name).read_text())["services"].items():
         assert told["read_only"] is True, service
         assert told["cap_drop"] == ["ALL"], service
-        assert told["security_opt"] == ["no-new-privileges:true"], service
+        socket = any("docker.sock" in volume for volume in told.get("volumes", ()))
+        relabeled = ["label=disable"] if socket and name == "compose.yaml" else []  # for SELinux
+        assert told["security_opt"] == ["no-new-privileges:true", *relabeled], service
         assert told["pids_limit"] == PIDS, service
         assert "privileged" not in told
         if service == "keys":
             assert (told["user"], told["network_mode"]) == ("0:0", "none")
             assert set(told["cap_add"]) == {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
+        elif told.get("user") == "0:0":
+            assert (service, told["command"][:3]) == ("worker", ["python", "-m", "infra.socket_user"])
+            assert set(told["cap_add"]) == {"SETUID", "SETGID"}
+        elif service == "deployments":  # looks at the socket's group and is not in it
+            assert told["user"] == "1001:1001"
+            assert not {"cap_add", "group_add", "devices", "pid"} & set(told)
         else:
             assert not {"user", "cap_add", "devices", "pid"} & set(told), service  # the user is the image's, 1001
 
@@ -59,7 +67,10 @@ def test_flow_runs_of_a_docker_pool(pool: Any) -> None:
     told = Host(socket_group=998).template(pool)["job_configuration"]
     create = told["container_create_kwargs"]
     assert (create["user"], create["read_only"], create["pids_limit"]) == ("1001:0", True, PIDS)
-    assert (create["cap_drop"], create["security_opt"]) == (["ALL"], ["no-new-privileges"])
+    assert (create["cap_drop"], create["security_opt"]) == (["ALL"], ["no-new-privileges", "label=disable"])
+    assert Host().template(pool)["job_configuration"]["container_create_kwargs"]["security_opt"] == [
+        "no-new-privileges"
+    ]
     assert set(create["tmpfs"]) == {"/tmp", "/home/carwright"}
     assert told["privileged"] is False
 

@@ -105,7 +105,9 @@ def test_bytecode_is_the_same_whenever_and_wherever_it_is_made(tmp_path: Path) -
 def test_the_user_is_added_to_those_of_the_base(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("gives files to another user")
-    prepare.main(tmp_path)
+    key = tmp_path / "key"
+    key.touch()
+    prepare.main(tmp_path, key)
     lines = (tmp_path / "etc/passwd").read_text().splitlines()
     assert lines[-1] == "carwright:x:1001:0:Carwright:/home/carwright:/bin/sh"
     assert lines[0].startswith("root:")
@@ -113,6 +115,18 @@ def test_the_user_is_added_to_those_of_the_base(tmp_path: Path) -> None:
         status = (tmp_path / name).stat()
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1001, 0, 0o775), name
     assert stat.S_IMODE((tmp_path / "run/secrets").stat().st_mode) == 0o755
+    assert not (tmp_path / "usr").exists(), "the hermetic build has no key, and one base for all"
+
+
+def test_what_an_ordinary_build_installs_is_part_of_its_base(tmp_path: Path) -> None:
+    """buildah looks at the layers below, not at what is mounted, to find out whether a step was done before."""
+    if os.geteuid() != 0:
+        pytest.skip("gives files to another user")
+    (tmp_path / "key").write_text("sha256:0")
+    prepare.main(tmp_path / "made", tmp_path / "key")
+    assert (tmp_path / "made/usr/share/carwright/inputs").read_text() == "sha256:0"
+    for name in ("usr", "usr/share", "usr/share/carwright"):
+        assert stat.S_IMODE((tmp_path / "made" / name).stat().st_mode) == 0o755
 
 
 def test_a_folder_behind_the_path_of_another_python(tmp_path: Path) -> None:

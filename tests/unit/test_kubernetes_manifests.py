@@ -17,6 +17,7 @@ from prefect.workers.base import BaseJobConfiguration
 
 from containers.contract import DownloadParameters, EvaluateParameters, ServeParameters, Step, StepRequest
 from containers.digest import Digest
+from flows.orchestrator.postgres import NAME, PASSWORD_FILE
 from flows.runners.kubernetes.manifests import job, secret
 from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import allowed
@@ -79,11 +80,27 @@ def test_the_container_that_serves_sees_no_secret(settings: Settings) -> None:
     assert "STORE" not in str(serve["env"])
 
 
-@pytest.mark.parametrize("name", ["rbac.yaml", "settings.yaml"])
+@pytest.mark.parametrize("name", ["rbac.yaml", "settings.yaml", "postgres.yaml"])
 def test_the_files_for_a_cluster_fit_the_schema(root: Path, name: str) -> None:
     """infra/kubernetes, document by document."""
     for document in yaml.safe_load_all((root / "infra" / "kubernetes" / name).read_text()):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_the_server_on_a_cluster_has_a_database_of_its_own(root: Path) -> None:
+    """Not the chart's, whose password everybody knows; server and database name one Secret, and neither file has a value."""
+    folder = root / "infra" / "kubernetes"
+    server = yaml.safe_load((folder / "server.yaml").read_text())
+    service, stateful = yaml.safe_load_all((folder / "postgres.yaml").read_text())
+    assert server["postgresql"] == {"enabled": False}
+    (volume,) = [one for one in stateful["spec"]["template"]["spec"]["volumes"] if "secret" in one]
+    assert server["secret"] == {"create": False, "name": volume["secret"]["secretName"]}
+    (container,) = stateful["spec"]["template"]["spec"]["containers"]
+    assert "env" not in container
+    (item,) = volume["secret"]["items"]
+    mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert f"{mounts['password']}/{item['path']}" == str(PASSWORD_FILE)
+    assert f"@{service['metadata']['name']}:5432/{NAME}" in (folder / "postgres.yaml").read_text()
 
 
 def test_the_settings_for_a_cluster_are_settings(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,8 +173,8 @@ def test_a_lease_is_renewed_while_it_is_held(services: ProcessServices, monkeypa
 def test_a_service_that_ends_by_itself_says_why(services: ProcessServices) -> None:
     lease = services.start(_request("dies"), lambda _: None)
     assert (lease.serves, lease.why_ended()) == (True, None)
-    for result in (services.settings.home / "runs" / "r").glob("serve-*/result.json"):  # one of them is of what fetched
-        result.with_name("result.json.die").touch()
+    for folder in (services.settings.home / "runs" / "r").glob("serve-*"):
+        (folder / "result.json.die").touch()
     until(lambda: not lease.serves, "the service has ended")
     error = lease.why_ended()
     assert isinstance(error, StepFailed)

@@ -68,18 +68,18 @@ def test_arguments_on_gpus() -> None:
             "arguments": ("--kv-cache-dtype=fp8", "--enforce-eager"),
         }
     )
-    assert command(_GPU, parameters, Path("/models/x"), Path("/sockets/s"), python=Path("/own/python")) == [
+    assert command(_GPU, parameters, Path("/models/x"), Path("/s/vllm"), python=Path("/own/python")) == [
         *("/own/python", "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", "/models/x", "--served-model-name", "demo"),
-        *("--uds", "/sockets/s"),
+        *("--uds", "/s/vllm"),
         *("--max-model-len", "512", "--dtype", "bfloat16", "--tensor-parallel-size", "2"),
         *("--pipeline-parallel-size", "2", "--gpu-memory-utilization", "0.95"),
         *("--max-logprobs", "20", "--disable-uvicorn-access-log", "--disable-log-stats"),
         *("--kv-cache-dtype=fp8", "--enforce-eager"),
     ]
-    plain = command(_GPU, _PARAMETERS, Path("/models/x"), 8123)
+    plain = command(_GPU, _PARAMETERS, Path("/models/x"), Path("/s/vllm"))
     assert not {"--pipeline-parallel-size", "--gpu-memory-utilization"} & set(plain)
-    assert "--gpu-memory-utilization" not in command(_CPU, parameters, Path("/models/x"), 8123)
+    assert "--gpu-memory-utilization" not in command(_CPU, parameters, Path("/models/x"), Path("/s/vllm"))
 
 
 def test_a_server_sees_the_gpus_of_its_plan(tmp_path: Path) -> None:

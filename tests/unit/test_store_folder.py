@@ -16,6 +16,7 @@ from containers.errors import BadInput
 from containers.settings import StoreSettings
 from containers.store import DamagedBlob, FileEntry, Manifest, Store
 from containers.store import folder as folder_module
+from containers.store.sweep import Sweep, Swept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,14 @@ def store(tmp_path: Path) -> Store:
     folder = tmp_path / "store"
     folder.mkdir()
     return Store.open(StoreLocation(endpoint="http://127.0.0.1:9"), StoreSettings(folder=folder, direct=True))
+
+
+def swept(folder: Path) -> Swept:
+    """After a sweep without a server in front of the folder, which would have to be waited for."""
+    location = StoreLocation(endpoint="http://127.0.0.1:9")
+    bucket = folder_module.FolderBucket(location, StoreSettings(folder=folder, direct=True))
+    bucket.settle = 0.0
+    return Sweep(bucket, lambda: lambda manifest: "", older=timedelta(days=1)).run(delete=True)
 
 
 @pytest.fixture
@@ -154,19 +163,39 @@ def test_an_original_that_is_gone_is_a_missing_blob_or_none(
     assert (found is None) == blob.is_symlink()
 
 
-def test_a_sweep_goes_by_the_age_of_the_share(store: Store, original: Path, shared: Callable[[], None]) -> None:
-    """Not by that of the original's bytes, which may be years old."""
+def test_what_is_shared_is_claimed(store: Store, tmp_path: Path, original: Path, shared: Callable[[], None]) -> None:
+    """A hard link is as old as the file, which may be years: the sweep does not take it from a run that goes on."""
+    os.utime(original, (0, 0))
     shared()
-    assert [one.digest for one in store.sweep(older=timedelta(seconds=-5))] == [DIGEST]
-    if original.stat().st_nlink == 1:
-        os.utime(original, (0, 0))
-        assert store.sweep(older=timedelta(days=1)) == []
+    store.write_key("watch/hub.json", b"{}")
+    assert swept(tmp_path / "store").orphans == 0
+    store.commit(manifest())
+    assert store.find(Kind.CHECKPOINT, FINGERPRINT) == manifest()
 
 
-def test_half_written_files_are_no_keys(store: Store, blob: Path) -> None:
+def test_a_sweep_takes_the_share_and_never_the_original(
+    store: Store, tmp_path: Path, original: Path, blob: Path, shared: Callable[[], None]
+) -> None:
+    """What goes with it is nothing where the bytes are a file of somebody else's."""
+    shared()
+    store.commit(manifest())
+    linked = blob.is_symlink() or blob.stat().st_nlink > 1
+    for path in [*blob.parent.iterdir(), *blob.parents[2].rglob("*.json")]:
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    store.write_key("watch/hub.json", b"{}")
+    fates = swept(tmp_path / "store").fates
+    assert [(one.goes, one.own, one.shared) for one in fates] == [
+        (True, 0, len(CONTENT)) if linked else (True, len(CONTENT), 0)
+    ]
+    assert not blob.is_symlink()
+    assert not blob.exists()
+    assert original.read_bytes() == CONTENT
+
+
+def test_half_written_files_are_no_keys(tmp_path: Path, store: Store, blob: Path) -> None:
     blob.parent.mkdir(parents=True, exist_ok=True)
     (blob.parent / ".carwright-1.part").write_bytes(b"half")
-    assert store.sweep(older=timedelta(seconds=-5)) == []
+    assert swept(tmp_path / "store").before == 0
 
 
 def test_many_writers_of_one_blob_leave_it_whole(store: Store, blob: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +23,8 @@ COMPOSE: Final = Path(infra.__file__).parent / "compose.yaml"
 FLOW_RUNS: Final = f"{LABEL}flow-runs"  # as flows.orchestrator.work_pools sets it
 STEPS: Final = f"{LABEL}project"  # as infra.container_engine sets it
 SERVICES: Final = ("objectstore", "registry", "hub", "prefect", "worker")
+ONCE: Final = ("deployments",)  # ends when its work is done
+DONE: Final = "exited with code 0"
 _CLIENT: Final = ("DOCKER_", "COMPOSE_")  # prefixes of variables that configure the commands
 _COMMAND_TIMEOUT: Final = 60.0  # seconds
 _UP_TIMEOUT: Final = 300.0  # seconds to create the containers, with all images loaded
@@ -36,7 +38,8 @@ class Stack:
     project: str
     variables: Mapping[str, str]
     files: tuple[Path, ...] = (COMPOSE,)
-    services: tuple[str, ...] = field(default=SERVICES)
+    services: tuple[str, ...] = SERVICES
+    once: tuple[str, ...] = ONCE
 
     @cached_property
     def _compose(self) -> list[str]:
@@ -63,35 +66,38 @@ class Stack:
         except ProcessFailed as error:
             raise _as_error(error) from error
 
-    def wait(self, say: Callable[[str], None], deadline: float = 420.0, *, but: str = "") -> None:
-        """Wait until every service except `but` is healthy, reporting each with `say`.
+    def wait(self, say: Callable[[str], None], deadline: float = 420.0) -> None:
+        """Wait until every service is healthy, and those that run once have done so; reports each with `say`.
 
         Raises NotReady if a service ends or is unhealthy, with the end of its log, or after `deadline` seconds.
         """
         began, ready = time.monotonic(), set[str]()
-        wanted = [service for service in self.services if service != but]
-        while ready != set(wanted):
+        wanted = {**dict.fromkeys(self.services, "healthy"), **dict.fromkeys(self.once, DONE)}
+        while ready != wanted.keys():
             states = self.states()
-            for service in wanted:
+            for service, ending in wanted.items():
                 state = states.get(service, "missing")
-                if state == "healthy" and service not in ready:
+                if state == ending and service not in ready:
                     ready.add(service)
-                    say(f"{service} is ready")
-                if state in {"exited", "dead", "unhealthy"}:
+                    say(f"{service} is {'done' if ending == DONE else 'ready'}")
+                elif state in {DONE, "exited", "dead", "unhealthy"} and state != ending:
                     raise NotReady(f"{service} is {state}:\n{self._log_end(service)}", remedy=self._remedy())
             if time.monotonic() - began > deadline:
-                late = ", ".join(sorted(set(wanted) - ready))
+                late = ", ".join(sorted(wanted.keys() - ready))
                 raise NotReady(f"{late}: not ready after {deadline:.0f} seconds", remedy=self._remedy())
             time.sleep(_POLL)
 
     def states(self) -> dict[str, str]:
-        """Service -> health, or state if it has no health check (starting, healthy, unhealthy, exited...)."""
+        """Service -> health, or state if it has no health check (starting, healthy, exited...); DONE for an exit with code 0."""
         identities = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.project}").split()
         found = {}
         for each in json.loads(docker("inspect", *identities)) if identities else []:
             state = each["State"]
             health = state.get("Health", {}).get("Status") if state["Running"] else None
-            found[each["Config"]["Labels"]["com.docker.compose.service"]] = health or state["Status"]
+            done = state["Status"] == "exited" and state["ExitCode"] == 0
+            found[each["Config"]["Labels"]["com.docker.compose.service"]] = health or (
+                DONE if done else state["Status"]
+            )
         return found
 
     def login(self) -> str:
@@ -145,16 +151,6 @@ def _engine_unreachable(output: str) -> BadInput:
 def labelled(label: str, project: str) -> list[str]:
     """Ids of all containers, running or not, that have this label with the project as its value."""
     return docker("ps", "-aq", "--no-trunc", "--filter", f"label={label}={project}").split()
-
-
-def socket_group(image: str, socket: str) -> int:
-    """The group id of the container engine's socket, on the machine of the engine, which may be a remote one."""
-    script = "import os; print(os.stat('/socket').st_gid)"
-    return int(
-        docker(
-            "run", "--rm", "--network=none", "--volume", f"{socket}:/socket", "--entrypoint=python", image, "-c", script
-        )
-    )
 
 
 def missing(images: tuple[str, ...]) -> list[str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import infra
 from containers.errors import BadInput
-from containers.process import export, inherited, run
+from containers.process import export
 from flows.local.dry_run import compose
-from flows.orchestrator.prefect_import import import_prefect
+from flows.local.dry_run.site import Database
 from infra.credentials import LOGIN
 
 if TYPE_CHECKING:
@@ -20,12 +17,9 @@ if TYPE_CHECKING:
     from flows.local.dry_run.compose import Stack
     from flows.local.dry_run.site import Site
 
-_DEPLOY: Final = 300.0  # seconds for `prefect deploy`, which imports every flow
-_PREFECT_YAML: Final = Path(infra.__file__).parent / "prefect.yaml"
-
 
 def up(site: Site, log: Callable[[str], None]) -> None:
-    """Start the services, create the work pools and register the deployments; safe to repeat.
+    """Start the services, one of which creates the work pools and registers the deployments; safe to repeat.
 
     Raises BadInput if a container engine, Compose or an image is missing or a port is in use; NotReady if a service does
     not become healthy.
@@ -35,25 +29,14 @@ def up(site: Site, log: Callable[[str], None]) -> None:
             f"the container engine does not have the images {', '.join(absent)}",
             remedy="`make images` builds and loads them",
         )
-    group = compose.socket_group(site.image("flow"), site.socket)
-    stack = site.stack(group)
+    stack = site.stack()
     began = time.monotonic()
     log("starting the services")
-    stack.compose("up", "-d", "--remove-orphans")
-    stack.wait(log, but="worker")  # it starts while the deployments are registered
-
-    # Prefect reads its settings once, when it is imported.
-    environment = _prefect(site, stack)
-    export(environment)
-    import_prefect()
-    from flows.orchestrator.child_runs import check_server
-    from flows.orchestrator.work_pools import prepare
-
-    check_server()
-    prepare(site.host(group), log)
-    run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_PREFECT_YAML)],
-        env=inherited() | environment, cwd=_PREFECT_YAML.parent, timeout=_DEPLOY)  # fmt: skip
-    stack.wait(lambda _: None)
+    # By name: the file has services whose images are only built.
+    stack.compose("up", "-d", "--no-build", "--remove-orphans", *stack.services, *stack.once)
+    stack.wait(log)
+    # Prefect reads its settings once, when it is imported; whoever follows a run imports it next.
+    export(_prefect(site, stack))
     log(f"deployments are registered; start-up took {time.monotonic() - began:.0f} s")
 
 
@@ -64,7 +47,10 @@ def down(site: Site, log: Callable[[str], None], *, volumes: bool) -> None:
         compose.docker("stop", "--time", "30", *runs, timeout=120)
     if left := compose.labelled(compose.FLOW_RUNS, site.project) + compose.labelled(compose.STEPS, site.project):
         compose.docker("rm", "--force", "--volumes", *left)
-    site.stack(0).compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
+    everything = site.model_copy(
+        update={"database": Database.POSTGRES}
+    )  # of a profile that is off nothing would be removed
+    everything.stack().compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
     log(
         "containers and data are removed"
         if volumes
@@ -74,7 +60,7 @@ def down(site: Site, log: Callable[[str], None], *, volumes: bool) -> None:
 
 def api(site: Site, stack: Stack | None = None) -> dict[str, str]:
     """The environment variables of a client of the Prefect API, including the login, which is secret."""
-    return {"PREFECT_API_URL": f"{site.url}/api", LOGIN: (stack or site.stack(0)).login()}
+    return {"PREFECT_API_URL": f"{site.url}/api", LOGIN: (stack or site.stack()).login()}
 
 
 def _prefect(site: Site, stack: Stack) -> dict[str, str]:

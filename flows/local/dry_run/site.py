@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from containers.errors import BadInput, faults
-from flows.local.dry_run.compose import Stack
+from flows.local.dry_run.compose import SERVICES, Stack
 from infra.settings import IMAGES, Settings
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 # Images of services and steps; `modelcar-base` and `base` are parts of the others.
 TARGETS = ("flow", "download", "quantize", "push", "evaluate", "serve-cpu", "registry", "objectstore", "hub")
+
+
+class Database(StrEnum):
+    """Where the Prefect server keeps its data."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
 
 
 class Site(BaseSettings):
@@ -32,6 +40,7 @@ class Site(BaseSettings):
     registry_port: int = 5000
     store_port: int = 9000
     api_names: str = ""
+    database: Database = Database.SQLITE
 
     @classmethod
     def read(cls) -> Site:
@@ -52,26 +61,33 @@ class Site(BaseSettings):
 
     def images(self) -> tuple[str, ...]:
         """All images that a run of the chain needs."""
-        return tuple(self.image(target) for target in TARGETS)
+        return tuple(self.image(target) for target in (*TARGETS, *self._extra))
 
-    def stack(self, group: int) -> Stack:
-        """The services; `group` is the id of the group that may use the container engine's socket."""
+    @property
+    def _extra(self) -> tuple[str, ...]:
+        """Services, and their images, of the profile that is on."""
+        return (self.database.value,) if self.database is Database.POSTGRES else ()
+
+    def stack(self) -> Stack:
+        """The services."""
         return Stack(
             self.project,
             {
                 "CARWRIGHT_IMAGES": self.images_,
                 "CARWRIGHT_TAG": self.tag,
                 "CARWRIGHT_SOCKET": self.socket,
-                "CARWRIGHT_GID": str(group),
                 "CARWRIGHT_PORT": str(self.port),
                 "CARWRIGHT_REGISTRY_PORT": str(self.registry_port),
                 "CARWRIGHT_STORE_PORT": str(self.store_port),
                 "CARWRIGHT_API_NAMES": self.api_names,
+                "CARWRIGHT_DATABASE": self.database.value,
+                "COMPOSE_PROFILES": ",".join(self._extra),
             },
+            services=(*SERVICES, *self._extra),
         )
 
     def host(self, group: int) -> Host:
-        """The environment for the flow runs of the work pools."""
+        """The environment for the flow runs of the work pools; `group` may use the container engine's socket."""
         from flows.orchestrator.work_pools import Host
 
         return Host(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from containers import private
 from containers.contract import Endpoint, ServeOptions, Step, StepRequest
-from containers.errors import BadInput
+from containers.errors import BadInput, Error
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
 from containers.ports import beside
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-    from containers.errors import Error
     from containers.events import OnEvent
     from infra.settings import Settings
 

@@ -1,9 +1,10 @@
 """Write what every image has beyond its base into a folder: the user, its home, and places for data and secrets.
 
-    python prepare.py FOLDER
+    python prepare.py FOLDER KEY
 
 The user is 1001 of group 0, and the home is the group's too: clusters that give every container a number of its own
-(OpenShift) keep group 0.
+(OpenShift) keep group 0. KEY is a file with the digest of what an ordinary build installs; it becomes a file of every image, so
+that a builder that does not look into mounts (buildah) installs again when that changes. The hermetic build leaves it empty.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ UID, GID = 1001, 0
 HOME = "/home/carwright"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, key: Path) -> None:
     os.umask(0)
     (folder / "etc").mkdir(mode=0o755, parents=True)
     _add("etc/passwd", f"carwright:x:{UID}:{GID}:Carwright:{HOME}:/bin/sh", folder)
@@ -26,7 +27,13 @@ def main(folder: Path) -> None:
         path.mkdir(mode=0o775, parents=True)
         os.chown(path, UID, GID)
     (folder / "run/secrets").mkdir(mode=0o755, parents=True)
-    for name in ("home", "run", "var", "var/lib"):
+    places = ["home", "run", "var", "var/lib"]
+    if digest := key.read_text():
+        places += ["usr", "usr/share", "usr/share/carwright"]
+        (folder / places[-1]).mkdir(parents=True)
+        (folder / "usr/share/carwright/inputs").write_text(digest)
+        (folder / "usr/share/carwright/inputs").chmod(0o644)
+    for name in places:
         (folder / name).chmod(0o755)
 
 
@@ -42,4 +49,4 @@ def _add(name: str, line: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
