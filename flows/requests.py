@@ -198,7 +198,7 @@ class Requests:
     def check_arguments(self, arguments: tuple[str, ...]) -> StepRequest:
         """Check whether the vLLM that would serve takes these arguments."""
         parameters = ServeParameters(action="check", served_model_name="none", arguments=arguments)
-        return self._request(Step.SERVE, parameters)
+        return self._request(Step.SERVE, parameters, options=ServeOptions(stage="serve"))  # which gets no secrets
 
     def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
         """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from containers.contract import ServeOptions
+from containers.contract import ServeOptions, Step
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, StepRequest
@@ -55,6 +55,11 @@ class Services(Protocol):
     def stop_all(self, *, kept: bool = False) -> list[str]:
         """Stop what dead runs have left, and with `kept` also what was meant to stay; returns what was stopped."""
         ...
+
+
+def serves(request: StepRequest) -> bool:
+    """Whether the request is for a service; a serve step that checks arguments ends by itself, as all others do."""
+    return request.step is Step.SERVE and request.parameters.get("action", "serve") == "serve"
 
 
 def stage(request: StepRequest, which: Literal["fetch", "serve"]) -> StepRequest:

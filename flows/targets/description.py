@@ -67,9 +67,9 @@ class Deployment(Frozen):
     arguments: tuple[str, ...] = ()
     images: DeploySettings = Field(default=DeploySettings(), exclude=True)
 
-    def engine(self, on_gpu: str, on_cpu: str = CPU_IMAGE) -> str:
+    def engine(self, on_gpu: str) -> str:
         """The engine's image: the one asked for, or the target's own for GPUs, or Carwright's for the CPU."""
-        return self.image or (on_gpu if self.on_gpu else on_cpu)
+        return self.image or (on_gpu if self.on_gpu else CPU_IMAGE)
 
     @property
     def on_gpu(self) -> bool:

@@ -15,9 +15,17 @@ import pytest
 import yaml
 from prefect.workers.base import BaseJobConfiguration
 
-from containers.contract import DownloadParameters, EvaluateParameters, ServeParameters, Step, StepRequest
+from containers.contract import (
+    DownloadParameters,
+    EvaluateParameters,
+    ServeParameters,
+    Step,
+    StepRequest,
+    StoreLocation,
+)
 from containers.digest import Digest
 from flows.orchestrator.postgres import NAME, PASSWORD_FILE
+from flows.requests import Requests
 from flows.runners.kubernetes.manifests import job, secret
 from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import allowed
@@ -78,6 +86,17 @@ def test_the_container_that_serves_sees_no_secret(settings: Settings) -> None:
         "/run/request/request.json",
     ]
     assert "STORE" not in str(serve["env"])
+
+
+def test_arguments_are_checked_by_one_container_without_secrets(settings: Settings) -> None:
+    request = Requests("r", StoreLocation(bucket="b"), settings).check_arguments(("--enforce-eager",))
+    made, carried = job(settings, request, "a-name"), secret(settings, request, "a-name", "u")
+    for manifest in (made, carried):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    pod = made["spec"]["template"]["spec"]
+    assert "initContainers" not in pod
+    assert list(carried["data"]) == ["request.json"]
+    assert "STORE" not in str(pod["containers"])
 
 
 @pytest.mark.parametrize("name", ["rbac.yaml", "settings.yaml", "postgres.yaml"])

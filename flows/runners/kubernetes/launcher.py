@@ -20,6 +20,7 @@ from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.events import Event
 from containers.step import parse_result_line
 from flows.runners.kubernetes.manifests import CONTAINER, FETCH, check, job, labels, new_name, resources, secret
+from flows.runners.service import serves
 from flows.runners.step_protocol import StepOutput
 from infra.cluster import Cluster
 
@@ -46,7 +47,7 @@ class KubernetesLauncher:
             cluster.list("Job", labels(request))
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
-        if request.step is Step.SERVE:
+        if serves(request):
             raise BadInput("a model is served by a service, not by a launcher")
         check(request)
         name = new_name(request)

@@ -6,18 +6,17 @@ import base64
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Step
 from containers.errors import BadInput
 from containers.labels import KUBERNETES_LABEL
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
-from flows.runners.service import stage
+from flows.runners.service import serves, stage
 from flows.runners.step_container import has_registry, image_name, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST
 from infra.hardening import of_pod_container
 from infra.settings import KUBERNETES_DEFAULTS
 
 if TYPE_CHECKING:
-    from containers.contract import StepRequest
+    from containers.contract import Step, StepRequest
     from infra.settings import Resources, Settings
 
 CONTAINER: Final = "step"
@@ -84,26 +83,26 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     kube, step = settings.kubernetes, request.step
     wanted = resources(settings, step)
     gpus = wanted.gpus or 0
-    serves = step is Step.SERVE
-    first = stage(request, "fetch") if serves else request  # the one that gets the secrets
+    service = serves(request)
+    first = stage(request, "fetch") if service else request  # the one that gets the secrets
     names = [key.removeprefix("secrets/") for key in payload(settings, first) if key.startswith("secrets/")]
-    container = _container(settings, stage(request, "serve") if serves else request, CONTAINER, REQUEST, wanted)
+    container = _container(settings, stage(request, "serve") if service else request, CONTAINER, REQUEST, wanted)
     working = [container]
-    if serves:
+    if service:
         fetching = _container(settings, first, FETCH, _FETCH_REQUEST, wanted.model_copy(update={"gpus": 0}))
         working = [fetching, container]
     working[0]["volumeMounts"].append({"name": "secrets", "mountPath": SECRETS, "readOnly": True})
     if LOGINS in names:
         working[0]["env"].append({"name": "CARWRIGHT_REGISTRY__AUTH_FILE", "value": f"{SECRETS}/{LOGINS}"})
     seccomp = "Unconfined" if makes_user_namespaces(request) else "RuntimeDefault"
-    requests = [_item(REQUEST), *([_item(_FETCH_REQUEST)] if serves else [])]
+    requests = [_item(REQUEST), *([_item(_FETCH_REQUEST)] if service else [])]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "serviceAccountName": kube.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": seccomp}},
-        **({"initContainers": working[:-1]} if serves else {}),
+        **({"initContainers": working[:-1]} if service else {}),
         "containers": working[-1:],
         "volumes": [
             {"name": "request", "secret": {"secretName": name, "items": requests}},
@@ -115,7 +114,7 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    if serves:  # what NCCL and vLLM's processes talk through
+    if service:  # what NCCL and vLLM's processes talk through
         pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{2 * max(1, gpus)}Gi"}})
         container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 -- in the pod
     if kube.pull_logins:
@@ -153,7 +152,7 @@ def _container(settings: Settings, request: StepRequest, name: str, file: str, w
 
 def secret(settings: Settings, request: StepRequest, name: str, owner: str) -> dict[str, Any]:
     """The request and the secrets that this very step needs; the Job with the uid `owner` takes it along."""
-    first = stage(request, "fetch") if request.step is Step.SERVE else request
+    first = stage(request, "fetch") if serves(request) else request
     entries = payload(settings, first)
     data = {key.rpartition("/")[2]: value for key, value in entries.items() if value is not None}
     if first is not request:
