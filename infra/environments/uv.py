@@ -24,12 +24,8 @@ if TYPE_CHECKING:
     from infra.environments.pip_output import PipOutput
 
 _POLL: Final = 0.5  # seconds between two calls of `on_tick`
-_OWN: Final = (
-    "UV_CACHE_DIR",
-    "UV_HTTP_RETRIES",
-    "UV_LINK_MODE",
-    "UV_OFFLINE",
-)  # of the user's variables; others could install elsewhere
+# Of the user's variables; others could install elsewhere.
+_OWN: Final = ("UV_CACHE_DIR", "UV_HTTP_RETRIES", "UV_LINK_MODE", "UV_OFFLINE")
 _OPTIONS: Final = (
     *("--no-config", "--no-progress", "--no-python-downloads", "--no-deps", "--require-hashes", "--no-build-isolation"),
     "--index-strategy=unsafe-best-match",  # as pip does; hashes guard what is installed

@@ -2,7 +2,7 @@
 
     python -m tests.bench.environments [STEP ...]
 
-For each step (default: download): first with nothing in the caches of uv and pip, then with what the first time left there, then as
+For each step (default: download): by pip and by uv, with nothing in its cache and with what the first time left there, then as
 it is found again; and how long the first two starts of its Python take to import what the step works with, the first of
 which compiles.
 """
@@ -30,8 +30,11 @@ _MAKE: Final = """
 import sys, time
 from pathlib import Path
 from containers.contract import Step
+from infra.environments import uv
 from infra.environments.environment import ensure, lock_of
 step = Step(sys.argv[1])
+if sys.argv[3] == "pip":
+    uv.program = lambda: None
 started = time.monotonic()
 made = ensure(step.value, lock_of(step), Path(sys.argv[2]), on_event=lambda event: None)
 print(time.monotonic() - started, made.python)
@@ -44,13 +47,16 @@ def measure(step: Step) -> list[tuple[str, float]]:
     with tempfile.TemporaryDirectory(prefix="carwright-bench-") as scratch:
         variables = inherited("PIP_") | {"PIP_CACHE_DIR": f"{scratch}/pip", "UV_CACHE_DIR": f"{scratch}/uv"}
 
-        def make(cache: str) -> tuple[float, str]:
-            done = run([sys.executable, "-c", _MAKE, step.value, f"{scratch}/{cache}"], env=variables)
+        def make(cache: str, installer: str = "uv") -> tuple[float, str]:
+            done = run([sys.executable, "-c", _MAKE, step.value, f"{scratch}/{cache}", installer], env=variables)
             seconds, python = done.stdout.split()
             return float(seconds), python
 
-        found = [("made, caches empty", make("1")[0]), ("made, caches filled", make("2")[0])]
-        again, python = make("2")
+        found = []
+        for installer in ("pip", "uv"):
+            found.append((f"made by {installer}, its cache empty", make(f"{installer}-1", installer)[0]))
+            found.append((f"made by {installer}, its cache filled", make(f"{installer}-2", installer)[0]))
+        again, python = make("uv-2")
         found.append(("found again", again))
         for start in ("first", "second"):
             done = run([python, "-c", _START.format(_WORKS_WITH[step])], env=inherited())

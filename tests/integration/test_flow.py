@@ -275,6 +275,7 @@ def test_a_store_that_others_reach_gives_a_link_to_the_report(chain: Chain) -> N
         update={"store": own.store.model_copy(update={"folder": None, "public_endpoint": public})}
     )
     store = Store.open(location(settings), settings.store)
+    chain.launcher.store = store  # every step writes through the server, as it does where no step has the folder
     chain = replace(chain, runtime=replace(chain.runtime, settings=settings, store=store))
     shipped = chain.ship()
     assert shipped.report == f"carwright report {shipped.reference}"
