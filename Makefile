@@ -31,7 +31,7 @@ ship: .venv ## ship a model: make ship MODEL=hf://org/name
 	$(BIN)/carwright ship $(MODEL)
 
 check: lint ## the loop while you work: style, types and unit tests
-	$(BIN)/python -m pytest -n auto -q tests/test_architecture.py tests/unit
+	$(BIN)/python -m pytest -n auto -q -m "not campaign" tests/test_architecture.py tests/unit tests/fuzz
 
 test: .venv ## every test that must hold before a change lands; some: make test TESTS=tests/unit
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40 -m "not campaign" $(TESTS)

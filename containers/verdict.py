@@ -5,6 +5,7 @@ Evaluate writes these values; the flow and the promote step use them.
 
 from __future__ import annotations
 
+import operator
 from typing import Final, Literal
 
 from pydantic import Field
@@ -109,7 +110,9 @@ class Verdict(Values):
     commands: tuple[str, ...] = ()
     server: str = Field(default="", alias="engine")
     baseline_server: str = Field(default="", alias="baseline_engine")
-    serving: tuple[Serving, ...] = Field(default=(), description="baseline and candidate, where they were on GPUs")
+    serving: tuple[Serving, ...] = Field(
+        default=(), exclude_if=operator.not_, description="baseline and candidate, where they were on GPUs"
+    )
 
 
 def grounds_for_promotion(decision: Decision | None, *, override: str, profile: GateProfile) -> Grounds | None:

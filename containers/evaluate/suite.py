@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from pydantic import Field
 
 from containers.contract import Frozen
 from containers.errors import BadInput
@@ -24,7 +27,7 @@ class Sizes(Frozen):
 
     baseline: int = 0
     candidate: int = 0
-    serving: tuple[Serving, ...] = ()
+    serving: tuple[Serving, ...] = Field(default=(), exclude_if=operator.not_)
 
 
 @dataclass(frozen=True)
