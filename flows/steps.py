@@ -366,7 +366,7 @@ class Steps:
         if done.cached and held is not None and held.ref not in done.result.outputs.values():
             done = _run(pure_step, request, name, label, after, refresh_cache=True)
         for ref in done.result.outputs.values():
-            self.runtime.store.count_on(ref)
+            self.runtime.store.load(ref)  # the run counts on it until its end, and no sweep takes it
             self.artifacts.append(ref)
         return done
 

@@ -114,7 +114,7 @@ class Claims:
             self._settled |= set(names)
 
     def written(self, name: str) -> None:
-        """Count on what was written, or claimed by another process, just now."""
+        """Count on what was written just now."""
         with self._lock:
             self._count(name, self._clock())
 

@@ -196,10 +196,6 @@ class Store:
             self._bucket.write(key, content)
         return manifest.ref
 
-    def count_on(self, ref: ArtifactRef) -> None:
-        """Keep an artifact that another process has just made or found, until this one ends and as long as a run may take."""
-        self._claims.written(manifest_key(ref.kind, ref.fingerprint))
-
     def forget(self, ref: ArtifactRef) -> None:
         """Remove a manifest, so that its artifact is made again; its blobs stay until they are swept."""
         self._bucket.delete(manifest_key(ref.kind, ref.fingerprint))

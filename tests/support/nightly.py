@@ -143,7 +143,7 @@ class Run:
 
     def _has(self, manifest: Manifest) -> Manifest:
         if manifest.kind is not Kind.GROUP:
-            self.flow.count_on(manifest.ref)
+            self.flow.load(manifest.ref)
             self.found.append(manifest.ref)
         return manifest
 
