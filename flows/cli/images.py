@@ -96,6 +96,36 @@ def lock(
 
 
 @app.command()
+def audit(
+    osv: Annotated[
+        Path, typer.Argument(help="OSV data for PyPI: a record, a folder of them, or osv.dev's all.zip.", metavar="OSV")
+    ],
+    targets: Targets = None,
+    json_: Json = False,
+) -> None:
+    """Say which locked Python packages have known vulnerabilities, by data that you give; exits with 2 if any has.
+
+    Nothing is fetched. Debian's packages are not looked at: debsecan knows what Debian has mended.
+    """
+    from infra.images.audit import audit as look
+
+    found = look(_targets(targets), osv)
+    if json_:
+        print(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
+    for one in found if not json_ else ():
+        names = ", ".join((one.id, *one.aliases))
+        mended = f"; mended in {', '.join(one.fixed)}" if one.fixed else ""
+        terminal.line(f"{one.package} {one.version}: {names}: {one.summary}{mended} (in {', '.join(one.images)})")
+    if found:
+        raise BadInput(
+            f"{len(found)} known vulnerabilities in the locked packages",
+            remedy="lock newer versions (`make lock LOCK=--upgrade`), or judge them and go on",
+        )
+    if not json_:
+        terminal.line("none of the locked packages has a vulnerability that the data know")
+
+
+@app.command()
 def fetch(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
     """Fetch all inputs of the images into the cache and check each file against its lock."""
     from infra.images.image_builder import ImageBuilder
