@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.campaign, pytest.mark.timeout(5400)]
 
-MIRROR = "http://deb.debian.org/debian"
 NAME = f"alone-{secrets.token_hex(4)}"
 PUBLIC = f"docker.io/library/python:{NAME}"  # the public repository, with a tag that nobody has
 CLIENT = f"localhost/{NAME}/client"
@@ -46,8 +45,15 @@ def debian(folder: Path, release: str, variant: str, *packages: str) -> Path:
     """The files of a Debian system as a tar archive."""
     made = folder / f"{release}.tar"
     included = f"--include={','.join(packages)}"
-    subprocess.run(["mmdebstrap", "--quiet", f"--variant={variant}", included, release, made, MIRROR], check=True)
+    subprocess.run(["mmdebstrap", "--quiet", f"--variant={variant}", included, release, made, _mirror()], check=True)
     return made
+
+
+def _mirror() -> str:
+    """Where this machine's apt takes Debian's main archive from."""
+    asked = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"]
+    sites = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    return next(site for site in sites if "security" not in site)
 
 
 @pytest.fixture(scope="module")
