@@ -104,7 +104,8 @@ def choose_model(model: str, settings: Settings, stack: ExitStack, listener: Lis
 
         log(f"no model given and no hub reachable: using the demo, {DEMO}, from the weights in a Python package")
         hub = stack.enter_context(demo_hub(settings.cache.expanduser().absolute(), _on_event(listener, "demo")))
-        return DEMO, settings.model_copy(update={"hub_endpoint": hub})
+        # The user's token is for another hub.
+        return DEMO, settings.model_copy(update={"hub_endpoint": hub, "hub_token": None})
     log(f"no model given: using the demo, {DEMO}, from {PUBLIC_HUB}")
     return DEMO, settings
 
