@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Where the demo was shipped for the first time, by a user with secrets."""
-    return Workspace(tmp_path_factory.mktemp("first"), variables=CANARIES)
+    """Where the demo was shipped for the first time."""
+    return Workspace(tmp_path_factory.mktemp("first"))
 
 
 @pytest.fixture(scope="session")
 def first_run(first: Workspace) -> tuple[Ended, set[str]]:
-    """The first run, and the command lines of its processes."""
-    return first.run_watched("ship", "--json")
+    """The first run, by a user who has set secrets, and the command lines of its processes."""
+    return replace(first, variables=CANARIES).run_watched("ship", "--json")
 
 
 @pytest.fixture(scope="session")
