@@ -82,7 +82,7 @@ def world(images: tuple[str, Any], tmp_path: Path) -> Iterator[World]:
             "secret_access_key": "storesecret",
             "folder": tmp_path,
         },
-        registry={"username": "me", "password": SecretStr("registrysecret")},
+        registry={"host": "registry.example.com", "username": "me", "password": SecretStr("registrysecret")},
         hub_token=SecretStr("hubsecret"),
         docker={"image": pattern, "project": f"test-{secrets.token_hex(4)}", "network": "none"},
     )
