@@ -79,14 +79,14 @@ def test_two_builds_of_push_are_one_image(shop: ImageBuilder) -> None:
 def test_a_changed_file_changes_the_digest_and_is_named(shop: ImageBuilder, storage: Buildah, tmp_path: Path) -> None:
     """One byte of the layer, and the same byte back again."""
     first = build(shop, storage, "modelcar-base", tmp_path / "context")
-    storage.export(first, tmp_path / "first.tar")
+    storage.export(first, tmp_path / "first.tar", "first")
     layer = tmp_path / "context" / "inputs" / "layer.tar"
     content = layer.read_bytes()
     changed = content.replace(b"Apache License, version 2.0", b"Apache License, version X.0", 1)
     assert changed != content
     layer.write_bytes(changed)
     second = build(shop, storage, "modelcar-base", tmp_path / "context")
-    storage.export(second, tmp_path / "second.tar")
+    storage.export(second, tmp_path / "second.tar", "second")
     assert second.digest != first.digest
     (line,) = [one for one in compare(tmp_path / "first.tar", tmp_path / "second.tar") if one.startswith("layer")]
     assert line.startswith("layer 0: usr/share/doc/carwright/NOTICE: ")
