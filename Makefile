@@ -14,6 +14,8 @@ PYTHON ?= $(or $(firstword $(foreach python,python3.14 python3.13 python3.12 pyt
 BIN := .venv/bin
 TESTS ?= tests
 EXAMPLES ?= 10000
+# Unit tests wait for processes and timers, too: half as many workers again as processors.
+UNIT_WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +33,7 @@ ship: .venv ## ship a model: make ship MODEL=hf://org/name
 	$(BIN)/carwright ship $(MODEL)
 
 check: lint ## the loop while you work: style, types and unit tests
-	$(BIN)/python -m pytest -n auto -q -m "not campaign" tests/test_architecture.py tests/unit tests/fuzz
+	$(BIN)/python -m pytest -n $(UNIT_WORKERS) -q -m "not campaign" tests/test_architecture.py tests/unit tests/fuzz
 
 test: .venv ## every test that must hold before a change lands; some: make test TESTS=tests/unit
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40 -m "not campaign" $(TESTS)
