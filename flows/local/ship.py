@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from flows.local import embedded
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
 from infra.environments import device, environment
+from infra.environments.ahead import prepare_ahead
 
 if TYPE_CHECKING:
     from flows.release.summary import Shipped
@@ -48,7 +48,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         server = stack.enter_context(embedded.prefect_server(settings))
         settings = stack.enter_context(embedded.store(settings))
         if settings.launcher == "process":
-            _prepare_environments(settings, listener)
+            prepare_ahead(settings, listener)
         model, settings = choose_model(request.model, settings, stack, listener)
         target = request.to or f"oci:{settings.home / 'images' / _image_name(model, request.scheme)}"
         request = request.model_copy(update={"model": model, "to": target})
@@ -146,23 +146,6 @@ def drain_workers() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=_DRAIN)
-
-
-def _prepare_environments(settings: Settings, listener: Listener) -> None:
-    """Build the steps' environments in the background, in the order they are needed, two at a time.
-
-    The threads are daemons, so a run that ends early does not wait for them. An error is raised again by the step that
-    needs the environment.
-    """
-    lanes = ((Step.DOWNLOAD, Step.QUANTIZE, Step.EVALUATE), (Step.SERVE, Step.PUSH))
-
-    def build(steps: tuple[Step, ...]) -> None:
-        for step in steps:
-            with suppress(Error):
-                environment.prepare(step, settings, _on_event(listener, step.value))
-
-    for lane in lanes:
-        threading.Thread(target=build, args=(lane,), daemon=True, name=f"environments-{lane[0]}").start()
 
 
 def _prepare_containers(request: ShipRequest, settings: Settings, listener: Listener) -> None:
