@@ -21,6 +21,7 @@ from flows.cli import (
     evaluation,
     housekeeping,
     images,
+    metrics,
     modelcars,
     server,
     ship,
@@ -68,7 +69,7 @@ def _root(
         terminal.be_quiet()
 
 
-for _commands in (steps, evaluation, modelcars, images, housekeeping, clean, doctor, deploy, watch, server):
+for _commands in (steps, evaluation, modelcars, images, housekeeping, clean, doctor, deploy, watch, metrics, server):
     app.add_typer(_commands.app)
 app.add_typer(dry_run.app, name="dry-run")
 app.command()(ship.ship)
@@ -79,7 +80,7 @@ PANELS = {
     "Model steps": ("download", "quantize", "serve", "eval", "compare"),
     "Images of models": ("push", "lint", "verify"),
     "Serve and deploy": ("size", "render", "deploy"),
-    "Watch": ("status", "rebuilds", "watch"),
+    "Watch": ("status", "rebuilds", "watch", "metrics"),
     "Run the project": ("doctor", "settings", "clean", "pin", "unpin", "sweep", "pools", "run", "images", "dry-run"),
 }
 
