@@ -122,9 +122,9 @@ def test_the_same_product_shipped_again_has_the_same_statements(chain: Chain) ->
     """They tell the first run's id, whoever runs later; another override is another product."""
     cards = []
     for parameters in ({}, {"force": True, "reason": "again"}, {"override_gate": "known\nand accepted"}):
-        again = Chain(replace(chain.again().runtime, run=f"run-{len(cards)}"), chain.launcher, chain.services)
-        again.ship(**parameters)
-        cards.append(next(one for one in chain.launcher.requests[::-1] if "card" in one.inputs).inputs["card"])
+        again = chain.again()
+        replace(again, runtime=replace(again.runtime, run=f"run-{len(cards)}")).ship(**parameters)
+        cards.append(again.launcher.requests[-1].inputs["card"])
     assert cards[0] == cards[1] != cards[2]
     store = chain.runtime.store
     said = {one.path: store.read_bytes(one.sha256) for one in store.load(cards[0]).files}
