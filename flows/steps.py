@@ -348,7 +348,7 @@ class Steps:
     def promote(self, release: Release, verdict: ArtifactRef, *, after: list[Done]) -> PromotedImage:
         """Give the image its tag and attach the verdict's report, the card, the statements and the bill of materials."""
         options = PushOptions(override=release.request.override_gate, gate_profile=release.request.gate_profile)
-        run = RunFacts.of(self.runtime.run, self.timeline.steps, self.runtime.settings)
+        run = RunFacts.of(self.runtime.run, self.timeline.steps, release.request, self.runtime.settings)
         documents = release.write_documents(self.runtime.store, verdict, run)
         self.artifacts.append(documents)
         request = self.requests.promote(release.image.reference, verdict, documents, (release.tag,), options)

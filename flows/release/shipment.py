@@ -61,8 +61,9 @@ class Environment:
         template = BACKENDS[settings.launcher].images(settings)
         if template is not None:
             return cls(step, settings.launcher, image=image_name(template, step, settings))
-        if step is Step.SERVE and settings.serve.python is not None:
-            return cls(step, settings.launcher)  # an environment of the user's own
+        own = {Step.SERVE: settings.serve.python, Step.QUANTIZE: settings.quantize.python}
+        if own.get(step) is not None:  # an environment of the user's own
+            return cls(step, settings.launcher)
         cuda = step in {Step.QUANTIZE, Step.SERVE} and device(settings) == "cuda"
         return cls(step, settings.launcher, lock=Digest.of(lock_of(step, cuda=cuda).read_bytes()))
 
@@ -79,9 +80,16 @@ class RunFacts:
     environments: tuple[Environment, ...] = ()
 
     @classmethod
-    def of(cls, run: str, steps: Iterable[StepSummary], settings: Settings) -> RunFacts:
+    def of(cls, run: str, steps: Iterable[StepSummary], request: ShipRequest, settings: Settings) -> RunFacts:
         listed = tuple(steps)
-        ran = dict.fromkeys(one for step in listed if step.state != "cached" for one in _STEPS.get(step.name, ()))
+        elsewhere = {"baseline": request.baseline_endpoint, "evaluate": request.candidate_endpoint}
+        ran = dict.fromkeys(
+            one
+            for step in listed
+            if step.state != "cached"
+            for one in _STEPS.get(step.name, ())
+            if one is not Step.SERVE or not elsewhere.get(step.name)  # somebody else served it
+        )
         return cls(
             id=run,
             version=_version(),

@@ -340,11 +340,16 @@ def test_a_step_is_told_where_it_ran() -> None:
     here = Settings(launcher="process", device="cpu")
     steps = [StepSummary(name=name, state=state, seconds=1, what="") for name, state in
              (("resolve", "found"), ("quantize", "cached"), ("push", "in place"))]  # fmt: skip
-    run = RunFacts.of("r", steps, here)
+    run = RunFacts.of("r", steps, shipment().request, here)
     assert run.states == (("resolve", "found"), ("quantize", "cached"), ("push", "in place"))
     locks = [(one.step, one.launcher, one.image, one.lock) for one in run.environments]
     digests = {step: Digest.of((ROOT / "containers" / step / "requirements.lock").read_bytes()) for step in Step}
     assert locks == [(step, "process", "", digests[step]) for step in (Step.DOWNLOAD, Step.PUSH)]
+    asked = shipment().request.model_copy(update={"candidate_endpoint": "http://127.0.0.1:8000/v1"})
+    measured = [StepSummary(name="evaluate", state="done", seconds=1, what="")]
+    assert [one.step for one in RunFacts.of("r", measured, asked, here).environments] == [Step.EVALUATE]
+    own = here.model_copy(update={"serve": here.serve.model_copy(update={"python": "/opt/vllm/bin/python"})})
+    assert Environment.of(Step.SERVE, own) == Environment(Step.SERVE, "process")
     there = Settings.model_validate({"placement": {"quantize": "run-step/gpu"}})
     assert Environment.of(Step.QUANTIZE, there) == Environment(Step.QUANTIZE, placement="run-step/gpu")
     boxed = Settings.model_validate({"launcher": "docker", "docker": {"image": "reg.example.com/{target}:1"}})
