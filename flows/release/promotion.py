@@ -160,7 +160,7 @@ class Release:
             base_model=base,
             base_revision=revision,
             source=self.source.pinned,
-            license=str(before.metadata.get("license") or "other"),
+            license=_licence(before),
             license_link=link,
             architecture=_architecture(config),
             scheme=self.recipe.scheme,
@@ -224,6 +224,12 @@ def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
 def _architecture(config: dict[str, Any]) -> str:
     named = config.get("architectures")
     return ", ".join(str(one) for one in named[:_ARCHITECTURES]) if isinstance(named, list) and named else "unknown"
+
+
+def _licence(checkpoint: Manifest) -> str:
+    """The licence as the hub's metadata take one; a model with several, or none, has another than those it knows."""
+    named = checkpoint.metadata.get("license")
+    return named if isinstance(named, str) and named else "other"
 
 
 def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:
