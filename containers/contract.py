@@ -4,8 +4,7 @@ A step is a command with a JSON request and a JSON result:
 
     python -m containers.<step> --request request.json --result result.json
 
-Both are frozen. An unknown field is refused, so that a newer flow and an older image cannot silently misunderstand each
-other.
+Both are frozen. An unknown field is refused: a newer flow and an older image cannot silently misunderstand each other.
 """
 
 from __future__ import annotations
@@ -277,10 +276,11 @@ class PushedImage(Values):
     pushed_bytes: int
     already_there: bool = Field(description="nothing was sent")
     raw: Digest | None = Field(default=None, description="the raw-file artifact, if requested")
+    base: dict[str, tuple[Digest, ...]] = Field(default={}, description="digests of layers, by the base's pinned name")
 
 
 class PromotedImage(Values):
-    """`attached` are the digests of the image's referrers by what they are: evaluation, card, provenance."""
+    """`attached` are the digests of the image's referrers by what they are: card, provenance, bom and others."""
 
     reference: str
     tags: tuple[str, ...]

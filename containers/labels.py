@@ -9,6 +9,7 @@ from typing import Final
 
 LABEL: Final = "dev.carwright."  # in front of annotations of OCI manifests and labels of images and containers
 KUBERNETES_LABEL: Final = "carwright.dev/"  # in front of labels of Kubernetes objects
+URI: Final = "https://carwright.dev/"  # in front of types in statements, which are URIs
 
 # The files of a model layer: canonical JSON of [[path, size, sha256], ...]. What `verify` compares and what ties the
 # modelcar to the raw artifact.

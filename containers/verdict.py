@@ -21,7 +21,8 @@ REPORT_FILE: Final = "report.json"
 PAGE_FILE: Final = "report.html"
 # The files of a card's artifact, attached beside them.
 CARD_FILE: Final = "README.md"
-PROVENANCE_FILE: Final = "provenance.json"
+BOM_FILE: Final = "bom.cdx.json"
+PROVENANCE_FILE: Final = "provenance.json"  # before 0.3; statements have their names from `containers.in_toto`
 
 
 class Score(Values):
@@ -128,3 +129,20 @@ def grounds_for_promotion(decision: Decision | None, *, override: str, profile: 
     if decision == "inconclusive" and profile == "smoke":
         return "profile"
     return None
+
+
+def decide_by_limit(
+    lower: float | None, upper: float | None, *, at_most: float | None = None, at_least: float | None = None
+) -> Decision:
+    """What the interval of a measure says against its limit, which has one side; without an interval nothing is decided.
+
+    This is the only implementation of the rule.
+    """
+    if lower is None or upper is None:
+        return "inconclusive"
+    good, bad = True, False
+    if at_most is not None:
+        good, bad = upper <= at_most, lower > at_most
+    elif at_least is not None:
+        good, bad = lower >= at_least, upper < at_least
+    return "pass" if good else "refuse" if bad else "inconclusive"

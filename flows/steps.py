@@ -36,6 +36,7 @@ from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
 from flows.overlap import NO_LAYERS, LayersAhead
+from flows.release.shipment import RunFacts
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
@@ -345,9 +346,10 @@ class Steps:
         return verdict, done
 
     def promote(self, release: Release, verdict: ArtifactRef, *, after: list[Done]) -> PromotedImage:
-        """Give the image its tag and attach the verdict's report, the card and the provenance."""
+        """Give the image its tag and attach the verdict's report, the card, the statements and the bill of materials."""
         options = PushOptions(override=release.request.override_gate, gate_profile=release.request.gate_profile)
-        documents = release.write_documents(self.runtime.store)
+        run = RunFacts.of(self.runtime.run, self.timeline.steps, release.request, self.runtime.settings)
+        documents = release.write_documents(self.runtime.store, verdict, run)
         self.artifacts.append(documents)
         request = self.requests.promote(release.image.reference, verdict, documents, (release.tag,), options)
         done = _run(effect_step, request, "promote", f"promote {release.image.digest.short} to {release.tag}", after)

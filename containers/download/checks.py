@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from containers.foreign_json import Limits
 
 _FRONT: Final = 1 << 20  # bytes of a model card that may be its front matter
+# Several: `license: [mit, apache-2.0]`, or an item in each of the lines that follow.
+_LICENCES: Final = re.compile(r"^license:[ \t]*(\[[^\]\n]{1,1000}\]|(?:\n[ \t]*- [^\n]{1,100}){1,16})", re.MULTILINE)
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 _LICENCE: Final = re.compile(r"^license(?:_name)?:[ \t]*[\"']?([\w.+-]{1,100})", re.MULTILINE)
 
 
@@ -43,8 +46,8 @@ def check_small_files(selection: Selection, folder: Path, source: str) -> None:
             )
 
 
-def licence(folder: Path) -> str | None:
-    """The licence that the model card names in its front matter (model card metadata: `license`, `license_name`)."""
+def licence(folder: Path) -> str | list[str] | None:
+    """The licence that the model card names in its front matter (model card metadata: `license`, `license_name`), or several."""
     try:
         with (folder / "README.md").open("rb") as file:
             text = file.read(_FRONT).decode(errors="replace")
@@ -52,7 +55,13 @@ def licence(folder: Path) -> str | None:
         return None
     if not text.startswith("---"):
         return None
-    found: list[str] = _LICENCE.findall(text[3:].partition("\n---")[0])
+    front = text[3:].partition("\n---")[0]
+    several = _LICENCES.search(front)
+    parts = re.split(r"[,\n]", several[1]) if several else []
+    listed = list(dict.fromkeys(name[0] for part in parts if (name := _NAME.search(part))))
+    if len(listed) > 1:
+        return listed
+    found: list[str] = _LICENCE.findall(front) or listed
     named = [name for name in found if name != "other"]
     return next(iter(named or found), None)
 

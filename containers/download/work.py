@@ -153,7 +153,7 @@ def _name(source: Source) -> str:
 
 
 def _metadata(
-    source: Source, selection: Selection, options: DownloadOptions, named: str | None
+    source: Source, selection: Selection, options: DownloadOptions, named: str | list[str] | None
 ) -> dict[str, JsonValue]:
     metadata: dict[str, JsonValue] = {"source": str(source), "skipped": [file.path for file, _ in selection.skipped]}
     if isinstance(source, HubSource):
@@ -161,7 +161,7 @@ def _metadata(
     if options.revision:
         metadata["revision"] = options.revision
     if named is not None:
-        metadata["license"] = named
+        metadata["license"] = [*named] if isinstance(named, list) else named
     return metadata
 
 

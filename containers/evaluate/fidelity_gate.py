@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from containers.contract import Frozen
 from containers.evaluate.declaration import Positive
+from containers.verdict import decide_by_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,13 +52,7 @@ class Limit(Frozen):
 
     def decide(self, found: Estimate) -> Decision:
         """What an estimate's interval says against this limit; without an interval nothing is decided."""
-        if found.lower is None or found.upper is None:
-            return "inconclusive"
-        if self.at_most is not None:
-            good, bad = found.upper <= self.at_most, found.lower > self.at_most
-        else:
-            good, bad = found.lower >= self.bound, found.upper < self.bound
-        return "pass" if good else "refuse" if bad else "inconclusive"
+        return decide_by_limit(found.lower, found.upper, at_most=self.at_most, at_least=self.at_least)
 
 
 class FidelityGate(Frozen):

@@ -1,4 +1,4 @@
-"""What is attached to an image without changing its digest: reports, cards, later signatures and provenance.
+"""What is attached to an image without changing its digest: reports, cards, statements, bills of materials.
 
 A referrer is a manifest with a `subject` (image specification 1.1, manifest.md); a repository lists the referrers of
 a digest. The same files attached twice are the same manifest, so attaching again changes nothing.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.in_toto import PREDICATE_TYPE
 from containers.labels import LABEL
 from containers.oci.repository import Blob, found, read_small
 from containers.oci.types import EMPTY, EMPTY_CONTENT, Descriptor, ImageManifest
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 EVALUATION: Final = "application/vnd.carwright.evaluation.v1"
 CARD: Final = "application/vnd.carwright.card.v1"
-PROVENANCE: Final = "application/vnd.carwright.provenance.v1"
+PROVENANCE: Final = "application/vnd.carwright.provenance.v1"  # before 0.3: read where it is, and no longer written
+BOM: Final = "application/vnd.cyclonedx+json"  # the bill of materials as a file (iana.org, by CycloneDX)
 SEQUENCE: Final = f"{LABEL}sequence"  # 1 for the first referrer of its type, and one more for each that follows
 _REPORT_MAX: Final = 128 << 20  # bytes of all files of a referrer
 TITLE: Final = "org.opencontainers.image.title"
@@ -84,10 +86,15 @@ def renew(
     artifact_type: str,
     files: Sequence[Attachment],
     annotations: Mapping[str, str] | None = None,
+    *,
+    predicate_type: str = "",
 ) -> tuple[Digest, bool]:
-    """Attach `files` as the newest of their type, unless the newest says just that already; earlier ones stay."""
-    told = dict(annotations or {})
-    before = newest(repository, subject, artifact_type)
+    """Attach `files` as the newest of their type, unless the newest says just that already; earlier ones stay.
+
+    Statements share a type; with `predicate_type` only those with such a predicate are of one kind.
+    """
+    told = dict(annotations or {}) | ({PREDICATE_TYPE: predicate_type} if predicate_type else {})
+    before = newest(repository, subject, artifact_type, predicate_type)
     number = 0
     if before is not None:
         last, manifest = before
@@ -101,12 +108,19 @@ def renew(
     return attach(repository, subject, artifact_type, files, {**told, SEQUENCE: str(number + 1)})
 
 
-def newest(repository: Repository, subject: Digest, artifact_type: str) -> tuple[Descriptor, ImageManifest] | None:
+def newest(
+    repository: Repository, subject: Digest, artifact_type: str, predicate_type: str = ""
+) -> tuple[Descriptor, ImageManifest] | None:
     """The referrer of a type with the highest number, None when there is none.
 
     It only says what to number the next one: whoever may push can attach any number (`flows.release.statements`).
     """
-    return max(manifests(repository, subject, artifact_type), key=lambda one: sequence(one[1]), default=None)
+    alike = (
+        one
+        for one in manifests(repository, subject, artifact_type)
+        if predicate_type in ("", one[1].annotations.get(PREDICATE_TYPE))
+    )
+    return max(alike, key=lambda one: sequence(one[1]), default=None)
 
 
 def manifests(

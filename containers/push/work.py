@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from containers import in_toto
 from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.labels import LABEL
@@ -23,7 +24,7 @@ from containers.oci.repository import found, image
 from containers.oci.source import StoredCheckpoint
 from containers.push.layers import push_layers
 from containers.store import Store
-from containers.verdict import CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
+from containers.verdict import BOM_FILE, CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.repository import Repository, StoredManifest
     from containers.step import Context
+
+# Documents that are no statements: what a promotion calls them, and the types of their referrers.
+_DOCUMENTS: Final = {
+    CARD_FILE: ("card", referrers.CARD),
+    BOM_FILE: ("bom-file", referrers.BOM),
+    PROVENANCE_FILE: ("provenance", referrers.PROVENANCE),  # from a flow before 0.3
+}
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -100,6 +108,7 @@ def _push(
         pushed_bytes=pushed.pushed_bytes,
         already_there=pushed.already_there,
         raw=pushed.raw,
+        base={plan.bases[0].name: tuple(dict.fromkeys(layer.digest for one in plan.bases for layer in one.layers))},
     )
     return StepResult(
         step=Step.PUSH,
@@ -122,10 +131,16 @@ def _promote(
     warning = _gate(files, digest, options)
     if warning:
         context.report.log(warning, "warning")
+    documents = _files(request, "card", store)
+    kinds = {
+        one.title: in_toto.read(one.content, one.title, digest).predicate_type
+        for one in documents
+        if one.title in in_toto.NAMES
+    }
     with open_repository(reference, context.settings, write=True) as repository:
         stored = found(repository, str(digest))
         attached = _attach(repository, digest, files, _recorded(options, warning))
-        attached |= _attach_card(repository, digest, _files(request, "card", store))
+        attached |= _attach_documents(repository, digest, documents, kinds)
         there = all(was_there for _, was_there in attached.values())
         for name, (one, was_there) in attached.items():
             context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")
@@ -192,18 +207,22 @@ def _attach(
     return {"evaluation": referrers.renew(repository, digest, referrers.EVALUATION, files, annotations)}
 
 
-def _attach_card(
-    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...]
+def _attach_documents(
+    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...], kinds: dict[str, str]
 ) -> dict[str, tuple[Digest, bool]]:
-    """The card and the provenance, each a referrer of its own; the newest is the one that counts."""
+    """The card, the bill of materials and each statement, a referrer of its own; the newest is the one that counts.
+
+    `kinds` are the predicates of the statements among the files, by name.
+    """
     attached = {}
-    for name, kind, title in (
-        ("card", referrers.CARD, CARD_FILE),
-        ("provenance", referrers.PROVENANCE, PROVENANCE_FILE),
-    ):
-        chosen = [one for one in files if one.title == title]
-        if chosen:
-            attached[name] = referrers.renew(repository, digest, kind, chosen)
+    for one in files:
+        if one.title in kinds:
+            attached[in_toto.NAMES[one.title]] = referrers.renew(
+                repository, digest, in_toto.MEDIA_TYPE, [one], predicate_type=kinds[one.title]
+            )
+        elif one.title in _DOCUMENTS:
+            name, kind = _DOCUMENTS[one.title]
+            attached[name] = referrers.renew(repository, digest, kind, [one])
     return attached
 
 
@@ -261,8 +280,10 @@ def _verdict(files: tuple[referrers.Attachment, ...], options: PushOptions) -> V
 
 
 def _media_type(path: str) -> str:
-    if path == PROVENANCE_FILE:
-        return "application/vnd.in-toto+json"
+    if path in {PROVENANCE_FILE, *in_toto.NAMES}:
+        return in_toto.MEDIA_TYPE
+    if path == BOM_FILE:
+        return referrers.BOM
     kinds = {
         ".html": "text/html",
         ".json": "application/json",

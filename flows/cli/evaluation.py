@@ -1,4 +1,4 @@
-"""Measure, judge and read the results: `carwright eval`, `compare`, `report` and `card`."""
+"""Measure, judge and read the results: `carwright eval`, `compare`, `report`, `card` and `statement`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from containers import suites
+from containers import in_toto, suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.foreign_text import clean
 from containers.oci import referrers
-from containers.verdict import CARD_FILE, PAGE_FILE, grounds_for_promotion
+from containers.verdict import CARD_FILE, PAGE_FILE, PROVENANCE_FILE, grounds_for_promotion
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
 from flows.ship_request import ServingOptions
@@ -174,6 +174,39 @@ def card(
     terminal.err.print(f"note: this card was {said.whose}", soft_wrap=True)
     if output is None:
         print(clean(said.content.decode(errors="replace")), end="")
+    else:
+        output.write_bytes(said.content)
+        terminal.line(str(output))
+
+
+@app.command()
+def statement(
+    kind: Annotated[
+        Literal["provenance", "test-result", "bom"],
+        typer.Argument(help="provenance: SLSA. test-result: the verdict. bom: the bill of materials, CycloneDX."),
+    ],
+    reference: Annotated[
+        str, typer.Argument(help="A promoted image: registry/repository:tag or oci:DIR:TAG, or by @digest.")
+    ],
+    output: Output = None,
+    attached: Attached = "",
+) -> None:
+    """Print a statement about an image, in the format of in-toto; it is checked to be about that image.
+
+    [bold]carwright statement[/] bom registry.example.com/models/name:1.0 | jq .predicate
+    """
+    from flows.release import statements
+
+    _writable(output)
+    title = next(title for title, name in in_toto.NAMES.items() if name == kind)
+    before = (referrers.PROVENANCE, PROVENANCE_FILE) if kind == "provenance" else None
+    said = statements.of_reference(
+        reference, Settings(), in_toto.MEDIA_TYPE, title, name=kind, chosen=attached, before=before
+    )
+    in_toto.read(said.content, f"the {kind} of {reference}", said.subject)
+    terminal.err.print(f"note: this statement was {said.whose}", soft_wrap=True)
+    if output is None:
+        print(clean(said.content.decode()), end="")
     else:
         output.write_bytes(said.content)
         terminal.line(str(output))

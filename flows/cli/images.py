@@ -126,6 +126,27 @@ def audit(
 
 
 @app.command()
+def sbom(
+    target: Annotated[str, typer.Argument(help="Image by name.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
+    ] = None,
+    base: Base = "",
+    vllm: Vllm = "",
+) -> None:
+    """Print an image's bill of materials (CycloneDX 1.7), from its locks; the image holds the same file."""
+    from infra.images.context import inputs_of
+
+    (one,) = _targets([target])
+    content = inputs_of(one, base=base, vllm=vllm).sbom()
+    if output is None:
+        print(content.decode(), end="")
+    else:
+        output.write_bytes(content)
+        terminal.line(str(output))
+
+
+@app.command()
 def fetch(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
     """Fetch all inputs of the images into the cache and check each file against its lock."""
     from infra.images.image_builder import ImageBuilder

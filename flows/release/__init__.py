@@ -1,1 +1,1 @@
-"""The documents of a run: the model card, the provenance, the report and the summary."""
+"""The documents of a run: the model card, the statements, the bill of materials, the report and the summary."""

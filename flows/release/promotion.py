@@ -1,24 +1,25 @@
-"""The documents that a promotion attaches to the image besides the verdict: the model card with scores, and the provenance.
+"""The documents that a promotion attaches to the image besides the verdict: the model card with scores, and statements.
 
-They contain nothing about the time of the run, so repeating it attaches nothing new. They are stored as an artifact of kind
-`card` (README.md, provenance.json) and passed to the promote step by reference.
+They are stored as an artifact of kind `card` (README.md, bom.cdx.json, *.intoto.json) and passed to the promote step by
+reference. Its name says nothing of the run that wrote it, so repeating a shipment attaches nothing new.
 """
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from containers import suites
+from containers import in_toto, suites
 from containers.checkpoint_files import is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
 from containers.foreign_json import CONFIGURATION, parse_object
 from containers.store import FileEntry, Manifest
-from containers.verdict import CARD_FILE, PROVENANCE_FILE, grounds_for_promotion
-from flows.release import card, provenance
+from containers.verdict import BOM_FILE, CARD_FILE, REPORT_FILE, VERDICT_FILE, grounds_for_promotion
+from flows.release import attestations, card, gate_result, ml_bom
+from flows.release.shipment import Shipment
 from flows.release.summary import Shipped
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.verdict import Verdict
     from flows.release.report import ReportLocation
+    from flows.release.shipment import RunFacts
     from flows.release.summary import Timeline
     from flows.runners.service import Lease
     from flows.ship_request import ShipRequest
@@ -100,32 +102,43 @@ class Release:
             artifacts=tuple(dict.fromkeys(artifacts)),
         )
 
-    def write_documents(self, store: Store) -> ArtifactRef:
-        """Write card and provenance into the store."""
+    def write_documents(self, store: Store, verdict: ArtifactRef, run: RunFacts) -> ArtifactRef:
+        """Write card, statements and bill of materials into the store; `verdict` is the artifact of the verdict.
+
+        Named by what does not change with the run: the same product shipped again finds the documents of the run that
+        shipped it first, and nothing is attached anew.
+        """
         before, after = store.load(self.before), store.load(self.after)
         facts = self._facts(store, before, after)
-        statement = provenance.statement(
+        judged = {one.path: one for one in store.load(verdict).files}
+        shipment = Shipment(
+            request=self.request,
             source=self.source,
             recipe=self.recipe,
             image=self.image,
-            checkpoints={"base": self.before, "quantized": self.after},
-            versions=facts.versions,
+            before=before,
+            after=after,
             verdict=self.verdict,
-            base=self.request.base,
-            promotion=self._promotion(),
+            suite=suites.read(self.request.suite),
+            name=facts.name,
+            base_model=facts.base_model,
+            base_revision=facts.base_revision,
+            architecture=facts.architecture,
+            tag=self.tag,
+            decisions=gate_result.decisions(store.read_bytes(judged[REPORT_FILE].sha256))
+            if REPORT_FILE in judged
+            else {},
+            verdict_file=judged[VERDICT_FILE].sha256 if VERDICT_FILE in judged else None,
         )
-        contents = {CARD_FILE: card.render(facts).encode(), PROVENANCE_FILE: statement}
+        rendered = card.render(facts).encode()
+        lasting = Digest.of(canonical_json(_digests(_documents(rendered, shipment.anonymous())))).hex
+        if (known := store.find(Kind.CARD, lasting)) is not None:
+            return known.ref
         files = tuple(
             FileEntry(path=path, size=len(content), sha256=store.put_bytes(content))
-            for path, content in sorted(contents.items())
+            for path, content in sorted(_documents(rendered, replace(shipment, run=run)).items())
         )
-        fingerprint = Digest.of(canonical_json([[one.path, str(one.sha256)] for one in files])).hex
-        known = store.find(Kind.CARD, fingerprint)
-        return (
-            known.ref
-            if known is not None
-            else store.commit(Manifest(kind=Kind.CARD, fingerprint=fingerprint, files=files))
-        )
+        return store.commit(Manifest(kind=Kind.CARD, fingerprint=lasting, files=files))
 
     @property
     def tensor_parallel_size(self) -> int:
@@ -137,13 +150,6 @@ class Release:
         """The context length in tokens that it was measured with."""
         return max(self.request.max_model_len, suites.read(self.request.suite).max_model_len)
 
-    def _promotion(self) -> dict[str, str]:
-        """What promoted the candidate besides the verdict; empty for a pass."""
-        grounds = {"override": self.request.override_gate} if self.request.override_gate else {}
-        return grounds | (
-            {"gate_profile": self.request.gate_profile} if self.verdict.decision == "inconclusive" else {}
-        )
-
     def _facts(self, store: Store, before: Manifest, after: Manifest) -> card.CardFacts:
         config = _config(store, before)
         base, revision = self._base()
@@ -154,7 +160,7 @@ class Release:
             base_model=base,
             base_revision=revision,
             source=self.source.pinned,
-            license=str(before.metadata.get("license") or "other"),
+            license=_licence(before),
             license_link=link,
             architecture=_architecture(config),
             scheme=self.recipe.scheme,
@@ -198,6 +204,16 @@ class Release:
         return shlex.join(argv)
 
 
+def _documents(rendered: bytes, shipment: Shipment) -> dict[str, bytes]:
+    """The files by name: the card, the statements, and the bill of materials by itself."""
+    bom = in_toto.document(ml_bom.document(shipment))
+    return {CARD_FILE: rendered, BOM_FILE: bom} | {one.title: one.content for one in attestations.of(shipment)}
+
+
+def _digests(documents: dict[str, bytes]) -> list[list[str]]:
+    return [[path, str(Digest.of(content))] for path, content in sorted(documents.items())]
+
+
 def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
     entry = next((one for one in checkpoint.files if one.path == "config.json"), None)
     if entry is None:
@@ -208,6 +224,12 @@ def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
 def _architecture(config: dict[str, Any]) -> str:
     named = config.get("architectures")
     return ", ".join(str(one) for one in named[:_ARCHITECTURES]) if isinstance(named, list) and named else "unknown"
+
+
+def _licence(checkpoint: Manifest) -> str:
+    """The licence as the hub's metadata take one; a model with several, or none, has another than those it knows."""
+    named = checkpoint.metadata.get("license")
+    return named if isinstance(named, str) and named else "other"
 
 
 def _licence_link(checkpoint: Manifest, base: str, revision: str) -> str:

@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from containers.oci.repository import Repository
     from containers.oci.types import Descriptor
     from infra.settings import Settings
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A file and the digest of its referrer; `run` is the run of this folder that attached it, empty if none did."""
+    """A file, the digest of its referrer and that of the image; `run` is the run of this folder that attached it, if one did."""
 
     content: bytes
     digest: Digest
+    subject: Digest
     run: str = ""
 
     @property
@@ -51,21 +53,26 @@ class _Found:
 
 
 def of_reference(
-    reference: str, settings: Settings, artifact_type: str, title: str, *, name: str, chosen: str = ""
+    reference: str,
+    settings: Settings,
+    artifact_type: str,
+    title: str,
+    *,
+    name: str,
+    chosen: str = "",
+    before: tuple[str, str] | None = None,
 ) -> Statement:
     """A file attached to an image; `name` is what promotion calls its referrer, `chosen` the referrer's digest.
 
+    `before` are the type and the title that an older version attached it under, which are looked for where there is no other.
     Raises BadInput if there is none, or if there are several that differ and neither a record nor `chosen` decides.
     """
     wanted = Digest.parse(chosen) if chosen else None
     with open_repository(reference, settings) as repository:
         subject = read_manifest(repository).digest
-        found = [
-            _Found(one.digest, layer, referrers.sequence(manifest))
-            for one, manifest in referrers.manifests(repository, subject, artifact_type)
-            for layer in manifest.layers
-            if layer.annotations.get(referrers.TITLE) == title
-        ]
+        found = _find(repository, subject, artifact_type, title)
+        if not found and before is not None:
+            found = _find(repository, subject, *before)
         if not found:
             raise BadInput(
                 f"{reference} has no {title} attached to it ({subject})",
@@ -73,7 +80,16 @@ def of_reference(
             )
         recorded = dict(_recorded(settings.home, subject, name))
         pick = _pick(found, recorded, wanted, reference, title)
-        return Statement(read_small(repository, pick.file), pick.digest, recorded.get(pick.digest, ""))
+        return Statement(read_small(repository, pick.file), pick.digest, subject, recorded.get(pick.digest, ""))
+
+
+def _find(repository: Repository, subject: Digest, artifact_type: str, title: str) -> list[_Found]:
+    return [
+        _Found(one.digest, layer, referrers.sequence(manifest))
+        for one, manifest in referrers.manifests(repository, subject, artifact_type)
+        for layer in manifest.layers
+        if layer.annotations.get(referrers.TITLE) == title
+    ]
 
 
 def _pick(

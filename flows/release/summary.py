@@ -49,7 +49,7 @@ class Shipped(Frozen):
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
     `reason` says why the run was started, if known; `attached` are the digests of the referrers that promotion attached, by
-    what they are: evaluation, card, provenance. `artifacts` are those of the store that the run made or found.
+    what they are: evaluation, card, provenance, test-result, bom, bom-file. `artifacts` are those of the store that the run made or found.
     """
 
     model: str

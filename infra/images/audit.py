@@ -8,7 +8,6 @@ and Debian's own `debsecan` knows what is mended in which.
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from packaging.version import InvalidVersion, Version
@@ -17,15 +16,17 @@ from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.foreign_json import DOCUMENT, parse_object
 from containers.pins import normalized
-from infra.images.locked import read_packages
+from infra.images.context import inputs_of
+from infra.images.targets import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from infra.images.targets import Target
 
 _ECOSYSTEM: Final = "PyPI"
-_ROOT: Final = Path(__file__).resolve().parents[2]
+_ANY: Final = f"upstream@sha256:{'0' * 64}"  # what upstream's image holds is not looked at, whichever it is
 
 
 class Finding(Frozen):
@@ -40,16 +41,14 @@ class Finding(Frozen):
     images: tuple[str, ...]
 
 
-def audit(targets: Iterable[Target], osv: Path) -> list[Finding]:
-    """What the data say of the packages of these images, by package. Raises BadInput for data that cannot be read, or where
+def audit(targets: Iterable[Target], osv: Path, root: Path = ROOT) -> list[Finding]:
+    """What the data say of the packages in the bills of materials of these images, by package. Raises BadInput for data that cannot be read, or where
     no record is about PyPI: an empty answer would mean nothing.
     """
     installed: dict[tuple[str, str], list[str]] = {}
     for target in targets:
-        if not target.lock:
-            continue
-        for package in read_packages((_ROOT / target.lock).read_text(), target.lock):
-            if (not target.only or package.name in target.only) and package.name not in target.without:
+        for package in inputs_of(target, vllm=_ANY, root=root).components():
+            if package.ecosystem == _ECOSYSTEM:
                 installed.setdefault((package.name, package.version), []).append(target.name)
     found: dict[tuple[str, str, str], Finding] = {}
     about = 0

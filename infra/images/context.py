@@ -16,7 +16,7 @@ from containers.errors import BadInput
 from containers.labels import LABEL
 from containers.oci import minimal
 from containers.process import run
-from infra.images import debian, inside, rootfs
+from infra.images import debian, inside, rootfs, sbom
 from infra.images.locked import Package, packages_of, read_packages, requirements
 from infra.images.targets import ROOT, code_files
 from infra.images.wheels import Wheelhouse, link
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from containers.events import Event
     from infra.images.debian import Deb
+    from infra.images.sbom import Component
     from infra.images.targets import Target
 
 LABELLED: Final = "labelled"  # the stage that is built
@@ -93,10 +94,20 @@ class Inputs:
         if self.demo:
             files["make.py"] = self.root / "infra/demo/make.py"
         listed = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
+        listed[sbom.FILE] = hashlib.sha256(self.sbom()).hexdigest()
         if not self.target.python:
             listed["layer.tar"] = hashlib.sha256(_modelcar_layer()).hexdigest()
         text = json.dumps([self.target.name, self.lock_digest, listed], sort_keys=True)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    def components(self, status: str = "") -> list[Component]:
+        """What is installed in the image; `status` is dpkg's record of a base that is not made here."""
+        return sbom.components(self.packages, self.all_debs, status)
+
+    def sbom(self, status: str = "") -> bytes:
+        """The image's bill of materials. What upstream's image holds is not known, nor a base without its record."""
+        complete = not self.vllm and (not self.base or bool(status))
+        return sbom.write(self.target, self.components(status), self.pulled, complete=complete)
 
     @property
     def python(self) -> tuple[Package, ...]:
@@ -197,8 +208,12 @@ def lay_out(
         _put_base(inputs, folder / "inputs" / "base.tar", cache, on_event, fresh=fresh)
 
 
-def lay_out_inputs(inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelhouse, *, key: str = "") -> None:
-    """Fill a folder with all that the stages of the target read, except for the base; `key` is for inside/prepare.py."""
+def lay_out_inputs(
+    inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelhouse, *, key: str = "", status: str = ""
+) -> None:
+    """Fill a folder with all that the stages of the target read, except for the base; `key` is for inside/prepare.py, and
+    `status` dpkg's record of a base that is not made here.
+    """
     files = wheelhouse.files(inputs.python)
     if absent := [package for package in inputs.python if package not in files]:
         raise _not_fetched(len(absent), inputs.target.name)
@@ -209,6 +224,7 @@ def lay_out_inputs(inputs: Inputs, folder: Path, cache: Path, wheelhouse: Wheelh
         _write(folder / "inside" / path.name, path.read_bytes())
     (folder / "inside" / "carwright").chmod(0o755)
     _write(folder / "key", key.encode())
+    _write(folder / sbom.FILE, inputs.sbom(status))
     for name, path in inputs.code.items():
         _write(folder / "code" / name, path.read_bytes())
     (folder / "code").mkdir(exist_ok=True)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # The public image that an ordinary build stands on when nobody names another: python:3.11-slim-bookworm, by the digest of its
 # index of platforms. infra/compose.yaml has it, too.
 BASE: Final = "docker.io/library/python@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b"
+_STATUS: Final = Path("/var/lib/dpkg/status")  # the stage stands on the base that the image gets
 
 
 def lay_out_with_network(name: str, folder: Path, cache: Path, on_event: Callable[[Event], None]) -> None:
@@ -49,7 +50,8 @@ def lay_out_with_network(name: str, folder: Path, cache: Path, on_event: Callabl
     inputs = replace(inputs, debs=_debs(inputs.debs, cache / "debs", on_event))
     folder.mkdir(parents=True)
     key = inputs.digest if inputs.demo else inputs.packages_digest
-    lay_out_inputs(inputs, folder, cache, wheelhouse, key=key)
+    status = _STATUS.read_text() if _STATUS.is_file() else ""
+    lay_out_inputs(inputs, folder, cache, wheelhouse, key=key, status=status)
     (folder / "inside" / offline.ALLOWED).touch()
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
 
 from containers.process import start_time
@@ -131,6 +133,8 @@ def test_the_card_says_how_to_make_and_to_measure_the_model_again(
     data = ModelCard(card).data
     assert (data.base_model, data.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
     assert data.eval_results
+    bom = json.loads(first.run("statement", "bom", shipped["reference"]).stdout)["predicate"]
+    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(json.dumps(bom)) is None
     page = first.run("report", shipped["reference"], "--output", str(tmp_path / "report.html"))
     assert page.code == 0, page.stderr
     assert shipped["digest"] in (tmp_path / "report.html").read_text()

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
+from containers import in_toto
 from containers.contract import (
     Kind,
     QuantizeOptions,
@@ -113,6 +116,35 @@ def test_pure_steps_are_cached_and_effects_are_looked_at(chain: Chain) -> None:
     assert second.launcher.asked == ["resolve", "push", "promote"]
     assert second.services.served == []
     assert [step.state for step in shipped.steps if step.name in {"download", "quantize", "judge"}] == ["cached"] * 3
+
+
+def test_the_same_product_shipped_again_has_the_same_statements(chain: Chain) -> None:
+    """They tell the first run's id, whoever runs later; another override is another product."""
+    cards = []
+    for parameters in ({}, {"force": True, "reason": "again"}, {"override_gate": "known\nand accepted"}):
+        again = chain.again()
+        replace(again, runtime=replace(again.runtime, run=f"run-{len(cards)}")).ship(**parameters)
+        cards.append(again.launcher.requests[-1].inputs["card"])
+    assert cards[0] == cards[1] != cards[2]
+    store = chain.runtime.store
+    said = {one.path: store.read_bytes(one.sha256) for one in store.load(cards[0]).files}
+    assert set(said) == {
+        "README.md", "bom.cdx.json", "bom.intoto.json", "provenance.intoto.json", "test-result.intoto.json",
+    }  # fmt: skip
+    image = Digest.of(b"an image")
+    for path in sorted(said.keys() - {"README.md", "bom.cdx.json"}):
+        in_toto.read(said[path], path, image)
+    provenance = json.loads(said["provenance.intoto.json"])["predicate"]
+    assert provenance["runDetails"]["metadata"] == {"invocationId": "run-0"}
+    steps = {one["name"]: one["state"] for one in provenance["buildDefinition"]["internalParameters"]["steps"]}
+    assert steps["quantize"] == "done"
+    listed = provenance["buildDefinition"]["resolvedDependencies"]
+    assert listed[0] == {"name": "base model", "uri": f"hf://a/b@{'0' * 40}", "digest": {"gitCommit": "0" * 40}}
+    names = [one["name"] for one in listed]
+    assert {"base model/file", "recipe", "suite smoke", "requirements.lock of quantize"} <= set(names)
+    bom = json.loads(said["bom.cdx.json"])
+    assert bom == json.loads(said["bom.intoto.json"])["predicate"]
+    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(said["bom.cdx.json"].decode()) is None
 
 
 def test_a_cache_does_not_answer_for_a_blob_that_is_gone(chain: Chain) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from containers import in_toto
 from containers.contract import (
     ArtifactRef,
     Kind,
@@ -23,6 +24,7 @@ from containers.contract import (
     StepResult,
     StoreLocation,
 )
+from containers.digest import Digest
 from containers.oci import referrers
 from containers.oci.access import open_repository, resolve
 from containers.oci.layer import LayerHasher
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from containers.digest import Digest
     from containers.settings import StoreSettings
 
 pytestmark = pytest.mark.integration
@@ -107,11 +108,15 @@ class Lab:
         entry = FileEntry(path="verdict.json", size=len(content), sha256=self.store.put_bytes(content))
         return self.store.commit(Manifest(kind=Kind.VERDICT, fingerprint=fingerprint * 64, files=(entry,)))
 
-    def card(self, text: str) -> ArtifactRef:
-        """A card of that text, with a provenance that says nothing."""
-        files = {"README.md": text.encode(), "provenance.json": b"{}"}
-        entries = tuple(FileEntry(path=p, size=len(c), sha256=self.store.put_bytes(c)) for p, c in files.items())
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    def card(self, text: str, subject: Digest, **said: str) -> ArtifactRef:
+        """A card of that text, with a bill of materials and statements about the image that say what is given."""
+        files = {"README.md": text.encode(), "bom.cdx.json": b"{}"}
+        for kind, title in in_toto.FILES.items():
+            files[title] = in_toto.write("org/car", subject, kind, {"said": said.get(in_toto.NAMES[title], "")}).content
+        entries = tuple(
+            FileEntry(path=p, size=len(c), sha256=self.store.put_bytes(c)) for p, c in sorted(files.items())
+        )
+        fingerprint = hashlib.sha256(b"".join(files.values())).hexdigest()
         return self.store.commit(Manifest(kind=Kind.CARD, fingerprint=fingerprint, files=entries))
 
 
@@ -154,11 +159,12 @@ def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
             promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1", "latest"))
             verdict = lab.verdict(str(pushed.digest), "pass")
             for text, there in (("# old", False), ("# old", True), ("# new", False), ("# new", True)):
-                code, result, said = lab.run(promote, verdict=verdict, card=lab.card(text))
+                code, result, said = lab.run(promote, verdict=verdict, card=lab.card(text, pushed.digest))
                 assert code == 0, said
                 promoted = PromotedImage.read(result.values)
                 assert promoted.already_there is there
-                assert set(promoted.attached) == {"evaluation", "card", "provenance"}
+                names = {"evaluation", "card", "provenance", "test-result", "bom", "bom-file"}
+                assert set(promoted.attached) == names
             settings = Settings(cache=tmp_path / "cache")
             assert resolve(f"{target}:latest", settings) == pushed.digest
             with open_repository(target, settings) as repository:
@@ -168,8 +174,9 @@ def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
                 newest = referrers.newest(repository, pushed.digest, referrers.CARD)
                 assert newest is not None
                 (card,) = referrers.fetch(repository, newest[0])
-                (provenance,) = referrers.attached(repository, pushed.digest, referrers.PROVENANCE)
-                (statement,) = referrers.fetch(repository, provenance)
+                (bom,) = referrers.attached(repository, pushed.digest, "application/vnd.cyclonedx+json")
+                statements = referrers.manifests(repository, pushed.digest, "application/vnd.in-toto+json")
+                kinds = {one.annotations["in-toto.io/predicate-type"]: one.layers[0] for _, one in statements}
             assert json.loads(file.content)["decision"] == "pass"
             assert (len(cards), card.title, card.media_type, card.content) == (
                 2,
@@ -177,7 +184,22 @@ def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
                 "text/markdown",
                 b"# new",
             )
-            assert (statement.title, statement.media_type) == ("provenance.json", "application/vnd.in-toto+json")
+            assert len(statements) == 3  # one of each kind: attaching the same again added none
+            assert bom.digest == promoted.attached["bom-file"]
+            assert {kind: one.annotations[referrers.TITLE] for kind, one in kinds.items()} == {
+                "https://slsa.dev/provenance/v1": "provenance.intoto.json",
+                "https://in-toto.io/attestation/test-result/v0.1": "test-result.intoto.json",
+                "https://cyclonedx.org/bom": "bom.intoto.json",
+            }
+            assert {one.media_type for one in kinds.values()} == {"application/vnd.in-toto+json"}
+            for text, added in (("# new", 4), ("# new", 4)):  # one that says something else; the others stay
+                card = lab.card(text, pushed.digest, provenance="more")
+                code, result, said = lab.run(promote, verdict=verdict, card=card)
+                with open_repository(target, settings) as repository:
+                    assert len(referrers.attached(repository, pushed.digest, "application/vnd.in-toto+json")) == added
+            code, result, said = lab.run(promote, verdict=verdict, card=lab.card("# new", Digest.of(b"another")))
+            assert (code, result) == (2, None)
+            assert f"is not about {pushed.digest}" in said
             unpack(f"{target}:v1", tmp_path / f"model-{bool(target.startswith('oci'))}", settings)
         assert pushed.digest == resolve(f"oci:{tmp_path}/car:v1", settings)
 

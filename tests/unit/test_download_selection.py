@@ -185,9 +185,13 @@ def test_a_config_nested_too_deep(tmp_path: Path) -> None:
         ("---\nlicense: other\n---\n", "other"),
         ("# x\nlicense: mit\n", None),
         ("---\nlanguage: en\n---\nlicense: mit\n", None),
+        ("---\nlicense: [mit, 'apache-2.0']\n---\n", ["mit", "apache-2.0"]),
+        ("---\nlicense:\n  - mit\n  - gemma  # both\nlanguage:\n- en\n---\n", ["mit", "gemma"]),
+        ("---\nlicense:\n- mit\n- mit\n---\n", "mit"),
+        ("---\nlicense:\nlanguage:\n- en\n- de\n---\n", None),
     ],
 )
-def test_the_licence_of_a_card(tmp_path: Path, card: str, name: str | None) -> None:
+def test_the_licence_of_a_card(tmp_path: Path, card: str, name: str | list[str] | None) -> None:
     """Out of the front matter, and nothing else."""
     (tmp_path / "README.md").write_text(card)
     assert licence(tmp_path) == name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +12,7 @@ from typer.testing import CliRunner
 
 from containers.errors import BadInput
 from flows.cli.main import app
-from infra.images import audit as module
-from infra.images.audit import audit
+from infra.images.audit import Finding, audit
 from infra.images.targets import Target
 
 if TYPE_CHECKING:
@@ -43,16 +43,29 @@ def span(*events: dict[str, str]) -> dict[str, Any]:
     return {"ranges": [{"type": "ECOSYSTEM", "events": list(events)}]}
 
 
+@dataclass(frozen=True)
+class Images:
+    targets: list[Target]
+    root: Path
+
+    def audit(self, osv: Path) -> list[Finding]:
+        return audit(self.targets, osv, self.root)
+
+
 @pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Target]:
-    (tmp_path / "requirements.lock").write_text(LOCK)
-    monkeypatch.setattr(module, "_ROOT", tmp_path)
-    return [
+def images(tmp_path: Path) -> Images:
+    root = tmp_path / "checkout"
+    (root / "infra/images").mkdir(parents=True)
+    (root / "Containerfile").touch()
+    (root / "infra/images/requirements.lock").touch()
+    (root / "requirements.lock").write_text(LOCK)
+    targets = [
         Target("studio", "all of it", lock="requirements.lock"),
         Target("frame", "a part", lock="requirements.lock", only=("canvas",)),
         Target("shelf", "without", lock="requirements.lock", without=("paint-brush",)),
         Target("empty", "no Python packages"),
     ]
+    return Images(targets, root)
 
 
 @pytest.mark.parametrize(
@@ -72,40 +85,40 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Target]:
     ],
 )
 def test_a_version_is_held_against_ranges_and_lists(
-    affected: dict[str, Any], hit: bool, images: list[Target], tmp_path: Path
+    affected: dict[str, Any], hit: bool, images: Images, tmp_path: Path
 ) -> None:
     (tmp_path / "one.json").write_text(json.dumps(record(**affected)))
-    found = audit(images, tmp_path / "one.json")
+    found = images.audit(tmp_path / "one.json")
     assert [(one.package, one.version, one.images) for one in found] == (
         [("paint-brush", "1.4.2", ("studio",))] if hit else []
     )
 
 
-def test_a_local_build_counts_as_its_version(images: list[Target], tmp_path: Path) -> None:
+def test_a_local_build_counts_as_its_version(images: Images, tmp_path: Path) -> None:
     about = record(**span({"introduced": "2.0"}, {"fixed": "2.14.0"}))
     about["affected"][0]["package"]["name"] = "torch"
     (tmp_path / "one.json").write_text(json.dumps(about))
-    (found,) = audit(images, tmp_path / "one.json")
+    (found,) = images.audit(tmp_path / "one.json")
     assert (found.version, found.fixed, found.images) == ("2.13.0+cpu", ("2.14.0",), ("studio", "shelf"))
 
 
-def test_an_archive_and_a_folder_hold_records(images: list[Target], tmp_path: Path) -> None:
+def test_an_archive_and_a_folder_hold_records(images: Images, tmp_path: Path) -> None:
     text = json.dumps(record(**span({"introduced": "0"})))
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("GHSA-1234-5678-9abc.json", text)
     (tmp_path / "osv" / "deep").mkdir(parents=True)
     (tmp_path / "osv" / "deep" / "one.json").write_text(text)
-    assert audit(images, tmp_path / "all.zip") == audit(images, tmp_path / "osv")
-    assert len(audit(images, tmp_path / "osv")) == 1
+    assert images.audit(tmp_path / "all.zip") == images.audit(tmp_path / "osv")
+    assert len(images.audit(tmp_path / "osv")) == 1
 
 
-def test_a_withdrawn_record_says_nothing(images: list[Target], tmp_path: Path) -> None:
+def test_a_withdrawn_record_says_nothing(images: Images, tmp_path: Path) -> None:
     osv = tmp_path / "osv"
     osv.mkdir()
     withdrawn = record(**span({"introduced": "0"})) | {"withdrawn": "2026-01-01T00:00:00Z"}
     (osv / "a.json").write_text(json.dumps(withdrawn))
     (osv / "b.json").write_text(json.dumps(record(versions=["0.1"])))
-    assert audit(images, osv) == []
+    assert images.audit(osv) == []
 
 
 @pytest.mark.parametrize(
@@ -123,10 +136,10 @@ def test_a_withdrawn_record_says_nothing(images: list[Target], tmp_path: Path) -
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_such_data_is_bad_input(content: bytes, said: str, images: list[Target], tmp_path: Path) -> None:
+def test_what_is_no_such_data_is_bad_input(content: bytes, said: str, images: Images, tmp_path: Path) -> None:
     (tmp_path / "one.json").write_bytes(content)
     with pytest.raises(BadInput, match=said):
-        audit(images, tmp_path / "one.json")
+        images.audit(tmp_path / "one.json")
 
 
 def test_the_command_names_what_it_finds_in_the_real_locks(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
 from typing import Any
@@ -12,12 +11,9 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from containers.contract import ArtifactRef, Kind, PushedImage, QuantizeParameters, ResolvedSource
 from containers.errors import BadInput
-from containers.verdict import Verdict
 from flows.cli.main import app
 from flows.release.card import check, render
-from flows.release.provenance import statement
 from tests.support.cards import DIGEST, FACTS, blocks
 
 
@@ -141,34 +137,3 @@ def test_a_checkpoint_from_a_folder_names_no_page_of_the_hub() -> None:
     ast.parse(creation)
     assert 'folder = "/models/mine"' in creation
     assert "carwright ship file:///models/mine --scheme FP8_DYNAMIC --to quay.io/models/llama-3-3-70b" in card
-
-
-def test_the_provenance_is_an_in_toto_statement_without_a_time() -> None:
-    """Fields by the specifications of in-toto v1 and SLSA v1; the same run again is the same bytes."""
-    ref = ArtifactRef(kind=Kind.CHECKPOINT, fingerprint="c" * 64, digest=DIGEST)
-    given: dict[str, Any] = {
-        "source": ResolvedSource(
-            source="hf://a/b", pinned="hf://a/b@" + "0" * 40, revision="main", commit="0" * 40, files=1, size=1
-        ),
-        "recipe": QuantizeParameters(),
-        "image": PushedImage(
-            reference=FACTS.reference, digest=DIGEST, candidate_tag="c", layers=1, size=1, pushed_bytes=0,
-            already_there=True,
-        ),
-        "checkpoints": {"base": ref},
-        "versions": {"llmcompressor": "0.14.0.1"},
-        "verdict": Verdict(decision="inconclusive", subject=str(DIGEST), suite="smoke"),
-        "base": "busybox",
-        "promotion": {"gate_profile": "smoke"},
-    }  # fmt: skip
-    written = statement(**given)
-    assert written == statement(**given)
-    told = json.loads(written)
-    assert told["_type"] == "https://in-toto.io/Statement/v1"
-    assert told["predicateType"] == "https://slsa.dev/provenance/v1"
-    assert told["subject"] == [{"name": "quay.io/models/llama-3-3-70b", "digest": {"sha256": DIGEST.hex}}]
-    definition = told["predicate"]["buildDefinition"]
-    assert definition["resolvedDependencies"][0] == {"uri": "hf://a/b@" + "0" * 40, "digest": {"gitCommit": "0" * 40}}
-    assert definition["externalParameters"]["gate_profile"] == "smoke"
-    assert definition["internalParameters"]["versions"] == {"llmcompressor": "0.14.0.1"}
-    assert told["predicate"]["runDetails"]["builder"]["id"]

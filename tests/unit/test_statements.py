@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
+from containers import in_toto
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci import raw, referrers
@@ -15,6 +17,7 @@ from containers.oci.referrers import CARD, SEQUENCE, Attachment
 from containers.oci.repository import Blob, image
 from containers.oci.types import Descriptor, ImageManifest
 from containers.push.work import tag_raw
+from flows.cli.main import app
 from flows.release.statements import of_reference
 from infra.settings import Settings
 from tests.support.modelcars import push_folder, write_checkpoint
@@ -136,3 +139,58 @@ def test_a_raw_artifact_of_other_files_gets_no_tag(car: tuple[str, Digest], sett
         assert tag_raw(repository, stored, ("v2",), said.append) == []
         assert repository.get("v2-raw") is None
         assert "hold other files" in said[0]
+
+
+def attach_provenance(car: tuple[str, Digest], settings: Settings, content: bytes, *, old: bool = False) -> None:
+    kind = referrers.PROVENANCE if old else in_toto.MEDIA_TYPE
+    title = "provenance.json" if old else "provenance.intoto.json"
+    with open_repository(car[0], settings, write=True) as repository:
+        referrers.renew(repository, car[1], kind, [Attachment(title, in_toto.MEDIA_TYPE, content)])
+
+
+def printed(car: tuple[str, Digest], settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setenv("CARWRIGHT_HOME", str(settings.home))
+    monkeypatch.setenv("CARWRIGHT_CACHE", str(settings.cache))
+    ended = CliRunner().invoke(app, ["statement", "provenance", car[0], *arguments])
+    if isinstance(ended.exception, BadInput):
+        raise ended.exception
+    return ended.stdout
+
+
+def test_a_statement_is_printed_and_one_of_an_older_version_too(
+    car: tuple[str, Digest], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before 0.3 the provenance had a type of its own. It is read where there is no other."""
+    with pytest.raises(BadInput, match=r"has no provenance\.intoto\.json attached"):
+        printed(car, settings, monkeypatch)
+    old, new = (in_toto.write("x", car[1], in_toto.PROVENANCE, {"said": word}).content for word in ("before", "now"))
+    attach_provenance(car, settings, old, old=True)
+    assert printed(car, settings, monkeypatch).encode() == old
+    attach_provenance(car, settings, new)
+    assert printed(car, settings, monkeypatch).encode() == new
+    printed(car, settings, monkeypatch, "--output", str(tmp_path / "file"))
+    assert (tmp_path / "file").read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (in_toto.write("x", Digest("00" * 32), in_toto.PROVENANCE, {}).content, "is not about sha256:"),
+        (in_toto.write("x", Digest("00" * 32), "https://slsa.dev/provenance/v3", {}).content, "another version than"),
+        (b"{", "is not JSON"),
+    ],
+)
+def test_a_statement_about_another_image_is_not_shown(
+    content: bytes, why: str, car: tuple[str, Digest], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_provenance(car, settings, content)
+    with pytest.raises(BadInput, match=why):
+        printed(car, settings, monkeypatch)
+
+
+def test_a_statement_of_a_hundred_megabytes_is_not_read(
+    car: tuple[str, Digest], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_provenance(car, settings, b" " * (100 << 20))
+    with pytest.raises(BadInput, match="has 104857600 bytes"):
+        printed(car, settings, monkeypatch)
