@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from containers.errors import Error
-from containers.evaluate import fidelity, sanity
+from containers.evaluate import fidelity, replies, sanity
 from containers.evaluate.client import Client, Rejected
 from containers.evaluate.measurement import (
     Arrays,
@@ -163,6 +163,7 @@ async def _complete(
     """All checks that use text completions."""
     completions, results.greedy_alike, results.alone = await sanity.repeats(client, wanted)
     results.answers |= completions
+    results.checks += sanity.counts(results.alone)
     prompt, whole = max(completions.items(), key=lambda item: len(item[1].split()))
     results.checks.append(await sanity.stop(client, prompt, wanted.max_tokens, whole))
     results.checks.append(
@@ -174,8 +175,7 @@ async def _complete(
 
 def _answer_text(answer: dict[str, Any]) -> str:
     """The text of a chat answer; empty for one without."""
-    choice = (answer.get("choices") or [{}])[0]
-    return str((choice.get("message") or {}).get("content") or "")
+    return replies.chat_text(replies.choices(answer)[0])
 
 
 async def gather(work: list[Coroutine[Any, Any, T]]) -> list[T]:

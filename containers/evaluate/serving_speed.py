@@ -13,6 +13,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.errors import BadInput
 from containers.evaluate.client import Client
 from containers.verdict import Load, Serving
 
@@ -62,14 +63,25 @@ async def _level(client: Client, level: int) -> Load:
     for _ in range(rounds):
         answers += await asyncio.gather(*(_one(client, chosen) for _ in range(level)))
     seconds = time.monotonic() - started
-    tokens = sum(one.usage.get("completion_tokens", _ANSWER) for one in answers)
-    prompts = sum(one.usage.get("prompt_tokens", _PROMPT) for one in answers)
+    tokens = sum(_counted(one, "completion_tokens", _ANSWER) for one in answers)
+    prompts = sum(_counted(one, "prompt_tokens", _PROMPT) for one in answers)
     return Load(
         requests=level,
         output_tokens_per_second=round(tokens / seconds, 1),
         total_tokens_per_second=round((tokens + prompts) / seconds, 1),
         first_token_seconds=round(statistics.median(one.first_token for one in answers), 4),
     )
+
+
+def _counted(answer: Streamed, what: str, asked: int) -> int:
+    """Tokens of an answer, of which as many as asked for must be there: fewer would be another load."""
+    counted = answer.usage.get(what)
+    if counted != asked:
+        raise BadInput(
+            f"the endpoint says {counted if counted is not None else 'nothing'} of {what} where {asked} were asked for",
+            remedy="speed is measured with vLLM, which takes prompts whole, counts tokens and knows min_tokens",
+        )
+    return counted
 
 
 async def _one(client: Client, chosen: random.Random) -> Streamed:

@@ -149,6 +149,37 @@ def test_each_check_sees_its_fault(behaviour: Behaviour, check: str, seen: str) 
     assert seen in failed(measured(behaviour))[check]
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        (Behaviour(drops="position"), "no log-probability of token 4 of a text of"),
+        (Behaviour(drops="none"), "no log-probability of token 4 of a text of"),
+        (Behaviour(drops="few"), "gives 4 of the 20 likeliest tokens"),
+        (Behaviour(drops="choice"), "gave 0 answers where 1 were asked for"),
+        (Behaviour(drops="text"), "completed a text with None"),
+        (Behaviour(counts_wrong=1), "names \\d+ tokens of a text and counts \\d+"),
+    ],
+    ids=lambda value: value.drops or "counts" if isinstance(value, Behaviour) else "",
+)
+def test_what_an_endpoint_leaves_out_is_no_measurement(behaviour: Behaviour, message: str) -> None:
+    """Numbers of something else than was sent would pass for the model's."""
+    with pytest.raises(BadInput, match=message):
+        measured(behaviour)
+
+
+def test_an_endpoint_that_counts_no_tokens_fails_its_checks() -> None:
+    one = measured(Behaviour(counts=False))
+    assert set(failed(one)) == {"chat", "usage", "long prompt"}
+    assert one.about.speed.alone == 0
+    assert judge(FidelitySuite.read(SMOKE), one, measured(Behaviour())).verdict.decision == "refuse"
+
+
+def test_a_gateway_may_hide_the_health_check() -> None:
+    one = measured(Behaviour(hidden=("/health",)))
+    assert failed(one) == {}
+    assert one.about.checks[0].detail == "there is no health check here (404)"
+
+
 def test_a_rejection_is_not_retried() -> None:
     behaviour = Behaviour()
     with openai_server(behaviour) as url:

@@ -17,6 +17,7 @@ import httpx
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from containers.errors import BadInput, Temporary
+from containers.evaluate import replies
 from containers.evaluate.client import ANSWER, Client, Counts, NotFinite, Rejected
 from containers.evaluate.measure import gather
 from containers.settings import HttpSettings
@@ -94,16 +95,18 @@ class _OverClient:
             answer = await client.post(path, payload)
         except Rejected as error:
             raise BadInput(f"{self.benchmark.title}: {error.message}") from error
-        taken = (answer.get("usage") or {}).get("prompt_tokens")
-        if self.tokenized_requests and taken is not None and taken != len(message):
-            raise BadInput(f"{self.benchmark.title}: the endpoint took {taken} tokens of a prompt of {len(message)}")
-        if not generate:
-            return self._likelihoods(answer, message, length)
-        if not self.tokenized_requests and taken is not None:
-            needed = int(taken) + int(payload["max_tokens"])
-            if needed > self.benchmark.max_length:
-                too_long.append(needed)
-        self.traffic.cut += sum(one.get("finish_reason") == "length" for one in answer["choices"])
+        try:
+            (choice,) = replies.choices(answer)
+            if not generate:
+                replies.check_echo(answer, len(message))
+                replies.check_prompt(answer, len(message), must=False)
+                return self._likelihoods(answer, message, length)
+            taken = replies.check_prompt(answer, len(message) if self.tokenized_requests else None)
+        except BadInput as error:
+            raise BadInput(f"{self.benchmark.title}: {error.message}", remedy=error.remedy) from error
+        if not self.tokenized_requests and (needed := taken + int(payload["max_tokens"])) > self.benchmark.max_length:
+            too_long.append(needed)
+        self.traffic.cut += choice.get("finish_reason") == "length"
         return [_before(text, until) for text in self.parse_generations(answer)]  # type: ignore[attr-defined]
 
     def _likelihoods(self, answer: dict[str, Any], message: Any, length: int | None) -> list[tuple[float, bool]]:
@@ -111,9 +114,9 @@ class _OverClient:
             found: list[tuple[float, bool]] = self.parse_logprobs(  # type: ignore[attr-defined]
                 answer, tokens=[message], ctxlens=[length]
             )
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise BadInput(
-                f"{self.benchmark.title}: the endpoint gives no log-probabilities of the prompt",
+                "the endpoint gives no log-probabilities of the prompt",
                 remedy="the server must support `echo` and `logprobs` in the completions API, as vLLM does",
             ) from error
         if not all(math.isfinite(value) for value, _ in found):
