@@ -13,6 +13,7 @@ from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.labels import LABEL
 from containers.oci import referrers
 from containers.oci.access import open_push_cache, open_repository, pinned
+from containers.oci.answers import ImmutableTag
 from containers.oci.candidates import mark_pushed
 from containers.oci.modelcar import Push
 from containers.oci.plan import make_plan
@@ -26,12 +27,15 @@ from containers.store import Store
 from containers.verdict import CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from containers.contract import StepRequest
     from containers.digest import Digest
     from containers.oci.repository import Repository, StoredManifest
     from containers.step import Context
+
+    # The name of what is attached, its type, its files and its annotations.
+    Attached = tuple[str, str, Sequence[referrers.Attachment], dict[str, str]]
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -124,8 +128,15 @@ def _promote(
         context.report.log(warning, "warning")
     with open_repository(reference, context.settings, write=True) as repository:
         stored = found(repository, str(digest))
-        attached = _attach(repository, digest, files, _recorded(options, warning))
-        attached |= _attach_card(repository, digest, _files(request, "card", store))
+        attached = {}
+        for name, kind, chosen, annotations in (
+            *_evaluation(files, _recorded(options, warning)),
+            *_documents(_files(request, "card", store)),
+        ):
+            try:
+                attached[name] = referrers.renew(repository, digest, kind, chosen, annotations)
+            except ImmutableTag as error:  # of this registry; the tested digest is promoted all the same
+                context.report.log(f"{name}: {error.message}; {error.remedy}", "warning")
         there = all(was_there for _, was_there in attached.values())
         for name, (one, was_there) in attached.items():
             context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")
@@ -183,28 +194,21 @@ def _recorded(options: PushOptions, warning: str) -> dict[str, str]:
     return recorded | ({f"{LABEL}gate.profile": options.gate_profile} if warning else {})
 
 
-def _attach(
-    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...], annotations: dict[str, str]
-) -> dict[str, tuple[Digest, bool]]:
+def _evaluation(files: tuple[referrers.Attachment, ...], annotations: dict[str, str]) -> Iterator[Attached]:
     """The evaluation; without one, what is recorded still needs a place."""
-    if not files and not annotations:
-        return {}
-    return {"evaluation": referrers.renew(repository, digest, referrers.EVALUATION, files, annotations)}
+    if files or annotations:
+        yield "evaluation", referrers.EVALUATION, files, annotations
 
 
-def _attach_card(
-    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...]
-) -> dict[str, tuple[Digest, bool]]:
+def _documents(files: tuple[referrers.Attachment, ...]) -> Iterator[Attached]:
     """The card and the provenance, each a referrer of its own; the newest is the one that counts."""
-    attached = {}
     for name, kind, title in (
         ("card", referrers.CARD, CARD_FILE),
         ("provenance", referrers.PROVENANCE, PROVENANCE_FILE),
     ):
         chosen = [one for one in files if one.title == title]
         if chosen:
-            attached[name] = referrers.renew(repository, digest, kind, chosen)
-    return attached
+            yield name, kind, chosen, {}
 
 
 def _files(request: StepRequest, name: str, store: Store) -> tuple[referrers.Attachment, ...]:
