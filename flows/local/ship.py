@@ -14,6 +14,7 @@ from containers.events import Event
 from containers.process import export
 from containers.settings import absolute
 from flows.local import embedded
+from flows.local.given import check_given
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
 from infra.environments import device, environment
@@ -37,6 +38,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     Raises the error of the step that failed. Nothing keeps running, except the model if the request says `keep`.
     """
     log = _logger(listener, "carwright")
+    check_given(request)
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:
         device.check(settings, log)
