@@ -130,6 +130,11 @@ class DockerSettings(Section):
         default=None, description="time limit in seconds for a step's container; unset: none"
     )
 
+    def outside(self, reference: str) -> str:
+        """An image by the name that its registry has outside of the steps' network: on the engine's machine, for a person."""
+        registry, slash, rest = reference.partition("/")
+        return self.registry_aliases.get(registry, registry) + slash + rest
+
 
 class KubernetesSettings(Section):
     """Steps as Jobs of a Kubernetes cluster, and deployments to KServe."""
