@@ -193,6 +193,10 @@ class EvaluateSettings(Section):
 
     model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
+    api_key: Token = Field(default=None, description="key of a measured endpoint that is not served by Carwright")
+    api_key_for: EndpointUrl | None = Field(
+        default=None, description="URL of the endpoint that the key is for: no other one gets it"
+    )
     data: Path | None = Field(
         default=None,
         description="folder with data sets in the hub's layout (FOLDER/openai/gsm8k); others come from the hub",

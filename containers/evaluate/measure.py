@@ -25,7 +25,7 @@ from containers.evaluate.measurement import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
     from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.fidelity_text import FidelityText, Sanity
@@ -35,14 +35,18 @@ T = TypeVar("T")
 
 
 async def measure(
-    suite: FidelityText, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
+    suite: FidelityText,
+    parameters: EvaluateParameters,
+    options: EvaluateOptions,
+    report: Reporter,
+    headers: Mapping[str, str] | None = None,
 ) -> Measured:
-    """Run the whole suite on one endpoint.
+    """Run the whole suite on one endpoint; `headers` are those of its `Client`.
 
     Either everything is measured or this raises: Temporary when a request still failed after its last attempt (the
     sample set would be incomplete, so nothing is kept), BadInput when the endpoint cannot be measured as asked.
     """
-    async with Client(options) as client:
+    async with Client(options, headers=headers) as client:
         checks = [await sanity.health(client)]
         max_model_len = await sanity.served(client, suite.declared.serving.max_model_len)
         version = await _version(client)

@@ -18,6 +18,8 @@ from containers.evaluate.client import Client
 from containers.verdict import Load, Serving
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from containers.contract import EvaluateOptions
     from containers.evaluate.client import Streamed
     from containers.events import Reporter
@@ -29,16 +31,16 @@ _ALONE: Final = 4  # rounds where few requests would say little
 _TOKENS: Final = (100, 20_000)  # ids that every vocabulary of a language model has, beyond its special tokens
 
 
-def measure(role: str, options: EvaluateOptions, report: Reporter) -> Serving:
-    """Measure the endpoint at each of the options' load levels. Raises what the client raises."""
-    return asyncio.run(_measure(role, options, report))
+def measure(role: str, options: EvaluateOptions, report: Reporter, headers: Mapping[str, str] | None = None) -> Serving:
+    """Measure the endpoint at each of the options' load levels. Raises what the client raises, which gets the `headers`."""
+    return asyncio.run(_measure(role, options, report, headers or {}))
 
 
-async def _measure(role: str, options: EvaluateOptions, report: Reporter) -> Serving:
+async def _measure(role: str, options: EvaluateOptions, report: Reporter, headers: Mapping[str, str]) -> Serving:
     loads: list[Load] = []
     with report.progress("speed", total=len(options.load_levels), unit="loads") as progress:
         for level in options.load_levels:
-            async with Client(options.model_copy(update={"concurrency": level})) as client:
+            async with Client(options.model_copy(update={"concurrency": level}), headers=headers) as client:
                 if not loads:
                     await _one(client, random.Random(0))  # noqa: S311 - what is compiled or allocated late is not measured
                 loads.append(await _level(client, level))

@@ -32,6 +32,7 @@ from infra.settings import Settings
 from tests.support.cards import FACTS, blocks
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.narrow import on_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,6 +160,23 @@ def test_the_card_of_a_dry_run(world: World) -> None:
     assert "registry:5000" not in card
     (render_command,) = [command for command in found if command.startswith("carwright render")]
     assert resolve(parsed(render_command)["reference"], world.settings) == world.digest
+
+
+def test_a_hub_that_is_away_is_one_line_a_model(tmp_path: Path) -> None:
+    """On 80 columns too: the reason stands at the end of its line, in one piece."""
+    entry = "  - {name: %s, model: hf://acme/%s, targets: ['127.0.0.1:9/models/%s']}\n"
+    (tmp_path / "models.yaml").write_text("models:\n" + "".join(entry % ((name,) * 3) for name in ("one", "two")))
+    shown = on_terminal(
+        ["-m", "flows.cli.main", "status", "--models", "models.yaml"],
+        tmp_path,
+        CARWRIGHT_HUB_ENDPOINT="http://127.0.0.1:9",
+    )
+    assert shown.code == 0, shown.raw
+    lines = [line for line in shown.raw.splitlines() if line.strip()]
+    assert len(lines) == 3, shown.raw
+    for name, line in zip(("one", "two"), lines[1:], strict=True):
+        assert line.split()[0] == name
+        assert "the hub does not answer (http://127.0.0.1:9)" in line
 
 
 def test_a_folder_with_blanks_is_quoted(tmp_path: Path, world: World) -> None:

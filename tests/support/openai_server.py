@@ -29,7 +29,7 @@ class Behaviour:
 
     `counts`: answers have a `usage`. `ignores_echo`: log-probabilities of the generated token alone. `drops`: what is left out
     of an answer, "choice" (the last one), "position" (a token's own log-probability), "none" (all of one position), "few" (the
-    likeliest tokens but three) or "text". `hidden` are paths that a gateway does not pass on.
+    likeliest tokens but three) or "text". `hidden` are paths that a gateway does not pass on, `key` is what it wants to see.
     """
 
     model: str = "toy"
@@ -48,6 +48,7 @@ class Behaviour:
     ignores_echo: bool = False
     drops: str = ""
     hidden: tuple[str, ...] = ()
+    key: str = ""
     template: str = "<{role}>{content}"
     text: str = WORDS
     shift: float = 0.0
@@ -113,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any]) -> None:
         what = self.behaviour
-        if self.path in what.hidden:
+        if what.key and self.headers["Authorization"] != f"Bearer {what.key}":
+            self._send({"error": {"message": "no valid key was given"}}, 401)
+        elif self.path in what.hidden:
             self._send({"detail": "Not Found"}, 404)
         elif self.path == "/health":
             self._send({})

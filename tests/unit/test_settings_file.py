@@ -28,6 +28,7 @@ ATTACKS = [
     (f'[store]\npublic_endpoint = "{EVIL}"', "store.public_endpoint"),
     (f'[source]\nendpoint = "{EVIL}"', "source.endpoint"),
     (f'[source]\nendpoint = "{EVIL}"\n[store]\naccess_key_id = "k"\nsecret_access_key = "k"', "source.endpoint"),
+    (f'[evaluate]\napi_key_for = "{EVIL}"', "evaluate.api_key_for"),
     ('[registry]\nhost = "evil.example"', "registry.host"),
     ('[registry]\nhost = "evil.example"\nusername = "u"', "registry.host"),
     ('[registry]\nplain_http = ["quay.io"]', "registry.plain_http"),

@@ -25,7 +25,7 @@ from containers.web.exchange import Exchange
 from containers.web.origins import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from containers.contract import EvaluateOptions
     from containers.evaluate.harness.benchmark import Benchmark
@@ -50,6 +50,7 @@ class _OverClient:
     options: EvaluateOptions
     report: Reporter
     traffic: Traffic
+    headers_of_endpoint: Mapping[str, str]
     max_length: int
     tokenized_requests: bool | None
 
@@ -60,7 +61,7 @@ class _OverClient:
         lengths = more.pop("ctxlens", None) or [None] * len(requests)
         too_long: list[int] = []
         with self.report.progress(self.benchmark.title, total=len(requests), unit="requests") as progress:
-            async with Client(self.options, self.traffic.counts) as client:
+            async with Client(self.options, self.traffic.counts, self.headers_of_endpoint) as client:
 
                 async def one(message: Any, length: int | None) -> list[Any]:
                     answer = await self._ask(client, message, length, more.get("gen_kwargs"), too_long, generate)
@@ -161,13 +162,13 @@ class EndpointTokenizer:
 
     bos_token_id = eos_token_id = eos_token = None
 
-    def __init__(self, options: EvaluateOptions, title: str) -> None:
+    def __init__(self, options: EvaluateOptions, title: str, headers: Mapping[str, str]) -> None:
         self._url = f"{options.endpoint.rstrip('/').removesuffix('/v1')}/tokenize"
         self._model, self._title = options.served_model_name, title
         self._http = httpx.Client(
             timeout=options.request_timeout, transport=httpx.HTTPTransport(retries=options.attempts), trust_env=False
         )
-        self._http.headers["Accept-Encoding"] = "identity"
+        self._http.headers.update({"Accept-Encoding": "identity", **headers})
         self._exchange = Exchange(self._http, Origin.of(self._url), HttpSettings(), silence=options.request_timeout)
 
     def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool, **_: Any) -> Any:
@@ -197,7 +198,11 @@ class EndpointTokenizer:
 
 
 def make(
-    benchmark: Benchmark, options: EvaluateOptions, tokenizer: ConfinedTokenizer | None, report: Reporter
+    benchmark: Benchmark,
+    options: EvaluateOptions,
+    tokenizer: ConfinedTokenizer | None,
+    report: Reporter,
+    headers: Mapping[str, str],
 ) -> Completions | Chat:
     """A model for one benchmark, with the arguments that `benchmarks.command` prints.
 
@@ -219,7 +224,8 @@ def make(
     else:
         model = Completions(base_url=f"{base}/completions", tokenizer_backend=None, **arguments)
         model.tokenizer_backend, model.tokenized_requests = "huggingface", True
-        model.tokenizer = tokenizer or EndpointTokenizer(options, benchmark.title)
+        model.tokenizer = tokenizer or EndpointTokenizer(options, benchmark.title, headers)
+    model.headers_of_endpoint = headers
     model.benchmark, model.options, model.report, model.traffic = benchmark, options, report, Traffic()
     return model
 
