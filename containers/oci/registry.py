@@ -243,7 +243,9 @@ class Registry:
             answer = transport.request("DELETE", f"{self._url}/manifests/{digest}", accept=(200, 202, 404, 405))
         finally:
             transport.close()
-        if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+        # Some know no way to delete at all, and what is not there is gone: only what stays is a refusal.
+        unknown = answer.status_code == httpx.codes.NOT_FOUND and self.get(str(digest)) is not None
+        if unknown or answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
             raise BadInput(
                 f"{self.reference.registry} does not allow deleting", remedy="delete it in the registry itself"
             )

@@ -262,6 +262,18 @@ def test_tags_that_cannot_be_moved(tmp_path: Path) -> None:
         assert "choose a tag that is not there yet" in caught.value.remedy
 
 
+def test_a_registry_that_knows_no_way_to_delete(tmp_path: Path) -> None:
+    """404 for the request, and the image stays: not taken for one that is gone already."""
+    with registry_double() as served, registry_at(served.address, tmp_path) as place:
+        subject = car(place)
+        served.faults = [Fault("DELETE", "manifests", status=404)]
+        with pytest.raises(BadInput, match="does not allow deleting"):
+            place.delete(subject)
+        place.delete(subject)
+        place.delete(subject)
+        assert place.get(str(subject)) is None
+
+
 def test_a_registry_with_tls_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HTTPS is tried where HTTP is not understood; its certificate must be vouched for all the same."""
     with registry_double(tls=certificate(tmp_path)) as served:
