@@ -16,6 +16,7 @@ import httpx
 from containers.errors import BadInput, Error, Temporary
 from containers.foreign_text import one_line
 from containers.oci import challenges
+from containers.oci.repository import ImmutableTag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,10 +40,6 @@ class RetryableError(Temporary):
         super().__init__(message, remedy=remedy, doctor=doctor)
         self.after = after
         self.silent = silent
-
-
-class ImmutableTag(BadInput):
-    """The registry does not let a tag be moved."""
 
 
 def explain(response: httpx.Response, what: str, registry: str, repository: str) -> Error:

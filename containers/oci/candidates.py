@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.foreign_json import parse_object
 from containers.oci import referrers
-from containers.oci.answers import ImmutableTag
+from containers.oci.repository import ImmutableTag
 from containers.oci.types import Index
 from containers.verdict import VERDICT_FILE
 

@@ -18,10 +18,9 @@ import httpx
 
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
-from containers.oci.answers import ImmutableTag
 from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
-from containers.oci.repository import StoredManifest
+from containers.oci.repository import ImmutableTag, StoredManifest
 from containers.oci.transport import Transport
 from containers.oci.types import (
     DOCKER_LIST,

@@ -13,14 +13,13 @@ from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.labels import LABEL
 from containers.oci import referrers
 from containers.oci.access import open_push_cache, open_repository, pinned
-from containers.oci.answers import ImmutableTag
 from containers.oci.candidates import mark_pushed
 from containers.oci.modelcar import Push
 from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.reference import Reference, check_tag
-from containers.oci.repository import found, image
+from containers.oci.repository import ImmutableTag, found, image
 from containers.oci.source import StoredCheckpoint
 from containers.push.layers import push_layers
 from containers.store import Store

@@ -39,6 +39,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     """
     log = _logger(listener, "carwright")
     check_given(request)
+    command = request.command() + (" --profile docker" if settings.launcher == "docker" else "")
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:
         device.check(settings, log)
@@ -73,7 +74,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         for url in opened.services.stop_all():
             log(f"stopped {url}, left by an earlier run")
         log(f"Prefect UI while this runs: {server.url}; its login is in {embedded.login_file(settings)}")
-        record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request)
+        record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request, command)
         try:
             # No heartbeats: the run lock says whether a run is alive, and their thread ends up to a second after the run.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

@@ -13,12 +13,12 @@ from pydantic import SecretStr
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
 from containers.oci import referrers
-from containers.oci.answers import ImmutableTag, broken
+from containers.oci.answers import broken
 from containers.oci.challenges import Challenge, parse
 from containers.oci.push_cache import PushCache
 from containers.oci.reference import Reference
 from containers.oci.registry import Registry
-from containers.oci.repository import Blob
+from containers.oci.repository import Blob, ImmutableTag
 from containers.settings import HttpSettings, RegistrySettings, StepSettings
 from tests.support.certificates import certificate
 from tests.support.hostile import Asked, answer, hostile
