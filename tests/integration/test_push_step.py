@@ -187,7 +187,8 @@ def test_what_cannot_be_attached_does_not_hold_a_promotion_up(lab: Lab, tmp_path
     """A registry without the referrers API whose tags cannot be moved: the tested digest is promoted, and what is missing is said."""
     with registry_double(immutable=True) as registry:
         target = f"{registry.address}/org/car"
-        _, result, _ = lab.run(PushParameters(target=target), checkpoint=lab.checkpoint)
+        code, result, said = lab.run(PushParameters(target=target), checkpoint=lab.checkpoint)
+        assert code == 0, said
         pushed = PushedImage.read(result.values)
         promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
         code, result, said = lab.run(promote, verdict=lab.verdict(str(pushed.digest), "pass"), card=lab.card("# new"))

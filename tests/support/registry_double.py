@@ -75,6 +75,7 @@ class RegistryDouble:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     received: int = 0  # bytes of blobs
     connections: int = 0  # that are open
+    opened: int = 0  # uploads; their names are not used again
     lock: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -207,7 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
                 state.blobs[repository, mount] = state.blobs[source, mount]
                 self._answer(201, headers={"Docker-Content-Digest": mount})
                 return
-            name = f"{len(state.uploads)}"
+            with state.lock:
+                name = f"{state.opened}"
+                state.opened += 1
             state.uploads[name] = bytearray()
             self._answer(202, headers={"Location": state.locations.format(repository=repository) + name})
             return
