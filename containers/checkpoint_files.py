@@ -1,4 +1,4 @@
-"""A file of a checkpoint, what it is for by its name (legal text, or a pickle), and which files an index names."""
+"""A file of a checkpoint, what it is for by its name (legal text, a pickle, a tool's leftover), and which files an index names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pi
 # The spellings that are in use: LICENSE.txt, LICENCE, THIRD_PARTY_NOTICES, Notice, USE_POLICY.md, Acceptable-Use-Policy.
 _LICENCE: Final = re.compile(r"(?<![a-z])(licen[cs]e|copying)", re.IGNORECASE)
 _LEGAL: Final = re.compile(r"(?<![a-z])(licen[cs]e|copying|notice|use[_-]?policy|acceptable[_-]?use)", re.IGNORECASE)
+# What tools leave beside a checkpoint: caches, halves of downloads, copies of editors, settings of desktops.
+_LEFTOVER: Final = re.compile(
+    r"__pycache__|__MACOSX|Thumbs\.db|desktop\.ini|.+\.(incomplete|part|partial|crdownload|aria2|tmp|temp|swp|swo|bak|orig|lock|log)|.*~",
+    re.IGNORECASE,
+)
+# What holds keys and passwords wherever it lies; most are hidden besides.
+_SECRET: Final = re.compile(
+    r"\.env(\..+)?|\.netrc|_netrc|\.npmrc|\.pypirc|\.git-credentials|\.htpasswd|\.ssh|\.aws|\.docker|\.kube|"
+    r"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|jks|keystore)",
+    re.IGNORECASE,
+)
 _TEXT: Final = frozenset({"", ".txt", ".md", ".pdf", ".rst"})
 
 
@@ -44,6 +55,21 @@ def is_licence(path: str) -> bool:
 def is_pickle(path: str) -> bool:
     """A format that can run code when it is read."""
     return PurePosixPath(path.lower()).suffix in PICKLE_SUFFIXES
+
+
+def is_hidden(path: str) -> bool:
+    """In a hidden folder, or hidden itself."""
+    return any(part.startswith(".") and part not in {".", ".."} for part in path.split("/"))
+
+
+def is_secret(path: str) -> bool:
+    """What holds a login, by its own name or that of a folder that it is in."""
+    return any(_SECRET.fullmatch(part) for part in path.split("/"))
+
+
+def never_belongs(path: str) -> bool:
+    """Whether a file is no part of any checkpoint, whoever made the folder: it is neither downloaded nor packed."""
+    return is_hidden(path) or is_secret(path) or any(_LEFTOVER.fullmatch(part) for part in path.split("/"))
 
 
 def weight_map(content: bytes, what: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.foreign_values import shown
+from containers.git_lfs import is_lfs_pointer, lfs_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,7 @@ def parse_json(content: bytes | str, what: str, limits: Limits = DOCUMENT, *, re
     except UnicodeEncodeError as error:
         raise refuse("is not JSON: it holds half of a surrogate pair") from error
     except ValueError as error:
-        raise refuse(f"is not JSON: {error}") from error
+        raise lfs_pointer(what) if is_lfs_pointer(raw) else refuse(f"is not JSON: {error}") from error
     if not _within(value, limits.depth):
         raise refuse(f"is nested more than {limits.depth} levels deep")
     return value

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput
 from containers.foreign_json import TENSORS, parse_object
 from containers.foreign_values import shown
+from containers.git_lfs import POINTER_MAX, is_lfs_pointer, lfs_pointer
 
 if TYPE_CHECKING:
     from containers.streams import Stream
@@ -67,7 +68,10 @@ def read_header(stream: Stream, path: str, size: int) -> Header:
     tensor named twice, an unknown type, offsets that overlap, leave holes or do not fit the shape; and for a header
     beyond the limits, of which nothing is read.
     """
-    length = int.from_bytes(read_exactly(stream, LENGTH, path), "little")
+    front = read_exactly(stream, LENGTH, path)
+    length = int.from_bytes(front, "little")
+    if size <= POINTER_MAX and length > size and is_lfs_pointer(front + stream.read(POINTER_MAX)):
+        raise lfs_pointer(path)
     if not 2 <= length <= size - LENGTH:
         raise _broken(path, f"says that its header has {length} bytes, in a file of {size}")
     if length > TENSORS.size:

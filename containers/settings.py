@@ -12,7 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -25,6 +32,7 @@ from pydantic_settings import (
 from containers.contract import Step, StepRequest, StoreLocation
 from containers.errors import BadInput, faults
 from containers.setting_names import PREFIX, GivenName, names_of_variables, refuse_unknown, settings_of
+from containers.setting_types import EndpointUrl, Secret, Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,16 +86,6 @@ _STORE: Final = frozenset({"store"})
 _OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
 
 
-def _without_login(url: str) -> str:
-    """Endpoints are stored with requests and results, and printed; a password in one would be, too."""
-    if "@" in url.partition("://")[2].partition("/")[0]:
-        raise ValueError("the URL holds a login: give it in the settings that are for it")
-    return url
-
-
-EndpointUrl = Annotated[str, AfterValidator(_without_login)]
-
-
 class Section(BaseModel):
     """Settings of one concern; an unknown name is refused."""
 
@@ -108,8 +106,8 @@ class StoreSettings(Section):
     bucket: str = Field(default="carwright", description="bucket; created if missing")
     prefix: str = Field(default="", description="key prefix inside the bucket")
     region: str = Field(default="us-east-1", description="region name for request signing")
-    access_key_id: SecretStr | None = Field(default=None, description="unset: the usual AWS credential chain")
-    secret_access_key: SecretStr | None = Field(default=None, description="secret of the access key")
+    access_key_id: Secret = Field(default=None, description="unset: the usual AWS credential chain")
+    secret_access_key: Secret = Field(default=None, description="secret of the access key")
     folder: Path | None = Field(
         default=None,
         description="folder of the embedded server, which sets this; its free space is checked before a write",
@@ -132,7 +130,7 @@ class RegistrySettings(Section):
         default="", description="registry, with its port if any, that the user name is for: no other one gets it"
     )
     username: str | None = Field(default=None, description="user name for the registry `host`")
-    password: SecretStr | None = Field(default=None, description="password or token of that user")
+    password: Secret = Field(default=None, description="password or token of that user")
     auth_file: Path | None = Field(
         default=None, description="login file in Docker's format; unset: the login files of docker and podman"
     )
@@ -168,8 +166,8 @@ class SourceSettings(Section):
         default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS"
     )
     region: str = Field(default="us-east-1", description="region name for request signing")
-    access_key_id: SecretStr | None = Field(default=None, description="unset: the usual AWS credential chain")
-    secret_access_key: SecretStr | None = Field(default=None, description="secret of the access key")
+    access_key_id: Secret = Field(default=None, description="unset: the usual AWS credential chain")
+    secret_access_key: Secret = Field(default=None, description="secret of the access key")
 
 
 class ServeSettings(Section):
@@ -195,6 +193,10 @@ class EvaluateSettings(Section):
 
     model_config = ConfigDict(extra="ignore")  # FLOW_SIDE has more of this section
 
+    api_key: Token = Field(default=None, description="key of a measured endpoint that is not served by Carwright")
+    api_key_for: EndpointUrl | None = Field(
+        default=None, description="URL of the endpoint that the key is for: no other one gets it"
+    )
     data: Path | None = Field(
         default=None,
         description="folder with data sets in the hub's layout (FOLDER/openai/gsm8k); others come from the hub",
@@ -265,7 +267,7 @@ class StepSettings(BaseSettings):
         validation_alias=AliasChoices("CARWRIGHT_HUB_ENDPOINT", "HF_ENDPOINT", "hub_endpoint"),
         description="URL of a Hugging Face hub; unset: the public one",
     )
-    hub_token: SecretStr | None = Field(
+    hub_token: Token = Field(
         default=None,
         validation_alias=AliasChoices("CARWRIGHT_HUB_TOKEN", "HF_TOKEN", "hub_token"),
         description="hub token for gated models; unset: the token file of the hub's own client",

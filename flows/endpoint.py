@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import httpx
 
 from containers.contract import Endpoint
+from containers.endpoint_key import REFUSED, authorization, needs_key
 from containers.errors import BadInput, Error, NotReady
 from containers.foreign_text import one_line
-from containers.settings import HttpSettings
+from containers.settings import EvaluateSettings, HttpSettings
 from containers.web.exchange import Exchange
 from containers.web.origins import Origin
 
@@ -22,8 +23,8 @@ _SILENCE = 30.0  # seconds
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
 
-def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
-    """The endpoint at a URL: the model named after a `#`, or the only one that it lists. `limits`: unset, the settings' defaults.
+def find(url: str, limits: HttpLimits | None = None, settings: EvaluateSettings | None = None) -> Endpoint:
+    """The endpoint at a URL: the model named after a `#`, or the only one that it lists. Unset: the settings' defaults.
 
     Raises NotReady if nothing answers or the server is busy or failing, and BadInput for everything else.
     """
@@ -34,7 +35,7 @@ def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
     except BadInput as error:
         raise BadInput(f"not an endpoint: {error.message}", remedy=_BASE) from error
     try:
-        answer = _get(f"{base}/models", origin, limits)
+        answer = _get(f"{base}/models", origin, limits, settings)
     except httpx.InvalidURL as error:
         raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
@@ -43,6 +44,8 @@ def find(url: str, limits: HttpLimits | None = None) -> Endpoint:
         ) from error
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
         raise NotReady(f"{base}/models answered with status {answer.status_code}", remedy="see the server's log")
+    if answer.status_code in REFUSED:
+        raise needs_key(base, answer.status_code)
     try:
         models = [str(one["id"]) for one in answer.raise_for_status().json()["data"]]
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -83,10 +86,10 @@ class ForeignServer:
         """Leave it as it is."""
 
 
-def vllm_version(url: str, limits: HttpLimits | None = None) -> str:
+def vllm_version(url: str, limits: HttpLimits | None = None, settings: EvaluateSettings | None = None) -> str:
     """The version that the vLLM behind a base URL says it is; raises BadInput for a server that does not say."""
     try:
-        answer = _get(f"{url.removesuffix('/v1')}/version", Origin.of(url), limits)
+        answer = _get(f"{url.removesuffix('/v1')}/version", Origin.of(url), limits, settings)
         found = answer.json()["version"] if answer.status_code == httpx.codes.OK else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, RecursionError):
         found = None
@@ -108,9 +111,10 @@ def check_same(versions: dict[str, str]) -> None:
         )
 
 
-def _get(url: str, origin: Origin, limits: HttpLimits | None) -> httpx.Response:
+def _get(url: str, origin: Origin, limits: HttpLimits | None, settings: EvaluateSettings | None) -> httpx.Response:
     """A small answer of a model's server; no proxy stands before it."""
-    with httpx.Client(timeout=_SILENCE, trust_env=False, headers={"Accept-Encoding": "identity"}) as client:
+    headers = {"Accept-Encoding": "identity", **authorization(settings or EvaluateSettings(), url)}
+    with httpx.Client(timeout=_SILENCE, trust_env=False, headers=headers) as client:
         answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(
             client.build_request("GET", url)
         )

@@ -63,10 +63,13 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
 
     sizes = (steps.size(original), steps.size(checkpoint))
     verdict, judged = steps.judge(after, before, candidate, request.suite, sizes)
-    page = publish_page(runtime, judged.output("verdict"), image.reference)
+    outside = runtime.settings.docker.outside(image.reference)
+    page = publish_page(runtime, judged.output("verdict"), outside)
     publish_gate(verdict, page, request)
 
-    release = Release(request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy)
+    release = Release(
+        request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy, outside
+    )
     promoted = steps.promote(release, judged.output("verdict"), after=[judged]) if release.promotable else None
     shipped = release.outcome(
         steps.timeline,

@@ -8,6 +8,7 @@ entries of models.yaml, the event of watch-releases and the stored record. A new
 from __future__ import annotations
 
 import inspect
+import shlex
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -167,6 +168,22 @@ class ShipRequest(ShipOptions):
         """The parameters that differ from the defaults; for a deployment, which has its own defaults and model."""
         given = self.model_dump(mode="json", exclude_defaults=True)
         return {name: value for name, value in given.items() if name != "model" or value}
+
+    def command(self) -> str:
+        """The command line that asks for this shipment, quoted for a shell."""
+        words = ["carwright", "ship"]
+        for name, field in fields(type(self)).items():
+            value, shown = getattr(self, name), command_line(field)
+            if shown.hidden or value == ("" if shown.argument else field.default):
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if shown.argument:
+                words.append(value)
+            elif value is True:
+                words.append(option)
+            else:
+                words += [f"{option}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+        return shlex.join(words)
 
     @property
     def name(self) -> str:

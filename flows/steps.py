@@ -224,8 +224,9 @@ class Steps:
     def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
         """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
         urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
-        found = {role: endpoint.find(url, self.runtime.settings.http) for role, url in urls.items() if url}
-        versions = {role: endpoint.vllm_version(one.url, self.runtime.settings.http) for role, one in found.items()}
+        how = (self.runtime.settings.http, self.runtime.settings.evaluate)
+        found = {role: endpoint.find(url, *how) for role, url in urls.items() if url}
+        versions = {role: endpoint.vllm_version(one.url, *how) for role, one in found.items()}
         if len(found) == 1:
             own = inference_server(self.runtime.settings).rpartition(" ")[2]
             versions |= {role: own for role in urls if role not in found}
@@ -316,7 +317,8 @@ class Steps:
     ) -> Iterator[Lease]:
         """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
         if subject.endpoint:
-            yield endpoint.ForeignServer(endpoint.find(subject.endpoint, self.runtime.settings.http))
+            settings = self.runtime.settings
+            yield endpoint.ForeignServer(endpoint.find(subject.endpoint, settings.http, settings.evaluate))
             return
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(

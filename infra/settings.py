@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, SecretStr
 from pydantic_settings import EnvSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from containers.setting_names import names_in_tables, names_of_variables, refuse_unknown
+from containers.setting_types import Secret  # noqa: TC001 -- pydantic reads the annotation
 from containers.settings import COMPOSE, EvaluateSettings, Section, ServeSettings, StepSettings
 from infra.settings_file import FILE, refuse_from_file
 
@@ -128,6 +129,11 @@ class DockerSettings(Section):
     step_timeout: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="time limit in seconds for a step's container; unset: none"
     )
+
+    def outside(self, reference: str) -> str:
+        """An image by the name that its registry has outside of the steps' network: on the engine's machine, for a person."""
+        registry, slash, rest = reference.partition("/")
+        return self.registry_aliases.get(registry, registry) + slash + rest
 
 
 class KubernetesSettings(Section):
@@ -311,7 +317,7 @@ class Settings(StepSettings):
         default=4.0,
         description="size in GB from which a checkpoint is quantized while it downloads, and pushed while it is quantized",
     )
-    pip_extra_index_url: SecretStr | None = Field(
+    pip_extra_index_url: Secret = Field(
         default=None,
         description="URL of an additional package index for step environments and images",
     )
@@ -319,9 +325,7 @@ class Settings(StepSettings):
         default=SecretStr(PYTORCH_INDEX),
         description="URL of the index for CPU builds of PyTorch (`+cpu`), used if no other index has them",
     )
-    notify_webhook: SecretStr | None = Field(
-        default=None, description="URL that receives a JSON POST when a flow run fails"
-    )
+    notify_webhook: Secret = Field(default=None, description="URL that receives a JSON POST when a flow run fails")
 
     @classmethod
     def files(cls) -> Iterable[tuple[PydanticBaseSettingsSource, Iterable[GivenName]]]:

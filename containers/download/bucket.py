@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from containers.download.sources import BucketSource
     from containers.settings import SourceSettings
+    from containers.sources import BucketSource
 
 
 class BucketOrigin:

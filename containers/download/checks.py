@@ -10,6 +10,7 @@ from containers.download.selection import INDEX_SUFFIX
 from containers.errors import BadInput
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown
+from containers.git_lfs import POINTER_MAX, is_lfs_pointer, lfs_pointer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +26,15 @@ _LICENCE: Final = re.compile(r"^license(?:_name)?:[ \t]*[\"']?([\w.+-]{1,100})",
 
 
 def check_small_files(selection: Selection, folder: Path, source: str) -> None:
-    """`config.json` is a JSON object, and every index names only shards that are there; else BadInput.
+    """`config.json` is a JSON object, every index names only shards that are there, and no file is a pointer; else BadInput.
 
     `folder` holds the small files under their paths.
     """
+    for file in selection.taken:
+        if file.size <= POINTER_MAX and (folder / file.path).is_file():
+            with (folder / file.path).open("rb") as stream:
+                if is_lfs_pointer(stream.read(POINTER_MAX)):
+                    raise lfs_pointer(f"{source}: {file.path}")
     remedy = "fix the file at its source, or use another revision"
     parse_object(_read(folder / "config.json", CONFIGURATION), f"{source}: config.json", CONFIGURATION, remedy=remedy)
     names = {file.path for file in selection.taken}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from containers.download.sources import FolderSource
+    from containers.sources import FolderSource
 
 _PIECE: Final = 1 << 20
 

@@ -18,7 +18,7 @@ from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defin
 
 from containers.digest import Digest
 from containers.download.hub_errors import translated
-from containers.download.retries import retrying
+from containers.download.retries import StartOver, retrying
 from containers.download.selection import Remote
 from containers.errors import BadInput, Temporary
 from containers.foreign_json import LISTING, parse_json
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from containers.download.sources import HubSource
     from containers.settings import StepSettings
+    from containers.sources import HubSource
 
 T = TypeVar("T")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_NO_ADDRESS: Final = (404, 405, 501)
 _FILES_MAX: Final = 100_000  # of a repository; the hub itself advises against more
 _LARGEST: Final = 2**63 - 1  # bytes of a file
 
@@ -80,11 +81,14 @@ class HubOrigin:
             hf_raise_for_status(answer)
 
     def _listing(self, revision: str) -> list[Remote]:
-        address: str | None = self._http.address(f"{self._source.repo}/tree/{revision}?recursive=true&expand=false")
+        tree = self._http.address(f"{self._source.repo}/tree/{revision}?recursive=true&expand=false")
+        address: str | None = tree
         pages = self._http.pages(f"the files of {self._source}")
         files: list[Remote] = []
         while address is not None:
-            answer = self._get(address)
+            answer = self._get(address, may_lack=address == tree)
+            if answer.is_error:
+                return self._siblings(revision)
             files += listed(answer.content, self._endpoint)
             if len(files) > _FILES_MAX:
                 raise BadInput(
@@ -93,10 +97,19 @@ class HubOrigin:
             address = pages.following(answer, address)
         return files
 
-    def _get(self, address: str) -> httpx2.Response:
+    def _siblings(self, revision: str) -> list[Remote]:
+        """The files as the model's own description lists them, for mirrors that have no listing of the tree."""
+        address = self._http.address(f"{self._source.repo}/revision/{revision}?blobs=true")
+        return siblings(self._get(address).content, self._endpoint)
+
+    def _get(self, address: str, *, may_lack: bool = False) -> httpx2.Response:
+        """With `may_lack` also the answer of a mirror that does not know the address at all."""
+
         def ask() -> httpx2.Response:
             answer = self._http.get(address)
-            hf_raise_for_status(answer)
+            # The hub itself gives a code with each of its errors: it knows the address, and not the repository or revision.
+            if not (may_lack and answer.status_code in _NO_ADDRESS and "X-Error-Code" not in answer.headers):
+                hf_raise_for_status(answer)
             return answer
 
         return self._call(ask)
@@ -109,6 +122,10 @@ class HubOrigin:
             translated(self._source, self._endpoint),
             self._http.stream(url, headers) as (response, pieces),
         ):
+            if response.status_code == 416 and start:
+                raise StartOver(
+                    f"{self._endpoint} has no bytes of {file.path} from {start} on", remedy="resolve the source again"
+                )
             hf_raise_for_status(response)
             if response.status_code == 206 and not _starts_at(response, start):
                 raise Temporary(f"{self._endpoint} sent another part of {file.path} than was asked for")
@@ -132,6 +149,27 @@ def listed(content: bytes, endpoint: str) -> list[Remote]:
         return [_remote(entry) for entry in entries if entry["type"] == "file"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_a_hub(endpoint, error) from error
+
+
+def siblings(content: bytes, endpoint: str) -> list[Remote]:
+    """The files of a model's description (`?blobs=true`); raises BadInput for what no hub answers, or without sizes."""
+    described = parse_json(content, f"the answer of {endpoint}", LISTING)
+    try:
+        entries = described["siblings"]
+        if any(entry.get("size") is None for entry in entries):
+            raise BadInput(
+                f"{endpoint} has no listing of the files (/tree), and describes a model without the sizes of its files",
+                remedy="the mirror lacks what a download needs: use the hub, or another mirror (CARWRIGHT_HUB_ENDPOINT)",
+            )
+        return [_sibling(entry) for entry in entries]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_a_hub(endpoint, error) from error
+
+
+def _sibling(entry: Any) -> Remote:
+    large = entry.get("lfs")
+    named = {"lfs": {"oid": large["sha256"], "size": large["size"]}} if large else {"oid": entry["blobId"]}
+    return _remote({"path": entry["rfilename"], "size": entry["size"], **named})
 
 
 def _remote(entry: Any) -> Remote:

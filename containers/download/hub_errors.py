@@ -24,7 +24,7 @@ from containers.errors import BadInput, Error, Temporary
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from containers.download.sources import HubSource
+    from containers.sources import HubSource
 
 _BUSY: Final = {408, 429, 500, 502, 503, 504}  # those that huggingface_hub retries (utils/_http.py)
 _ENDPOINT: Final = "check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)"

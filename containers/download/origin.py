@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from containers.digest import Digest, canonical_json
-from containers.download.sources import FolderSource, HubSource
+from containers.sources import FolderSource, HubSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.download.selection import Remote
-    from containers.download.sources import Source
     from containers.settings import StepSettings
+    from containers.sources import Source
 
 
 class Origin(Protocol):

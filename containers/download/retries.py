@@ -30,6 +30,10 @@ class Busy(Temporary):
         self.after = after
 
 
+class StartOver(Temporary):
+    """The source does not go on from where a file was left: it is fetched again from its first byte."""
+
+
 def retrying(say: Callable[[str], object], sleep: Callable[[float], None] = time.sleep) -> Retrying:
     """Calls a function up to `ATTEMPTS` times while it raises Temporary.
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from containers.checkpoint_files import PICKLE_SUFFIXES, is_legal
+from containers.checkpoint_files import PICKLE_SUFFIXES, is_hidden, is_legal, never_belongs
 from containers.errors import BadInput
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def select(files: Iterable[Remote], source: str) -> Selection:
         if why is None:
             _plain(file.path, source)
             taken.append(file)
-        elif not _hidden(file.path):
+        elif not is_hidden(file.path):
             skipped.append((file, why))
     selection = Selection(tuple(taken), tuple(skipped))
     _check(selection, source)
@@ -105,8 +105,10 @@ def _why_not(path: str, names: set[str]) -> str | None:
     """Why a file is not taken; None when it is."""
     name = PurePosixPath(path).name
     suffix = PurePosixPath(name.lower()).suffix
-    if _hidden(path):
+    if is_hidden(path):
         return "hidden"
+    if never_belongs(path):
+        return "a secret, or what a tool has left"
     if is_legal(name) or name == "README.md" or name in _TOKENIZER_PARTS:
         return None
     if name.endswith(".bin.index.json"):
@@ -121,10 +123,6 @@ def _second_copy(path: str, name: str, names: set[str]) -> bool:
     folder = path.removesuffix(name)
     layout = {f"{folder}model.safetensors", f"{folder}model{INDEX_SUFFIX}"}
     return name.startswith("consolidated") and name.endswith(".safetensors") and bool(layout & names)
-
-
-def _hidden(path: str) -> bool:
-    return any(part.startswith(".") and part not in {".", ".."} for part in path.split("/"))
 
 
 def _plain(path: str, source: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from containers.download.retries import retrying
+from containers.download.retries import StartOver, retrying
 from containers.errors import BadInput, DiskFull, Error, Interrupted, Temporary
 from containers.safetensors import read_header
 from containers.web.limits import TooSlow
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from io import FileIO
     from pathlib import Path
 
     from containers.download.origin import Origin
@@ -96,7 +98,7 @@ class Transfer:
                     have = 0
                 if have == file.size:
                     return
-                with self._origin.open(file, have, file.size) as (offset, pieces):
+                with self._begun(file, out, have, on_bytes) as (offset, pieces):
                     if offset != have:
                         out.truncate(offset)
                         on_bytes(offset - have)
@@ -117,6 +119,19 @@ class Transfer:
             raise Temporary(
                 f"{file.path} was cut off at {have} of {file.size} bytes", remedy="run it again: it continues"
             )
+
+    @contextmanager
+    def _begun(
+        self, file: Remote, out: FileIO, have: int, on_bytes: Callable[[int], None]
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The rest of a file. Where its source has no such rest, what there is of the file is given up before the next attempt."""
+        try:
+            with self._origin.open(file, have, file.size) as (offset, pieces):
+                yield offset, pieces
+        except StartOver:
+            out.truncate(0)
+            on_bytes(-have)
+            raise
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)

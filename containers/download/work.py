@@ -20,11 +20,11 @@ from containers.download.fetch import Fetcher
 from containers.download.origin import listing_digest, open_origin
 from containers.download.partial import partial_folder
 from containers.download.selection import select
-from containers.download.sources import BucketSource, FolderSource, HubSource, parse
 from containers.download.transfer import Transfer
 from containers.download_feed import FeedWriter
 from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
+from containers.sources import BucketSource, FolderSource, HubSource, parse
 from containers.store import Manifest, Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from containers.contract import StepRequest
     from containers.download.origin import Origin
     from containers.download.selection import Selection
-    from containers.download.sources import Source
+    from containers.sources import Source
     from containers.step import Context
 
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from containers.endpoint_key import needs_key
 from containers.errors import BadInput, Error, NotReady, Temporary
 from containers.web.exchange import lines_async, read_async
 from containers.web.origins import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from types import TracebackType
 
     from containers.contract import EvaluateOptions
@@ -77,9 +78,14 @@ class Streamed:
 
 
 class Client:
-    """Sends requests for one model to one endpoint; use as an async context manager. Requests are added to `counts`."""
+    """Sends requests for one model to one endpoint; use as an async context manager. Requests are added to `counts`.
 
-    def __init__(self, options: EvaluateOptions, counts: Counts | None = None) -> None:
+    `headers` are sent with each, such as those of `containers.endpoint_key`. No redirect is followed.
+    """
+
+    def __init__(
+        self, options: EvaluateOptions, counts: Counts | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         if not options.endpoint:
             raise BadInput("no endpoint was given", remedy="give the base URL of an OpenAI API: http://HOST:PORT/v1")
         if not options.endpoint.startswith(("http://", "https://")):
@@ -96,7 +102,7 @@ class Client:
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(options.request_timeout, connect=min(10.0, options.request_timeout)),
             limits=httpx.Limits(max_connections=options.concurrency + 2),
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity", **(headers or {})},
             trust_env=False,  # the endpoint is addressed directly; a proxy for the web is none for the model
         )
 
@@ -142,7 +148,7 @@ class Client:
             ):
                 if response.status_code != httpx.codes.OK:
                     said = await read_async(response, ANSWER, self.base)
-                    _raise_for(response.status_code, said.decode(errors="replace"))
+                    self._raise_for(response.status_code, said.decode(errors="replace"))
                 ended = False
                 async for line in lines_async(response, ANSWER, self.base):
                     if ended := take_line(streamed, line, time.monotonic() - started):
@@ -158,8 +164,20 @@ class Client:
         """The body of an answer with status 200, as text."""
         async with self._within(self._whole), self._http.stream(method, url, **content) as response:
             text = (await read_async(response, ANSWER, self.base)).decode(errors="replace")
-            _raise_for(response.status_code, text)
+            self._raise_for(response.status_code, text)
             return text
+
+    def _raise_for(self, status: int, text: str) -> None:
+        if status == httpx.codes.OK:
+            return
+        message = _message(text)
+        if any(words in message.lower() for words in _NOT_FINITE):
+            raise NotFinite(f"the endpoint could not answer because the model's numbers are not finite: {message}")
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise _RetryableError(f"status {status}: {message}")
+        if status == httpx.codes.UNAUTHORIZED:
+            raise needs_key(self.base, status)
+        raise Rejected(status, message)
 
     @asynccontextmanager
     async def _within(self, seconds: float) -> AsyncIterator[None]:
@@ -203,17 +221,6 @@ class Client:
                     f"{self.base} failed {self._attempts} times in a row, the last time with: {error}",
                     remedy="see the server's log, then measure again; nothing was stored",
                 ) from error
-
-
-def _raise_for(status: int, text: str) -> None:
-    if status == httpx.codes.OK:
-        return
-    message = _message(text)
-    if any(words in message.lower() for words in _NOT_FINITE):
-        raise NotFinite(f"the endpoint could not answer because the model's numbers are not finite: {message}")
-    if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise _RetryableError(f"status {status}: {message}")
-    raise Rejected(status, message)
 
 
 def _message(text: str) -> str:

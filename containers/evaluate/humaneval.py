@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.evaluate import replies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,6 +92,7 @@ async def solutions(
 ) -> list[Solution]:
     """The model's answers, which define the function. Nothing here parses them: that is done in the sandbox.
 
+    Raises BadInput for more or fewer than were asked for: a share of other answers would be another score.
     `cut` gets the problem's name for each answer that reached the token limit.
     """
     drawn: dict[str, Any] = {
@@ -101,21 +103,22 @@ async def solutions(
     if sampling.api == "completions":
         asked = drawn | {"prompt": problem.prompt, "stop": list(STOP[:_MOST_STOPS])}
         answer = await client.post("completions", asked)
-        _note(cut, problem, answer)
-        return [Solution(code=problem.prompt + _body(str(choice["text"]))) for choice in answer["choices"]]
+        written = replies.choices(answer, sampling.samples)
+        _note(cut, problem, written)
+        return [Solution(code=problem.prompt + _body(replies.text(choice))) for choice in written]
     messages = [
         {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": f"{_TASK}\n```python\n{problem.prompt.strip()}\n```"},
     ]
     answer = await client.post("chat/completions", drawn | {"messages": messages, "top_p": _TOP_P})
-    _note(cut, problem, answer)
-    texts = [str(choice["message"].get("content") or "") for choice in answer["choices"]]
-    return [Solution(code=problem.preamble, answer=text) for text in texts]
+    written = replies.choices(answer, sampling.samples)
+    _note(cut, problem, written)
+    return [Solution(code=problem.preamble, answer=replies.chat_text(choice)) for choice in written]
 
 
-def _note(cut: list[str] | None, problem: Problem, answer: dict[str, Any]) -> None:
+def _note(cut: list[str] | None, problem: Problem, written: Sequence[Mapping[str, Any]]) -> None:
     if cut is not None:
-        cut += [problem.task_id for choice in answer["choices"] if choice.get("finish_reason") == "length"]
+        cut += [problem.task_id for choice in written if choice.get("finish_reason") == "length"]
 
 
 def _body(text: str) -> str:

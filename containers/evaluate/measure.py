@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from containers.errors import Error
-from containers.evaluate import fidelity, sanity
+from containers.evaluate import fidelity, replies, sanity
 from containers.evaluate.client import Client, Rejected
 from containers.evaluate.measurement import (
     Arrays,
@@ -25,7 +25,7 @@ from containers.evaluate.measurement import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
     from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.fidelity_text import FidelityText, Sanity
@@ -35,14 +35,18 @@ T = TypeVar("T")
 
 
 async def measure(
-    suite: FidelityText, parameters: EvaluateParameters, options: EvaluateOptions, report: Reporter
+    suite: FidelityText,
+    parameters: EvaluateParameters,
+    options: EvaluateOptions,
+    report: Reporter,
+    headers: Mapping[str, str] | None = None,
 ) -> Measured:
-    """Run the whole suite on one endpoint.
+    """Run the whole suite on one endpoint; `headers` are those of its `Client`.
 
     Either everything is measured or this raises: Temporary when a request still failed after its last attempt (the
     sample set would be incomplete, so nothing is kept), BadInput when the endpoint cannot be measured as asked.
     """
-    async with Client(options) as client:
+    async with Client(options, headers=headers) as client:
         checks = [await sanity.health(client)]
         max_model_len = await sanity.served(client, suite.declared.serving.max_model_len)
         version = await _version(client)
@@ -163,6 +167,7 @@ async def _complete(
     """All checks that use text completions."""
     completions, results.greedy_alike, results.alone = await sanity.repeats(client, wanted)
     results.answers |= completions
+    results.checks += sanity.counts(results.alone)
     prompt, whole = max(completions.items(), key=lambda item: len(item[1].split()))
     results.checks.append(await sanity.stop(client, prompt, wanted.max_tokens, whole))
     results.checks.append(
@@ -174,8 +179,7 @@ async def _complete(
 
 def _answer_text(answer: dict[str, Any]) -> str:
     """The text of a chat answer; empty for one without."""
-    choice = (answer.get("choices") or [{}])[0]
-    return str((choice.get("message") or {}).get("content") or "")
+    return replies.chat_text(replies.choices(answer)[0])
 
 
 async def gather(work: list[Coroutine[Any, Any, T]]) -> list[T]:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from containers.errors import BadInput
+from containers.evaluate import replies
 from containers.evaluate.client import Rejected, Streamed
 from containers.evaluate.measurement import Check
 
@@ -17,12 +18,21 @@ if TYPE_CHECKING:
     from containers.evaluate.client import Client
     from containers.evaluate.fidelity_text import Sanity
 
+_HIDDEN = (403, 404, 405)  # what a gateway answers to a path that it does not pass on
 _LOOP = 4  # a token sequence that comes this often in a row is a loop, not an answer
 
 
 async def health(client: Client) -> Check:
-    """vLLM's own health check: its scheduling loop is alive, not only its HTTP server."""
-    await client.get(f"{client.root}/health")
+    """vLLM's own health check: its scheduling loop is alive, not only its HTTP server.
+
+    A gateway before it may hide the check; whether the model is served shows in what follows.
+    """
+    try:
+        await client.get(f"{client.root}/health")
+    except Rejected as error:
+        if error.status not in _HIDDEN:
+            raise
+        return Check(name="health", passed=True, detail=f"there is no health check here ({error.status})")
     return Check(name="health", passed=True, detail="the health check answers")
 
 
@@ -114,9 +124,10 @@ async def stop(client: Client, prompt: str, max_tokens: int, whole: str) -> Chec
     word = words[len(words) // 2]
     expected = whole[: whole.index(word)]
     answer = await client.post("completions", greedy(max_tokens, prompt=prompt, stop=[word]))
-    choice = answer["choices"][0]
-    passed = choice["text"] == expected and choice["finish_reason"] == "stop"
-    seen = f"the answer ends before {word!r}" if passed else f"with stop {word!r} the answer was {choice['text']!r}"
+    (choice,) = replies.choices(answer)
+    text = replies.text(choice)
+    passed = text == expected and choice.get("finish_reason") == "stop"
+    seen = f"the answer ends before {word!r}" if passed else f"with stop {word!r} the answer was {text!r}"
     return Check(name="stop", passed=passed, detail=seen)
 
 
@@ -124,7 +135,7 @@ async def long_prompt(client: Client, tokens: list[int], length: int, max_model_
     """Whether a long prompt is taken whole, and one that is too long is rejected instead of cut."""
     prompt = (tokens * (length // len(tokens) + 1))[:length]
     answer = await client.post("completions", greedy(4, prompt=prompt))
-    counted = (answer.get("usage") or {}).get("prompt_tokens")
+    counted = replies.tokens(answer, "prompt")
     if counted != length:
         return Check(name="long prompt", passed=False, detail=f"of {length} tokens the endpoint took {counted}")
     if max_model_len:
@@ -140,28 +151,39 @@ async def long_prompt(client: Client, tokens: list[int], length: int, max_model_
 
 
 async def complete(client: Client, sanity: Sanity, prompt: str) -> tuple[str, int]:
+    """A completion and the number of its tokens; -1 where the endpoint does not count them."""
     answer = await client.post("completions", greedy(sanity.max_tokens, prompt=prompt))
-    return answer["choices"][0]["text"], int(answer["usage"]["completion_tokens"])
+    counted = replies.tokens(answer, "completion")
+    return replies.text(replies.choices(answer)[0]), -1 if counted is None else counted
 
 
 async def repeats(client: Client, sanity: Sanity) -> tuple[dict[str, str], float, float]:
     """Each completion prompt, one request at a time and `repeats` times.
 
-    Gives the first answers, the share of later answers that equal the first, and tokens a second.
+    Gives the first answers, the share of later answers that equal the first, and tokens a second, which are 0 where the
+    endpoint does not count them.
     """
     answers: dict[str, str] = {}
     alike = tokens = 0
+    counted = True
     started = time.monotonic()
     for prompt in sanity.completion:
         for turn in range(sanity.repeats):
             text, count = await complete(client, sanity, prompt)
+            counted &= count >= 0
             tokens += count
             if turn == 0:
                 answers[prompt] = text
             else:
                 alike += text == answers[prompt]
     seconds = time.monotonic() - started
-    return answers, alike / (len(answers) * (sanity.repeats - 1)), tokens / seconds
+    return answers, alike / (len(answers) * (sanity.repeats - 1)), tokens / seconds if counted else 0.0
+
+
+def counts(alone: float) -> tuple[Check, ...]:
+    """A check that fails for an endpoint that does not count the tokens of its answers; nothing for one that does."""
+    seen = "the endpoint says nothing of the tokens of its completions, or 0 (usage)"
+    return () if alone else (Check(name="usage", passed=False, detail=seen),)
 
 
 async def concurrent(client: Client, sanity: Sanity, alone: dict[str, str]) -> tuple[Check, float, float]:
@@ -180,4 +202,5 @@ async def concurrent(client: Client, sanity: Sanity, alone: dict[str, str]) -> t
         passed=answered == len(prompts),
         detail=f"{answered} of {len(prompts)} requests sent together were answered",
     )
-    return check, alike / len(prompts), sum(count for _, count in done) / seconds
+    counted = all(count >= 0 for _, count in done)
+    return check, alike / len(prompts), sum(count for _, count in done) / seconds if counted else 0.0

@@ -13,10 +13,13 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from containers.errors import BadInput
 from containers.evaluate.client import Client
 from containers.verdict import Load, Serving
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from containers.contract import EvaluateOptions
     from containers.evaluate.client import Streamed
     from containers.events import Reporter
@@ -28,16 +31,16 @@ _ALONE: Final = 4  # rounds where few requests would say little
 _TOKENS: Final = (100, 20_000)  # ids that every vocabulary of a language model has, beyond its special tokens
 
 
-def measure(role: str, options: EvaluateOptions, report: Reporter) -> Serving:
-    """Measure the endpoint at each of the options' load levels. Raises what the client raises."""
-    return asyncio.run(_measure(role, options, report))
+def measure(role: str, options: EvaluateOptions, report: Reporter, headers: Mapping[str, str] | None = None) -> Serving:
+    """Measure the endpoint at each of the options' load levels. Raises what the client raises, which gets the `headers`."""
+    return asyncio.run(_measure(role, options, report, headers or {}))
 
 
-async def _measure(role: str, options: EvaluateOptions, report: Reporter) -> Serving:
+async def _measure(role: str, options: EvaluateOptions, report: Reporter, headers: Mapping[str, str]) -> Serving:
     loads: list[Load] = []
     with report.progress("speed", total=len(options.load_levels), unit="loads") as progress:
         for level in options.load_levels:
-            async with Client(options.model_copy(update={"concurrency": level})) as client:
+            async with Client(options.model_copy(update={"concurrency": level}), headers=headers) as client:
                 if not loads:
                     await _one(client, random.Random(0))  # noqa: S311 - what is compiled or allocated late is not measured
                 loads.append(await _level(client, level))
@@ -62,14 +65,25 @@ async def _level(client: Client, level: int) -> Load:
     for _ in range(rounds):
         answers += await asyncio.gather(*(_one(client, chosen) for _ in range(level)))
     seconds = time.monotonic() - started
-    tokens = sum(one.usage.get("completion_tokens", _ANSWER) for one in answers)
-    prompts = sum(one.usage.get("prompt_tokens", _PROMPT) for one in answers)
+    tokens = sum(_counted(one, "completion_tokens", _ANSWER) for one in answers)
+    prompts = sum(_counted(one, "prompt_tokens", _PROMPT) for one in answers)
     return Load(
         requests=level,
         output_tokens_per_second=round(tokens / seconds, 1),
         total_tokens_per_second=round((tokens + prompts) / seconds, 1),
         first_token_seconds=round(statistics.median(one.first_token for one in answers), 4),
     )
+
+
+def _counted(answer: Streamed, what: str, asked: int) -> int:
+    """Tokens of an answer, of which as many as asked for must be there: fewer would be another load."""
+    counted = answer.usage.get(what)
+    if counted != asked:
+        raise BadInput(
+            f"the endpoint says {counted if counted is not None else 'nothing'} of {what} where {asked} were asked for",
+            remedy="speed is measured with vLLM, which takes prompts whole, counts tokens and knows min_tokens",
+        )
+    return counted
 
 
 async def _one(client: Client, chosen: random.Random) -> Streamed:

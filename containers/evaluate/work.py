@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult
 from containers.digest import canonical_json
+from containers.endpoint_key import authorization
 from containers.errors import BadInput
 from containers.evaluate import kinds, serving_speed
 from containers.evaluate.suite import Sizes, of_request
@@ -55,7 +56,8 @@ def _measure(request: StepRequest, suite: Suite, store: Store, context: Context)
     options = EvaluateOptions.read(request.options)
     files = suite.measure(parameters, options, store, context)
     if options.load_levels:
-        files[serving_speed.FILE] = _json(serving_speed.measure(options.role, options, context.report))
+        key = authorization(context.settings.evaluate, options.endpoint)
+        files[serving_speed.FILE] = _json(serving_speed.measure(options.role, options, context.report, key))
     return files
 
 

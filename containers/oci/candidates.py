@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput
 from containers.foreign_json import parse_object
 from containers.oci import referrers
+from containers.oci.repository import ImmutableTag
 from containers.oci.types import Index
 from containers.verdict import VERDICT_FILE
 
@@ -41,7 +43,8 @@ def mark_pushed(repository: Repository, digest: Digest) -> None:
     """Attach the time of the first push, since neither the image (always 1970) nor a registry's API tells it."""
     if not referrers.attached(repository, digest, PUSHED):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        referrers.attach(repository, digest, PUSHED, (), {_CREATED: now})
+        with suppress(ImmutableTag):  # then nothing tells the age, and a candidate of unknown age is never removed
+            referrers.attach(repository, digest, PUSHED, (), {_CREATED: now})
 
 
 def find_candidates(repository: Repository, older: timedelta) -> tuple[Candidate, ...]:

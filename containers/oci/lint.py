@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from containers.checkpoint_files import is_legal, is_pickle, weight_map
+from containers.checkpoint_files import (
+    is_legal,
+    is_pickle,
+    is_secret,
+    never_belongs,
+    weight_map,
+)
 from containers.errors import BadInput
 from containers.foreign_json import CONFIGURATION, parse_object
 from containers.foreign_values import shown
+from containers.git_lfs import POINTER_MAX, is_lfs_pointer
 from containers.oci import raw
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.files import read_model_file
@@ -23,7 +30,7 @@ from containers.oci.validate import check_image, listed_files
 from containers.registry_limits import MOUNTABLE_LAYERS, may_refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from containers.oci.repository import Repository
     from containers.oci.tree import Tree
@@ -61,9 +68,9 @@ def lint(reference: str, settings: StepSettings) -> tuple[Finding, ...]:
         trees, finding = _trees(repository, str(read_manifest(repository).digest), settings.registry.parallel)
         findings.append(finding)
         if trees:
-            files = list(trees[0].models)
+            files = trees[0].models
             findings += _kserve_rules(parsed, _programs(trees[0]))
-            findings += _path_rules(files, trees[0].twice)
+            findings += _path_rules(list(files), trees[0].twice)
             findings += _annotation_rules(manifest)
             findings += _checkpoint_rules(files, lambda path: read_model_file(repository, manifest, path))
         return tuple(findings)
@@ -164,7 +171,8 @@ def _annotation_rules(manifest: ImageManifest) -> list[Finding]:
     ]
 
 
-def _checkpoint_rules(files: Sequence[str], read: Any) -> list[Finding]:
+def _checkpoint_rules(files: Mapping[str, int], read: Callable[[str], bytes]) -> list[Finding]:
+    """`files` are sizes by path, `read` gives a small one."""
     paths = set(files)
     findings: list[Finding] = []
     try:
@@ -183,13 +191,37 @@ def _checkpoint_rules(files: Sequence[str], read: Any) -> list[Finding]:
     else:
         count = sum(path.endswith(".safetensors") for path in paths)
         findings.append(_judge("shards", count > 0, f"{count} safetensors file(s), no index"))
+    pointers = sorted(path for path, size in files.items() if size <= POINTER_MAX and _is_pointer(path, read))
+    findings.append(
+        _judge(
+            "no-pointers",
+            not pointers,
+            f"git-LFS pointers in place of files: {shown(', '.join(pointers[:5])) or 'none'}",
+        )
+    )
     tokenizer = any(path.rpartition("/")[2].startswith(("tokenizer", "vocab", "spiece")) for path in paths)
     findings.append(_judge("tokenizer", tokenizer, "a tokenizer is there" if tokenizer else "no tokenizer", "warning"))
     legal = sorted(path for path in paths if is_legal(path))
     findings.append(_judge("licence", bool(legal), f"licence files: {', '.join(legal) or 'none'}", "warning"))
     pickles = sorted(path for path in paths if is_pickle(path))
+    secrets = sorted(path for path in paths if is_secret(path))
+    findings.append(
+        _judge("no-secrets", not secrets, f"files that hold logins: {shown(', '.join(secrets[:5])) or 'none'}")
+    )
+    left = sorted(path for path in paths if never_belongs(path) and path not in secrets)
+    findings.append(
+        _judge("no-leftovers", not left, f"files of no checkpoint: {shown(', '.join(left[:5])) or 'none'}", "warning")
+    )
     findings.append(_judge("no-pickles", not pickles, f"pickles: {', '.join(pickles[:5]) or 'none'}", "warning"))
     return findings
+
+
+def _is_pointer(path: str, read: Callable[[str], bytes]) -> bool:
+    """Whether a file is a pointer; one in a layer that is too large to be looked at is taken for none."""
+    try:
+        return is_lfs_pointer(read(path))
+    except BadInput:
+        return False
 
 
 def _raw_rules(repository: Repository, manifest: ImageManifest) -> list[Finding]:
@@ -198,7 +230,7 @@ def _raw_rules(repository: Repository, manifest: ImageManifest) -> list[Finding]
     tars = [layer for layer in manifest.layers if "tar" in layer.media_type.rpartition(".")[2]]
     titles = Counter(layer.annotations.get(TITLE, "") for layer in manifest.layers)
     twice = [title for title, count in titles.items() if count > 1]
-    files = [layer.annotations.get(TITLE, "") for layer in manifest.layers]
+    files = {layer.annotations.get(TITLE, ""): layer.size for layer in manifest.layers}
     by_title = {layer.annotations.get(TITLE, ""): layer for layer in manifest.layers}
 
     def read(path: str) -> bytes:
@@ -214,7 +246,7 @@ def _raw_rules(repository: Repository, manifest: ImageManifest) -> list[Finding]
         ),
         _judge("ilab-raw", not tars, f"{len(tars)} layers are tars: `ilab` links blobs as they are"),
         _judge("modelpack-paths", not pathless, f"{len(pathless)} layers without {raw.FILEPATH}"),
-        *_path_rules(files, twice),
+        *_path_rules(list(files), twice),
         *_checkpoint_rules(files, read),
     ]
 

@@ -41,11 +41,13 @@ def check_mounted(reference: str, settings: StepSettings) -> None:
         check_images(repository, str(read_manifest(repository).digest), settings.registry.parallel)
 
 
-def check_images(repository: Repository, what: str, parallel: int) -> None:
-    """The same, of an open repository."""
+def check_images(repository: Repository, what: str, parallel: int) -> Tree:
+    """The same, of an open repository; the tree of the platform that `containers.oci.repository.image` takes."""
+    trees = []
     for stored, manifest in images(repository, what):
-        tree = tree_of(repository, manifest, parallel)
-        refuse(tree.faults, f"{repository.reference.target}@{stored.digest}")
+        trees.append(tree_of(repository, manifest, parallel))
+        refuse(trees[-1].faults, f"{repository.reference.target}@{stored.digest}")
+    return trees[0]
 
 
 def refuse(faults: Sequence[ImageFault], what: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.checkpoint_files import is_pickle
 from containers.errors import BadInput
 from containers.events import amount
+from containers.foreign_values import shown
 from containers.oci import card
 from containers.oci.layer import Layer, LayerFile
 from containers.oci.source import check_checkpoint, files_key
@@ -105,6 +106,9 @@ def make_plan(
         notes.append("the checkpoint has no licence file, so users of the image cannot see its terms")
     if any(len(one.files) > 1 for one in layers):
         notes.append(f"{len(files)} files share {len(layers)} layers (the limit is {layer_limit})")
+    if source.left_out:
+        more = f" and {len(source.left_out) - 5} more" if len(source.left_out) > 5 else ""
+        notes.append(f"left out, since they belong in no checkpoint: {shown(', '.join(source.left_out[:5]))}{more}")
     pickles = [path for path in files if is_pickle(path)]
     if pickles:
         notes.append(f"{len(pickles)} pickle file(s) will be in the image: {', '.join(pickles[:3])}")

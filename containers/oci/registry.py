@@ -1,8 +1,8 @@
 """A repository of a registry (OCI distribution specification 1.1).
 
-The referrers of a digest come from the referrers API; where a registry has none (404), from the tag `sha256-<hex>`,
-which is an index that every client changes by itself ("Referrers tag schema"). Two that change it at once would lose
-one entry, so it is read again after it was written until the entry stays.
+The referrers of a digest come from the referrers API and from the tag `sha256-<hex>`, which is an index that every client
+changes by itself where the API does not take note of what it puts ("Referrers tag schema"). Two that change it at once would
+lose one entry, so it is read again after it was written until the entry stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from containers.digest import Digest
 from containers.errors import BadInput, Temporary
 from containers.oci.layer import CHUNK
 from containers.oci.reference import check_tag
-from containers.oci.repository import StoredManifest
+from containers.oci.repository import ImmutableTag, StoredManifest
 from containers.oci.transport import Transport
 from containers.oci.types import (
     DOCKER_LIST,
@@ -103,7 +103,7 @@ class Registry:
         )
         if location := answer.headers.get("Location"):
             with suppress(BadInput, Temporary):
-                self._transport.request("DELETE", location, accept=(202, 204))
+                self._transport.request("DELETE", self._transport.absolute(location, answer), accept=(202, 204))
 
     def get(self, what: str) -> StoredManifest | None:
         answer = self._transport.request(
@@ -142,12 +142,17 @@ class Registry:
 
     def tags(self) -> tuple[str, ...]:
         found: set[str] = set()
-        url: str | None = f"{self._url}/tags/list?n=1000"
-        pages = Pages(self._transport.home, f"the tags of {self.reference.name}")
+        first = f"{self._url}/tags/list"
+        url: str | None = f"{first}?n=1000"
+        pages: Pages | None = None
         while url:
             answer = self._transport.request("GET", url, accept=(200, 404))
             if answer.status_code == httpx.codes.NOT_FOUND:
-                break
+                if pages is not None or url == first:
+                    break
+                url = first  # some know no `n`
+                continue
+            pages = pages or Pages(self._transport.home, f"the tags of {self.reference.name}")
             names = parse_tags(answer.content, f"the tags of {self.reference.name}")
             found.update(str(name) for name in names or ())
             url = pages.following(answer, url)
@@ -155,15 +160,19 @@ class Registry:
 
     def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
         url: str | None = f"{self._url}/referrers/{subject}"
-        pages = Pages(self._transport.home, f"the referrers of {subject}")
+        pages: Pages | None = None
         found: list[Descriptor] = []
         while url:
             answer = self._transport.request("GET", url, accept=(200, 404, 400, 405))
             if answer.status_code != httpx.codes.OK or "json" not in answer.headers.get("Content-Type", ""):
-                return self._fallback(subject).manifests
+                break
             found += Index.parse(answer.content, f"the referrers of {subject}").manifests
+            pages = pages or Pages(self._transport.home, f"the referrers of {subject}")
             url = pages.following(answer, url)
-        return tuple(found)
+        # Some answer the API with an empty list and mean the tag, and what was attached before a registry learned the API
+        # may be in the tag alone.
+        found += self._fallback(subject).manifests
+        return tuple({one.digest: one for one in found}.values())
 
     def refer(self, content: bytes, manifest: ImageManifest) -> Digest:
         """Store a manifest with a subject. A registry that knows referrers says so in its answer (OCI-Subject)."""
@@ -204,7 +213,15 @@ class Registry:
             if not any(one.digest == entry.digest for one in index.manifests):
                 manifests = tuple(sorted((*index.manifests, entry), key=lambda one: one.digest))
                 after = index.model_copy(update={"manifests": manifests, "media_type": INDEX})
-                self.put(after.encode(), INDEX, _fallback_tag(subject))
+                try:
+                    self.put(after.encode(), INDEX, _fallback_tag(subject))
+                except ImmutableTag as error:
+                    raise ImmutableTag(
+                        f"{self.reference.name} keeps no list of referrers and lets no tag be moved, so {entry.digest} is stored "
+                        f"and not attached to {subject}",
+                        remedy=f"let tags that begin with sha256- be moved in {self.reference.name}, or use a registry with "
+                        "the referrers API",
+                    ) from error
             # Longer than another's read and write take, as far as our own can tell.
             pause = 3 * (time.monotonic() - started) + random.uniform(0.05, 0.15) * (1 + round_)  # noqa: S311 -- no secret
             time.sleep(pause)
@@ -225,7 +242,9 @@ class Registry:
             answer = transport.request("DELETE", f"{self._url}/manifests/{digest}", accept=(200, 202, 404, 405))
         finally:
             transport.close()
-        if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+        # Some know no way to delete at all, and what is not there is gone: only what stays is a refusal.
+        unknown = answer.status_code == httpx.codes.NOT_FOUND and self.get(str(digest)) is not None
+        if unknown or answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
             raise BadInput(
                 f"{self.reference.registry} does not allow deleting", remedy="delete it in the registry itself"
             )

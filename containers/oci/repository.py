@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _PLATFORMS_MAX: Final = 64  # images of one index
 
 
+class ImmutableTag(BadInput):
+    """The place does not let a tag be moved."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """Bytes to be put somewhere: `chunks(offset)` gives them from any byte on, as often as it is asked.

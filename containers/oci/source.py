@@ -7,12 +7,17 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from containers.checkpoint_files import CheckpointFile, weight_map
+from containers.checkpoint_files import (
+    CheckpointFile,
+    never_belongs,
+    weight_map,
+)
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown
+from containers.git_lfs import POINTER_MAX, is_lfs_pointer, lfs_pointer
 from containers.oci.layer import LayerFile, check_path
 
 if TYPE_CHECKING:
@@ -25,13 +30,13 @@ if TYPE_CHECKING:
     from containers.streams import OpenStream
 
 INDEX_FILE: Final = "model.safetensors.index.json"
-_SKIPPED: Final = (".git", ".cache", ".huggingface", "__pycache__")  # folders that tools leave in a checkpoint
 
 
 class Source(Protocol):
-    """Files by path. `files` is sorted by path."""
+    """Files by path. `files` is sorted by path; `left_out` are paths of files, or of whole folders, that are not packed."""
 
     files: tuple[CheckpointFile, ...]
+    left_out: tuple[str, ...]
 
     def open(self, path: str, offset: int = 0) -> OpenStream:
         """The bytes of a file from `offset` on."""
@@ -46,6 +51,7 @@ class StoredCheckpoint:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store = store
         self._entries = {entry.path: entry for entry in manifest.files}
+        self.left_out: tuple[str, ...] = ()  # a download takes none
         self.files: tuple[CheckpointFile, ...] = tuple(
             CheckpointFile(entry.path, entry.size, entry.sha256, entry.layer)
             for entry in sorted(manifest.files, key=lambda entry: entry.path)
@@ -66,7 +72,7 @@ class StoredCheckpoint:
 
 
 class CheckpointFolder:
-    """A folder in Hugging Face layout, read by the rule of `containers.folder_files`."""
+    """A folder in Hugging Face layout, read by the rule of `containers.folder_files`, without what belongs in no checkpoint."""
 
     def __init__(self, root: Path, cache: PushCache) -> None:
         if not root.is_dir():
@@ -74,10 +80,18 @@ class CheckpointFolder:
         self._folder = SourceFolder(root)
         self._cache = cache
         self._stats: dict[str, os.stat_result] = {}
-        self.files: tuple[CheckpointFile, ...] = tuple(self._look())
+        left_out: list[str] = []
+        self.files: tuple[CheckpointFile, ...] = tuple(self._look(left_out))
+        self.left_out: tuple[str, ...] = tuple(sorted(left_out))
 
-    def _look(self) -> Iterator[CheckpointFile]:
-        for file in self._folder.files(skip=lambda name: name in _SKIPPED):
+    def _look(self, left_out: list[str]) -> Iterator[CheckpointFile]:
+        def skip(name: str) -> bool:
+            if never_belongs(name):
+                left_out.append(name)
+                return True
+            return False
+
+        for file in self._folder.files(skip):
             check_path(file.path)
             self._stats[file.path] = file.state
             yield CheckpointFile(file.path, file.state.st_size, self._cache.file(file.state))
@@ -107,8 +121,13 @@ def read_small(source: Source, path: str, limits: Limits) -> bytes:
 
 
 def check_checkpoint(source: Source) -> dict[str, object]:
-    """The checkpoint's config.json; raises BadInput unless it and every shard that the index names are there."""
+    """The checkpoint's config.json; raises BadInput unless it and every shard that the index names are there, and no file
+    is a pointer to what git-LFS has not fetched.
+    """
     paths = {file.path for file in source.files}
+    for file in source.files:
+        if file.size <= POINTER_MAX and is_lfs_pointer(_front(source, file.path)):
+            raise lfs_pointer(shown(file.path))
     config = parse_object(read_small(source, "config.json", CONFIGURATION), "config.json", CONFIGURATION)
     if not any(path.endswith(".safetensors") for path in paths):
         raise BadInput(
@@ -124,6 +143,14 @@ def check_checkpoint(source: Source) -> dict[str, object]:
                 remedy="finish the download; a modelcar with incomplete weights would not load",
             )
     return config
+
+
+def _front(source: Source, path: str) -> bytes:
+    stream = source.open(path)
+    try:
+        return stream.read(POINTER_MAX)
+    finally:
+        stream.close()
 
 
 def files_key(files: tuple[CheckpointFile, ...]) -> str | None:

@@ -3,21 +3,24 @@
 One POST opens an upload, one PATCH streams the whole blob, one PUT names its digest: the digest need not be known
 before the last byte, and no proxy has to hold a chunk. When the PATCH breaks off, the registry is asked how far it
 came (GET on the upload's location) and the next PATCH goes on from there, in this run or, since the location is
-remembered, in the next. A location on another host gets the bytes, but no login (`containers.web.origins`). Distribution up to version 3 drops an upload whose PATCH broke in the middle; such a blob
-starts anew, the blobs that were finished do not.
+remembered, in the next. A location on another host gets the bytes, but no login (`containers.web.origins`). Distribution up
+to version 3 drops an upload whose PATCH broke in the middle; such a blob starts anew, the blobs that were finished do not.
+When the PUT is not answered, the blob is looked for before anything is sent again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.transport import RetryableError
+from containers.oci.answers import RetryableError
+from containers.web.exchange import REDIRECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from containers.oci.transport import Transport
 
 _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
+_SAME_METHOD: Final = (httpx.codes.TEMPORARY_REDIRECT, httpx.codes.PERMANENT_REDIRECT)
 _SMALLER: Final = 32 << 20  # bytes of one PATCH where a whole blob is refused as too large
 
 
@@ -55,6 +59,8 @@ class Upload:
         self._location = ""
         self._at = 0
         self._resumed = False
+        self._closing: Digest | None = None  # what was to be stored when the last byte was there
+        self._patience = 0.0  # seconds for which it may still come to be stored
         self._piece = blob.size
 
     def run(self) -> Digest:
@@ -92,16 +98,22 @@ class Upload:
         return False
 
     def _attempt(self) -> Digest:
+        if self._closing is not None and self._stored(self._closing):
+            return self._done(self._closing)
         self._find_place()
         while self._at < self._blob.size:
             self._patch()
-        digest = self._blob.digest or Digest(self._finished_hash())
-        answer = self._transport.send(
-            "PUT",
-            _with_digest(self._location, digest),
-            headers={"Content-Length": "0", "Content-Type": "application/octet-stream"},
-            content=b"",
-        )
+        digest = self._closing = self._blob.digest or Digest(self._finished_hash())
+        try:
+            answer = self._transport.send(
+                "PUT",
+                _with_digest(self._location, digest),
+                headers={"Content-Length": "0", "Content-Type": "application/octet-stream"},
+                content=b"",
+            )
+        except RetryableError as error:
+            self._patience = self._transport.settings.http.deadline if error.silent else 0.0
+            raise
         if answer.status_code not in (httpx.codes.CREATED, httpx.codes.NO_CONTENT, httpx.codes.ACCEPTED):
             self._forget()
             if self._resumed and answer.status_code == httpx.codes.BAD_REQUEST:
@@ -114,9 +126,30 @@ class Upload:
                 f"{self._reference.name} stored {self._what} as {said} and not as {digest}",
                 remedy="the registry changes contents; use one that preserves digests",
             )
+        return self._done(digest)
+
+    def _done(self, digest: Digest) -> Digest:
         self._forget()
         self._cache.remember_blob(self._reference.registry, self._reference.repository, digest)
         return digest
+
+    def _stored(self, digest: Digest) -> bool:
+        """Whether the blob is there although nothing said so: a registry may take minutes to put a large one in its place.
+
+        One that was silent is looked at again for as long as an answer may take; sending the blob again would cost more.
+        """
+        ends, pause = time.monotonic() + self._patience, 0.2
+        while True:
+            answer = self._transport.request("HEAD", self._blob_url(digest), accept=(200, 404), what="a look at a blob")
+            if answer.status_code == httpx.codes.OK:
+                return True
+            if time.monotonic() + pause >= ends:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+    def _blob_url(self, digest: Digest) -> str:
+        return f"/v2/{self._reference.repository}/blobs/{digest}"
 
     def _find_place(self) -> None:
         """Where to go on: an upload that is still open, of this run or an earlier one, or a new one."""
@@ -144,7 +177,11 @@ class Upload:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - start)}
         if start or end < self._blob.size:
             headers["Content-Range"] = f"{start}-{end - 1}"
-        answer = self._transport.send("PATCH", self._location, headers=headers, content=self._watched(start, end))
+        for _ in range(REDIRECTS):
+            answer = self._transport.send("PATCH", self._location, headers=headers, content=self._watched(start, end))
+            if answer.status_code not in _SAME_METHOD or "Location" not in answer.headers:
+                break
+            self._moved(answer)
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and self._piece > _SMALLER:
             self._piece = _SMALLER
             self._forget()
@@ -199,7 +236,7 @@ class Upload:
     def _moved(self, answer: httpx.Response) -> None:
         location = answer.headers.get("Location")
         if location:
-            self._location = self._transport.absolute(location)
+            self._location = self._transport.absolute(location, answer)
         if not self._location:
             raise BadInput(f"{self._reference.registry} opened an upload without a location")
         if self._key:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.git_lfs import POINTER_MAX, is_lfs_pointer, lfs_pointer
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.headers import HeaderBudget
 from containers.oci.layer import CHUNK, ROOT
@@ -37,7 +38,7 @@ class Difference:
     """One thing that is not as it should be. `path` is a file of the checkpoint, or "" for the image itself."""
 
     path: str
-    kind: Literal["changed", "missing", "extra", "damaged", "unlisted", "unsafe"]
+    kind: Literal["changed", "missing", "extra", "damaged", "unlisted", "unsafe", "pointer"]
     message: str
 
 
@@ -62,6 +63,12 @@ class _ReadLayer:
     differences: list[Difference] = field(default_factory=list)
     members: list[tarfile.TarInfo] = field(default_factory=list)
     whole: bool = True
+
+    def took(self, path: str, digest: Digest, front: bytes) -> None:
+        """A file of the model, with its first bytes."""
+        self.files[path] = digest
+        if is_lfs_pointer(front):
+            self.differences.append(Difference(path, "pointer", lfs_pointer(path).message))
 
 
 _Layers = dict[tuple[Digest, Digest | None], _ReadLayer]  # by digest and diff id: platforms share those of the model
@@ -155,12 +162,13 @@ def _read_tar(
         result.members.append(member)
         if content is None:
             return
-        digest = hashlib.sha256()
+        digest, front = hashlib.sha256(), b""
         while chunk := content.read(CHUNK):
+            front = front or chunk[:POINTER_MAX]
             digest.update(chunk)
             on_bytes(len(chunk))
         if path.startswith(f"{ROOT}/"):
-            result.files[path.removeprefix(f"{ROOT}/")] = Digest(digest.hexdigest())
+            result.took(path.removeprefix(f"{ROOT}/"), Digest(digest.hexdigest()), front)
 
     listed = {file.path: file.sha256 for file in listed_files(layer)}
     try:
@@ -186,11 +194,13 @@ def _read_tar(
 
 def _read_raw(repository: Repository, layer: Descriptor, on_bytes: Callable[[int], None]) -> _ReadLayer:
     path = layer.annotations.get(TITLE, str(layer.digest))
-    result = _ReadLayer({path: layer.digest})
+    result, front = _ReadLayer({path: layer.digest}), b""
     try:
         with repository.read_blob(layer.digest) as chunks:
             for chunk in verified(chunks, layer, str(repository.reference.target)):
+                front = front or chunk[:POINTER_MAX]
                 on_bytes(len(chunk))
+        result.took(path, layer.digest, front)
     except BadInput as error:
         result.differences.append(Difference(path, "damaged", error.message))
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -20,14 +20,14 @@ from containers.oci.plan import make_plan
 from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.reference import Reference, check_tag
-from containers.oci.repository import found, image
+from containers.oci.repository import ImmutableTag, found, image
 from containers.oci.source import StoredCheckpoint
 from containers.push.layers import push_layers
 from containers.store import Store
 from containers.verdict import BOM_FILE, CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from containers.contract import StepRequest
     from containers.digest import Digest
@@ -40,6 +40,16 @@ _DOCUMENTS: Final = {
     BOM_FILE: ("bom-file", referrers.BOM),
     PROVENANCE_FILE: ("provenance", referrers.PROVENANCE),  # from a flow before 0.3
 }
+
+
+class _Attached(NamedTuple):
+    """One referrer: what a promotion calls it, its type, files and annotations, and of a statement its predicate."""
+
+    name: str
+    kind: str
+    files: Sequence[referrers.Attachment]
+    annotations: Mapping[str, str] = {}
+    predicate_type: str = ""
 
 
 def work(request: StepRequest, context: Context) -> StepResult:
@@ -139,8 +149,14 @@ def _promote(
     }
     with open_repository(reference, context.settings, write=True) as repository:
         stored = found(repository, str(digest))
-        attached = _attach(repository, digest, files, _recorded(options, warning))
-        attached |= _attach_documents(repository, digest, documents, kinds)
+        attached = {}
+        for new in (*_evaluation(files, _recorded(options, warning)), *_documents(documents, kinds)):
+            try:
+                attached[new.name] = referrers.renew(
+                    repository, digest, new.kind, new.files, new.annotations, predicate_type=new.predicate_type
+                )
+            except ImmutableTag as error:  # of this registry; the tested digest is promoted all the same
+                context.report.log(f"{new.name}: {error.message}; {error.remedy}", "warning")
         there = all(was_there for _, was_there in attached.values())
         for name, (one, was_there) in attached.items():
             context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")
@@ -198,32 +214,22 @@ def _recorded(options: PushOptions, warning: str) -> dict[str, str]:
     return recorded | ({f"{LABEL}gate.profile": options.gate_profile} if warning else {})
 
 
-def _attach(
-    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...], annotations: dict[str, str]
-) -> dict[str, tuple[Digest, bool]]:
+def _evaluation(files: tuple[referrers.Attachment, ...], annotations: dict[str, str]) -> Iterator[_Attached]:
     """The evaluation; without one, what is recorded still needs a place."""
-    if not files and not annotations:
-        return {}
-    return {"evaluation": referrers.renew(repository, digest, referrers.EVALUATION, files, annotations)}
+    if files or annotations:
+        yield _Attached("evaluation", referrers.EVALUATION, files, annotations)
 
 
-def _attach_documents(
-    repository: Repository, digest: Digest, files: tuple[referrers.Attachment, ...], kinds: dict[str, str]
-) -> dict[str, tuple[Digest, bool]]:
+def _documents(files: tuple[referrers.Attachment, ...], kinds: dict[str, str]) -> Iterator[_Attached]:
     """The card, the bill of materials and each statement, a referrer of its own; the newest is the one that counts.
 
     `kinds` are the predicates of the statements among the files, by name.
     """
-    attached = {}
     for one in files:
         if one.title in kinds:
-            attached[in_toto.NAMES[one.title]] = referrers.renew(
-                repository, digest, in_toto.MEDIA_TYPE, [one], predicate_type=kinds[one.title]
-            )
+            yield _Attached(in_toto.NAMES[one.title], in_toto.MEDIA_TYPE, [one], predicate_type=kinds[one.title])
         elif one.title in _DOCUMENTS:
-            name, kind = _DOCUMENTS[one.title]
-            attached[name] = referrers.renew(repository, digest, kind, [one])
-    return attached
+            yield _Attached(*_DOCUMENTS[one.title], [one])
 
 
 def _files(request: StepRequest, name: str, store: Store) -> tuple[referrers.Attachment, ...]:

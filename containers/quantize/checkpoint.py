@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from containers.checkpoint_files import CheckpointFile, weight_map
+from containers.checkpoint_files import CheckpointFile, never_belongs, weight_map
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
@@ -57,13 +57,13 @@ class StoredFiles:
 
 
 class FolderFiles:
-    """The files below a folder by the rule of `containers.folder_files`, hidden ones left out."""
+    """The files below a folder by the rule of `containers.folder_files`, without what belongs in no checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = SourceFolder(folder)
 
     def listing(self) -> tuple[CheckpointFile, ...]:
-        found = self._folder.files(skip=lambda name: name.startswith("."))
+        found = self._folder.files(skip=never_belongs)
         return tuple(CheckpointFile(file.path, file.state.st_size) for file in found)
 
     def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from containers.errors import BadInput
+from containers.scheme_names import check_scheme
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,8 @@ SCHEMES: Final = {
     )
 }
 
-# Presets of compressed-tensors that people will ask for, and why they are not served.
-_REFUSED: Final = {
-    "FP8": "its activations need calibration data, and model_free_ptq has none",
-    "INT8": "this is another name for W8A8",
-    "NVFP4": "its activations need calibration data, and model_free_ptq has none",
-}
-
 
 def scheme_named(name: str) -> Scheme:
     """The scheme of that name; raises BadInput with the list for any other."""
-    if name in SCHEMES:
-        return SCHEMES[name]
-    why = _REFUSED.get(name.upper(), "not supported")
-    if name.upper() in SCHEMES:
-        why = f"write it as {name.upper()}"
-    raise BadInput(f"scheme {name!r}: {why}", remedy=f"use one of {', '.join(SCHEMES)}")
+    check_scheme(name)
+    return SCHEMES[name]

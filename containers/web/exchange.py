@@ -127,7 +127,8 @@ class Exchange:
                     raise
                 raise BadInput(f"{self._ours} redirects to what is no URL: {error}") from error
             following = response.next_request
-            if not follow or following is None:
+            # A redirect that makes a GET of what was to be written (301 to 303) would read where nothing was written.
+            if not follow or following is None or following.method != request.method:
                 return response
             response.close()
             request = following
@@ -163,10 +164,10 @@ class Pages:
 
     def following(self, answer: Any, address: str) -> str | None:
         """The address of the page behind the one that `answer` is, from its `Link` (RFC 8288); None after the last."""
-        here = resolve(str(self.home), address)
-        self._seen.add(here)
+        here = resolve(resolve(str(self.home), address), str(answer.request.url))  # where a redirect has led
+        self._seen |= {here, resolve(str(self.home), address)}
         self._bytes += len(answer.content)
-        link = answer.links.get("next", {}).get("url")
+        link = answer.links.get("next", {}).get("url") or _alone(answer.links)
         if not link:
             return None
         found = resolve(here, link)
@@ -183,6 +184,12 @@ class Pages:
                 remedy="no listing of a real one is that long",
             )
         return found
+
+
+def _alone(links: dict[str, dict[str, str]]) -> str | None:
+    """The only link of an answer, where it says nothing of what it leads to: of a page it is the next one."""
+    (only,) = links.values() if len(links) == 1 else ({},)
+    return None if "rel" in only else only.get("url")
 
 
 async def read_async(response: Any, limit: int, who: str) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path  # noqa: TC003 -- typer reads the annotation
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import SecretStr
@@ -31,6 +32,14 @@ def doctor(
         str,
         typer.Option(help="Target of a push that is checked: registry/repository, or oci:DIR. Nothing is left there."),
     ] = "",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a new zip file for who helps from afar: this report, settings, versions, and the end of the logs "
+            "of the newest runs, all without secrets.",
+            metavar="FILE",
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Check this machine and the services that the settings name; one line each says what to do. Exit code 2 for a problem.
@@ -45,6 +54,8 @@ def doctor(
         lines.append(line)
         if not json_:
             _show(line)
+    if bundle is not None:
+        _write_bundle(bundle, settings, [asdict(line) for line in lines])
     problems = [line.name for line in lines if line.state == "problem"]
     if json_:
         print(json.dumps({"ok": not problems, "lines": [asdict(line) for line in lines]}, indent=2))
@@ -83,6 +94,19 @@ def _checks(settings: Settings, model: str, to: str) -> dict[str, Check]:
         "sandbox": lambda: sandbox.sandbox(settings),
         "prefect": _prefect,
     }
+
+
+def _write_bundle(path: Path, settings: Settings, lines: list[dict[str, Any]]) -> None:
+    from infra.doctor import bundle
+
+    contents = {
+        "doctor.json": json.dumps(lines, indent=2),
+        "settings.json": json.dumps(settings.model_dump(mode="json"), indent=2),
+    }
+    names = bundle.write(path, settings.home.resolve(), contents, _secrets(settings))
+    terminal.line(
+        f"{path}: {len(names)} files, without secrets as far as they are known; look through it first", error=True
+    )
 
 
 def _prefect() -> Line:

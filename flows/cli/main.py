@@ -8,9 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from containers import network
-from containers.errors import Error, Interrupted
+from containers.errors import BadInput, Error, Interrupted
 from containers.foreign_text import masked
 from containers.setting_names import settings_of
 from flows.cli import (
@@ -32,6 +33,7 @@ from flows.cli import (
 from infra.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
     from typer.models import CommandInfo
@@ -89,19 +91,52 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 
 @app.command()
 def runs(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run, or the beginning of its name: why it failed, and how to go on. Default: a list of all.",
+            show_default=False,
+        ),
+    ] = "",
     number: Annotated[int, typer.Option("--number", "-n", help="Number of runs, newest first.")] = 10,
     json_: Json = False,
 ) -> None:
-    """List the runs of this folder and their outcomes."""
-    paths = sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)[:number]
+    """List the runs of this folder and their outcomes, or show one."""
+    paths = sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)
+    paths = [path for path in paths if path.parent.name.startswith(run)][: None if run else number]
     records = [{"run": path.parent.name, **json.loads(path.read_text())} for path in paths]
+    if run and len(records) != 1:
+        raise BadInput(
+            f"{len(records)} runs of this folder have names that begin with {run!r}",
+            remedy="`carwright runs` lists them",
+        )
     if json_:
-        print(json.dumps(records, indent=2))
+        print(json.dumps(records[0] if run else records, indent=2))
+        return
+    if run:
+        terminal.show_table(("", ""), [(Text(name, "bold"), text) for name, text in _facts(records[0], paths[0])])
         return
     if not records:
         terminal.out.print("no runs yet in this folder")
         return
     terminal.show_table(("run", "model", "tags", "digest", "state"), [_row(record) for record in records])
+
+
+def _facts(record: dict[str, Any], path: Path) -> list[tuple[str, str]]:
+    """Label and text of each line about one run. What failed or was killed continues with the same command."""
+    state, shipped = record.get("state", ""), record.get("shipped") or {}
+    rows = [
+        ("run", record["run"]),
+        ("model", record.get("model", "")),
+        ("started", record.get("started", "")),
+        ("state", state),
+        ("what to do", record.get("remedy", "")),
+        ("digest", shipped.get("digest", "")),
+        ("tags", ", ".join(shipped.get("tags", []))),
+        ("logs", str(path.parent.resolve())),
+        ("go on with", "" if state in {"shipped", "running"} else record.get("command", "")),
+    ]
+    return [(name, text) for name, text in rows if text]
 
 
 def _row(record: dict[str, Any]) -> tuple[str, ...]:

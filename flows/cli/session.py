@@ -10,6 +10,7 @@ from containers.events import amount
 from flows.cli import terminal
 from flows.cli.options import on_device
 from flows.cli.plan_view import show_plan_tables
+from flows.local.given import check_source
 from flows.local.session import open_session
 from flows.local.ship import choose_model
 from infra.settings import Settings
@@ -35,6 +36,8 @@ def session(*, verbose: bool, device: str | None = None) -> Iterator[Session]:
 def session_with_model(model: str | None, *, verbose: bool, device: str | None = None) -> Iterator[tuple[Session, str]]:
     """A session, with the model to work on: the demo if none is given."""
     settings = on_device(Settings(), device)
+    if model:
+        check_source(model)
     with terminal.display(verbose=verbose) as show, ExitStack() as stack:
         chosen, settings = choose_model(model or "", settings, stack, show)
         yield stack.enter_context(open_session(settings, show)), chosen

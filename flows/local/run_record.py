@@ -29,21 +29,26 @@ class RunRecord:
     path: Path
 
     @classmethod
-    def begin(cls, runs: Path, run: str, request: ShipRequest) -> RunRecord:
-        """Create the record of a new run. The caller holds the run lock, so any run still marked as running was killed."""
+    def begin(cls, runs: Path, run: str, request: ShipRequest, command: str) -> RunRecord:
+        """Create the record of a new run, with the command that asked for it, which also continues it.
+
+        The caller holds the run lock, so any run still marked as running was killed.
+        """
         _prune(runs)
         for other in runs.glob(f"*/{_FILE}"):
             if json.loads(other.read_text()).get("state") == "running":
                 cls(other).update(state="killed")
         record = cls(private.folder(runs.parent, runs.name, run) / _FILE)
         started = datetime.now(UTC).isoformat()
-        record.update(model=request.model, state="running", started=started, request=request.dump())
+        record.update(model=request.model, state="running", started=started, request=request.dump(), command=command)
         return record
 
     def fail(self, error: BaseException) -> None:
-        """Record the failure; the details of a bug are in the log only."""
+        """Record the failure and what to do about it; the details of a bug are in the log only."""
         state = error.message if isinstance(error, Error) else Interrupted.__name__.lower()
-        self.update(state=f"failed: {state}")
+        remedy = error.remedy if isinstance(error, Error) else ""
+        code = error.exit_code if isinstance(error, Error) else Interrupted.exit_code
+        self.update(state=f"failed: {state}", remedy=remedy, exit_code=code)
         if isinstance(error, NotPromoted):
             self.update(shipped=error.shipped.model_dump(mode="json"))
 

@@ -151,7 +151,8 @@ class Session:
         return self.locate(what, role, length, serving, role=role)
 
     def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
-        served = endpoint.find(url, self.runtime.settings.http)
+        settings = self.runtime.settings
+        served = endpoint.find(url, settings.http, settings.evaluate)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(
             role,

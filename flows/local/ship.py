@@ -14,6 +14,7 @@ from containers.events import Event
 from containers.process import export
 from containers.settings import absolute
 from flows.local import embedded
+from flows.local.given import check_given
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
 from infra.environments import device, environment
@@ -37,6 +38,8 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     Raises the error of the step that failed. Nothing keeps running, except the model if the request says `keep`.
     """
     log = _logger(listener, "carwright")
+    check_given(request)
+    command = request.command() + (" --profile docker" if settings.launcher == "docker" else "")
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:
         device.check(settings, log)
@@ -71,7 +74,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         for url in opened.services.stop_all():
             log(f"stopped {url}, left by an earlier run")
         log(f"Prefect UI while this runs: {server.url}; its login is in {embedded.login_file(settings)}")
-        record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request)
+        record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request, command)
         try:
             # No heartbeats: the run lock says whether a run is alive, and their thread ends up to a second after the run.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

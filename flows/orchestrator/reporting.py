@@ -128,6 +128,7 @@ def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipReq
     elif verdict.decision != "pass":
         lines += ["", f"Not promoted. The candidate stays available by digest: `{verdict.subject}`"]
     lines += ["", f"Gate profile: `{request.gate_profile}`"]
+    promoted = bool(decided) or verdict.decision == "pass"
     if page is not None:
         lines += ["", f"Report: [open it]({page.link})" if page.link else f"Report: `{page.path}` or `{page.command}`"]
     create_markdown_artifact(key="gate", markdown="\n".join(lines) + "\n", description=verdict.decision.upper())
@@ -136,7 +137,9 @@ def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipReq
             key="scores", table=[_row(one) for one in verdict.scores], description=f"Accuracy by {verdict.suite}"
         )
     if page is not None:
-        create_markdown_artifact(key="report", markdown=page.markdown(), description="The report of the evaluation")
+        create_markdown_artifact(
+            key="report", markdown=page.markdown(promoted=promoted), description="The report of the evaluation"
+        )
         if page.link:
             create_link_artifact(key="report-link", link=page.link, link_text="Open the report")
 

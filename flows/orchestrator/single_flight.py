@@ -18,20 +18,33 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prefect.client.orchestration import SyncPrefectClient
+
 _LEASE: Final = 60.0  # seconds, Prefect's minimum; renewed while the block runs
 
 
 @contextlib.contextmanager
 def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the slot of a fingerprint for the length of the block; `say` reports that another run may hold it."""
+    """Hold the slot of a fingerprint for the length of the block; `say` reports that another run holds it.
+
+    The limit of a run that failed stays, with its slot free: whoever waits for it must find one.
+    """
     name = f"carwright-{fingerprint}"
     with get_client(sync_client=True) as client:
         try:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         except ObjectAlreadyExists:
-            say("another run may be making the same artifact: waiting for it")
+            if _is_held(client, name):
+                say("another run is making the same artifact, or was killed at it: waiting for it")
     with concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False):
         yield
     # After success the waiting runs find the artifact, so the limit is no longer needed.
     with contextlib.suppress(ObjectNotFound, httpx.HTTPError), get_client(sync_client=True) as client:
         client.delete_global_concurrency_limit_by_name(name)
+
+
+def _is_held(client: SyncPrefectClient, name: str) -> bool:
+    try:
+        return client.read_global_concurrency_limit_by_name(name).active_slots > 0
+    except ObjectNotFound:  # deleted meanwhile
+        return False

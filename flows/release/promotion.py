@@ -42,7 +42,7 @@ _ARCHITECTURES: Final = 16
 @dataclass(frozen=True)
 class Release:
     """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes, `images` those
-    that the card names.
+    that the card names, `outside` the image's reference where a person reads and types it.
     """
 
     request: ShipRequest
@@ -54,6 +54,7 @@ class Release:
     sizes: tuple[int, int]
     verdict: Verdict
     images: DeploySettings
+    outside: str
 
     @property
     def promotable(self) -> bool:
@@ -86,12 +87,13 @@ class Release:
             size_before=self.sizes[0],
             size_after=self.sizes[1],
             reference=self.image.reference,
+            outside=self.outside,
             digest=self.image.digest,
             tags=(self.tag,) if self.promotable else (),
             verdict=self.verdict,
             gate_profile=self.request.gate_profile,
             override=self.request.override_gate,
-            report=(page.path or page.command) if page is not None else "",
+            report=page.shown(promoted=self.promotable) if page is not None else "",
             steps=tuple(timeline.steps),
             endpoint=(kept.endpoint.published or kept.endpoint.url) if kept is not None else None,
             served_model_name=self.request.name,
@@ -165,7 +167,7 @@ class Release:
             architecture=_architecture(config),
             scheme=self.recipe.scheme,
             ignore=self.recipe.ignore,
-            reference=self.image.reference,
+            reference=self.outside,
             tag=self.tag,
             digest=self.image.digest,
             size_before=before.size,
@@ -196,7 +198,7 @@ class Release:
 
     def _command(self) -> str:
         """The command that repeats the evaluation: same digest, same baseline, same suite."""
-        argv = ["carwright", "eval", self.image.reference, "--baseline", self.source.pinned.partition("#")[0]]
+        argv = ["carwright", "eval", self.outside, "--baseline", self.source.pinned.partition("#")[0]]
         argv += ["--suite", self.verdict.suite]
         if self.request.max_model_len:
             argv += ["--max-model-len", str(self.request.max_model_len)]

@@ -7,6 +7,7 @@ also written into the run's folder. For an external store there is a signed link
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Final
@@ -26,26 +27,35 @@ _DAYS: Final = 7  # the longest that S3 signs a link for
 
 @dataclass(frozen=True)
 class ReportLocation:
-    """The location of the page: `path` of a local file, or `link` for a browser; and the command that shows it."""
+    """The location of the page: `path` of a local file, or `link` for a browser; and the command that shows it.
+
+    A command that reads the page from the image works once it is attached: `promoted` says whether it is going to be.
+    """
 
     command: str
     path: str = ""
     link: str = ""
 
-    def markdown(self) -> str:
+    def shown(self, *, promoted: bool) -> str:
+        """In one piece, for a terminal."""
+        return self.path or (self.command if promoted else self.link)
+
+    def markdown(self, *, promoted: bool) -> str:
+        command = f"On a command line: `{self.command}`\n" if self.path or promoted else ""
         where = (
             f"[open the report]({self.link}) (the link expires after {_DAYS} days)" if self.link else f"`{self.path}`"
         )
-        return f"# Report\n\n{where}\n\nOn a command line: `{self.command}`\n"
+        return f"# Report\n\n{where}\n\n{command}"
 
 
 def publish_page(runtime: Runtime, verdict: ArtifactRef, reference: str) -> ReportLocation | None:
-    """Publish the page of a verdict; None if it has none. `reference` is what was judged."""
+    """Publish the page of a verdict; None if it has none. `reference` is what was judged, by the name that a person uses."""
     entry = next((one for one in runtime.store.load(verdict).files if one.path == PAGE_FILE), None)
     if entry is None:
         return None
     if runtime.settings.store.folder is None:
-        return ReportLocation(command=f"carwright report {reference}", link=runtime.store.link(entry, days=_DAYS))
+        command = shlex.join(["carwright", "report", reference])
+        return ReportLocation(command=command, link=runtime.store.link(entry, days=_DAYS))
     path = runtime.settings.home.resolve() / "runs" / runtime.run / PAGE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(runtime.store.read_bytes(entry.sha256))

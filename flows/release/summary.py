@@ -49,7 +49,9 @@ class Shipped(Frozen):
 
     `seconds` is the flow's wall time, `work_seconds` the part of it in which a step or the start of a service worked;
     `reason` says why the run was started, if known; `attached` are the digests of the referrers that promotion attached, by
-    what they are: evaluation, card, provenance, test-result, bom, bom-file. `artifacts` are those of the store that the run made or found.
+    what they are: evaluation, card, provenance, test-result, bom, bom-file. `artifacts` are those of the store that the run
+    made or found. `outside` is the reference by the name that its registry has where the summary is read, which may be another
+    than the steps' own.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Shipped(Frozen):
     size_before: int
     size_after: int
     reference: str
+    outside: str = ""
     digest: Digest
     tags: tuple[str, ...]
     verdict: Verdict
@@ -75,12 +78,17 @@ class Shipped(Frozen):
 
     def headline(self) -> str:
         if self.tags:
-            return f"shipped {self.reference} as {', '.join(self.tags)}"
-        return f"not shipped: {self.verdict.decision} for {self.reference}"
+            return f"shipped {self.typed} as {', '.join(self.tags)}"
+        return f"not shipped: {self.verdict.decision} for {self.typed}"
+
+    @property
+    def typed(self) -> str:
+        """The reference as a person types it."""
+        return self.outside or self.reference
 
     @property
     def serve_command(self) -> str:
-        return shlex.join(["carwright", "serve", self.reference])
+        return shlex.join(["carwright", "serve", self.typed])
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of each line of the summary, in order."""
@@ -92,7 +100,7 @@ class Shipped(Frozen):
                 "size",
                 f"{amount(self.size_before, 'B')} -> {amount(self.size_after, 'B')} ({ratio:.0%})",
             ),
-            ("modelcar", self.reference),
+            ("modelcar", self.typed),
             ("tags", ", ".join(self.tags) or "none"),
             ("verdict", self.verdict.decision.upper()),
             *((f"  {name}", f"{value:.4g}") for name, value in self.verdict.measures.items()),
@@ -141,7 +149,7 @@ class NotPromoted(Error):
     def __init__(self, shipped: Shipped) -> None:
         refused = shipped.verdict.decision == "refuse"
         super().__init__(
-            f"{shipped.reference} was not promoted: " + " ".join(shipped.verdict.reasons),
+            f"{shipped.typed} was not promoted: " + " ".join(shipped.verdict.reasons),
             remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it anyway"
             + ("" if refused else ", and --gate-profile smoke promotes what the gate could not decide"),
         )

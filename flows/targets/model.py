@@ -15,7 +15,7 @@ from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown, visible_line
 from containers.oci.access import open_repository, read_manifest
-from containers.oci.files import BIG, read_model_file, weights
+from containers.oci.files import Weights, read_model_file, weights
 from containers.oci.mounted import check_images
 from containers.oci.raw import is_raw
 from containers.oci.repository import image
@@ -66,25 +66,26 @@ class ModelFacts(Frozen):
 def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Reference]:
     """Of a modelcar or a raw artifact, with its reference pinned by digest. Weights are not read.
 
-    Raises BadInput when there is nothing under the name, when an engine would not mount what its layers say, when the
-    manifest does not tell how large the weights are, or when its config.json lacks what sizing needs.
+    Raises BadInput when there is nothing under the name, when an engine would not mount what its layers say, when there
+    are no weights in it, or when its config.json lacks what sizing needs.
     """
     with open_repository(reference, settings) as repository:
         digest = read_manifest(repository).digest
-        check_images(repository, str(digest), settings.registry.parallel)
+        tree = check_images(repository, str(digest), settings.registry.parallel)
         _, manifest = image(repository, str(digest))
         content = read_model_file(repository, manifest, CONFIG)
         size = weights(manifest)
+        if not size.exact:  # another tool's layers: what is in them was looked at just now
+            size = Weights(sum(one for path, one in tree.models.items() if path.endswith(".safetensors")), exact=False)
         if not size.size:
             raise BadInput(
-                f"no layer of {reference} lists .safetensors files, and none is larger than {BIG >> 20} MiB, so the size of "
-                "the weights is not known",
-                remedy="push the checkpoint with `carwright push`, whose layers list their files",
+                f"{reference} holds no .safetensors files, so the size of the weights is not known",
+                remedy="push a checkpoint with safetensors; `carwright push` makes a modelcar of one",
             )
         pinned = repository.reference.at(digest)
     raw = is_raw(manifest)
     kind = "raw files" if raw else "layers"
-    source = f"the {kind} of the image" if size.exact else "the sizes of the layers, which do not list their files"
+    source = f"the {kind} of the image" if size.exact else "the files in the layers, which do not list them"
     read = facts(_configuration(content, reference), size.size, source)
     return read.model_copy(update={"raw": raw}), pinned
 

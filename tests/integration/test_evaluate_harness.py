@@ -195,6 +195,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             own("cut-generation", healthy, generate, max_length=32, metric="exact_match,none"),
             own("cut-by-server", at(cuts_long_prompts=True, counts_wrong=3)),
             own("silent", at(gives_logprobs=False)),
+            {**own("key", locked := at(key="canary")), "tokenizer": "", "evaluate": key_for(locked)},
+            own("no-key", locked),
+            own("echo", at(ignores_echo=True)),
+            own("uncounted", at(counts=False), generate, metric="exact_match,none"),
+            own("uncounted-likelihood", at(counts=False)),
+            own("dropped", at(drops="choice"), generate, metric="exact_match,none"),
             own("nan", at(not_finite="value")),
             own("incomplete", healthy, samples=4),
             own("metric", healthy, metric="f1,none"),
@@ -210,6 +216,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         argv = [str(environment.python), "-m", "tests.support.harness_client"]
         done = run(argv, env=variables, timeout=600, stdin=json.dumps(scenarios), cwd=folder)
     return dict(json.loads(done.stdout))
+
+
+def key_for(options: dict[str, Any]) -> dict[str, str]:
+    return {"api_key": "canary", "api_key_for": options["endpoint"]}
 
 
 def environment_of_tests() -> str:
@@ -258,6 +268,15 @@ def test_the_endpoint_may_be_the_tokenizer(answers: dict[str, Any]) -> None:
     assert answers["remote"]["scored"] == answers["whole"]["scored"]
 
 
+def test_an_endpoint_with_a_key_is_asked_with_it(answers: dict[str, Any]) -> None:
+    """Also where it is the tokenizer."""
+    assert answers["key"].get("scored") == answers["whole"]["scored"], answers["key"]
+
+
+def test_log_probabilities_of_every_token_need_no_count(answers: dict[str, Any]) -> None:
+    assert answers["uncounted-likelihood"]["scored"] == answers["whole"]["scored"]
+
+
 def test_requests_that_fail_are_sent_again_and_counted(answers: dict[str, Any]) -> None:
     assert answers["busy"]["scored"] == answers["whole"]["scored"]
     assert answers["busy"]["requests"]["retried"] > 0
@@ -272,6 +291,10 @@ def test_requests_that_fail_are_sent_again_and_counted(answers: dict[str, Any]) 
         ("cut-generation", "Small: 2 of 3 samples would be cut: they need up to 37 tokens, and max_length allows 31"),
         ("cut-by-server", "Small: the endpoint took"),
         ("silent", "Small: the endpoint gives no log-probabilities of the prompt"),
+        ("no-key", "wants a key, or another one (it answered 401)"),
+        ("echo", "Small: the endpoint gives 1 log-probabilities (token_logprobs) for a prompt of"),
+        ("uncounted", "Small: the endpoint does not say how many tokens of a prompt it took"),
+        ("dropped", "Small: the endpoint gave 0 answers where 1 were asked for"),
         ("incomplete", "Small of the suite incomplete has 3 questions here, and 4 are declared"),
         ("metric", "Small of the suite metric has no metric f1"),
         ("filter", "Small of the suite filter has no answers through the filter other"),

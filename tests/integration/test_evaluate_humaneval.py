@@ -329,10 +329,13 @@ def test_samples_are_asked_for_without_a_seed() -> None:
     class Asked:
         async def post(self, path: str, body: dict[str, object]) -> dict[str, object]:
             asked.append({"path": path, **body})
-            return {"choices": []}
+            return {"choices": [{"message": {"content": "x"}}] * given}
 
-    sampling = humaneval.Sampling(samples=50, temperature=0.2)
-    assert asyncio.run(humaneval.solutions(Asked(), PROBLEMS["HumanEval/0"], sampling)) == []  # type: ignore[arg-type]
+    sampling, given = humaneval.Sampling(samples=50, temperature=0.2), 50
+    assert len(asyncio.run(humaneval.solutions(Asked(), PROBLEMS["HumanEval/0"], sampling))) == 50  # type: ignore[arg-type]
     (one,) = asked
     assert (one["path"], one["n"], one["temperature"], one["top_p"]) == ("chat/completions", 50, 0.2, 0.95)
     assert "seed" not in one
+    given = 1  # as of a server that knows no `n`: pass@1 of one answer is not that of 50
+    with pytest.raises(BadInput, match="gave 1 answers where 50 were asked for"):
+        asyncio.run(humaneval.solutions(Asked(), PROBLEMS["HumanEval/0"], sampling))  # type: ignore[arg-type]

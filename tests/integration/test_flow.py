@@ -52,6 +52,38 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         yield up
 
 
+def test_the_limit_of_a_run_that_failed_holds_nobody_up(settings: Settings) -> None:
+    """The next run of the same artifact says that it waits only while another one holds the slot."""
+    from flows.orchestrator.single_flight import one_at_a_time
+
+    said: list[str] = []
+    with pytest.raises(BadInput), one_at_a_time("a", said.append):
+        raise BadInput("as told")
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with one_at_a_time("a", said.append):
+            entered.set()
+            leave.wait(60)
+
+    def wait_for_it() -> None:
+        def say(text: str) -> None:
+            said.append(text)
+            leave.set()
+
+        with one_at_a_time("a", say):
+            pass
+
+    first, second = threading.Thread(target=hold), threading.Thread(target=wait_for_it)
+    first.start()
+    assert entered.wait(60)
+    assert said == []
+    second.start()
+    first.join()
+    second.join()
+    assert said == ["another run is making the same artifact, or was killed at it: waiting for it"]
+
+
 @dataclass(frozen=True)
 class Chain:
     runtime: Runtime

@@ -36,6 +36,7 @@ from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
+from tests.support.registry_double import registry_double
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -202,6 +203,22 @@ def test_push_and_promote(lab: Lab, tmp_path: Path) -> None:
             assert f"is not about {pushed.digest}" in said
             unpack(f"{target}:v1", tmp_path / f"model-{bool(target.startswith('oci'))}", settings)
         assert pushed.digest == resolve(f"oci:{tmp_path}/car:v1", settings)
+
+
+def test_what_cannot_be_attached_does_not_hold_a_promotion_up(lab: Lab, tmp_path: Path) -> None:
+    """A registry without the referrers API whose tags cannot be moved: the tested digest is promoted, and what is missing is said."""
+    with registry_double(immutable=True) as registry:
+        target = f"{registry.address}/org/car"
+        code, result, said = lab.run(PushParameters(target=target), checkpoint=lab.checkpoint)
+        assert code == 0, said
+        pushed = PushedImage.read(result.values)
+        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        code, result, said = lab.run(promote, verdict=lab.verdict(str(pushed.digest), "pass"), card=lab.card("# new"))
+        assert code == 0, said
+        assert PromotedImage.read(result.values).attached == {}
+        for name in ("evaluation", "card", "provenance"):
+            assert f"{name}: {target} keeps no list of referrers and lets no tag be moved" in said
+        assert registry.tags["org/car", "v1"] == str(pushed.digest)
 
 
 def test_layers_go_ahead_of_their_image(lab: Lab, tmp_path: Path) -> None:

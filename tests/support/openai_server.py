@@ -25,7 +25,12 @@ WORDS = " one two three four five six seven eight nine ten"
 
 @dataclass
 class Behaviour:
-    """`failing` is the share of requests that are answered with 503; `shift` moves the toy's log-probabilities."""
+    """`failing` is the share of requests that are answered with 503; `shift` moves the toy's log-probabilities.
+
+    `counts`: answers have a `usage`. `ignores_echo`: log-probabilities of the generated token alone. `drops`: what is left out
+    of an answer, "choice" (the last one), "position" (a token's own log-probability), "none" (all of one position), "few" (the
+    likeliest tokens but three) or "text". `hidden` are paths that a gateway does not pass on, `key` is what it wants to see.
+    """
 
     model: str = "toy"
     others: tuple[str, ...] = ()
@@ -38,7 +43,12 @@ class Behaviour:
     ignores_stop: bool = False
     cuts_long_prompts: bool = False
     counts_wrong: int = 0
+    counts: bool = True
     gives_logprobs: bool = True
+    ignores_echo: bool = False
+    drops: str = ""
+    hidden: tuple[str, ...] = ()
+    key: str = ""
     template: str = "<{role}>{content}"
     text: str = WORDS
     shift: float = 0.0
@@ -104,7 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any]) -> None:
         what = self.behaviour
-        if self.path == "/health":
+        if what.key and self.headers["Authorization"] != f"Bearer {what.key}":
+            self._send({"error": {"message": "no valid key was given"}}, 401)
+        elif self.path in what.hidden:
+            self._send({"detail": "Not Found"}, 404)
+        elif self.path == "/health":
             self._send({})
         elif self.path == "/version":
             self._send({"version": what.version})
@@ -122,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _generated(self, body: dict[str, Any]) -> tuple[str, str]:
         text, finish = self.behaviour.text[: 4 * body["max_tokens"]], "length"
+        if body.get("min_tokens") == body["max_tokens"]:
+            return (self.behaviour.text * body["max_tokens"])[: 4 * body["max_tokens"]], finish
         if len(self.behaviour.text) < 4 * body["max_tokens"]:
             finish = "stop"
         for word in () if self.behaviour.ignores_stop else body.get("stop", ()):
@@ -150,6 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
         choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": finish}
         if body.get("echo") and what.gives_logprobs:
             choice["logprobs"] = self._echo(tokens)
+            if what.ignores_echo:
+                choice["logprobs"] = {name: values[-1:] for name, values in choice["logprobs"].items()}
         if body.get("return_token_ids"):
             choice["prompt_token_ids"] = tokens
         if "prompt_logprobs" in body and what.gives_logprobs:
@@ -157,7 +175,20 @@ class _Handler(BaseHTTPRequestHandler):
                 None,
                 *(self._position(*pair) for pair in pairwise(tokens)),
             ]
-        self._send({"choices": [choice], "usage": _usage(len(tokens) - what.counts_wrong, text)})
+            if what.drops == "position":
+                del choice["prompt_logprobs"][3][str(tokens[3])]
+            if what.drops == "none":
+                choice["prompt_logprobs"][3] = None
+            if what.drops == "few":
+                for token in list(choice["prompt_logprobs"][3])[3:-1]:
+                    del choice["prompt_logprobs"][3][token]
+        if what.drops == "text":
+            del choice["text"]
+        self._finish([choice] * body.get("n", 1), _usage(len(tokens) - what.counts_wrong, text))
+
+    def _finish(self, choices: list[dict[str, Any]], usage: dict[str, int], **more: Any) -> None:
+        choices = choices[:-1] if self.behaviour.drops == "choice" else choices
+        self._send({"choices": choices, **({"usage": usage} if self.behaviour.counts else {}), **more})
 
     def _echo(self, tokens: list[int]) -> dict[str, Any]:
         """As OpenAI's old completions: every token of the prompt, and one that was generated."""
@@ -187,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(text, finish, len(prompt))
             return
         choice = {"index": 0, "message": {"role": what.role, "content": text}, "finish_reason": finish}
-        self._send({"choices": [choice], "usage": _usage(len(prompt), text), "prompt_token_ids": list(prompt.encode())})
+        self._finish([choice] * body.get("n", 1), _usage(len(prompt), text), prompt_token_ids=list(prompt.encode()))
 
     def _stream(self, text: str, finish: str, prompt: int) -> None:
         self.send_response(200)
@@ -203,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
             event = {"choices": [{"delta": {"content": piece}, "finish_reason": finish if last else None}]}
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         else:
-            self.wfile.write(f"data: {json.dumps({'choices': [], 'usage': _usage(prompt, text)})}\n\n".encode())
+            if self.behaviour.counts:
+                self.wfile.write(f"data: {json.dumps({'choices': [], 'usage': _usage(prompt, text)})}\n\n".encode())
             self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 

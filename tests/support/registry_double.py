@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 _ROUTE = re.compile(r"/v2/(?P<repository>.+?)/(?P<kind>blobs/uploads|blobs|manifests|tags|referrers)(?:/(?P<name>.*))?")
@@ -30,8 +31,9 @@ class Fault:
     """What to do instead of answering, for the next `times` requests of `method` whose path matches `path` and whose body
     is longer than `over` bytes.
 
-    `status` answers with it. `reset_after` takes that many bytes of the body and cuts the connection. `lie` answers as if
-    all were well, with another digest in the header or other bytes in the body.
+    `status` answers with it, and with an error of that `code`. `reset_after` takes that many bytes of the body and cuts the
+    connection. `lie` answers as if all were well, with another digest in the header or other bytes in the body. `late` does
+    what was asked and answers after so many seconds.
     """
 
     method: str
@@ -42,15 +44,28 @@ class Fault:
     lie: bool = False
     times: int = 1
     over: int = -1
+    code: str = "TEST"
+    late: float = 0.0
 
 
 @dataclass
 class RegistryDouble:
-    """The state of the registry; tests read and change it while it serves."""
+    """The state of the registry; tests read and change it while it serves.
+
+    `challenges` are the headers of a 401 in place of the usual one, in which `{address}` stands for the registry's own.
+    `referrers_api`: "empty" lists none and takes note of none, as one of the large public registries does. `locations` is put
+    before the number of an upload, `links` before the parameters of a page. `immutable` lets no tag be moved. `knows_n`: with
+    False a listing with a parameter `n` is not found.
+    """
 
     address: str = ""
     auth: str = ""  # "", "basic" or "bearer"; the login is ann:secret, the refresh token is "refresh"
-    referrers_api: bool = False
+    challenges: tuple[str, ...] = ()
+    referrers_api: bool | str = False
+    locations: str = "/v2/{repository}/blobs/uploads/"
+    links: str = "/v2/{repository}/tags/list"
+    immutable: bool = False
+    knows_n: bool = True
     faults: list[Fault] = field(default_factory=list)
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
@@ -60,7 +75,9 @@ class RegistryDouble:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     received: int = 0  # bytes of blobs
     connections: int = 0  # that are open
+    opened: int = 0  # uploads; their names are not used again
     lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def fault(self, method: str, path: str, size: int) -> Fault | None:
         with self.lock:
@@ -98,12 +115,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if fault is not None and fault.status:
                 self._drain()
-                self._answer(fault.status, b'{"errors":[{"code":"TEST","message":"as told"}]}', fault.headers)
+                body = {"errors": [{"code": fault.code, "message": "as told"}]}
+                self._answer(fault.status, json.dumps(body).encode(), fault.headers)
                 return
             if url.path == "/token":
                 self._token(parse_qs(url.query))
                 return
             if not self._welcome():
+                return
+            if url.path == "/v2/":
+                self._answer(200, b"{}")
                 return
             match = _ROUTE.fullmatch(url.path)
             assert match, self.path
@@ -141,9 +162,14 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):
             self._body(bytearray())
 
-    def _answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def _answer(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | list[tuple[str, str]] | None = None
+    ) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        given = headers if isinstance(headers, list) else list((headers or {}).items())
+        if not any(name == "Content-Length" for name, _ in given):
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in given:
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -158,7 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
             "basic": 'Basic realm="test"',
             "bearer": f'Bearer realm="http://{self.registry.address}/token",service="test",scope="repository:x:pull"',
         }[self.registry.auth]
-        self._answer(401, b'{"errors":[{"code":"UNAUTHORIZED"}]}', {"WWW-Authenticate": challenge})
+        told = [one.format(address=self.registry.address) for one in self.registry.challenges] or [challenge]
+        self._answer(401, b'{"errors":[{"code":"UNAUTHORIZED"}]}', [("WWW-Authenticate", one) for one in told])
         return False
 
     def _token(self, query: dict[str, list[str]]) -> None:
@@ -181,9 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
                 state.blobs[repository, mount] = state.blobs[source, mount]
                 self._answer(201, headers={"Docker-Content-Digest": mount})
                 return
-            name = f"{len(state.uploads)}"
+            with state.lock:
+                name = f"{state.opened}"
+                state.opened += 1
             state.uploads[name] = bytearray()
-            self._answer(202, headers={"Location": f"/v2/{repository}/blobs/uploads/{name}"})
+            self._answer(202, headers={"Location": state.locations.format(repository=repository) + name})
             return
         if name not in state.uploads:
             self._drain()
@@ -212,6 +241,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(400, b'{"errors":[{"code":"DIGEST_INVALID"}]}')
             return
         state.blobs[repository, digest] = bytes(held)
+        del state.uploads[name]
+        if fault is not None and fault.late:
+            state.ended.wait(fault.late)
+            fault = None
         self._answer(201, headers={"Docker-Content-Digest": digest if fault is None else "sha256:" + "0" * 64})
 
     def _blob(self, repository: str, name: str, query: dict[str, list[str]], fault: Fault | None) -> None:
@@ -243,11 +276,14 @@ class _Handler(BaseHTTPRequestHandler):
                 if (repository, blob["digest"]) not in state.blobs:
                     self._answer(400, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}')
                     return
+            if state.immutable and state.tags.get((repository, name), digest) != digest:
+                self._answer(400, b'{"errors":[{"code":"TAG_INVALID","message":"the tag is immutable"}]}')
+                return
             state.manifests[repository, digest] = (self.headers["Content-Type"], bytes(body))
             if ":" not in name:
                 state.tags[repository, name] = digest
             headers = {"Docker-Content-Digest": digest if fault is None else "sha256:" + "0" * 64}
-            if "subject" in parsed and state.referrers_api:
+            if "subject" in parsed and state.referrers_api is True:
                 headers["OCI-Subject"] = parsed["subject"]["digest"]
             self._answer(201, headers=headers)
             return
@@ -265,11 +301,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, content, {"Content-Type": found[0], "Docker-Content-Digest": digest})
 
     def _tags(self, repository: str, name: str, query: dict[str, list[str]], fault: Fault | None) -> None:
+        if "n" in query and not self.registry.knows_n:
+            self._answer(404)
+            return
         names = sorted(tag for place, tag in self.registry.tags if place == repository)
         last = query.get("last", [""])[0]
         page = [tag for tag in names if tag > last][:3]  # small pages, so that clients must follow the links
         more = bool(page) and page[-1] != names[-1]
-        link = {"Link": f'</v2/{repository}/tags/list?n=3&last={page[-1]}>; rel="next"'} if more else {}
+        where = self.registry.links.format(repository=repository)
+        link = {"Link": f'<{where}?last={page[-1]}>; rel="next"'} if more else {}
         self._answer(200, json.dumps({"name": repository, "tags": page}).encode(), link)
 
     def _referrers(self, repository: str, name: str, query: dict[str, list[str]], fault: Fault | None) -> None:
@@ -277,7 +317,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404)
             return
         entries = []
-        for (place, digest), (media_type, content) in self.registry.manifests.items():
+        held = {} if self.registry.referrers_api == "empty" else self.registry.manifests
+        for (place, digest), (media_type, content) in held.items():
             parsed = json.loads(content)
             if place == repository and parsed.get("subject", {}).get("digest") == name:
                 entry = {"mediaType": media_type, "digest": digest, "size": len(content)}
@@ -287,18 +328,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def registry_double(**options: Any) -> Iterator[RegistryDouble]:
+def registry_double(tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[RegistryDouble]:
     """Serve until the block ends."""
     state = RegistryDouble(**options)
     handler = type("Handler", (_Handler,), {"registry": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     state.address = f"127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield state
     finally:
+        state.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containers.checkpoint_files import is_legal, is_licence, is_pickle
+from containers.checkpoint_files import is_legal, is_licence, is_pickle, is_secret, never_belongs
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,68 @@ def test_pickles() -> None:
     assert is_pickle("x.ckpt")
     assert not is_pickle("pytorch_model.bin.index.json")
     assert not is_pickle("model.safetensors")
+
+
+# What tools and people leave in a folder with a checkpoint.
+LEFTOVERS = [
+    ".env",
+    ".env.production",
+    ".git/config",
+    ".cache/huggingface/download/model.safetensors.lock",
+    ".ipynb_checkpoints/config-checkpoint.json",
+    ".DS_Store",
+    ".gitattributes",
+    "__pycache__/modeling.pyc",
+    "model-00001-of-00002.safetensors.incomplete",
+    "model.safetensors.part",
+    "model.safetensors.aria2",
+    "config.json~",
+    "config.json.bak",
+    "tokenizer.json.swp",
+    "Thumbs.db",
+    "desktop.ini",
+    "__MACOSX/config.json",
+    "training.log",
+]
+SECRETS = [
+    ".env",
+    "sub/.netrc",
+    ".ssh/id_ed25519",
+    "id_rsa",
+    "server.pem",
+    "tls.KEY",
+    ".git-credentials",
+    ".aws/config",
+]
+
+
+@pytest.mark.parametrize("path", [*LEFTOVERS, *SECRETS])
+def test_what_belongs_in_no_checkpoint(path: str) -> None:
+    assert never_belongs(path)
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_secrets(path: str) -> None:
+    assert is_secret(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "environment.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "vocab.txt",
+        "original/params.json",
+        "onnx/model.onnx",
+        "monkey.json",
+        "keys.json",
+        "partial.json",
+        "LICENSE",
+    ],
+)
+def test_what_belongs(path: str) -> None:
+    assert not never_belongs(path)
+    assert not is_secret(path)

@@ -16,7 +16,7 @@ from containers.errors import BadInput
 from flows.cli.main import app
 from flows.targets import TARGETS
 from flows.targets.target import TargetOptions
-from tests.support.attacks import image, model, tools
+from tests.support.attacks import CONFIGURATION, entry, image, tar, tools
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,9 +83,9 @@ def test_kserve_takes_its_options() -> None:
 
 
 @pytest.mark.parametrize("command", [["size"], ["render", "docker"], ["deploy", "docker"]])
-def test_a_small_image_without_lists_of_files_cannot_be_sized(tmp_path: Path, command: list[str]) -> None:
-    """Of an image that another tool made only layers above 64 MiB are counted as weights; here there is none."""
-    reference = image(tmp_path / "car", tools(), model())
+def test_an_image_without_weights_cannot_be_sized(tmp_path: Path, command: list[str]) -> None:
+    """One that another tool made, whose layers list nothing: what is in them is looked at."""
+    reference = image(tmp_path / "car", tools(), tar(entry("models/config.json", content=CONFIGURATION)))
     with pytest.raises(BadInput, match="the size of the weights is not known") as caught:
         carwright(*command, reference, "--gpu", "cpu")
     assert caught.value.exit_code == 2

@@ -89,16 +89,16 @@ def test_a_secret_is_a_file_named_like_its_variable(tmp_path: Path, monkeypatch:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "CARWRIGHT_STORE__SECRET_ACCESS_KEY").write_text("from the file\n")
-    (secrets / "CARWRIGHT_HUB_TOKEN").write_text("from the file")
+    (secrets / "CARWRIGHT_HUB_TOKEN").write_text("from-the-file")
     (secrets / "somebody-elses").write_text("x")
     monkeypatch.setenv("CARWRIGHT_STORE__BUCKET", "b")
-    monkeypatch.setenv("CARWRIGHT_HUB_TOKEN", "from the environment")
+    monkeypatch.setenv("CARWRIGHT_HUB_TOKEN", "from-the-environment")
     settings = Settings(_secrets_dir=secrets)
     assert settings.store.bucket == "b"
     assert settings.store.secret_access_key
     assert settings.store.secret_access_key.get_secret_value() == "from the file"
     assert settings.hub_token
-    assert settings.hub_token.get_secret_value() == "from the environment"
+    assert settings.hub_token.get_secret_value() == "from-the-environment"
 
 
 @pytest.mark.parametrize("reference", ["", "oci:/images/m@sha256:" + "a" * 64])

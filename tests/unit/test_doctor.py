@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import ssl
 import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -17,12 +16,12 @@ from pydantic import SecretStr
 
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.oci.access import open_repository
-from containers.process import run
 from containers.settings import EvaluateSettings, RegistrySettings, StoreSettings
 from infra.doctor import Line, engine, examine, gpu, hub, machine, registry, sandbox, store
 from infra.hub import Fault, Hub, Repositories
 from infra.settings import DockerSettings, Resources, ResourcesSettings, Settings
 from tests.support.answers import Answer, answering
+from tests.support.certificates import certificate
 from tests.support.download_world import REPO, checkpoint
 from tests.support.ports import free_port
 from tests.support.registry_double import Fault as RegistryFault
@@ -386,25 +385,6 @@ def test_a_registry_that_wants_another_login() -> None:
     assert line.state == "problem"
     assert f"docker login {served.address}" in line.remedy
     assert "wrong" not in str(line)
-
-
-def certificate(folder: Path) -> ssl.SSLContext:
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2"]
-    run(
-        [
-            *new,
-            "-addext",
-            "subjectAltName=IP:127.0.0.1,DNS:localhost.localdomain",
-            "-keyout",
-            str(key),
-            "-out",
-            str(cert),
-        ]
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    return context
 
 
 def test_a_registry_with_a_certificate_that_nobody_vouches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containers.digest import Digest
-from containers.download.sources import BucketSource, FolderSource, HubSource, parse
 from containers.errors import BadInput
+from containers.sources import BucketSource, FolderSource, HubSource, parse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LISTING = Digest("a" * 64)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import SecretStr
 
 from containers.errors import BadInput, NotReady
+from containers.settings import EvaluateSettings
 from flows.endpoint import ForeignServer, check_same, find, vllm_version
 from tests.support.openai_server import Behaviour, openai_server
 from tests.support.ports import free_port
@@ -32,6 +34,26 @@ def test_what_is_no_endpoint_is_bad_input_and_what_does_not_answer_is_not() -> N
             find(url)
     with openai_server(Behaviour(failing=1.0)) as url, pytest.raises(NotReady, match="503"):
         find(url)
+
+
+def evaluate(key: str | None, place: str | None) -> EvaluateSettings:
+    return EvaluateSettings(api_key=SecretStr(key) if key else None, api_key_for=place)
+
+
+def test_an_endpoint_that_wants_a_key() -> None:
+    """It is told apart from what is no endpoint, and gets the key that is for it, at its own origin and at no other."""
+    wants = Behaviour(key="canary", version="0.32.0")
+    with openai_server(wants) as url, openai_server(wants) as other:
+        ours = evaluate("canary", url)
+        assert find(url, None, ours).served_model_name == "toy"
+        assert vllm_version(url, None, ours) == "0.32.0"
+        for place, settings in ((url, None), (url, evaluate("wrong", url)), (other, ours)):
+            with pytest.raises(BadInput, match=r"wants a key, or another one \(it answered 401\)") as caught:
+                find(place, None, settings)
+            assert f"CARWRIGHT_EVALUATE__API_KEY_FOR={place.removesuffix('/v1')}" in caught.value.remedy
+            assert "canary" not in str(caught.value)
+        with pytest.raises(BadInput, match="is for no endpoint in particular, so it was sent to none"):
+            find(url, None, evaluate("canary", None))
 
 
 def test_the_servers_version_is_its_own_word() -> None:

@@ -8,9 +8,11 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
 from containers import suites
 from containers.contract import EvaluateOptions
+from containers.endpoint_key import authorization
 from containers.errors import BadInput, NotReady, Temporary
 from containers.evaluate import client as client_module
 from containers.evaluate.client import Client, Rejected
@@ -18,6 +20,7 @@ from containers.evaluate.judge import judge
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
+from containers.settings import EvaluateSettings
 from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
@@ -147,6 +150,52 @@ def test_numbers_that_are_not_finite_are_a_finding(way: str) -> None:
 )
 def test_each_check_sees_its_fault(behaviour: Behaviour, check: str, seen: str) -> None:
     assert seen in failed(measured(behaviour))[check]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        (Behaviour(drops="position"), "no log-probability of token 4 of a text of"),
+        (Behaviour(drops="none"), "no log-probability of token 4 of a text of"),
+        (Behaviour(drops="few"), "gives 4 of the 20 likeliest tokens"),
+        (Behaviour(drops="choice"), "gave 0 answers where 1 were asked for"),
+        (Behaviour(drops="text"), "completed a text with None"),
+        (Behaviour(counts_wrong=1), "names \\d+ tokens of a text and counts \\d+"),
+    ],
+    ids=lambda value: value.drops or "counts" if isinstance(value, Behaviour) else "",
+)
+def test_what_an_endpoint_leaves_out_is_no_measurement(behaviour: Behaviour, message: str) -> None:
+    """Numbers of something else than was sent would pass for the model's."""
+    with pytest.raises(BadInput, match=message):
+        measured(behaviour)
+
+
+def test_an_endpoint_that_counts_no_tokens_fails_its_checks() -> None:
+    one = measured(Behaviour(counts=False))
+    assert set(failed(one)) == {"chat", "usage", "long prompt"}
+    assert one.about.speed.alone == 0
+    assert judge(FidelitySuite.read(SMOKE), one, measured(Behaviour())).verdict.decision == "refuse"
+
+
+def test_an_endpoint_with_a_key_is_measured_with_it() -> None:
+    """By the client that measures, in every request; the key is not part of what is measured."""
+    behaviour = Behaviour(key="canary")
+    with openai_server(behaviour) as url:
+        asked = SMOKE.options(endpoint=url, served_model_name="toy")
+        parameters = SMOKE.parameters(subject="sha256:" + "a" * 64, server="toy")
+        key = authorization(EvaluateSettings(api_key=SecretStr("canary"), api_key_for=url), url)
+        suite = FidelitySuite.read(SMOKE)
+        one = asyncio.run(measure(suite, parameters, asked, Reporter(io.StringIO()), key))
+        assert failed(one) == {}
+        assert b"canary" not in b"".join(one.files().values())
+        with pytest.raises(BadInput, match="wants a key"):
+            asyncio.run(measure(suite, parameters, asked, Reporter(io.StringIO())))
+
+
+def test_a_gateway_may_hide_the_health_check() -> None:
+    one = measured(Behaviour(hidden=("/health",)))
+    assert failed(one) == {}
+    assert one.about.checks[0].detail == "there is no health check here (404)"
 
 
 def test_a_rejection_is_not_retried() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from containers.errors import BadInput
 from containers.evaluate.harness import questions
 from containers.evaluate.harness.benchmark import Benchmark
 
 ONE = Benchmark(
-    key="x", title="X", task="x", metric="acc,none", num_fewshot=0, api="chat", max_length=64, samples=4, data_set="x/x"
+    key="x", title="X", task="x", metric="acc,none", num_fewshot=0, api="chat", max_length=64, samples=5, data_set="x/x"
 )
 STORY = "Nobody had seen the keeper of the lighthouse since the storm. " * 4
 
@@ -37,9 +38,18 @@ def test_questions_about_one_text_are_a_cluster() -> None:
 
 
 def test_instructions_of_one_prompt_are_a_cluster() -> None:
-    scored = questions.scored(ONE, found(a=[sample(0, [True, False], text="x"), sample(1, [True])]), "suite", "")
+    two = ONE.model_copy(update={"samples": 2})
+    scored = questions.scored(two, found(a=[sample(0, [True, False], text="x"), sample(1, [True])]), "suite", "")
     assert scored.scores == {"a/0/0": 1.0, "a/0/1": 0.0, "a/1/0": 1.0}
     assert scored.clusters == {"a/0/0": "a/0/0", "a/0/1": "a/0/0"}
+
+
+def test_a_question_without_a_score_is_missed() -> None:
+    """Four of five, and five of which two are the same one."""
+    four = [sample(number, 1.0) for number in range(4)]
+    for some in (four, [*four, sample(3, 0.0)]):
+        with pytest.raises(BadInput, match="has 4 scored questions, and 5 are declared"):
+            questions.scored(ONE, found(a=some), "suite", "")
 
 
 def test_noise_is_the_share_of_questions_with_another_score() -> None:

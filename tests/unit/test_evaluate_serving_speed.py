@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from containers.contract import EvaluateOptions, ServerStart
+from containers.errors import BadInput
 from containers.evaluate import serving_speed
 from containers.events import Reporter
 from containers.verdict import Load, Serving
@@ -36,6 +39,13 @@ def test_each_level_has_that_many_requests_at_once() -> None:
     for load in found.loads:
         assert 0 < load.output_tokens_per_second < load.total_tokens_per_second
         assert load.first_token_seconds >= behaviour.hang
+
+
+def test_a_server_that_does_not_count_gives_no_speed() -> None:
+    with openai_server(Behaviour(counts=False)) as url:
+        options = EvaluateOptions(endpoint=url, served_model_name="toy", load_levels=(1,))
+        with pytest.raises(BadInput, match="nothing of completion_tokens"):
+            serving_speed.measure("candidate", options, Reporter(io.StringIO()))
 
 
 def test_the_card_compares_memory_and_speed() -> None:

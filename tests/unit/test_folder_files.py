@@ -13,7 +13,6 @@ from containers.contract import QuantizeParameters
 from containers.digest import Digest
 from containers.download.folder import FolderOrigin
 from containers.download.selection import Remote
-from containers.download.sources import FolderSource
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.oci.push_cache import PushCache
@@ -22,6 +21,7 @@ from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
 from containers.settings import StepSettings
+from containers.sources import FolderSource
 from flows.targets.model import of_folder
 from tests.support.attacks import CONFIGURATION
 from tests.support.checkpoints import ends, layer, write

@@ -16,12 +16,12 @@ from containers.download import retries
 from containers.download.hub import HubOrigin
 from containers.download.origin import listing_digest
 from containers.download.selection import Remote, select
-from containers.download.sources import HubSource, parse
 from containers.download.work import resolve
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Reporter
 from containers.hub_http import HubHttp
 from containers.settings import HttpSettings, StepSettings
+from containers.sources import HubSource, parse
 from containers.step import Context
 from flows.watching.hub import HubClient
 from infra.doctor.hub import hub as look_at_hub

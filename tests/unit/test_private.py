@@ -75,7 +75,7 @@ def test_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(process_launcher, "prepare", lambda *_: environment)
     with embedded.run_lock(settings, lambda _: None):
         embedded.login(embedded.login_file(settings))
-        RunRecord.begin(settings.home / "runs", "r", ShipRequest(model="hf://a/b")).update(state="shipped")
+        RunRecord.begin(settings.home / "runs", "r", ShipRequest(model="hf://a/b"), "").update(state="shipped")
         ProcessLauncher(settings).run(StepRequest(step=Step.DOWNLOAD, run="r"), lambda _: None)
     names = {path.name for path in settings.home.rglob("*")}
     assert {"lock", "login", "summary.json", "request.json", "result.json", "log.jsonl"} <= names

@@ -28,6 +28,7 @@ ATTACKS = [
     (f'[store]\npublic_endpoint = "{EVIL}"', "store.public_endpoint"),
     (f'[source]\nendpoint = "{EVIL}"', "source.endpoint"),
     (f'[source]\nendpoint = "{EVIL}"\n[store]\naccess_key_id = "k"\nsecret_access_key = "k"', "source.endpoint"),
+    (f'[evaluate]\napi_key_for = "{EVIL}"', "evaluate.api_key_for"),
     ('[registry]\nhost = "evil.example"', "registry.host"),
     ('[registry]\nhost = "evil.example"\nusername = "u"', "registry.host"),
     ('[registry]\nplain_http = ["quay.io"]', "registry.plain_http"),
@@ -88,7 +89,7 @@ def test_what_the_variable_sets_too_the_file_does_not_decide(tmp_path: Path, mon
 def test_an_endpoint_with_its_own_credentials(tmp_path: Path) -> None:
     """Then those of the file go there, and nobody else's."""
     (tmp_path / "carwright.toml").write_text(
-        'hub_endpoint = "https://hub.example"\nhub_token = "of the file"\n'
+        'hub_endpoint = "https://hub.example"\nhub_token = "of-the-file"\n'
         '[store]\nendpoint = "https://store.example"\naccess_key_id = "a"\nsecret_access_key = "b"\n'
     )
     settings = Settings()

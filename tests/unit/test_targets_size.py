@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers.errors import BadInput
-from flows.targets.model import facts, of_folder
+from flows.targets.model import facts, of_folder, of_reference
 from flows.targets.size import CONTEXT, GB, GIB, choose, fit, gpu_memory, indivisible
+from infra.settings import Settings
+from tests.support.attacks import HONEST, WEIGHTS
 from tests.support.deployments import GOLDEN
 
 if TYPE_CHECKING:
@@ -156,3 +158,12 @@ def test_folders(tmp_path: Path) -> None:
     assert of_folder(tmp_path).weights == 5
     with pytest.raises(BadInput, match="is not a folder"):
         of_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "buildah", "an index"])
+def test_an_image_that_another_tool_built(kind: str, tmp_path: Path) -> None:
+    """Its layers list nothing, and may be compressed: what is in them is what counts."""
+    reference = HONEST[kind](tmp_path / "image")
+    read, _ = of_reference(reference, Settings(cache=tmp_path / "cache"))
+    assert read.weights == len(WEIGHTS)
+    assert read.weights_from == "the files in the layers, which do not list them"

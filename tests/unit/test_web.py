@@ -235,8 +235,9 @@ def test_a_token_service_of_its_own_is_what_the_specification_has(registry: str,
     assert Origin.of(registry).check_realm(realm) == Origin.of(realm)
 
 
-def _page(link: str, size: int = 10) -> httpx.Response:
-    return httpx.Response(200, headers={"Link": link}, content=bytes(size))
+def _page(link: str, address: str, size: int = 10) -> tuple[httpx.Response, str]:
+    asked = httpx.Request("GET", httpx.URL("https://registry.example").join(address))
+    return httpx.Response(200, headers={"Link": link}, content=bytes(size), request=asked), address
 
 
 PAGE_ATTACKS = [
@@ -257,12 +258,12 @@ PAGE_ATTACKS = [
 def test_a_listing_stays_where_it_is_and_goes_on(link: str) -> None:
     pages = Pages(Origin.of("https://registry.example"), "the tags")
     with pytest.raises(BadInput):
-        pages.following(_page(link), "/1")
+        pages.following(*_page(link, "/1"))
 
 
 def _follow_for_ever(pages: Pages, size: int) -> None:
     for number in range(10**6):
-        pages.following(_page(f'</{number + 1}>; rel="next"', size), f"/{number}")
+        pages.following(*_page(f'</{number + 1}>; rel="next"', f"/{number}", size))
 
 
 def test_pages_without_end() -> None:
@@ -277,11 +278,35 @@ def test_pages_without_end() -> None:
 
 def test_a_circle_of_pages() -> None:
     pages = Pages(Origin.of("https://registry.example"), "the tags")
-    assert pages.following(_page('</2>; rel="next"'), "/1") == "https://registry.example/2"
-    assert pages.following(_page('</3>; rel="next"'), "https://registry.example/2") == "https://registry.example/3"
+    assert pages.following(*_page('</2>; rel="next"', "/1")) == "https://registry.example/2"
+    assert pages.following(*_page('</3>; rel="next"', "https://registry.example/2")) == "https://registry.example/3"
     with pytest.raises(BadInput, match="repeats a page"):
-        pages.following(_page('</2>; rel="next"'), "https://registry.example/3")
-    assert pages.following(_page('</0>; rel="prev"'), "/9") is None
+        pages.following(*_page('</2>; rel="next"', "https://registry.example/3"))
+    assert pages.following(*_page('</0>; rel="prev"', "/9")) is None
+
+
+@pytest.mark.parametrize(
+    ("link", "following"),
+    [
+        ('<?last=b>; rel="next"', "https://registry.example/v2/a/tags/list?last=b"),
+        ("<?last=b>", "https://registry.example/v2/a/tags/list?last=b"),
+        ('<list?last=b>; rel="next"', "https://registry.example/v2/a/tags/list?last=b"),
+        ('</x?last=b>; rel="next"', "https://registry.example/x?last=b"),
+        ('<https://registry.example/x>; rel="next"', "https://registry.example/x"),
+        ('<?last=b>; rel="last"', None),
+        ("<?last=b>, <?last=c>", None),
+    ],
+)
+def test_where_a_listing_goes_on(link: str, following: str | None) -> None:
+    """Joined with the address of the page that names it, as RFC 3986 says; some forget to say what the link is."""
+    pages = Pages(Origin.of("https://registry.example"), "the tags")
+    assert pages.following(*_page(link, "/v2/a/tags/list?n=2")) == following
+
+
+def test_a_page_that_a_redirect_led_to_goes_on_from_there() -> None:
+    pages = Pages(Origin.of("https://registry.example"), "the tags")
+    page, _ = _page('<?last=b>; rel="next"', "/v2/moved/tags/list")
+    assert pages.following(page, "/v2/a/tags/list") == "https://registry.example/v2/moved/tags/list?last=b"
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=["httpx", "httpx2"])

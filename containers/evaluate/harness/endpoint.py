@@ -17,6 +17,7 @@ import httpx
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from containers.errors import BadInput, Temporary
+from containers.evaluate import replies
 from containers.evaluate.client import ANSWER, Client, Counts, NotFinite, Rejected
 from containers.evaluate.measure import gather
 from containers.settings import HttpSettings
@@ -24,7 +25,7 @@ from containers.web.exchange import Exchange
 from containers.web.origins import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from containers.contract import EvaluateOptions
     from containers.evaluate.harness.benchmark import Benchmark
@@ -49,6 +50,7 @@ class _OverClient:
     options: EvaluateOptions
     report: Reporter
     traffic: Traffic
+    headers_of_endpoint: Mapping[str, str]
     max_length: int
     tokenized_requests: bool | None
 
@@ -59,7 +61,7 @@ class _OverClient:
         lengths = more.pop("ctxlens", None) or [None] * len(requests)
         too_long: list[int] = []
         with self.report.progress(self.benchmark.title, total=len(requests), unit="requests") as progress:
-            async with Client(self.options, self.traffic.counts) as client:
+            async with Client(self.options, self.traffic.counts, self.headers_of_endpoint) as client:
 
                 async def one(message: Any, length: int | None) -> list[Any]:
                     answer = await self._ask(client, message, length, more.get("gen_kwargs"), too_long, generate)
@@ -94,16 +96,18 @@ class _OverClient:
             answer = await client.post(path, payload)
         except Rejected as error:
             raise BadInput(f"{self.benchmark.title}: {error.message}") from error
-        taken = (answer.get("usage") or {}).get("prompt_tokens")
-        if self.tokenized_requests and taken is not None and taken != len(message):
-            raise BadInput(f"{self.benchmark.title}: the endpoint took {taken} tokens of a prompt of {len(message)}")
-        if not generate:
-            return self._likelihoods(answer, message, length)
-        if not self.tokenized_requests and taken is not None:
-            needed = int(taken) + int(payload["max_tokens"])
-            if needed > self.benchmark.max_length:
-                too_long.append(needed)
-        self.traffic.cut += sum(one.get("finish_reason") == "length" for one in answer["choices"])
+        try:
+            (choice,) = replies.choices(answer)
+            if not generate:
+                replies.check_echo(answer, len(message))
+                replies.check_prompt(answer, len(message), must=False)
+                return self._likelihoods(answer, message, length)
+            taken = replies.check_prompt(answer, len(message) if self.tokenized_requests else None)
+        except BadInput as error:
+            raise BadInput(f"{self.benchmark.title}: {error.message}", remedy=error.remedy) from error
+        if not self.tokenized_requests and (needed := taken + int(payload["max_tokens"])) > self.benchmark.max_length:
+            too_long.append(needed)
+        self.traffic.cut += choice.get("finish_reason") == "length"
         return [_before(text, until) for text in self.parse_generations(answer)]  # type: ignore[attr-defined]
 
     def _likelihoods(self, answer: dict[str, Any], message: Any, length: int | None) -> list[tuple[float, bool]]:
@@ -111,9 +115,9 @@ class _OverClient:
             found: list[tuple[float, bool]] = self.parse_logprobs(  # type: ignore[attr-defined]
                 answer, tokens=[message], ctxlens=[length]
             )
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise BadInput(
-                f"{self.benchmark.title}: the endpoint gives no log-probabilities of the prompt",
+                "the endpoint gives no log-probabilities of the prompt",
                 remedy="the server must support `echo` and `logprobs` in the completions API, as vLLM does",
             ) from error
         if not all(math.isfinite(value) for value, _ in found):
@@ -158,13 +162,13 @@ class EndpointTokenizer:
 
     bos_token_id = eos_token_id = eos_token = None
 
-    def __init__(self, options: EvaluateOptions, title: str) -> None:
+    def __init__(self, options: EvaluateOptions, title: str, headers: Mapping[str, str]) -> None:
         self._url = f"{options.endpoint.rstrip('/').removesuffix('/v1')}/tokenize"
         self._model, self._title = options.served_model_name, title
         self._http = httpx.Client(
             timeout=options.request_timeout, transport=httpx.HTTPTransport(retries=options.attempts), trust_env=False
         )
-        self._http.headers["Accept-Encoding"] = "identity"
+        self._http.headers.update({"Accept-Encoding": "identity", **headers})
         self._exchange = Exchange(self._http, Origin.of(self._url), HttpSettings(), silence=options.request_timeout)
 
     def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool, **_: Any) -> Any:
@@ -194,7 +198,11 @@ class EndpointTokenizer:
 
 
 def make(
-    benchmark: Benchmark, options: EvaluateOptions, tokenizer: ConfinedTokenizer | None, report: Reporter
+    benchmark: Benchmark,
+    options: EvaluateOptions,
+    tokenizer: ConfinedTokenizer | None,
+    report: Reporter,
+    headers: Mapping[str, str],
 ) -> Completions | Chat:
     """A model for one benchmark, with the arguments that `benchmarks.command` prints.
 
@@ -216,7 +224,8 @@ def make(
     else:
         model = Completions(base_url=f"{base}/completions", tokenizer_backend=None, **arguments)
         model.tokenizer_backend, model.tokenized_requests = "huggingface", True
-        model.tokenizer = tokenizer or EndpointTokenizer(options, benchmark.title)
+        model.tokenizer = tokenizer or EndpointTokenizer(options, benchmark.title, headers)
+    model.headers_of_endpoint = headers
     model.benchmark, model.options, model.report, model.traffic = benchmark, options, report, Traffic()
     return model
 

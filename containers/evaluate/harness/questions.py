@@ -23,6 +23,7 @@ def scored(one: Benchmark, found: Mapping[str, Any], suite: str, category: str) 
     metric, _, filter_name = one.metric.partition(",")
     scores: dict[str, float] = {}
     about: dict[str, str] = {}
+    answered: set[str] = set()
     for task, samples in sorted(found["samples"].items()):
         for sample in samples:
             if sample["filter"] != filter_name:
@@ -33,12 +34,19 @@ def scored(one: Benchmark, found: Mapping[str, Any], suite: str, category: str) 
                     remedy=f"give one of {', '.join(sample['metrics'])}",
                 )
             value, name = sample[metric], f"{task}/{sample['doc_id']}"
+            answered.add(name)
             several = isinstance(value, list | tuple)  # IFEval: one for every instruction of a question
             parts = {f"{name}/{number}": float(part) for number, part in enumerate(value)} if several else {name: value}
             scores |= {key: float(part) for key, part in parts.items()}
             about |= dict.fromkeys(parts, _text(sample.get("doc")) or name)
     if not scores:
         raise BadInput(f"{one.title} of the suite {suite} has no answers through the filter {filter_name}")
+    if len(answered) != one.samples:
+        raise BadInput(
+            f"{one.title} of the suite {suite} has {len(answered)} scored questions, and {one.samples} are declared: an "
+            "incomplete sample set never passes",
+            remedy="give `samples` and `metric` as the task has them",
+        )
     reported = (found["groups"] if one.task in found.get("groups", {}) else found["results"]).get(one.task, {})
     value = reported.get(one.metric)
     return Scored(

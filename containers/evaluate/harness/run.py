@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from containers.endpoint_key import authorization
 from containers.errors import BadInput
 from containers.evaluate import tokenizer
 from containers.evaluate.harness import data, questions, task_files
@@ -74,6 +75,7 @@ class Harness:
         Raises BadInput for an unknown task, for data that is missing or has another number of questions than declared,
         and for a sample that would be cut; Temporary if the endpoint or the hub fails. Nothing is kept then.
         """
+        key = authorization(self.settings.evaluate, options.endpoint)
         data.configure(self.settings, self.scratch)
         report.log("loading lm-evaluation-harness")
         from lm_eval.evaluator import simple_evaluate
@@ -90,7 +92,7 @@ class Harness:
             tokenizer = self._confined(stack)
             scored, cut, counts, noise = [], {}, [], {}
             for one in self.benchmarks:
-                model = make(one, options, tokenizer, report)
+                model = make(one, options, tokenizer, report, key)
 
                 def ask(one: Benchmark, model: Any, **some: Any) -> Mapping[str, Any]:
                     found: Mapping[str, Any] = simple_evaluate(

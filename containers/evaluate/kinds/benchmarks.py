@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
+from containers.endpoint_key import authorization
 from containers.evaluate import sanity
 from containers.evaluate.client import Client
 from containers.evaluate.declaration import ScoredDeclaration, parse
@@ -17,6 +18,7 @@ from containers.evaluate.kinds.scored import judge_samples
 from containers.evaluate.samples import Samples
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from containers.contract import EvaluateOptions, EvaluateParameters
@@ -54,7 +56,8 @@ class BenchmarkSuite:
     def measure(
         self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
     ) -> dict[str, bytes]:
-        length = asyncio.run(_served(options, self.declared.serving.max_model_len))
+        key = authorization(context.settings.evaluate, options.endpoint)
+        length = asyncio.run(_served(options, self.declared.serving.max_model_len, key))
         ran = run_benchmarks(
             self.files,
             self.declared.benchmarks,
@@ -79,6 +82,6 @@ class BenchmarkSuite:
         return judge_samples(self.files, self.declared.gate, candidate, baseline, sizes)
 
 
-async def _served(options: EvaluateOptions, needed: int) -> int:
-    async with Client(options) as client:
+async def _served(options: EvaluateOptions, needed: int, key: Mapping[str, str]) -> int:
+    async with Client(options, headers=key) as client:
         return await sanity.served(client, needed)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from containers.endpoint_key import authorization
 from containers.evaluate import page
 from containers.evaluate.client import NotFinite
 from containers.evaluate.fidelity_text import FidelityText
@@ -55,7 +56,8 @@ class FidelitySuite(FidelityText):
     def measure(
         self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
     ) -> dict[str, bytes]:
-        measured = asyncio.run(measure(self, parameters, options, context.report))
+        key = authorization(context.settings.evaluate, options.endpoint)
+        measured = asyncio.run(measure(self, parameters, options, context.report, key))
         if self.declared.tasks:
             try:
                 ran = self.run_tasks(self.files, self.declared.tasks, options, store, context)

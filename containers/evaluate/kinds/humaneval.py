@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from containers.endpoint_key import authorization
 from containers.evaluate import humaneval, humaneval_plus, sanity
 from containers.evaluate.client import Client
 from containers.evaluate.declaration import ScoredDeclaration, parse
@@ -66,7 +67,8 @@ class HumanEvalSuite:
         sandbox, known, harder = _ready(suite, context.settings.evaluate)
         cut: list[str] = []
         some = {} if suite.humaneval.temperature else dict(list(known.items())[:_REPEATED])
-        async with Client(options) as client:
+        key = authorization(context.settings.evaluate, options.endpoint)
+        async with Client(options, headers=key) as client:
             length = await sanity.served(client, suite.serving.max_model_len)
             with report.progress("HumanEval, written", total=len(known), unit="problems") as progress:
 
