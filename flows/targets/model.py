@@ -99,8 +99,7 @@ def read_config(reference: str, settings: Settings) -> tuple[dict[str, Any], int
 def of_folder(folder: Path) -> ModelFacts:
     """Of a checkpoint, or of a folder with nothing but its config.json: the size is then computed from the shapes."""
     files = SourceFolder(folder)
-    with files.open(CONFIG) as file:
-        config = _configuration(read_at_most(CONFIGURATION, file.read), str(folder))
+    config = config_of(folder)
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
     if weights:
         return facts(config, sum(files.state(name).st_size for name in weights), "the files in the folder")
@@ -112,6 +111,12 @@ def of_folder(folder: Path) -> ModelFacts:
         if isinstance(total, int | float) and total >= 1:
             return facts(config, int(total), f"{INDEX_FILE}")
     return facts(config, _computed_weights(_text(config), config), "the shapes in config.json")
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint's folder; raises BadInput when there is none that can be read."""
+    with SourceFolder(folder).open(CONFIG) as file:
+        return _configuration(read_at_most(CONFIGURATION, file.read), str(folder))
 
 
 def facts(config: Mapping[str, Any], size: int, source: str) -> ModelFacts:

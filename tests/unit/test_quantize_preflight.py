@@ -31,7 +31,8 @@ def test_the_plan_of_a_small_llama(tmp_path):
     assert found.architecture == "LlamaForCausalLM"
     assert found.linear_layers == 14
     assert found.parameters == 2 * (3 * 32 * 64 + 4 * 32 * 32)
-    assert {kept.reason: kept.tensors for kept in found.kept} == {"ignored by the recipe": 2, "norm": 5}
+    assert {kept.reason: kept.tensors for kept in found.kept} == {"output head": 1, "embeddings": 1, "norm": 5}
+    assert all(kept.why for kept in found.kept if kept.reason != "norm")
     assert [group.quantized for group in found.groups] == [7, 7]
     # Quantized: one byte an element and a two-byte scale a row; the norms as they were.
     second = 10240 + 2 * (32 + 64 + 64 + 4 * 32) + 2 * 2 * 32
