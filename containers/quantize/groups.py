@@ -132,7 +132,8 @@ def _parts(tensor: Tensor, recipe: Recipe, hidden: int, obstacles: Obstacles) ->
     """
     fused = [leaf for leaf in EXPERTS if leaf in tensor.name]
     if len(tensor.shape) != 3 or not fused:
-        yield Part(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop, recipe.kept(tensor.name))
+        kept = recipe.kept(tensor.name) or (Reason.VECTOR if len(tensor.shape) == 1 else None)
+        yield Part(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop, kept)
         return
     leaf, leaves = fused[0], EXPERTS[fused[0]]
     experts, rows, columns = tensor.shape

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     RECIPE = "ignored as asked"
     NORM = "norm"
     ROUTER = "router of a mixture of experts"
+    VECTOR = "one-dimensional, as the weights of norms are"
     NOT_A_WEIGHT = "not a weight"
 
 

@@ -143,7 +143,6 @@ def test_a_truncated_shard_is_refused(tmp_path):
     ("name", "shape", "scheme", "message"),
     [
         ("model.layers.0.conv.weight", (8, 1, 4), "FP8_DYNAMIC", "only a matrix"),
-        ("model.layers.0.ln_1.weight", (32,), "FP8_DYNAMIC", "only a matrix"),
         ("model.layers.0.extra.weight", (128, 200), "FP8_BLOCK", "multiple of 128"),
     ],
 )
@@ -153,6 +152,14 @@ def test_a_tensor_that_cannot_be_quantized_is_named(tmp_path, name, shape, schem
     with pytest.raises(BadInput, match=message) as caught:
         plan(write(tmp_path, shards, sparse=True), scheme=scheme)
     assert name.removesuffix(".weight") in caught.value.remedy
+
+
+def test_weights_of_one_dimension_stay(tmp_path):
+    """They are norms by other names: GPT-2's ln_1, Mamba's norm_f."""
+    names = ("model.layers.0.ln_1.weight", "model.norm_f.weight")
+    found = plan(write(tmp_path, [layer(0) | dict.fromkeys(names, (32,))]))
+    assert {kept.reason: kept.tensors for kept in found.kept}["one-dimensional, as the weights of norms are"] == 2
+    assert found.linear_layers == 7
 
 
 def test_scale_tensors_mean_that_it_was_quantized(tmp_path):
