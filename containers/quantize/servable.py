@@ -52,9 +52,12 @@ def find_obstacles(
         )
         return  # its names are no model's, so nothing else that could be said of them would help
     if not quantized:
+        ours = all(entry in default_ignore() or architecture.part_of(entry) for entry in recipe.ignore)
         obstacles.add(
             f"the recipe {recipe.scheme.name} quantizes none of the {len(parts)} tensors",
-            f"remove entries from its ignore list: {', '.join(recipe.ignore)}",
+            "serve the model as it is: there is nothing else in it that vLLM would load quantized"
+            if ours and architecture.known and architecture.parts
+            else f"remove entries from its ignore list: {', '.join(recipe.ignore)}",
         )
     for entry in recipe.ignore:
         ours = entry in default_ignore() or architecture.part_of(entry) is not None
