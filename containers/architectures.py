@@ -77,8 +77,12 @@ class ArchitectureRecipe(Frozen):
         return {**everywhere(), **self.parts}
 
     def part_of(self, entry: str) -> tuple[str, KeptModules] | None:
-        """Name and contents of the part that an entry of an ignore list is from; None for an entry of the user's."""
-        return next(((name, part) for name, part in self.every.items() if entry in part.modules), None)
+        """Name and contents of the part that an entry of an ignore list is from; None for an entry of the user's.
+
+        A list may be another architecture's: who made it may not have known this one.
+        """
+        parts = {**self.every, **_declared().parts}
+        return next(((name, part) for name, part in parts.items() if entry in part.modules), None)
 
 
 @cache

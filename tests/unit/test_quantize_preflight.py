@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from containers.architectures import quantization
 from containers.contract import QuantizeParameters
 from containers.errors import BadInput
 from containers.quantize.checkpoint import FolderFiles
@@ -160,6 +161,23 @@ def test_weights_of_one_dimension_stay(tmp_path):
     found = plan(write(tmp_path, [layer(0) | dict.fromkeys(names, (32,))]))
     assert {kept.reason: kept.tensors for kept in found.kept}["one-dimensional, as the weights of norms are"] == 2
     assert found.linear_layers == 7
+
+
+def test_the_careful_default_fits_a_model_that_has_a_recipe(tmp_path):
+    """Its configuration was not read when the list was made. What does not apply is not in the result, so its bytes are the same."""
+    folder = write(tmp_path, SHARDS)
+    careful = quantization({}, "FP8_DYNAMIC").ignore
+    assert job(folder, ignore=careful).ignore == job(folder).ignore == QuantizeParameters().ignore
+
+
+def test_an_unknown_architecture_is_told(tmp_path):
+    """With what it gets in place of a recipe of its own."""
+    folder = write(tmp_path, SHARDS, {"architectures": ["NobodyHasSeenThis"]})
+    found = plan(folder, ignore=quantization({"architectures": ["NobodyHasSeenThis"]}, "FP8_DYNAMIC").ignore)
+    assert not found.known
+    assert found.linear_layers == 14
+    assert "careful default" in found.warnings[0]
+    assert plan(write(tmp_path / "llama", SHARDS)).known
 
 
 def test_scale_tensors_mean_that_it_was_quantized(tmp_path):
