@@ -83,15 +83,19 @@ def find_obstacles(
 def _find_unscaled(quantized: Mapping[str, Part], architecture: ArchitectureRecipe, obstacles: Obstacles) -> None:
     """What vLLM builds without scales. The lists are the architecture's: other models use the same names otherwise."""
     for name, part in architecture.every.items():
-        if part.served != "unquantized":
-            continue
-        for entry in part.modules:
-            for module in sorted(quantized):
-                if matches(module, entry) and not _EMBEDDINGS.search(module.rpartition(".")[2]):
-                    obstacles.add(
-                        f"the recipe would quantize {module} ({name}), for which vLLM has no scales",
-                        f"ignore {entry!r}",
-                    )
+        found = [
+            module
+            for module in sorted(quantized)
+            if part.served == "unquantized"
+            and any(matches(module, entry) for entry in part.modules)
+            and not _EMBEDDINGS.search(module.rpartition(".")[2])
+        ]
+        if found:
+            more = f" and {len(found) - 1} more modules" if len(found) > 1 else ""
+            obstacles.add(
+                f"the recipe would quantize {found[0]}{more} ({name}), for which vLLM has no scales",
+                "ignore " + " and ".join(f"'{entry}'" for entry in part.modules),
+            )
 
 
 def _find_split_layers(quantized: Mapping[str, Part], modules: Sequence[str], obstacles: Obstacles) -> None:

@@ -34,7 +34,7 @@ def _tensors(plan: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield f"{plan['linear_layers']}", "quantized", billions, ""
     for kept in plan["kept"]:
         why = kept["reason"]
-        if plan["tied_head"] and "embed" in "".join(kept["examples"]):
+        if plan["tied_head"] and why == "embeddings":
             why += " (the head is tied to the embedding)"
         yield f"{kept['tensors']}", f"kept: {why}", amount(kept["size"], "B"), kept["examples"][0]
 

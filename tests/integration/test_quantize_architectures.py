@@ -81,7 +81,7 @@ REFUSED = {
     "keys of half a block": ("has 64 rows, which is not divisible by 128", "64 is not divisible"),
     "quantized dt_proj": ("(Mamba mixer), for which vLLM has no scales", "weight_scale"),
     "quantized router.proj": (
-        "router.proj (router with parts), for which vLLM has no scales",
+        "(router with parts), for which vLLM has no scales",
         "router.proj.weight_scale",
     ),
     "experts ignored by half their name": ("vLLM takes model.layers.0.block_sparse_moe.experts.0.w1", "weight_scale"),

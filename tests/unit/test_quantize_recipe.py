@@ -153,6 +153,14 @@ def test_what_vllm_does_not_load_is_refused(name, architecture, message):
         check(kept, [*LLAMA, name], architecture=architecture)
 
 
+def test_what_to_ignore_can_be_copied():
+    """A regex is shown as it is written, and once for all that it means."""
+    names = [*LLAMA, *(f"model.layers.{at}.mamba.{leaf}.weight" for at in range(3) for leaf in ("in_proj", "dt_proj"))]
+    with pytest.raises(BadInput, match=r"mamba\.dt_proj and 5 more modules \(Mamba mixer\)") as caught:
+        check(recipe(*DEFAULT), names, architecture="JambaForCausalLM")
+    assert caught.value.remedy == r"ignore 're:.*\.(mamba|mixer)\..*'"
+
+
 def test_weights_with_their_inputs_first_are_refused():
     """GPT-2's c_attn is 64 x 192 where a linear layer's would be 192 x 64, as GPT-BigCode's is."""
     name = "transformer.h.0.attn.c_attn.weight"
