@@ -77,7 +77,7 @@ def find_obstacles(
     _find_inputs_first(quantized, hidden, obstacles)
     _find_stacked_experts(recipe, parts, obstacles)
     if recipe.scheme.strategy == "block":
-        _find_uneven_blocks(recipe, quantized, obstacles)
+        _find_uneven_blocks(recipe, quantized, parts, obstacles)
 
 
 def _find_unscaled(quantized: Mapping[str, Part], architecture: ArchitectureRecipe, obstacles: Obstacles) -> None:
@@ -152,16 +152,45 @@ def _find_stacked_experts(recipe: Recipe, parts: Mapping[str, Part], obstacles: 
             )
 
 
-def _find_uneven_blocks(recipe: Recipe, quantized: Mapping[str, Part], obstacles: Obstacles) -> None:
+def _find_uneven_blocks(
+    recipe: Recipe, quantized: Mapping[str, Part], parts: Mapping[str, Part], obstacles: Obstacles
+) -> None:
     """Parts of one layer that do not end where a block ends: the next part's scales would be off. The last part may."""
     height = recipe.scheme.block[0]
+    remedy = "take FP8_DYNAMIC, or ignore all parts of the layer"
     for module, following in _followed(quantized):
         rows = quantized[module].shape[0]
         if rows % height:
             obstacles.add(
                 f"{module} has {rows} rows, which is not divisible by {height}, and vLLM loads it as one layer with {following}",
-                "take FP8_DYNAMIC, or ignore all parts of the layer",
+                remedy,
             )
+    for module, part in sorted(quantized.items()):
+        if uneven := [rows for rows in _joined(module, part.shape[0], parts)[:-1] if rows % height]:
+            obstacles.add(
+                f"{module} holds several matrices, one of them of {uneven[0]} rows, which is not divisible by {height}",
+                remedy,
+            )
+
+
+def _joined(module: str, rows: int, parts: Mapping[str, Part]) -> tuple[int, ...]:
+    """The rows of the matrices that a checkpoint keeps in one and vLLM loads as several, from the shapes around it."""
+    parent, _, leaf = module.rpartition(".")
+
+    def side(name: str, at: int) -> int:
+        found = parts.get(f"{parent}.{name}.weight")
+        return found.shape[at] if found is not None and len(found.shape) > at else 0
+
+    if leaf == "gate_up_proj":
+        return rows // 2, rows // 2
+    if leaf in {"qkv_proj", "query_key_value"} and (queries := side("o_proj", 1) or side("dense", 1)):
+        return queries, (rows - queries) // 2, (rows - queries) // 2
+    if leaf == "in_proj_qkv" and (values := side("in_proj_z", 0)):
+        return (rows - values) // 2, (rows - values) // 2, values
+    if leaf == "in_proj" and (inner := side("out_proj", 1)) and (convolved := side("conv1d", 0)):
+        states = (convolved - inner) // 2  # Mamba 2: gate, hidden state, B, C, time steps
+        return inner, inner, states, states, rows - inner - convolved
+    return (rows,)
 
 
 def _followed(quantized: Mapping[str, Part]) -> Iterator[tuple[str, str]]:

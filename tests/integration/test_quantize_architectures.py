@@ -79,6 +79,8 @@ REFUSED = {
     "quantized head": ("lm_head (output head), for which vLLM has no scales", "lm_head.weight_scale"),
     "quantized nested head": ("language_model.lm_head (head of the language model)", "lm_head.weight_scale"),
     "keys of half a block": ("has 64 rows, which is not divisible by 128", "64 is not divisible"),
+    "keys of half a block in one matrix": ("one of them of 64 rows", "64 is not divisible"),
+    "states of less than a block": ("one of them of 16 rows", "16 is not divisible"),
     "quantized dt_proj": ("(Mamba mixer), for which vLLM has no scales", "weight_scale"),
     "quantized router.proj": (
         "(router with parts), for which vLLM has no scales",

@@ -193,6 +193,8 @@ REFUSED = {
         (*DEFAULT, "re:.*vision_tower.*", "re:.*multi_modal_projector.*"),
     ),
     "keys of half a block": ("llama", "FP8_BLOCK", DEFAULT),
+    "keys of half a block in one matrix": ("phi3", "FP8_BLOCK", DEFAULT),
+    "states of less than a block": ("mamba2", "FP8_BLOCK", (*DEFAULT, "re:.*(conv1d|embeddings|norm_f)$")),
     "quantized dt_proj": ("jamba", "FP8_DYNAMIC", (*DEFAULT, ROUTERS, "re:.*conv1d$")),
     "quantized router.proj": ("gemma4-moe", "FP8_DYNAMIC", (*DEFAULT, ROUTERS, "re:.*layernorm.*")),
     "experts ignored by half their name": ("granite-moe", "FP8_DYNAMIC", (*DEFAULT, ROUTERS, "re:.*put_linear$")),

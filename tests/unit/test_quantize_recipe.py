@@ -187,6 +187,32 @@ def test_blocks_end_where_parts_of_a_layer_end(kv, inner, fits):
 
 
 @pytest.mark.parametrize(
+    ("shapes", "fits"),
+    [
+        ({"qkv_proj": (128 + 2 * 64, 128), "o_proj": (128, 128)}, False),
+        ({"qkv_proj": (256 + 2 * 128, 256), "o_proj": (256, 256)}, True),
+        ({"query_key_value": (128 + 2 * 64, 128), "dense": (128, 128)}, False),
+        ({"gate_up_proj": (2 * 192, 128)}, False),
+        ({"gate_up_proj": (2 * 256, 128)}, True),
+        ({"in_proj_qkv": (64 + 64 + 128, 128), "in_proj_z": (128, 128)}, False),
+        ({"in_proj_qkv": (128 + 128 + 256, 128), "in_proj_z": (256, 128)}, True),
+        ({"in_proj": (256 + 256 + 16 + 16 + 8, 128), "out_proj": (128, 256), "conv1d": (256 + 32, 1, 4)}, False),
+        ({"in_proj": (256 + 256 + 128 + 128 + 8, 128), "out_proj": (128, 256), "conv1d": (256 + 256, 1, 4)}, True),
+    ],
+)
+def test_blocks_end_where_matrices_end_that_are_stored_as_one(shapes, fits):
+    """Phi-3's, Falcon's, Qwen3.5's and Mamba 2's: the rows of each by hand. vLLM refuses the same."""
+    named = {f"model.layers.0.part.{leaf}.weight": shape for leaf, shape in shapes.items()}
+    blocks = Recipe(scheme_named("FP8_BLOCK"), (*DEFAULT, "re:.*conv1d$"))
+    names = [*named, "model.layers.0.other.conv1d.weight"]
+    if fits:
+        check(blocks, names, named)
+    else:
+        with pytest.raises(BadInput, match=r"holds several matrices, one of them of (16|64|192) rows"):
+            check(blocks, names, named)
+
+
+@pytest.mark.parametrize(
     ("name", "entry"),
     [
         ("model.layers.0.block_sparse_moe.input_linear.weight", "re:.*input_linear$"),
