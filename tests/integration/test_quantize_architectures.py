@@ -87,7 +87,7 @@ REFUSED = {
         "router.proj.weight_scale",
     ),
     "experts ignored by half their name": ("vLLM takes model.layers.0.block_sparse_moe.experts.0.w1", "weight_scale"),
-    "inputs first": ("inputs first", ""),
+    "inputs first": ("inputs first", "exceeds dimension size"),
 }
 
 
