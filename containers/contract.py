@@ -187,16 +187,12 @@ class QuantizeParameters(Values):
 
     quantize -> outputs {"checkpoint": checkpoint}; values: QuantizedCheckpoint.
     plan     -> values: {"plan": Plan} (`containers.quantize.plan`); from headers alone, nothing is computed.
+    `ignore` is the whole list of what stays: `containers.architectures` makes it for a model.
     """
 
     action: Literal["quantize", "plan"] = "quantize"
     scheme: str = "FP8_DYNAMIC"
     ignore: tuple[str, ...] = ("lm_head", "re:.*embed_tokens.*")
-
-    @classmethod
-    def of(cls, scheme: str, ignore: tuple[str, ...] = ()) -> Self:
-        """The recipe of a scheme, with more modules that stay as they are."""
-        return cls(scheme=scheme, ignore=tuple(dict.fromkeys((*cls().ignore, *ignore))))
 
 
 class QuantizeOptions(Values):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import flow
 from prefect.states import Cancelled
 
-from containers.contract import PushParameters, QuantizeParameters
+from containers.architectures import quantization
+from containers.contract import PushParameters
 from flows.orchestrator.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
 from flows.orchestrator.results import STORAGE
 from flows.orchestrator.run_artifacts import write_failure
@@ -45,7 +46,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     plan = steps.plan(source, request)
     steps.check_arguments(request, after=[resolved])
 
-    recipe = QuantizeParameters.of(request.scheme, request.ignore)
+    recipe = quantization(source.config, request.scheme, more=request.ignore, only=request.ignore_only)
     target = PushParameters(target=request.to, base=request.base)
     with steps.pushing_layers(source, recipe, target) as layers:
         downloaded = steps.download(source, recipe, after=[resolved], layers=layers)

@@ -116,7 +116,10 @@ class ShipOptions(ServingOptions):
     tag: Annotated[str, CommandLine(default="the commit")] = Field(default="", description="Tag of the promoted image.")
     ignore: tuple[str, ...] = Field(
         default=(),
-        description="Modules to keep unquantized, besides the recipe's: a name, or re:EXPRESSION; repeatable.",
+        description="Module to keep unquantized, besides those of the architecture's recipe: a name, or re:EXPRESSION; repeatable.",
+    )
+    ignore_only: tuple[str, ...] = Field(
+        default=(), description="Module to keep unquantized, in place of the architecture's recipe; repeatable."
     )
     override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
         default="", description="Promote against the gate's verdict; the reason is recorded."

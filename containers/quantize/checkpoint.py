@@ -88,6 +88,12 @@ class Checkpoint:
     def names(self) -> list[str]:
         return [tensor.name for header in self.shards.values() for tensor in header.tensors]
 
+    @property
+    def hidden(self) -> int:
+        """The size of the hidden state; 0 when the configuration does not say it."""
+        size = self.setting("hidden_size") or self.setting("n_embd")
+        return size if isinstance(size, int) else 0
+
     def setting(self, name: str) -> Any:
         """A value of config.json, of its text part in a multimodal one; None when it is in neither."""
         text = self.config.get("text_config")

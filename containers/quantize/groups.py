@@ -12,20 +12,26 @@ from typing import TYPE_CHECKING, Final
 from containers.digest import canonical_json
 from containers.errors import BadInput
 from containers.quantize.layout import arrange
+from containers.quantize.recipe import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from containers.checkpoint_files import CheckpointFile
     from containers.quantize.checkpoint import Checkpoint
-    from containers.quantize.recipe import Reason, Recipe
+    from containers.quantize.obstacles import Obstacles
+    from containers.quantize.recipe import Recipe
     from containers.quantize.schemes import Scheme
     from containers.safetensors import Header, Tensor
 
 QUANTIZABLE: Final = ("BF16", "F16", "F32")
 _EXPERTS_MAX: Final = 4096  # in one tensor; published models have up to 512
 _PARTS_MAX: Final = 1 << 20  # tensors of what is written
-_EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+STACKED: Final = {
+    "input_linear": "experts.0.w1",
+    "output_linear": "experts.0.w2",
+}  # Granite's experts: in vLLM, the first's
+EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +103,16 @@ class Group:
                 yield part.name, part.dtype, part.shape
 
 
-def plan_groups(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Group, ...]:
+def plan_groups(checkpoint: Checkpoint, recipe: Recipe, obstacles: Obstacles) -> tuple[Group, ...]:
     """The groups of a checkpoint in the order of their file names.
 
-    Raises BadInput, naming the tensor, for one that the recipe means to quantize and that cannot be.
+    A tensor that the recipe means to quantize and that cannot be is added to the obstacles. Raises BadInput for tensors that
+    would have the same name, and for too many.
     """
-    hidden = checkpoint.setting("hidden_size")
     groups: list[Group] = []
     left = _PARTS_MAX
     for file, header in checkpoint.shards.items():
-        made = (
-            part
-            for tensor in header.tensors
-            for part in _parts(tensor, recipe, hidden if isinstance(hidden, int) else 0)
-        )
+        made = (part for tensor in header.tensors for part in _parts(tensor, recipe, checkpoint.hidden, obstacles))
         parts = tuple(islice(made, left + 1))
         left -= len(parts)
         if left < 0:
@@ -118,21 +120,22 @@ def plan_groups(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Group, ...]:
                 f"the checkpoint would get more than {_PARTS_MAX} tensors", remedy="quantize another checkpoint"
             )
         groups.append(Group(file, header.data_start, parts, recipe.scheme))
-        _check_parts(groups[-1])
+        _check_parts(groups[-1], obstacles)
     return tuple(groups)
 
 
-def _parts(tensor: Tensor, recipe: Recipe, hidden: int) -> Iterator[Part]:
+def _parts(tensor: Tensor, recipe: Recipe, hidden: int, obstacles: Obstacles) -> Iterator[Part]:
     """The tensor itself, or, for experts fused into three dimensions, a part for each one's matrix.
 
     The split and its names are llm-compressor's (`split_fused_moe_experts`): an expert's `gate_up_proj` holds the rows
     of `gate_proj` and then those of `up_proj`.
     """
-    fused = [leaf for leaf in _EXPERTS if leaf in tensor.name]
+    fused = [leaf for leaf in EXPERTS if leaf in tensor.name]
     if len(tensor.shape) != 3 or not fused:
-        yield Part(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop, recipe.kept(tensor.name))
+        kept = recipe.kept(tensor.name) or (Reason.VECTOR if len(tensor.shape) == 1 else None)
+        yield Part(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop, kept)
         return
-    leaf, leaves = fused[0], _EXPERTS[fused[0]]
+    leaf, leaves = fused[0], EXPERTS[fused[0]]
     experts, rows, columns = tensor.shape
     if experts > _EXPERTS_MAX or 0 in tensor.shape:
         raise BadInput(
@@ -142,11 +145,13 @@ def _parts(tensor: Tensor, recipe: Recipe, hidden: int) -> Iterator[Part]:
     if rows % len(leaves) or (
         hidden and hidden in (rows, columns) and hidden != (columns if len(leaves) == 2 else rows)
     ):
-        raise BadInput(
+        obstacles.add(
             f"the tensor {tensor.name} of shape {list(tensor.shape)} holds its experts transposed",
-            remedy="llm-compressor would split them along the wrong side; ignore them with 're:.*experts.*' cannot help "
+            "llm-compressor would split them along the wrong side; ignore them with 're:.*experts.*' cannot help "
             "either, because it splits ignored experts too: unfuse them with the model's own tools first",
         )
+        yield Part(tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.stop, Reason.RECIPE)
+        return
     size = tensor.size // (experts * len(leaves))
     start = tensor.start
     for expert in range(experts):
@@ -157,8 +162,8 @@ def _parts(tensor: Tensor, recipe: Recipe, hidden: int) -> Iterator[Part]:
             start += size
 
 
-def _check_parts(group: Group) -> None:
-    """Raises BadInput for a tensor that cannot be quantized, or two that would have one name."""
+def _check_parts(group: Group, obstacles: Obstacles) -> None:
+    """Raises BadInput for two tensors that would have one name; what cannot be quantized is an obstacle."""
     seen: set[str] = set()
     for part in group.parts:
         names = (part.name,) if part.kept is not None else (part.name, part.scale_name)
@@ -167,29 +172,38 @@ def _check_parts(group: Group) -> None:
                 raise BadInput(f"{group.path} would hold the tensor {name} twice")
             seen.add(name)
         if part.kept is None:
-            _check_quantizable(group.path, part, group.scheme)
+            _check_quantizable(group.path, part, group.scheme, obstacles)
 
 
-def _check_quantizable(path: str, part: Part, scheme: Scheme) -> None:
+def _check_quantizable(path: str, part: Part, scheme: Scheme, obstacles: Obstacles) -> None:
     module = part.name.removesuffix(".weight")
     if part.dtype.startswith("F8") or part.dtype == "I8":
-        raise BadInput(
+        obstacles.add(
             f"the tensor {part.name} in {path} is already quantized ({part.dtype})",
-            remedy="quantize the unquantized checkpoint, or ignore this module",
+            "quantize the unquantized checkpoint, or ignore this module",
         )
-    if part.dtype not in QUANTIZABLE:
-        raise BadInput(
+    elif part.dtype not in QUANTIZABLE:
+        obstacles.add(
             f"the tensor {part.name} in {path} has the type {part.dtype}, and only {', '.join(QUANTIZABLE)} can be quantized",
-            remedy=f"convert it, or add {module!r} to the ignore list",
+            f"convert it, or add {module!r} to the ignore list",
         )
-    if len(part.shape) != 2 or 0 in part.shape:
-        raise BadInput(
+    elif len(part.shape) != 2 or 0 in part.shape:
+        obstacles.add(
             f"the tensor {part.name} in {path} has the shape {list(part.shape)}, and only a matrix can be quantized",
-            remedy=f"add {module!r}, or a regex behind 're:' that matches it, to the ignore list",
+            _ignoring(module),
         )
-    width = scheme.block[1]
-    if scheme.strategy == "block" and part.shape[1] % width:
-        raise BadInput(
-            f"the tensor {part.name} in {path} has {part.shape[1]} columns, and {scheme.name} needs a multiple of {width}",
-            remedy=f"take FP8_DYNAMIC, or add {module!r} to the ignore list",
+    elif scheme.strategy == "block" and part.shape[1] % scheme.block[1]:
+        obstacles.add(
+            f"the tensor {part.name} in {path} has {part.shape[1]} columns, and {scheme.name} needs a multiple of "
+            f"{scheme.block[1]}",
+            f"take FP8_DYNAMIC, or add {module!r} to the ignore list",
         )
+
+
+def _ignoring(module: str) -> str:
+    """What to ignore so that vLLM, which calls stacked experts by other names, leaves them alone, too."""
+    parent, _, leaf = module.rpartition(".")
+    if leaf in STACKED:
+        block = parent.rpartition(".")[2]
+        return f"ignore 're:.*{block}.*': vLLM asks for the experts of a layer by the name of their block"
+    return f"add {module!r}, or a regex behind 're:' that matches it, to the ignore list"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
+from containers.architectures import everywhere
 from containers.contract import Frozen
-from containers.foreign_values import visible_line
 from containers.quantize.assemble import copied_files
+from containers.quantize.recipe import Reason
 from containers.quantize.resources import disk_needed, gpu_memory_needed, lanes_for, memory_needed
 from containers.registry_limits import MODEL_LAYERS, may_refuse
 from containers.safetensors import ITEM_SIZE
@@ -27,6 +28,7 @@ class KeptTensors(Frozen):
     """Tensors that are copied as they are, for one reason; `examples` are some of their names."""
 
     reason: str
+    why: str = Field(default="", description="what the recipe says of it")
     tensors: int
     size: int = Field(description="bytes")
     examples: tuple[str, ...]
@@ -47,11 +49,12 @@ class PlannedGroup(Frozen):
 class QuantizationPlan(Frozen):
     """Sizes in bytes. `layers` counts those of the modelcar, its base included.
 
-    `linear_layers` are the matrices that get quantized and `parameters` their elements. `disk_needed`, `memory_needed`
+    `known`: the architecture has a recipe of its own, or else the careful default. `linear_layers` are the matrices that get quantized and `parameters` their elements. `disk_needed`, `memory_needed`
     and `gpu_memory_needed` are for one worker with `lanes` groups in hand.
     """
 
     architecture: str
+    known: bool
     scheme: str
     ignore: tuple[str, ...]
     tied_head: bool = Field(description="the output head is the embedding, and so stays unquantized")
@@ -80,13 +83,14 @@ def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) ->
     at_once = lanes_for(lanes, len(job.groups))
     files = len(job.groups) + len(copied) + 2  # config and index
     return QuantizationPlan(
-        architecture=_architecture(job.checkpoint.config),
+        architecture=job.architecture.architecture,
+        known=job.architecture.known,
         scheme=job.recipe.scheme.name,
         ignore=job.ignore,
         tied_head=bool(job.checkpoint.setting("tie_word_embeddings")),
         linear_layers=len(quantized),
         parameters=sum(part.elements for part in quantized),
-        kept=_kept(parts),
+        kept=_kept(job, parts),
         groups=tuple(
             PlannedGroup(
                 path=group.path,
@@ -111,25 +115,32 @@ def make_plan(job: QuantizeJob, stored: Collection[str] = (), lanes: int = 0) ->
     )
 
 
-def _kept(parts: list[Part]) -> tuple[KeptTensors, ...]:
-    by_reason: dict[str, list[Part]] = defaultdict(list)
+def _kept(job: QuantizeJob, parts: list[Part]) -> tuple[KeptTensors, ...]:
+    by_reason: dict[tuple[str, str], list[Part]] = defaultdict(list)
     for part in parts:
         if part.kept is not None:
-            by_reason[part.kept.value].append(part)
+            by_reason[_reason(job, part.name, part.kept)].append(part)
     return tuple(
         KeptTensors(
             reason=reason,
+            why=why,
             tensors=len(same),
             size=sum(part.elements * ITEM_SIZE[part.dtype] for part in same),
             examples=tuple(part.name for part in same[:_EXAMPLES]),
         )
-        for reason, same in sorted(by_reason.items())
+        for (reason, why), same in sorted(by_reason.items())
     )
 
 
-def _architecture(config: Any) -> str:
-    architectures = config.get("architectures")
-    return visible_line(architectures[0]) if isinstance(architectures, list) and architectures else "unknown"
+def _reason(job: QuantizeJob, name: str, kept: Reason) -> tuple[str, str]:
+    """Why a tensor stays, and more of that where the recipe of the architecture says it."""
+    if kept is Reason.ROUTER:
+        return kept.value, everywhere()["routers"].why
+    if kept is Reason.RECIPE:
+        entry = job.recipe.entry_for(name.rpartition(".")[0])
+        if entry and (named := job.architecture.part_of(entry)):
+            return named[0], named[1].why
+    return kept.value, ""
 
 
 def _registry_warnings(largest: int) -> list[str]:

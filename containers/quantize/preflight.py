@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from containers.architectures import recipe_of
 from containers.errors import BadInput
 from containers.foreign_values import shown
 from containers.quantize.checkpoint import read_checkpoint
 from containers.quantize.groups import plan_groups
-from containers.quantize.recipe import Recipe, check_coverage, check_entries
+from containers.quantize.obstacles import Obstacles
+from containers.quantize.recipe import Recipe, check_entries, default_ignore
 from containers.quantize.schemes import scheme_named
+from containers.quantize.servable import find_obstacles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from containers.architectures import ArchitectureRecipe
     from containers.contract import QuantizeParameters
     from containers.quantize.checkpoint import Checkpoint, Files
-    from containers.quantize.groups import Group
+    from containers.quantize.groups import Group, Part
 
 _KERNEL_MULTIPLE = 16  # cutlass and torch._scaled_mm take 8-bit matrices whose sides are multiples of 16
 
@@ -29,6 +33,7 @@ class QuantizeJob:
     files: Files
     checkpoint: Checkpoint
     recipe: Recipe
+    architecture: ArchitectureRecipe
     ignore: tuple[str, ...]
     groups: tuple[Group, ...]
     fingerprint_inputs: Mapping[str, str]
@@ -36,31 +41,51 @@ class QuantizeJob:
 
 
 def prepare(files: Files, parameters: QuantizeParameters, fingerprint_inputs: Mapping[str, str]) -> QuantizeJob:
-    """Read the headers and decide everything; raises BadInput for what cannot be quantized or served as asked."""
+    """Read the headers and decide everything; raises BadInput, with all reasons, for what cannot be quantized or served as
+    asked.
+    """
     scheme = scheme_named(parameters.scheme)
     check_entries(parameters.ignore)
     recipe = Recipe(scheme, parameters.ignore)
     checkpoint = read_checkpoint(files)
     check_not_quantized(checkpoint)
-    groups = plan_groups(checkpoint, recipe)
-    names = [part.name for group in groups for part in group.parts]
-    warnings = check_coverage(recipe, names)
+    architecture = recipe_of(checkpoint.config)
+    obstacles = Obstacles()
+    groups = plan_groups(checkpoint, recipe, obstacles)
+    parts = {part.name: part for group in groups for part in group.parts}
+    find_obstacles(recipe, parts, architecture, checkpoint.hidden, obstacles)
+    obstacles.check()
+    optional = [entry for entry in recipe.ignore if entry not in default_ignore() and architecture.part_of(entry)]
+    return QuantizeJob(
+        files,
+        checkpoint,
+        recipe,
+        architecture,
+        recipe.effective_ignore(parts, optional),
+        groups,
+        fingerprint_inputs,
+        tuple(_warnings(checkpoint, architecture, parts)),
+    )
+
+
+def _warnings(checkpoint: Checkpoint, architecture: ArchitectureRecipe, parts: Mapping[str, Part]) -> Iterator[str]:
+    if not architecture.known and checkpoint.config.get("architectures"):
+        yield (
+            f"there is no recipe for {architecture.architecture}: with the careful default, whatever looks like a tower, a "
+            "router, a state or a head stays unquantized; --ignore-only takes a list of your own"
+        )
     if checkpoint.left_out:
-        warnings.append(f"left out, being the same weights in another layout: {', '.join(checkpoint.left_out)}")
+        yield f"left out, being the same weights in another layout: {', '.join(checkpoint.left_out)}"
     uneven = [
         f"{part.name} {list(part.shape)}"
-        for group in groups
-        for part in group.parts
+        for part in parts.values()
         if part.kept is None and any(side % _KERNEL_MULTIPLE for side in part.shape)
     ]
     if uneven:
-        warnings.append(
+        yield (
             f"{len(uneven)} matrices have a side that is not a multiple of {_KERNEL_MULTIPLE}, which vLLM's fast "
             f"kernels do not support, such as {uneven[0]}"
         )
-    return QuantizeJob(
-        files, checkpoint, recipe, recipe.effective_ignore(names), groups, fingerprint_inputs, tuple(warnings)
-    )
 
 
 def check_not_quantized(checkpoint: Checkpoint) -> None:

@@ -27,6 +27,14 @@ def _unsupported(match: re.Match[str]) -> Error:
     )
 
 
+def _package(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"this vLLM lacks the package {match['package']}, which models for images, video or sound need",
+        remedy="serve it on a GPU, whose vLLM has all of them, or by a vLLM of your own (CARWRIGHT_SERVE__PYTHON, "
+        "--baseline-endpoint and --candidate-endpoint)",
+    )
+
+
 def _model_type(match: re.Match[str]) -> Error:
     return BadInput(
         f"vLLM does not know the architecture of this model: model_type {match['name']!r} in config.json",
@@ -133,6 +141,10 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
     for pattern, reading in (
         # argparse's own words (its `error`), before anything of a model is looked at
         (r"^\S+: error: (?P<detail>(unrecognized arguments|argument |ambiguous option).*)", _argument),
+        (
+            r"ModuleNotFoundError: No module named '(?P<package>torchvision|torchaudio|torchcodec|mistral_common|cv2)",
+            _package,
+        ),
         (r"Model architectures \['(?P<name>[^']+)'.*(not supported|failed to be inspected)", _unsupported),
         (r"model type `?(?P<name>[^`\s]+)`? but Transformers does not recognize", _model_type),
         (r"max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \(\D*(?P<most>\d+)", _context),

@@ -15,8 +15,12 @@ _SHOWN: Final = 12  # groups; the rest is in the JSON
 
 def show_plan_tables(plan: Mapping[str, Any]) -> None:
     """Tables of the tensors and shards, the resources needed, and the warnings."""
-    terminal.out.print(f"{plan['architecture']} to {plan['scheme']}", style="italic")
+    by = "by its recipe" if plan["known"] else "by the careful default, there being no recipe for it"
+    terminal.out.print(f"{plan['architecture']} to {plan['scheme']}, {by}", style="italic")
     terminal.show_table(("tensors", "", "size", "such as"), _tensors(plan), right={0, 2})
+    for kept in plan["kept"]:
+        if kept["why"]:
+            terminal.out.print(f"{kept['reason']}: {kept['why']}")
     terminal.out.print(f"{len(plan['groups'])} groups", style="italic")
     headings = ("quantized", "kept", "before", "after", "shard", "")
     terminal.show_table(headings, _groups(plan), right={0, 1, 2, 3})
@@ -30,7 +34,7 @@ def _tensors(plan: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield f"{plan['linear_layers']}", "quantized", billions, ""
     for kept in plan["kept"]:
         why = kept["reason"]
-        if plan["tied_head"] and "embed" in "".join(kept["examples"]):
+        if plan["tied_head"] and why == "embeddings":
             why += " (the head is tied to the embedding)"
         yield f"{kept['tensors']}", f"kept: {why}", amount(kept["size"], "B"), kept["examples"][0]
 

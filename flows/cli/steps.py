@@ -6,15 +6,23 @@ import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from containers.contract import QuantizeOptions, QuantizeParameters
+from containers.architectures import quantization
+from containers.contract import QuantizeOptions
 from containers.errors import Temporary
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
 from flows.ship_request import ServingOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import JsonValue
+
+    from containers.contract import QuantizeParameters
 
 app = typer.Typer()
 
@@ -55,7 +63,13 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
     revision: Revision = None,
     scheme: Annotated[str, typer.Option(help="Quantization scheme of weights and activations.")] = "FP8_DYNAMIC",
     ignore: Annotated[
-        list[str] | None, typer.Option(help="Module not to quantize; a regular expression starts with re:.")
+        list[str] | None,
+        typer.Option(
+            help="Module to keep unquantized, besides those of the architecture's recipe: a name, or re:EXPRESSION."
+        ),
+    ] = None,
+    ignore_only: Annotated[
+        list[str] | None, typer.Option(help="Module to keep unquantized, in place of the architecture's recipe.")
     ] = None,
     device: Annotated[
         str | None,
@@ -73,22 +87,25 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
     --plan reads a folder (file:///dir) in place; a checkpoint from elsewhere is downloaded first.
     """
     from flows.cli.session import session_with_model, show_artifact, show_plan
+    from flows.targets.model import config_of
 
-    recipe = QuantizeParameters(
-        action="plan" if plan else "quantize", scheme=scheme, **({"ignore": tuple(ignore)} if ignore else {})
-    )
+    def recipe(config: Mapping[str, JsonValue]) -> QuantizeParameters:
+        action: Literal["plan", "quantize"] = "plan" if plan else "quantize"
+        return quantization(config, scheme, more=tuple(ignore or ()), only=tuple(ignore_only or ()), action=action)
+
     with session_with_model(model, verbose=verbose, device=device and device.partition(":")[0]) as (session, name):
         if not plan:
             session.check_device()
         folder = name.removeprefix("file://")
         if plan and folder != name:
-            show_plan(session.run(session.requests.plan(recipe, QuantizeOptions(folder=folder))), as_json=json_)
+            options = QuantizeOptions(folder=folder)
+            show_plan(session.run(session.requests.plan(recipe(config_of(Path(folder))), options)), as_json=json_)
             return
-        _, checkpoint = session.download(name, revision)
+        source, checkpoint = session.download(name, revision)
         if plan:
-            show_plan(session.quantize(checkpoint, recipe), as_json=json_)
+            show_plan(session.quantize(checkpoint, recipe(source.config)), as_json=json_)
             return
-        result = session.quantize(checkpoint, recipe, device or "auto")
+        result = session.quantize(checkpoint, recipe(source.config), device or "auto")
         show_artifact(session.store, result.outputs["checkpoint"], output, as_json=json_)
 
 

@@ -20,6 +20,7 @@ from containers.oci.mounted import check_images
 from containers.oci.raw import is_raw
 from containers.oci.repository import image
 from containers.oci.source import INDEX_FILE
+from flows.targets.decoder_config import DecoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 CONFIG: Final = "config.json"
-_LARGEST: Final = 10**12  # of anything that a configuration counts
 _ARCHITECTURES: Final = 16
 _DTYPES: Final = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 # State-space and linear-attention layers keep a state per sequence instead of keys and values per token.
@@ -100,8 +100,7 @@ def read_config(reference: str, settings: Settings) -> tuple[dict[str, Any], int
 def of_folder(folder: Path) -> ModelFacts:
     """Of a checkpoint, or of a folder with nothing but its config.json: the size is then computed from the shapes."""
     files = SourceFolder(folder)
-    with files.open(CONFIG) as file:
-        config = _configuration(read_at_most(CONFIGURATION, file.read), str(folder))
+    config = config_of(folder)
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
     if weights:
         return facts(config, sum(files.state(name).st_size for name in weights), "the files in the folder")
@@ -112,12 +111,19 @@ def of_folder(folder: Path) -> ModelFacts:
         total = metadata.get("total_size") if isinstance(metadata, dict) else None
         if isinstance(total, int | float) and total >= 1:
             return facts(config, int(total), f"{INDEX_FILE}")
-    return facts(config, _computed_weights(_text(config), config), "the shapes in config.json")
+    return facts(config, _computed_weights(config), "the shapes in config.json")
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint's folder; raises BadInput when there is none that can be read."""
+    with SourceFolder(folder).open(CONFIG) as file:
+        return _configuration(read_at_most(CONFIGURATION, file.read), str(folder))
 
 
 def facts(config: Mapping[str, Any], size: int, source: str) -> ModelFacts:
     """The typed view; raises BadInput, which names the field, for a model whose memory cannot be told from it."""
-    text = _text(config)
+    decoder = DecoderConfig(config)
+    text = decoder.text
     if config.get("is_encoder_decoder"):
         raise BadInput("an encoder-decoder model cannot be sized", remedy="give --tensor-parallel-size yourself")
     layer_types = text.get("layer_types")
@@ -127,9 +133,9 @@ def facts(config: Mapping[str, Any], size: int, source: str) -> ModelFacts:
             f"{', '.join(odd)} layers keep a state that is not known here, so the KV cache cannot be sized",
             remedy="measure the model with vLLM on one GPU; it prints how many tokens its cache holds",
         )
-    heads = _number(text, "num_attention_heads")
-    latent = _count(text, "kv_lora_rank")
-    window = _count(text, "sliding_window") if text.get("use_sliding_window", True) else 0
+    heads = decoder.number("num_attention_heads")
+    latent = decoder.count("kv_lora_rank")
+    window = decoder.count("sliding_window") if text.get("use_sliding_window", True) else 0
     told = config.get("quantization_config")
     quantization: Mapping[str, Any] = told if isinstance(told, dict) else {}
     notes = []
@@ -137,22 +143,22 @@ def facts(config: Mapping[str, Any], size: int, source: str) -> ModelFacts:
         notes.append(f"sliding window of {window} tokens: not counted, the KV cache needs at most what is said here")
     if text is not config:
         notes.append("multimodal: memory for images or audio is not counted")
-    hidden = _number(text, "hidden_size")
+    hidden = decoder.number("hidden_size")
     if heads > hidden:
         raise BadInput(
             f"config.json has {heads} heads and a hidden_size of {hidden}", remedy="the configuration is wrong"
         )
     return ModelFacts(
         architecture=architecture_of(config),
-        layers=_number(text, "num_hidden_layers"),
+        layers=decoder.number("num_hidden_layers"),
         hidden=hidden,
-        intermediate=_number(text, "intermediate_size", "moe_intermediate_size"),
+        intermediate=decoder.intermediate,
         heads=heads,
-        kv_heads=_count(text, "num_key_value_heads") or heads,
-        head_dim=_count(text, "head_dim") or hidden // heads,
-        vocabulary=_number(text, "vocab_size"),
-        longest=_count(text, "max_position_embeddings"),
-        latent=latent + _count(text, "qk_rope_head_dim") if latent else 0,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.count("head_dim") or hidden // heads,
+        vocabulary=decoder.number("vocab_size"),
+        longest=decoder.count("max_position_embeddings"),
+        latent=latent + decoder.count("qk_rope_head_dim") if latent else 0,
         window=window,
         value_bytes=_value_bytes(text, config, quantization),
         quantization=visible_line(quantization.get("format") or quantization.get("quant_method") or ""),
@@ -169,11 +175,6 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     return visible_line(", ".join(str(one) for one in named[:_ARCHITECTURES]) or config.get("model_type", "unknown"))
 
 
-def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
-
-
 def _value_bytes(text: Mapping[str, Any], config: Mapping[str, Any], quantization: Mapping[str, Any]) -> int:
     """What vLLM's `--kv-cache-dtype auto` takes: the model's own type, or 8 bits where the checkpoint has scales for it."""
     scheme = quantization.get("kv_cache_scheme")
@@ -183,45 +184,25 @@ def _value_bytes(text: Mapping[str, Any], config: Mapping[str, Any], quantizatio
     return 2 if name == "float32" else _DTYPES.get(name, 2)  # vLLM serves float32 checkpoints as 16 bits
 
 
-def _number(config: Mapping[str, Any], *names: str) -> int:
-    for name in names:
-        if value := _count(config, name):
-            return value
-    raise BadInput(
-        f"config.json has no {' or '.join(names)}", remedy="it must be the configuration of a transformer decoder"
-    )
-
-
-def _count(config: Mapping[str, Any], name: str) -> int:
-    """A number of something, 0 where there is none; raises BadInput for what is no such number."""
-    value = config.get(name) or 0
-    if not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
-        raise BadInput(
-            f"config.json has the {name} {shown(str(value))}",
-            remedy="it must be the configuration of a transformer decoder",
-        )
-    return int(value)
-
-
-def _computed_weights(text: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+def _computed_weights(config: Mapping[str, Any]) -> int:
     """Bytes of a dense decoder with gated MLPs, from its shapes: 1 byte a quantized weight and 2 any other.
 
     Embeddings and the head stay at 2 bytes, and each quantized output channel has a 2-byte scale, as FP8_DYNAMIC has it.
     """
-    kind = str(text.get("model_type", ""))
-    if kind not in _GATED:
+    decoder = DecoderConfig(config)
+    if decoder.kind not in _GATED:
         raise BadInput(
-            f"there are no weights in the folder, and the size of a {shown(kind) or 'model'!r} is not computed from its shapes",
+            f"there are no weights in the folder, and the size of a {shown(decoder.kind) or 'model'!r} is not computed from its shapes",
             remedy=f"put {INDEX_FILE} or the weights beside config.json",
         )
-    hidden, heads = _number(text, "hidden_size"), _number(text, "num_attention_heads")
-    inner, layers = _number(text, "intermediate_size"), _number(text, "num_hidden_layers")
-    head_dim = _count(text, "head_dim") or hidden // heads
-    kv = (_count(text, "num_key_value_heads") or heads) * head_dim
+    hidden, heads = decoder.number("hidden_size"), decoder.number("num_attention_heads")
+    inner, layers = decoder.number("intermediate_size"), decoder.number("num_hidden_layers")
+    head_dim = decoder.count("head_dim") or hidden // heads
+    kv = decoder.kv_heads * head_dim
     channels = heads * head_dim + 2 * kv + hidden + 2 * inner + hidden
     linear = hidden * (heads * head_dim + 2 * kv) + heads * head_dim * hidden + 3 * hidden * inner
     each = linear + 2 * channels if config.get("quantization_config") else 2 * linear
-    embeddings = _number(text, "vocab_size") * hidden * (1 if text.get("tie_word_embeddings") else 2)
+    embeddings = decoder.number("vocab_size") * hidden * (1 if decoder.text.get("tie_word_embeddings") else 2)
     return layers * (each + 2 * 2 * hidden) + 2 * (embeddings + hidden)
 
 

@@ -38,8 +38,10 @@ IGNORE = ["lm_head", "re:.*embed_tokens.*"]
 
 
 def attention(layer, hidden, kv, bias=False):
+    """`kv` are the rows of keys and values, or of each. A block may be partly filled in the values, which end a layer."""
+    keys, values = kv if isinstance(kv, tuple) else (kv, kv)
     shapes = {}
-    for name, rows in (("q_proj", hidden), ("k_proj", kv), ("v_proj", kv), ("o_proj", hidden)):
+    for name, rows in (("q_proj", hidden), ("k_proj", keys), ("v_proj", values), ("o_proj", hidden)):
         shapes[f"{layer}.self_attn.{name}.weight"] = (rows, hidden)
         if bias and name != "o_proj":
             shapes[f"{layer}.self_attn.{name}.bias"] = (rows,)
@@ -96,18 +98,18 @@ def fused_moe(layer, hidden, inner):
 # name: (shapes, settings of config.json, dtype, shards, ignore entries for llm-compressor beyond the default)
 ROUTERS = [r"re:.*\.(gate|router|shared_expert_gate)(\.layer)?$"]
 MODELS = {
-    "llama": (decoder(2, 128, 256, 64), {"model_type": "llama"}, "BF16", 1, []),
-    "llama-tied": (decoder(2, 128, 256, 64, tied=True), {"tie_word_embeddings": True}, "BF16", 1, []),
+    "llama": (decoder(2, 128, 256, 128), {"model_type": "llama"}, "BF16", 1, []),
+    "llama-tied": (decoder(2, 128, 256, 128, tied=True), {"tie_word_embeddings": True}, "BF16", 1, []),
     "llama-shards": (decoder(5, 128, 384, 128), {"model_type": "llama"}, "BF16", 4, []),
     "qwen2-biases": (decoder(2, 128, 256, 128, tied=True, bias=True), {"model_type": "qwen2"}, "BF16", 2, []),
-    "mixtral": (decoder(2, 128, 128, 64, block=mixtral), {"model_type": "mixtral"}, "BF16", 3, ROUTERS),
-    "qwen2-moe": (decoder(2, 128, 128, 64, block=qwen_moe), {"model_type": "qwen2_moe"}, "BF16", 2, ROUTERS),
-    "fused-moe": (decoder(2, 128, 256, 64, block=fused_moe), {"hidden_size": 128}, "BF16", 2, ROUTERS),
+    "mixtral": (decoder(2, 128, 128, 128, block=mixtral), {"model_type": "mixtral"}, "BF16", 3, ROUTERS),
+    "qwen2-moe": (decoder(2, 128, 128, 128, block=qwen_moe), {"model_type": "qwen2_moe"}, "BF16", 2, ROUTERS),
+    "fused-moe": (decoder(2, 128, 256, 128, block=fused_moe), {"hidden_size": 128}, "BF16", 2, ROUTERS),
     "odd": (decoder(2, 100, 77, 50, vocabulary=33), {"model_type": "llama"}, "BF16", 2, []),
-    "odd-rows": (decoder(2, 128, 384, 72), {"model_type": "llama"}, "BF16", 2, []),
-    "half": (decoder(2, 128, 256, 64), {"model_type": "llama"}, "F16", 1, []),
-    "float": (decoder(2, 128, 256, 64), {"model_type": "llama"}, "F32", 1, []),
-    "large-blocks": (decoder(1, 2048, 5120, 4500), {"model_type": "llama"}, "BF16", 1, []),
+    "odd-rows": (decoder(2, 128, 384, (128, 72)), {"model_type": "llama"}, "BF16", 2, []),
+    "half": (decoder(2, 128, 256, 128), {"model_type": "llama"}, "F16", 1, []),
+    "float": (decoder(2, 128, 256, 128), {"model_type": "llama"}, "F32", 1, []),
+    "large-blocks": (decoder(1, 2048, 5120, (4480, 4500)), {"model_type": "llama"}, "BF16", 1, []),
     "large-rows": (decoder(1, 2048, 5000, 512), {"model_type": "llama"}, "BF16", 1, []),
 }
 

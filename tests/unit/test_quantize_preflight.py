@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from containers.architectures import quantization
 from containers.contract import QuantizeParameters
 from containers.errors import BadInput
 from containers.quantize.checkpoint import FolderFiles
@@ -31,7 +32,8 @@ def test_the_plan_of_a_small_llama(tmp_path):
     assert found.architecture == "LlamaForCausalLM"
     assert found.linear_layers == 14
     assert found.parameters == 2 * (3 * 32 * 64 + 4 * 32 * 32)
-    assert {kept.reason: kept.tensors for kept in found.kept} == {"ignored by the recipe": 2, "norm": 5}
+    assert {kept.reason: kept.tensors for kept in found.kept} == {"output head": 1, "embeddings": 1, "norm": 5}
+    assert all(kept.why for kept in found.kept if kept.reason != "norm")
     assert [group.quantized for group in found.groups] == [7, 7]
     # Quantized: one byte an element and a two-byte scale a row; the norms as they were.
     second = 10240 + 2 * (32 + 64 + 64 + 4 * 32) + 2 * 2 * 32
@@ -142,7 +144,6 @@ def test_a_truncated_shard_is_refused(tmp_path):
     ("name", "shape", "scheme", "message"),
     [
         ("model.layers.0.conv.weight", (8, 1, 4), "FP8_DYNAMIC", "only a matrix"),
-        ("model.layers.0.ln_1.weight", (32,), "FP8_DYNAMIC", "only a matrix"),
         ("model.layers.0.extra.weight", (128, 200), "FP8_BLOCK", "multiple of 128"),
     ],
 )
@@ -152,6 +153,31 @@ def test_a_tensor_that_cannot_be_quantized_is_named(tmp_path, name, shape, schem
     with pytest.raises(BadInput, match=message) as caught:
         plan(write(tmp_path, shards, sparse=True), scheme=scheme)
     assert name.removesuffix(".weight") in caught.value.remedy
+
+
+def test_weights_of_one_dimension_stay(tmp_path):
+    """They are norms by other names: GPT-2's ln_1, Mamba's norm_f."""
+    names = ("model.layers.0.ln_1.weight", "model.norm_f.weight")
+    found = plan(write(tmp_path, [layer(0) | dict.fromkeys(names, (32,))]))
+    assert {kept.reason: kept.tensors for kept in found.kept}["one-dimensional, as the weights of norms are"] == 2
+    assert found.linear_layers == 7
+
+
+def test_the_careful_default_fits_a_model_that_has_a_recipe(tmp_path):
+    """Its configuration was not read when the list was made. What does not apply is not in the result, so its bytes are the same."""
+    folder = write(tmp_path, SHARDS)
+    careful = quantization({}, "FP8_DYNAMIC").ignore
+    assert job(folder, ignore=careful).ignore == job(folder).ignore == QuantizeParameters().ignore
+
+
+def test_an_unknown_architecture_is_told(tmp_path):
+    """With what it gets in place of a recipe of its own."""
+    folder = write(tmp_path, SHARDS, {"architectures": ["NobodyHasSeenThis"]})
+    found = plan(folder, ignore=quantization({"architectures": ["NobodyHasSeenThis"]}, "FP8_DYNAMIC").ignore)
+    assert not found.known
+    assert found.linear_layers == 14
+    assert "careful default" in found.warnings[0]
+    assert plan(write(tmp_path / "llama", SHARDS)).known
 
 
 def test_scale_tensors_mean_that_it_was_quantized(tmp_path):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from containers.architectures import recipe_of
 from containers.errors import BadInput
-from containers.quantize.recipe import ROUTERS, Reason, Recipe, check_coverage, check_entries
+from containers.quantize.groups import Part
+from containers.quantize.obstacles import Obstacles
+from containers.quantize.recipe import ROUTERS, Reason, Recipe, check_entries
 from containers.quantize.schemes import SCHEMES, scheme_named
+from containers.quantize.servable import find_obstacles
 
 DEFAULT = ("lm_head", "re:.*embed_tokens.*")
 LLAMA = [
@@ -27,6 +31,14 @@ LLAMA = [
 
 def recipe(*ignore: str) -> Recipe:
     return Recipe(scheme_named("FP8_DYNAMIC"), ignore)
+
+
+def check(asked: Recipe, names: list[str], shapes=None, architecture="LlamaForCausalLM", hidden=64) -> None:
+    """What `prepare` does once it has read the headers."""
+    parts = {name: Part(name, "BF16", (shapes or {}).get(name, (64, 64)), 0, 0, asked.kept(name)) for name in names}
+    obstacles = Obstacles()
+    find_obstacles(asked, parts, recipe_of({"architectures": [architecture]}), hidden, obstacles)
+    obstacles.check()
 
 
 @pytest.mark.parametrize(
@@ -61,20 +73,16 @@ def test_the_config_names_routers_only_where_there_are_some():
     assert recipe(*own).effective_ignore([*LLAMA, "model.layers.0.mlp.gate.weight"]) == own
 
 
-def test_a_plain_recipe_covers_a_llama_without_a_warning():
-    """The default recipe is taken as it is."""
-    assert check_coverage(recipe(*DEFAULT), LLAMA) == []
+def test_entries_of_an_architecture_that_match_nothing_are_not_written_down():
+    """A recipe says what may be there; the config says what is. The default's own two stay: they always have."""
+    whole = recipe(*DEFAULT, "re:.*linear_attn.*", r"re:.*q_proj$")
+    assert whole.effective_ignore(LLAMA, ["re:.*linear_attn.*", r"re:.*q_proj$"]) == (*DEFAULT, r"re:.*q_proj$")
 
 
-def test_a_tied_head_is_no_unmatched_entry():
-    """The default names lm_head, which a tied checkpoint does not have."""
-    assert check_coverage(recipe(*DEFAULT), [name for name in LLAMA if name != "lm_head.weight"]) == []
-
-
-def test_a_quantized_head_is_warned_about():
-    """It can be served, and it costs quality."""
-    (warning,) = check_coverage(recipe("re:.*embed_tokens.*"), LLAMA)
-    assert "lm_head" in warning
+def test_a_plain_recipe_covers_a_llama():
+    """The default recipe is taken as it is, also for a tied checkpoint, which has no lm_head."""
+    check(recipe(*DEFAULT), LLAMA)
+    check(recipe(*DEFAULT), [name for name in LLAMA if name != "lm_head.weight"])
 
 
 @pytest.mark.parametrize(
@@ -84,6 +92,7 @@ def test_a_quantized_head_is_warned_about():
         ((*DEFAULT, r"re:.*experts.*"), "matches no module"),
         (("re:.*",), "quantizes none"),
         (("lm_head",), "would quantize the embedding model.embed_tokens"),
+        (("re:.*embed_tokens.*",), r"would quantize lm_head \(output head\), for which vLLM has no scales"),
         ((*DEFAULT, r"re:.*q_proj$"), "loads as one layer"),
         ((*DEFAULT, "model.layers.0.mlp.up_proj"), "loads as one layer"),
     ],
@@ -91,15 +100,131 @@ def test_a_quantized_head_is_warned_about():
 def test_a_recipe_that_misses_is_refused(ignore, message):
     """Entries that match nothing, everything, the wrong things or half of a fused layer."""
     with pytest.raises(BadInput, match=message):
-        check_coverage(recipe(*ignore), LLAMA)
+        check(recipe(*ignore), LLAMA)
 
 
 def test_experts_are_all_quantized_or_none():
     """vLLM loads the experts of a layer as one."""
     names = [f"model.layers.0.mlp.experts.{expert}.{leaf}.weight" for expert in range(3) for leaf in ("w1", "w2", "w3")]
-    assert check_coverage(recipe(*DEFAULT), names) == []
+    check(recipe(*DEFAULT), names)
     with pytest.raises(BadInput, match=r"loads as one layer \(model.layers.0.mlp.experts\)"):
-        check_coverage(recipe(*DEFAULT, r"re:.*experts\.1\..*"), names)
+        check(recipe(*DEFAULT, r"re:.*experts\.1\..*"), names)
+
+
+def test_all_reasons_are_told_at_once():
+    """An entry that matches nothing, an embedding, half a layer and the head: one error, each with its remedy."""
+    with pytest.raises(BadInput, match="there are 4 reasons") as caught:
+        check(recipe("re:.*k_proj$", "re:.*experts.*"), LLAMA)
+    for said in (
+        "matches no module",
+        "model.embed_tokens",
+        "as one layer",
+        "lm_head",
+        "make the ignore list match all",
+    ):
+        assert said in str(caught.value)
+
+
+def test_of_one_kind_the_first_is_told_and_the_others_counted():
+    """126 layers that lack the same do not make 126 lines."""
+    names = [name.replace("layers.0", f"layers.{at}") for at in range(126) for name in LLAMA if "layers" in name]
+    with pytest.raises(BadInput) as caught:
+        check(recipe(*DEFAULT, r"re:.*q_proj$"), names)
+    assert "and 125 more like it" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "message"),
+    [
+        ("model.layers.0.mamba.dt_proj.weight", "JambaForCausalLM", "vLLM has no scales"),
+        ("model.layers.0.router.proj.weight", "Gemma4ForCausalLM", "vLLM has no scales"),
+        ("model.layers.0.self_attn.indexer.weights_proj.weight", "DeepseekV32ForCausalLM", "vLLM has no scales"),
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", "LlamaForCausalLM", "LoRA beside it that is not merged"),
+        ("model.layers.0.self_attn.q_proj.lora_A.default.weight", "LlamaForCausalLM", "LoRA beside it"),
+    ],
+)
+def test_what_vllm_does_not_load_is_refused(name, architecture, message):
+    """Whatever list is asked for."""
+    with pytest.raises(BadInput, match=message):
+        check(recipe(*DEFAULT), [*LLAMA, name], architecture=architecture)
+    kept = recipe(*recipe_of({"architectures": [architecture]}).ignore)
+    if "LoRA" not in message:
+        check(kept, [*LLAMA, name], architecture=architecture)
+
+
+def test_what_to_ignore_can_be_copied():
+    """A regex is shown as it is written, and once for all that it means."""
+    names = [*LLAMA, *(f"model.layers.{at}.mamba.{leaf}.weight" for at in range(3) for leaf in ("in_proj", "dt_proj"))]
+    with pytest.raises(BadInput, match=r"mamba\.dt_proj and 5 more modules \(Mamba mixer\)") as caught:
+        check(recipe(*DEFAULT), names, architecture="JambaForCausalLM")
+    assert caught.value.remedy == r"ignore 're:.*\.(mamba|mixer)\..*'"
+
+
+def test_weights_with_their_inputs_first_are_refused():
+    """GPT-2's c_attn is 64 x 192 where a linear layer's would be 192 x 64, as GPT-BigCode's is."""
+    name = "transformer.h.0.attn.c_attn.weight"
+    with pytest.raises(BadInput, match="inputs first"):
+        check(recipe(*DEFAULT), [name], {name: (64, 192)}, "GPT2LMHeadModel")
+    check(recipe(*DEFAULT), [name], {name: (192, 64)}, "GPTBigCodeForCausalLM")
+
+
+@pytest.mark.parametrize(
+    ("kv", "inner", "fits"), [(64, 256, False), (128, 256, True), (128, 192, False), (256, 384, True)]
+)
+def test_blocks_end_where_parts_of_a_layer_end(kv, inner, fits):
+    """FP8_BLOCK: in vLLM's qkv_proj the values begin at a new block only if the keys end at one. By channel all fit."""
+    shapes = dict.fromkeys(LLAMA, (128, 128))
+    for leaf, rows in (("k_proj", kv), ("v_proj", kv), ("gate_proj", inner), ("up_proj", inner)):
+        shapes |= {name: (rows, 128) for name in LLAMA if name.endswith(f"{leaf}.weight")}
+    check(recipe(*DEFAULT), LLAMA, shapes)
+    blocks = Recipe(scheme_named("FP8_BLOCK"), DEFAULT)
+    if fits:
+        check(blocks, LLAMA, shapes)
+    else:
+        with pytest.raises(BadInput, match="not divisible by 128"):
+            check(blocks, LLAMA, shapes)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fits"),
+    [
+        ({"qkv_proj": (128 + 2 * 64, 128), "o_proj": (128, 128)}, False),
+        ({"qkv_proj": (256 + 2 * 128, 256), "o_proj": (256, 256)}, True),
+        ({"query_key_value": (128 + 2 * 64, 128), "dense": (128, 128)}, False),
+        ({"gate_up_proj": (2 * 192, 128)}, False),
+        ({"gate_up_proj": (2 * 256, 128)}, True),
+        ({"in_proj_qkv": (64 + 64 + 128, 128), "in_proj_z": (128, 128)}, False),
+        ({"in_proj_qkv": (128 + 128 + 256, 128), "in_proj_z": (256, 128)}, True),
+        ({"in_proj": (256 + 256 + 16 + 16 + 8, 128), "out_proj": (128, 256), "conv1d": (256 + 32, 1, 4)}, False),
+        ({"in_proj": (256 + 256 + 128 + 128 + 8, 128), "out_proj": (128, 256), "conv1d": (256 + 256, 1, 4)}, True),
+    ],
+)
+def test_blocks_end_where_matrices_end_that_are_stored_as_one(shapes, fits):
+    """Phi-3's, Falcon's, Qwen3.5's and Mamba 2's: the rows of each by hand. vLLM refuses the same."""
+    named = {f"model.layers.0.part.{leaf}.weight": shape for leaf, shape in shapes.items()}
+    blocks = Recipe(scheme_named("FP8_BLOCK"), (*DEFAULT, "re:.*conv1d$"))
+    names = [*named, "model.layers.0.other.conv1d.weight"]
+    if fits:
+        check(blocks, names, named)
+    else:
+        with pytest.raises(BadInput, match=r"holds several matrices, one of them of (16|64|192) rows"):
+            check(blocks, names, named)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("model.layers.0.block_sparse_moe.input_linear.weight", "re:.*input_linear$"),
+        ("transformer.blocks.0.ffn.experts.mlp.w1", "re:.*experts.mlp$"),
+    ],
+)
+def test_experts_in_one_tensor_are_kept_under_the_name_that_vllm_asks_for(name, entry):
+    """An entry that matches the tensor alone leaves vLLM waiting for scales; the advice of the error does not."""
+    with pytest.raises(BadInput, match="vLLM takes") as caught:
+        check(recipe(*DEFAULT, entry), [*LLAMA, name], {name: (4, 64, 64)})
+    advised = caught.value.remedy.split("'")[1]
+    check(recipe(*DEFAULT, advised), [*LLAMA, name], {name: (4, 64, 64)})
 
 
 @pytest.mark.parametrize(

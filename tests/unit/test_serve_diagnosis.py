@@ -10,6 +10,7 @@ from containers.serve.diagnosis import explain
 _LOGS = Path(__file__).with_name("serve_logs")
 _CASES = {
     "unknown_architecture": (BadInput, "FooForCausalLM"),
+    "package_missing": (BadInput, "lacks the package torchvision"),
     "unknown_model_type": (BadInput, "model_type 'foo'"),
     "context_too_long": (BadInput, "100000 tokens is more than the 8192"),
     "heads_not_divisible": (BadInput, "attention heads (9) must be divisible by tensor parallel size (2)"),

@@ -120,7 +120,7 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
         "tag": ("string", ""), "max_model_len": ("integer", 0), "override_gate": ("string", ""),
         "tensor_parallel_size": ("integer", 0), "pipeline_parallel_size": ("integer", 0),
         "gpu_memory_utilization": ("number", 0.0), "vllm_argument": ("array", []), "concurrency": ("integer", 0),
-        "ignore": ("array", []),
+        "ignore": ("array", []), "ignore_only": ("array", []),
         "gate_profile": ("string", "release"), "keep": ("boolean", False), "force": ("boolean", False),
         "reason": ("string", ""), "change": ("string", ""),
     }  # fmt: skip

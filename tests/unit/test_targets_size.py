@@ -62,6 +62,73 @@ def test_shapes_give_the_size_of_the_demo() -> None:
     assert of_folder(GOLDEN / "demo").weights == pytest.approx(163_228_064, rel=0.001)
 
 
+# KV heads, head size, layers and width by hand: from the models' cards and papers, or their modelling code
+LEFT_TO_THE_CLASS = {
+    # google/gemma-3-4b-it names neither heads nor vocabulary; its class has 8 heads, 4 of them for keys, of 256
+    "gemma-3-4b": (
+        {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "hidden_size": 2560,
+         "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}},
+        (4, 256, 34, 2560, 10240),
+    ),
+    "gemma-3 without the inner type": (
+        {"model_type": "gemma3", "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}},
+        (4, 256, 34, 2560, 10240),
+    ),
+    # tiiuae/falcon-7b: one head of keys and values; -40b: eight
+    "falcon-7b": (
+        {"model_type": "falcon", "hidden_size": 4544, "num_attention_heads": 71, "num_hidden_layers": 32,
+         "multi_query": True, "new_decoder_architecture": False, "vocab_size": 65024},
+        (1, 64, 32, 4544, 4 * 4544),
+    ),
+    "falcon-40b": (
+        {"model_type": "RefinedWeb", "hidden_size": 8192, "n_head": 128, "n_head_kv": 8, "n_layer": 60,
+         "multi_query": True, "new_decoder_architecture": True, "vocab_size": 65024},
+        (8, 64, 60, 8192, 4 * 8192),
+    ),
+    "mpt-7b": (
+        {"model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32, "expansion_ratio": 4, "max_seq_len": 2048,
+         "vocab_size": 50432, "attn_config": {"attn_type": "multihead_attention"}},
+        (32, 128, 32, 4096, 4 * 4096),
+    ),
+    "mpt with grouped queries": (
+        {"model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32, "vocab_size": 50432,
+         "attn_config": {"kv_n_heads": 8}},
+        (8, 128, 32, 4096, 4 * 4096),
+    ),
+    "internvl": (
+        {"model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "llm_config": {
+            "model_type": "qwen2", "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
+            "num_hidden_layers": 28, "intermediate_size": 18944, "vocab_size": 151674}},
+        (4, 128, 28, 3584, 18944),
+    ),
+    "gpt-2": (
+        {"model_type": "gpt2", "n_embd": 768, "n_head": 12, "n_layer": 12, "n_inner": None, "vocab_size": 50257},
+        (12, 64, 12, 768, 4 * 768),
+    ),
+    # what is written counts, null included: as many heads of keys as there are heads
+    "null": (
+        {"model_type": "qwen2", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": None,
+         "num_hidden_layers": 2, "intermediate_size": 4096, "vocab_size": 1000},
+        (16, 64, 2, 1024, 4096),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_TO_THE_CLASS)
+def test_configurations_that_leave_fields_to_their_class_are_sized(name: str) -> None:
+    """And those that call them by other names, or have them further inside."""
+    config, expected = LEFT_TO_THE_CLASS[name]
+    model = facts(config, 10 * GB, "")
+    assert (model.kv_heads, model.head_dim, model.layers, model.hidden, model.intermediate) == expected
+    assert choose(model, "H100", 1024).kv_per_token == 2 * expected[2] * expected[0] * expected[1] * 2
+
+
+def test_what_no_class_knows_is_still_refused() -> None:
+    """A class that nobody has written down has no defaults."""
+    with pytest.raises(BadInput, match="no num_attention_heads"):
+        facts({"model_type": "novel", "hidden_size": 64, "num_hidden_layers": 2}, GB, "")
+
+
 def test_fp8_cache_takes_half() -> None:
     """Asked for, or because the checkpoint carries scales for it."""
     model = facts(LLAMA_8B, BYTES_8B, "")
