@@ -193,9 +193,11 @@ class Store:
         content = manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
         present = self.find(manifest.kind, manifest.fingerprint)
         if present is None:
-            with self._making(manifest_key(manifest.kind, manifest.fingerprint)) as key:
-                if self._bucket.write_new(key, content):
-                    return manifest.ref
+            key = manifest_key(manifest.kind, manifest.fingerprint)
+            self._claims.wait([key])
+            if self._bucket.write_new(key, content):
+                self._claims.written(key)
+                return manifest.ref
             present = self.find(manifest.kind, manifest.fingerprint)  # made just now, or one that is not whole
         if present is not None and present.digest != manifest.digest:
             return present.ref

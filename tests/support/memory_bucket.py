@@ -49,9 +49,9 @@ class MemoryBucket:
         self.written[key] = self.now
 
     def write_new(self, key: str, content: bytes) -> bool:
-        self.step("write", key)
         if self.conditions and key in self.content:
             return False
+        self.step("write", key)
         self.content[key] = content
         self.written[key] = self.now
         return True
