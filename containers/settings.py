@@ -86,6 +86,13 @@ _STORE: Final = frozenset({"store"})
 _OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
 
 
+Addressing = Literal["auto", "path", "virtual"]
+_ADDRESSING: Final = (
+    "where the bucket's name stands: path, in the path; virtual, in the host name; auto: path at an endpoint of one's own, else "
+    "as AWS has it"
+)
+
+
 class Section(BaseModel):
     """Settings of one concern; an unknown name is refused."""
 
@@ -106,6 +113,7 @@ class StoreSettings(Section):
     bucket: str = Field(default="carwright", description="bucket; created if missing")
     prefix: str = Field(default="", description="key prefix inside the bucket")
     region: str = Field(default="us-east-1", description="region name for request signing")
+    addressing: Addressing = Field(default="auto", description=_ADDRESSING)
     access_key_id: Secret = Field(default=None, description="unset: the usual AWS credential chain")
     secret_access_key: Secret = Field(default=None, description="secret of the access key")
     folder: Path | None = Field(
@@ -166,6 +174,8 @@ class SourceSettings(Section):
         default=None, description="URL of the S3 endpoint for s3:// sources; unset: AWS"
     )
     region: str = Field(default="us-east-1", description="region name for request signing")
+    addressing: Addressing = Field(default="auto", description=_ADDRESSING)
+    unsigned: bool = Field(default=False, description="send no signature, and need no keys: for public buckets")
     access_key_id: Secret = Field(default=None, description="unset: the usual AWS credential chain")
     secret_access_key: Secret = Field(default=None, description="secret of the access key")
 

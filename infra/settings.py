@@ -162,6 +162,10 @@ class KubernetesSettings(Section):
         default=900.0,
         description="seconds within which a step's pod must start; it may lack a suitable node or an image",
     )
+    patience: Annotated[float, Field(ge=0)] = Field(
+        default=60.0,
+        description="seconds to wait for an API server that is away, as when it restarts, and for a deletion to end",
+    )
     step_timeout: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="time limit in seconds for a step; unset: none"
     )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +38,34 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("CARWRIGHT_", "HF_", "AWS_")):
             monkeypatch.delenv(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--s3",
+        choices=("rclone", "seaweedfs", "moto", "all"),
+        help="the S3 server for the store's tests; by default all for their core (marked every_s3), else rclone",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `s3_server` gets its name: the one that was chosen, or for the core of the store's tests each."""
+    if "s3_server" not in metafunc.fixturenames:
+        return
+    every = ("rclone", "seaweedfs", "moto")
+    core = metafunc.definition.get_closest_marker("every_s3") is not None
+    chosen = metafunc.config.getoption("--s3") or ("all" if core else "rclone")
+    metafunc.parametrize("s3_server", every if chosen == "all" else [chosen])
+
+
+@pytest.fixture(scope="session")
+def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """The settings of a server by its name; it runs until the last test."""
+    from tests.support.s3_servers import Running
+
+    running = Running(tmp_path_factory.mktemp("s3"))
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

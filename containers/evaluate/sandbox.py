@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.pipes import TooMuchOutput
-from containers.process import ProcessFailed, TimedOut, run
+from containers.process import ProcessFailed, TimedOut, inherited, run
 
 Kind = Literal["auto", "bubblewrap", "container"]
 
@@ -36,7 +36,8 @@ _START: Final = (
 )
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin")
 _DEVICES: Final = ("/dev/null", "/dev/urandom")
-_CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+_CONTAINER_MARKS: Final = ("/.dockerenv", "/run/.containerenv")
+_IN_A_POD: Final = "KUBERNETES_SERVICE_HOST"  # which the kubelet sets in every container; containerd leaves no mark
 _DETAIL_LENGTH: Final = 400  # characters of what went wrong that are kept
 _LONGEST_VERDICT: Final = 1 << 16  # bytes
 _LONGEST_CODE: Final = 1 << 20  # characters
@@ -151,7 +152,7 @@ class Sandbox:
 
 def in_container() -> bool:
     """Whether this process runs in a container of Docker, Podman or Kubernetes."""
-    return any(Path(mark).exists() for mark in _CONTAINER_MARKS)
+    return any(Path(mark).exists() for mark in _CONTAINER_MARKS) or _IN_A_POD in inherited(_IN_A_POD)
 
 
 def _prefix() -> Path:

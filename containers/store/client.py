@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import time
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.events import amount
-from containers.store.failures import code, is_missing, translated
+from containers.store.failures import check_listing, code, date, is_missing, skew, translated, unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from datetime import datetime, timedelta
 
     from containers.contract import StoreLocation
@@ -26,6 +24,11 @@ if TYPE_CHECKING:
 
 CONNECTIONS: Final = 16
 SMALL: Final = 256 << 20  # bytes of an object that is read into memory whole
+_PIECE: Final = 1 << 20
+_BREAKS: Final = 5  # answers that may be cut short, one after the other
+# What a server answers that has something under the key, or is just being given something, and one that knows no conditions.
+_TAKEN: Final = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_NO_CONDITIONS: Final = {"NotImplemented", "501"}
 _SETTLE: Final = 6.0  # the embedded server's --dir-cache-time (infra/objectstore.py), and a second
 
 # `standard` retries (botocore's guide, "Retries"): transient faults, throttling and 5xx, exponential backoff with
@@ -79,6 +82,7 @@ class Bucket:
         self._bucket = location.bucket
         self._region = location.region
         self._own_endpoint = location.endpoint is not None
+        self._knows_conditions = True
         self._folder = settings.folder if settings.folder is not None and settings.folder.is_dir() else None
         prefix = location.prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
@@ -111,8 +115,7 @@ class Bucket:
         from botocore.config import Config
 
         key, secret = settings.access_key_id, settings.secret_access_key
-        # Only AWS gives every bucket a host name; "virtual" would ask DNS for bucket.127.0.0.1.
-        addressing = {"addressing_style": "path"} if self._own_endpoint else {}
+        addressing = addressing_style(settings.addressing, own_endpoint=self._own_endpoint)
         return boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -166,20 +169,27 @@ class Bucket:
                 if is_missing(error):
                     return None
                 raise
-        modified, now = answer["LastModified"], _date(answer)
+        modified, now = answer["LastModified"], date(answer)
         return Seen(int(answer["ContentLength"]), modified, None if now is None else now - modified)
 
     def read(self, key: str) -> bytes | None:
-        """All of a small object, at most `SMALL` bytes; None when it is missing."""
-        with translated(f"reading {key}", self.name):
+        """All of a small object, at most `SMALL` bytes; None when it is missing. An answer that is cut short is asked for again."""
+        breaks = 0
+        while True:
+            with translated(f"reading {key}", self.name):
+                try:
+                    answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
+                except ClientError as error:
+                    if is_missing(error):
+                        return None
+                    raise
             try:
-                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            except ClientError as error:
-                if is_missing(error):
-                    return None
-                raise
-            with answer["Body"] as body:
-                content = bytes(body.read(SMALL + 1))
+                content = _whole(answer["Body"])
+                break
+            except (HTTPClientError, IncompleteReadError) as error:
+                breaks += 1
+                if breaks > _BREAKS:
+                    raise unreachable(f"reading {key}", self.name, str(error)) from error
         if len(content) > SMALL:
             raise BadInput(
                 f"{key} in {self.name} has more than {amount(SMALL, 'B')}",
@@ -209,6 +219,26 @@ class Bucket:
                 self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
         except Temporary as error:
             raise (self.full(len(content)) or error) from error.__cause__
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Store a small object where nothing is; False where something is there by now, which stays.
+
+        Not every server knows such a condition (S3 API, PutObject: If-None-Match): one that does not overwrites.
+        """
+        if self._knows_conditions:
+            with translated(f"writing {key}", self.name):
+                try:
+                    self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content, IfNoneMatch="*")
+                except ClientError as error:
+                    if code(error) in _TAKEN:
+                        return False
+                    if code(error) not in _NO_CONDITIONS:
+                        raise
+                    self._knows_conditions = False
+                else:
+                    return True
+        self.write(key, content)
+        return True
 
     def full(self, needed: int) -> DiskFull | None:
         """The error for an embedded store whose disk has no room for `needed` bytes more; None when it has, or is elsewhere.
@@ -284,10 +314,11 @@ class Bucket:
         if bucket:
             key = f"probes/{secrets.token_hex(8)}"
             self.abort(key, self.begin(key))
-        return Rehearsal(_skew(answer), bucket)
+        return Rehearsal(skew(answer), bucket)
 
     def _probe(self) -> dict[str, Any]:
         answer: dict[str, Any] = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        check_listing(answer, self.name)
         return answer
 
 
@@ -296,15 +327,23 @@ def rehearse(location: StoreLocation, settings: StoreSettings) -> Rehearsal:
     return Bucket(location, settings).rehearse()
 
 
-def _skew(answer: Mapping[str, Any]) -> float:
-    now = _date(answer)
-    return now.timestamp() - time.time() if now is not None else 0.0
+def addressing_style(chosen: str, *, own_endpoint: bool) -> dict[str, str]:
+    """The part of botocore's configuration: a bucket in the path, or as the first part of the host's name.
+
+    `auto` is the path for an endpoint of one's own, since DNS knows no bucket.127.0.0.1, and AWS's own rule for AWS.
+    """
+    if chosen == "auto":
+        return {"addressing_style": "path"} if own_endpoint else {}
+    return {"addressing_style": chosen}
 
 
-def _date(answer: Mapping[str, Any]) -> datetime | None:
-    """The store's time by the answer's Date (RFC 9110, 6.6.1), which is exact to a second."""
-    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-    try:
-        return parsedate_to_datetime(said).astimezone(UTC)
-    except (TypeError, ValueError):
-        return None
+def _whole(body: Any) -> bytes:
+    """What an answer holds, up to one byte more than `SMALL`; raises botocore's errors for one that is cut short.
+
+    As a context manager botocore's StreamingBody is the raw stream, which checks no length and raises urllib3's errors.
+    """
+    content = bytearray()
+    with contextlib.closing(body):
+        while len(content) <= SMALL and (piece := body.read(min(_PIECE, SMALL + 1 - len(content)))):
+            content += piece
+    return bytes(content)

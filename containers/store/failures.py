@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import errno
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,  # noqa: A004  # botocore's own
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
     SSLError,
 )
+from botocore.parsers import ResponseParserError
 
 from containers.errors import BadInput, DiskFull, Error, Temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from containers.digest import Digest
 
@@ -34,7 +40,16 @@ _CREDENTIALS: Final = {
     "TokenRefreshRequired",
 }
 _FORBIDDEN: Final = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "BucketAlreadyExists"}
-_MISSING: Final = {"404", "NoSuchKey", "NotFound"}
+_MISSING: Final = {"NoSuchKey", "NotFound"}
+_HOSTS_ONLY: Final = {"SecondLevelDomainForbidden", "PathStyleDomainForbidden"}  # Alibaba's and Tencent's word for it
+_OF_A_LISTING: Final = {
+    "Name",
+    "KeyCount",
+    "MaxKeys",
+    "IsTruncated",
+    "Contents",
+}  # S3 API, ListObjectsV2: what is in every answer
+SKEW: Final = 900.0  # seconds between two clocks from which S3 refuses a signature (RequestTimeTooSkewed)
 _FULL: Final = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 _FULL_TEXTS: Final = ("no space left on device", "disk quota exceeded")
 _BAD_REQUESTS: Final = {"400", "301", "InvalidBucketName", "NoSuchBucket", "PermanentRedirect"}
@@ -57,7 +72,41 @@ def code(error: ClientError) -> str:
 
 def is_missing(error: ClientError) -> bool:
     """Whether the key is not there (HEAD has no body, so its code is only the status)."""
-    return code(error) in _MISSING
+    return code(error) in _MISSING or (code(error) == "404" and _without_body(error))
+
+
+def _without_body(error: ClientError) -> bool:
+    return bool(error.operation_name.startswith("Head"))
+
+
+def check_listing(answer: Mapping[str, Any], store: str) -> None:
+    """Raises BadInput where what was answered to a listing is none: any web page that is XML would pass for an empty bucket."""
+    if not _OF_A_LISTING & answer.keys():
+        raise no_s3("listing", "the answer is no listing", store)
+
+
+def no_s3(doing: str, why: str, store: str) -> BadInput:
+    return BadInput(
+        f"{doing}: no S3 answers at this address: {why} ({store})",
+        remedy="correct CARWRIGHT_STORE__ENDPOINT, which is the address of the S3 API and of no registry, console or web page; "
+        "or CARWRIGHT_STORE__ADDRESSING, if the bucket is part of its host name",
+        doctor="store",
+    )
+
+
+def date(answer: Mapping[str, Any]) -> datetime | None:
+    """The store's time by the answer's Date (RFC 9110, 6.6.1), which is exact to a second."""
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return parsedate_to_datetime(said).astimezone(UTC)
+    except (TypeError, ValueError):
+        return None
+
+
+def skew(answer: Mapping[str, Any]) -> float:
+    """Seconds that the store's clock is ahead of this machine's; 0 where it does not tell."""
+    now = date(answer)
+    return now.timestamp() - time.time() if now is not None else 0.0
 
 
 @contextmanager
@@ -65,7 +114,7 @@ def translated(doing: str, store: str) -> Iterator[None]:
     """Errors of boto3 leave as ours: `doing` says what was tried ("reading blob ..."), `store` names the store."""
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise translate(error, doing, store) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -78,23 +127,18 @@ def translated(doing: str, store: str) -> Iterator[None]:
         raise BadInput(f"{doing}: {error.filename}: {error.strerror}") from error
 
 
-def translate(error: BotoCoreError | ClientError, doing: str, store: str) -> Error:
-    message = f"{doing}: {error}"
+def translate(error: BotoCoreError | ClientError | ResponseParserError, doing: str, store: str) -> Error:
     if isinstance(error, ClientError):
-        return _refused(error, message, store)
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return BadInput(f"{message} ({store})", remedy=_KEYS, doctor="store")
-    if isinstance(error, SSLError):
-        return BadInput(
-            f"{message} ({store})",
-            remedy="check the endpoint's certificate; name your own authority's bundle in SSL_CERT_FILE",
-            doctor="store",
-        )
-    if isinstance(error, ParamValidationError | ValueError):
-        return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET and CARWRIGHT_STORE__ENDPOINT")
-    if isinstance(error, HTTPClientError | ConnectionError):
+        return _refused(error, doing, store)
+    if isinstance(error, ResponseParserError):
+        return no_s3(doing, "the answer is no XML of S3", store)
+    if isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError) and not isinstance(error, SSLError):
         return unreachable(doing, store, str(error))
-    return BadInput(f"{message} ({store})", remedy="check the settings of the store (CARWRIGHT_STORE__...)")
+    message = f"{doing}: {error} ({store})"
+    for kinds, remedy, doctor in _REMEDIES:
+        if isinstance(error, kinds):
+            return BadInput(message, remedy=remedy, doctor=doctor)
+    return BadInput(message, remedy="check the settings of the store (CARWRIGHT_STORE__...)")
 
 
 def unreachable(doing: str, store: str, why: str) -> Temporary:
@@ -105,27 +149,66 @@ def unreachable(doing: str, store: str, why: str) -> Temporary:
     )
 
 
-_CLOCKS: Final = "the clocks of this machine and of the store differ by more than 15 minutes: set them"
 _KEYS: Final = "set CARWRIGHT_STORE__ACCESS_KEY_ID and CARWRIGHT_STORE__SECRET_ACCESS_KEY"
+_REMEDIES: Final[tuple[tuple[tuple[type[Exception], ...], str, str], ...]] = (
+    ((NoCredentialsError, PartialCredentialsError), _KEYS, "store"),
+    (
+        (SSLError,),
+        "check the endpoint's certificate; name your own authority's bundle in SSL_CERT_FILE",
+        "store",
+    ),
+    ((ParamValidationError, ValueError), "check CARWRIGHT_STORE__BUCKET and CARWRIGHT_STORE__ENDPOINT", ""),
+)
+# By what the server says: what to do, and the line of `carwright doctor`.
+_NAMED: Final[tuple[tuple[set[str], str, str], ...]] = (
+    (_CREDENTIALS, f"the store refuses these keys; {_KEYS}", "store"),
+    (_HOSTS_ONLY, "this store knows a bucket by its host name: set CARWRIGHT_STORE__ADDRESSING=virtual", ""),
+)
+_ALSO_WITHOUT_BODY: Final[tuple[tuple[set[str], str, str], ...]] = (
+    (_FORBIDDEN, "grant these keys list, get, put and delete on the bucket, or use others", "store"),
+    (_BAD_REQUESTS, "check CARWRIGHT_STORE__BUCKET, __ENDPOINT, __REGION and __ADDRESSING", ""),
+)
 
 
-def _refused(error: ClientError, message: str, store: str) -> Error:
-    name = code(error)
+def _refused(error: ClientError, doing: str, store: str) -> Error:
+    name, message = code(error), f"{doing}: {error}"
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     text = str(error).lower()
     if name in _FULL or status == 507 or any(words in text for words in _FULL_TEXTS):
         return DiskFull(f"{message} (the store is full: {store})", remedy="free space in the store and run it again")
-    if name in _CREDENTIALS:
-        remedy = _CLOCKS if name == "RequestTimeTooSkewed" else f"the store refuses these keys; {_KEYS}"
-        return BadInput(f"{message} ({store})", remedy=remedy, doctor="store")
-    if name in _FORBIDDEN:
-        return BadInput(
-            f"{message} ({store})",
-            remedy="grant these keys list, get, put and delete on the bucket, or use others",
-            doctor="store",
-        )
-    if name in _BAD_REQUESTS:
-        return BadInput(f"{message} ({store})", remedy="check CARWRIGHT_STORE__BUCKET, __ENDPOINT and __REGION")
+    if _is_a_page(error):
+        return no_s3(doing, "the answer is no XML of S3", store)
     if status == 429 or status >= 500 or name in {"RequestTimeout", "SlowDown", "NoSuchUpload", "InvalidPart"}:
         return Temporary(f"{message} ({store})", remedy="the store is busy, failing or full: see its log; run it again")
-    return Error(f"{message} ({store})")
+    return _bad_input(error, status, doing, store) or Error(f"{message} ({store})")
+
+
+def _is_a_page(error: ClientError) -> bool:
+    """Whether a listing was answered with something that is no XML: botocore makes a status of 500 of every such 200."""
+    kind = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", "")
+    return code(error) == "500" and error.operation_name == "ListObjectsV2" and "xml" not in kind
+
+
+def _bad_input(error: ClientError, status: int, doing: str, store: str) -> BadInput | None:
+    name, message = code(error), f"{doing}: {error} ({store})"
+    if name == "RequestTimeTooSkewed" or (status in (400, 403) and abs(skew(error.response)) >= SKEW):
+        return _wrong_clock(error, message)
+    for names, remedy, doctor in _NAMED:
+        if name in names:
+            return BadInput(message, remedy=remedy, doctor=doctor)
+    if name.isdigit() and status != 403 and not _without_body(error):  # 403 is also what a guard before an S3 says
+        return no_s3(doing, f"status {status} without a word of S3", store)
+    for names, remedy, doctor in _ALSO_WITHOUT_BODY:
+        if name in names:
+            return BadInput(message, remedy=remedy, doctor=doctor)
+    return None
+
+
+def _wrong_clock(error: ClientError, message: str) -> BadInput:
+    ahead = skew(error.response)
+    told = f"the store's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's" if ahead else ""
+    return BadInput(
+        f"{message}: the clocks differ too much{f': {told}' if told else ''}",
+        remedy="set this machine's clock, or the store's (timedatectl set-ntp true); the keys may well be right",
+        doctor="store",
+    )

@@ -75,6 +75,22 @@ class FolderBucket(Bucket):
         with self.writing(key) as file:
             file.write(content)
 
+    def write_new(self, key: str, content: bytes) -> bool:
+        destination = self.path(key)
+        with translated(f"writing {key}", self.name):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with _name_beside(destination) as name:
+                name.write_bytes(content)
+                try:
+                    os.link(name, destination)
+                except FileExistsError:
+                    return False
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+                    name.replace(destination)  # a file system without links: whoever is last counts
+        return True
+
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
         """A file that is the key's object when the block has ended well."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.exceptions import ClientError, NoCredentialsError
 
 from containers.errors import BadInput, DiskFull, Error, Temporary
-from containers.store.failures import code, translated
+from containers.store.client import addressing_style
+from containers.store.failures import check_listing, code, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,14 +23,13 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Error)
 
 _PIECE: Final = 1 << 20
-_CONFIG: Final = Config(
-    signature_version="s3v4",
-    retries={"mode": "standard", "total_max_attempts": 4},
-    connect_timeout=10,
-    read_timeout=60,
-    max_pool_connections=64,
-    response_checksum_validation="when_required",  # many S3 servers have none; the store hashes what arrives
-)
+_CONFIG: Final[dict[str, Any]] = {
+    "retries": {"mode": "standard", "total_max_attempts": 4},
+    "connect_timeout": 10,
+    "read_timeout": 60,
+    "max_pool_connections": 64,
+    "response_checksum_validation": "when_required",  # many S3 servers have none; the store hashes what arrives
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class SourceBucket:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._name = f"s3://{bucket}/{prefix}"
-        own = settings.endpoint is not None
+        addressing = addressing_style(settings.addressing, own_endpoint=settings.endpoint is not None)
+        signing = UNSIGNED if settings.unsigned else "s3v4"
         try:
             with self._translated("opening"):
                 self._s3: Any = boto3.client(
@@ -57,7 +59,7 @@ class SourceBucket:
                     region_name=settings.region,
                     aws_access_key_id=key.get_secret_value() if key else None,
                     aws_secret_access_key=secret.get_secret_value() if secret else None,
-                    config=_CONFIG.merge(Config(s3={"addressing_style": "path"})) if own else _CONFIG,
+                    config=Config(**_CONFIG, signature_version=signing, s3=addressing),
                 )
         except ValueError as error:  # botocore's word for an endpoint that is no URL
             raise BadInput(
@@ -70,6 +72,7 @@ class SourceBucket:
         with self._translated("listing"):
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
             for page in pages:
+                check_listing(page, self._name)
                 for item in page.get("Contents", []):
                     path = item["Key"].removeprefix(self._prefix)
                     if path and not path.endswith("/"):
@@ -93,7 +96,7 @@ class SourceBucket:
                         remedy="run again to use the new version",
                     ) from error
                 raise
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:  # as a context manager itself it would check no length
                 yield iter(lambda: body.read(_PIECE), b"")
 
     @contextmanager
@@ -102,12 +105,11 @@ class SourceBucket:
         try:
             with translated(f"{doing} {self._name}", "the source"):
                 yield
-        except BadInput as error:
-            if isinstance(error.__cause__, IncompleteReadError):
-                raise Temporary(f"{doing} {self._name}: {error.__cause__}", remedy="run it again") from error
-            raise self._renamed(error) from error
-        except (DiskFull, Temporary) as error:
-            raise self._renamed(error) from error
+        except (BadInput, DiskFull, Temporary) as error:
+            renamed = self._renamed(error)
+            if isinstance(error.__cause__, NoCredentialsError):
+                renamed.remedy += "; or CARWRIGHT_SOURCE__UNSIGNED=true, if anybody may read the bucket"
+            raise renamed from error
 
     def _renamed(self, error: E) -> E:
         return type(error)(error.message, remedy=error.remedy.replace("CARWRIGHT_STORE__", "CARWRIGHT_SOURCE__"))

@@ -180,7 +180,9 @@ class Store:
         """Make an artifact known, after all of its blobs; raises BadInput and writes nothing when one is missing.
 
         When an artifact with that fingerprint is there, whole and with other contents, it stays and its reference is
-        returned: what others have read under a fingerprint does not change under their hands.
+        returned: what others have read under a fingerprint does not change under their hands. Of two that are made at one
+        moment, too, where the store knows conditional writes; elsewhere the later one counts, and the other's reference is
+        refused when it is loaded.
         """
         if absent := self._absent(manifest, self._claims.look):
             names = ", ".join(f"{entry.path} ({entry.sha256.short})" for entry in absent[:3])
@@ -188,10 +190,17 @@ class Store:
                 f"{len(absent)} of {len(manifest.files)} blobs of the {manifest.kind} are not in the store: {names}",
                 remedy="store every blob before the manifest; run the step again",
             )
+        content = manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
         present = self.find(manifest.kind, manifest.fingerprint)
+        if present is None:
+            key = manifest_key(manifest.kind, manifest.fingerprint)
+            self._claims.wait([key])
+            if self._bucket.write_new(key, content):
+                self._claims.written(key)
+                return manifest.ref
+            present = self.find(manifest.kind, manifest.fingerprint)  # made just now, or one that is not whole
         if present is not None and present.digest != manifest.digest:
             return present.ref
-        content = manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
         with self._making(manifest_key(manifest.kind, manifest.fingerprint)) as key:
             self._bucket.write(key, content)
         return manifest.ref

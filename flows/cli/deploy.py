@@ -228,6 +228,9 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     ] = 0,
     gpu_patience: Annotated[float, typer.Option(help="Seconds to wait for a node with free GPUs (kserve).")] = 180,
     url: Annotated[str, typer.Option(help="URL to ask instead of the service's own (kserve).")] = "",
+    force_conflicts: Annotated[
+        bool, typer.Option("--force-conflicts", help="Take over fields that other managers have set (kserve).")
+    ] = False,
     podman_option: Annotated[
         list[str] | None, typer.Option(help="Option for podman itself, such as --runtime=runc; may be repeated.")
     ] = None,
@@ -242,6 +245,7 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
         namespace=namespace,
         gpu_patience=gpu_patience,
         url=url,
+        force_conflicts=force_conflicts,
         podman_option=tuple(podman_option or ()),
     )
     chosen = TARGETS[target]

@@ -80,6 +80,12 @@ def _kubernetes_services(settings: Settings) -> Services:
     return KubernetesServices(settings)
 
 
+def _kubernetes_may_serve(settings: Settings) -> bool:
+    from flows.runners.kubernetes.kept import mark
+
+    return mark(settings).exists()
+
+
 def _process_gpus(settings: Settings) -> tuple[Gpu, ...]:
     from infra import accelerators
     from infra.environments.device import device
@@ -145,7 +151,7 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         _kubernetes_launcher,
         _kubernetes_services,
         images=lambda settings: settings.kubernetes.image,
-        may_serve=lambda _: False,
+        may_serve=_kubernetes_may_serve,
         gpus=_named_gpus,
         memory=lambda settings: _limit(settings, KUBERNETES_DEFAULTS),
     ),

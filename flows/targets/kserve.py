@@ -169,7 +169,7 @@ def deploy(deployment: Deployment, attempt: DeploymentAttempt, options: TargetOp
     from flows.targets.rollout import Rollout
     from infra.cluster import Cluster
 
-    with Cluster.open(attempt.settings.kubernetes, options.namespace) as cluster:
+    with Cluster.open(attempt.settings.kubernetes, options.namespace, attempt.say) as cluster:
         runtime, service = objects(deployment, options.storage, cluster.namespace)
         rollout = Rollout(
             cluster,
@@ -179,6 +179,7 @@ def deploy(deployment: Deployment, attempt: DeploymentAttempt, options: TargetOp
             timeout=attempt.timeout,
             gpu_patience=options.gpu_patience,
             url=options.url,
+            force_conflicts=options.force_conflicts,
         )
         return rollout.run()
 
@@ -188,5 +189,5 @@ TARGET: Final = DeploymentTarget(
     help="a cluster with KServe, such as OpenShift AI",
     render=lambda deployment, _, options: render(deployment, options.storage, options.namespace),
     deploy=deploy,
-    options=frozenset({"storage", "namespace", "gpu_patience", "url"}),
+    options=frozenset({"storage", "namespace", "gpu_patience", "url", "force_conflicts"}),
 )

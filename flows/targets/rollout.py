@@ -12,9 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.errors import BadInput, Error, NotReady
+from containers.errors import BadInput, Error, NotReady, Temporary
 from flows.targets.smoke import ask
 from flows.targets.target import RolloutResult
+from infra.cluster import MANAGER, Conflict, is_going, refusal
+from infra.cluster.managed_fields import applied_by, overlay, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
 
 _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 _CRASHES: Final = 3  # restarts after which a container is not waited for any longer
-_SERVER_FIELDS: Final = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
+# What a deployment does without where another manager has set it: how many replicas there are, and what a person reads.
+_YIELDED: Final = (
+    ".spec.predictor.minReplicas",
+    ".spec.predictor.maxReplicas",
+    ".metadata.labels.",
+    ".metadata.annotations.openshift.io/",
+)
 _LABEL: Final = "serving.kserve.io/inferenceservice"
 _SOURCE: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"  # KServe's annotation of a pod: its model
 
@@ -32,7 +40,8 @@ _SOURCE: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"  # K
 class Rollout:
     """One attempt. Times are in seconds: `timeout` for all of it, `gpu_patience` for a node with enough free GPUs (a
     cluster that grows by itself may bring one), `refusal_patience` for a service that KServe calls invalid (it does so
-    too while it has not seen the runtime that came a moment before), `poll` between two looks.
+    too while it has not seen the runtime that came a moment before), `poll` between two looks. With `force_conflicts`
+    fields that other managers have set are taken from them.
     """
 
     cluster: Cluster
@@ -44,11 +53,14 @@ class Rollout:
     refusal_patience: float = 30.0
     poll: float = 2.0
     url: str = ""
+    force_conflicts: bool = False
     _deployed: int = field(default=0, init=False)  # generation of the Deployment before; 0 where there was none
     _old_pods: frozenset[str] = field(default=frozenset(), init=False)
     _unplaced: float | None = field(default=None, init=False)
     _refused: float | None = field(default=None, init=False)
     _said: str = field(default="", init=False)
+    _no_pod: str = field(default="", init=False)  # why the Deployment's pods cannot be made
+    _taken: dict[str, Any] = field(default_factory=dict, init=False)  # by kind, what was another manager's
 
     @property
     def name(self) -> str:
@@ -57,7 +69,7 @@ class Rollout:
     def run(self) -> RolloutResult:
         """Raises the error that stopped it, when everything is again as it was; BadInput, NotReady, Temporary."""
         started = time.monotonic()
-        before = [self.cluster.get(one["kind"], one["metadata"]["name"]) for one in (self.runtime, self.service)]
+        before = [self._there(one["kind"], one["metadata"]["name"]) for one in (self.runtime, self.service)]
         deployment = self.cluster.get("Deployment", f"{self.name}-predictor")
         self._deployed = deployment["metadata"]["generation"] if deployment is not None else 0
         self._old_pods = frozenset(pod["metadata"]["name"] for pod in self.cluster.list("Pod", {_LABEL: self.name}))
@@ -66,7 +78,7 @@ class Rollout:
             for one in (self.runtime, self.service):
                 touched.append(one)  # before: the cluster may take it, and the answer may be lost
                 try:
-                    applied = self.cluster.apply(one)
+                    applied = self._apply(one)
                 except BadInput:  # it said no
                     touched.pop()
                     raise
@@ -83,10 +95,34 @@ class Rollout:
             name=self.name, url=url, answer=answer, changed=changed, seconds=round(time.monotonic() - started, 1)
         )
 
+    def _there(self, kind: str, name: str) -> dict[str, Any] | None:
+        """The object before anything is done; what is being deleted is waited for, since it would take ours along."""
+        found = self.cluster.get(kind, name)
+        if found is not None and is_going(found):
+            self.say(f"{kind} {name} is being deleted: waiting until it is gone")
+            self.cluster.wait_until_gone(kind, name)
+            found = self.cluster.get(kind, name)
+        return found
+
+    def _apply(self, one: dict[str, Any]) -> dict[str, Any]:
+        """Server-side apply. Raises Conflict for what another manager has set and the model cannot be served without."""
+        try:
+            return self.cluster.apply(one)
+        except Conflict as conflict:
+            if self.force_conflicts:
+                self._taken[one["kind"]] = split(one, conflict.fields)[1]
+                return self.cluster.apply(one, force=True)
+            if not all(field.startswith(_YIELDED) for field in conflict.fields):
+                raise
+            for field_, manager in conflict.fields.items():
+                self.say(f"{field_.removeprefix('.')} stays as {manager} has set it")
+            return self.cluster.apply(split(one, conflict.fields)[0])
+
     def _runtime_used(self) -> bool:
-        """Whether another service has taken to the runtime in the meantime."""
-        services = (one["spec"]["predictor"].get("model") or {} for one in self.cluster.list("InferenceService", {}))
-        return any(model.get("runtime") == self.runtime["metadata"]["name"] for model in services)
+        """Whether another service has taken to the runtime in the meantime; one that is being deleted does not count."""
+        services = (one for one in self.cluster.list("InferenceService", {}) if not is_going(one))
+        models = (one["spec"]["predictor"].get("model") or {} for one in services)
+        return any(model.get("runtime") == self.runtime["metadata"]["name"] for model in models)
 
     def _wait(self, deadline: float) -> str:
         """The service's URL, once the new one serves behind it; raises NotReady or BadInput with the cluster's own words."""
@@ -95,7 +131,8 @@ class Rollout:
             if service is None:
                 raise BadInput(f"the InferenceService {self.name} was deleted while it was waited for")
             status = service.get("status") or {}
-            why = _not_ready(status) or self._not_rolled_out()
+            lacks = self._not_rolled_out()
+            why = _not_ready(status) or lacks
             if not why:
                 return str(status["url"])
             self._look_at_status(status, time.monotonic())
@@ -110,6 +147,7 @@ class Rollout:
 
     def _not_rolled_out(self) -> str:
         """What `kubectl rollout status` would wait for; empty when there is nothing, or no Deployment at all (Knative)."""
+        self._no_pod = ""
         deployment = self.cluster.get("Deployment", f"{self.name}-predictor")
         if deployment is None:
             return ""
@@ -118,6 +156,9 @@ class Rollout:
         status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
         if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
             return "the Deployment has not been looked at yet"
+        for one in status.get("conditions") or ():  # its controller copies what the ReplicaSet's was told
+            if one.get("type") == "ReplicaFailure" and one.get("status") == "True":
+                self._no_pod = str(one.get("message") or one.get("reason"))
         if status.get("updatedReplicas", 0) < wanted or status.get("availableReplicas", 0) < wanted:
             return (
                 f"{status.get('updatedReplicas', 0)} of {wanted} new pod(s), {status.get('availableReplicas', 0)} ready"
@@ -146,27 +187,33 @@ class Rollout:
             raise BadInput(f"KServe refuses {self.name}: {failure}")
 
     def _look_at_pods(self, now: float) -> None:
-        """Raises for what waiting does not mend: no GPUs, an image that cannot be pulled, a server that keeps crashing."""
-        waiting = ""
+        """Raises for what waiting does not mend: no GPUs, an image that cannot be pulled, a server that keeps crashing, a pod
+        that the cluster does not let be made.
+        """
+        waiting: Error | None = None
+        if self._no_pod:
+            waiting = refusal(f"make a pod of {self.name}", self._no_pod)
+            if not isinstance(waiting, Temporary):
+                raise waiting
         for pod in self.cluster.list("Pod", {_LABEL: self.name}):
             if pod["metadata"]["name"] in self._old_pods:
                 continue
             status = pod.get("status") or {}
             for one in status.get("conditions") or ():
                 if one.get("type") == "PodScheduled" and one.get("reason") == "Unschedulable":
-                    waiting = str(one.get("message"))
+                    waiting = NotReady(
+                        f"no node has room for {self.name}: {one.get('message')}",
+                        remedy="free GPUs, add a node, or take fewer: --tensor-parallel-size, --max-model-len, --kv-cache-dtype fp8",
+                    )
             for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
                 self._check_container(pod["metadata"]["name"], container)
-        if not waiting:
+        if waiting is None:
             self._unplaced = None
             return
         self._unplaced = now if self._unplaced is None else self._unplaced
-        self._report(waiting)
+        self._report(waiting.message)
         if now - self._unplaced >= self.gpu_patience:
-            raise NotReady(
-                f"no node has room for {self.name}: {waiting}",
-                remedy="free GPUs, add a node, or take fewer: --tensor-parallel-size, --max-model-len, --kv-cache-dtype fp8",
-            )
+            raise waiting
 
     def _check_container(self, pod: str, container: dict[str, Any]) -> None:
         reason = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
@@ -194,7 +241,8 @@ class Rollout:
         try:
             for one, was in reversed(list(zip(touched, before, strict=False))):
                 if was is not None:
-                    self.cluster.apply(_own(was))
+                    ours = applied_by(MANAGER, was)  # others' fields are theirs, and nobody has changed them
+                    self.cluster.apply(overlay(ours, was, self._taken.get(one["kind"], {})), force=True)
                 elif one is self.service or not self._runtime_used():
                     self.cluster.delete(one["kind"], one["metadata"]["name"])
         except Error as failure:
@@ -208,12 +256,6 @@ class Rollout:
         self.say(word)
         if isinstance(error, Error):
             error.message = f"{error.message}\n{word}"
-
-
-def _own(was: dict[str, Any]) -> dict[str, Any]:
-    """An object as somebody could have written it: without what the server adds."""
-    metadata = {key: value for key, value in was["metadata"].items() if key not in _SERVER_FIELDS}
-    return {key: value for key, value in was.items() if key != "status"} | {"metadata": metadata}
 
 
 def _not_ready(status: dict[str, Any]) -> str:

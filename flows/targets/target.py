@@ -32,6 +32,7 @@ class TargetOptions:
     namespace: str = ""
     gpu_patience: float = 180.0
     url: str = ""
+    force_conflicts: bool = False
     podman_option: tuple[str, ...] = ()
 
 

@@ -247,6 +247,15 @@ def test_nothing_is_run_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> No
         Sandbox.find(kind="bubblewrap")
 
 
+def test_a_pod_is_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the kubelet sets in every container: containerd leaves no file, and our pods get no token."""
+    monkeypatch.setattr(sandbox.Path, "exists", lambda _: False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert not sandbox.in_container()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert sandbox.in_container()
+
+
 def test_honest_programs_pass_in_a_container(boxes: dict[str, Sandbox]) -> None:
     assert passed(
         boxes["container"], {name: PROBLEMS[name].canonical_solution for name in list(PROBLEMS)[::40]}

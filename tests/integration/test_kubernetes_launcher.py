@@ -25,6 +25,7 @@ from flows.runners.kubernetes import services as kubernetes_services
 from flows.runners.kubernetes.launcher import KubernetesLauncher
 from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
+from tests.support.kubelet import DONE, Kubelet, fetches, says, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,60 +34,6 @@ if TYPE_CHECKING:
     from containers.events import Event
 
 pytestmark = pytest.mark.integration
-_DONE = StepResult(step=Step.DOWNLOAD, values={"answer": 42})
-_STATUS = {"name": "step", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
-
-
-class Kubelet:
-    """Makes the pod of a Job that is not suspended and gives it the states that `play` says, one for each look."""
-
-    def __init__(self, *play: Any) -> None:
-        self.play = list(play)
-        self.seen: list[dict[str, Any]] = []
-        self.made: set[str] = set()
-
-    def __call__(self, api: KubeApi) -> None:
-        for (kind, name), job in list(api.objects.items()):
-            if kind != "jobs" or job["spec"]["suspend"]:
-                continue
-            pod = f"{name}-x"
-            if pod not in self.made:
-                self.made.add(pod)
-                secret = api.objects["secrets", name]  # a Job is let go when all it needs is there
-                self.seen += [job, secret]
-                owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
-                metadata = {"name": pod, "labels": {"job-name": name}, "ownerReferences": [owner]}
-                api.put("pods", {"metadata": metadata, "spec": job["spec"]["template"]["spec"], "status": {}})
-            elif self.play:
-                change = self.play.pop(0)
-                if change(api, pod) is False:  # not yet
-                    self.play.insert(0, change)
-
-
-def says(*lines: str) -> Any:
-    return lambda api, pod: api.logs.setdefault(pod, []).extend(lines)
-
-
-def state(kind: str = "containerStatuses", name: str = "step", **states: Any) -> Any:
-    """Give the container a state: `running={}`, `terminated={"exitCode": 0}`; that one also ends its log."""
-
-    def change(api: KubeApi, pod: str) -> None:
-        api.objects["pods", pod]["status"][kind] = [{**_STATUS, "name": name, "state": states}]
-        if "terminated" in states and name == "step":
-            api.logs.setdefault(pod, []).append(None)
-
-    return change
-
-
-def fetches(*lines: str, code: int = 0) -> tuple[Any, ...]:
-    """The init container of a service, from its start to its end."""
-
-    def log(api: KubeApi, pod: str) -> None:
-        result = [] if code else [result_line(StepResult(step=Step.SERVE))]
-        api.logs[f"{pod}/fetch"] = [*lines, *result, None]
-
-    init = {"kind": "initContainerStatuses", "name": "fetch"}
-    return (log, state(**init, running={}), state(**init, terminated={"exitCode": code}))
 
 
 def unschedulable(api: KubeApi, pod: str) -> None:
@@ -133,12 +80,12 @@ def test_the_result_comes_out_of_the_log(serve: Any) -> None:
     kubelet = Kubelet(
         state(running={}),
         says('{"event": "progress", "task": "download", "done": 1, "total": 2, "unit": "B"}', "a library's own print"),
-        says(result_line(_DONE)),
+        says(result_line(DONE)),
         state(terminated={"exitCode": 0}),
     )
     api, launcher = serve(kubelet)
     heard: list[Event] = []
-    assert launcher.run(request(), heard.append) == _DONE
+    assert launcher.run(request(), heard.append) == DONE
     assert [event.task or event.message for event in heard if "carwright" not in event.message] == [
         "download",
         "a library's own print",
@@ -149,7 +96,7 @@ def test_the_result_comes_out_of_the_log(serve: Any) -> None:
 
 def test_what_a_pod_is_given(serve: Any) -> None:
     """The Secret holds the request and this step's secrets, the Job none of them; the Job owns the Secret."""
-    kubelet = Kubelet(state(running={}), says(result_line(_DONE)), state(terminated={"exitCode": 0}))
+    kubelet = Kubelet(state(running={}), says(result_line(DONE)), state(terminated={"exitCode": 0}))
     _, launcher = serve(
         kubelet,
         resources={"download": {"gpus": 2}},
@@ -178,11 +125,11 @@ def test_what_a_pod_is_given(serve: Any) -> None:
 def test_a_log_that_breaks_off_is_taken_up_again(serve: Any) -> None:
     """Every line once, in order, however often the connection goes."""
     lines = [f"line {number}" for number in range(6)]
-    kubelet = Kubelet(state(running={}), says(*lines), says(result_line(_DONE)), state(terminated={"exitCode": 0}))
+    kubelet = Kubelet(state(running={}), says(*lines), says(result_line(DONE)), state(terminated={"exitCode": 0}))
     api, launcher = serve(kubelet)
     api.breaks = 2
     heard: list[str] = []
-    assert launcher.run(request(), lambda event: heard.append(event.message)) == _DONE
+    assert launcher.run(request(), lambda event: heard.append(event.message)) == DONE
     assert [line for line in heard if line.startswith("line")] == lines
 
 
@@ -195,12 +142,12 @@ def test_a_log_whose_beginning_is_gone_still_has_the_result(serve: Any) -> None:
             kubelet.play.insert(0, rotated)
             return
         api.logs[pod].append(None)  # whoever follows the old file is at its end
-        api.logs[pod] = [result_line(_DONE)]
+        api.logs[pod] = [result_line(DONE)]
 
     said = says(*(f"line {number}" for number in range(6)))
     kubelet = Kubelet(state(running={}), said, rotated, state(terminated={"exitCode": 0}))
     _, launcher = serve(kubelet)
-    assert launcher.run(request(), lambda event: heard.append(event.message)) == _DONE
+    assert launcher.run(request(), lambda event: heard.append(event.message)) == DONE
 
 
 @pytest.mark.parametrize(
@@ -314,7 +261,7 @@ def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     again.end()
     assert api.names("jobs") == [name], "what was kept is not this run's to end"
     assert services.stop_all() == []
-    assert services.stop_all(kept=True) == [name]
+    assert services.stop_all(kept=True) == [f"the Job {name} in the namespace models"]
 
 
 _FAILS = '{"event": "error", "message": "no such GPU"}'

@@ -35,7 +35,7 @@ ONLY = (
     Only("boto3", ("containers/store/",), "one way to the object store"),
     Only("botocore", ("containers/store/",), "one way to the object store"),
     Only("docker", ("infra/container_engine/",), "one place that knows the container engine"),
-    Only("lightkube", ("infra/cluster.py",), "one place that knows the cluster's client"),
+    Only("lightkube", ("infra/cluster/",), "one place that knows the cluster's client"),
     Only("prefect", ("flows/",), "steps are complete without it"),
     Only("subprocess", ("containers/process.py",), "one process runner"),
     Only("flows.cli", ("flows/cli/",), "the command line is above every other room"),

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tests.support.kube_api import KubeApi
 
 CONTAINER = {"image": "engine", "imageID": "", "ready": False}
+FINALIZER = "inferenceservice.finalizers"  # pkg/controller/v1beta1/inferenceservice/controller.go
 GPU_MESSAGE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
@@ -17,10 +18,15 @@ class KServe:
     def __init__(self) -> None:
         self.fate: dict[str, str] = {}
         self.looks = 0
+        self.cleans_up = True  # whether it takes its finalizer off what is being deleted
 
     def __call__(self, api: KubeApi) -> None:
         for (kind, name), service in list(api.objects.items()):
-            if kind == "inferenceservices":
+            if kind == "inferenceservices" and "deletionTimestamp" in service["metadata"]:
+                if self.cleans_up:
+                    api.let_go(kind, name, FINALIZER)
+            elif kind == "inferenceservices":
+                service["metadata"].setdefault("finalizers", [FINALIZER])
                 self._reconcile(api, name, service)
         for kind, name in list(api.objects):
             if (
@@ -56,6 +62,10 @@ class KServe:
             "updatedReplicas": 1,
             "availableReplicas": int(good or name in api.served),
         }
+        if fate.startswith("refused: "):  # pkg/controller/deployment: the condition of its ReplicaSet, copied
+            failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": fate[9:]}
+            deployment["status"] |= {"conditions": [failure], "updatedReplicas": 0}
+            return
         # KServe's word for it is the Deployment's (PropagateRawStatus), which has nothing to do with the service's own.
         status["observedGeneration"] = deployment["metadata"]["generation"]
         status["url"] = f"{api.url}/served/{name}"

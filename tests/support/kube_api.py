@@ -1,8 +1,18 @@
 """A small Kubernetes API server on loopback, for the tests of what talks to one: objects, server-side apply, logs.
 
 It knows no schemas. What controllers, scheduler and kubelet would do is a function that tests pass in, called with the
-server about 50 times a second. What it models of server-side apply: a field belongs to those who applied it, goes when
-its last owner names it no more, and a value of somebody else's needs `force`.
+server about 50 times a second. What it does as the real one, and where that is written:
+
+- server-side apply (kubernetes.io, "Server-Side Apply"): a field belongs to those who applied it, which `managedFields`
+  lists as FieldsV1; goes when its last owner names it no more; and a value of somebody else's needs `force`, else the answer is
+  409 with a cause of the reason FieldManagerConflict for each field. Applying what is not there yet needs the right to create.
+- finalizers ("Finalizers"): an object that has some gets a `deletionTimestamp` and is there until the last one is taken off.
+- admission ("Admission Controllers"; the words are those of the plug-ins' sources, k8s.io/kubernetes/plugin/pkg/admission and
+  k8s.io/apiserver/pkg/admission/plugin): what is refused is answered 403; a controller whose pod is refused goes on trying, and
+  says so in an event with the reason FailedCreate ("Error creating: ..."; pkg/controller/controller_utils.go).
+- events (core/v1) are found by the field selectors `involvedObject.uid` and `reason`.
+- a restart: connections break, new ones are refused; then as before. One that is overrun answers 429 with Retry-After ("API
+  Priority and Fairness").
 """
 
 from __future__ import annotations
@@ -37,14 +47,24 @@ KINDS = {
     "deployments": "Deployment",
     "servingruntimes": "ServingRuntime",
     "inferenceservices": "InferenceService",
+    "events": "Event",
 }
+_API_VERSIONS = {
+    "servingruntimes": "serving.kserve.io/v1alpha1",
+    "inferenceservices": "serving.kserve.io/v1beta1",
+    "jobs": "batch/v1",
+    "deployments": "apps/v1",
+}
+Refusal = tuple[int, str]  # status and message
 
 
 @dataclass
 class KubeApi:
     """The state. `forbidden` holds (verb, plural); `missing` holds plurals whose CRD is not installed; `served` says
     what answers behind the URL of a service; `logs` has the lines of a pod (of one container,
-    under `pod/container`), and None as the last one ends it.
+    under `pod/container`), and None as the last one ends it. `admission` is asked about every object that is to be made or
+    applied: with its plural and the object it gives status and message of a refusal, or None. `overrun` is how many requests
+    are answered 429 from now on.
     """
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -55,8 +75,11 @@ class KubeApi:
     logs: dict[str, list[str | None]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     rights: set[tuple[str, str]] = field(default_factory=set)
-    loses: set[str] = field(default_factory=set)  # plurals of which an object is taken, and the answer to it is lost
+    loses: dict[str, int] = field(default_factory=dict)  # by plural, how many objects are taken, and the answer is lost
     breaks: int = 0  # how often a followed log breaks off after its first lines
+    admission: Callable[[str, dict[str, Any]], Refusal | None] = lambda plural, value: None
+    overrun: int = 0
+    restarts: list[float] = field(default_factory=list)  # seconds to be away, one for each restart
     lock: threading.RLock = field(default_factory=threading.RLock)
     url: str = ""
     _count: int = 0
@@ -74,8 +97,39 @@ class KubeApi:
             metadata["generation"] = (before["metadata"]["generation"] if before else 0) + changed
             metadata["resourceVersion"] = str(self._count)
             value.setdefault("kind", KINDS[plural])
+            value.setdefault("apiVersion", _API_VERSIONS.get(plural, "v1"))
             self.objects[key] = value
             return value
+
+    def make_pod(self, plural: str, owner: str, pod: dict[str, Any]) -> bool:
+        """As the controller of an object does it; False, and an event about that object, where admission refuses the pod."""
+        refused = self.admission("pods", pod)
+        if refused is None:
+            self.put("pods", pod)
+            return True
+        name = f"{owner}.failed"
+        about = {"kind": KINDS[plural], "name": owner, "uid": self.objects[plural, owner]["metadata"]["uid"]}
+        event = {"metadata": {"name": name}, "involvedObject": about, "reason": "FailedCreate", "type": "Warning"}
+        last = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.put("events", event | {"message": f"Error creating: {refused[1]}", "lastTimestamp": last})
+        return False
+
+    def delete(self, plural: str, name: str) -> None:
+        """As the DELETE of a client: what has finalizers stays until they are off (`let_go`)."""
+        with self.lock:
+            metadata = self.objects[plural, name]["metadata"]
+            if metadata.get("finalizers"):
+                metadata.setdefault("deletionTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            else:
+                self.remove(plural, name)
+
+    def let_go(self, plural: str, name: str, finalizer: str) -> None:
+        """Take a finalizer off, as its controller does when it has cleaned up."""
+        with self.lock:
+            metadata = self.objects[plural, name]["metadata"]
+            metadata["finalizers"] = [one for one in metadata.get("finalizers", ()) if one != finalizer]
+            if not metadata["finalizers"] and "deletionTimestamp" in metadata:
+                self.remove(plural, name)
 
     def remove(self, plural: str, name: str) -> None:
         """With everything that names it as its owner."""
@@ -96,28 +150,47 @@ class KubeApi:
     def find(self, plural: str, name: str) -> dict[str, Any]:
         return self.objects[plural, name]
 
-    def apply(self, plural: str, name: str, wanted: dict[str, Any], manager: str, *, force: bool) -> str:
-        """Server-side apply; the name of the manager in conflict, or ""."""
+    def apply(
+        self, plural: str, name: str, wanted: dict[str, Any], manager: str, *, force: bool
+    ) -> dict[tuple[str, ...], str]:
+        """Server-side apply; the fields in conflict, each with its manager: nothing is changed then."""
         with self.lock:
             key = (plural, name)
             current = copy.deepcopy(self.objects.get(key, {"metadata": {"name": name}}))
             owners = self.owners.setdefault(key, {})
             mine = {path for path, _ in _leaves(wanted)}
-            for other, paths in owners.items():
-                if other == manager:
-                    continue
-                clash = [path for path, value in _leaves(wanted) if path in paths and _at(current, path) != value]
-                if clash and not force:
-                    return other
-                paths.difference_update(clash)
+            clashes = {
+                path: other
+                for other, paths in owners.items()
+                for path, value in _leaves(wanted)
+                if other != manager and path in paths and _at(current, path) != value
+            }
+            if clashes and not force:
+                return clashes
+            for path, other in clashes.items():
+                owners[other].discard(path)
             for path in owners.get(manager, set()) - mine:
                 if not any(path in paths for other, paths in owners.items() if other != manager):
                     _drop(current, path)
             for path, value in _leaves(wanted):
                 _set(current, path, value)
             owners[manager] = mine
+            current["metadata"]["managedFields"] = [
+                {"manager": one, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": _fields(paths)}
+                for one, paths in owners.items()
+                if paths
+            ]
             self.put(plural, current)
-            return ""
+            return {}
+
+
+def _fields(paths: set[tuple[str, ...]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path in sorted(paths):
+        below = tree
+        for key in path:
+            below = below.setdefault(f"f:{key}", {})
+    return tree
 
 
 def _leaves(value: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -173,6 +246,13 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.api.restarts:  # what has come in while it goes down is lost
+            self.close_connection = True
+            return
+        if self.api.overrun:
+            self.api.overrun -= 1
+            self._status(429, "TooManyRequests", "Too many requests, please try again later.", {"Retry-After": "1"})
+            return
         if served := _SERVED.fullmatch(parts.path):
             self._model(served["name"], served["what"])
             return
@@ -212,28 +292,52 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, plural: str, name: None, query: dict[str, str], body: Any) -> None:
         wanted = dict(one.split("=") for one in query.get("labelSelector", "").split(",") if one)
+        fields = dict(one.split("=") for one in query.get("fieldSelector", "").split(",") if one)
         with self.api.lock:
             found = [
                 copy.deepcopy(value)
                 for (kind, _), value in sorted(self.api.objects.items())
-                if kind == plural and wanted.items() <= value["metadata"].get("labels", {}).items()
+                if kind == plural
+                and wanted.items() <= value["metadata"].get("labels", {}).items()
+                and all(_at(value, tuple(path.split("."))) == said for path, said in fields.items())
             ]
         self._json(200, {"kind": f"{KINDS[plural]}List", "metadata": {"resourceVersion": "1"}, "items": found})
 
     def _create(self, plural: str, name: None, query: dict[str, str], body: Any) -> None:
         if (plural, body["metadata"]["name"]) in self.api.objects:
             self._status(409, "AlreadyExists", f'{plural} "{body["metadata"]["name"]}" already exists')
+        elif (refused := self.api.admission(plural, body)) is not None:
+            self._refused(refused)
         else:
-            self._json(201, self.api.put(plural, body))
+            made = self.api.put(plural, body)
+            if self._lost(plural):
+                return
+            self._json(201, made)
+
+    def _lost(self, plural: str) -> bool:
+        """Whether the connection breaks before the answer."""
+        if not self.api.loses.get(plural):
+            return False
+        self.api.loses[plural] -= 1
+        self.close_connection = True
+        return True
+
+    def _refused(self, refused: Refusal) -> None:
+        code, message = refused
+        self._status(code, "Forbidden" if code == 403 else "InternalError" if code == 500 else "Invalid", message)
 
     def _patch(self, plural: str, name: str, query: dict[str, str], body: Any) -> None:
         if self.headers["Content-Type"] == "application/apply-patch+yaml":
-            other = self.api.apply(plural, name, body, query["fieldManager"], force=query.get("force") == "true")
-            if other:
-                self._status(409, "Conflict", f'Apply failed with 1 conflict: conflict with "{other}"')
+            if (refused := self.api.admission(plural, body)) is not None:
+                self._refused(refused)
                 return
-            if plural in self.api.loses:
-                self.close_connection = True
+            if (plural, name) not in self.api.objects:
+                self.api.rights.add(("create", plural))
+            clashes = self.api.apply(plural, name, body, query["fieldManager"], force=query.get("force") == "true")
+            if clashes:
+                self._conflict(clashes)
+                return
+            if self._lost(plural):
                 return
         else:
             with self.api.lock:
@@ -247,8 +351,17 @@ class _Handler(BaseHTTPRequestHandler):
         if (plural, name) not in self.api.objects:
             self._status(404, "NotFound", f'{plural} "{name}" not found')
             return
-        self.api.remove(plural, name)
+        self.api.delete(plural, name)
         self._json(200, {"kind": "Status", "status": "Success"})
+
+    def _conflict(self, clashes: dict[tuple[str, ...], str]) -> None:
+        causes = [
+            {"reason": "FieldManagerConflict", "message": f'conflict with "{other}"', "field": "." + ".".join(path)}
+            for path, other in clashes.items()
+        ]
+        message = f"Apply failed with {len(causes)} conflict(s)"
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409}
+        self._json(409, status | {"message": message, "details": {"causes": causes}})
 
     def _log(self, pod: str, where: str, *, follow: bool, tail: int) -> None:
         self.send_response(200)
@@ -279,15 +392,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json(200, {"choices": [{"text": self.api.served[name]}]})
 
-    def _status(self, code: int, reason: str, message: str) -> None:
+    def _status(self, code: int, reason: str, message: str, headers: dict[str, str] | None = None) -> None:
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}
-        self._json(code, status | {"message": message})
+        self._json(code, status | {"message": message}, headers)
 
-    def _json(self, code: int, value: Any) -> None:
-        self._send(code, json.dumps(value).encode(), "application/json")
+    def _json(self, code: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        self._send(code, json.dumps(value).encode(), "application/json", headers)
 
-    def _send(self, code: int, content: bytes, kind: str) -> None:
+    def _send(self, code: int, content: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -299,27 +414,41 @@ def kube_api(controller: Callable[[KubeApi], None] = lambda _: None) -> Iterator
     """Serve until the block ends; an error in the controller ends the test, not just its thread."""
     api = KubeApi()
     handler = type("Handler", (_Handler,), {"api": api})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    api.url = f"http://127.0.0.1:{server.server_address[1]}"
     ended = threading.Event()
+
+    def serve() -> None:
+        """One server after the other: while `restarts` has an entry there is none."""
+        port = 0
+        while not ended.is_set():
+            server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+            server.daemon_threads = True
+            port = server.server_address[1]
+            api.url = f"http://127.0.0.1:{port}"
+            server.timeout = 0.02
+            listening.set()
+            while not ended.is_set() and not api.restarts:
+                server.handle_request()
+            server.server_close()
+            if api.restarts:
+                ended.wait(api.restarts[0])
+                api.restarts.pop(0)
 
     def control() -> None:
         while not ended.wait(0.02):
             with api.lock:
                 controller(api)
 
-    threads = [threading.Thread(target=server.serve_forever, args=(0.05,)), threading.Thread(target=control)]
+    listening = threading.Event()
+    threads = [threading.Thread(target=serve), threading.Thread(target=control)]
     for thread in threads:
         thread.start()
+    listening.wait()
     try:
         yield api
     finally:
         ended.set()
-        server.shutdown()
         for thread in threads:
             thread.join()
-        server.server_close()
 
 
 def allowed(root: Path, account: str) -> set[tuple[str, str]]:
@@ -330,8 +459,14 @@ def allowed(root: Path, account: str) -> set[tuple[str, str]]:
         for one in documents
         if one["kind"] == "RoleBinding" and any(subject["name"] == account for subject in one["subjects"])
     }
+    return set().union(*(rights(root, role) for role in roles))
+
+
+def rights(root: Path, role: str) -> set[tuple[str, str]]:
+    """(verb, resource) of one role in infra/kubernetes/rbac.yaml."""
+    documents = yaml.safe_load_all((root / "infra" / "kubernetes" / "rbac.yaml").read_text())
     rules = [
-        rule for one in documents if one["kind"] == "Role" and one["metadata"]["name"] in roles for rule in one["rules"]
+        rule for one in documents if one["kind"] == "Role" and one["metadata"]["name"] == role for rule in one["rules"]
     ]
     return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 

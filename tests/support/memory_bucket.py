@@ -26,6 +26,7 @@ class MemoryBucket:
         self.written: dict[str, datetime] = {}
         self.now = BEGINNING
         self.retries = False  # whether the answer to every deletion is lost, and the client sends it again
+        self.conditions = True  # whether it knows conditional writes
         self.step: Callable[[str, str], None] = lambda operation, key: None
 
     def size(self, key: str) -> int | None:
@@ -46,6 +47,14 @@ class MemoryBucket:
         self.step("write", key)
         self.content[key] = content
         self.written[key] = self.now
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        if self.conditions and key in self.content:
+            return False
+        self.step("write", key)
+        self.content[key] = content
+        self.written[key] = self.now
+        return True
 
     def delete(self, key: str) -> None:
         self.step("delete", key)

@@ -11,9 +11,10 @@ from containers.errors import BadInput
 from containers.settings import StoreSettings
 from flows.cli.housekeeping import age, services
 from flows.runners.backends import BACKENDS
+from flows.runners.kubernetes.kept import forget, places, remember
 from flows.runners.process.services import ProcessServices
 from flows.runners.remote.services import PlacedServices
-from infra.settings import PlacementSettings, Settings
+from infra.settings import KubernetesSettings, PlacementSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,18 @@ def test_a_run_with_the_docker_profile_is_remembered(tmp_path: Path) -> None:
     (tmp_path / "services" / "docker").touch()
     settings = Settings().model_copy(update={"home": tmp_path, "launcher": "process"})
     assert [type(one).__name__ for one in services(settings)] == ["ProcessServices", "DockerServices"]
+
+
+def test_a_service_that_was_kept_on_a_cluster_is_remembered(tmp_path: Path) -> None:
+    """With the place, which the settings no longer name."""
+    settings = Settings().model_copy(update={"home": tmp_path, "launcher": "process"})
+    place = KubernetesSettings(kubeconfig=tmp_path / "config", context="prod", namespace="models")
+    for _ in range(2):
+        remember(settings, place)
+    assert [type(one).__name__ for one in services(settings)] == ["ProcessServices", "KubernetesServices"]
+    assert places(settings) == [place]
+    forget(settings)
+    assert [type(one).__name__ for one in services(settings)] == ["ProcessServices"]
 
 
 @pytest.mark.parametrize(("text", "hours"), [("36h", 36), ("14d", 336), ("0h", 0)])

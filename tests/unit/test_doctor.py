@@ -443,7 +443,9 @@ def said_by_store(ahead: float = 0.0, **listing: Any) -> dict[tuple[str, str], A
     xml = '<?xml version="1.0"?><{0} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{1}</{0}>'
     began = xml.format("InitiateMultipartUploadResult", "<UploadId>u1</UploadId>")
     answers = {
-        ("GET", "/carwright"): Answer(body=xml.format("ListBucketResult", "").encode(), headers=date),
+        ("GET", "/carwright"): Answer(
+            body=xml.format("ListBucketResult", "<Name>carwright</Name>").encode(), headers=date
+        ),
         ("POST", "uploads"): Answer(body=began.encode(), headers=date),
         ("DELETE", "uploadId=u1"): Answer(204, headers=date),
     }
@@ -476,7 +478,7 @@ def test_a_store_with_another_time(ahead: float, state: str, words: str) -> None
 @_LINE(
     ("code", "status", "at", "words"),
     [
-        ("RequestTimeTooSkewed", 403, ("GET", "/carwright"), "the clocks of this machine and of the store differ"),
+        ("RequestTimeTooSkewed", 403, ("GET", "/carwright"), "set this machine's clock, or the store's"),
         ("InvalidAccessKeyId", 403, ("GET", "/carwright"), "the store refuses these keys"),
         ("AccessDenied", 403, ("POST", "uploads"), "grant these keys list, get, put and delete"),
     ],

@@ -68,6 +68,30 @@ def test_a_step_has_no_more_than_it_needs(settings: Settings) -> None:
     assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.step.value)
+def test_every_pod_fits_the_strictest_level_of_pod_security(settings: Settings, request_: StepRequest) -> None:
+    """`restricted` (kubernetes.io, "Pod Security Standards"), which `baseline` is a part of; measuring, too."""
+    pod = job(settings, request_, "a-name")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert {kind for volume in pod["volumes"] for kind in volume} <= {"name", "emptyDir", "secret"}
+    for container in [*pod.get("initContainers", ()), *pod["containers"]]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert not any("hostPort" in port for port in container.get("ports", ()))
+
+
+def test_only_who_asks_for_bubblewrap_leaves_it(settings: Settings) -> None:
+    """For its namespaces the profile of the runtime is in the way; and only where a model's programs run."""
+    asked = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"sandbox": "bubblewrap"})})
+    profiles = [
+        job(asked, one, "a-name")["spec"]["template"]["spec"]["securityContext"]["seccompProfile"]["type"]
+        for one in REQUESTS
+    ]
+    assert profiles == ["RuntimeDefault", "Unconfined", "RuntimeDefault"]
+
+
 def test_the_container_that_serves_sees_no_secret(settings: Settings) -> None:
     """The one before it does, and ends; they share the folder with the model and nothing else that is secret."""
     request = REQUESTS[2]

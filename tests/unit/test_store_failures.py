@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from botocore import exceptions as botocore_errors
+from botocore.parsers import ResponseParserError
 
 from containers.contract import StoreLocation
 from containers.errors import BadInput, DiskFull, Error, Temporary
@@ -18,9 +21,9 @@ from containers.store.store import Store
 URL = "http://127.0.0.1:1"
 
 
-def refused(code: str, status: int, message: str = "") -> botocore_errors.ClientError:
+def refused(code: str, status: int, message: str = "", operation: str = "PutObject") -> botocore_errors.ClientError:
     answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return botocore_errors.ClientError(answer, "PutObject")  # type: ignore[arg-type]
+    return botocore_errors.ClientError(answer, operation)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,11 @@ def refused(code: str, status: int, message: str = "") -> botocore_errors.Client
         (refused("SignatureDoesNotMatch", 403), BadInput, "SECRET_ACCESS_KEY"),
         (refused("ExpiredToken", 400), BadInput, "ACCESS_KEY_ID"),
         (refused("AccessDenied", 403), BadInput, "grant"),
+        (refused("403", 403, operation="HeadObject"), BadInput, "grant"),
         (refused("403", 403), BadInput, "grant"),
+        (refused("404", 404), BadInput, "no S3 answers at this address"),
+        (refused("RequestTimeTooSkewed", 403), BadInput, "clock"),
+        (refused("SecondLevelDomainForbidden", 403), BadInput, "CARWRIGHT_STORE__ADDRESSING=virtual"),
         (refused("NoSuchBucket", 404), BadInput, "BUCKET"),
         (refused("SlowDown", 503), Temporary, "again"),
         (refused("InternalError", 500), Temporary, "again"),
@@ -42,6 +49,9 @@ def refused(code: str, status: int, message: str = "") -> botocore_errors.Client
         (botocore_errors.ConnectTimeoutError(endpoint_url=URL), Temporary, "ENDPOINT"),
         (botocore_errors.ReadTimeoutError(endpoint_url=URL), Temporary, "ENDPOINT"),
         (botocore_errors.ConnectionClosedError(endpoint_url=URL), Temporary, "ENDPOINT"),
+        (botocore_errors.IncompleteReadError(actual_bytes=1, expected_bytes=2), Temporary, "does not answer"),
+        (botocore_errors.ResponseStreamingError(error="cut"), Temporary, "does not answer"),
+        (ResponseParserError("no XML"), BadInput, "no S3 answers at this address"),
         (botocore_errors.SSLError(endpoint_url=URL, error="self-signed"), BadInput, "SSL_CERT_FILE"),
         (botocore_errors.NoCredentialsError(), BadInput, "ACCESS_KEY_ID"),
         (OSError(errno.ENOSPC, "No space left on device", "/full/file"), DiskFull, "/full/file"),
@@ -60,6 +70,21 @@ def test_each_failure_has_its_error(raised: Exception, becomes: type[Error], say
     assert caught.value.__cause__ is raised
     if not isinstance(raised, OSError):
         assert URL in str(caught.value)
+
+
+@pytest.mark.parametrize("operation", ["HeadObject", "PutObject"])
+def test_a_clock_that_is_wrong_is_named_whatever_the_store_says(operation: str) -> None:
+    """By the Date of its answer: an answer to HEAD has no body, and some servers call the signature wrong."""
+    later = format_datetime(datetime.now(UTC) + timedelta(days=1))
+    error = refused("403" if operation == "HeadObject" else "SignatureDoesNotMatch", 403, operation=operation)
+    error.response["ResponseMetadata"]["HTTPHeaders"] = {"date": later}
+    with (
+        pytest.raises(BadInput, match=r"the store's is 86[34]\d\d s ahead of this machine's") as caught,
+        translated("x", "y"),
+    ):
+        raise error
+    assert "timedatectl" in caught.value.remedy
+    assert "ACCESS_KEY" not in caught.value.remedy
 
 
 def test_what_nobody_foresaw_is_a_bug_and_not_temporary() -> None:

@@ -22,7 +22,7 @@ from containers.step import parse_result_line
 from flows.runners.kubernetes.manifests import CONTAINER, FETCH, check, job, labels, new_name, resources, secret
 from flows.runners.service import serves
 from flows.runners.step_protocol import StepOutput
-from infra.cluster import Cluster
+from infra.cluster import Cluster, is_going, refusal
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _POLL: Final = 1.0  # seconds
-_SILENT: Final = 60  # how often in a row the cluster may not answer before we give up: a restart takes its time
 _HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 
 
@@ -43,7 +42,7 @@ class KubernetesLauncher:
     def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
         """See that the cluster answers and lets us look at Jobs; images are pulled by its nodes."""
         resources(self.settings, request.step)
-        with Cluster.open(self.settings.kubernetes) as cluster:
+        with opened(self.settings, on_event) as cluster:
             cluster.list("Job", labels(request))
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
@@ -51,7 +50,7 @@ class KubernetesLauncher:
             raise BadInput("a model is served by a service, not by a launcher")
         check(request)
         name = new_name(request)
-        with Cluster.open(self.settings.kubernetes) as cluster:
+        with opened(self.settings, on_event) as cluster:
             try:
                 made = cluster.create(job(self.settings, request, name))
                 cluster.create(secret(self.settings, request, name, made["metadata"]["uid"]))
@@ -65,7 +64,14 @@ class KubernetesLauncher:
                 raise
             finally:
                 with contextlib.suppress(Error):
-                    cluster.delete("Secret", name)
+                    cluster.delete("Secret", name, wait=False)  # which may not be read
+
+
+def opened(settings: Settings, on_event: OnEvent) -> Cluster:
+    """The cluster; that it is waited for is told as an event."""
+    return Cluster.open(
+        settings.kubernetes, say=lambda line: on_event(Event(event="log", level="warning", message=line))
+    )
 
 
 @dataclass
@@ -108,18 +114,11 @@ class JobWatch:
 
     def run(self) -> StepResult:
         pod = self._started()
-        silent = 0
         while True:
             with contextlib.suppress(Temporary):  # a quiet log is cut by any proxy on the way: the pod is asked instead
                 self._read(pod, follow=True)
-            try:
-                if (ended := self._ended(pod)) is not None:
-                    break
-                silent = 0
-            except Temporary:
-                silent += 1
-                if silent > _SILENT:
-                    raise
+            if (ended := self._ended(pod)) is not None:
+                break
             time.sleep(_POLL)
         self._read(pod, follow=False)  # what a broken connection has kept from us
         return self._judge(ended)
@@ -128,36 +127,47 @@ class JobWatch:
         """The name of the Job's pod once its container runs or has ended; raises when it will not."""
         patience = self.settings.kubernetes.pending_timeout
         deadline = time.monotonic() + patience
+        sizes = f"CARWRIGHT_RESOURCES__{self.step.upper()}__CPUS, __MEMORY_GIB and __GPUS"
         while True:
             pods = self.cluster.list("Pod", {"job-name": self.job})
-            why = "no pod yet"
+            why, remedy = "no pod yet", f"free or add a node that fits {sizes}"
             for pod in pods:
                 status = pod.get("status") or {}
                 state = _state(pod, self.container)
                 if "running" in state or "terminated" in state or status.get("phase") in ("Succeeded", "Failed"):
                     return str(pod["metadata"]["name"])
                 why = _waiting(status, state)
+            if not pods and (refused := self._refused()) is not None:
+                why, remedy = refused.message, refused.remedy
             if why and why != self._said:
                 self._said = why
                 self.on_event(Event(event="log", message=f"{self.job}: {why}"))
-            if not pods:
-                self._check_job()
             if time.monotonic() > deadline:
-                raise Temporary(
-                    f"{self.step} did not start within {patience:g} s: {self._said}",
-                    remedy=f"free or add a node that fits CARWRIGHT_RESOURCES__{self.step.upper()}__CPUS, __MEMORY_GIB and __GPUS",
-                )
+                raise Temporary(f"{self.step} did not start within {patience:g} s: {self._said}", remedy=remedy)
             time.sleep(_POLL)
 
-    def _check_job(self) -> None:
+    def _refused(self) -> Error | None:
+        """Why the Job has no pod, as far as that is known and may pass; raises for what waiting does not mend."""
+        uid = self._check_job()
+        message = self.cluster.why_no_pod(uid)
+        if not message:
+            return None
+        error = refusal(f"make the pod of {self.step}", message)
+        if not isinstance(error, Temporary):
+            raise error
+        return error
+
+    def _check_job(self) -> str:
+        """The Job's uid; raises when it has failed or is going."""
         found = self.cluster.get("Job", self.job)
-        if found is None:
+        if found is None or is_going(found):
             raise StepFailed(self.step, Temporary.exit_code, f"the Job {self.job} was deleted before it started")
         for one in (found.get("status") or {}).get("conditions") or ():
             if one.get("type") == "Failed" and one.get("status") == "True":
                 raise StepFailed(
                     self.step, Temporary.exit_code, f"{self.step}: {one.get('message') or one.get('reason')}"
                 )
+        return str(found["metadata"]["uid"])
 
     def _read(self, pod: str, *, follow: bool) -> None:
         """Pass on the lines that were not passed on yet; the result counts wherever it stands, since a log may have lost

@@ -94,7 +94,10 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     working[0]["volumeMounts"].append({"name": "secrets", "mountPath": SECRETS, "readOnly": True})
     if LOGINS in names:
         working[0]["env"].append({"name": "CARWRIGHT_REGISTRY__AUTH_FILE", "value": f"{SECRETS}/{LOGINS}"})
-    seccomp = "Unconfined" if makes_user_namespaces(request) else "RuntimeDefault"
+    # RuntimeDefault, as the Pod Security levels `baseline` and `restricted` want it, forbids the namespaces of bubblewrap; then
+    # Landlock and the program's own list of system calls are its sandbox.
+    bubblewrap = makes_user_namespaces(request) and settings.evaluate.sandbox == "bubblewrap"
+    seccomp = "Unconfined" if bubblewrap else "RuntimeDefault"
     requests = [_item(REQUEST), *([_item(_FETCH_REQUEST)] if service else [])]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",

@@ -17,9 +17,10 @@ from containers.labels import KUBERNETES_LABEL
 from containers.serve_health import is_healthy
 from containers.step import parse_result_line
 from flows.runners.kubernetes import manifests
-from flows.runners.kubernetes.launcher import JobWatch
+from flows.runners.kubernetes.kept import forget, mark, places, remember
+from flows.runners.kubernetes.launcher import JobWatch, opened
 from flows.runners.step_protocol import last_error
-from infra.cluster import Cluster
+from infra.cluster import Cluster, is_going
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
@@ -38,7 +39,7 @@ class KubernetesLease:
 
     endpoint: Endpoint
     found: bool
-    _settings: KubernetesSettings
+    _settings: Settings
     _job: str
     _stays: bool = field(default=False)
 
@@ -47,7 +48,7 @@ class KubernetesLease:
         return is_healthy(self.endpoint.url)
 
     def why_ended(self) -> Error | None:
-        with Cluster.open(self._settings) as cluster:
+        with Cluster.open(self._settings.kubernetes) as cluster:
             for pod in cluster.list("Pod", {"job-name": self._job}):
                 name = pod["metadata"]["name"]
                 with contextlib.suppress(Error):
@@ -58,12 +59,13 @@ class KubernetesLease:
 
     def end(self) -> None:
         if not self._stays:
-            with Cluster.open(self._settings) as cluster:
+            with Cluster.open(self._settings.kubernetes) as cluster:
                 cluster.delete("Job", self._job)
 
     def keep(self) -> None:
         self._stays = True
-        with Cluster.open(self._settings) as cluster:
+        with Cluster.open(self._settings.kubernetes) as cluster:
+            remember(self._settings, cluster.found_by)
             cluster.patch("Job", self._job, _STAYING)
 
 
@@ -84,18 +86,17 @@ class KubernetesServices:
         """See Services. What another run serves for itself is left to it; what was kept is found by every run."""
         manifests.check(request)
         key = request.fingerprint(fingerprint_inputs(request.step))[:12]
-        kube = self.settings.kubernetes
-        with Cluster.open(kube) as cluster:
+        with opened(self.settings, on_event) as cluster:
             for one in cluster.list("Job", {_SERVICE: key, _KEPT: "true"}):
-                endpoint = self._endpoint(cluster, one["metadata"]["name"])
+                endpoint = None if is_going(one) else self._endpoint(cluster, one["metadata"]["name"])
                 if endpoint is not None:
-                    return KubernetesLease(endpoint, True, kube, one["metadata"]["name"], _stays=True)
+                    return KubernetesLease(endpoint, True, self.settings, one["metadata"]["name"], _stays=True)
             options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0", "port": PORT})  # noqa: S104 -- in its pod
             asked = request.model_copy(update={"options": options.dump()})
             name = manifests.new_name(request)
             manifest = manifests.job(self.settings, asked, name)
             manifest["metadata"]["labels"][_SERVICE] = key
-            manifest["spec"]["activeDeadlineSeconds"] = kube.service_timeout
+            manifest["spec"]["activeDeadlineSeconds"] = self.settings.kubernetes.service_timeout
             try:
                 made = cluster.create(manifest)
                 cluster.create(manifests.secret(self.settings, asked, name, made["metadata"]["uid"]))
@@ -108,16 +109,26 @@ class KubernetesServices:
                 raise
             finally:
                 with contextlib.suppress(Error):
-                    cluster.delete("Secret", name)
-        return KubernetesLease(endpoint, False, kube, name)
+                    cluster.delete("Secret", name, wait=False)  # which may not be read
+        return KubernetesLease(endpoint, False, self.settings, name)
 
     def stop_all(self, *, kept: bool = False) -> list[str]:
-        """Of what dead runs leave the cluster takes care itself; with `kept` every service that was to stay is ended."""
+        """Of what dead runs leave the cluster takes care itself; with `kept` every service that was to stay is ended.
+
+        In the namespace of the settings, where they start steps on a cluster, and wherever runs of this folder have kept any.
+        """
         if not kept:
             return []
-        with Cluster.open(self.settings.kubernetes) as cluster:
-            names = [one["metadata"]["name"] for one in cluster.list("Job", _PROJECT | {_KEPT: "true"})]
-            return [name for name in names if cluster.delete("Job", name)]
+        stopped = []
+        for place in places(self.settings):
+            try:
+                stopped += _stop_kept(place)
+            except Error as error:
+                if mark(self.settings).exists():
+                    error.remedy = f"{error.remedy}; if that cluster is gone, remove {mark(self.settings)}"
+                raise
+        forget(self.settings)
+        return stopped
 
     def _endpoint(self, cluster: Cluster, name: str) -> Endpoint | None:
         """Of a Job that serves, from the result in its log; None when it does not answer."""
@@ -128,6 +139,12 @@ class KubernetesServices:
                         endpoint = _of_pod(cluster, pod["metadata"]["name"], Endpoint.read(result.values))
                         return endpoint if is_healthy(endpoint.url) else None
         return None
+
+
+def _stop_kept(place: KubernetesSettings) -> list[str]:
+    with Cluster.open(place) as cluster:
+        names = [one["metadata"]["name"] for one in cluster.list("Job", _PROJECT | {_KEPT: "true"})]
+        return [f"the Job {name} in the namespace {cluster.namespace}" for name in names if cluster.delete("Job", name)]
 
 
 def _of_pod(cluster: Cluster, pod: str, endpoint: Endpoint) -> Endpoint:
