@@ -60,6 +60,41 @@ def test_a_gpu_that_another_program_has_is_called_that() -> None:
     assert "KV_CACHE" not in error.remedy
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)",
+        (
+            "torch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled "
+            "cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.29.7"
+        ),
+        "torch.AcceleratorError: CUDA error: peer access is not supported between these two devices",
+    ],
+)
+def test_cards_that_cannot_talk_to_each_other_are_told_what_helps(words: str) -> None:
+    """Without NVLink, and where PCIe does not do it; the worker's end that follows is not the reason."""
+    lines = [
+        f"(Worker_TP1 pid=9) ERROR 11-23 13:22:52 [multiproc_executor.py:800] {words}",
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ]
+    error = explain(lines, "vLLM ended with code 1")
+    assert type(error) is BadInput
+    assert "could not talk to each other" in error.message
+    assert "NCCL_P2P_DISABLE=1" in error.remedy
+
+
+def test_a_gpu_that_runs_out_of_memory_is_not_taken_for_one_that_cannot_talk() -> None:
+    """As a card of several does in the middle of a suite: NCCL fails in the others."""
+    lines = [
+        "(Worker_TP1 pid=9) ERROR 11-23 13:22:52 [x.py:1] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "(Worker_TP0 pid=8) ERROR 11-23 13:22:53 [x.py:1] RuntimeError: NCCL error: remote process exited or there was a network error",
+        "(APIServer pid=7) ERROR 11-23 13:22:53 [async_llm.py:1] AsyncLLM output_handler failed.",
+    ]
+    error = explain(lines, "vLLM ended with code 1")
+    assert type(error) is Temporary
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB." in error.message
+
+
 def test_an_unknown_end_shows_the_last_words_without_stack_frames_and_prefixes() -> None:
     lines = [
         "(APIServer pid=7) INFO 11-23 13:22:51 [api_utils.py:286] starting",
