@@ -194,7 +194,12 @@ class Steps:
     def plan(self, source: ResolvedSource, request: ShipRequest) -> Plans:
         """Plan how baseline and candidate are served. Raises BadInput, before anything is downloaded, if one fits nowhere."""
         settings = self.runtime.settings
-        gpus = serving_machine.gpus(settings)
+
+        def say(line: str) -> None:
+            get_run_logger().info("plan: %s", line)
+            self.runtime.listener("plan", Event(event="log", message=line))
+
+        gpus = serving_machine.gpus(settings, say)
         length = max(request.max_model_len, suites.read(request.suite).max_model_len)
         elsewhere = self._elsewhere(request)
         if not gpus and len(elsewhere) < 2:
@@ -209,8 +214,7 @@ class Steps:
             elsewhere=elsewhere,
         )
         for one in (plans.baseline, plans.candidate):
-            get_run_logger().info("plan: %s", one)
-            self.runtime.listener("plan", Event(event="log", message=str(one)))
+            say(str(one))
         publish_plan(plans)
         return plans
 

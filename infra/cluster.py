@@ -1,4 +1,4 @@
-"""One namespace of a Kubernetes cluster: the only module that knows the cluster's client.
+"""One namespace of a Kubernetes cluster, and its nodes: the only module that knows the cluster's client.
 
 Objects come and go as plain dictionaries. What the API server refuses becomes BadInput with what to change; what may go
 by (no connection, too many requests, the server's own errors) becomes Temporary.
@@ -15,7 +15,7 @@ from lightkube.core.exceptions import ConfigError
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.resources.apps_v1 import Deployment
 from lightkube.resources.batch_v1 import Job
-from lightkube.resources.core_v1 import Pod, Secret
+from lightkube.resources.core_v1 import Node, Pod, Secret
 from lightkube.types import CascadeType, PatchType
 
 from containers.errors import BadInput, Temporary
@@ -31,6 +31,7 @@ _KINDS: Final[dict[str, Any]] = {
     "Job": Job,
     "Secret": Secret,
     "Pod": Pod,
+    "Node": Node,
     "Deployment": Deployment,
     "ServingRuntime": create_namespaced_resource("serving.kserve.io", "v1alpha1", "ServingRuntime", "servingruntimes"),
     "InferenceService": create_namespaced_resource(
@@ -125,6 +126,10 @@ class _Absent(BadInput):
     """There is no object of that name."""
 
 
+class NotAllowed(BadInput):
+    """The account lacks a permission."""
+
+
 @contextmanager
 def _explained(verb: str, kind: str, name: str) -> Iterator[None]:
     what = f"{kind} {name}".strip()
@@ -160,7 +165,7 @@ def _api_error(verb: str, what: str, kind: str, error: ApiError) -> BadInput | T
 
 def _by_code(code: int, message: str) -> BadInput | Temporary:
     if code == 403:
-        return BadInput(message, remedy="grant the permission: infra/kubernetes/rbac.yaml lists all that are needed")
+        return NotAllowed(message, remedy="grant the permission: infra/kubernetes/rbac.yaml lists all that are needed")
     if code == 401:
         return BadInput(message, remedy="log in to the cluster again")
     if code in (408, 429) or code >= 500:
