@@ -27,6 +27,7 @@ _CASES = {
     "argument_no_choice": (BadInput, "argument --kv-cache-dtype: invalid choice: 'nonsense' (choose from"),
     "argument_no_number": (BadInput, "argument --seed: invalid int value: 'abc'"),
     "argument_of_a_flag": (BadInput, "argument --enforce-eager/--no-enforce-eager: ignored explicit argument '1'"),
+    "no_gpu": (BadInput, "there is no GPU that this vLLM could use"),
     "engine_killed": (Temporary, "was killed without an error message"),
 }
 
@@ -58,6 +59,22 @@ def test_a_gpu_that_another_program_has_is_called_that() -> None:
     assert "5.17/79.18 GiB" in error.message
     assert "nvidia-smi" in error.remedy
     assert "KV_CACHE" not in error.remedy
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver",
+        "torch.AcceleratorError: CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+        "torch.AcceleratorError: CUDA error: no kernel image is available for execution on the device",
+    ],
+)
+def test_an_old_driver_in_a_container_is_told_as_one(words: str) -> None:
+    """Without containers the driver is looked at first; a container's is the host's."""
+    error = explain([f"(EngineCore pid=9) ERROR 11-23 13:22:52 [core.py:1] {words}"], "vLLM ended with code 1")
+    assert type(error) is BadInput
+    assert "too old for this vLLM's CUDA" in error.message
+    assert "580" in error.remedy
 
 
 @pytest.mark.parametrize(
