@@ -123,6 +123,13 @@ def model_facts(config: Mapping[str, JsonValue], weights: int) -> ModelFacts | N
         return None
 
 
+def vocabulary(config: Mapping[str, JsonValue]) -> int:
+    """The entries of a model's vocabulary by its config.json; 0 where that does not say."""
+    text = config.get("text_config")
+    said = {**config, **(text if isinstance(text, dict) else {})}.get("vocab_size")
+    return said if isinstance(said, int) and said > 0 else 0
+
+
 def quantized(model: ModelFacts) -> ModelFacts:
     """The same model with 8-bit weights, before it is quantized: embeddings and the head keep 16 bits, scales are small."""
     embeddings = min(2 * 2 * model.vocabulary * model.hidden, model.weights)

@@ -39,7 +39,7 @@ from flows.overlap import NO_LAYERS, LayersAhead
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
-from flows.serving_plan import Plans, ServicePlan, plan_both
+from flows.serving_plan import Plans, ServicePlan, plan_both, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,7 +201,7 @@ class Steps:
 
         gpus = serving_machine.gpus(settings, say)
         length = max(request.max_model_len, suites.read(request.suite).max_model_len)
-        elsewhere = self._elsewhere(request)
+        elsewhere = self._elsewhere(request, source, length)
         if not gpus and len(elsewhere) < 2:
             serving_machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(
@@ -224,15 +224,19 @@ class Steps:
             asked = self.requests.check_arguments(request.vllm_argument)
             _run(effect_step, asked, "check", "check the arguments for vLLM", after)
 
-    def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
+    def _elsewhere(self, request: ShipRequest, source: ResolvedSource, length: int) -> dict[str, ServicePlan]:
         """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
         urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
-        found = {role: endpoint.find(url, self.runtime.settings.http) for role, url in urls.items() if url}
-        versions = {role: endpoint.vllm_version(one.url, self.runtime.settings.http) for role, one in found.items()}
+        limits = self.runtime.settings.http
+        found = {role: endpoint.find(url, limits) for role, url in urls.items() if url}
+        versions = {role: endpoint.vllm_version(one.url, limits) for role, one in found.items()}
         if len(found) == 1:
             own = inference_server(self.runtime.settings).rpartition(" ")[2]
             versions |= {role: own for role in urls if role not in found}
         endpoint.check_same(versions)
+        endpoint.check_apart(found)
+        for one in found.values():
+            endpoint.check_model(one, length, vocabulary(source.config), limits)
         return {
             role: ServicePlan(
                 role=role,
@@ -319,7 +323,10 @@ class Steps:
     ) -> Iterator[Lease]:
         """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
         if subject.endpoint:
-            yield endpoint.ForeignServer(endpoint.find(subject.endpoint, self.runtime.settings.http))
+            limits = self.runtime.settings.http
+            found = endpoint.find(subject.endpoint, limits)
+            endpoint.check_version(found, subject.server, limits)
+            yield endpoint.ForeignServer(found)
             return
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(
