@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FIELDS: Final = ("index", "uuid", "name", "memory.total", "memory.free", "driver_version", "compute_cap")
-_UNKNOWN_FIELD: Final = "is not a valid field to query"  # what a driver before 510 says of compute_cap
+UNKNOWN_FIELD: Final = "is not a valid field to query"  # what a driver before 510 says of compute_cap
 _MIB: Final = 1 << 20
 _TIMEOUT: Final = 30.0  # seconds; without persistence mode the driver first wakes the cards
 # What the locked CUDA builds run on: CUDA 13 (its release notes' table of drivers, and of the architectures it compiles for).
@@ -85,7 +85,7 @@ def _listed() -> str:
     try:
         return asked(_FIELDS)
     except ProcessFailed as error:
-        if _UNKNOWN_FIELD not in error.output:
+        if UNKNOWN_FIELD not in error.output:
             raise
         return "".join(f"{line}, \n" for line in asked(_FIELDS[:-1]).splitlines())
 
