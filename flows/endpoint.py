@@ -17,9 +17,12 @@ from containers.web.exchange import Exchange
 from containers.web.origins import Origin
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from containers.web.exchange import HttpLimits
 
 _SILENCE = 30.0  # seconds
+_BEYOND = 4096  # tokens that a tokenizer may have beyond its model: placeholders of images, mostly
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
 
@@ -73,11 +76,22 @@ class ForeignServer:
 
     @property
     def serves(self) -> bool:
+        """Whether anything takes connections there; of more nothing is known."""
+        try:
+            _get(f"{self.endpoint.url}/models", Origin.of(self.endpoint.url), None)
+        except httpx.ConnectError:
+            return False
+        except (httpx.HTTPError, Error):
+            return True
         return True
 
     def why_ended(self) -> Error | None:
-        """Nothing is known of it."""
-        return None
+        if self.serves:
+            return None
+        return NotReady(
+            f"the server at {self.endpoint.url} has ended while it was measured",
+            remedy="see its own log, start it and run the same command again: everything but this measurement is found",
+        )
 
     def end(self) -> None:
         """Leave it as it is."""
@@ -101,6 +115,70 @@ def vllm_version(url: str, limits: HttpLimits | None = None, settings: EvaluateS
     return found
 
 
+def check_version(
+    endpoint: Endpoint, server: str, limits: HttpLimits | None = None, settings: EvaluateSettings | None = None
+) -> None:
+    """Raises BadInput when another vLLM answers there than the one that `server`, the name of a measurement, begins with."""
+    now = vllm_version(endpoint.url, limits, settings)
+    if not f"{server} ".startswith(f"vllm {now} "):
+        raise BadInput(
+            f"{endpoint.url} is served by vLLM {now}, and was not when the run began: {server}",
+            remedy="let the server be until the run has ended, and run again",
+        )
+
+
+def check_model(
+    endpoint: Endpoint,
+    length: int,
+    vocabulary: int,
+    limits: HttpLimits | None = None,
+    settings: EvaluateSettings | None = None,
+) -> None:
+    """Raises BadInput for an endpoint that serves another model for certain: its context is shorter than `length` tokens, or its
+    vocabulary is not the one with `vocabulary` entries (0: not known), and NotReady for one that does not answer.
+
+    vLLM takes a prompt of token ids, and refuses with status 400 those that neither its model nor its tokenizer has.
+    """
+    base, origin = endpoint.url, Origin.of(endpoint.url)
+
+    def takes(token: int) -> bool:
+        body = {"model": endpoint.served_model_name, "prompt": [token], "max_tokens": 1, "temperature": 0}
+        answer = _answer(httpx.Request("POST", f"{base}/completions", json=body), origin, limits, settings)
+        if answer.status_code not in (httpx.codes.OK, httpx.codes.BAD_REQUEST):
+            raise NotReady(f"{base} answered a first question with status {answer.status_code}", remedy="see its log")
+        return bool(answer.status_code == httpx.codes.OK)
+
+    try:
+        listed = _get(f"{base}/models", origin, limits, settings).json()["data"]
+        longest = next((one.get("max_model_len") for one in listed if one["id"] == endpoint.served_model_name), None)
+        if isinstance(longest, int) and 0 < longest < length:
+            raise BadInput(
+                f"{base} serves {endpoint.served_model_name} with a context of {longest} tokens, and {length} are needed",
+                remedy=f"serve it with --max-model-len {length} or more",
+            )
+        other = vocabulary and (not takes(vocabulary - 1) or takes(vocabulary + _BEYOND))
+    except httpx.HTTPError as error:
+        raise NotReady(f"{base} does not answer: {error}", remedy="see the server's log") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{base} does not answer as vLLM does", remedy=_BASE) from error
+    if other:
+        raise BadInput(
+            f"{base} serves another model: its vocabulary is not the {vocabulary} tokens of the one that is shipped",
+            remedy="give the endpoint of this model, unquantized for the baseline and quantized for the candidate",
+        )
+
+
+def check_apart(found: Mapping[str, Endpoint]) -> None:
+    """Raises BadInput when two roles are one and the same model of one server: it would be compared with itself."""
+    places = {role: (one.url, one.served_model_name) for role, one in found.items()}
+    if len(set(places.values())) < len(places):
+        url, name = next(iter(places.values()))
+        raise BadInput(
+            f"{' and '.join(places)} are the same model {name} at {url}, which would be compared with itself",
+            remedy="give each role its own server, or its own model of one server (URL#NAME)",
+        )
+
+
 def check_same(versions: dict[str, str]) -> None:
     """Raises BadInput when the servers of two roles are of different versions: that alone changes answers."""
     if len(set(versions.values())) > 1:
@@ -111,11 +189,18 @@ def check_same(versions: dict[str, str]) -> None:
         )
 
 
-def _get(url: str, origin: Origin, limits: HttpLimits | None, settings: EvaluateSettings | None) -> httpx.Response:
+def _get(
+    url: str, origin: Origin, limits: HttpLimits | None, settings: EvaluateSettings | None = None
+) -> httpx.Response:
+    return _answer(httpx.Request("GET", url), origin, limits, settings)
+
+
+def _answer(
+    request: httpx.Request, origin: Origin, limits: HttpLimits | None, settings: EvaluateSettings | None
+) -> httpx.Response:
     """A small answer of a model's server; no proxy stands before it."""
-    headers = {"Accept-Encoding": "identity", **authorization(settings or EvaluateSettings(), url)}
-    with httpx.Client(timeout=_SILENCE, trust_env=False, headers=headers) as client:
-        answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(
-            client.build_request("GET", url)
-        )
+    request.headers["Accept-Encoding"] = "identity"
+    request.headers.update(authorization(settings or EvaluateSettings(), str(request.url)))
+    with httpx.Client(timeout=_SILENCE, trust_env=False) as client:
+        answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(request)
     return answer

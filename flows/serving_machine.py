@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from flows.runners.backends import BACKENDS
+from flows.runners.backends import BACKENDS, named_gpus
 from flows.serving_plan import model_facts, what_would_fit
 from flows.targets.size import GB, GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from flows.targets.model import ModelFacts
     from infra.accelerators import Gpu
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 RESERVE: Final = 3 * GIB // 2  # Python, torch and vLLM's processes, and what they compute with, on processors
 
 
-def gpus(settings: Settings) -> tuple[Gpu, ...]:
-    """Those that can be planned for; none for processors, and where another work pool serves."""
-    return () if settings.placement.serve else BACKENDS[settings.launcher].gpus(settings)
+def gpus(settings: Settings, say: Callable[[str], None]) -> tuple[Gpu, ...]:
+    """Those that can be planned for; none for processors. `say` is told in one line why GPUs that there may be are not known.
+
+    Of another work pool that serves it is known what the settings say.
+    """
+    if settings.placement.serve:
+        return named_gpus(settings)
+    return BACKENDS[settings.launcher].gpus(settings, say)
 
 
 def check_memory(config: Mapping[str, Any], weights: int, settings: Settings, length: int) -> None:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Error, NotReady
+from flows.ship_request import ServingOptions
 from flows.targets import size
 from flows.targets.model import ModelFacts, facts
+from infra.accelerators import Gpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
-
-    from flows.ship_request import ServingOptions
-    from infra.accelerators import Gpu
 
 _GB: Final = size.GB
 _UTILIZATIONS: Final = (size.UTILIZATION, 0.95)  # vLLM's own, and for what just fits
@@ -124,6 +123,13 @@ def model_facts(config: Mapping[str, JsonValue], weights: int) -> ModelFacts | N
         return None
 
 
+def vocabulary(config: Mapping[str, JsonValue]) -> int:
+    """The entries of a model's vocabulary by its config.json; 0 where that does not say."""
+    text = config.get("text_config")
+    said = {**config, **(text if isinstance(text, dict) else {})}.get("vocab_size")
+    return said if isinstance(said, int) and said > 0 else 0
+
+
 def quantized(model: ModelFacts) -> ModelFacts:
     """The same model with 8-bit weights, before it is quantized: embeddings and the head keep 16 bits, scales are small."""
     embeddings = min(2 * 2 * model.vocabulary * model.hidden, model.weights)
@@ -153,9 +159,19 @@ def plan(
     ordered = sorted(gpus, key=lambda gpu: (str(gpu.index) in avoid, -gpu.free, gpu.index))
     if model is None:
         return _unsized(role, ordered, wanted, length)
+    found, tried = _fewest(role, model, ordered, wanted, length, concurrency=concurrency)
+    if found is None:
+        raise _refused(role, model, tried, ordered, length)
+    return found
+
+
+def _fewest(
+    role: str, model: ModelFacts, ordered: Sequence[Gpu], wanted: ServingOptions, length: int, *, concurrency: int
+) -> tuple[ServicePlan | None, dict[int, Error]]:
+    """What `plan` says of GPUs in the order in which they are to be taken, and why numbers of them do not do."""
     found: ServicePlan | None = None
     tried: dict[int, Error] = {}
-    for tensor, pipeline in _splits(wanted, len(gpus)):
+    for tensor, pipeline in _splits(wanted, len(ordered)):
         count = tensor * pipeline
         if why := size.indivisible(model, tensor):
             tried[count] = BadInput(why)
@@ -169,12 +185,10 @@ def plan(
             tried[count] = error
             continue
         if fitted.sequences >= max(1, concurrency // _ENOUGH):
-            return fitted
+            return fitted, tried
         if found is None or fitted.sequences > found.sequences:
             found = fitted
-    if found is not None:
-        return found
-    raise _refused(role, model, tried, ordered, length)
+    return found, tried
 
 
 def _splits(wanted: ServingOptions, count: int) -> list[tuple[int, int]]:
@@ -258,13 +272,13 @@ def _refused(role: str, model: ModelFacts, tried: dict[int, Error], gpus: Sequen
 
 
 def what_would_fit(model: ModelFacts, length: int) -> str:
-    """The smallest known machines with GPUs that hold one sequence."""
+    """The smallest known machines with GPUs that hold one sequence, as they would be planned for."""
     fitting = []
-    for gpu in ("L40S", "H100", "H200", "B200"):
-        try:
-            sizing = size.choose(model, gpu, length)
-        except BadInput:
-            continue
-        fitting.append(f"{sizing.tensor_parallel_size} x {gpu}")
+    for name in ("L40S", "H100", "H200", "B200"):
+        memory = size.gpu_memory(name)
+        cards = (Gpu(index=-1, name=name, memory=memory, free=memory),) * size.MOST
+        found, _ = _fewest("", model, cards, ServingOptions(), length, concurrency=1)
+        if found is not None:
+            fitting.append(f"{found.tensor_parallel_size} x {name}")
     said = f"it would fit on {', '.join(fitting)}" if fitting else "it fits on no machine with 8 GPUs that we know"
     return f"{said}; a smaller --max-model-len needs less"

@@ -40,7 +40,7 @@ from flows.release.shipment import RunFacts
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
-from flows.serving_plan import Plans, ServicePlan, plan_both
+from flows.serving_plan import Plans, ServicePlan, plan_both, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,9 +195,14 @@ class Steps:
     def plan(self, source: ResolvedSource, request: ShipRequest) -> Plans:
         """Plan how baseline and candidate are served. Raises BadInput, before anything is downloaded, if one fits nowhere."""
         settings = self.runtime.settings
-        gpus = serving_machine.gpus(settings)
+
+        def say(line: str) -> None:
+            get_run_logger().info("plan: %s", line)
+            self.runtime.listener("plan", Event(event="log", message=line))
+
+        gpus = serving_machine.gpus(settings, say)
         length = max(request.max_model_len, suites.read(request.suite).max_model_len)
-        elsewhere = self._elsewhere(request)
+        elsewhere = self._elsewhere(request, source, length)
         if not gpus and len(elsewhere) < 2:
             serving_machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(
@@ -210,8 +215,7 @@ class Steps:
             elsewhere=elsewhere,
         )
         for one in (plans.baseline, plans.candidate):
-            get_run_logger().info("plan: %s", one)
-            self.runtime.listener("plan", Event(event="log", message=str(one)))
+            say(str(one))
         publish_plan(plans)
         return plans
 
@@ -221,7 +225,7 @@ class Steps:
             asked = self.requests.check_arguments(request.vllm_argument)
             _run(effect_step, asked, "check", "check the arguments for vLLM", after)
 
-    def _elsewhere(self, request: ShipRequest) -> dict[str, ServicePlan]:
+    def _elsewhere(self, request: ShipRequest, source: ResolvedSource, length: int) -> dict[str, ServicePlan]:
         """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
         urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
         how = (self.runtime.settings.http, self.runtime.settings.evaluate)
@@ -231,6 +235,9 @@ class Steps:
             own = inference_server(self.runtime.settings).rpartition(" ")[2]
             versions |= {role: own for role in urls if role not in found}
         endpoint.check_same(versions)
+        endpoint.check_apart(found)
+        for one in found.values():
+            endpoint.check_model(one, length, vocabulary(source.config), *how)
         return {
             role: ServicePlan(
                 role=role,
@@ -317,8 +324,10 @@ class Steps:
     ) -> Iterator[Lease]:
         """Serve the subject for the length of the block; with `keep` it goes on serving if the block succeeds."""
         if subject.endpoint:
-            settings = self.runtime.settings
-            yield endpoint.ForeignServer(endpoint.find(subject.endpoint, settings.http, settings.evaluate))
+            how = (self.runtime.settings.http, self.runtime.settings.evaluate)
+            found = endpoint.find(subject.endpoint, *how)
+            endpoint.check_version(found, subject.server, *how)
+            yield endpoint.ForeignServer(found)
             return
         request = self.requests.serve(subject, port=self.runtime.settings.serve.port if keep else 0)
         state = deploy_step.with_options(name="deploy", task_run_name=f"deploy the {subject.role}")(

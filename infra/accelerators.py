@@ -7,13 +7,17 @@ library. A machine without it has no GPU that vLLM or torch could use.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.process import ProcessFailed, TimedOut, inherited, run
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _FIELDS: Final = ("index", "uuid", "name", "memory.total", "memory.free", "driver_version", "compute_cap")
+UNKNOWN_FIELD: Final = "is not a valid field to query"  # what a driver before 510 says of compute_cap
 _MIB: Final = 1 << 20
 _TIMEOUT: Final = 30.0  # seconds; without persistence mode the driver first wakes the cards
 # What the locked CUDA builds run on: CUDA 13 (its release notes' table of drivers, and of the architectures it compiles for).
@@ -22,7 +26,9 @@ MINIMUM_CAPABILITY: Final = (7, 5)
 
 
 class Gpu(Frozen):
-    """One GPU. `memory` and `free` in bytes; `driver` the version of the driver; `capability` the compute capability."""
+    """One GPU. `memory` and `free` in bytes; `driver` the version of the driver; `capability` the compute capability, (0, 0) where
+    it is not known.
+    """
 
     index: int
     name: str
@@ -38,7 +44,7 @@ class Gpu(Frozen):
         major = self.driver.partition(".")[0]
         if major.isdecimal() and int(major) < MINIMUM_DRIVER:
             return f"its driver {self.driver} is too old for CUDA 13, which needs {MINIMUM_DRIVER} or newer"
-        if self.capability < MINIMUM_CAPABILITY:
+        if (0, 0) < self.capability < MINIMUM_CAPABILITY:
             needed = ".".join(map(str, MINIMUM_CAPABILITY))
             return f"its compute capability {'.'.join(map(str, self.capability))} is below {needed}"
         return ""
@@ -50,11 +56,7 @@ def gpus() -> tuple[Gpu, ...]:
     Raises BadInput when there is a driver and it does not answer, which is a broken installation.
     """
     try:
-        done = run(
-            ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"],
-            env=inherited(),
-            timeout=_TIMEOUT,
-        )
+        listed = _listed()
     except BadInput:  # no such program
         return ()
     except ProcessFailed as error:
@@ -70,7 +72,22 @@ def gpus() -> tuple[Gpu, ...]:
             remedy="repair the driver (`nvidia-smi` must list the GPUs), or use the CPU: --device cpu",
         ) from error
     visible = inherited().get("CUDA_VISIBLE_DEVICES")
-    return chosen(parse(done.stdout), visible)
+    return chosen(parse(listed), visible)
+
+
+def _listed() -> str:
+    """A line a GPU; the last field is empty where the driver does not know it."""
+
+    def asked(fields: Sequence[str]) -> str:
+        argv = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+        return run(argv, env=inherited(), timeout=_TIMEOUT).stdout
+
+    try:
+        return asked(_FIELDS)
+    except ProcessFailed as error:
+        if UNKNOWN_FIELD not in error.output:
+            raise
+        return "".join(f"{line}, \n" for line in asked(_FIELDS[:-1]).splitlines())
 
 
 def cards(bus: Path = Path("/sys/bus/pci/devices")) -> int:

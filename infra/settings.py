@@ -56,7 +56,7 @@ class Resources(Section):
     )
     gpu: str = Field(
         default="",
-        description="GPU to plan for (H100, L40S, 96GB, ...), where it is on another machine; empty: this machine's are asked",
+        description="GPU to plan for (H100, L40S, 96GB, ...), where it is on another machine; empty: this machine's, or the cluster's nodes, are asked",
     )
     scratch_gib: Annotated[float, Field(gt=0)] | None = Field(
         default=None,

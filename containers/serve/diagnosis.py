@@ -71,6 +71,30 @@ def _card(match: re.Match[str]) -> Error:
     )
 
 
+def _no_gpu(match: re.Match[str]) -> Error:
+    return BadInput(
+        "there is no GPU that this vLLM could use, and it is built for GPUs alone",
+        remedy="give it one (a container gets it by CARWRIGHT_RESOURCES__SERVE__GPUS and the engine's GPU toolkit), or serve with "
+        "the CPU build",
+    )
+
+
+def _old(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"driver and GPU are too old for this vLLM's CUDA: {match['detail'].strip()}",
+        remedy="renew NVIDIA's driver (the locked build needs 580 and compute capability 7.5), or bring a vLLM that runs with it: "
+        "CARWRIGHT_SERVE__PYTHON, in containers CARWRIGHT_SERVE__GPU_IMAGE=serve",
+    )
+
+
+def _no_way(match: re.Match[str]) -> Error:
+    return BadInput(
+        f"the GPUs could not talk to each other: {match['detail'].strip()}",
+        remedy="cards without NVLink may not reach each other's memory (`nvidia-smi topo -p2p r`): NCCL_P2P_DISABLE=1 has them go "
+        "through the host's, NCCL_DEBUG=INFO says more; or serve on one: --tensor-parallel-size 1",
+    )
+
+
 def _killed(match: re.Match[str]) -> Error:
     return Temporary(
         "vLLM's worker process was killed without an error message, as the kernel does when memory runs out",
@@ -150,6 +174,14 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
         (r"max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \(\D*(?P<most>\d+)", _context),
         (r"address already in use|\[Errno 98\]", _port),
         (r"(?P<detail>CUDA out of memory.*|Free memory on device cuda\S* .* is less than .*)", _card),
+        (r"Failed to infer device type|No CUDA GPUs are available", _no_gpu),
+        # torch's words for a driver, and CUDA's for a driver and for a card (cudaErrorInsufficientDriver, NoKernelImageForDevice)
+        (
+            r"(?P<detail>(The NVIDIA driver on your system is too old|CUDA driver version is insufficient|no kernel image is).*)",
+            _old,
+        ),
+        # NCCL's own words as torch and vLLM pass them on, and CUDA's for cudaErrorPeerAccessUnsupported
+        (r"(?P<detail>NCCL error\b.*|peer access is not supported between these two devices)", _no_way),
         (r"(?P<detail>(DefaultCPUAllocator: |Unable to )?can't allocate memory.*)", _memory),
         (r"(?P<detail>(Available|Free) memory on \S+ .* is less than .*)", _memory),
         (

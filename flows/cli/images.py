@@ -304,8 +304,9 @@ def context(
         except (Error, OSError):
             shutil.rmtree(folder)
             raise
+    beneath = f"--build-arg BENEATH={inputs.arguments['BENEATH']} " if inputs.libraries else ""
     terminal.out.print(
-        f"docker build --network none --file {folder}/Containerfile --build-context {LAID_OUT}={folder} "
+        f"docker build --network none --file {folder}/Containerfile --build-context {LAID_OUT}={folder} {beneath}"
         f"--target {LABELLED} --tag {builder.name(one)} {folder}"
     )
 

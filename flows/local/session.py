@@ -220,7 +220,7 @@ class Session:
         self, role: str, config: Mapping[str, Any], weights: int, length: int, serving: ServingOptions
     ) -> ServicePlan:
         settings = self.runtime.settings
-        gpus = serving_machine.gpus(settings)
+        gpus = serving_machine.gpus(settings, lambda line: self._say(f"plan: {line}"))
         if not gpus:
             serving_machine.check_memory(config, weights, settings, length)
         concurrency = serving.concurrency or settings.evaluate.concurrency

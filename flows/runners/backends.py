@@ -25,15 +25,15 @@ class Backend:
     """`images` is the template of the names of its images, None where steps run without; see `step_container.image_name`.
 
     `may_serve` says whether an earlier run of this folder, under whatever settings, may have left a service on it. `gpus` are
-    those that it serves on: none for processors; an index of -1 says that no service can be given certain ones. `memory` is
-    the bytes that a service on processors gets at most, 0 where that is not known.
+    those that it serves on: none for processors; an index of -1 says that no service can be given certain ones; its second
+    argument is told in one line what they cannot be found for. `memory` is the bytes that a service on processors gets at most, 0 where that is not known.
     """
 
     launcher: Callable[[Settings], Launcher]
     services: Callable[[Settings], Services]
     images: Callable[[Settings], str | None]
     may_serve: Callable[[Settings], bool]
-    gpus: Callable[[Settings], tuple[Gpu, ...]]
+    gpus: Callable[[Settings, Callable[[str], None]], tuple[Gpu, ...]]
     memory: Callable[[Settings], int]
 
 
@@ -86,7 +86,7 @@ def _kubernetes_may_serve(settings: Settings) -> bool:
     return mark(settings).exists()
 
 
-def _process_gpus(settings: Settings) -> tuple[Gpu, ...]:
+def _process_gpus(settings: Settings, say: Callable[[str], None]) -> tuple[Gpu, ...]:
     from infra import accelerators
     from infra.environments.device import device
 
@@ -94,18 +94,25 @@ def _process_gpus(settings: Settings) -> tuple[Gpu, ...]:
     return accelerators.gpus() if own or device(settings) == "cuda" else ()
 
 
-def _docker_gpus(settings: Settings) -> tuple[Gpu, ...]:
+def _docker_gpus(settings: Settings, say: Callable[[str], None]) -> tuple[Gpu, ...]:
     """As the settings name them; else those of this machine, which is the engine's unless the settings say otherwise."""
     from infra import accelerators
 
     resources = settings.resources.of(Step.SERVE)
     if not resources.gpus or resources.gpu:
-        return _named_gpus(settings)
+        return named_gpus(settings)
     found = accelerators.gpus()
     return found if resources.gpus < 0 else found[: resources.gpus]
 
 
-def _named_gpus(settings: Settings) -> tuple[Gpu, ...]:
+def _kubernetes_gpus(settings: Settings, say: Callable[[str], None]) -> tuple[Gpu, ...]:
+    """As the settings name them; else as the labels of the cluster's nodes do."""
+    from flows.runners.kubernetes.gpus import of_nodes
+
+    return named_gpus(settings) or of_nodes(settings, say)
+
+
+def named_gpus(settings: Settings) -> tuple[Gpu, ...]:
     """The GPUs of another machine, by the name in the settings; none without one, and then nothing is planned for them."""
     from flows.targets.size import gpu_memory
     from infra.accelerators import Gpu
@@ -152,7 +159,7 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         _kubernetes_services,
         images=lambda settings: settings.kubernetes.image,
         may_serve=_kubernetes_may_serve,
-        gpus=_named_gpus,
+        gpus=_kubernetes_gpus,
         memory=lambda settings: _limit(settings, KUBERNETES_DEFAULTS),
     ),
 }

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 GB: Final = 1_000_000_000
 GIB: Final = 1 << 30
-# Memory in GB (10^9 bytes) as in NVIDIA's data sheets; the driver reports a few per cent more.
+_MIB: Final = 1 << 20
+# Memory in MiB as `nvidia-smi` lists it, which is what the plan of a run goes by on the machine itself
+# (infra/accelerators.py); data sheets have other numbers, some of them smaller.
 GPUS: Final = {
-    "A10": 24,
-    "A100-40GB": 40,
-    "A100": 80,
-    "L4": 24,
-    "L40S": 48,
-    "H100": 80,
-    "H100-NVL": 94,
-    "H200": 141,
-    "B200": 180,
+    "A10": 23_028,
+    "A100-40GB": 40_960,
+    "A100": 81_920,
+    "L4": 23_034,
+    "L40S": 46_068,
+    "H100": 81_559,
+    "H100-NVL": 95_830,
+    "H200": 143_771,
+    "B200": 183_359,
 }
 CPU: Final = "cpu"
 UTILIZATION: Final = 0.9  # given to vLLM as --gpu-memory-utilization: the part of a GPU's memory that it takes
@@ -101,7 +103,7 @@ def gpu_memory(gpu: str) -> int:
     named = {name.lower(): size for name, size in GPUS.items()}
     number = gpu.lower().removesuffix("gb")
     if gpu.lower() in named:
-        return named[gpu.lower()] * GB
+        return named[gpu.lower()] * _MIB
     if gpu.lower().endswith("gb") and number.isdecimal() and int(number) > 0:
         return int(number) * GB
     raise BadInput(

@@ -18,7 +18,7 @@ from lightkube.core.exceptions import ConfigError
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.resources.apps_v1 import Deployment
 from lightkube.resources.batch_v1 import Job
-from lightkube.resources.core_v1 import Event, Pod, Secret
+from lightkube.resources.core_v1 import Event, Node, Pod, Secret
 from lightkube.types import CascadeType, PatchType
 
 from containers.errors import BadInput, Temporary
@@ -41,6 +41,7 @@ _KINDS: Final[dict[str, Any]] = {
     "Job": Job,
     "Secret": Secret,
     "Pod": Pod,
+    "Node": Node,
     "Deployment": Deployment,
     "ServingRuntime": create_namespaced_resource("serving.kserve.io", "v1alpha1", "ServingRuntime", "servingruntimes"),
     "InferenceService": create_namespaced_resource(

@@ -24,6 +24,10 @@ class Absent(BadInput):
     """There is no object of that name."""
 
 
+class NotAllowed(BadInput):
+    """The account lacks a right."""
+
+
 class Exists(BadInput):
     """There is an object of that name already."""
 
@@ -117,6 +121,7 @@ _CAUSES: Final = (
         re.compile(r"User .* cannot \S+ resource"),
         "this account may not",
         "grant the permission: infra/kubernetes/rbac.yaml lists all that are needed",
+        NotAllowed,
     ),
 )
 

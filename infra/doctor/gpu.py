@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from containers.contract import Step
 from containers.errors import BadInput, Error
 from containers.process import inherited, run
+from infra.accelerators import UNKNOWN_FIELD
 from infra.doctor.line import Line, ok, wrong
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def gpu(settings: Settings, *, loaded: Path = _DRIVER_LOADED) -> Line:
         found = gpus()
     except Error as error:
         text = f"nvidia-smi does not work: {error.message}"
-        return wrong("gpu", text, "install NVIDIA's driver again", asked_for=asked_for)
+        remedy = f"install driver {DRIVER} or later" if UNKNOWN_FIELD in text else "install NVIDIA's driver again"
+        return wrong("gpu", text, remedy, asked_for=asked_for)
     if found:
         return _recent(found, asked_for=asked_for)
     if loaded.exists():

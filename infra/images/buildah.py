@@ -86,10 +86,10 @@ class Buildah:
             self.pull(reference)
         argv = self.argv("build", "--layers", "--timestamp", "0", "--format", "oci", "--pull-never")
         argv += ["--target", LABELLED, "--build-context", f"{LAID_OUT}={context}"]
-        argv += ["--tag", name, "--build-arg", f"PACKAGES={inputs.packages_digest}"]
+        argv += ["--tag", name]
         argv += ["--isolation", "chroot"] if os.geteuid() == 0 else ["--network", "none"]
-        # Given also where it is the default: buildah 1.28 skips a stage that only a default names.
-        argv += ["--build-arg", f"BASE={inputs.base or 'made'}", "--build-arg", f"VLLM={inputs.vllm or 'made'}"]
+        for key, value in inputs.arguments.items():
+            argv += ["--build-arg", f"{key}={value}"]
         if not cached:
             argv.append("--no-cache")
         argv += ["--file", str(context / "Containerfile"), str(context)]

@@ -18,7 +18,7 @@ from containers.oci import minimal
 from containers.process import run
 from infra.images import debian, inside, rootfs, sbom
 from infra.images.locked import Package, packages_of, read_packages, requirements
-from infra.images.targets import ROOT, code_files
+from infra.images.targets import ROOT, TARGETS, code_files
 from infra.images.wheels import Wheelhouse, link
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Inputs:
     """All inputs of a target's build.
 
     `base` is a reference by digest, or "" for the base of Debian packages; `vllm` is upstream's image for the target serve.
+    `libraries` are those of `packages` that all images for CUDA have alike, in a layer of their own; none for other images.
     """
 
     target: Target
@@ -56,6 +57,7 @@ class Inputs:
     base: str = ""
     vllm: str = ""
     root: Path = ROOT
+    libraries: tuple[Package, ...] = ()
 
     @property
     def pulled(self) -> list[str]:
@@ -84,6 +86,28 @@ class Inputs:
         for path in self.inside:
             digest.update(path.read_bytes())
         return "sha256:" + digest.hexdigest()
+
+    @property
+    def libraries_digest(self) -> str:
+        """sha256 of what decides the layer of libraries; the same for all targets that have it."""
+        lines = [requirements([*self.libraries, *self.tools]), *(deb.line for deb in self.base_debs), *self.pulled]
+        digest = hashlib.sha256("".join(lines).encode())
+        for path in self.inside:
+            digest.update(path.read_bytes())
+        return "sha256:" + digest.hexdigest()
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Build arguments that every builder needs; given also where they are the default: buildah 1.28 skips a stage that only a
+        default names.
+        """
+        return {
+            "BASE": self.base or "made",
+            "VLLM": self.vllm or "made",
+            "BENEATH": "libraries" if self.libraries else "base",
+            "LIBRARIES": self.libraries_digest,
+            "PACKAGES": self.packages_digest,
+        }
 
     @property
     def digest(self) -> str:
@@ -136,9 +160,11 @@ def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = RO
         return tuple(read_packages((root / name).read_text(), name))
 
     debian_base = target.python and not base
+    packages = tuple(packages_of(target, root))
     return Inputs(
         target=target,
-        packages=tuple(packages_of(target, root)),
+        packages=packages,
+        libraries=_libraries(target, packages, root),
         tools=read(TOOLS) if target.python else (),
         demo=read(DEMO) if target.demo else (),
         debs=tuple(debian.section(target.name)) if target.name != "base" else (),
@@ -148,6 +174,14 @@ def inputs_of(target: Target, *, base: str = "", vllm: str = "", root: Path = RO
         vllm=vllm if target.upstream else "",
         root=root,
     )
+
+
+def _libraries(target: Target, packages: tuple[Package, ...], root: Path) -> tuple[Package, ...]:
+    """Those of a target for CUDA that the locks of all of these pin alike; none for other targets."""
+    if not target.cuda:
+        return ()
+    alike = set.intersection(*(set(packages_of(one, root)) for one in TARGETS if one.cuda))
+    return tuple(package for package in packages if package in alike)
 
 
 def labels(inputs: Inputs, source: str) -> dict[str, str]:
@@ -231,8 +265,11 @@ def lay_out_inputs(
     if not inputs.target.python:
         _write(folder / "layer.tar", _modelcar_layer())
         return
-    _write(folder / "requirements.lock", requirements(inputs.packages).encode())
-    link([files[package] for package in (*inputs.packages, *inputs.tools)], folder / "wheels")
+    own = tuple(package for package in inputs.packages if package not in inputs.libraries)
+    parts = [(folder, own), *([(folder / "libraries", inputs.libraries)] if inputs.libraries else [])]
+    for part, packages in parts:
+        _write(part / "requirements.lock", requirements(packages).encode())
+        link([files[package] for package in (*packages, *inputs.tools)], part / "wheels")
     link([debian.path_of(deb, cache / "debs") for deb in inputs.debs], folder / "debs")
     if inputs.demo:
         _write(folder / "demo" / "requirements.lock", requirements(inputs.demo).encode())

@@ -104,6 +104,7 @@ class EngineBuilder:
         # Docker's format has HEALTHCHECK, OCI's has not.
         argv += ["--progress=plain"] if self.engine is Builder.DOCKER else ["--format=docker"]
         arguments = {"BASE": inputs.base, "TARGET": target.name, **({"VLLM": inputs.vllm} if inputs.vllm else {})}
+        arguments |= {"BENEATH": inputs.arguments["BENEATH"]} if inputs.libraries else {}
         for key, value in arguments.items():
             argv += ["--build-arg", f"{key}={value}"]
         for key in ("CA_CERTIFICATES", *_PASSED_ON):

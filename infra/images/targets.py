@@ -31,6 +31,11 @@ class Target:
     upstream: bool = False  # made from an image of vLLM's project, given by digest
 
     @property
+    def cuda(self) -> bool:
+        """Whether it is made from wheels for CUDA that are locked."""
+        return self.gpu and not self.upstream
+
+    @property
     def python(self) -> bool:
         """Whether it has a base with Python, and not a base layer alone."""
         return self.name != "modelcar-base"

@@ -85,9 +85,9 @@ class Wheelhouse:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self.folder.parent) as scratch:
-                lock, tools = requirements(wanted), build_tools(requirements(packages))
-                output = PipOutput(f"the image {name}", lock, on_event)
-                self._download(lock, tools, Path(scratch), output=output, indexes=indexes)
+                output = PipOutput(f"the image {name}", requirements(wanted), on_event)
+                tools = build_tools(requirements(packages))
+                self._download(_apart(wanted), tools, Path(scratch), output=output, indexes=indexes)
                 for path in Path(scratch, "files").iterdir():
                     path.replace(self.folder / path.name)
         except OSError as error:
@@ -100,14 +100,18 @@ class Wheelhouse:
             raise BadInput(f"no index offers {absent[0].name} {absent[0].version} for the image {name}")
         return len(wanted)
 
-    def _download(self, lock: str, tools: str, scratch: Path, *, output: PipOutput, indexes: PipIndexes) -> None:
+    def _download(
+        self, parts: Sequence[Sequence[Package]], tools: str, scratch: Path, *, output: PipOutput, indexes: PipIndexes
+    ) -> None:
         """To `scratch`/files. Pip asks a source package for its metadata, which runs it: with the tools that are locked."""
         pip, variables = [sys.executable, "-m", "pip"], inherited("PIP_", "XDG_CONFIG_")
         if tools:
             make_empty(scratch / "env")
             pip += ["--python", str(scratch / "env" / "bin" / "python")]
             indexes.run([*pip, "install", "--no-compile", ONLY_WHEELS], tools, variables, output)
-        indexes.run([*pip, "download", "--dest", str(scratch / "files")], lock, variables, output)
+        for packages in parts:
+            download = [*pip, "download", "--dest", str(scratch / "files")]
+            indexes.run(download, requirements(packages), variables, output)
 
     def _sha256(self, path: Path) -> str:
         status = path.stat()
@@ -119,6 +123,17 @@ class Wheelhouse:
                     digest.update(piece)
             self.seen[path] = (stamp, digest.hexdigest())
         return self.seen[path][1]
+
+
+def _apart(packages: Sequence[Package]) -> list[list[Package]]:
+    """Parts that pin no name twice, as pip wants it: what an image is built with may be another version than what it gets."""
+    parts: list[dict[str, Package]] = []
+    for package in packages:
+        free = next((part for part in parts if package.name not in part), None)
+        if free is None:
+            parts.append(free := {})
+        free[package.name] = package
+    return [list(part.values()) for part in parts]
 
 
 def _what(filename: str) -> tuple[str, str]:

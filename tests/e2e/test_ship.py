@@ -20,8 +20,9 @@ from huggingface_hub import ModelCard
 
 from containers.process import start_time
 from infra.demo import demo_hub
+from infra.settings import Settings
 from tests.e2e.kills import STEPS, kill_in
-from tests.support import sabotage
+from tests.support import sabotage, vllm_server
 from tests.support.canaries import CANARIES
 from tests.support.local_registry import LocalRegistry
 
@@ -178,11 +179,54 @@ def test_keep_leaves_a_model_that_answers_and_clean_stops_it(first: Workspace, s
     )
     assert answer.json()["choices"][0]["message"]["content"].strip()
     assert any("containers.serve" in arguments for arguments in first.processes().values())
+    itself = first.run("ship", "--baseline-endpoint", kept["endpoint"], "--candidate-endpoint", kept["endpoint"])
+    assert itself.code == 2, itself.stderr
+    assert "baseline and candidate are the same model" in itself.stderr
     cleaned = first.run("clean")
     assert kept["endpoint"] in cleaned.stdout
     assert first.none_left() == {}
     with pytest.raises(httpx.ConnectError):
         httpx.get(kept["endpoint"])
+
+
+@pytest.mark.campaign
+def test_running_servers_of_both_roles_are_measured(first: Workspace, shipped: dict[str, Any], tmp_path: Path) -> None:
+    """Two vLLMs of the user's own: the same digest and verdict, and no vLLM of ours. One that ends in the middle of the suite is
+    named, and the run goes on from there once it is back.
+    """
+    settings, candidate = Settings(), _unpacked(first, shipped, tmp_path / "unpacked")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    with vllm_server.served(settings, vllm_server.demo(settings), tmp_path / "a" / "log") as before:
+        with vllm_server.served(settings, candidate, tmp_path / "b" / "log") as after:
+            urls = ("--baseline-endpoint", before, "--candidate-endpoint", after)
+            process = first.start("ship", *urls, "--json")
+            seen: set[str] = set()
+            while process.poll() is None:
+                seen.update(first.processes().values())
+                time.sleep(0.2)
+            stdout, stderr = process.communicate()
+            assert process.returncode == 0, stderr
+            summary = json.loads(stdout)
+            assert not any("containers.serve" in line for line in seen)
+            assert any("containers.evaluate" in line for line in seen)
+            process = first.start("ship", *urls, "--json")
+            while _measured_at(first) != after:
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.1)
+        stdout, stderr = process.communicate(timeout=300)
+        assert process.returncode == 75, stderr
+        assert f"the server at {after} has ended while it was measured" in stderr
+    assert (summary["digest"], summary["verdict"]["decision"]) == (shipped["digest"], "pass")
+    states = {step["name"]: step["state"] for step in summary["steps"]}
+    assert (states["quantize"], states["baseline"], states["evaluate"]) == ("cached", "done", "done")
+    assert first.none_left() == {}
+
+
+def _measured_at(workspace: Workspace) -> str:
+    """The endpoint that an evaluate step asks at this moment; empty without one."""
+    found = workspace.step_process("evaluate")
+    return json.loads((found[1] / "request.json").read_text())["options"].get("endpoint", "") if found else ""
 
 
 def test_the_raw_artifact_is_served_after_what_ilab_does(

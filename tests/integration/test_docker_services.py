@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
-from containers.errors import BadInput, StepFailed
+from containers.errors import BadInput, Error, StepFailed
 from containers.heartbeat import LEASE_KEPT
 from flows.cli.housekeeping import services as services_of
 from flows.runners.docker import services as docker_services
@@ -29,6 +29,7 @@ from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcar_commands import KSERVE_LOOKS, KUBEFLOW_WAITS, LINKS
 from tests.support.modelcars import push_folder, write_checkpoint
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -129,6 +130,15 @@ def test_a_modelcar_runs_kserve_s_own_commands_and_is_read_in_place(world: World
     assert world.left() == []
     assert not lease.serves
     lease.end()
+
+
+def test_the_layers_are_looked_at_where_this_process_reaches_the_registry(world: World, modelcar: str) -> None:
+    """As in the dry run, whose flows run in a container: the engine's name for the registry is an address of another machine."""
+    registry = modelcar.partition("/")[0]
+    elsewhere = world.with_(registry_aliases={registry: f"127.0.0.1:{free_port()}"})
+    with pytest.raises(Error):  # the engine does not reach it, either
+        elsewhere.start(reference=modelcar)
+    assert not [event.message for event in world.heard if "not looked at" in event.message]
 
 
 @contextmanager

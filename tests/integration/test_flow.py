@@ -139,6 +139,12 @@ def test_models_that_somebody_else_serves_are_measured_where_they_are(chain: Cha
         assert "download" not in second.launcher.asked
         with pytest.raises(BadInput, match=r"the baseline by vLLM 0\.31\.0"):  # and the candidate by ours
             second.ship(baseline_endpoint=older)
+        with pytest.raises(BadInput, match="baseline and candidate are the same model toy"):
+            second.ship(baseline_endpoint=other, candidate_endpoint=other)
+        short = Behaviour(version="0.32.0", context=512)
+        with openai_server(short) as url, pytest.raises(BadInput, match="a context of 512 tokens"):
+            second.ship(baseline_endpoint=other, candidate_endpoint=url)
+    assert second.launcher.asked == ["resolve"] * 4  # nothing was downloaded for any of them
 
 
 def test_pure_steps_are_cached_and_effects_are_looked_at(chain: Chain) -> None:

@@ -174,5 +174,5 @@ def test_every_run_of_the_containerfile_that_installs_checks_the_network() -> No
     del stages[LAID_OUT]
     lines = [line for stage in stages.values() for line in stage.splitlines() if line.startswith("RUN ")]
     runs = [line for line in lines if "venv" in line or "prepare" in line]
-    assert len(runs) == 3
+    assert len(runs) == 4
     assert all("offline.py" in line for line in runs)

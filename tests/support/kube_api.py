@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "models"
 _PATH = re.compile(
-    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"
+    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/(?:namespaces/(?P<namespace>[^/]+)/)?(?P<plural>[^/]+)"
     r"(?:/(?P<name>[^/]+)(?:/(?P<sub>log|proxy))?)?"
 )
 _SERVED = re.compile(r"/served/(?P<name>[^/]+)/v1/(?P<what>models|completions)")
@@ -44,6 +44,7 @@ KINDS = {
     "jobs": "Job",
     "secrets": "Secret",
     "pods": "Pod",
+    "nodes": "Node",
     "deployments": "Deployment",
     "servingruntimes": "ServingRuntime",
     "inferenceservices": "InferenceService",
@@ -451,22 +452,25 @@ def kube_api(controller: Callable[[KubeApi], None] = lambda _: None) -> Iterator
             thread.join()
 
 
-def allowed(root: Path, account: str) -> set[tuple[str, str]]:
-    """(verb, resource) of what infra/kubernetes/rbac.yaml allows to an account."""
-    documents = list(yaml.safe_load_all((root / "infra" / "kubernetes" / "rbac.yaml").read_text()))
+def allowed(root: Path, account: str, file: str = "rbac.yaml") -> set[tuple[str, str]]:
+    """(verb, resource) of what a file of infra/kubernetes allows to an account."""
+    documents = list(yaml.safe_load_all((root / "infra" / "kubernetes" / file).read_text()))
     roles = {
         one["roleRef"]["name"]
         for one in documents
-        if one["kind"] == "RoleBinding" and any(subject["name"] == account for subject in one["subjects"])
+        if one["kind"].endswith("RoleBinding") and any(subject["name"] == account for subject in one["subjects"])
     }
-    return set().union(*(rights(root, role) for role in roles))
+    return set().union(*(rights(root, role, file) for role in roles))
 
 
-def rights(root: Path, role: str) -> set[tuple[str, str]]:
-    """(verb, resource) of one role in infra/kubernetes/rbac.yaml."""
-    documents = yaml.safe_load_all((root / "infra" / "kubernetes" / "rbac.yaml").read_text())
+def rights(root: Path, role: str, file: str = "rbac.yaml") -> set[tuple[str, str]]:
+    """(verb, resource) of one role in a file of infra/kubernetes."""
+    documents = yaml.safe_load_all((root / "infra" / "kubernetes" / file).read_text())
     rules = [
-        rule for one in documents if one["kind"] == "Role" and one["metadata"]["name"] == role for rule in one["rules"]
+        rule
+        for one in documents
+        if one["kind"] in {"Role", "ClusterRole"} and one["metadata"]["name"] == role
+        for rule in one["rules"]
     ]
     return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 

@@ -35,6 +35,7 @@ class Behaviour:
     model: str = "toy"
     others: tuple[str, ...] = ()
     context: int = 2048
+    vocabulary: int = 256
     failing: float = 0.0
     hang: float = 0.0
     not_finite: str = ""
@@ -151,6 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], list):
             (prompt,) = prompt  # a batch of one
         tokens = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
+        if any(token >= what.vocabulary for token in tokens):
+            self._send({"error": {"message": f"Token id {max(tokens)} is out of vocabulary"}}, 400)
+            return
         if len(tokens) + body["max_tokens"] > what.context:
             if not what.cuts_long_prompts:
                 self._send({"error": {"message": f"maximum context length is {what.context} tokens"}}, 400)

@@ -86,6 +86,24 @@ def test_what_the_locked_builds_do_not_run_on_is_one_clear_line(
         device.device(Settings(device="cuda"))
 
 
+def test_a_driver_too_old_to_be_asked_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 510 nvidia-smi does not know the field compute_cap and refuses the whole question, with code 2."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        "case $1 in *compute_cap*) echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;; esac\n"
+        "echo '0, GPU-1, Tesla V100-SXM2-32GB, 32510, 32000, 470.256.02'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (found,) = accelerators.gpus()
+    assert (found.name, found.memory, found.capability) == ("Tesla V100-SXM2-32GB", 32510 << 20, (0, 0))
+    assert device.device(Settings()) == "cpu"
+    with pytest.raises(BadInput, match=r"driver 470\.256\.02 is too old for CUDA 13"):
+        device.device(Settings(device="cuda"))
+
+
 def plugged_in(bus: Path, number: int, vendor: str, kind: str) -> None:
     (bus / f"0000:0{number}:00.0").mkdir(parents=True)
     (bus / f"0000:0{number}:00.0" / "vendor").write_text(f"{vendor}\n")

@@ -176,6 +176,13 @@ def test_a_driver_that_does_not_answer(programs: Path) -> None:
     assert (line.state, "NVIDIA-SMI has failed" in line.text) == ("problem", True)
 
 
+def test_a_driver_too_old_to_be_asked_is_to_be_renewed(programs: Path) -> None:
+    """Before 510 it does not know the compute capability, and refuses the question."""
+    program(programs, "nvidia-smi", "echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2")
+    line = gpu.gpu(GPUS)
+    assert (line.state, line.remedy) == ("problem", "install driver 580 or later")
+
+
 def test_no_gpu(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(programs))
     assert gpu.gpu(Settings(), loaded=programs / "none").state == "ok"

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from containers.errors import BadInput, NotReady
 from containers.settings import EvaluateSettings
-from flows.endpoint import ForeignServer, check_same, find, vllm_version
+from flows.endpoint import ForeignServer, check_apart, check_model, check_same, check_version, find, vllm_version
 from tests.support.openai_server import Behaviour, openai_server
 from tests.support.ports import free_port
 
@@ -79,3 +79,55 @@ def test_a_server_of_somebody_elses_is_left_as_it_is() -> None:
         lease.end()
         assert lease.serves
         assert find(url).url == url
+        assert lease.why_ended() is None
+    assert not lease.serves
+    why = lease.why_ended()
+    assert why is not None
+    assert f"the server at {url} has ended while it was measured" in why.message
+    assert why.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        (Behaviour(vocabulary=200), "serves another model: its vocabulary is not the 256 tokens"),
+        (Behaviour(vocabulary=128_256), "serves another model: its vocabulary is not the 256 tokens"),
+        (Behaviour(context=1024), "serves toy with a context of 1024 tokens, and 2048 are needed"),
+    ],
+)
+def test_another_model_is_told_by_its_vocabulary_or_its_context(behaviour: Behaviour, words: str) -> None:
+    with openai_server(behaviour) as url, pytest.raises(BadInput, match=words):
+        check_model(find(url), 2048, 256)
+
+
+def test_the_model_itself_passes_and_so_does_one_with_placeholders() -> None:
+    """A tokenizer may have a few entries beyond the model's; of an unknown vocabulary nothing is asked."""
+    for behaviour in (Behaviour(), Behaviour(vocabulary=300)):
+        with openai_server(behaviour) as url:
+            check_model(find(url), 2048, 256)
+            assert behaviour.paths.count("/v1/completions") == 2
+            check_model(find(url), 2048, 0)
+            assert behaviour.paths.count("/v1/completions") == 2
+    with openai_server(Behaviour()) as url:
+        found = find(url)
+    with pytest.raises(NotReady, match="does not answer"):
+        check_model(found, 2048, 256)
+
+
+def test_a_server_that_was_replaced_during_the_run_is_told() -> None:
+    with openai_server(Behaviour(version="0.32.0")) as url:
+        check_version(find(url), f"vllm 0.32.0 at {url} in the run r")
+        with pytest.raises(
+            BadInput, match=r"is served by vLLM 0\.32\.0, and was not when the run began: vllm 0\.32 at"
+        ):
+            check_version(find(url), f"vllm 0.32 at {url} in the run r")
+
+
+def test_one_model_is_not_compared_with_itself() -> None:
+    with openai_server(Behaviour(model="toy", others=("more",))) as url:
+        toy, more = find(f"{url}#toy"), find(f"{url}#more")
+    check_apart({})
+    check_apart({"baseline": toy})
+    check_apart({"baseline": toy, "candidate": more})
+    with pytest.raises(BadInput, match="baseline and candidate are the same model toy at"):
+        check_apart({"baseline": toy, "candidate": toy})

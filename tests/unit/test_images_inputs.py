@@ -174,6 +174,33 @@ def test_the_image_for_gpus_serves_with_what_is_locked_and_a_compiler() -> None:
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage
 
 
+def test_the_images_for_gpus_share_a_layer() -> None:
+    """What their locks pin alike, torch for CUDA among it; what one of them pins otherwise is its own."""
+    quantize, serve = inputs("quantize-cuda"), inputs("serve-cuda")
+    assert set(quantize.libraries) == set(serve.libraries)
+    shared, own = (
+        {one.name for one in serve.libraries},
+        {one.name for one in serve.packages} - {one.name for one in serve.libraries},
+    )
+    assert {"torch", "triton", "nvidia-cudnn-cu13", "nvidia-cublas"} <= shared
+    assert {"vllm"} <= own
+    assert quantize.arguments["LIBRARIES"] == serve.arguments["LIBRARIES"]
+    assert quantize.arguments["PACKAGES"] != serve.arguments["PACKAGES"]
+    assert {quantize.arguments["BENEATH"], serve.arguments["BENEATH"]} == {"libraries"}
+    for name in ("quantize", "serve-cpu", "base"):
+        assert (inputs(name).libraries, inputs(name).arguments["BENEATH"]) == ((), "base")
+
+
+def test_a_file_is_copied_from_the_laid_out_folder_by_every_builder() -> None:
+    """The context itself is the checkout for some of them, where the folder's files have other names."""
+    stages = (ROOT / "Containerfile").read_text().replace("\\\n", "").split("\nFROM ")
+    copied = [
+        line for stage in stages if " AS laid-out\n" not in stage for line in stage.splitlines() if "COPY " in line
+    ]
+    assert len(copied) > 10
+    assert [line for line in copied if not line.startswith("COPY --from=")] == []
+
+
 def test_no_image_for_gpus_is_built_unless_it_is_named() -> None:
     assert not {"serve", "serve-cuda", "quantize-cuda"} & set(CPU)
 

@@ -102,6 +102,27 @@ def test_bytecode_is_the_same_whenever_and_wherever_it_is_made(tmp_path: Path) -
         assert b"/final/package/" in content
 
 
+def test_what_a_layer_beneath_has_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written again, the same file would be in both layers."""
+    (tmp_path / "one.py").write_text("ONE = 1\n")
+    below = tmp_path / "__pycache__" / f"one.{sys.implementation.cache_tag}.pyc"
+    below.parent.mkdir()
+    below.write_bytes(b"of the layer beneath")
+    (tmp_path / "two.py").write_text("TWO = 2\n")
+    subprocess.run([sys.executable, INSIDE / "bytecode.py", tmp_path], check=True, env={"PYTHONHASHSEED": "0"})
+    assert below.read_bytes() == b"of the layer beneath"
+    assert below.with_name(f"two.{sys.implementation.cache_tag}.pyc").exists()
+
+    record = tmp_path / "env/lib/python3.11/site-packages/a-1.dist-info/RECORD"
+    record.parent.mkdir(parents=True)
+    record.write_text("a.py,sha256=z,3\nb.py,sha256=x,1\n")
+    os.utime(record, (1, 1))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(sweep, "TEMPORARY", tmp_path / "tmp")
+    sweep.main(tmp_path / "env")
+    assert record.stat().st_mtime == 1
+
+
 def test_the_user_is_added_to_those_of_the_base(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("gives files to another user")

@@ -74,6 +74,19 @@ def test_a_local_build_is_fetched_from_pytorchs_index(tmp_path: Path, monkeypatc
     assert pytorch.projects == {"torch"}
 
 
+def test_two_versions_of_a_package_are_fetched_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image gets one setuptools and is built with another; pip alone refuses such a list."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    pins = [pin(wheel(tmp_path / "general", version=version)) for version in ("1.0", "2.0")]
+    packages = read_packages("".join([*pins, pin(wheel(tmp_path / "general", "other"))]))
+    with serving(tmp_path / "general") as general:
+        monkeypatch.setenv("PIP_INDEX_URL", general.url)
+        house = Wheelhouse(tmp_path / "wheels")
+        assert house.fetch("quantize", packages, lambda _: None) == 3
+    assert house.missing(packages) == []
+
+
 def test_an_empty_wheelhouse_lacks_everything(tmp_path: Path) -> None:
     assert len(Wheelhouse(tmp_path / "none").missing([package("thing", "1", b"")])) == 1
 

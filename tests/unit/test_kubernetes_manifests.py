@@ -123,7 +123,7 @@ def test_arguments_are_checked_by_one_container_without_secrets(settings: Settin
     assert "STORE" not in str(pod["containers"])
 
 
-@pytest.mark.parametrize("name", ["rbac.yaml", "settings.yaml", "postgres.yaml"])
+@pytest.mark.parametrize("name", ["rbac.yaml", "nodes.yaml", "settings.yaml", "postgres.yaml"])
 def test_the_files_for_a_cluster_fit_the_schema(root: Path, name: str) -> None:
     """infra/kubernetes, document by document."""
     for document in yaml.safe_load_all((root / "infra" / "kubernetes" / name).read_text()):

@@ -46,6 +46,18 @@ def test_what_concerns_this_machine_alone_stays_here() -> None:
     assert not [name for name, value in variables.items() if "secret" in value]
 
 
+def test_what_is_said_about_how_gpus_talk_reaches_the_one_that_serves_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards without NVLink on a host that cannot do it over PCIe, either; a key of vLLM's is no such word."""
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    monkeypatch.setenv("VLLM_API_KEY", "websecret")
+    serve, quantize = StepRequest(step=Step.SERVE, run="r"), StepRequest(step=Step.QUANTIZE, run="r")
+    on_gpus = settings({"all": {"gpus": 2}})
+    assert environment(on_gpus, serve)["NCCL_P2P_DISABLE"] == "1"
+    for without in (environment(settings(), serve), environment(on_gpus, quantize)):
+        assert "NCCL_P2P_DISABLE" not in without
+    assert "websecret" not in str(environment(on_gpus, serve))
+
+
 def test_secrets_are_files_of_the_step_that_needs_them() -> None:
     files = payload(settings(), StepRequest(step=Step.QUANTIZE, run="r"))
     assert files["secrets/CARWRIGHT_STORE__SECRET_ACCESS_KEY"] == b"storesecret"

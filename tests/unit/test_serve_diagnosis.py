@@ -28,6 +28,7 @@ _CASES = {
     "argument_no_choice": (BadInput, "argument --kv-cache-dtype: invalid choice: 'nonsense' (choose from"),
     "argument_no_number": (BadInput, "argument --seed: invalid int value: 'abc'"),
     "argument_of_a_flag": (BadInput, "argument --enforce-eager/--no-enforce-eager: ignored explicit argument '1'"),
+    "no_gpu": (BadInput, "there is no GPU that this vLLM could use"),
     "engine_killed": (Temporary, "was killed without an error message"),
 }
 
@@ -59,6 +60,57 @@ def test_a_gpu_that_another_program_has_is_called_that() -> None:
     assert "5.17/79.18 GiB" in error.message
     assert "nvidia-smi" in error.remedy
     assert "KV_CACHE" not in error.remedy
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver",
+        "torch.AcceleratorError: CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+        "torch.AcceleratorError: CUDA error: no kernel image is available for execution on the device",
+    ],
+)
+def test_an_old_driver_in_a_container_is_told_as_one(words: str) -> None:
+    """Without containers the driver is looked at first; a container's is the host's."""
+    error = explain([f"(EngineCore pid=9) ERROR 11-23 13:22:52 [core.py:1] {words}"], "vLLM ended with code 1")
+    assert type(error) is BadInput
+    assert "too old for this vLLM's CUDA" in error.message
+    assert "580" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)",
+        (
+            "torch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled "
+            "cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.29.7"
+        ),
+        "torch.AcceleratorError: CUDA error: peer access is not supported between these two devices",
+    ],
+)
+def test_cards_that_cannot_talk_to_each_other_are_told_what_helps(words: str) -> None:
+    """Without NVLink, and where PCIe does not do it; the worker's end that follows is not the reason."""
+    lines = [
+        f"(Worker_TP1 pid=9) ERROR 11-23 13:22:52 [multiproc_executor.py:800] {words}",
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ]
+    error = explain(lines, "vLLM ended with code 1")
+    assert type(error) is BadInput
+    assert "could not talk to each other" in error.message
+    assert "NCCL_P2P_DISABLE=1" in error.remedy
+
+
+def test_a_gpu_that_runs_out_of_memory_is_not_taken_for_one_that_cannot_talk() -> None:
+    """As a card of several does in the middle of a suite: NCCL fails in the others."""
+    lines = [
+        "(Worker_TP1 pid=9) ERROR 11-23 13:22:52 [x.py:1] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "(Worker_TP0 pid=8) ERROR 11-23 13:22:53 [x.py:1] RuntimeError: NCCL error: remote process exited or there was a network error",
+        "(APIServer pid=7) ERROR 11-23 13:22:53 [async_llm.py:1] AsyncLLM output_handler failed.",
+    ]
+    error = explain(lines, "vLLM ended with code 1")
+    assert type(error) is Temporary
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB." in error.message
 
 
 def test_an_unknown_end_shows_the_last_words_without_stack_frames_and_prefixes() -> None:

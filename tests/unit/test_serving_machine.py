@@ -11,7 +11,7 @@ from flows import serving_machine
 from flows.runners.backends import BACKENDS
 from flows.serving_plan import model_facts
 from infra.memory import memory
-from infra.settings import FlowServeSettings, PlacementSettings, Settings
+from infra.settings import FlowServeSettings, PlacementSettings, ResourcesSettings, Settings
 
 GIB = 1 << 30
 LLAMA_70B = {
@@ -68,7 +68,10 @@ def test_the_room_is_the_services_limit_where_one_is_known(settings: Settings, r
 def test_what_another_pool_serves_is_not_judged_here() -> None:
     settings = Settings(placement=PlacementSettings(serve="run-step/gpu"))
     serving_machine.check_memory(LLAMA_70B, 10**15, settings, 2048)
-    assert serving_machine.gpus(settings) == ()
+    assert serving_machine.gpus(settings, print) == ()
+    named = {"serve": {"gpu": "H100", "gpus": 2}}
+    there = serving_machine.gpus(settings.model_copy(update={"resources": ResourcesSettings(**named)}), print)
+    assert [(one.index, one.name, one.memory) for one in there] == [(-1, "H100", 81_559 << 20)] * 2
 
 
 @pytest.mark.parametrize(

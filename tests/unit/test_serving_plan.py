@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from containers.errors import BadInput, NotReady
-from flows.serving_plan import ServicePlan, model_facts, plan, plan_both, quantized
+from flows.serving_plan import ServicePlan, model_facts, plan, plan_both, quantized, what_would_fit
 from flows.ship_request import ServingOptions
+from flows.targets.size import gpu_memory
 from infra.accelerators import Gpu
 
 GB = 1_000_000_000
@@ -89,8 +90,19 @@ def test_what_fits_nowhere_says_what_would_fit() -> None:
     with pytest.raises(BadInput) as raised:
         plan_both(config, weights, machine("1 x H100"), ServingOptions(), 2048, concurrency=8)
     assert "the baseline (LlamaForCausalLM, 141.1 GB) with 2048 tokens does not fit" in raised.value.message
-    assert "2 x H200" in raised.value.remedy
+    assert "4 x L40S, 2 x H100, 2 x H200, 1 x B200" in raised.value.remedy
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("model", "where"), [("70B", "2 x H100"), ("70B", "2 x H200"), ("8B", "1 x L40S")])
+def test_what_would_fit_is_what_is_planned_on_such_a_machine(model: str, where: str) -> None:
+    """The refusal on another machine and the plan on this one go by the same memory and by the same utilizations."""
+    facts = model_facts(*MODELS[model])
+    assert facts is not None
+    assert f" {where}" in what_would_fit(facts, 2048)
+    made = plan("baseline", facts, machine(where), ServingOptions(), 2048, concurrency=1)
+    assert len(made.gpus) == int(where.partition(" ")[0])
+    assert gpu_memory(where.rpartition(" ")[2]) == CARDS[where.rpartition(" ")[2]][1] * MIB
 
 
 def test_two_services_get_gpus_of_their_own_and_the_rest_quantizes() -> None:

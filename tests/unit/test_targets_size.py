@@ -209,7 +209,7 @@ def test_lengths_and_gpus_are_checked() -> None:
     with pytest.raises(BadInput, match="H900"):
         gpu_memory("H900")
     assert gpu_memory("96gb") == 96 * GB
-    assert gpu_memory("h200") == 141 * GB
+    assert gpu_memory("h200") == 143_771 << 20
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from containers.contract import Step
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
+from containers.process import inherited
 from containers.settings import parts_of, step_variables
 from flows.runners.docker import seccomp
 from flows.runners.step_container import makes_user_namespaces
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 VOLUME: Final = "/run"
 WORK: Final = "/run/carwright"
 SECRETS: Final = "/run/secrets"
+_NCCL: Final = "NCCL_"
 _LOGINS: Final = "registry-logins.json"
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
 
@@ -65,7 +68,9 @@ def labels(request: StepRequest) -> dict[str, str]:
 
 
 def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
-    """The settings that the step needs and that are no secrets, less what concerns this machine alone."""
+    """The settings that the step needs and that are no secrets, less what concerns this machine alone; and to serve on GPUs
+    what this process was told about how they talk to each other (NCCL_P2P_DISABLE=1 where cards cannot do it directly).
+    """
     here = settings.model_copy(
         update={
             "log_format": "json",
@@ -76,7 +81,10 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
             "registry": settings.registry.model_copy(update={"auth_file": None}),
         }
     )
+    on_gpus = request.step is Step.SERVE and settings.resources.of(request.step).gpus
+    told = {name: value for name, value in inherited(_NCCL).items() if name.startswith(_NCCL)} if on_gpus else {}
     return step_variables(here, request)[0] | {
+        **told,
         "CARWRIGHT_HOME": f"{WORK}/home",
         "CARWRIGHT_CACHE": f"{WORK}/home/cache",
         "HOME": f"{WORK}/home",

@@ -241,18 +241,29 @@ class DockerServices:
     def _pulled(self, engine: ContainerEngine, reference: str, on_event: OnEvent) -> str:
         """Have the engine hold the modelcar, once its layers were looked at; its name there.
 
-        One that the engine holds already, or whose registry only the engine reaches, is looked at by the server alone.
+        They are looked at under the name that this process reaches, the steps' or the engine's: in a container on the engine's
+        network the engine's 127.0.0.1 is nobody. One that the engine holds already, or whose registry only the engine reaches,
+        is looked at by the server alone.
         """
         where = Reference.parse(reference)
         registry = self.settings.docker.registry_aliases.get(where.registry, where.registry)
         name = f"{registry}/{where.repository}@{where.digest}"
         if not engine.has_image(name):
             try:
-                check_mounted(name, self.settings)
+                self._look_at(f"{where.registry}/{where.repository}@{where.digest}", name)
             except Temporary as error:
                 on_event(Event(event="log", message=f"the layers of {name} were not looked at: {error.message}"))
             engine.pull(name, engine_login(where, self.settings), on_event)
         return name
+
+    def _look_at(self, name: str, other: str) -> None:
+        """Check the modelcar under the first of its names that answers; raises what check_mounted raises of the last."""
+        if name != other:
+            once = self.settings.registry.model_copy(update={"attempts": 1})
+            with contextlib.suppress(Temporary):
+                check_mounted(name, self.settings.model_copy(update={"registry": once}))
+                return
+        check_mounted(other, self.settings)
 
     def _beside_modelcar(self, engine: ContainerEngine, request: StepRequest, server: Spec, image: str) -> Spec:
         """Start the modelcar's container, unless the engine mounts images; the server's, changed so that it reads it."""

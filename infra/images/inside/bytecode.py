@@ -1,4 +1,4 @@
-"""Compile the modules under a folder to .pyc files that are the same on every build.
+"""Compile the modules under a folder that have no .pyc files yet, to ones that are the same on every build.
 
     python bytecode.py FOLDER [FINAL]
 
@@ -14,6 +14,7 @@ import multiprocessing
 import py_compile
 import re
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 PROCESSES = 4  # part of the result: not the number of cores
@@ -28,6 +29,7 @@ _RARE = re.compile(
 
 def main(folder: Path, final: Path) -> int:
     files = [path for path in sorted(folder.rglob("*.py")) if path.is_file() and not _RARE.search(f"/{path}")]
+    files = [path for path in files if not Path(cache_from_source(path)).exists()]  # those of a layer beneath
     shares: list[list[Path]] = [[] for _ in range(PROCESSES)]
     whole = sum(path.stat().st_size for path in files) or 1
     done = 0

@@ -19,8 +19,10 @@ _DATED = "uv_cache.json"
 def main(environment: Path) -> None:
     for record in environment.glob("lib/python*/site-packages/*.dist-info/RECORD"):
         record.with_name(_DATED).unlink(missing_ok=True)
-        lines = record.read_text().splitlines(keepends=True)
-        record.write_text("".join(sorted(line for line in lines if f"/{_DATED}," not in line)))
+        text = record.read_text()
+        ordered = "".join(sorted(line for line in text.splitlines(keepends=True) if f"/{_DATED}," not in line))
+        if ordered != text:  # else it may be of a layer beneath, of which this one needs no copy
+            record.write_text(ordered)
     for path in TEMPORARY.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
