@@ -22,6 +22,7 @@ from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import found, image
 from containers.oci.source import StoredCheckpoint
 from containers.push.layers import push_layers
+from containers.push.signing import sign_promoted
 from containers.store import Store
 from containers.verdict import CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
@@ -125,7 +126,9 @@ def _promote(
     with open_repository(reference, context.settings, write=True) as repository:
         stored = found(repository, str(digest))
         attached = _attach(repository, digest, files, _recorded(options, warning))
-        attached |= _attach_card(repository, digest, _files(request, "card", store))
+        documents = _files(request, "card", store)
+        attached |= _attach_card(repository, digest, documents)
+        attached |= sign_promoted(repository, digest, documents, context.settings.sign)
         there = all(was_there for _, was_there in attached.values())
         for name, (one, was_there) in attached.items():
             context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")

@@ -14,6 +14,7 @@ from containers.contract import QuantizeOptions, QuantizeParameters
 from containers.errors import Temporary
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
+from flows.cli.trust import PolicyFile, check_signed, signed_files
 from flows.ship_request import ServingOptions
 
 app = typer.Typer()
@@ -38,14 +39,34 @@ def _check_device(device: str | None) -> str | None:
 
 
 @app.command()
-def download(
-    model: Model = None, revision: Revision = None, output: Output = None, json_: Json = False, verbose: Verbose = False
+def download(  # noqa: PLR0917 - typer makes options of them
+    model: Model = None,
+    revision: Revision = None,
+    output: Output = None,
+    policy: PolicyFile = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key that must have signed it; may be repeated.")
+    ] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's signature (OpenSSF Model Signing).", show_default="model.sig in a file:// folder"
+        ),
+    ] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Download a checkpoint into the store: safetensors only; files are verified, broken transfers resumed."""
+    """Download a checkpoint into the store: safetensors only; files are verified, broken transfers resumed.
+
+    With a key, or a policy and a signature, it must be what was signed: exit code 5 says that it is not.
+    """
     from flows.cli.session import session_with_model, show_artifact
 
     with session_with_model(model, verbose=verbose) as (session, name):
+        wanted = signed_files(name, policy, key, signature)
         _, ref = session.download(name, revision)
+        if wanted is not None:
+            check_signed(session.store.load(ref), wanted, name)
         show_artifact(session.store, ref, output, as_json=json_)
 
 

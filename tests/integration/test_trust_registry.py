@@ -1,0 +1,119 @@
+"""Signatures in a real registry: ours, read by us and by cosign; cosign's, read by us."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.errors import NotTrusted
+from containers.oci.access import open_repository
+from containers.trust import simplesigning
+from containers.trust.attach import find_bundles
+from containers.trust.verify import check
+from infra.settings import Settings
+from tests.support.local_registry import LocalRegistry
+from tests.support.trust_world import KEYS, PASSWORD, SignedModel, policy, push, sign, signer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+ANY = "keys: [{{name: k, file: {}.pub}}]\nrequire: {{statements: [signature, provenance]}}\n"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with LocalRegistry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture
+def model(registry: str, tmp_path: Path) -> SignedModel:
+    return push(f"{registry}/trust/{tmp_path.name.lower()}:1", tmp_path / "checkpoint", Settings())
+
+
+def test_what_is_signed_passes_and_signing_again_adds_nothing(model: SignedModel) -> None:
+    """Two keys sign; each adds its own, once, and the digest is what it was."""
+    settings = Settings()
+    with pytest.raises(NotTrusted, match=r"no signature signed as the policy demands.*nothing signed is attached"):
+        check(model.reference, policy(), settings)
+    first = sign(model, settings)
+    assert [name.split()[0] for name, _ in first] == ["provenance", "verdict", "bom", "signature", "tag", "model"]
+    assert all(one.there for _, one in sign(model, settings))
+    trusted = check(model.reference, policy(), settings)
+    assert trusted.signed["provenance"] == ("release",)
+    assert set(trusted.files) == {
+        path.relative_to(model.checkpoint).as_posix() for path in model.checkpoint.rglob("*") if path.is_file()
+    }
+    sign(model, settings, [signer("cosign")])
+    two = policy(
+        "keys: [{name: a, file: carwright.pub}, {name: b, file: cosign.pub}]\n"
+        "require: {statements: [signature, verdict], signers: 2}\n"
+    )
+    assert check(model.reference, two, settings).signed["verdict"] == ("a", "b")
+
+
+def test_two_that_sign_at_once_both_stay(model: SignedModel) -> None:
+    """The fallback tag and cosign's tag are written by both."""
+    both = [threading.Thread(target=sign, args=(model, Settings(), [signer(name)])) for name in ("carwright", "cosign")]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    with open_repository(model.reference, Settings()) as repository:
+        assert len(find_bundles(repository, model.digest)) == 10
+        assert len(simplesigning.find(repository, model.digest)) == 2
+
+
+def test_a_layout_is_signed_too(tmp_path: Path) -> None:
+    """Without the tag, which nobody reads there."""
+    model = push(f"oci:{tmp_path}/image:1", tmp_path / "checkpoint", Settings())
+    made = sign(model, Settings())
+    assert [name.split()[0] for name, _ in made] == ["provenance", "verdict", "bom", "signature", "model"]
+    assert check(model.reference, policy(), Settings()).digest == model.digest
+
+
+@pytest.mark.campaign
+def test_cosign_and_we_read_each_other(model: SignedModel, tmp_path: Path) -> None:
+    """cosign 2.5 (Debian 13's package) verifies image and statements made here; we verify what it signed."""
+    cosign = shutil.which("cosign")
+    assert cosign, "cosign is not installed"
+
+    def run(*words: str, verb: str, good: bool = True) -> str:
+        env = {**os.environ, "COSIGN_PASSWORD": PASSWORD, "HOME": str(tmp_path)}
+        argv = [cosign, verb, "--allow-http-registry", *words, model.reference]
+        ended = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        assert (ended.returncode == 0) is good, ended.stdout + ended.stderr
+        return ended.stdout
+
+    sign(model, Settings())
+    (tmp_path / "root.json").write_text('{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}')
+    bundles = ("--insecure-ignore-tlog", "--new-bundle-format", "--trusted-root", str(tmp_path / "root.json"))
+    for key, good in (("carwright", True), ("other", False)):
+        run("--insecure-ignore-tlog", "--key", f"{KEYS}/{key}.pub", verb="verify", good=good)
+        for kind in ("slsaprovenance1", "cyclonedx", "https://in-toto.io/attestation/test-result/v0.1"):
+            run(*bundles, "--type", kind, "--key", f"{KEYS}/{key}.pub", verb="verify-attestation", good=good)
+    with pytest.raises(NotTrusted):
+        check(model.reference, policy(ANY.format("cosign")), Settings())
+    ours = ("--key", f"{KEYS}/cosign.key", "--tlog-upload=false", "--yes")
+    (tmp_path / "predicate.json").write_text(
+        json.dumps({"buildDefinition": {}, "runDetails": {"builder": {"id": "x"}}})
+    )
+    run(*ours, verb="sign")
+    run(
+        *ours,
+        "--new-bundle-format",
+        "--type",
+        "slsaprovenance1",
+        "--predicate",
+        str(tmp_path / "predicate.json"),
+        verb="attest",
+    )
+    assert check(model.reference, policy(ANY.format("cosign")), Settings()).signed["provenance"] == ("k",)
