@@ -4,8 +4,7 @@ A step is a command with a JSON request and a JSON result:
 
     python -m containers.<step> --request request.json --result result.json
 
-Both are frozen. An unknown field is refused, so that a newer flow and an older image cannot silently misunderstand each
-other.
+Both are frozen. An unknown field is refused: a newer flow and an older image cannot silently misunderstand each other.
 """
 
 from __future__ import annotations
@@ -318,8 +317,8 @@ class ServeOptions(Values):
     `folder` holds the model already, as a modelcar beside the server does. `devices` are the indices of the GPUs to use,
     as CUDA_VISIBLE_DEVICES names them; none means those that vLLM takes by itself.
 
-    The step may be done in two: `stage` "fetch" ends when the model lies under the home folder, and "serve" starts there.
-    A launcher gives the secrets of store and registry to the first alone, so that nothing that serves has any.
+    The step may be done in two: `stage` "fetch" ends when the model lies under the home folder, and "serve" starts there, with
+    no secrets. The model must pass `policy` (`containers.trust`, as JSON) and be made of `files` before vLLM reads it.
     """
 
     host: str = "127.0.0.1"
@@ -332,6 +331,8 @@ class ServeOptions(Values):
     lease_seconds: float = 60.0
     log_file: str = ""
     devices: tuple[str, ...] = ()
+    policy: str = ""
+    files: dict[str, Digest] = {}
 
 
 class ServerStart(Frozen):

@@ -84,6 +84,31 @@ def _about(files: dict[str, Digest], evidence: Evidence) -> Evidence:
     return Evidence(tuple(said), tuple(faults))
 
 
+def check_base(repository: Repository, digest: Digest, policy: Policy, now: datetime | None = None) -> None:
+    """Raises NotTrusted unless the policy, if it has rules for base images, lets modelcars be built on this one."""
+    if policy.base_images is None:
+        return
+    moment = now or datetime.now(UTC)
+    what = f"the base image {repository.reference.target}@{digest}"
+    place = repository.reference.name if repository.reference.registry else str(repository.reference.target)
+    rules = [one for one in policy.base_images if matches(place, (one.repository,))]
+    if digest in policy.deny:
+        raise NotTrusted(f"{what} is on the policy's deny list", remedy="build on another one")
+    if not rules:
+        raise NotTrusted(
+            f"{what} is under none of the policy's base_images: {', '.join(one.repository for one in policy.base_images)}",
+            remedy="build on one of them, or change the policy",
+        )
+    evidence = collect(repository, digest, policy, moment.date())
+    allowed = {key for one in rules for key in one.keys}
+    if not any(one.key in allowed for one in evidence.of(SIGNATURE)):
+        faults = "; ".join(evidence.faults[:_FAULTS]) or "nothing signed is attached to it"
+        raise NotTrusted(
+            f"{what} is signed by none of {', '.join(sorted(allowed))} ({faults})",
+            remedy="wait for one that is signed, or name one with `base`",
+        )
+
+
 def files_of(repository: Repository, digest: Digest) -> dict[str, Digest]:
     """The model's files as the image's manifest, which its digest proves, lists them; empty where it lists none."""
     return {

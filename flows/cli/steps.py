@@ -12,6 +12,7 @@ import typer
 
 from containers.contract import QuantizeOptions, QuantizeParameters
 from containers.errors import Temporary
+from flows.admission import admit
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
 from flows.cli.trust import PolicyFile, check_signed, signed_files
@@ -124,16 +125,23 @@ def serve(  # noqa: PLR0917 - typer makes options of them
     port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8000,
     name: Annotated[str, typer.Option(help="Model name in requests.", show_default="from the reference")] = "",
     max_model_len: MaxModelLen = 2048,
+    policy: PolicyFile = None,
     device: Device = None,
     verbose: Verbose = False,
 ) -> None:
-    """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C."""
+    """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C.
+
+    With a policy only what passes it is served: exit code 5 says why it does not.
+    """
     from flows.cli.session import session as open_session
 
     with open_session(verbose=verbose, device=device) as session, ExitStack() as stack:
         session.check_device()
-        subject = session.fetch(session.locate(what, name, max_model_len, serving))
-        lease = stack.enter_context(session.serve(subject, port=port))
+        located = session.locate(what, name, max_model_len, serving)
+        image = str(located.reference) if located.reference is not None else None
+        admitted = admit(image, policy, session.runtime.settings, terminal.err.print)
+        subject = session.fetch(located)
+        lease = stack.enter_context(session.serve(subject, port=port, admitted=admitted))
         url = lease.endpoint.published or lease.endpoint.url
         terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
         terminal.out.print(

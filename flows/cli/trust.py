@@ -141,7 +141,7 @@ def show_trusted(trusted: Trusted) -> None:
     for name, by in trusted.signed.items():
         terminal.line(f"{name}: signed by {', '.join(by)}")
     for note in trusted.notes:
-        terminal.err.print(f"note: {note}", markup=False)
+        terminal.err.print(f"note: {note}")
 
 
 def verify_folder(folder: Path, policy: Policy | None) -> None:
@@ -171,7 +171,7 @@ def signed_files(
         raise BadInput(f"where is the signature of {source}?", remedy=f"give its {SIGNATURE_FILE} with --signature")
     path = signature or Path(source.removeprefix("file://")) / SIGNATURE_FILE
     signer, files = read_signature(path, rules)
-    terminal.err.print(f"{path}: {len(files)} files, signed by {signer}", markup=False)
+    terminal.err.print(f"{path}: {len(files)} files, signed by {signer}")
     return files
 
 

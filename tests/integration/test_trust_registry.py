@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,12 @@ import pytest
 
 from containers.errors import NotTrusted
 from containers.oci.access import open_repository
+from containers.oci.repository import Blob, found, read_small
+from containers.oci.types import ImageManifest
 from containers.trust import simplesigning
 from containers.trust.attach import find_bundles
 from containers.trust.verify import check
+from flows.targets import policies
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
 from tests.support.trust_world import KEYS, PASSWORD, SignedModel, policy, push, sign, signer
@@ -78,6 +83,64 @@ def test_a_layout_is_signed_too(tmp_path: Path) -> None:
     made = sign(model, Settings())
     assert [name.split()[0] for name, _ in made] == ["provenance", "verdict", "bom", "signature", "model"]
     assert check(model.reference, policy(), Settings()).digest == model.digest
+
+
+@pytest.mark.campaign
+def test_podman_and_skopeo_pull_what_is_signed_and_nothing_else(
+    registry: str, model: SignedModel, tmp_path: Path
+) -> None:
+    """Under the rendered policy: refused are the unsigned, the wrongly signed and one with another's signature.
+
+    Debian 12 builds both without sigstore ("Debian-local change: sigstore disabled"); those of Debian 13 pass.
+    """
+    rules = tmp_path / "rules"
+    text = f"keys: [{{name: k, file: carwright.pub}}]\nrepositories: ['{registry}/*']\n"
+    rendered = policies.render("podman", policy(text))
+    rules.mkdir()
+    etc = tmp_path / "etc"
+    shutil.copytree("/etc/containers", etc)
+    for file in rendered.files:
+        (rules / file.name).write_text(file.text)
+    shutil.copytree(rules, etc / "registries.d", dirs_exist_ok=True)
+    (etc / "registries.d" / "policy.json").unlink()
+    assert "the provenance" not in rendered.notes[-1]
+
+    def skopeo(reference: str) -> str:
+        argv = ["skopeo", "--policy", str(rules / "policy.json"), "--registries.d", str(rules), "copy", "-q"]
+        argv += ["--src-tls-verify=false", f"docker://{reference}", f"dir:{tmp_path}/copied"]
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+        return "" if ended.returncode == 0 else ended.stderr
+
+    def podman(reference: str) -> str:
+        storage = tempfile.mkdtemp(prefix="trust-", dir=tmp_path.anchor + "tmp")  # podman takes no long --runroot
+        pull = ["podman", f"--root={storage}/r", f"--runroot={storage}/u", "--storage-driver=vfs", "pull", "-q"]
+        pull += [f"--signature-policy={rules}/policy.json", "--tls-verify=false", reference]
+        mounted = f"mount --bind {etc} /etc/containers && exec {shlex.join(pull)}"
+        try:
+            ended = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+        return "" if ended.returncode == 0 else ended.stderr
+
+    assert "no signature exists" in skopeo(model.reference)
+    assert "no signature exists" in podman(model.reference)
+    sign(model, Settings(), [signer("cosign")])
+    assert "cryptographic signature verification failed" in skopeo(model.reference)
+    sign(model, Settings())
+    assert skopeo(model.reference) == ""
+    assert podman(model.reference) == ""
+    other = push(f"{registry}/trust/other:1", tmp_path / "other", Settings(), tokenizer='{"another": 1}')
+    with (
+        open_repository(model.reference, Settings()) as ours,
+        open_repository(other.reference, Settings(), write=True) as theirs,
+    ):
+        stored = found(ours, simplesigning.signature_tag(model.digest))
+        manifest = stored.parse()
+        assert isinstance(manifest, ImageManifest)
+        for one in manifest.blobs:
+            theirs.put_blob(Blob.of(read_small(ours, one)), lambda _: None)
+        theirs.put(stored.content, stored.media_type, simplesigning.signature_tag(other.digest))
+    assert "does not match" in (refused := skopeo(other.reference)), refused
 
 
 @pytest.mark.campaign

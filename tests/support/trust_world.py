@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,7 @@ max_age_days: 30
 """
 
 
+@cache
 def signer(name: str = "carwright") -> Signer:
     """A signer with one of the keys in tests/golden/trust: carwright or cosign."""
     (found,) = open_signers(SigningSettings(key_file=KEYS / f"{name}.key", password=PASSWORD))
@@ -90,9 +92,11 @@ class SignedModel:
         return Reference.parse(self.reference).target
 
 
-def push(place: str, folder: Path, settings: StepSettings) -> SignedModel:
-    """A small modelcar, not signed; `folder` gets its checkpoint."""
+def push(place: str, folder: Path, settings: StepSettings, *, tokenizer: str = "") -> SignedModel:
+    """A small modelcar, not signed; `folder` gets its checkpoint. With another tokenizer it is another model."""
     checkpoint = folder if folder.exists() else write_checkpoint(folder)
+    if tokenizer:
+        (checkpoint / "tokenizer.json").write_text(tokenizer)
     pushed = push_folder(checkpoint, place, settings)
     target = Reference.parse(place).target
     return SignedModel(str(target.at(pushed.digest)), pushed.digest, checkpoint)

@@ -1,0 +1,54 @@
+"""What may be served: the policy that is set, asked for every model that a command serves or deploys.
+
+What a run serves to measure it is not asked: it is not signed before it was measured, and it is gone when the run ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from containers.errors import NotTrusted
+from containers.trust import verify
+from containers.trust.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from containers.trust.verify import Trusted
+    from infra.settings import Settings
+
+UNCHECKED: Final = "no policy is set: served without looking at signatures (--policy FILE, or the setting trust.policy)"
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A policy, and what it found of a model that it lets be served."""
+
+    policy: Policy
+    trusted: Trusted
+
+
+def admit(
+    reference: str | None, policy: Path | None, settings: Settings, say: Callable[[str], None]
+) -> Admitted | None:
+    """Ask the policy, or that of the settings; None without one, which `say` is told.
+
+    `reference` is None for a model that is no image. Raises NotTrusted for what does not pass, and BadInput for a policy
+    that cannot be read.
+    """
+    chosen = policy or settings.trust.policy
+    if chosen is None:
+        say(UNCHECKED)
+        return None
+    rules = Policy.read(chosen)
+    if reference is None:
+        raise NotTrusted(
+            f"the policy {chosen} is set, and what is to be served is no image that could be signed",
+            remedy="serve a modelcar: `carwright ship` makes one and signs it",
+        )
+    trusted = verify.check(reference, rules, settings)
+    for name, keys in trusted.signed.items():
+        say(f"{name}: signed by {', '.join(keys)}")
+    return Admitted(rules, trusted)
