@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import NotTrusted
+from containers.oci.access import resolve
+from containers.oci.reference import Reference, absolute_layout
 from containers.trust import verify
 from containers.trust.policy import Policy
 
@@ -19,36 +21,37 @@ if TYPE_CHECKING:
     from containers.trust.verify import Trusted
     from infra.settings import Settings
 
+_SOURCES: Final = ("hf://", "file://", "s3://")
 UNCHECKED: Final = "no policy is set: served without looking at signatures (--policy FILE, or the setting trust.policy)"
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """A policy, and what it found of a model that it lets be served."""
+    """A policy, what it found of an image that it lets be served, and that image by digest."""
 
     policy: Policy
     trusted: Trusted
+    reference: str
 
 
-def admit(
-    reference: str | None, policy: Path | None, settings: Settings, say: Callable[[str], None]
-) -> Admitted | None:
-    """Ask the policy, or that of the settings; None without one, which `say` is told.
+def admit(what: str, policy: Path | None, settings: Settings, say: Callable[[str], None]) -> Admitted | None:
+    """Ask the policy, or that of the settings, about an image; None without one, which `say` is told.
 
-    `reference` is None for a model that is no image. Raises NotTrusted for what does not pass, and BadInput for a policy
-    that cannot be read.
+    Raises NotTrusted for what does not pass, a model that is no image among it, and BadInput for a policy that cannot be read.
     """
     chosen = policy or settings.trust.policy
     if chosen is None:
         say(UNCHECKED)
         return None
     rules = Policy.read(chosen)
-    if reference is None:
+    if what.startswith(_SOURCES):
         raise NotTrusted(
-            f"the policy {chosen} is set, and what is to be served is no image that could be signed",
+            f"the policy {chosen} is set, and {what} is no image that could be signed",
             remedy="serve a modelcar: `carwright ship` makes one and signs it",
         )
-    trusted = verify.check(reference, rules, settings)
+    reference = absolute_layout(what)
+    pinned = str(Reference.parse(reference).at(resolve(reference, settings)))
+    trusted = verify.check(pinned, rules, settings)
     for name, keys in trusted.signed.items():
         say(f"{name}: signed by {', '.join(keys)}")
-    return Admitted(rules, trusted)
+    return Admitted(rules, trusted, pinned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -143,15 +144,15 @@ def _signed(evidence: Evidence, policy: Policy, what: str) -> Iterator[tuple[str
 def _check_provenance(one: Said, policy: Policy, what: str) -> None:
     definition = _mapping(one.predicate.get("buildDefinition"))
     asked = _mapping(definition.get("externalParameters"))
-    source, revision = str(asked.get("model", "")), str(asked.get("revision", ""))
-    commits = [
-        str(commit)
-        for material in _listing(definition.get("resolvedDependencies"))
-        if str(material.get("uri", "")).partition("@")[0] == source.partition("@")[0]
-        and (commit := _mapping(material.get("digest")).get("gitCommit"))
-    ]
+    materials = _listing(definition.get("resolvedDependencies"))
+    # What was resolved counts, and what was asked for where a statement does not say it.
+    base = next((one for one in materials if one.get("name", "base model") == "base model" and one.get("uri")), {})
+    source, revision = str(base.get("uri") or asked.get("model", "")), str(asked.get("revision", ""))
+    source = re.split("[@#]", source, maxsplit=1)[0]
+    revision = revision or ("main" if source.startswith("hf://") else "")  # the hub's own default
+    commits = [str(commit) for commit in (_mapping(base.get("digest")).get("gitCommit"),) if commit]
     if policy.base is not None:
-        if not source or not matches(source.partition("@")[0], policy.base.sources):
+        if not source or not matches(source, policy.base.sources):
             _refuse(what, f"its base model is {shown(source)}", "base.sources", policy.base.sources)
         if not any(matches(text, policy.base.revisions) for text in (revision, *commits)):
             _refuse(what, f"its base's revision is {shown(revision or '?')}", "base.revisions", policy.base.revisions)
@@ -164,9 +165,10 @@ def _check_verdict(one: Said, policy: Policy, what: str) -> None:
     assert policy.gate is not None
     told = one.predicate
     result = str(told.get("result", ""))
-    decision = str(told.get("decision") or _RESULTS.get(result, result))
-    if decision not in policy.gate.decisions and not (policy.gate.override and told.get("override")):
-        _refuse(what, f"the gate's decision is {shown(decision)}", "gate.decisions", policy.gate.decisions)
+    decisions = {_RESULTS.get(result, result), str(told.get("decision") or _RESULTS.get(result, result))}
+    if not decisions <= {*policy.gate.decisions} and not (policy.gate.override and told.get("override")):
+        decided = shown(" and ".join(sorted(decisions)))
+        _refuse(what, f"the gate's decision is {decided}", "gate.decisions", policy.gate.decisions)
     if told.get("override") and not policy.gate.override:
         _refuse(what, "a person promoted it against the gate", "gate.override", ("false",))
     suite = str(_mapping(told.get("suite")).get("name") or told.get("suite") or "")

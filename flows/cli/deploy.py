@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from containers.digest import Digest
 from containers.errors import BadInput
-from containers.oci.reference import Reference
 from flows.admission import admit
 from flows.cli import terminal
 from flows.cli.trust import PolicyFile  # noqa: TC001 -- typer reads the annotation
@@ -292,9 +290,9 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     chosen = TARGETS[target]
     assert chosen.deploy is not None  # else it is none of `DeployTarget`
     chosen.check(options)
-    deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
-    pinned = Reference.parse(reference).at(Digest.parse(deployment.reference.rpartition("@")[2]))
-    admit(str(pinned), policy, settings, _say)
+    admitted = admit(reference, policy, settings, _say)
+    subject = admitted.reference if admitted is not None else reference
+    deployment = describe(subject, wanted, settings, pulled_from=pulled_from)
     terminal.err.print(f"{deployment.name}: {deployment.reference}")
     with terminal.display(verbose=False) as show:
         attempt = DeploymentAttempt(

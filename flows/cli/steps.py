@@ -137,10 +137,9 @@ def serve(  # noqa: PLR0917 - typer makes options of them
 
     with open_session(verbose=verbose, device=device) as session, ExitStack() as stack:
         session.check_device()
-        located = session.locate(what, name, max_model_len, serving)
-        image = str(located.reference) if located.reference is not None else None
-        admitted = admit(image, policy, session.runtime.settings, terminal.err.print)
-        subject = session.fetch(located)
+        admitted = admit(what, policy, session.runtime.settings, terminal.err.print)
+        chosen = admitted.reference if admitted is not None else what
+        subject = session.fetch(session.locate(chosen, name, max_model_len, serving))
         lease = stack.enter_context(session.serve(subject, port=port, admitted=admitted))
         url = lease.endpoint.published or lease.endpoint.url
         terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")

@@ -92,7 +92,7 @@ def serve(scene: Scene, tmp_path: Path) -> str:
     said = StringIO()
     settings = scene.settings.model_copy(update={"home": tmp_path / "home"})
     context = Context(settings, Reporter(said, structured=True), tmp_path / "scratch", tmp_path / "result.json")
-    pinned = str(Reference.parse(reference).at(admitted.trusted.digest))
+    pinned = admitted.reference
     parameters = ServeParameters(reference=pinned, served_model_name="m")
     options = ServeOptions(policy=admitted.policy.dump(), files=admitted.trusted.files)
     check_image(parameters, options, context)
@@ -185,7 +185,7 @@ def test_no_signed_model_is_needed_without_a_policy(scene: Scene, tmp_path: Path
     (tmp_path / "p.yaml").write_text("keys: [{name: a, file: a.pub}]\n")
     shutil.copy(KEYS / "other.pub", tmp_path / "a.pub")
     with pytest.raises(NotTrusted, match="no image that could be signed"):
-        admit(None, tmp_path / "p.yaml", scene.settings, said.append)
+        admit("hf://org/model", tmp_path / "p.yaml", scene.settings, said.append)
 
 
 def test_the_table_is_the_docs(root: Path) -> None:

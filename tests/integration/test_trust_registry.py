@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from typing import TYPE_CHECKING
@@ -17,13 +18,13 @@ from containers.errors import NotTrusted
 from containers.oci.access import open_repository
 from containers.oci.repository import Blob, found, read_small
 from containers.oci.types import ImageManifest
-from containers.trust import simplesigning
+from containers.trust import signing, simplesigning
 from containers.trust.attach import find_bundles
-from containers.trust.verify import check
+from containers.trust.verify import check, check_base
 from flows.targets import policies
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
-from tests.support.trust_world import KEYS, PASSWORD, SignedModel, policy, push, sign, signer
+from tests.support.trust_world import KEYS, PASSWORD, POLICY, SignedModel, policy, push, sign, signer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,3 +181,53 @@ def test_cosign_and_we_read_each_other(model: SignedModel, tmp_path: Path) -> No
         verb="attest",
     )
     assert check(model.reference, policy(ANY.format("cosign")), Settings()).signed["provenance"] == ("k",)
+
+
+def test_nothing_is_deployed_served_or_verified_that_does_not_pass(model: SignedModel, tmp_path: Path) -> None:
+    """Exit code 5, before an engine is asked or a byte of the model is fetched."""
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    shutil.copy(KEYS / "carwright.pub", tmp_path)
+    argv = {
+        "verify": ["verify", model.reference],
+        "deploy": ["deploy", "docker", model.reference, "--gpu", "cpu"],
+        "serve": ["serve", model.reference],
+    }
+
+    def run(what: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli.main", *argv[what], "--policy", str(tmp_path / "policy.yaml")]
+        env = {**os.environ, "CARWRIGHT_HOME": str(tmp_path / "home"), "DOCKER_HOST": "unix:///nowhere"}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    for what in argv:
+        ended = run(what)
+        assert ended.returncode == 5, ended.stderr
+        assert "nothing signed is attached to it" in ended.stderr
+        assert not (tmp_path / "home" / "serving").exists()
+    sign(model, Settings())
+    assert run("verify").returncode == 0
+    assert (
+        "config.json has no num_attention_heads" in run("deploy").stderr
+    )  # the policy let it through to the next check
+
+
+def test_base_images_are_held_against_the_policy(model: SignedModel) -> None:
+    """What the watcher asks before it announces a rebuild on a new base image."""
+    rules = policy(
+        "keys: [{name: k, file: carwright.pub}, {name: other, file: cosign.pub}]\n"
+        f"base_images: [{{repository: '{model.target.registry}/trust/*', keys: [k]}}]\n"
+    )
+    with open_repository(model.reference, Settings(), write=True) as repository:
+        with pytest.raises(NotTrusted, match="signed by none of k"):
+            check_base(repository, model.digest, rules)
+        signing.sign(repository, model.digest, (), [signer("cosign")])
+        with pytest.raises(NotTrusted, match="signed by none of k"):
+            check_base(repository, model.digest, rules)
+        signing.sign(repository, model.digest, (), [signer()])
+        check_base(repository, model.digest, rules)
+        check_base(repository, model.digest, policy())  # one without rules for base images says nothing
+        with pytest.raises(NotTrusted, match="under none of the policy's base_images"):
+            check_base(repository, model.digest, policy(rules_for("quay.io/*")))
+
+
+def rules_for(repository: str) -> str:
+    return f"keys: [{{name: k, file: carwright.pub}}]\nbase_images: [{{repository: '{repository}', keys: [k]}}]\n"
