@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pydantic import JsonValue
+
     from containers.trust.verify import Trusted
     from infra.settings import Settings
 
@@ -32,6 +34,12 @@ class Admitted:
     policy: Policy
     trusted: Trusted
     reference: str
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """What binds a serve step to it (`containers.contract.ServeOptions`)."""
+        files: dict[str, JsonValue] = {path: str(digest) for path, digest in self.trusted.files.items()}
+        return {"policy": self.policy.dump(), "files": files}
 
 
 def admit(what: str, policy: Path | None, settings: Settings, say: Callable[[str], None]) -> Admitted | None:

@@ -296,7 +296,7 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     terminal.err.print(f"{deployment.name}: {deployment.reference}")
     with terminal.display(verbose=False) as show:
         attempt = DeploymentAttempt(
-            settings, timeout or deployment.startup_seconds, _say, lambda event: show("deploy", event)
+            settings, timeout or deployment.startup_seconds, _say, lambda event: show("deploy", event), admitted
         )
         served = chosen.deploy(deployment, attempt, options)
     if json_:
