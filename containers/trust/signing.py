@@ -10,6 +10,7 @@ from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.repository import image
 from containers.trust import model_signing, simplesigning
 from containers.trust.attach import Attached, attach, find_bundles
+from containers.trust.dsse import IN_TOTO
 from containers.trust.statement import SIGNATURE, Statement, name_of, write
 from containers.trust.verify import SIGNED_AT, files_of
 
@@ -97,7 +98,9 @@ def _signature_of(signer: Signer, digest: Digest, known: Sequence[Bundle]) -> At
     """The signature that this key has given the image, whenever that was."""
     for one in known:
         envelope = one.envelope
-        if envelope is None or not signer.public.verifies(envelope.signature, envelope.message):
+        if envelope is None or envelope.payload_type != IN_TOTO:
+            continue
+        if not signer.public.verifies(envelope.signature, envelope.message):
             continue
         statement = Statement.parse(envelope.payload, f"the statement of the bundle {one.digest.short}")
         if statement.predicate_type == SIGNATURE and statement.is_about(digest):
