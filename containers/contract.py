@@ -312,10 +312,8 @@ class ServeOptions(Values):
 
     `host` is the address to listen on, `advertise` the base of the OpenAI API as others reach it (empty: at `host`);
     `folder` holds the model already, as a modelcar beside the server does. `devices` are the indices of the GPUs to use,
-    as CUDA_VISIBLE_DEVICES names them; none means those that vLLM takes by itself.
-
-    The step may be done in two: `stage` "fetch" ends when the model lies under the home folder, and "serve" starts there.
-    A launcher gives the secrets of store and registry to the first alone, so that nothing that serves has any.
+    as CUDA_VISIBLE_DEVICES names them; none: those that vLLM takes. `stage`: "fetch" ends when the model lies under the
+    home folder, "serve" starts there, without secrets. `policy` (`containers.trust`, as JSON) and `files` bind the model.
     """
 
     host: str = "127.0.0.1"
@@ -328,6 +326,8 @@ class ServeOptions(Values):
     lease_seconds: float = 60.0
     log_file: str = ""
     devices: tuple[str, ...] = ()
+    policy: str = ""
+    files: dict[str, Digest] = {}
 
 
 class ServerStart(Frozen):

@@ -7,6 +7,7 @@
 | 2    | bad input: the user can fix it                                       | no      |
 | 3    | the gate refused the candidate; nothing was promoted                 | no      |
 | 4    | the gate could not decide and the profile says stop                  | no      |
+| 5    | the policy does not trust the model; nothing was served              | no      |
 | 75   | temporary: the network, a full disk, a service that is not there     | yes     |
 | 130  | interrupted (Ctrl-C or SIGTERM)                                      | no      |
 
@@ -64,6 +65,12 @@ class GateInconclusive(Error):
     """The samples neither prove nor disprove the margin, and the profile says stop."""
 
     exit_code = 4
+
+
+class NotTrusted(Error):
+    """A signature, a statement or the bytes are not what the policy demands."""
+
+    exit_code = 5
 
 
 class Temporary(Error):

@@ -33,6 +33,7 @@ from containers.contract import Step, StepRequest, StoreLocation
 from containers.errors import BadInput, faults
 from containers.setting_names import PREFIX, GivenName, names_of_variables, refuse_unknown, settings_of
 from containers.setting_types import EndpointUrl, Secret, Token
+from containers.signing_settings import SigningSettings, hand_over_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,7 +67,18 @@ COMPOSE: Final = tuple(
 FLOW_SIDE: Final = tuple(
     PREFIX + name
     for name in (
-        *("LAUNCHER", "DEVICE", "DOCKER", "KUBERNETES", "DEPLOY", "QUANTIZE", "RESOURCES", "PLACEMENT", "WATCH"),
+        *(
+            "LAUNCHER",
+            "DEVICE",
+            "DOCKER",
+            "KUBERNETES",
+            "DEPLOY",
+            "QUANTIZE",
+            "RESOURCES",
+            "PLACEMENT",
+            "WATCH",
+            "TRUST",
+        ),
         *("OVERLAP_GB", "PIP_EXTRA_INDEX_URL", "PIP_PYTORCH_INDEX_URL", "NOTIFY_WEBHOOK"),
         *("SERVE__PORT", "SERVE__READY_TIMEOUT", "SERVE__ADVERTISE", "SERVE__ENGINE", "SERVE__GPU_IMAGE"),
         *("EVALUATE__CONCURRENCY", "EVALUATE__REQUEST_TIMEOUT", "EVALUATE__ATTEMPTS"),
@@ -78,11 +90,12 @@ _EVERY_STEP: Final = ("home", "cache", "log_format")
 STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
     Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token", "http"),
     Step.QUANTIZE: ("store",),
-    Step.PUSH: ("store", "registry", "docker_config", "http", "busybox"),
+    Step.PUSH: ("store", "registry", "docker_config", "http", "busybox", "sign"),
     Step.SERVE: ("store", "registry", "docker_config", "http", "serve"),
     Step.EVALUATE: ("store", "registry", "docker_config", "http", "evaluate", "hub_endpoint"),
 }
 _STORE: Final = frozenset({"store"})
+_SIGNING: Final = frozenset({"sign"})
 _OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
 
 
@@ -261,6 +274,7 @@ class StepSettings(BaseSettings):
     source: SourceSettings = SourceSettings()
     registry: RegistrySettings = RegistrySettings()
     http: HttpSettings = HttpSettings()
+    sign: SigningSettings = SigningSettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     busybox: Path | None = Field(
@@ -344,6 +358,7 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
             plain[one.variable] = json.dumps(value)
         elif value is not None:
             plain[one.variable] = str(value)
+    hand_over_keys(plain, secret)
     return plain, secret
 
 
@@ -364,6 +379,8 @@ def _unused(request: StepRequest) -> frozenset[str]:
         if request.options.get("folder") or request.options.get("stage") == "serve":
             return _STORE | _OF_REGISTRIES  # the model is there: what reads it and answers for it has no secret
         return _STORE if request.parameters.get("reference") else _OF_REGISTRIES
+    if request.step is Step.PUSH and request.parameters.get("action") != "promote":
+        return _SIGNING
     return frozenset()
 
 

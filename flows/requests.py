@@ -31,6 +31,7 @@ from infra.environments.device import device
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
+    from flows.admission import Admitted
     from flows.serving_plan import ServicePlan
     from flows.ship_request import ServingOptions
     from infra.settings import Settings
@@ -190,9 +191,12 @@ class Requests:
         inputs = {"verdict": verdict, **({"card": card} if card is not None else {})}
         return self._request(Step.PUSH, parameters, inputs, options)
 
-    def serve(self, subject: Subject, *, port: int = 0) -> StepRequest:
+    def serve(self, subject: Subject, *, port: int = 0, admitted: Admitted | None = None) -> StepRequest:
+        """`admitted` is a policy that the model has passed: the step checks it again, and the files as they lie there."""
         timeout = self.settings.serve.ready_timeout
         options = ServeOptions(port=port, ready_timeout=timeout, devices=subject.devices)
+        if admitted is not None:
+            options = options.model_copy(update={"policy": admitted.policy.dump(), "files": admitted.trusted.files})
         return self._request(Step.SERVE, subject.parameters, subject.inputs, options)
 
     def check_arguments(self, arguments: tuple[str, ...]) -> StepRequest:

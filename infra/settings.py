@@ -245,6 +245,15 @@ class WatchSettings(Section):
     )
 
 
+class TrustSettings(Section):
+    """Which models may be served."""
+
+    policy: Path | None = Field(
+        default=None,
+        description="policy file that a model must pass before it is served or deployed; unset: every model is served",
+    )
+
+
 class QuantizeSettings(Section):
     """Quantizing without containers."""
 
@@ -317,6 +326,7 @@ class Settings(StepSettings):
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     deploy: DeploySettings = DeploySettings()
+    trust: TrustSettings = TrustSettings()
     overlap_gb: Annotated[float, Field(ge=0)] = Field(
         default=4.0,
         description="size in GB from which a checkpoint is quantized while it downloads, and pushed while it is quantized",

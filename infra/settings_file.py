@@ -42,6 +42,7 @@ NEVER: Final[Mapping[str, str]] = {
     "CARWRIGHT_KUBERNETES__KUBECONFIG": "it names programs that are run, and the cluster that gets the steps' secrets",
     "CARWRIGHT_KUBERNETES__IMAGE": "these images run with the steps' secrets",
     "CARWRIGHT_QUANTIZE__PYTHON": "it is a program that is run",
+    "CARWRIGHT_SIGN__COMMAND": "it is a program that is run",
     "CARWRIGHT_SERVE__PYTHON": "it is a program that is run",
 }
 _TABLES: Final = frozenset({"CARWRIGHT_DOCKER__EXTRA_HOSTS", "CARWRIGHT_DOCKER__REGISTRY_ALIASES"})

@@ -23,6 +23,7 @@ from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import ImmutableTag, found, image
 from containers.oci.source import StoredCheckpoint
 from containers.push.layers import push_layers
+from containers.push.signing import sign_promoted
 from containers.store import Store
 from containers.verdict import BOM_FILE, CARD_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 
@@ -157,6 +158,7 @@ def _promote(
                 )
             except ImmutableTag as error:  # of this registry; the tested digest is promoted all the same
                 context.report.log(f"{new.name}: {error.message}; {error.remedy}", "warning")
+        attached |= sign_promoted(repository, digest, documents, context.settings.sign)
         there = all(was_there for _, was_there in attached.values())
         for name, (one, was_there) in attached.items():
             context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")

@@ -16,6 +16,7 @@ from containers.serve import vllm_command
 from containers.serve.argument_check import check_arguments
 from containers.serve.models import unpacked
 from containers.serve.server import VllmServer
+from containers.serve.trust import check_files, check_image
 from containers.serve.vllm_command import SOCKET
 
 
@@ -32,12 +33,14 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
         check_arguments(vllm, parameters, context, python)
         return StepResult(step=Step.SERVE, versions={vllm.name: vllm.version})
     started = time.monotonic()
+    check_image(parameters, options, context)
     mounted, there = Path(options.folder) if options.folder else None, options.stage == "serve"
     with (
         unpacked(parameters.reference, request, context, mounted, fetch=not there) as model,
         claimed(options.port, option="--port or CARWRIGHT_SERVE__PORT", host=options.host) as port,
         vllm_command.sockets_folder(context.scratch) as sockets,
     ):
+        check_files(model, options, context)
         unpacked_at = time.monotonic()
         server = VllmServer(
             argv=vllm_command.command(vllm, parameters, model, sockets / SOCKET, python=python),
@@ -81,6 +84,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
 def fetch(parameters: ServeParameters, request: StepRequest, context: step.Context) -> StepResult:
     """Have the model under the home folder, for a server that will look for it there."""
     started = time.monotonic()
+    check_image(parameters, ServeOptions.read(request.options), context)
     with unpacked(parameters.reference, request, context) as model:
         timings = {"unpack": round(time.monotonic() - started, 3)}
         return StepResult(step=Step.SERVE, metrics={"model_bytes": _size(model)}, timings=timings)

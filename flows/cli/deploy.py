@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from containers.errors import BadInput
+from flows.admission import admit
 from flows.cli import terminal
+from flows.cli.trust import PolicyFile  # noqa: TC001 -- typer reads the annotation
 from flows.targets import TARGETS
 from flows.targets.target import DeploymentAttempt, ModelSource, Storage, TargetOptions
 from infra.settings import Settings
@@ -28,7 +30,7 @@ app = typer.Typer()
 
 _DEPLOYED = [one for one in TARGETS.values() if one.deploy is not None]
 # mypy knows only enums whose members are written out.
-TargetName = StrEnum("TargetName", [(name, name) for name in TARGETS])  # type: ignore[misc]
+TargetName = StrEnum("TargetName", [(name, name) for name in (*TARGETS, "policy")])  # type: ignore[misc]
 DeployTarget = StrEnum("DeployTarget", [(one.name, one.name) for one in _DEPLOYED])  # type: ignore[misc]
 
 
@@ -177,20 +179,37 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 @app.command()
 @_takes_wanted
 def render(  # noqa: PLR0917 -- typer makes options of them
-    target: Annotated[TargetName, typer.Argument(help=_places(TARGETS.values()))],
-    reference: ReferenceArgument,
+    target: Annotated[
+        TargetName,
+        typer.Argument(help=f"{_places(TARGETS.values())}\n\npolicy: a trust policy, for the program named next."),
+    ],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            help="registry/repository[:tag|@digest] or oci:DIR; of a policy: podman, policy-controller, kyverno or conforma."
+        ),
+    ],
     wanted: DeploymentRequest,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the files into this folder.")] = None,
     model: ModelFolder = None,
     pulled_from: From = "",
     storage: StorageOption = "oci",
     namespace: Namespace = "",
+    policy: PolicyFile = None,
     json_: Json = False,
 ) -> None:
-    """Write what a target needs to serve a modelcar, by digest, with resources that fit the model."""
+    """Write what a target needs to serve a modelcar, by digest, with resources that fit the model.
+
+    `render policy TARGET` writes the trust policy as another program enforces it.
+    """
     from flows.targets.description import describe
 
     settings = Settings()
+    if target == "policy":
+        _render_policy(reference, policy or settings.trust.policy, output, as_json=json_)
+        return
+    if policy is not None:
+        raise BadInput("--policy is for `render policy` and for `deploy`", remedy="leave it out")
     options = TargetOptions(storage=storage, namespace=namespace)
     TARGETS[target].check(options)
     deployment = describe(reference, wanted, settings, folder=model, pulled_from=pulled_from)
@@ -199,6 +218,28 @@ def render(  # noqa: PLR0917 -- typer makes options of them
     if json_:
         print(json.dumps(_document(deployment, rendered), indent=2))
         return
+    _write(rendered, output)
+    for note in (*deployment.model.notes, *rendered.notes):
+        terminal.err.print(f"note: {note}")
+
+
+def _render_policy(target: str, path: Path | None, output: Path | None, *, as_json: bool) -> None:
+    from containers.trust.policy import Policy
+    from flows.targets import policies
+
+    if path is None:
+        raise BadInput("there is no policy to render", remedy="give --policy FILE, or the setting trust.policy")
+    rendered = policies.render(target, Policy.read(path))
+    if as_json:
+        print(rendered.model_dump_json(indent=2))
+        return
+    _write(rendered, output)
+    for note in rendered.notes:
+        terminal.err.print(f"note: {note}")
+
+
+def _write(rendered: Rendered, output: Path | None) -> None:
+    """Print the files, or put them into the folder."""
     for file in rendered.files:
         if output is None:
             terminal.out.print(f"# {file.name}", style="bold")
@@ -210,8 +251,6 @@ def render(  # noqa: PLR0917 -- typer makes options of them
             if path.suffix == ".sh":
                 path.chmod(0o755)
             terminal.line(str(path))
-    for note in (*deployment.model.notes, *rendered.notes):
-        terminal.err.print(f"note: {note}")
 
 
 @app.command()
@@ -234,9 +273,13 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     podman_option: Annotated[
         list[str] | None, typer.Option(help="Option for podman itself, such as --runtime=runc; may be repeated.")
     ] = None,
+    policy: PolicyFile = None,
     json_: Json = False,
 ) -> None:
-    """Serve a modelcar, by digest: started, waited for, asked something, and rolled back when it does not answer."""
+    """Serve a modelcar, by digest: started, waited for, asked something, and rolled back when it does not answer.
+
+    With a policy only what passes it is deployed: exit code 5 says why it does not.
+    """
     from flows.targets.description import describe
 
     settings = Settings()
@@ -251,11 +294,13 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     chosen = TARGETS[target]
     assert chosen.deploy is not None  # else it is none of `DeployTarget`
     chosen.check(options)
-    deployment = describe(reference, wanted, settings, pulled_from=pulled_from)
+    admitted = admit(reference, policy, settings, _say)
+    subject = admitted.reference if admitted is not None else reference
+    deployment = describe(subject, wanted, settings, pulled_from=pulled_from)
     terminal.err.print(f"{deployment.name}: {deployment.reference}")
     with terminal.display(verbose=False) as show:
         attempt = DeploymentAttempt(
-            settings, timeout or deployment.startup_seconds, _say, lambda event: show("deploy", event)
+            settings, timeout or deployment.startup_seconds, _say, lambda event: show("deploy", event), admitted
         )
         served = chosen.deploy(deployment, attempt, options)
     if json_:

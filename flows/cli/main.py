@@ -28,6 +28,7 @@ from flows.cli import (
     ship,
     steps,
     terminal,
+    trust,
     watch,
 )
 from infra.settings import Settings
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="carwright",
     help="Turn this model, this revision, this recipe into a served, measured, shippable FP8 model.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 the gate could not decide, 75 temporary (try again), "
-    "130 interrupted, 1 a bug.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 the gate could not decide, 5 not trusted by "
+    "the policy, 75 temporary (try again), 130 interrupted, 1 a bug.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -71,8 +72,22 @@ def _root(
         terminal.be_quiet()
 
 
-for _commands in (steps, evaluation, modelcars, images, housekeeping, clean, doctor, deploy, watch, metrics, server):
+for _commands in (
+    steps,
+    evaluation,
+    modelcars,
+    images,
+    housekeeping,
+    clean,
+    doctor,
+    deploy,
+    watch,
+    metrics,
+    server,
+    trust,
+):
     app.add_typer(_commands.app)
+app.add_typer(trust.keys, name="keys")
 app.add_typer(dry_run.app, name="dry-run")
 app.command()(ship.ship)
 
@@ -80,7 +95,7 @@ app.command()(ship.ship)
 PANELS = {
     "Ship": ("ship", "runs", "ui", "report", "card", "statement"),
     "Model steps": ("download", "quantize", "serve", "eval", "compare"),
-    "Images of models": ("push", "lint", "verify"),
+    "Images of models": ("push", "lint", "sign", "verify", "keys"),
     "Serve and deploy": ("size", "render", "deploy"),
     "Watch": ("status", "rebuilds", "watch", "metrics"),
     "Run the project": ("doctor", "settings", "clean", "pin", "unpin", "sweep", "pools", "run", "images", "dry-run"),

@@ -26,8 +26,10 @@ from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
 from containers.registry_limits import MODEL_LAYERS
+from containers.trust.verify import check as check_trust
 from flows.cli import terminal
 from flows.cli.housekeeping import age
+from flows.cli.trust import PolicyFile, policy_of, show_trusted, verify_folder
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -128,12 +130,27 @@ def lint(
 
 @app.command()
 def verify(
-    reference: Annotated[str, typer.Argument(help="A modelcar or raw artifact, in a registry or a layout.")],
+    reference: Annotated[
+        str, typer.Argument(help="A modelcar or raw artifact, in a registry or a layout; or a folder with model.sig.")
+    ],
     against: Annotated[str, typer.Option(help="A checkpoint folder or another reference.")] = "",
+    policy: PolicyFile = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key that must have signed it; may be repeated, then one of them.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Recompute every digest from the stored bytes and report files that differ. Exit code 2 if one does."""
+    """Recompute every digest from the stored bytes and report files that differ. Exit code 2 if one does.
+
+    With a policy or a key the signatures are checked first, and exit code 5 says that it is not trusted. Of a folder the
+    signature model.sig is checked (OpenSSF Model Signing), and that it is over exactly these files.
+    """
     settings = Settings()
+    rules = policy_of(policy, key, settings)
+    if Path(reference).is_dir():
+        verify_folder(Path(reference), rules)
+        return
+    trusted = check_trust(reference, rules, settings) if rules is not None else None
     with terminal.measured("verify", 0) as advance:
         result = verify_reference(reference, settings, open_push_cache(settings), against=against, on_bytes=advance)
     if json_:
@@ -143,6 +160,7 @@ def verify(
                     "reference": reference,
                     "digest": str(result.digest),
                     "bytes": result.bytes_read,
+                    "signed": {name: list(by) for name, by in trusted.signed.items()} if trusted is not None else None,
                     "files": {path: str(digest) for path, digest in result.files.items()},
                     "differences": [asdict(one) for one in result.differences],
                 },
@@ -150,6 +168,8 @@ def verify(
             )
         )
     else:
+        if trusted is not None:
+            show_trusted(trusted)
         for one in result.differences:
             terminal.line(f"{one.kind}: {one.message}")
         if result.ok:

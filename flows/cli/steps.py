@@ -13,8 +13,10 @@ import typer
 from containers.architectures import quantization
 from containers.contract import QuantizeOptions
 from containers.errors import Temporary
+from flows.admission import admit
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
+from flows.cli.trust import PolicyFile, check_signed, signed_files
 from flows.ship_request import ServingOptions
 
 if TYPE_CHECKING:
@@ -46,14 +48,34 @@ def _check_device(device: str | None) -> str | None:
 
 
 @app.command()
-def download(
-    model: Model = None, revision: Revision = None, output: Output = None, json_: Json = False, verbose: Verbose = False
+def download(  # noqa: PLR0917 - typer makes options of them
+    model: Model = None,
+    revision: Revision = None,
+    output: Output = None,
+    policy: PolicyFile = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key that must have signed it; may be repeated.")
+    ] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's signature (OpenSSF Model Signing).", show_default="model.sig in a file:// folder"
+        ),
+    ] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Download a checkpoint into the store: safetensors only; files are verified, broken transfers resumed."""
+    """Download a checkpoint into the store: safetensors only; files are verified, broken transfers resumed.
+
+    With a key, or a policy and a signature, it must be what was signed: exit code 5 says that it is not.
+    """
     from flows.cli.session import session_with_model, show_artifact
 
     with session_with_model(model, verbose=verbose) as (session, name):
+        wanted = signed_files(name, policy, key, signature)
         _, ref = session.download(name, revision)
+        if wanted is not None:
+            check_signed(session.store.load(ref), wanted, name)
         show_artifact(session.store, ref, output, as_json=json_)
 
 
@@ -120,16 +142,22 @@ def serve(  # noqa: PLR0917 - typer makes options of them
     port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8000,
     name: Annotated[str, typer.Option(help="Model name in requests.", show_default="from the reference")] = "",
     max_model_len: MaxModelLen = 2048,
+    policy: PolicyFile = None,
     device: Device = None,
     verbose: Verbose = False,
 ) -> None:
-    """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C."""
+    """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C.
+
+    With a policy only what passes it is served: exit code 5 says why it does not.
+    """
     from flows.cli.session import session as open_session
 
     with open_session(verbose=verbose, device=device) as session, ExitStack() as stack:
         session.check_device()
-        subject = session.fetch(session.locate(what, name, max_model_len, serving))
-        lease = stack.enter_context(session.serve(subject, port=port))
+        admitted = admit(what, policy, session.runtime.settings, terminal.err.print)
+        chosen = admitted.reference if admitted is not None else what
+        subject = session.fetch(session.locate(chosen, name, max_model_len, serving))
+        lease = stack.enter_context(session.serve(subject, port=port, admitted=admitted))
         url = lease.endpoint.published or lease.endpoint.url
         terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
         terminal.out.print(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from containers.contract import QuantizeParameters, StepRequest, StepResult
     from containers.store import Store
+    from flows.admission import Admitted
     from flows.requests import Requests
     from flows.runners.service import Lease
     from flows.runtime import Listener, Runtime
@@ -99,9 +100,9 @@ class Session:
         return self.run(self.requests.quantize(checkpoint, recipe, QuantizeOptions(device=device)))
 
     @contextmanager
-    def serve(self, subject: Subject, *, port: int = 0) -> Iterator[Lease]:
+    def serve(self, subject: Subject, *, port: int = 0, admitted: Admitted | None = None) -> Iterator[Lease]:
         """Serve the subject for the length of the block."""
-        request = self.requests.serve(subject, port=port)
+        request = self.requests.serve(subject, port=port, admitted=admitted)
         lease = self.runtime.services.start(request, lambda event: self.runtime.listener("serve", event))
         try:
             yield lease

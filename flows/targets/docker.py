@@ -17,7 +17,10 @@ from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import JsonValue
+
     from containers.events import OnEvent
+    from flows.admission import Admitted
     from flows.targets.description import Deployment
     from infra.settings import Settings
 
@@ -69,7 +72,13 @@ def confined(processes: int) -> list[tuple[str, str]]:
 
 
 def deploy(
-    deployment: Deployment, settings: Settings, say: Callable[[str], None], on_event: OnEvent, *, timeout: float
+    deployment: Deployment,
+    settings: Settings,
+    say: Callable[[str], None],
+    on_event: OnEvent,
+    *,
+    timeout: float,
+    admitted: Admitted | None = None,
 ) -> RolloutResult:
     """The modelcar mechanism, by the same service that the flow deploys with; it stays until `carwright clean`."""
     from flows.runners.docker.services import DockerServices
@@ -95,7 +104,8 @@ def deploy(
         max_model_len=deployment.max_model_len,
         tensor_parallel_size=max(1, deployment.gpus),
     )
-    options = {"host": deployment.listen, "port": deployment.port, "ready_timeout": timeout}
+    options: dict[str, JsonValue] = {"host": deployment.listen, "port": deployment.port, "ready_timeout": timeout}
+    options |= admitted.options if admitted is not None else {}
     request = StepRequest(
         step=Step.SERVE, run=f"deploy-{deployment.name}", parameters=parameters.dump(), options=options
     )
@@ -117,6 +127,11 @@ TARGET: Final = DeploymentTarget(
     help="one host with Docker",
     render=lambda deployment, *_: render(deployment),
     deploy=lambda deployment, attempt, _: deploy(
-        deployment, attempt.settings, attempt.say, attempt.on_event, timeout=attempt.timeout
+        deployment,
+        attempt.settings,
+        attempt.say,
+        attempt.on_event,
+        timeout=attempt.timeout,
+        admitted=attempt.admitted,
     ),
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from containers.events import OnEvent
+    from flows.admission import Admitted
     from flows.targets.description import Deployment, Rendered
     from infra.settings import Settings
 
@@ -51,13 +52,14 @@ class ModelSource:
 class DeploymentAttempt:
     """What a deployment is carried out with. The model must be ready within `timeout` seconds.
 
-    `say` is given lines for people, `on_event` the events of a step.
+    `say` is given lines for people, `on_event` the events of a step. `admitted` is the policy that the model has passed.
     """
 
     settings: Settings
     timeout: float
     say: Callable[[str], None]
     on_event: OnEvent
+    admitted: Admitted | None = None
 
 
 class RolloutResult(Frozen):

@@ -15,7 +15,9 @@ from containers.digest import Digest
 from containers.errors import BadInput, Error
 from containers.oci.access import open_repository
 from containers.oci.reference import Reference
-from containers.oci.repository import image
+from containers.oci.repository import found, image
+from containers.trust.policy import Policy
+from containers.trust.verify import check_base
 from flows.watching import changes, records
 from flows.watching.changes import BuildInputs, Change
 from flows.watching.hub import HubClient, HubUnavailable, NotFoundOnHub
@@ -113,6 +115,8 @@ def _base(base: str, settings: Settings) -> _Base:
         reference = Reference.parse(base)
         with open_repository(reference, settings) as repository:
             stored, _ = image(repository, reference.what, _PLATFORM)
+            if settings.trust.policy is not None:
+                check_base(repository, found(repository, reference.what).digest, Policy.read(settings.trust.policy))
     except Error as error:
         return _Base(base, error=error)
     return _Base(str(reference.at(stored.digest)), str(stored.digest))

@@ -19,11 +19,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
 
 from containers.process import start_time
+from containers.trust.keys import PrivateKey, new_key
 from infra.demo import demo_hub
 from infra.settings import Settings
 from tests.e2e.kills import STEPS, kill_in
 from tests.support import sabotage, vllm_server
-from tests.support.canaries import CANARIES
+from tests.support.canaries import CANARIES, SECRETS
 from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def test_no_secret_is_left_anywhere(
     ended, lines = first_run
     assert len(lines) > 5, "the run was watched"
     login = (first.home / "prefect" / "login").read_text().strip().encode()
-    secrets = [login, *(value.encode() for value in CANARIES.values() if "canary" in value)]
+    secrets = [login, *(value.encode() for value in SECRETS)]
     told = {"the output": (ended.stdout + ended.stderr).encode(), "a command line": "\n".join(lines).encode()}
     for path in first.folder.rglob("*"):
         if path.is_file() and path != first.home / "prefect" / "login":
@@ -58,6 +59,22 @@ def test_no_secret_is_left_anywhere(
     assert first.home / "prefect" / "prefect.db" in map(Path, told)
     found = [(where, secret) for where, content in told.items() for secret in secrets if secret in content]
     assert found == []
+
+
+def test_what_is_shipped_is_signed(first: Workspace, shipped: dict[str, Any]) -> None:
+    """By the key of the user who shipped it, and by nobody else's."""
+    (key,) = PrivateKey.parse_all(CANARIES["CARWRIGHT_SIGN__KEY"], CANARIES["CARWRIGHT_SIGN__PASSWORD"], "key")
+    (first.folder / "release.pub").write_text(key.public.pem)
+    (first.folder / "policy.yaml").write_text(
+        "keys: [{name: release, file: release.pub}]\nrequire: {statements: [signature, provenance, model]}\n"
+        "recipe: {schemes: [FP8_DYNAMIC]}\n"
+    )
+    ended = first.run("verify", shipped["reference"], "--policy", "policy.yaml")
+    assert (ended.code, "provenance: signed by release" in ended.stdout) == (0, True), ended.stderr
+    (first.folder / "release.pub").write_text(new_key("another")[1].pem)
+    refused = first.run("verify", shipped["reference"], "--policy", "policy.yaml")
+    assert refused.code == 5
+    assert "has no signature signed as the policy demands" in refused.stderr
 
 
 def test_the_second_run_does_nothing_twice(first: Workspace, shipped: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,12 +31,15 @@ from containers.oci.layer import LayerHasher
 from containers.oci.unpack import unpack
 from containers.shard_feed import ShardFeed, publish
 from containers.store import FileEntry, Manifest, Store
+from containers.trust.attach import find_bundles
+from containers.trust.verify import check
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 from tests.support.registry_double import registry_double
+from tests.support.trust_world import KEYS, PASSWORD, policy, statements
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Lab:
     store: Store
     checkpoint: ArtifactRef
     source: Path
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def location(self) -> StoreLocation:
@@ -89,6 +93,7 @@ class Lab:
         assert self.served.access_key_id is not None
         assert self.served.secret_access_key is not None
         environment = {
+            **self.environment,
             "PATH": "/usr/bin:/bin",
             "CARWRIGHT_CACHE": str(self.folder / "cache"),
             "CARWRIGHT_STORE__ENDPOINT": str(self.served.endpoint),
@@ -114,6 +119,10 @@ class Lab:
         files = {"README.md": text.encode(), "bom.cdx.json": b"{}"}
         for kind, title in in_toto.FILES.items():
             files[title] = in_toto.write("org/car", subject, kind, {"said": said.get(in_toto.NAMES[title], "")}).content
+        return self.documents(files)
+
+    def documents(self, files: dict[str, bytes]) -> ArtifactRef:
+        """What a promotion attaches besides the verdict."""
         entries = tuple(
             FileEntry(path=p, size=len(c), sha256=self.store.put_bytes(c)) for p, c in sorted(files.items())
         )
@@ -355,3 +364,39 @@ def test_several_platforms(lab: Lab, tmp_path: Path) -> None:
     settings = Settings(cache=tmp_path / "cache")
     unpack(f"{target}@{pushed.digest}", tmp_path / "model", settings)
     assert (tmp_path / "model/onnx/config.json").read_bytes() == (lab.source / "onnx/config.json").read_bytes()
+
+
+def test_promotion_signs_before_it_tags(lab: Lab, tmp_path: Path) -> None:
+    """The image, its files and the statement, once; with a key that cannot be opened nothing is promoted."""
+    with LocalRegistry(tmp_path / "registry") as address:
+        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car", also=("raw",)), checkpoint=lab.checkpoint)
+        pushed = PushedImage.read(result.values)
+        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
+        inputs = {
+            "verdict": lab.verdict(str(pushed.digest), "pass"),
+            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
+        }
+        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        lab.environment |= {
+            "CARWRIGHT_SIGN__KEY": (KEYS / "carwright.key").read_text(),
+            "CARWRIGHT_SIGN__PASSWORD": "no",
+        }
+        code, _, said = lab.run(promote, **inputs)
+        assert code == 2
+        assert "the password does not open CARWRIGHT_SIGN__KEY" in said
+        with open_repository(pushed.reference, Settings()) as repository:
+            assert repository.get("v1") is None
+        lab.environment["CARWRIGHT_SIGN__PASSWORD"] = PASSWORD
+        rules = policy(
+            "keys: [{name: k, file: carwright.pub}]\nrequire: {statements: [signature, provenance, model]}\n"
+        )
+        for there in (False, True):
+            code, result, said = lab.run(promote, **inputs)
+            assert code == 0, said
+            assert PromotedImage.read(result.values).already_there is there
+            assert PASSWORD not in said
+            assert set(check(f"{address}/org/car:v1", rules, Settings()).signed) == {"signature", "provenance", "model"}
+        with open_repository(pushed.reference, Settings()) as repository:
+            raw = repository.get("v1-raw")
+            assert raw is not None
+            assert len(find_bundles(repository, raw.digest)) == 1  # the files' signature, beside the files

@@ -16,6 +16,7 @@ from containers.oci.reference import Reference
 from containers.oci.repository import Blob
 from containers.oci.types import MANIFEST, Descriptor, ImageConfig, ImageManifest, RootFs
 from containers.store import Store
+from containers.trust import signing
 from flows.local import embedded
 from flows.runtime import location
 from flows.watching import records
@@ -24,8 +25,9 @@ from flows.watching.models import WatchedModel
 from flows.watching.records import ShipRecord
 from flows.watching.scan import ModelState, base_digest, scan
 from infra.hub import Fault, Hub, Repositories
-from infra.settings import Settings
+from infra.settings import Settings, TrustSettings
 from tests.support.local_registry import LocalRegistry
+from tests.support.trust_world import KEYS, signer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,6 +278,26 @@ def test_a_registry_without_the_tag_of_the_base_is_a_problem(world: World) -> No
     seen = world.scan()
     assert "has no tag or digest none" in seen.problem
     assert seen.changes == ()
+
+
+def test_a_base_image_must_pass_the_policy(world: World, tmp_path: Path) -> None:
+    """Nothing is rebuilt on one that nobody signed who is trusted for it."""
+    (tmp_path / "k.pub").write_text((KEYS / "carwright.pub").read_text())
+    (tmp_path / "policy.yaml").write_text(
+        f"keys: [{{name: k, file: k.pub}}]\nbase_images: [{{repository: '{world.registry}/*', keys: [k]}}]\n"
+    )
+    world.settings = world.settings.model_copy(update={"trust": TrustSettings(policy=tmp_path / "policy.yaml")})
+    commit = world.publish()
+    before = world.image("signed", "9", b"before")
+    world.line(base=f"{world.registry}/signed:9")
+    world.shipped(commit, base_digest=str(before))
+    after = world.image("signed", "9", b"after")
+    seen = world.scan()
+    assert "is signed by none of k (nothing signed is attached to it)" in seen.problem
+    assert seen.changes == ()
+    with open_repository(f"{world.registry}/signed@{after}", world.settings, write=True) as repository:
+        signing.sign(repository, after, (), [signer()])
+    assert [str(change) for change in world.scan().changes] == [f"base image {before.short} -> {after.short}"]
 
 
 def test_a_shipped_tag_that_is_gone_is_put_back(world: World) -> None:

@@ -163,6 +163,8 @@ def requests(step: Step) -> Iterator[StepRequest]:
     if step is Step.SERVE:
         yield StepRequest(step=step, run="r", parameters={"reference": "registry/a@sha256:0"})
         yield StepRequest(step=step, run="r", options={"stage": "serve"})
+    if step is Step.PUSH:
+        yield StepRequest(step=step, run="r", parameters={"action": "promote"})
 
 
 def unused(request: StepRequest) -> set[str]:
@@ -171,12 +173,31 @@ def unused(request: StepRequest) -> set[str]:
         if request.options:
             return {"store", "registry", "docker_config"}
         return {"store"} if request.parameters else {"registry", "docker_config"}
+    if request.step is Step.PUSH:
+        return set() if request.parameters else {"sign"}
     return {"registry", "docker_config"} if request.step is Step.EVALUATE and not request.options else set()
+
+
+_AS_CONTENTS = (("sign", "key_file"), ("sign", "public_key"))
+
+
+def test_files_with_keys_go_as_their_contents(tmp_path: Path) -> None:
+    """A step may run where the files are not; and a private key is a secret, to the promote step alone."""
+    (tmp_path / "a.key").write_text("a private key")
+    (tmp_path / "a.pub").write_text("a public key")
+    settings = Settings(sign={"key": "another", "key_file": tmp_path / "a.key", "public_key": str(tmp_path / "a.pub")})
+    plain, secret = step_variables(settings, StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"}))
+    assert plain == {"CARWRIGHT_SIGN__PUBLIC_KEY": "a public key"}
+    assert secret == {"CARWRIGHT_SIGN__KEY": "another\na private key"}
+    for step in Step:
+        assert step_variables(settings, StepRequest(step=step, run="r")) == ({}, {})
 
 
 @every_setting_of_steps
 def test_a_step_is_handed_it_if_it_uses_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """And finds it as it was; who does not use it never sees it, as a secret or otherwise."""
+    if setting.path in _AS_CONTENTS:
+        return
     text, value = other(setting)
     with monkeypatch.context() as environment:
         environment.setenv(setting.variable, text)

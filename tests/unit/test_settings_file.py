@@ -70,7 +70,13 @@ def test_the_file_is_refused(text: str, named: str, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("name", [*WITH, *NEVER])
 def test_a_variable_decides(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"CARWRIGHT_DOCKER__EXTRA_HOSTS", "CARWRIGHT_DOCKER__REGISTRY_ALIASES"}
-    value = '{"a": "b"}' if name in tables else '["a"]' if name.endswith("PLAIN_HTTP") else "https://ours.example"
+    value = (
+        '{"a": "b"}'
+        if name in tables
+        else '["a"]'
+        if name.endswith(("PLAIN_HTTP", "COMMAND"))
+        else "https://ours.example"
+    )
     monkeypatch.setenv(name, value)
     Settings()
 

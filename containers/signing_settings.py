@@ -1,0 +1,66 @@
+"""The settings of whoever signs, and how they reach the promote step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from containers.errors import BadInput
+
+_LARGEST: Final = 1 << 20  # bytes of a file with keys
+_KEY, _KEY_FILE, _PUBLIC_KEY = (f"CARWRIGHT_SIGN__{name}" for name in ("KEY", "KEY_FILE", "PUBLIC_KEY"))
+
+
+class SigningSettings(BaseModel):
+    """Keys that sign what is promoted: all that are given. Only the promote step gets them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: SecretStr | None = Field(
+        default=None,
+        description="private keys as PEM text, one or more: cosign's encrypted ones, or plain ones",
+    )
+    key_file: Path | None = Field(default=None, description="file with such keys, as `carwright keys new` writes it")
+    password: SecretStr | None = Field(
+        default=None,
+        description="password of the encrypted keys",
+    )
+    command: tuple[str, ...] = Field(
+        default=(),
+        description="command that signs with a key of its own: it reads the message and prints the signature in base64",
+    )
+    public_key: str | None = Field(
+        default=None, description="public key of that command, as PEM text or the name of a file"
+    )
+
+
+def hand_over_keys(plain: dict[str, str], secret: dict[str, str]) -> None:
+    """Put the contents of key files in the place of their names, since a step may run where the files are not.
+
+    `plain` and `secret` are the variables of a step. Raises BadInput for a file that cannot be read.
+    """
+    if _KEY_FILE in plain:
+        secret[_KEY] = "\n".join(filter(None, (secret.get(_KEY), read_text(Path(plain.pop(_KEY_FILE))))))
+    if _PUBLIC_KEY in plain:
+        plain[_PUBLIC_KEY] = pem_text(plain[_PUBLIC_KEY])
+
+
+def pem_text(text: str) -> str:
+    """A public key given as PEM text, or as the name of a file with it; raises BadInput as `read_text` does."""
+    return text if "-----BEGIN" in text else read_text(Path(text))
+
+
+def read_text(path: Path) -> str:
+    """A small text file, such as one with keys; raises BadInput when it cannot be read."""
+    try:
+        with path.expanduser().open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise BadInput(f"{path} has more than {_LARGEST} bytes", remedy="check the file's name")
+        return content.decode()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}", remedy="check the file's name and its mode") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is no text", remedy="check the file's name") from error

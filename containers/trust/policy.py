@@ -1,0 +1,240 @@
+"""The policy: one file that says which models may be served, read once and frozen.
+
+    keys:
+      - name: release
+        file: release.pub
+    require:
+      statements: [signature, provenance, verdict]
+
+The file is YAML. `docs/trust.md` has every field. Whatever it does not know is refused with the line and the field: a rule
+that is misspelt would else be a rule that is not there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from containers.contract import Frozen
+from containers.digest import Digest, canonical_json
+from containers.errors import BadInput, Error, faults
+from containers.signing_settings import read_text
+from containers.trust.keys import PublicKey
+from containers.trust.statement import NAMES
+from containers.verdict import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+P = TypeVar("P", bound="Policy")
+_REMEDY: Final = "docs/trust.md has the fields of a policy"
+
+
+def _statement(text: str) -> str:
+    uri = NAMES.get(text, text)
+    if ":" not in uri:
+        raise ValueError(f"{text!r} is none of {', '.join(NAMES)} and no URI of a predicate")
+    return uri
+
+
+StatementName = Annotated[str, AfterValidator(_statement)]
+
+
+class PolicyKey(Frozen):
+    """A key that is trusted: `file` beside the policy, or `pem` in it. `statements` are those that it may sign; empty: all.
+
+    From the day after `until` it is trusted no more, and before `since` not yet. What it signed falls with it, because
+    nobody but the holder of the key says when that was.
+    """
+
+    name: str = Field(min_length=1)
+    file: str = ""
+    pem: str = ""
+    statements: tuple[StatementName, ...] = ()
+    since: date | None = None
+    until: date | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.file) == bool(self.pem):
+            raise ValueError("give one of file and pem")
+        return self
+
+    @property
+    def public(self) -> PublicKey:
+        """Raises BadInput where the text is no public key; `read` replaces files by their text."""
+        return PublicKey.parse(self.pem, f"the key {self.name!r} of the policy")
+
+    def why_not(self, today: date) -> str:
+        """Why it is not trusted today; empty if it is."""
+        if self.until is not None and today > self.until:
+            return f"the key {self.name!r} expired on {self.until}"
+        if self.since is not None and today < self.since:
+            return f"the key {self.name!r} is trusted from {self.since} on, and today is {today}"
+        return ""
+
+
+class Requirements(Frozen):
+    """`statements` that must be there and signed; `signers`: by how many different keys each."""
+
+    statements: tuple[StatementName, ...] = (NAMES["signature"],)
+    signers: int = Field(default=1, ge=1, le=16)
+
+
+class BaseModels(Frozen):
+    """Where models may come from: patterns of sources (`hf://org/*`), and of revisions or commits; empty: any."""
+
+    sources: tuple[str, ...] = ()
+    revisions: tuple[str, ...] = ()
+
+
+class Recipe(Frozen):
+    schemes: tuple[str, ...] = ()
+
+
+class Gate(Frozen):
+    """What the gate must have decided, by which suites; empty: any. Without `override` a person's word does not count."""
+
+    decisions: tuple[Decision, ...] = ("pass",)
+    suites: tuple[str, ...] = ()
+    override: bool = False
+
+
+class BaseImage(Frozen):
+    """Images under `repository`, a pattern, may be a modelcar's base if one of `keys` signed them."""
+
+    repository: str = Field(min_length=1)
+    keys: tuple[str, ...] = Field(min_length=1)
+
+
+class Policy(Frozen):
+    """What must hold of a model before it is served. Sections that are left out demand nothing.
+
+    `revoked` are fingerprints of keys, `deny` digests of images that never pass. `max_age_days` is counted from the date in
+    the image's signature; `repositories` are patterns of the places that images may come from.
+    """
+
+    version: Literal[1] = 1
+    keys: tuple[PolicyKey, ...] = Field(min_length=1)
+    revoked: tuple[Digest, ...] = ()
+    require: Requirements = Requirements()
+    repositories: tuple[str, ...] = ()
+    base: BaseModels | None = None
+    recipe: Recipe | None = None
+    gate: Gate | None = None
+    max_age_days: int | None = Field(default=None, ge=1)
+    base_images: tuple[BaseImage, ...] | None = None
+    deny: tuple[Digest, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, what: str, folder: Path | None = None) -> Self:
+        """A policy out of YAML; key files are read from `folder`. Raises BadInput with the line and the field."""
+        from containers.plain_yaml import load_yaml  # the serve step gets JSON, and needs no YAML
+
+        value = load_yaml(text, what)
+        if not isinstance(value, dict):
+            raise BadInput(f"{what} is no mapping of fields", remedy=_REMEDY)
+        try:
+            policy = cls.model_validate(value)
+        except ValidationError as error:
+            raise BadInput(f"{what}, {_first(text, error)}", remedy=_REMEDY) from error
+        return _with_keys(policy, text, what, folder)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The policy in a file, with the keys that it names beside it; raises BadInput."""
+        return cls.parse(read_text(path), str(path), path.expanduser().absolute().parent)
+
+    def dump(self) -> str:
+        """As JSON that needs no other file, for a step that cannot read them."""
+        return canonical_json(self.model_dump(mode="json", exclude_defaults=True)).decode()
+
+    @classmethod
+    def load(cls, text: str) -> Self:
+        """What `dump` wrote; raises BadInput for anything else."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise BadInput(f"not a policy: {faults(error)}", remedy=_REMEDY) from error
+
+
+def matches(text: str, patterns: Sequence[str]) -> bool:
+    """Whether the text is one of the patterns, in which `*` stands for anything; no pattern allows everything."""
+    return not patterns or any(fnmatch.fnmatchcase(text, one) for one in patterns)
+
+
+def _first(text: str, error: ValidationError) -> str:
+    """Line, field and fault of the first error, and what the field might have been meant as."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = first["loc"]
+    field = ".".join(map(str, place)) or "the whole"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), _fields(place[:-1]), n=1)
+        message = "there is no such field" + (f"; did you mean {near[0]}?" if near else "")
+    return f"line {_line(text, place)}: {field}: {message}"
+
+
+def _fields(place: tuple[int | str, ...]) -> list[str]:
+    """The names of the fields of the model at a place in a policy."""
+    model: Any = {
+        "keys": PolicyKey,
+        "require": Requirements,
+        "base": BaseModels,
+        "recipe": Recipe,
+        "gate": Gate,
+        "base_images": BaseImage,
+    }.get(str(place[0]) if place else "", Policy)
+    return list(model.model_fields)
+
+
+def _line(text: str, place: tuple[int | str, ...]) -> int:
+    """The line of a field, or of the innermost field around it that is there."""
+    import yaml
+
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _with_keys(policy: P, text: str, what: str, folder: Path | None) -> P:
+    """With every key in the policy itself; raises BadInput for a key that cannot be used, and for names without one."""
+    keys: list[PolicyKey] = []
+    for number, key in enumerate(policy.keys):
+        if key.file and folder is None:
+            raise BadInput(f"{what}: the key {key.name!r} is in a file, and only `pem` can be read here")
+        held = key.model_copy(update={"file": "", "pem": read_text(folder / key.file)}) if key.file and folder else key
+        try:
+            mark = held.public.fingerprint
+        except Error as error:
+            where = _line(text, ("keys", number))
+            raise BadInput(f"{what}, line {where}: keys.{number}: {error.message}", remedy=error.remedy) from error
+        if any(one.name == held.name or one.public.fingerprint == mark for one in keys):
+            where = _line(text, ("keys", number))
+            raise BadInput(f"{what}, line {where}: keys.{number}: {held.name!r} is there twice", remedy=_REMEDY)
+        keys.append(held)
+    names = {one.name for one in keys}
+    for number, rule in enumerate(policy.base_images or ()):
+        if unknown := set(rule.keys) - names:
+            where = _line(text, ("base_images", number, "keys"))
+            raise BadInput(
+                f"{what}, line {where}: base_images.{number}.keys: no key is named {', '.join(sorted(unknown))}",
+                remedy=f"the keys are {', '.join(sorted(names))}",
+            )
+    return policy.model_copy(update={"keys": tuple(keys)})

@@ -1,0 +1,108 @@
+"""Signing an image: its signature in the two formats that are read today, and the statements about it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from containers.oci import referrers
+from containers.oci.raw import ARTIFACT, holds_files_of
+from containers.oci.repository import image
+from containers.trust import model_signing, simplesigning
+from containers.trust.attach import Attached, attach, find_bundles
+from containers.trust.dsse import IN_TOTO
+from containers.trust.statement import SIGNATURE, ForeignStatement, name_of, write
+from containers.trust.verify import SIGNED_AT, files_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from containers.digest import Digest
+    from containers.oci.repository import Repository
+    from containers.trust.attach import Bundle
+    from containers.trust.signers import Signer
+
+
+def sign(
+    repository: Repository,
+    digest: Digest,
+    statements: Sequence[bytes],
+    signers: Sequence[Signer],
+    *,
+    renew: bool = False,
+    now: datetime | None = None,
+) -> tuple[tuple[str, Attached], ...]:
+    """Sign the image and each statement with every signer; what was attached, by name and the key's first digits.
+
+    What a key has signed already is left as it is, so signing again adds nothing. The image's signature says when it was
+    made; with `renew` it is made again with a new date. In a registry the signature is also written under cosign's older tag. The files that a modelcar
+    lists are signed by themselves, too (`containers.trust.model_signing`), beside its raw artifact as well.
+    """
+    known = find_bundles(repository, digest)
+    made = [*_signed(repository, digest, statements, signers, known, now or datetime.now(UTC), renew=renew)]
+    files = files_of(repository, digest)
+    if files:
+        about = model_signing.statement(_model_name(repository), files)
+        for subject in (digest, *_raw_artifacts(repository, digest)):
+            held = known if subject == digest else find_bundles(repository, subject)
+            made += [
+                (
+                    f"model{'' if subject == digest else ' beside the raw files'} by {one.public.fingerprint.short}",
+                    attach(repository, subject, about, one, held),
+                )
+                for one in signers
+            ]
+    return tuple(made)
+
+
+def _model_name(repository: Repository) -> str:
+    reference = repository.reference
+    return reference.layout.name if reference.layout is not None else reference.repository.rpartition("/")[2]
+
+
+def _raw_artifacts(repository: Repository, digest: Digest) -> tuple[Digest, ...]:
+    """Those attached to a modelcar that hold its very files."""
+    listed = referrers.manifests(repository, digest, ARTIFACT)
+    if not listed:
+        return ()
+    _, car = image(repository, str(digest))
+    return tuple(one.digest for one, manifest in listed if holds_files_of(manifest, car))
+
+
+def _signed(  # noqa: PLR0917 -- as sign's
+    repository: Repository,
+    digest: Digest,
+    statements: Sequence[bytes],
+    signers: Sequence[Signer],
+    known: Sequence[Bundle],
+    now: datetime,
+    *,
+    renew: bool,
+) -> Iterator[tuple[str, Attached]]:
+    for signer in signers:
+        key = signer.public.fingerprint.short
+        for statement in statements:
+            name = name_of(ForeignStatement.parse(statement, "the statement to sign").predicate_type)
+            yield f"{name} by {key}", attach(repository, digest, statement, signer, known)
+        held = None if renew else _signature_of(signer, digest, known)
+        if held is None:
+            place = repository.reference.name if repository.reference.registry else str(digest)
+            predicate = {SIGNED_AT: now.astimezone(UTC).replace(microsecond=0).isoformat()}
+            held = attach(repository, digest, write([(place, digest)], SIGNATURE, predicate), signer, known)
+        yield f"signature by {key}", held
+        if repository.reference.registry:
+            yield f"tag by {key}", Attached(*simplesigning.attach(repository, digest, signer))
+
+
+def _signature_of(signer: Signer, digest: Digest, known: Sequence[Bundle]) -> Attached | None:
+    """The signature that this key has given the image, whenever that was."""
+    for one in known:
+        envelope = one.envelope
+        if envelope is None or envelope.payload_type != IN_TOTO:
+            continue
+        if not signer.public.verifies(envelope.signature, envelope.message):
+            continue
+        statement = ForeignStatement.parse(envelope.payload, f"the statement of the bundle {one.digest.short}")
+        if statement.predicate_type == SIGNATURE and statement.is_about(digest):
+            return Attached(one.digest, there=True)
+    return None

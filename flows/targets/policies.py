@@ -1,0 +1,271 @@
+"""A policy as what other programs enforce: podman and skopeo, policy-controller, Kyverno, Conforma.
+
+None of them knows all the rules of a policy. Each gets those that it can enforce, and the notes name the others.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.errors import BadInput
+from containers.in_toto import PROVENANCE, TEST_RESULT
+from containers.trust.statement import SIGNATURE, name_of
+from flows.targets.description import Rendered, RenderedFile
+from flows.targets.text import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from containers.trust.policy import Policy, PolicyKey
+
+_NAME: Final = "carwright"
+_CONFORMA: Final = "oci::quay.io/enterprise-contract/ec-release-policy:latest"  # Conforma's own rules
+_RESULTS: Final = {"pass": "PASSED", "refuse": "FAILED", "inconclusive": "WARNED"}
+_CANNOT: Final = {
+    "ilab": "ilab copies models with --remove-signatures and asks no policy: verify the model before it is fetched there "
+    "(`carwright verify REFERENCE --policy FILE`), or its files afterwards (`carwright verify FOLDER`)",
+    "kserve": "KServe checks no signatures itself: let the cluster admit only what is signed (`carwright render policy "
+    "policy-controller`, or `kyverno`), and deploy with `carwright deploy kserve --policy FILE`",
+}
+
+
+def render(target: str, policy: Policy) -> Rendered:
+    """The policy for a target; raises BadInput for one that enforces nothing, with what does it there."""
+    if target in _CANNOT:
+        raise BadInput(f"{target} enforces no policy", remedy=_CANNOT[target])
+    if target not in _TARGETS:
+        raise BadInput(
+            f"there is no policy for {target!r}", remedy=f"the targets are {', '.join((*_TARGETS, *_CANNOT))}"
+        )
+    rendered = _TARGETS[target](policy)
+    unsaid = tuple(_unsaid(target, policy))
+    note = (f"{target} does not enforce: {', '.join(unsaid)}. `carwright deploy --policy` and `verify` do",)
+    return rendered.model_copy(update={"notes": (*rendered.notes, *(note if unsaid else ()))})
+
+
+def _unsaid(target: str, policy: Policy) -> Iterator[str]:
+    """The rules that a target does not know."""
+    statements = {*policy.require.statements} - {SIGNATURE}
+    if target in {"podman", "kyverno"}:
+        yield from (f"the {name_of(one)}" for one in sorted(statements))
+    if target in {"podman", "kyverno", "conforma"}:
+        yield from (name for name in ("base", "recipe", "gate") if getattr(policy, name))
+    elif policy.base and policy.base.revisions:
+        yield "base.revisions"
+    if policy.require.signers > 1 and target in {"podman", "conforma"}:
+        yield f"signers: {policy.require.signers}"
+    yield from (name for name in ("max_age_days", "deny", "base_images") if getattr(policy, name))
+    if any(one.since or one.until for one in policy.keys):
+        yield "since and until of keys"
+
+
+def keys_for(policy: Policy, statement: str) -> tuple[PolicyKey, ...]:
+    """The keys that may sign a statement, less those that are revoked."""
+    return tuple(
+        one
+        for one in policy.keys
+        if one.public.fingerprint not in policy.revoked and (not one.statements or statement in one.statements)
+    )
+
+
+def _podman(policy: Policy) -> Rendered:
+    """containers-policy.json(5) and containers-registries.d(5)."""
+    keys = [base64.b64encode(one.pem.encode()).decode() for one in keys_for(policy, SIGNATURE)]
+    if not keys:
+        raise BadInput("no key of the policy may sign an image", remedy="add one, or take `statements` from a key")
+    demand: dict[str, Any] = {
+        "type": "sigstoreSigned",
+        **({"keyData": keys[0]} if len(keys) == 1 else {"keyDatas": keys}),
+        "signedIdentity": {"type": "matchRepository"},
+    }
+    scopes = [_scope(one) for one in policy.repositories]
+    notes = ["policy.json goes to /etc/containers, carwright.yaml to /etc/containers/registries.d"]
+    if len(keys) > 1:
+        notes.append("keyDatas, any of several keys, is newer than podman 4: give older ones a policy with one key")
+    if scopes:
+        notes.append("other images are taken unsigned, as before: the engine's own comes from elsewhere")
+    else:
+        notes.append("the policy names no repositories: every image that is pulled must be signed, the engine's too")
+    rules: dict[str, Any] = {
+        "default": [{"type": "insecureAcceptAnything"}],
+        "transports": {"docker": {scope: [demand] for scope in scopes or [""]}},
+    }
+    attachments = {"use-sigstore-attachments": True}
+    sources = {"docker": dict.fromkeys(scopes, attachments)} if scopes else {"default-docker": attachments}
+    return Rendered(
+        files=(
+            RenderedFile(name="policy.json", text=json.dumps(rules, indent=2) + "\n"),
+            RenderedFile(name=f"{_NAME}.yaml", text=yaml(sources)),
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _scope(pattern: str) -> str:
+    """A pattern of repositories as a scope: a repository, a namespace, or a registry."""
+    scope = pattern.removesuffix("/**").removesuffix("/*")
+    if "*" in scope or "?" in scope or "[" in scope or scope.startswith("oci:"):
+        raise BadInput(
+            f"podman has no scope for repositories: {pattern}",
+            remedy="name a registry, a namespace (`.../*`) or a repository",
+        )
+    return scope
+
+
+def _globs(policy: Policy) -> list[str]:
+    return [one[:-1] + "**" if one.endswith("/*") else one for one in policy.repositories] or ["**"]
+
+
+def _policy_controller(policy: Policy) -> Rendered:
+    """Sigstore's policy-controller from 0.13 on, which reads bundles (ClusterImagePolicy, policy.sigstore.dev/v1beta1)."""
+    wanted = _required(policy)
+    shared = [one for one in policy.keys if all(one in keys_for(policy, each) for each in wanted)]
+    if not shared:
+        raise BadInput(
+            "no key of the policy may sign all that it requires", remedy="policy-controller asks each key for all"
+        )
+    authorities = [
+        {
+            "name": f"key-{number}",
+            "key": {"data": one.pem, "hashAlgorithm": "sha256"},
+            "signatureFormat": "bundle",
+            "attestations": [_attestation(each, policy) for each in wanted],
+        }
+        for number, one in enumerate(shared, 1)
+    ]
+    images = [{"glob": one} for one in _globs(policy)]
+    # Of the authorities of one resource one must pass; of several resources, each.
+    parts = [authorities] if policy.require.signers == 1 else [[one] for one in authorities]
+    documents = [
+        {
+            "apiVersion": "policy.sigstore.dev/v1beta1",
+            "kind": "ClusterImagePolicy",
+            "metadata": {"name": _NAME if len(parts) == 1 else f"{_NAME}-{number}"},
+            "spec": {"images": images, "authorities": part},
+        }
+        for number, part in enumerate(parts, 1)
+    ]
+    notes = ["only namespaces with the label policy.sigstore.dev/include=true are looked at"]
+    if policy.require.signers > 1:
+        notes.append("each of these keys must have signed: policy-controller knows no number of signers")
+    return Rendered(files=(RenderedFile(name="policy-controller.yaml", text=yaml(*documents)),), notes=tuple(notes))
+
+
+def _required(policy: Policy) -> tuple[str, ...]:
+    implied = [PROVENANCE] if policy.base or policy.recipe else []
+    implied += [TEST_RESULT] if policy.gate else []
+    return tuple(dict.fromkeys((*policy.require.statements, *implied)))
+
+
+def _attestation(predicate_type: str, policy: Policy) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name_of(predicate_type).rpartition("/")[2], "predicateType": predicate_type}
+    rules = []
+    if predicate_type == TEST_RESULT and policy.gate:
+        rules.append(f"predicate: result: {_any([_RESULTS[one] for one in policy.gate.decisions])}")
+    if predicate_type == PROVENANCE and policy.recipe and policy.recipe.schemes:
+        rules.append(f"predicate: buildDefinition: externalParameters: scheme: {_any(policy.recipe.schemes)}")
+    if predicate_type == PROVENANCE and policy.base and policy.base.sources:
+        patterns = " | ".join(f"=~{json.dumps(_expression(one))}" for one in policy.base.sources)
+        rules.append(f"predicate: buildDefinition: externalParameters: model: {patterns}")
+    if rules:
+        found["policy"] = {"type": "cue", "data": "\n".join(rules) + "\n"}
+    return found
+
+
+def _any(values: Any) -> str:
+    return " | ".join(json.dumps(one) for one in values)
+
+
+def _expression(pattern: str) -> str:
+    """A pattern with `*` as a regular expression of Go's."""
+    special = {"*": ".*", "?": "."}
+    return (
+        "^"
+        + "".join(special.get(one) or (one if one.isalnum() or one in "/-_:@" else f"[{one}]") for one in pattern)
+        + "(@.*)?$"
+    )
+
+
+def _kyverno(policy: Policy) -> Rendered:
+    """Kyverno's ClusterPolicy (kyverno.io/v1). With keys it reads cosign's older signatures, and no bundles."""
+    keys = keys_for(policy, SIGNATURE)
+    entries = [
+        {
+            "keys": {
+                "publicKeys": one.pem,
+                "signatureAlgorithm": "sha256",
+                "rekor": {"ignoreTlog": True},
+                "ctlog": {"ignoreSCT": True},
+            }
+        }
+        for one in keys
+    ]
+    document = {
+        "apiVersion": "kyverno.io/v1",
+        "kind": "ClusterPolicy",
+        "metadata": {"name": _NAME},
+        "spec": {
+            "webhookTimeoutSeconds": 30,
+            "failurePolicy": "Fail",
+            "background": False,
+            "rules": [
+                {
+                    "name": "signed",
+                    "match": {"any": [{"resources": {"kinds": ["Pod"]}}]},
+                    "verifyImages": [
+                        {
+                            "type": "Cosign",
+                            "imageReferences": [one if one.endswith("*") else f"{one}*" for one in policy.repositories]
+                            or ["*"],
+                            "failureAction": "Enforce",
+                            "mutateDigest": False,
+                            "verifyDigest": True,
+                            "required": True,
+                            "attestors": [{"count": min(policy.require.signers, len(entries)), "entries": entries}],
+                        }
+                    ],
+                }
+            ],
+        },
+    }
+    return Rendered(files=(RenderedFile(name="kyverno.yaml", text=yaml(document)),))
+
+
+def _conforma(policy: Policy) -> Rendered:
+    """Conforma's policy (EnterpriseContractPolicy, appstudio.redhat.com/v1alpha1), for `ec validate image`."""
+    keys = keys_for(policy, PROVENANCE)
+    if len(keys) != 1:
+        raise BadInput(
+            f"Conforma takes one key, and {len(keys)} of the policy may sign", remedy="give a policy with the one key"
+        )
+    document = {
+        "apiVersion": "appstudio.redhat.com/v1alpha1",
+        "kind": "EnterpriseContractPolicy",
+        "metadata": {"name": _NAME},
+        "spec": {
+            "publicKey": keys[0].pem,
+            "sources": [
+                {
+                    "name": _NAME,
+                    "policy": [_CONFORMA],
+                    "ruleData": {"allowed_predicate_types": [one for one in _required(policy) if one != SIGNATURE]},
+                    "config": {"include": ["slsa_provenance_available"]},
+                }
+            ],
+        },
+    }
+    notes = (
+        "run it with `ec validate image --policy conforma.yaml --ignore-rekor --image REFERENCE`",
+        f"{_CONFORMA} is named by tag and can move: pin it by digest",
+    )
+    return Rendered(files=(RenderedFile(name="conforma.yaml", text=yaml(document)),), notes=notes)
+
+
+_TARGETS: Final[Mapping[str, Callable[[Policy], Rendered]]] = {
+    "podman": _podman,
+    "policy-controller": _policy_controller,
+    "kyverno": _kyverno,
+    "conforma": _conforma,
+}
