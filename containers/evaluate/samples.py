@@ -128,6 +128,7 @@ def judge(
                 metric=one.metric,
                 margin=one.margin,
                 clusters=one.clusters,
+                margins=(before[one.key].margins, one.margins),
             )
             for one in candidate.benchmarks
         ],

@@ -106,7 +106,8 @@ class Harness:
                     return found
 
                 found = ask(one, model)
-                scored.append(questions.scored(one, found, self.files.name, self.category))
+                tasks = manager.load([one.task])["tasks"]
+                scored.append(questions.scored(one, found, self.files.name, self.category, tasks))
                 cut[one.key] = model.traffic.cut
                 if self.repeated:
                     # The first ones of each task: then its examples are drawn as they were, and the prompts are the same.
