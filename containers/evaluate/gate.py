@@ -42,7 +42,8 @@ class Pair:
     """One benchmark as both models answered it: scores from 0 to 1 by question; `margin` in points, None the suite's.
 
     `clusters` names what dependent questions share; questions without an entry are independent. `margins` are the answer
-    margins of baseline and candidate, in nats, where log-probabilities were kept.
+    margins of baseline and candidate, in nats, where log-probabilities were kept. One that is not `averaged` has too few
+    questions to be part of an average.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Pair:
     margin: float | None = None
     clusters: Mapping[str, str] = field(default_factory=dict)
     margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+    averaged: bool = True
 
 
 class Comparison(Frozen):
@@ -109,7 +111,8 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
 
     Raises BadInput when the two did not answer the same questions.
     """
-    several = len(pairs) > 1
+    together = [at for at, pair in enumerate(pairs) if pair.averaged]
+    several = len(pairs) > 1 and bool(together)
     shared = _categories(pairs) if gate.rule == "pooled" else {}
     tests = len(pairs) + several + len(shared)
     rows = [
@@ -135,7 +138,16 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
         )
         for name, places in shared.items()
     ]
-    mean = average("Average", rows, margin=gate.margin_average, groups=groups) if several else None
+    mean = (
+        average(
+            "Average",
+            [rows[at] for at in together],
+            margin=gate.margin_average,
+            groups=[groups[at] for at in together],
+        )
+        if several
+        else None
+    )
     report = decide(rows, mean, categories=categories, pooled=gate.rule == "pooled")
     described = [*zip(pairs, rows, strict=True)]
     described += [(Pair("", {}, {}, category=name), row) for name, row in zip(shared, categories, strict=True)]
@@ -166,8 +178,8 @@ def _score(pair: Pair, row: Comparison, gate: ScoreGate) -> Score:
 
 def _categories(pairs: Sequence[Pair]) -> dict[str, list[int]]:
     """The benchmarks of each category of two or more, by position; none where the suite has only one category."""
-    names = [pair.category for pair in pairs]
-    if len(set(names)) == 1:
+    names = [pair.category if pair.averaged else "" for pair in pairs]
+    if len({*names} - {""}) <= 1:
         return {}
     found = {name: [at for at, one in enumerate(names) if one == name] for name in dict.fromkeys(names) if name}
     return {name: places for name, places in found.items() if len(places) > 1}

@@ -129,6 +129,7 @@ def judge(
                 margin=one.margin,
                 clusters=one.clusters,
                 margins=(before[one.key].margins, one.margins),
+                averaged=one.averaged,
             )
             for one in candidate.benchmarks
         ],

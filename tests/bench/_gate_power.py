@@ -1,10 +1,10 @@
 """How often the gate decides what, by simulation: the tables of docs/measurements/evaluation.md.
 
-    python -m tests.bench._gate_power [benchmarks|suites|single|shape|more]
+    python -m tests.bench._gate_power [benchmarks|suites|single|seeds|shape|more]
 
 `benchmarks`: one benchmark by its size, the share of answers that differ, and the true loss. `suites`: whole suites with
 the sizes of the declared ones, decided by each rule of the gate and by what is known of an answer. `single`: the same with a
-loss in one benchmark alone. `shape`: what log-probabilities take away of the spread, and what they add of bias. `more`: of
+loss in one benchmark alone. `seeds`: the suite that samples its answers. `shape`: what log-probabilities take away of the spread, and what they add of bias. `more`: of
 benchmarks that stay open, how many the number of samples that the verdict names decides. Prints Markdown; three minutes for
 all.
 """
@@ -75,8 +75,11 @@ def of_benchmarks() -> Iterator[str]:
 
 
 def of_suites() -> Iterator[str]:
-    yield "| suite | answers that differ | true loss of each | `each` | `pooled` | with log-probabilities | refused |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    """Passed in percent: by each rule with right and wrong alone, with log-probabilities, and with three sampled answers of each
+    generated one, half of whose differences are chance; what the last but one refuses.
+    """
+    yield "| suite | answers that differ | true loss of each | `each` | `pooled` | log-probabilities | and 3 answers | refused |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for name in _SUITES:
         declared = parse(suites.read(name), BenchmarkDeclaration)
         for differing in (0.03, 0.05, 0.1):
@@ -84,7 +87,8 @@ def of_suites() -> Iterator[str]:
                 every = dict.fromkeys((one.key for one in declared.benchmarks), loss)
                 plain = _runs(declared, differing, every, _SUITE_RUNS)
                 rich = _runs(declared, differing, every, _RICH_RUNS, log_probabilities=True)
-                passed = (_share(plain, "pass", "each"), _share(plain, "pass"), _share(rich, "pass"))
+                more = _runs(declared, differing, every, _RICH_RUNS, log_probabilities=True, repeats=3, lasting=0.5)
+                passed = (_share(plain, "pass", "each"), *(_share(one, "pass") for one in (plain, rich, more)))
                 cells = " | ".join(f"{one:.1f}%" for one in (*passed, _share(rich, "refuse")))
                 yield f"| `{name}` | {100 * differing:.0f}% | {loss} | {cells} |"
 
@@ -96,7 +100,7 @@ def of_single() -> Iterator[str]:
     cases: list[tuple[str, str, str, dict[str, bool | int | float]]] = [
         ("openllm-v1", "gsm8k", "once", {}),
         ("openllm-v1", "gsm8k", "4 times, all chance", {"repeats": 4, "lasting": 0.0}),
-        ("openllm-v1", "gsm8k", "4 times, half of it chance", {"repeats": 4, "lasting": 0.5}),
+        ("openllm-v1", "gsm8k", "8 times, all chance", {"repeats": 8, "lasting": 0.0}),
         ("openllm-v1", "gsm8k", "8 times, half of it chance", {"repeats": 8, "lasting": 0.5}),
         ("openllm-v1", "winogrande", "right or wrong", {}),
         ("openllm-v1", "winogrande", "log-probabilities", {"log_probabilities": True}),
@@ -112,6 +116,19 @@ def of_single() -> Iterator[str]:
             found = _runs(declared, differing, {key: 4.0}, runs, only=key, **known)  # type: ignore[arg-type]
             cells = " | ".join(f"{_share(found, one):.1f}%" for one in _ORDER)
             yield f"| {title} | {how} | {100 * differing:.0f}% | {cells} |"
+
+
+def of_seeds() -> Iterator[str]:
+    """The suite `reasoning` with its seeds, half of what differs being chance."""
+    declared = parse(suites.read("reasoning"), BenchmarkDeclaration)
+    yield "| answers that differ | true loss of each | pass | inconclusive | refuse |"
+    yield "| ---: | ---: | ---: | ---: | ---: |"
+    for differing in (0.05, 0.1, 0.15):
+        for loss in (0.0, 0.3, 2.0, 3.0):
+            losses = dict.fromkeys((one.key for one in declared.benchmarks), loss)
+            found = _runs(declared, differing, losses, _RICH_RUNS, lasting=0.5)
+            cells = " | ".join(f"{_share(found, one):.1f}%" for one in _ORDER)
+            yield f"| {100 * differing:.0f}% | {loss} | {cells} |"
 
 
 def of_shape() -> Iterator[str]:
@@ -160,7 +177,8 @@ def _runs(
     """What the gate makes of `runs` simulated runs of a suite: its benchmarks, and their average. Losses in points, by key.
 
     Benchmarks over one data set with the same number of questions get the very same answers: as dependent as they can be.
-    `log_probabilities` stands for those benchmarks that compare choices; `repeats` for the benchmark `only`.
+    `log_probabilities` stands for those benchmarks that compare choices; `repeats` for all other benchmarks, or
+    for the one with the key `only`; those with seeds have their own number.
     """
     rng = np.random.default_rng(_SEED)
     rules = declared.gate
@@ -177,11 +195,11 @@ def _runs(
                 )
                 for _ in range(runs)
             ]
-        elif key not in drawn and repeats > 1 and one.key == only:
+        elif key not in drawn and (times := len(one.seeds) or (repeats if only in {"", one.key} else 1)) > 1:
             drawn[key] = [
                 judged(
                     one.title,
-                    sampled(rng, one.samples, differing, loss, repeats, lasting=lasting),
+                    sampled(rng, one.samples, differing, loss, times, lasting=lasting),
                     rules.margin,
                     rules.confidence,
                     tests,
@@ -189,11 +207,12 @@ def _runs(
                 for _ in range(runs)
             ]
         elif key not in drawn:
-            drawn[key] = _compared(answers(rng, one.samples, differing, loss, runs), tests, rules)
+            drawn[key] = _compared(answers(rng, one.samples, max(differing, loss / 100), loss, runs), tests, rules)
         rows.append(drawn[key])
-    groups = [one.data_set for one in declared.benchmarks]
+    averaged = [at for at, one in enumerate(declared.benchmarks) if one.averaged]
+    groups = [declared.benchmarks[at].data_set for at in averaged]
     return [
-        (found, gate.average("Average", found, margin=rules.margin_average, groups=groups))
+        (found, gate.average("Average", [found[at] for at in averaged], margin=rules.margin_average, groups=groups))
         for found in zip(*rows, strict=True)
     ]
 
@@ -224,7 +243,14 @@ def of_more(samples: int = 756, differing: float = 0.1) -> Iterator[str]:
 
 
 def main(wanted: Sequence[str] | None = None) -> None:
-    tables = {"benchmarks": of_benchmarks, "suites": of_suites, "single": of_single, "shape": of_shape, "more": of_more}
+    tables = {
+        "benchmarks": of_benchmarks,
+        "suites": of_suites,
+        "single": of_single,
+        "seeds": of_seeds,
+        "shape": of_shape,
+        "more": of_more,
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="*", choices=[*tables, []], help="default: all")
     for name in parser.parse_args(wanted).what or tables:

@@ -80,6 +80,18 @@ def test_a_category_must_show_its_margin_where_the_suite_has_several() -> None:
     assert [one.title for one in alone.categories] == ["Average of Knowledge"], "one benchmark is no average"
 
 
+def test_what_is_too_small_for_an_average_may_still_refuse() -> None:
+    """30 problems, of which one is lost: 3.3 points would be more than half a point of the average of seven."""
+    tiny = pair("tiny", 1, 0, 30, averaged=False)
+    report = assess([LARGE, *SMALL, tiny], ScoreGate())
+    assert report.decision == "pass"
+    assert report.average is not None
+    assert report.average.baseline == pytest.approx(80)
+    assert report.average.difference == pytest.approx(0)
+    collapsed = pair("tiny", 20, 0, 30, averaged=False)
+    assert assess([LARGE, *SMALL, collapsed], ScoreGate()).decision == "refuse"
+
+
 def test_an_honest_suite_passes_and_a_broken_one_does_not() -> None:
     """Drawn suites of the sizes of OpenLLM v1, 5 % of answers changed: by the long simulation 99 % pass, and with 2 points
     lost everywhere none.

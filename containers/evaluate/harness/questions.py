@@ -63,6 +63,23 @@ def scored(
         reported=100 * value if isinstance(value, float | int) else None,
         clusters=_shared(about),
         margins=_margins(one, found, tasks or {}, scores),
+        averaged=one.averaged,
+    )
+
+
+def averaged(drawn: Sequence[Scored]) -> Scored:
+    """One benchmark that was answered several times: the mean score of each question."""
+    first = drawn[0]
+    if len(drawn) == 1:
+        return first
+    scores = {key: sum(one.scores[key] for one in drawn) / len(drawn) for key in first.scores}
+    reported = [one.reported for one in drawn if one.reported is not None]
+    return first.model_copy(
+        update={
+            "scores": scores,
+            "reported": sum(reported) / len(reported) if reported else None,
+            "margins": {},
+        }
     )
 
 
