@@ -76,7 +76,7 @@ app.command()(ship.ship)
 
 # The groups of `carwright --help`, in the order in which they are shown.
 PANELS = {
-    "Ship": ("ship", "runs", "ui", "report", "card"),
+    "Ship": ("ship", "approve", "runs", "ui", "report", "card"),
     "Model steps": ("download", "quantize", "serve", "eval", "compare"),
     "Images of models": ("push", "lint", "verify"),
     "Serve and deploy": ("size", "render", "deploy"),

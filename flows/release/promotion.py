@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from containers.store import Store
     from containers.verdict import Verdict
     from flows.release.report import ReportLocation
-    from flows.release.summary import Timeline
+    from flows.release.summary import Approval, Timeline
     from flows.runners.service import Lease
     from flows.ship_request import ShipRequest
     from infra.settings import DeploySettings
@@ -40,7 +40,7 @@ _ARCHITECTURES: Final = 16
 @dataclass(frozen=True)
 class Release:
     """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes, `images` those
-    that the card names.
+    that the card names; `approval` what a person said, where one was asked.
     """
 
     request: ShipRequest
@@ -52,14 +52,15 @@ class Release:
     sizes: tuple[int, int]
     verdict: Verdict
     images: DeploySettings
+    approval: Approval | None = None
 
     @property
     def promotable(self) -> bool:
-        """Whether the verdict, the override or the gate profile promotes the candidate."""
+        """Whether the verdict, the override or the gate profile promotes the candidate, and no person refused it."""
         grounds = grounds_for_promotion(
             self.verdict.decision, override=self.request.override_gate, profile=self.request.gate_profile
         )
-        return grounds is not None
+        return grounds is not None and (self.approval is None or self.approval.approved)
 
     @property
     def tag(self) -> str:
@@ -98,6 +99,7 @@ class Release:
             reason=self.request.reason,
             attached=promoted.attached if promoted is not None else {},
             artifacts=tuple(dict.fromkeys(artifacts)),
+            approval=self.approval,
         )
 
     def write_documents(self, store: Store) -> ArtifactRef:
@@ -140,6 +142,8 @@ class Release:
     def _promotion(self) -> dict[str, str]:
         """What promoted the candidate besides the verdict; empty for a pass."""
         grounds = {"override": self.request.override_gate} if self.request.override_gate else {}
+        if self.approval is not None:
+            grounds["approval"] = self.approval.reason
         return grounds | (
             {"gate_profile": self.request.gate_profile} if self.verdict.decision == "inconclusive" else {}
         )
