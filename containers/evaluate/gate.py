@@ -61,10 +61,9 @@ class Pair:
 class Comparison(Frozen):
     """One benchmark, or an average. `lower` is the bound that passes, `upper` the one that refuses (see the module's text).
 
-    `expected` is the difference that the bounds belong to: the one of the scores, or what log-probabilities make of it.
+    `expected` is the difference that log-probabilities expect, and the bounds belong to; None where they were not used.
     `more` is how many times the samples would decide half of the time, if the difference is what it was seen to be (its
-    bound then lies at the margin as often inside as outside); 1 where it is decided. `log_probabilities` says whether
-    they were used.
+    bound then lies at the margin as often inside as outside); 1 where it is decided.
     """
 
     title: str
@@ -72,14 +71,13 @@ class Comparison(Frozen):
     baseline: float
     candidate: float
     difference: float
-    expected: float
     lower: float
     upper: float
     margin: float
     decision: Decision
     more: float = 1.0
     gain_beyond_noise: bool = False
-    log_probabilities: bool = False
+    expected: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def is_uninformative(self) -> bool:
@@ -87,9 +85,14 @@ class Comparison(Frozen):
         return self.baseline <= self.margin
 
     @property
+    def center(self) -> float:
+        """The difference that the bounds belong to."""
+        return self.difference if self.expected is None else self.expected
+
+    @property
     def is_doubtful(self) -> bool:
         """Whether it lost more than its margin and more than noise explains."""
-        return self.expected < -self.margin and self.upper < 0
+        return self.center < -self.margin and self.upper < 0
 
 
 class GateReport(Frozen):
@@ -172,7 +175,7 @@ def _score(pair: Pair, row: Comparison, gate: ScoreGate) -> Score:
         decision=None if row.is_uninformative else row.decision,
         not_applicable=row.baseline < gate.recovery_needs,
         gain_beyond_noise=row.gain_beyond_noise,
-        log_probabilities=row.log_probabilities,
+        log_probabilities=row.expected is not None,
     )
 
 
@@ -283,14 +286,13 @@ def decided(
         baseline=baseline,
         candidate=candidate,
         difference=difference,
-        expected=center,
         lower=lower,
         upper=upper,
         margin=margin,
         decision=decision,
         more=more,
         gain_beyond_noise=2 * center - upper > 0,
-        log_probabilities=expected is not None,
+        expected=expected,
     )
 
 
@@ -302,18 +304,18 @@ def average(title: str, comparisons: Sequence[Comparison], *, margin: float, gro
     """
     count = len(comparisons)
     base, mine, center = (
-        sum(getattr(c, name) for c in comparisons) / count for name in ("baseline", "candidate", "expected")
+        sum(getattr(c, name) for c in comparisons) / count for name in ("baseline", "candidate", "center")
     )
     down: dict[object, float] = {}
     up: dict[object, float] = {}
     for number, one in enumerate(comparisons):
         group = groups[number] if number < len(groups) and groups[number] else number
-        down[group] = down.get(group, 0.0) + one.expected - one.lower
-        up[group] = up.get(group, 0.0) + one.upper - one.expected
+        down[group] = down.get(group, 0.0) + one.center - one.lower
+        up[group] = up.get(group, 0.0) + one.upper - one.center
     lower = center - math.hypot(*down.values()) / count
     upper = center + math.hypot(*up.values()) / count
     samples = sum(c.samples for c in comparisons)
-    expected = center if any(c.log_probabilities for c in comparisons) else None
+    expected = center if any(c.expected is not None for c in comparisons) else None
     return decided(title, samples, (base, mine), (lower, upper), margin, expected=expected)
 
 
@@ -347,7 +349,7 @@ def decide(
     for one in every:
         said = (
             f"{one.title}: {one.baseline:.2f} became {one.candidate:.2f}, a difference of {one.difference:+.2f} points "
-            f"({one.lower:+.2f} to {one.upper:+.2f}{' by log-probabilities' if one.log_probabilities else ''}) "
+            f"({one.lower:+.2f} to {one.upper:+.2f}{'' if one.expected is None else ' by log-probabilities'}) "
             f"against a margin of {one.margin:g}"
         )
         if one.decision == "refuse":

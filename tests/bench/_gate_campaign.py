@@ -198,7 +198,7 @@ def judge(folder: Path) -> Iterator[str]:
         halves = [assess([_half(one, odd) for one in pairs], ScoreGate()).decision for odd in (0, 1)]
         yield (
             f"| {job.name} ({'honest' if job.honest else 'damaged'}) | {100 * sum(differ) / len(differ):.1f} % "
-            f"| {mean.difference:+.2f} | {mean.expected:+.2f} ({mean.lower:+.2f} to {mean.upper:+.2f}) "
+            f"| {mean.difference:+.2f} | {mean.center:+.2f} ({mean.lower:+.2f} to {mean.upper:+.2f}) "
             f"| {report.decision} | {', '.join(halves)} | {assess(pairs, ScoreGate(rule='each')).decision} |"
         )
 

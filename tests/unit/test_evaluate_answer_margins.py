@@ -62,8 +62,8 @@ def test_a_benchmark_passes_by_its_log_probabilities_that_does_not_by_its_answer
     plain = Pair("x", both.baseline, both.candidate)
     rich, poor = (assess([one], ScoreGate()).comparisons[0] for one in (both, plain))
     assert (rich.decision, poor.decision) == ("pass", "inconclusive")
-    assert rich.log_probabilities
-    assert not poor.log_probabilities
+    assert rich.expected is not None
+    assert poor.expected is None
     assert rich.difference == poor.difference, "the scores are told as they are"
     assert rich.upper - rich.lower < 0.7 * (poor.upper - poor.lower)
 
@@ -96,7 +96,7 @@ def test_margins_that_disagree_with_the_answers_are_not_used() -> None:
     mine = np.where((base > 0) & (base < 0.25), -0.01, base + rng.normal(0, 0.2, 4000))
     assert smooth_differences(scores((base, mine)), (base, mine)) is None
     one = assess([as_pair((base, mine))], ScoreGate()).comparisons[0]
-    assert not one.log_probabilities
+    assert one.expected is None
     assert one.decision == "refuse"
 
 
