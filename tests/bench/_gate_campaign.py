@@ -45,6 +45,8 @@ _CONTEXT: Final = 28  # words
 _PHRASE: Final = 5  # words
 _SEED: Final = 20
 _LAST: Final = "model.layers.29."
+# 400 questions show 2 points by their log-probabilities, and not 1.
+_GATE: Final = ScoreGate(margin=4.0, margin_average=2.0)
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,14 @@ def judge(folder: Path) -> Iterator[str]:
     for job, scored in sides.items():
         pairs = [_pair(Scored.model_validate(base[key]), Scored.model_validate(one)) for key, one in scored.items()]
         differ = [one.baseline[key] != one.candidate[key] for one in pairs for key in one.baseline]
-        report = assess(pairs, ScoreGate())
+        report = assess(pairs, _GATE)
         mean = report.average
         assert mean is not None
-        halves = [assess([_half(one, odd) for one in pairs], ScoreGate()).decision for odd in (0, 1)]
+        halves = [assess([_half(one, odd) for one in pairs], _GATE).decision for odd in (0, 1)]
         yield (
             f"| {job.name} ({'honest' if job.honest else 'damaged'}) | {100 * sum(differ) / len(differ):.1f} % "
             f"| {mean.difference:+.2f} | {mean.center:+.2f} ({mean.lower:+.2f} to {mean.upper:+.2f}) "
-            f"| {report.decision} | {', '.join(halves)} | {assess(pairs, ScoreGate(rule='each')).decision} |"
+            f"| {report.decision} | {', '.join(halves)} | {assess(pairs, _GATE.model_copy(update={'rule': 'each'})).decision} |"
         )
 
 
