@@ -30,7 +30,8 @@ class Score(Values):
 
     `lower` and `upper` bound the difference candidate minus baseline: the one passes, the other refuses. `decision` is
     this row's own, None where it decides nothing. `not_applicable` is the card's N/A: a baseline so low that a ratio says
-    nothing. For `lower_is_better`, a perplexity, recovery is baseline / candidate.
+    nothing. For `lower_is_better`, a perplexity, recovery is baseline / candidate. `log_probabilities`: the bounds come from
+    them, and lie around the difference that they expect.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Score(Values):
     lower_is_better: bool = False
     not_applicable: bool = False
     gain_beyond_noise: bool = False
+    log_probabilities: bool = Field(default=False, exclude_if=operator.not_)
 
     @property
     def difference(self) -> float:

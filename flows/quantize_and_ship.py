@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow
 from prefect.states import Cancelled
 
 from containers.architectures import quantization
 from containers.contract import PushParameters
+from flows.orchestrator.approval import ask
 from flows.orchestrator.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
 from flows.orchestrator.results import STORAGE
 from flows.orchestrator.run_artifacts import write_failure
@@ -34,7 +37,7 @@ from flows.watching import outcome
 def quantize_and_ship(request: ShipRequest) -> Shipped:
     """Turn a model, a revision and a recipe into a served, measured and promoted modelcar.
 
-    Raises NotPromoted if the candidate does not pass; it stays available by digest.
+    Raises NotPromoted if the candidate does not pass, or is not approved; it stays available by digest.
     """
     runtime = current()
     if taken := outcome.claim(runtime, request):
@@ -71,6 +74,8 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     release = Release(
         request, source, recipe, image, original, checkpoint, sizes, verdict, runtime.settings.deploy, outside
     )
+    if request.approval and release.promotable:
+        release = replace(release, approval=ask(runtime, verdict, page))
     promoted = steps.promote(release, judged.output("verdict"), after=[judged]) if release.promotable else None
     shipped = release.outcome(
         steps.timeline,

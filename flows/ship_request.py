@@ -124,6 +124,9 @@ class ShipOptions(ServingOptions):
     override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
         default="", description="Promote against the gate's verdict; the reason is recorded."
     )
+    approval: bool = Field(
+        default=False, description="Before promotion, wait for a person to approve it; the reason is recorded."
+    )
 
 
 class ShipRequest(ShipOptions):

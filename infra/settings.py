@@ -339,6 +339,9 @@ class Settings(StepSettings):
         default=SecretStr(PYTORCH_INDEX),
         description="URL of the index for CPU builds of PyTorch (`+cpu`), used if no other index has them",
     )
+    approval_timeout: Annotated[int, Field(ge=1)] = Field(
+        default=86_400, description="seconds that a release which asks for approval waits for a person"
+    )
     notify_webhook: Secret = Field(default=None, description="URL that receives a JSON POST when a flow run fails")
 
     @classmethod

@@ -37,11 +37,17 @@ class Declaration(Frozen):
 
 
 class ScoreGate(Frozen):
-    """Margins in points. If the baseline scores less than `recovery_needs` points, recovery is N/A."""
+    """Margins in points. If the baseline scores less than `recovery_needs` points, recovery is N/A.
 
+    `rule` says who must show that less than its margin was lost: `pooled` the average, and that of every category; `each`
+    every benchmark as well.
+    """
+
+    rule: Literal["pooled", "each"] = "pooled"
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     margin: Points = 2.0
     margin_average: Points = 1.0
+    margin_category: Points = 2.0
     recovery_needs: Points = 5.0
 
 

@@ -1,51 +1,49 @@
 """The gate for benchmarks: is the candidate, question by question, not worse than the baseline by more than a margin?
 
-Differences are candidate minus baseline; scores of single questions lie between 0 and 1, everything else is in points.
-Both models answer the same questions, so only the questions on which they differ carry information (McNemar). For right
-and wrong answers the bounds are Tango's score bounds (Statistics in Medicine 17, 1998, 891-908), which hold where few
-questions differ; for partial credit they are normal bounds of the mean difference, and the one that passes counts half a
-question more as lost: where few problems make up the difference, the spread that was seen is too small (by simulation
-6 to 14 % of candidates that lose the margin passed without it, and at most about 6 % do with it).
+Differences are candidate minus baseline, in points; scores of single questions lie between 0 and 1. Bounds are those of
+`containers.evaluate.paired`, of what `containers.evaluate.answer_margins` makes of the log-probabilities where both
+measurements hold them.
 
-Questions that are not independent (instructions of one prompt, one question in several subsets) share a cluster. They
-count for as many fewer questions as their differences vary together: the design effect (Rao and Scott, Biometrics 48,
-1992, 577-585), which divides the counts and is never taken below 1.
+The rule `pooled`. To pass, the average and the average of each category must show that they lose less than their margins
+(non-inferiority), each at the full level: a candidate that is really worse in one of them slips through with at most
+`1 - confidence` (an intersection-union test needs no correction; Berger, Technometrics 24, 1982, 295-300). A single
+benchmark is not asked to show it, because a few hundred questions cannot; a suite of one benchmark is that one's average.
+To refuse, one test is enough, so there the level is divided by the number of tests (Bonferroni): a candidate that loses no
+more than its margins is refused with at most `1 - confidence` over the whole suite. Between the two lies doubt: a benchmark
+that lost more than its margin, and more than nothing at the same corrected level, keeps the suite from passing.
 
-Two levels. To pass, every benchmark must show that it loses less than its margin, each at the full level: a candidate
-that is really worse somewhere slips through with at most `1 - confidence`, however many benchmarks there are (an
-intersection-union test needs no correction). To refuse, one benchmark is enough, so there the level is divided by the
-number of tests (Bonferroni): an honest candidate is refused with at most `1 - confidence` over the whole suite.
+The rule `each`: every benchmark and the average must show it.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.evaluate.answer_margins import smooth_differences
+from containers.evaluate.paired import bounds, levels, normal_bounds
 from containers.verdict import Decision, Score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from containers.evaluate.declaration import ScoreGate
-
-_HALVINGS = 50  # of the interval from -1 to 1: far below rounding
-_HALF = 0.5  # of a question that counts as lost, beside those of partial credit that were seen
 
 
 @dataclass(frozen=True)
 class Pair:
     """One benchmark as both models answered it: scores from 0 to 1 by question; `margin` in points, None the suite's.
 
-    `clusters` names what dependent questions share; questions without an entry are independent.
+    `clusters` names what dependent questions share; questions without an entry are independent. `margins` are the answer
+    margins of baseline and candidate, in nats, where log-probabilities were kept. One that is not `averaged` has too few
+    questions to be part of an average.
     """
 
     title: str
@@ -56,11 +54,14 @@ class Pair:
     metric: str = "accuracy"
     margin: float | None = None
     clusters: Mapping[str, str] = field(default_factory=dict)
+    margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+    averaged: bool = True
 
 
 class Comparison(Frozen):
-    """One benchmark. `lower` is the bound that passes, `upper` the one that refuses (see the module's text).
+    """One benchmark, or an average. `lower` is the bound that passes, `upper` the one that refuses (see the module's text).
 
+    `expected` is the difference that log-probabilities expect, and the bounds belong to; None where they were not used.
     `more` is how many times the samples would decide half of the time, if the difference is what it was seen to be (its
     bound then lies at the margin as often inside as outside); 1 where it is decided.
     """
@@ -76,15 +77,28 @@ class Comparison(Frozen):
     decision: Decision
     more: float = 1.0
     gain_beyond_noise: bool = False
+    expected: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def is_uninformative(self) -> bool:
         """Whether the baseline scores no more points than the margin, so that no candidate could lose more."""
         return self.baseline <= self.margin
 
+    @property
+    def center(self) -> float:
+        """The difference that the bounds belong to."""
+        return self.difference if self.expected is None else self.expected
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it lost more than its margin and more than noise explains."""
+        return self.center < -self.margin and self.upper < 0
+
 
 class GateReport(Frozen):
-    """`more_samples` is how many more questions would decide what is open; 0 when nothing is."""
+    """`more_samples` is how many more questions would decide what is open; 0 when nothing is. `categories` holds the averages of
+    categories, where the suite has several.
+    """
 
     decision: Decision
     comparisons: tuple[Comparison, ...]
@@ -92,15 +106,18 @@ class GateReport(Frozen):
     reasons: tuple[str, ...]
     more_samples: int = 0
     scores: tuple[Score, ...] = ()
+    categories: tuple[Comparison, ...] = Field(default=(), exclude_if=operator.not_)
 
 
 def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
-    """The verdict over a suite: every benchmark against its margin and, where there are several, their average too.
+    """The verdict over a suite: every benchmark against its margin and, where there are several, their averages too.
 
     Raises BadInput when the two did not answer the same questions.
     """
-    several = len(pairs) > 1
-    tests = len(pairs) + several
+    together = [at for at, pair in enumerate(pairs) if pair.averaged]
+    several = len(pairs) > 1 and bool(together)
+    shared = _categories(pairs) if gate.rule == "pooled" else {}
+    tests = len(pairs) + several + len(shared)
     rows = [
         compare(
             pair.title,
@@ -110,33 +127,65 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
             confidence=gate.confidence,
             tests=tests,
             clusters=pair.clusters,
+            margins=pair.margins,
         )
         for pair in pairs
     ]
-    mean = average("Average", rows, margin=gate.margin_average, groups=correlated(pairs)) if several else None
-    report = decide(rows, mean)
-    described = list(zip(pairs, rows, strict=True))
-    if mean is not None:
-        described.append((Pair("Average", {}, {}, category=pairs[0].category), mean))
-    scores = [
-        Score(
-            title=row.title,
-            category=pair.category,
-            data_set=pair.data_set,
-            metric=pair.metric,
-            samples=row.samples,
-            baseline=row.baseline,
-            candidate=row.candidate,
-            lower=row.lower,
-            upper=row.upper,
-            margin=row.margin,
-            decision=None if row.is_uninformative else row.decision,
-            not_applicable=row.baseline < gate.recovery_needs,
-            gain_beyond_noise=row.gain_beyond_noise,
+    groups = correlated(pairs)
+    categories = [
+        average(
+            f"Average of {name}",
+            [rows[at] for at in places],
+            margin=gate.margin_category,
+            groups=[groups[at] for at in places],
         )
-        for pair, row in described
+        for name, places in shared.items()
     ]
-    return report.model_copy(update={"scores": tuple(scores)})
+    mean = (
+        average(
+            "Average",
+            [rows[at] for at in together],
+            margin=gate.margin_average,
+            groups=[groups[at] for at in together],
+        )
+        if several
+        else None
+    )
+    report = decide(rows, mean, categories=categories, pooled=gate.rule == "pooled")
+    described = [*zip(pairs, rows, strict=True)]
+    described += [(Pair("", {}, {}, category=name), row) for name, row in zip(shared, categories, strict=True)]
+    if mean is not None:
+        described.append((Pair("", {}, {}, category="" if shared else pairs[0].category), mean))
+    return report.model_copy(update={"scores": tuple(_score(pair, row, gate) for pair, row in described)})
+
+
+def _score(pair: Pair, row: Comparison, gate: ScoreGate) -> Score:
+    """One row of the accuracy table."""
+    return Score(
+        title=row.title,
+        category=pair.category,
+        data_set=pair.data_set,
+        metric=pair.metric,
+        samples=row.samples,
+        baseline=row.baseline,
+        candidate=row.candidate,
+        lower=row.lower,
+        upper=row.upper,
+        margin=row.margin,
+        decision=None if row.is_uninformative else row.decision,
+        not_applicable=row.baseline < gate.recovery_needs,
+        gain_beyond_noise=row.gain_beyond_noise,
+        log_probabilities=row.expected is not None,
+    )
+
+
+def _categories(pairs: Sequence[Pair]) -> dict[str, list[int]]:
+    """The benchmarks of each category of two or more, by position; none where the suite has only one category."""
+    names = [pair.category if pair.averaged else "" for pair in pairs]
+    if len({*names} - {""}) <= 1:
+        return {}
+    found = {name: [at for at, one in enumerate(names) if one == name] for name in dict.fromkeys(names) if name}
+    return {name: places for name, places in found.items() if len(places) > 1}
 
 
 def correlated(pairs: Sequence[Pair]) -> list[str]:
@@ -154,86 +203,6 @@ def correlated(pairs: Sequence[Pair]) -> list[str]:
     return found
 
 
-def tango(
-    lost: NDArray[np.float64], won: NDArray[np.float64], samples: NDArray[np.float64], z: float
-) -> NDArray[np.float64]:
-    """The difference at which Tango's score statistic equals `z` (a lower bound for z > 0, an upper one for z < 0).
-
-    `lost` questions only the baseline has right, `won` only the candidate; as shares, not points. Elementwise.
-    """
-    low, high = np.full(np.shape(lost), -1.0), np.full(np.shape(lost), 1.0)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        # The score falls as the hypothetical difference grows.
-        above = _score(lost, won, samples, middle) > z
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.asarray((low + high) / 2, np.float64)
-
-
-def _score(
-    lost: NDArray[np.float64], won: NDArray[np.float64], samples: NDArray[np.float64], difference: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(won - lost - n d) / sqrt(n (2 p + d (1 - d))), p being the likeliest share of `lost` given the difference d.
-
-    p solves 2n p^2 + B p + C = 0 with B = -won - lost + (2n - won + lost) d and C = -lost d (1 - d) (Tango 1998, eq. 6).
-    """
-    b = -won - lost + (2 * samples - won + lost) * difference
-    c = -lost * difference * (1 - difference)
-    share = (np.sqrt(np.maximum(b**2 - 8 * samples * c, 0)) - b) / (4 * samples)
-    variance = samples * (2 * share + difference * (1 - difference))
-    distance = won - lost - samples * difference
-    # Without any variance there is nothing to doubt: the difference is the one that was seen, or it is not.
-    certain = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
-    score = distance / np.sqrt(np.maximum(variance, 1e-300))
-    return np.asarray(np.where(variance > 1e-12, score, certain), np.float64)
-
-
-def bounds(
-    baseline: NDArray[np.float64],
-    candidate: NDArray[np.float64],
-    *,
-    passing: float,
-    refusing: float,
-    clusters: NDArray[np.int64] | None = None,
-) -> tuple[float, float]:
-    """Lower and upper bound of the difference, as shares; `passing` and `refusing` are one-sided confidences.
-
-    `clusters` numbers the cluster of each question; without it all questions are independent.
-    """
-    z_low, z_high = (NormalDist().inv_cdf(level) for level in (passing, refusing))
-    each = candidate - baseline
-    effect = 1.0 if clusters is None else design_effect(each, clusters)
-    count = len(each) / effect
-    if _binary(baseline) and _binary(candidate):
-        lost, won, whole = (np.array(value / effect) for value in ((each < 0).sum(), (each > 0).sum(), len(each)))
-        return float(tango(lost, won, whole, z_low)), float(tango(lost, won, whole, -z_high))
-    mean, square = float(each.mean()), float((each**2).mean())
-    low = (count * mean - _HALF) / (count + _HALF)
-    spread = (count * square + _HALF) / (count + _HALF) - low**2
-    error = math.sqrt(max(square - mean**2, 0.0) / (count - 1)) if count > 1 else math.inf
-    return low - z_low * math.sqrt(spread / count), mean + z_high * error
-
-
-def design_effect(each: NDArray[np.float64], clusters: NDArray[np.int64]) -> float:
-    """How many times larger the variance of the mean of `each` is than that of independent values; at least 1.
-
-    Where nothing varies it is that of values that are the same throughout a cluster: the most that it can be.
-    """
-    residual = each - each.mean()
-    alone = float(residual @ residual)
-    sums = np.bincount(clusters, weights=residual)
-    sizes = np.bincount(clusters).astype(float)
-    many = np.count_nonzero(sizes)
-    if alone == 0 or many < 2:
-        return float((sizes @ sizes) / len(each))
-    factor = many / (many - 1) * (len(each) - 1) / len(each)
-    return max(1.0, factor * float(sums @ sums) / alone)
-
-
-def _binary(scores: NDArray[np.float64]) -> bool:
-    return bool(np.isin(scores, (0.0, 1.0)).all())
-
-
 def compare(
     title: str,
     baseline: Mapping[str, float],
@@ -243,8 +212,9 @@ def compare(
     confidence: float,
     tests: int,
     clusters: Mapping[str, str] | None = None,
+    margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
 ) -> Comparison:
-    """One benchmark from the scores of its questions by identity; `clusters` as in `Pair`.
+    """One benchmark from the scores of its questions by identity; `clusters` and `margins` as in `Pair`.
 
     Raises BadInput when the two did not answer the same questions: an incomplete sample set never passes.
     """
@@ -255,41 +225,60 @@ def compare(
             remedy="measure both on the whole benchmark",
         )
     keys = sorted(baseline)
-    scores = [np.array([one[key] for key in keys], np.float64) for one in (baseline, candidate)]
-    if not all(np.isfinite(one).all() for one in scores):
+    before, after = (np.array([one[key] for key in keys], np.float64) for one in (baseline, candidate))
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise BadInput(f"{title}: some scores are not numbers", remedy="measure both again")
     shared = None
     if clusters:
         shared = np.unique([clusters.get(key, f"alone {key}") for key in keys], return_inverse=True)[1]
     passing, refusing = levels(confidence, tests)
-    lower, upper = bounds(*scores, passing=passing, refusing=refusing, clusters=shared)
+    each = None
+    if all(margins):
+        if any(one.keys() != baseline.keys() for one in margins):
+            counts = " and ".join(str(len(one)) for one in margins)
+            raise BadInput(
+                f"{title}: {len(keys)} questions, and log-probabilities of {counts}", remedy="measure both again"
+            )
+        lead, trail = (np.array([one[key] for key in keys], np.float64) for one in margins)
+        if not (np.isfinite(lead).all() and np.isfinite(trail).all()):
+            raise BadInput(f"{title}: some log-probabilities are not numbers", remedy="measure both again")
+        each = smooth_differences((before, after), (lead, trail), shared)
+    if each is None:
+        lower, upper = bounds(before, after, passing=passing, refusing=refusing, clusters=shared)
+    else:
+        lower, upper = normal_bounds(each, passing=passing, refusing=refusing, clusters=shared)
     return decided(
         title,
         len(keys),
-        (float(scores[0].mean()) * 100, float(scores[1].mean()) * 100),
+        (float(before.mean()) * 100, float(after.mean()) * 100),
         (lower * 100, upper * 100),
         margin,
+        expected=None if each is None else float(each.mean()) * 100,
     )
 
 
-def levels(confidence: float, tests: int) -> tuple[float, float]:
-    """The one-sided confidences of the bound that passes and of the one that refuses, in a suite of so many tests."""
-    return confidence, 1 - (1 - confidence) / tests
-
-
 def decided(
-    title: str, samples: int, scores: tuple[float, float], interval: tuple[float, float], margin: float
+    title: str,
+    samples: int,
+    scores: tuple[float, float],
+    interval: tuple[float, float],
+    margin: float,
+    *,
+    expected: float | None = None,
 ) -> Comparison:
-    """Compare the bounds with the margin; scores, bounds and margin in points."""
+    """Compare the bounds with the margin; scores, bounds and margin in points; `expected` where log-probabilities say more
+    than the difference of the scores.
+    """
     baseline, candidate = scores
     difference = candidate - baseline
+    center = difference if expected is None else expected
     lower, upper = interval
     decision: Decision = "pass" if lower > -margin else "refuse" if upper < -margin else "inconclusive"
     more = 1.0
     if decision == "inconclusive":
         # A bound moves towards the difference as the square root of the number of samples.
-        distance = difference + margin
-        reach = difference - lower if distance > 0 else upper - difference
+        distance = center + margin
+        reach = center - lower if distance > 0 else upper - center
         more = min((reach / distance) ** 2, 1e6) if distance else 1e6
     return Comparison(
         title=title,
@@ -302,7 +291,8 @@ def decided(
         margin=margin,
         decision=decision,
         more=more,
-        gain_beyond_noise=2 * difference - upper > 0,
+        gain_beyond_noise=2 * center - upper > 0,
+        expected=expected,
     )
 
 
@@ -313,29 +303,42 @@ def average(title: str, comparisons: Sequence[Comparison], *, margin: float, gro
     their half widths simply add up. An empty name, and no names at all, stand for data sets of their own.
     """
     count = len(comparisons)
-    base, mine = (sum(getattr(c, name) for c in comparisons) / count for name in ("baseline", "candidate"))
+    base, mine, center = (
+        sum(getattr(c, name) for c in comparisons) / count for name in ("baseline", "candidate", "center")
+    )
     down: dict[object, float] = {}
     up: dict[object, float] = {}
     for number, one in enumerate(comparisons):
         group = groups[number] if number < len(groups) and groups[number] else number
-        down[group] = down.get(group, 0.0) + one.difference - one.lower
-        up[group] = up.get(group, 0.0) + one.upper - one.difference
-    lower = mine - base - math.hypot(*down.values()) / count
-    upper = mine - base + math.hypot(*up.values()) / count
-    return decided(title, sum(c.samples for c in comparisons), (base, mine), (lower, upper), margin)
+        down[group] = down.get(group, 0.0) + one.center - one.lower
+        up[group] = up.get(group, 0.0) + one.upper - one.center
+    lower = center - math.hypot(*down.values()) / count
+    upper = center + math.hypot(*up.values()) / count
+    samples = sum(c.samples for c in comparisons)
+    expected = center if any(c.expected is not None for c in comparisons) else None
+    return decided(title, samples, (base, mine), (lower, upper), margin, expected=expected)
 
 
-def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateReport:
-    """The verdict over a suite, with a sentence for each benchmark that keeps it from passing.
+def decide(
+    comparisons: Sequence[Comparison],
+    mean: Comparison | None,
+    *,
+    categories: Sequence[Comparison] = (),
+    pooled: bool = False,
+) -> GateReport:
+    """The verdict over a suite, with a sentence for whatever keeps it from passing; `pooled` is the rule.
 
     An uninformative benchmark decides nothing, and neither does a suite of only such benchmarks.
     """
     deciding = [one for one in comparisons if not one.is_uninformative]
-    every = [*deciding, *([mean] if mean is not None and deciding else [])]
-    decisions = {one.decision for one in every}
-    decision: Decision = (
-        "refuse" if "refuse" in decisions else "inconclusive" if "inconclusive" in decisions or not every else "pass"
-    )
+    averages = [*categories, *([mean] if mean is not None else [])] if deciding else []
+    every = [*deciding, *averages]
+    # Who must show that it loses less than its margin. Without an average the one benchmark is it.
+    shown = averages if pooled and averages else every
+    unshown = [one for one in every if one.decision == "inconclusive"]
+    open_ = [one for one in unshown if one in shown or one.is_doubtful]
+    refused = any(one.decision == "refuse" for one in every)
+    decision: Decision = "refuse" if refused else "inconclusive" if open_ or not every else "pass"
     more = 0
     reasons = [
         f"{one.title}: the baseline has {one.baseline:.2f} points, no more than the {one.margin:g} that may be lost, so it "
@@ -346,20 +349,34 @@ def decide(comparisons: Sequence[Comparison], mean: Comparison | None) -> GateRe
     for one in every:
         said = (
             f"{one.title}: {one.baseline:.2f} became {one.candidate:.2f}, a difference of {one.difference:+.2f} points "
-            f"({one.lower:+.2f} to {one.upper:+.2f}) against a margin of {one.margin:g}"
+            f"({one.lower:+.2f} to {one.upper:+.2f}{'' if one.expected is None else ' by log-probabilities'}) "
+            f"against a margin of {one.margin:g}"
         )
         if one.decision == "refuse":
             reasons.append(f"{said}: beyond the margin.")
-        elif one.decision == "inconclusive":
+        elif one in open_:
             needed = math.ceil(one.samples * (one.more - 1))
             more = max(more, needed)
-            reasons.append(f"{said}: not decided; about {needed:,} more samples would decide it half of the time.")
+            doubt = "" if one in shown else "more than noise explains, "
+            reasons.append(
+                f"{said}: {doubt}not decided; about {needed:,} more samples would decide it half of the time."
+            )
         elif one.gain_beyond_noise:
             reasons.append(f"{said}: a gain beyond noise, which quantization does not explain.")
+    alone = [one.title for one in unshown if one not in open_]
+    if alone:
+        reasons.append(
+            f"Too few questions to show by themselves that less than the margin was lost: {', '.join(alone)}. "
+            "They lost no more than noise explains, and the average decides for them."
+        )
+    every_one = (
+        "Every average stays within its margin." if shown is averages else "Every benchmark stays within its margin."
+    )
     return GateReport(
         decision=decision,
         comparisons=tuple(comparisons),
         average=mean,
-        reasons=tuple(reasons) or ("Every benchmark stays within its margin.",),
+        reasons=tuple(reasons) or (every_one,),
         more_samples=more,
+        categories=tuple(categories),
     )

@@ -14,6 +14,7 @@ The .npy format (numpy.lib.format, version 1.0) holds nothing but type, shape an
 from __future__ import annotations
 
 import io
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -80,7 +81,8 @@ class Scored(Frozen):
     `reported` is the score that the harness itself prints, in points: it differs from the mean of the questions where a
     group weighs its tasks otherwise. `margin` is in points, None the suite's. `category` is the card's first column.
     `clusters` names what questions have in common that are not independent: the prompt of several instructions, the text
-    that several questions are about. Questions without an entry are independent.
+    that several questions are about. Questions without an entry are independent. `margins` tells, in nats, how far the
+    right choice's log-probability lies above the best wrong one's, of every question or of none. What is not `averaged` is no part of an average.
     """
 
     key: str
@@ -93,6 +95,8 @@ class Scored(Frozen):
     margin: float | None = None
     reported: float | None = None
     clusters: dict[str, str] = Field(default_factory=dict)
+    margins: dict[str, float] = Field(default_factory=dict, exclude_if=operator.not_)
+    averaged: bool = Field(default=True, exclude_if=operator.truth)
 
 
 class Measurement(Frozen):

@@ -125,7 +125,8 @@ def _score(one: Score) -> dict[str, str]:
         "baseline": f"{one.baseline:.2f}",
         "candidate": f"{one.candidate:.2f}",
         "recovery": said if bounds is None else _between(said, *bounds),
-        "difference": _between(f"{one.difference:+.2f}", one.lower, one.upper, "+.2f"),
+        "difference": _between(f"{one.difference:+.2f}", one.lower, one.upper, "+.2f")
+        + (", by log-probabilities" if one.log_probabilities else ""),
         "margin": "" if one.margin is None else f"{one.margin:g}",
         "decision": (one.decision or "") + (", a gain beyond noise" if one.gain_beyond_noise else ""),
     }

@@ -128,6 +128,8 @@ def judge(
                 metric=one.metric,
                 margin=one.margin,
                 clusters=one.clusters,
+                margins=(before[one.key].margins, one.margins),
+                averaged=one.averaged,
             )
             for one in candidate.benchmarks
         ],

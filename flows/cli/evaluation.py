@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,16 +11,17 @@ import typer
 
 from containers import in_toto, suites
 from containers.errors import BadInput, GateInconclusive, GateRefused
+from containers.foreign_json import parse_object
 from containers.foreign_text import clean
 from containers.oci import referrers
-from containers.verdict import CARD_FILE, PAGE_FILE, PROVENANCE_FILE, grounds_for_promotion
+from containers.verdict import CARD_FILE, PAGE_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
 from flows.ship_request import ServingOptions
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from containers.verdict import Score, Verdict
+    from containers.verdict import Score
 
 app = typer.Typer()
 
@@ -126,6 +128,14 @@ def report(
     output: Output = None,
     attached: Attached = "",
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--export",
+            metavar="FORMAT",
+            help="Print the scores instead: every-eval-ever (JSON) or hf-eval-results (YAML for .eval_results/).",
+        ),
+    ] = "",
 ) -> None:
     """Write the report of an evaluation as a self-contained HTML page, and print its path."""
     from flows.release import report as reports
@@ -133,6 +143,9 @@ def report(
 
     settings = Settings()
     home = settings.home.resolve()
+    if form:
+        _export(form, what, settings, output, attached)
+        return
     if _reference(what):
         said = statements.of_reference(
             what, settings, referrers.EVALUATION, PAGE_FILE, name="evaluation", chosen=attached
@@ -153,6 +166,30 @@ def report(
     terminal.line(str(path))
     if show:
         webbrowser.open(path.resolve().as_uri())
+
+
+def _export(form: str, what: str, settings: Settings, output: Path | None, attached: str) -> None:
+    """The scores of a run of this folder, or of a promoted image, in the form of others."""
+    from flows.local.run_record import outcome_of
+    from flows.release import exports, statements
+    from flows.release import report as reports
+
+    _writable(output)
+    if _reference(what):
+        said = statements.of_reference(
+            what, settings, referrers.EVALUATION, VERDICT_FILE, name="evaluation", chosen=attached
+        )
+        terminal.err.print(f"note: these scores were {said.whose}", soft_wrap=True)
+        verdict, reference = Verdict.read(parse_object(said.content, VERDICT_FILE)), what
+    else:
+        shipped = outcome_of(reports.of_run(settings.home.resolve(), what).parent)
+        verdict, reference = shipped.verdict, shipped.reference
+    text = exports.export(form, verdict, reference, int(time.time()))
+    if output is None:
+        print(clean(text), end="")
+    else:
+        output.write_text(text)
+        terminal.line(str(output))
 
 
 @app.command()

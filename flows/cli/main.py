@@ -93,7 +93,7 @@ app.command()(ship.ship)
 
 # The groups of `carwright --help`, in the order in which they are shown.
 PANELS = {
-    "Ship": ("ship", "runs", "ui", "report", "card", "statement"),
+    "Ship": ("ship", "approve", "runs", "ui", "report", "card", "statement"),
     "Model steps": ("download", "quantize", "serve", "eval", "compare"),
     "Images of models": ("push", "lint", "sign", "verify", "keys"),
     "Serve and deploy": ("size", "render", "deploy"),

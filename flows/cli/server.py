@@ -65,6 +65,29 @@ def run(
     start(deployment, parameters(parameter or []), as_json=json_, verbose=verbose)
 
 
+@app.command()
+def approve(
+    run: Annotated[str, typer.Argument(help="Id of the run; without one, list the runs that wait.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "",
+    refuse: Annotated[bool, typer.Option("--refuse", help="Refuse the release.")] = False,
+) -> None:
+    """Answer a run that waits for approval (`ship --approval`), on the server of PREFECT_API_URL."""
+    import_prefect()
+    from flows.orchestrator import approval
+    from flows.orchestrator.child_runs import check_server
+
+    check_server()
+    if not run:
+        found = approval.waiting()
+        if found:
+            terminal.show_table(("run", "name"), found)
+        else:
+            terminal.out.print("no run waits for approval")
+        return
+    approval.answer(run, approve=not refuse, reason=reason)
+    terminal.out.print(f"{'refused' if refuse else 'approved'} {run}")
+
+
 def parameters(texts: list[str]) -> dict[str, Any]:
     """Parse NAME=VALUE texts; a value is parsed as JSON if possible, else used as text."""
     return {name: _value(text) for name, text in _pairs(texts).items()}

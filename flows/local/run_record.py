@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from containers import private
-from containers.errors import Error, Interrupted
-from flows.release.summary import NotPromoted
+from containers.errors import BadInput, Error, Interrupted
+from flows.release.summary import NotPromoted, Shipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.release.summary import Shipped
     from flows.ship_request import ShipRequest
 
 _FILE: Final = "summary.json"
@@ -58,6 +57,16 @@ class RunRecord:
     def update(self, **values: Any) -> None:
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
         private.write(self.path, json.dumps(known | values, indent=2) + "\n")
+
+
+def outcome_of(folder: Path) -> Shipped:
+    """What the run with that folder came to; raises BadInput where it came to nothing."""
+    try:
+        return Shipped.model_validate(json.loads((folder / _FILE).read_text())["shipped"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"the run {folder.name} has no outcome", remedy="`carwright runs` lists the runs and their states"
+        ) from error
 
 
 def _prune(runs: Path) -> None:

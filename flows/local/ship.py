@@ -135,7 +135,7 @@ def _close_abandoned_runs() -> None:
 
     from flows.orchestrator.child_runs import api
 
-    unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.PAUSED])
     with api() as client:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
             state: State[Any] = Crashed(message="the process of this run was killed")

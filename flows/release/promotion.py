@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from containers.verdict import Verdict
     from flows.release.report import ReportLocation
     from flows.release.shipment import RunFacts
-    from flows.release.summary import Timeline
+    from flows.release.summary import Approval, Timeline
     from flows.runners.service import Lease
     from flows.ship_request import ShipRequest
     from infra.settings import DeploySettings
@@ -42,7 +42,8 @@ _ARCHITECTURES: Final = 16
 @dataclass(frozen=True)
 class Release:
     """The results of a run up to its verdict; `before` and `after` are the checkpoints, `sizes` their bytes, `images` those
-    that the card names, `outside` the image's reference where a person reads and types it.
+    that the card names, `outside` the image's reference where a person reads and types it, `approval` what a person said, where
+    one was asked.
     """
 
     request: ShipRequest
@@ -55,14 +56,15 @@ class Release:
     verdict: Verdict
     images: DeploySettings
     outside: str
+    approval: Approval | None = None
 
     @property
     def promotable(self) -> bool:
-        """Whether the verdict, the override or the gate profile promotes the candidate."""
+        """Whether the verdict, the override or the gate profile promotes the candidate, and no person refused it."""
         grounds = grounds_for_promotion(
             self.verdict.decision, override=self.request.override_gate, profile=self.request.gate_profile
         )
-        return grounds is not None
+        return grounds is not None and (self.approval is None or self.approval.approved)
 
     @property
     def tag(self) -> str:
@@ -102,6 +104,7 @@ class Release:
             reason=self.request.reason,
             attached=promoted.attached if promoted is not None else {},
             artifacts=tuple(dict.fromkeys(artifacts)),
+            approval=self.approval,
         )
 
     def write_documents(self, store: Store, verdict: ArtifactRef, run: RunFacts) -> ArtifactRef:
@@ -131,6 +134,7 @@ class Release:
             if REPORT_FILE in judged
             else {},
             verdict_file=judged[VERDICT_FILE].sha256 if VERDICT_FILE in judged else None,
+            approval=self.approval.reason if self.approval is not None else "",
         )
         rendered = card.render(facts).encode()
         lasting = Digest.of(canonical_json(_digests(_documents(rendered, shipment.anonymous())))).hex

@@ -41,6 +41,7 @@ def predicate(shipment: Shipment) -> dict[str, Any]:
                 "versions": dict(shipment.quantization.get("versions") or {}),
                 "steps": [{"name": name, "state": state} for name, state in run.states],
                 "environments": [_environment(one) for one in run.environments],
+                **({"approval": shipment.approval} if shipment.approval else {}),
             },
             "resolvedDependencies": list(_dependencies(shipment)),
         },

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 # Parameters that say how to run and why, and nothing about the product.
-_OF_THE_RUN: Final = ("concurrency", "keep", "force", "reason", "change")
+_OF_THE_RUN: Final = ("concurrency", "approval", "keep", "force", "reason", "change")
 # The steps behind each line of a run's timeline; a service belongs to the measurement that it was started for.
 _STEPS: Final[Mapping[str, tuple[Step, ...]]] = {
     "resolve": (Step.DOWNLOAD,),
@@ -108,7 +108,7 @@ def _version() -> str:
 @dataclass(frozen=True)
 class Shipment:
     """`before` and `after` are the checkpoints before and after quantization, `decisions` those about single measures of the
-    suite, `verdict_file` is the digest of the verdict's file. `architecture` is the model's class, `base_model` and `base_revision` its name on the hub.
+    suite, `verdict_file` is the digest of the verdict's file, `approval` the reason of the person who approved. `architecture` is the model's class, `base_model` and `base_revision` its name on the hub.
     """
 
     request: ShipRequest
@@ -126,6 +126,7 @@ class Shipment:
     tag: str
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     verdict_file: Digest | None = None
+    approval: str = ""
     run: RunFacts = RunFacts()
 
     @property

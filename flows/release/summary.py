@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import shlex
 import time
 
@@ -44,6 +45,14 @@ class Timeline:
         return sum(step.seconds for step in self.steps)
 
 
+class Approval(Frozen):
+    """What a person said of a release that waited for one; `in_time` is false where nobody did."""
+
+    approved: bool
+    reason: str
+    in_time: bool = True
+
+
 class Shipped(Frozen):
     """The outcome. Sizes are in bytes; `tags` is empty when the gate stopped the candidate.
 
@@ -75,10 +84,13 @@ class Shipped(Frozen):
     reason: str = ""
     attached: dict[str, Digest] = Field(default_factory=dict)
     artifacts: tuple[ArtifactRef, ...] = ()
+    approval: Approval | None = Field(default=None, exclude_if=operator.not_)
 
     def headline(self) -> str:
         if self.tags:
             return f"shipped {self.typed} as {', '.join(self.tags)}"
+        if self.approval is not None and not self.approval.approved:
+            return f"not shipped: not approved: {self.typed}"
         return f"not shipped: {self.verdict.decision} for {self.typed}"
 
     @property
@@ -109,6 +121,8 @@ class Shipped(Frozen):
         rows += [(f"  {one.role}", _speed(one)) for one in self.verdict.serving]
         if decided := promotion_exception(self.verdict, self.override, self.gate_profile):
             rows.append(("promoted", decided))
+        if self.approval is not None:
+            rows.append(("approved" if self.approval.approved else "not approved", self.approval.reason))
         if self.report:
             rows.append(("report", self.report))
         if self.reason:
@@ -144,14 +158,23 @@ def promotion_exception(verdict: Verdict, override: str, profile: GateProfile) -
 
 
 class NotPromoted(Error):
-    """The gate stopped the candidate; `shipped` is the whole outcome, `exit_code` that of the verdict."""
+    """The gate or a person stopped the candidate; `shipped` is the whole outcome, `exit_code` that of the verdict: refused, or
+    not decided where nobody was there to approve it.
+    """
 
     def __init__(self, shipped: Shipped) -> None:
+        self.shipped = shipped
+        if shipped.approval is not None and not shipped.approval.approved:
+            super().__init__(
+                f"{shipped.typed} was not approved: {shipped.approval.reason}",
+                remedy="the candidate is kept by its digest; the same command asks again, and does nothing twice",
+            )
+            self.exit_code = GateRefused.exit_code if shipped.approval.in_time else GateInconclusive.exit_code
+            return
         refused = shipped.verdict.decision == "refuse"
         super().__init__(
             f"{shipped.typed} was not promoted: " + " ".join(shipped.verdict.reasons),
             remedy="the candidate is kept by its digest; --override-gate 'REASON' promotes it anyway"
             + ("" if refused else ", and --gate-profile smoke promotes what the gate could not decide"),
         )
-        self.shipped = shipped
         self.exit_code = GateRefused.exit_code if refused else GateInconclusive.exit_code

@@ -1,10 +1,12 @@
 """How often the gate decides what, by simulation: the tables of docs/measurements/evaluation.md.
 
-    python -m tests.bench._gate_power [benchmarks|suites|more]
+    python -m tests.bench._gate_power [benchmarks|suites|single|seeds|shape|more]
 
 `benchmarks`: one benchmark by its size, the share of answers that differ, and the true loss. `suites`: whole suites with
-the sizes of the declared ones, decided as the gate decides them. `more`: of benchmarks that stay open, how many the
-number of samples that the verdict names decides. Prints Markdown; half a minute for all.
+the sizes of the declared ones, decided by each rule of the gate and by what is known of an answer. `single`: the same with a
+loss in one benchmark alone. `seeds`: the suite that samples its answers. `shape`: what log-probabilities take away of the spread, and what they add of bias. `more`: of
+benchmarks that stay open, how many the number of samples that the verdict names decides. Prints Markdown; three minutes for
+all.
 """
 
 from __future__ import annotations
@@ -16,12 +18,21 @@ import numpy as np
 
 from containers import suites
 from containers.evaluate import gate
+from containers.evaluate.answer_margins import smooth_differences
 from containers.evaluate.declaration import ScoreGate, parse
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
-from tests.support.gate_simulation import answers, compared, simulated
+from tests.support.gate_simulation import (
+    answers,
+    compared,
+    judged,
+    judged_margins,
+    sampled,
+    simulated,
+    with_margins,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,6 +49,8 @@ _SIZES: Final = (
 _LOSSES: Final = (0.0, 0.5, 2.0, 4.0)
 _RUNS: Final = 4000
 _SUITE_RUNS: Final = 1000
+_RICH_RUNS: Final = 400  # each question is drawn
+_CHOICES: Final = ("acc,", "acc_norm,")  # of which the harness keeps the log-probabilities of each choice
 _SUITES: Final = ("openllm-v1", "openllm-v2", "multilingual-mmlu")
 _SEED: Final = 1
 
@@ -62,39 +75,146 @@ def of_benchmarks() -> Iterator[str]:
 
 
 def of_suites() -> Iterator[str]:
-    yield "| suite | answers that differ | true loss of each | pass | inconclusive | refuse |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    """Passed in percent: by each rule with right and wrong alone, with log-probabilities, and with three sampled answers of each
+    generated one, half of whose differences are chance; what the last but one refuses.
+    """
+    yield "| suite | answers that differ | true loss of each | `each` | `pooled` | log-probabilities | and 3 answers | refused |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for name in _SUITES:
         declared = parse(suites.read(name), BenchmarkDeclaration)
-        for differing in (0.03, 0.1):
+        for differing in (0.03, 0.05, 0.1):
             for loss in (0.0, 0.3, 2.0):
-                said = _decisions(declared, differing, loss)
-                shares = " | ".join(f"{100 * said.count(one) / len(said):.1f}%" for one in _ORDER)
-                yield f"| `{name}` | {100 * differing:.0f}% | {loss} | {shares} |"
+                every = dict.fromkeys((one.key for one in declared.benchmarks), loss)
+                plain = _runs(declared, differing, every, _SUITE_RUNS)
+                rich = _runs(declared, differing, every, _RICH_RUNS, log_probabilities=True)
+                more = _runs(declared, differing, every, _RICH_RUNS, log_probabilities=True, repeats=3, lasting=0.5)
+                passed = (_share(plain, "pass", "each"), *(_share(one, "pass") for one in (plain, rich, more)))
+                cells = " | ".join(f"{one:.1f}%" for one in (*passed, _share(rich, "refuse")))
+                yield f"| `{name}` | {100 * differing:.0f}% | {loss} | {cells} |"
 
 
+def of_single() -> Iterator[str]:
+    """4 points lost in one benchmark alone; repeats are answers of each model to each of its questions, sampled."""
+    yield "| lost 4 points | answered | answers that differ | pass | inconclusive | refuse |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    cases: list[tuple[str, str, str, dict[str, bool | int | float]]] = [
+        ("openllm-v1", "gsm8k", "once", {}),
+        ("openllm-v1", "gsm8k", "4 times, all chance", {"repeats": 4, "lasting": 0.0}),
+        ("openllm-v1", "gsm8k", "8 times, all chance", {"repeats": 8, "lasting": 0.0}),
+        ("openllm-v1", "gsm8k", "8 times, half of it chance", {"repeats": 8, "lasting": 0.5}),
+        ("openllm-v1", "winogrande", "right or wrong", {}),
+        ("openllm-v1", "winogrande", "log-probabilities", {"log_probabilities": True}),
+        ("openllm-v2", "gpqa", "log-probabilities", {"log_probabilities": True}),
+        ("openllm-v2", "musr", "right or wrong", {}),
+        ("openllm-v2", "musr", "log-probabilities", {"log_probabilities": True}),
+    ]
+    for name, key, how, known in cases:
+        declared = parse(suites.read(name), BenchmarkDeclaration)
+        title = next(one.title for one in declared.benchmarks if one.key == key)
+        for differing in (0.03, 0.05, 0.1):
+            runs = _RICH_RUNS if known else _SUITE_RUNS
+            found = _runs(declared, differing, {key: 4.0}, runs, only=key, **known)  # type: ignore[arg-type]
+            cells = " | ".join(f"{_share(found, one):.1f}%" for one in _ORDER)
+            yield f"| {title} | {how} | {100 * differing:.0f}% | {cells} |"
+
+
+def of_seeds() -> Iterator[str]:
+    """The suite `reasoning` with its seeds, half of what differs being chance."""
+    declared = parse(suites.read("reasoning"), BenchmarkDeclaration)
+    yield "| answers that differ | true loss of each | pass | inconclusive | refuse |"
+    yield "| ---: | ---: | ---: | ---: | ---: |"
+    for differing in (0.05, 0.1, 0.15):
+        for loss in (0.0, 0.3, 2.0, 3.0):
+            losses = dict.fromkeys((one.key for one in declared.benchmarks), loss)
+            found = _runs(declared, differing, losses, _RICH_RUNS, lasting=0.5)
+            cells = " | ".join(f"{_share(found, one):.1f}%" for one in _ORDER)
+            yield f"| {100 * differing:.0f}% | {loss} | {cells} |"
+
+
+def of_shape() -> Iterator[str]:
+    """A thousand questions, 2,000 times; margins of a normal distribution and of one with heavy tails."""
+    yield "| margins | answers that differ | true loss | expected by log-probabilities | variance left | used |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for heavy in (False, True):
+        for differing in (0.03, 0.1):
+            for loss in (0.0, 2.0, 4.0):
+                rng = np.random.default_rng(_SEED)
+                plain, smooth = [], []
+                for _ in range(2000):
+                    margins = with_margins(rng, 1000, differing, loss, heavy=heavy)
+                    before, after = ((one > 0).astype(float) for one in margins)
+                    each = smooth_differences((before, after), margins)
+                    if each is not None:
+                        plain.append(100 * (after - before).mean())
+                        smooth.append(100 * each.mean())
+                left = np.var(smooth) / np.var(plain)
+                yield (
+                    f"| {'heavy tails' if heavy else 'normal'} | {100 * differing:.0f}% | {loss} | "
+                    f"{-np.mean(smooth) + 0.0:.2f} | {100 * left:.0f}% | {len(smooth) / 20:.1f}% |"
+                )
+
+
+_PARTIAL: Final = ("truthfulqa_mc2",)  # taken for right or wrong here, which has more spread
 _ORDER: Final[tuple[Decision, ...]] = ("pass", "inconclusive", "refuse")
 
 
-def _decisions(declared: BenchmarkDeclaration, differing: float, loss: float) -> list[Decision]:
-    """What the gate says of `_SUITE_RUNS` simulated runs of a suite.
+def _share(found: Sequence[tuple[Sequence[Comparison], Comparison]], wanted: Decision, rule: str = "pooled") -> float:
+    said = [gate.decide(rows, mean, pooled=rule == "pooled").decision for rows, mean in found]
+    return 100 * said.count(wanted) / len(said)
+
+
+def _runs(
+    declared: BenchmarkDeclaration,
+    differing: float,
+    losses: Mapping[str, float],
+    runs: int,
+    *,
+    log_probabilities: bool = False,
+    repeats: int = 1,
+    lasting: float = 1.0,
+    only: str = "",
+) -> list[tuple[Sequence[Comparison], Comparison]]:
+    """What the gate makes of `runs` simulated runs of a suite: its benchmarks, and their average. Losses in points, by key.
 
     Benchmarks over one data set with the same number of questions get the very same answers: as dependent as they can be.
+    `log_probabilities` stands for those benchmarks that compare choices; `repeats` for all other benchmarks, or
+    for the one with the key `only`; those with seeds have their own number.
     """
     rng = np.random.default_rng(_SEED)
-    drawn: dict[tuple[str, int], NDArray[np.float64]] = {}
+    rules = declared.gate
+    tests = len(declared.benchmarks) + 1
+    drawn: dict[tuple[str, int], Sequence[Comparison]] = {}
     rows = []
     for one in declared.benchmarks:
         key = (one.data_set, one.samples)
-        if key not in drawn:
-            drawn[key] = answers(rng, one.samples, differing, loss, _SUITE_RUNS)
-        rows.append(_compared(drawn[key], len(declared.benchmarks) + 1, declared.gate))
-    said = []
-    groups = [one.data_set for one in declared.benchmarks]
-    for found in zip(*rows, strict=True):
-        mean = gate.average("Average", found, margin=declared.gate.margin_average, groups=groups)
-        said.append(gate.decide(found, mean).decision)
-    return said
+        loss = losses.get(one.key, 0.0)
+        if key not in drawn and log_probabilities and one.metric.startswith(_CHOICES) and one.task not in _PARTIAL:
+            drawn[key] = [
+                judged_margins(
+                    one.title, with_margins(rng, one.samples, differing, loss), rules.margin, rules.confidence, tests
+                )
+                for _ in range(runs)
+            ]
+        elif key not in drawn and (times := len(one.seeds) or (repeats if only in {"", one.key} else 1)) > 1:
+            drawn[key] = [
+                judged(
+                    one.title,
+                    sampled(rng, one.samples, differing, loss, times, lasting=lasting),
+                    rules.margin,
+                    rules.confidence,
+                    tests,
+                )
+                for _ in range(runs)
+            ]
+        elif key not in drawn:
+            drawn[key] = _compared(answers(rng, one.samples, max(differing, loss / 100), loss, runs), tests, rules)
+        rows.append(drawn[key])
+    averaged = [at for at, one in enumerate(declared.benchmarks) if one.averaged]
+    groups = [declared.benchmarks[at].data_set for at in averaged]
+    return [
+        (found, gate.average("Average", [found[at] for at in averaged], margin=rules.margin_average, groups=groups))
+        for found in zip(*rows, strict=True)
+    ]
 
 
 def _compared(drawn: NDArray[np.float64], tests: int, rules: ScoreGate) -> Sequence[Comparison]:
@@ -123,7 +243,14 @@ def of_more(samples: int = 756, differing: float = 0.1) -> Iterator[str]:
 
 
 def main(wanted: Sequence[str] | None = None) -> None:
-    tables = {"benchmarks": of_benchmarks, "suites": of_suites, "more": of_more}
+    tables = {
+        "benchmarks": of_benchmarks,
+        "suites": of_suites,
+        "single": of_single,
+        "seeds": of_seeds,
+        "shape": of_shape,
+        "more": of_more,
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="*", choices=[*tables, []], help="default: all")
     for name in parser.parse_args(wanted).what or tables:

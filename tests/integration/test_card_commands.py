@@ -30,9 +30,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 SUITES = [kinds.load(suites.read(name)) for name in suites.names()]
 ROWS = [one for suite in SUITES if isinstance(suite, BenchmarkSuite) for one in suite.declared.benchmarks]
+SEEDED = [(one, seed) for one in ROWS for seed in one.seeds or (None,)]
 HARNESS = [
-    shlex.join(command(one, url="http://localhost:8000/v1", model="demo", tokenizer="demo", output="results"))
-    for one in ROWS
+    shlex.join(
+        command(one, url="http://localhost:8000/v1", model="demo", tokenizer="demo", output="results", seed=seed)
+    )
+    for one, seed in SEEDED
 ]
 CARD = render(FACTS.model_copy(update={"commands": tuple(HARNESS), "max_model_len": 512, "tensor_parallel_size": 1}))
 
@@ -107,11 +110,12 @@ def test_the_harness_reads_every_line_that_is_for_it() -> None:
     """All benchmarks of all suites, after a shell has had their lines."""
     python = prepare(Step.EVALUATE, Settings(), print).python
     lines = commands("lm_eval")
-    assert len(lines) == len(ROWS) > 0
+    assert len(lines) == len(SEEDED) > 0
     check = suites.SHIPPED.parent / "harness" / "check.py"
     done = run([str(python), str(check), "commands"], stdin=json.dumps(lines), timeout=600)
     read: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    for one, found in zip(ROWS, read, strict=True):
+    for (one, seed), found in zip(SEEDED, read, strict=True):
+        assert (found["gen_kwargs"] or {}).get("seed") == seed
         assert found["tasks"] == [one.task]
         assert found["num_fewshot"] == one.num_fewshot
         assert found["fewshot_as_multiturn"] is one.fewshot_as_multiturn

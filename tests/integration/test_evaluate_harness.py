@@ -174,6 +174,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         talks = at(text=" the final answer is 42", template="<{role}>{content}")
         generate = {"output_type": "generate_until", "doc_to_target": "b", "generation_kwargs": {"max_gen_toks": 20}}
         drawn = suite(folder / "drawn", GPQA)
+        sampled = suite(folder / "sampled", {**GSM8K, "sampling": {"temperature": 0.7, "top_k": 20}, "seeds": [42, 7]})
         endless = write_byte_tokenizer(folder / "endless", "{{ 'a' * 10 ** 10 }}")
         escaping = {"doc_to_text": "{{ text.__class__.__mro__ }}"}
         scenarios = [
@@ -208,6 +209,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             own("missing", healthy, far),
             own("unknown", healthy, task="smal"),
             {"name": "known", "suite": known, "options": talks, "tokenizer": tokenizer, "data": data},
+            {"name": "sampled", "suite": sampled, "options": talks, "tokenizer": tokenizer, "data": data, "again": 2},
             {"name": "no-data", "suite": known, "options": talks, "tokenizer": tokenizer, "data": str(folder / "gone")},
         ]
         environment = prepare(Step.EVALUATE, Settings(), print)
@@ -248,6 +250,29 @@ def test_every_question_has_its_score(answers: dict[str, Any]) -> None:
     assert scored["reported"] == pytest.approx(100 * sum(expected.values()) / 3)
     assert scored["metric"] == "acc"
     assert answers["whole"]["requests"] == {"sent": 5 + 4, "retried": 0, "failed": 0}
+
+
+def test_the_margins_of_choices_are_kept(answers: dict[str, Any]) -> None:
+    """Of Hellaswag: the ending that the toy takes for the likeliest is the right one once, and then it is not. None where a
+    question has a single choice, or where an answer is generated.
+    """
+    scored = answers["known"]["scored"]
+    assert list(scored["hellaswag"]["scores"].values()) == [1.0, 0.0]
+    first, second = scored["hellaswag"]["margins"].values()
+    assert first >= 0 > second
+    assert "margins" not in answers["whole"]["scored"]["small"]
+    assert "margins" not in scored["gsm8k"]
+
+
+def test_every_question_is_sampled_once_for_each_seed(answers: dict[str, Any]) -> None:
+    """The toy says 42 whatever the seed: two questions, two seeds, and nothing asked a third time for the noise."""
+    assert answers["sampled"].get("scored"), answers["sampled"]
+    assert list(answers["sampled"]["scored"]["gsm8k"]["scores"].values()) == [1.0, 0.0]
+    assert answers["sampled"]["requests"]["sent"] == 4
+    assert answers["sampled"]["noise"] == {}
+    first, second = answers["sampled"]["commands"]
+    assert "--seed 42 --gen_kwargs do_sample=True,temperature=0.7,top_k=20,max_gen_toks=64,seed=42" in first
+    assert second.replace("seed 7", "seed 42").replace("seed=7", "seed=42") == first
 
 
 def test_questions_are_asked_again_to_know_the_noise(answers: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
     files = suites.read(scenario["suite"])
     data = Path(scenario["data"]) if scenario.get("data") else None
     settings = StepSettings(evaluate=EvaluateSettings(data=data, **scenario.get("evaluate", {})))
-    options = EvaluateOptions(served_model_name="toy", **{"attempts": 6, **scenario["options"]})
+    options = EvaluateOptions(**{"served_model_name": "toy", "attempts": 6, **scenario["options"]})
     tokenizer = Path(scenario["tokenizer"]) if scenario.get("tokenizer") else None
     with tempfile.TemporaryDirectory() as scratch:
         declared = parse(files, BenchmarkDeclaration)

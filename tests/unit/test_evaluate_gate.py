@@ -16,12 +16,10 @@ from containers.evaluate.gate import (
     Pair,
     assess,
     average,
-    bounds,
     compare,
     decide,
-    design_effect,
-    tango,
 )
+from containers.evaluate.paired import bounds, design_effect, tango
 from containers.verdict import Score
 from tests.support.gate_simulation import compared, simulated
 

@@ -129,3 +129,11 @@ def test_the_report_of_the_smoke_suite_has_scores_sizes_and_recovery() -> None:
     assert f"{score.baseline:.2f}" in text
     assert f"{score.recovery:.1f} %" in text
     assert "2,000 bytes became 1,000, 50.0 % less" in text
+
+
+def test_the_page_says_where_an_interval_comes_from_log_probabilities() -> None:
+    score = Score(title="MuSR", baseline=44, candidate=43, lower=-1.2, upper=0.4, margin=2, log_probabilities=True)
+    report = samples.judge(GREEDY, GATE, scored(120), scored(120))
+    told = report.model_copy(update={"verdict": report.verdict.model_copy(update={"scores": (score,)})})
+    assert "-1.00 (-1.20 to +0.40), by log-probabilities" in page.render_gate(told)
+    assert ", by log-probabilities" not in page.render_gate(report)

@@ -59,3 +59,53 @@ def test_noise_is_the_share_of_questions_with_another_score() -> None:
     assert questions.noise(ONE, first, found(a=[sample(0, 1.0), sample(1, 1.0), other])) == pytest.approx(1 / 2)
     assert questions.noise(ONE, first, found(a=[other])) == 0
     assert questions.count([sample(0, 1.0), {**sample(0, 1.0), "filter": "other"}, sample(1, 1.0)]) == 2
+
+
+class Choices:
+    """A task of the harness whose questions have these choices; the first one is right."""
+
+    OUTPUT_TYPE = "multiple_choice"
+    multiple_input = False
+
+    def doc_to_choice(self, document: Any) -> list[str]:
+        return ["left", "right hand", "up"][: document.get("choices", 3)]
+
+
+def choice(number: int, score: float, values: list[float], target: int | str = 0, **document: Any) -> dict[str, Any]:
+    answers = [(value, False) for value in values]
+    return {**sample(number, score, **document), "acc_norm": score, "target": target, "filtered_resps": answers}
+
+
+def test_a_margin_is_how_far_the_right_choice_is_ahead() -> None:
+    """By hand: -1 against -3 and -2.5; and each divided by its characters, 4, 10 and 2."""
+    answers = found(a=[choice(0, 1.0, [-1.0, -3.0, -2.5]), choice(1, 0.0, [-1.0, -0.5, -4.0])])
+    assert questions.scored(ONE, answers, "s", "", {"a": Choices()}).margins == {"a/0": 1.5, "a/1": -0.5}
+    normed = ONE.model_copy(update={"metric": "acc_norm,none"})
+    answers = found(a=[choice(0, 0.0, [-1.0, -2.0, -2.5])])  # -0.25, -0.2, -1.25
+    assert questions.scored(normed, answers, "s", "", {"a": Choices()}).margins == {"a/0": pytest.approx(-0.05)}
+    named = found(a=[choice(0, 1.0, [-3.0, -1.0, -2.0], target="right hand")])
+    assert questions.scored(ONE, named, "s", "", {"a": Choices()}).margins == {"a/0": 1.0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        choice(1, 1.0, [-3.0, -1.0, -2.0]),  # the harness says right where the margin says wrong: it compares otherwise
+        choice(1, 1.0, [-3.0], choices=1),  # nothing to be ahead of
+        choice(1, 1.0, [-3.0, -5.0, -6.0], target="down"),
+        choice(1, 0.4, [-3.0, -5.0, -6.0]),  # partial credit
+    ],
+)
+def test_without_a_margin_of_every_question_there_are_none(other: dict[str, Any]) -> None:
+    answers = found(a=[choice(0, 1.0, [-1.0, -3.0, -2.5]), other])
+    assert questions.scored(ONE, answers, "s", "", {"a": Choices()}).margins == {}
+
+
+def test_a_question_that_was_answered_several_times_has_its_mean_score() -> None:
+    drawn = [
+        questions.scored(ONE, found(a=[sample(0, first), sample(1, second)]), "s", "")
+        for first, second in ((1.0, 0.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0))
+    ]
+    assert questions.averaged(drawn).scores == {"a/0": 0.75, "a/1": 0.25}
+    assert questions.averaged(drawn).reported == 50
+    assert questions.averaged(drawn[:1]) is drawn[0]

@@ -90,6 +90,54 @@ def test_the_suites_have_the_rows_of_the_reference_card() -> None:
     ]
 
 
+def test_the_suite_of_reasoning_models_has_the_seeds_and_the_sampling_of_the_card() -> None:
+    """Red Hat AI's card of Qwen3.6-35B-A3B-FP8-dynamic, as it is published: three seeds, eight for AIME's 30 problems."""
+    rows = BenchmarkSuite.read(suites.read("reasoning")).declared.benchmarks
+    assert [(one.key, one.samples) for one in rows] == [
+        ("gsm8k-platinum", 1209),
+        ("mmlu-pro", 12032),
+        ("ifeval", 541),
+        ("gpqa-diamond", 198),
+        ("math-500", 500),
+        ("aime25", 30),
+    ]
+    card = {"temperature": 1.0, "top_p": 0.95, "top_k": 20, "min_p": 0.0, "presence_penalty": 1.5}
+    for one in rows:
+        assert one.seeds[:3] == (42, 1234, 4158)
+        assert len(one.seeds) == (8 if one.key == "aime25" else 3)
+        asked = {"do_sample": True, **card, "repetition_penalty": 1.0, "max_gen_toks": 64000, "seed": 42}
+        assert one.generation(42) == asked
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: &seeds [42, 1234, 4158]", "seeds: &seeds [42, 1234, 42]", "a seed is given twice"),
+        ("seeds: &seeds [42, 1234, 4158]", "seeds: &seeds []", "sampling and seeds go together"),
+        ("temperature: 1.0", "temperature: 0", "temperature: Input should be greater than 0"),
+        ("rule: pooled", "rule: poled", "gate.rule: Input should be 'pooled' or 'each'"),
+    ],
+)
+def test_sampling_that_makes_no_sense_is_bad_input(old: str, new: str, message: str) -> None:
+    files = suites.read("reasoning")
+    text = files.files["suite.yaml"]
+    assert old in text
+    with pytest.raises(BadInput, match=message):
+        kinds.load(files.model_copy(update={"files": {"suite.yaml": text.replace(old, new)}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("openllm-v1", "dfe25e8d5b72c5894f2805bcce37f1541a847dfa62586d164a374c1eb9b08042"),
+        ("openllm-v2", "d9f2a7664d0272dd4f51eea4d0bc6be0f19bbfa9e1c94811cd1078e3e534a675"),
+    ],
+)
+def test_measurements_of_the_card_keep_their_names(name: str, digest: str) -> None:
+    """The digest of a suite's files is part of a measurement's name, and measuring takes hours: noted from version 0.1."""
+    assert str(suites.read(name).digest) == f"sha256:{digest}"
+
+
 def test_a_benchmark_that_the_server_would_cut_is_bad_input() -> None:
     """The harness would truncate without a word, so the declaration is refused."""
     files = suites.read("openllm-v1")

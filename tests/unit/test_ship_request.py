@@ -118,6 +118,7 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
         "scheme": ("string", "FP8_DYNAMIC"), "suite": ("string", "smoke"), "base": ("string", "minimal"),
         "baseline_endpoint": ("string", ""), "candidate_endpoint": ("string", ""),
         "tag": ("string", ""), "max_model_len": ("integer", 0), "override_gate": ("string", ""),
+        "approval": ("boolean", False),
         "tensor_parallel_size": ("integer", 0), "pipeline_parallel_size": ("integer", 0),
         "gpu_memory_utilization": ("number", 0.0), "vllm_argument": ("array", []), "concurrency": ("integer", 0),
         "ignore": ("array", []), "ignore_only": ("array", []),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from containers.contract import Frozen
 from containers.evaluate.declaration import Points, Positive
@@ -14,8 +14,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class Sampling(Frozen):
+    """How answers are drawn, in vLLM's names. What is not given is the server's default, which vLLM takes from the model."""
+
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+
+
 class Benchmark(Frozen):
     """One row of the card's table. `max_length` and `max_gen_toks` in tokens; `metric` is the harness's `name,filter`.
+
+    What is not `averaged` may refuse, and is no part of an average: it has too few questions for one.
+    With `sampling` every question is answered once with each of the `seeds`, and its score is the mean.
 
     `api`: completions renders the prompt here (for log-likelihoods and answers begun by the prompt), chat leaves it to
     the server.
@@ -35,6 +49,27 @@ class Benchmark(Frozen):
     samples: Positive
     data_set: str
     margin: Points | None = None
+    category: str = ""
+    averaged: bool = True
+    sampling: Sampling | None = None
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        if (self.sampling is None) != (not self.seeds):
+            raise ValueError("sampling and seeds go together: one answer for each seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is given twice, and would give the same answers twice")
+        if self.sampling is not None and self.max_gen_toks is None:
+            raise ValueError("sampled answers need max_gen_toks")
+        return self
+
+    def generation(self, seed: int) -> dict[str, str | float | int | bool]:
+        """The harness's generation arguments for the answers of one seed; none without sampling."""
+        if self.sampling is None or self.max_gen_toks is None:
+            return {}
+        drawn = self.sampling.model_dump(exclude_none=True)
+        return {"do_sample": True, **drawn, "max_gen_toks": self.max_gen_toks, "seed": seed}
 
 
 def check_benchmarks(benchmarks: Sequence[Benchmark], max_model_len: int) -> None:
@@ -49,9 +84,18 @@ def check_benchmarks(benchmarks: Sequence[Benchmark], max_model_len: int) -> Non
 
 
 def command(
-    benchmark: Benchmark, *, url: str, model: str, tokenizer: str, output: Path | str, concurrency: int = 8
+    benchmark: Benchmark,
+    *,
+    url: str,
+    model: str,
+    tokenizer: str,
+    output: Path | str,
+    concurrency: int = 8,
+    seed: int | None = None,
 ) -> list[str]:
     """The harness's command for one benchmark, without the interpreter: what the step runs and what the card prints.
+
+    `seed` is one of the benchmark's seeds, None where it has none.
 
     `url` is the base of the OpenAI API; `tokenizer` a folder or a hub name (the harness counts tokens with it, and
     renders prompts where the server does not).
@@ -76,4 +120,7 @@ def command(
     if benchmark.apply_chat_template:
         argv.append("--apply_chat_template")
     argv += ["--fewshot_as_multiturn", str(benchmark.fewshot_as_multiturn)]
+    if seed is not None:
+        drawn = ",".join(f"{name}={value}" for name, value in benchmark.generation(seed).items())
+        argv += ["--seed", str(seed), "--gen_kwargs", drawn]
     return [*argv, "--batch_size", "1", "--log_samples", "--output_path", str(output)]

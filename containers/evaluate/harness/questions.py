@@ -5,21 +5,31 @@ repeated.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.evaluate.measurement import Scored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from containers.evaluate.harness.benchmark import Benchmark
 
+# By what a metric divides a choice's log-probability.
+_LENGTHS: Final[Mapping[str, Callable[[str], int]]] = {
+    "acc": lambda _: 1,
+    "acc_norm": len,
+    "acc_bytes": lambda choice: len(choice.encode()),
+}
 _SHARED = 200  # characters from which on a text that two questions have in common makes them dependent
 
 
-def scored(one: Benchmark, found: Mapping[str, Any], suite: str, category: str) -> Scored:
-    """One score for each question of a benchmark, from the harness's samples."""
+def scored(
+    one: Benchmark, found: Mapping[str, Any], suite: str, category: str, tasks: Mapping[str, Any] | None = None
+) -> Scored:
+    """One score for each question of a benchmark, from the harness's samples; with the harness's `tasks` by name, margins too,
+    where choices were compared by their log-probabilities.
+    """
     metric, _, filter_name = one.metric.partition(",")
     scores: dict[str, float] = {}
     about: dict[str, str] = {}
@@ -60,7 +70,58 @@ def scored(one: Benchmark, found: Mapping[str, Any], suite: str, category: str) 
         margin=one.margin,
         reported=100 * value if isinstance(value, float | int) else None,
         clusters=_shared(about),
+        margins=_margins(one, found, tasks or {}, scores),
+        averaged=one.averaged,
     )
+
+
+def averaged(drawn: Sequence[Scored]) -> Scored:
+    """One benchmark that was answered several times: the mean score of each question."""
+    first = drawn[0]
+    if len(drawn) == 1:
+        return first
+    scores = {key: sum(one.scores[key] for one in drawn) / len(drawn) for key in first.scores}
+    reported = [one.reported for one in drawn if one.reported is not None]
+    return first.model_copy(
+        update={
+            "scores": scores,
+            "reported": sum(reported) / len(reported) if reported else None,
+            "margins": {},
+        }
+    )
+
+
+def _margins(
+    one: Benchmark, found: Mapping[str, Any], tasks: Mapping[str, Any], scores: Mapping[str, float]
+) -> dict[str, float]:
+    """How far each question's right choice is ahead, as the metric compares choices; see `Scored`.
+
+    None at all where the harness's score of one question does not follow from its margin: then the metric compares otherwise.
+    """
+    metric, _, filter_name = one.metric.partition(",")
+    measure = _LENGTHS.get(metric)
+    margins: dict[str, float] = {}
+    for name, samples in found["samples"].items():
+        task: Any = tasks.get(name)
+        if measure is None or getattr(task, "OUTPUT_TYPE", "") != "multiple_choice":
+            return {}
+        for sample in samples:
+            if sample["filter"] != filter_name:
+                continue
+            choices = task.doc_to_choice(sample["doc"])
+            right = task.doc_to_text(sample["doc"]) if task.multiple_input else sample["target"]
+            if isinstance(right, str) and right in choices:
+                right = choices.index(right)
+            answers = sample["filtered_resps"][: len(choices)]
+            values = [answer[0] / max(measure(choice), 1) for answer, choice in zip(answers, choices, strict=True)]
+            if not isinstance(right, int) or not 0 <= right < len(values) or len(values) < 2:
+                return {}
+            margin = values[right] - max(value for at, value in enumerate(values) if at != right)
+            key = f"{name}/{sample['doc_id']}"
+            if margin and (margin > 0) != (scores.get(key) == 1):
+                return {}
+            margins[key] = float(f"{margin:.6g}")
+    return margins
 
 
 def noise(one: Benchmark, first: Mapping[str, Any], second: Mapping[str, Any]) -> float:

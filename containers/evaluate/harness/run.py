@@ -107,10 +107,18 @@ class Harness:
                     )
                     return found
 
-                found = ask(one, model)
-                scored.append(questions.scored(one, found, self.files.name, self.category))
+                drawn = [ask(one, model, gen_kwargs=one.generation(seed)) for seed in one.seeds]
+                answered = drawn or [ask(one, model)]
+                tasks = manager.load([one.task])["tasks"]
+                category = one.category or self.category
+                scored.append(
+                    questions.averaged(
+                        [questions.scored(one, found, self.files.name, category, tasks) for found in answered]
+                    )
+                )
                 cut[one.key] = model.traffic.cut
-                if self.repeated:
+                if self.repeated and not drawn:
+                    (found,) = answered
                     # The first ones of each task: then its examples are drawn as they were, and the prompts are the same.
                     each = max(1, self.repeated // len(found["samples"]))
                     some = {
@@ -125,7 +133,11 @@ class Harness:
                 **{name: sum(getattr(one, name) for one in counts) for name in ("sent", "retried", "failed")}
             ),
             cut={key: number for key, number in cut.items() if number},
-            commands=tuple(self._command(one, options.served_model_name) for one in self.benchmarks),
+            commands=tuple(
+                self._command(one, options.served_model_name, seed)
+                for one in self.benchmarks
+                for seed in one.seeds or (None,)
+            ),
             noise=noise,
         )
 
@@ -211,8 +223,8 @@ class Harness:
                 )
         return manager
 
-    def _command(self, one: Benchmark, model: str) -> str:
-        return shlex.join(command(one, url=_CARD_ENDPOINT, model=model, tokenizer=model, output="results"))
+    def _command(self, one: Benchmark, model: str, seed: int | None) -> str:
+        return shlex.join(command(one, url=_CARD_ENDPOINT, model=model, tokenizer=model, output="results", seed=seed))
 
 
 def run_benchmarks(  # noqa: PLR0917 - a suite, what it declares, and where things are

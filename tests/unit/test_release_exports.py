@@ -1,0 +1,122 @@
+"""Scores in the forms of others: read by the hub's own library, and written out by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
+
+from containers.errors import BadInput
+from containers.verdict import Score, Verdict
+from flows.release.exports import export
+
+REFERENCE = "quay.io/models/llama-fp8:1.5"
+GSM8K = Score(
+    title="GSM-8K (8-shot)",
+    category="OpenLLM v1",
+    data_set="openai/gsm8k",
+    metric="exact_match",
+    samples=1319,
+    baseline=94.0,
+    candidate=93.06,
+    lower=-1.9,
+    upper=0.1,
+    margin=2.0,
+    decision="pass",
+)
+OWN = Score(title="Routing", data_set="tasks/routing.jsonl", samples=2, baseline=50, candidate=50)
+LEFT_OUT = (
+    Score(title="Average", samples=1321, baseline=72, candidate=71.53),
+    Score(title="Perplexity", data_set="a/b", metric="perplexity", baseline=20, candidate=21, lower_is_better=True),
+)
+VERDICT = Verdict(
+    decision="pass",
+    subject="sha256:" + "a" * 64,
+    baseline="sha256:" + "b" * 64,
+    suite="openllm-v1",
+    scores=(GSM8K, OWN, *LEFT_OUT),
+    commands=("lm_eval run --tasks gsm8k_llama --seed 1", "lm_eval run --tasks gsm8k_llama --seed 2", "x --tasks own"),
+    engine="vllm 0.23.0",  # type: ignore[call-arg]
+)
+
+
+def test_the_hubs_library_reads_its_form() -> None:
+    """One entry for each benchmark over a data set of the hub; a file of the suite is no repository."""
+    told = yaml.safe_load(export("hf-eval-results", VERDICT, REFERENCE, 1_700_000_000))
+    (entry,) = parse_eval_result_entries(told)
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k_llama", 93.06)
+    assert entry.notes == f"GSM-8K (8-shot), exact_match, 1,319 questions, {REFERENCE}, 99.0 % of the baseline"
+    with pytest.raises(BadInput, match="has no benchmark over a data set of the hub"):
+        export("hf-eval-results", VERDICT.model_copy(update={"scores": (OWN,)}), REFERENCE, 0)
+
+
+def test_every_eval_ever_has_what_its_schema_requires() -> None:
+    """By hand, from eval.schema.json 0.3.0: what it requires at the top, of a model and of a result."""
+    told = json.loads(export("every-eval-ever", VERDICT, REFERENCE, 1_700_000_000))
+    assert told["schema_version"] == "0.3.0"
+    assert told["evaluation_id"] == "openllm-v1/llama-fp8/1700000000"
+    assert told["retrieved_timestamp"] == "1700000000"
+    assert told["source_metadata"] == {
+        "source_name": "Carwright",
+        "source_type": "evaluation_run",
+        "source_organization_name": "unknown",
+        "evaluator_relationship": "other",
+    }
+    assert told["model_info"] == {
+        "name": "llama-fp8",
+        "id": REFERENCE,
+        "inference_engine": {"name": "vllm", "version": "0.23.0"},
+        "additional_details": {
+            "deployment_type": "self_deployed",
+            "model_availability": "unknown",
+            "digest": "sha256:" + "a" * 64,
+            "baseline": "sha256:" + "b" * 64,
+        },
+    }
+    assert told["eval_library"]["name"] == "carwright"
+    first, second = told["evaluation_results"]
+    assert first == {
+        "evaluation_name": "gsm8k_llama",
+        "source_data": {
+            "dataset_name": "GSM-8K (8-shot)",
+            "source_type": "hf_dataset",
+            "hf_repo": "openai/gsm8k",
+            "samples_number": 1319,
+        },
+        "metric_config": {
+            "evaluation_description": "GSM-8K (8-shot): exact_match, points of 100",
+            "lower_is_better": False,
+            "score_type": "continuous",
+            "min_score": 0.0,
+            "max_score": 100.0,
+        },
+        "score_details": {
+            "score": 93.06,
+            "details": {
+                "baseline": "94.0000",
+                "difference": "-0.9400",
+                "difference_lower": "-1.9000",
+                "difference_upper": "+0.1000",
+                "decision": "pass",
+            },
+        },
+    }
+    assert second["evaluation_name"] == "own"
+    assert second["source_data"] == {"dataset_name": "Routing", "source_type": "other"}
+
+
+def test_without_the_harness_commands_a_benchmark_has_its_title() -> None:
+    bare = VERDICT.model_copy(update={"commands": ("lm_eval run --tasks",)})
+    told = json.loads(export("every-eval-ever", bare, "oci:images:1", 1))
+    assert [one["evaluation_name"] for one in told["evaluation_results"]] == ["GSM-8K (8-shot)", "Routing"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(export("hf-eval-results", bare, REFERENCE, 1)))
+    assert entry.task_id == "default"
+
+
+def test_what_cannot_be_exported_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="there is no export format 'csv'"):
+        export("csv", VERDICT, REFERENCE, 1)
+    with pytest.raises(BadInput, match="the suite openllm-v1 has no benchmark over a data set"):
+        export("every-eval-ever", VERDICT.model_copy(update={"scores": LEFT_OUT}), REFERENCE, 1)
