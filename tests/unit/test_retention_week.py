@@ -30,6 +30,7 @@ DAY = timedelta(days=1)
 class Nights(RuleBasedStateMachine):
     """`used` says when each key was last written or counted on: what a sweep may not take before it is old.
 
+    `forgotten` are those whose claims a sweep may have dropped, by an age that may be shorter than the next sweep's.
     A look counts on what it finds, whoever looks. A read does so in a run alone: who searches all manifests for what he is
     to pin reads every one of them, and needs none but that.
     """
@@ -42,6 +43,7 @@ class Nights(RuleBasedStateMachine):
         self.shipped: dict[str, tuple[ArtifactRef, ...]] = {}
         self.pinned: dict[str, tuple[ArtifactRef, ...]] = {}
         self.used: dict[str, datetime] = {}
+        self.forgotten: set[str] = set()
         self.at_work: Run | None = None
         self.bucket.step = self._note
 
@@ -49,6 +51,7 @@ class Nights(RuleBasedStateMachine):
         uses = {"write", "look"} if self.at_work is None else {"write", "look", "read"}
         if operation in uses and key.startswith(("blobs/", "artifacts/")):
             self.used[key] = self.bucket.now
+            self.forgotten.discard(key)
             if self.at_work is not None:
                 self.at_work.touched.add(key)
 
@@ -93,6 +96,7 @@ class Nights(RuleBasedStateMachine):
         going.close()
         self.running.remove((run, going))
         self.used |= dict.fromkeys(run.touched, self.bucket.now)
+        self.forgotten -= run.touched
 
     @precondition(lambda self: self.shipped)
     @rule(which=st.integers(0, 20))
@@ -116,9 +120,12 @@ class Nights(RuleBasedStateMachine):
         assert self.bucket.blob_bytes >= swept.after or keep is not None
         gone = before.keys() - self.bucket.content.keys()
         promised = older - DAY / 2 if keep is None else DAY / 2  # at least, from the last use on
-        assert not {key for key in gone if swept.until and key in used and swept.until - used[key] < promised}
-        if keep is None and swept.until is not None:
-            self._check_that_the_rest_is_justified(older, swept.until, used)
+        kept_from = {key: at for key, at in used.items() if key not in self.forgotten}
+        assert not {key for key in gone & kept_from.keys() if swept.until and swept.until - kept_from[key] < promised}
+        if swept.until is not None:
+            if keep is None:
+                self._check_that_the_rest_is_justified(older, swept.until, used)
+            self.forgotten |= {key for key, at in used.items() if swept.until - at >= older - DAY / 2}
         assert not [key for key in self.bucket.content if key.startswith("notices/")]
 
     def _sweep(self, older: timedelta, keep: int | None) -> Swept:
@@ -188,6 +195,27 @@ def test_a_search_for_what_is_to_be_pinned_keeps_nothing_else() -> None:
     assert pinned
     assert pinned.isdisjoint(left)
     assert pinned < nights.bucket.content.keys()
+
+
+def test_a_sweep_forgets_claims_by_the_age_that_it_was_given() -> None:
+    """A walk's own example: the next sweep, told to keep things longer, cannot know of them."""
+    nights = Nights()
+    nights.a_run_starts(model=1)
+    nights.a_run_goes_on(which=0, steps=4)
+    (source,) = [key for key in nights.bucket.content if key.startswith("artifacts/checkpoint/")]
+    nights.time_passes(hours=24 * 4 + 1)
+    nights.a_run_goes_on(which=0, steps=7)
+    nights.time_passes(hours=24)
+    nights.a_run_starts(model=0)
+    nights.a_run_goes_on(which=0, steps=10)
+    nights.a_sweep(days=1, keep=None)
+    assert source in nights.bucket.content, "it is shipped"
+    nights.somebody_releases(model=1, shard=0)
+    nights.a_run_starts(model=1)
+    nights.a_run_goes_on(which=0, steps=12)
+    nights.a_sweep(days=3, keep=None)
+    assert source not in nights.bucket.content
+    nights.what_is_needed_is_whole()
 
 
 def test_a_random_walk() -> None:
