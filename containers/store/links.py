@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from containers.digest import Digest
 from containers.sha256 import verify_file
 from containers.store.failures import translated
+from containers.store.files import link_or_copy
 from containers.store.midstates import discard_midstates, read_midstates
 from containers.store.transfer import damaged, key_of, missing
 
@@ -40,8 +41,7 @@ def link_checked(
         with translated(f"writing to {folder}", bucket.name):
             path = folder / entry.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            path.symlink_to(bucket.path(key_of(entry.sha256)))
+            link_or_copy(bucket.path(key_of(entry.sha256)), path)
 
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="store-check") as pool:
         for future in [pool.submit(link, entry) for entry in entries]:
