@@ -18,13 +18,16 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prefect.client.orchestration import SyncPrefectClient
+
+_PREFIX: Final = "carwright-"
 _LEASE: Final = 60.0  # seconds, Prefect's minimum; renewed while the block runs
 
 
 @contextlib.contextmanager
 def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the slot of a fingerprint for the length of the block; `say` reports that another run may hold it."""
-    name = f"carwright-{fingerprint}"
+    name = f"{_PREFIX}{fingerprint}"
     with get_client(sync_client=True) as client:
         try:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
@@ -35,3 +38,11 @@ def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None
     # After success the waiting runs find the artifact, so the limit is no longer needed.
     with contextlib.suppress(ObjectNotFound, httpx.HTTPError), get_client(sync_client=True) as client:
         client.delete_global_concurrency_limit_by_name(name)
+
+
+def free_all(client: SyncPrefectClient) -> None:
+    """Free the slots of killed runs at once, for a caller who knows that no run of this Prefect server is alive."""
+    while limits := [one for one in client.read_global_concurrency_limits(limit=200) if one.name.startswith(_PREFIX)]:
+        for one in limits:
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_global_concurrency_limit_by_name(one.name)
