@@ -10,10 +10,10 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from containers.digest import Digest
 from containers.download.transfer import Transfer, size_of
 from containers.errors import BadInput, DiskFull
 from containers.events import amount
+from containers.sha256 import Sha256, hash_file
 from containers.store import FileEntry
 from containers.store.files import digest_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from containers.digest import Digest
     from containers.download.origin import Origin
     from containers.download.selection import Remote
     from containers.download_feed import FeedWriter
@@ -118,7 +119,7 @@ class Fetcher:
 
     def _fetch_small(self, file: Remote, progress: Progress) -> Digest:
         path = self.small / file.path
-        return self._fetch_then(file, path, progress, lambda: _verified(file, path))
+        return self._fetch_then(file, path, progress, lambda: _verified(file, path).digest())
 
     def _fetch_and_announce(self, file: Remote, progress: Progress) -> FileEntry:
         entry = self._fetch_large(file, progress)
@@ -178,9 +179,10 @@ class Fetcher:
         """A file that is not needed here any more; `digest` is what its source promised, if it did."""
         if digest is not None and not self._store.here:
             return self._put(file, path, digest)
-        digest = _verified(file, path)
+        hashed = _verified(file, path)
+        digest = hashed.digest()
         if not self._store.has_blob(digest, file.size):
-            self._store.take_file(path, digest)
+            self._store.take_file(path, digest, midstates=hashed.midstates)
             with self._lock:
                 self._metrics["bytes_stored"] += file.size
         return FileEntry(path=file.path, size=file.size, sha256=digest)
@@ -188,9 +190,10 @@ class Fetcher:
     def _put_local(self, file: Remote, path: Path, progress: Progress) -> FileEntry:
         """A file of this machine goes straight into the store, unless it changes meanwhile."""
         try:
-            digest = digest_of(path)
+            hashed = hash_file(path)
+            digest = hashed.digest()
             if not self._store.has_blob(digest, file.size):
-                self._store.share_file(path, digest)
+                self._store.share_file(path, digest, midstates=hashed.midstates)
                 with self._lock:
                     self._metrics["bytes_stored"] += file.size
             entry = FileEntry(path=file.path, size=file.size, sha256=digest)
@@ -216,18 +219,20 @@ def _damaged(file: Remote) -> _Damaged:
     )
 
 
-def _verified(file: Remote, path: Path) -> Digest:
-    """The file's sha256; raises _Damaged when the source promised other bytes.
+def _verified(file: Remote, path: Path) -> Sha256:
+    """The file, hashed; raises _Damaged when the source promised other bytes.
 
     Files that are not in LFS come with git's own digest: sha1 over a header and the content (Pro Git, 10.2).
     """
-    sha256 = hashlib.sha256()
+    sha256 = Sha256()
     git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
         while piece := stream.read(_PIECE):
             sha256.update(piece)
-            git.update(piece)
-    digest = Digest(sha256.hexdigest())
-    if (file.git is not None and git.hexdigest() != file.git) or (file.sha256 is not None and digest != file.sha256):
+            if file.git is not None:
+                git.update(piece)
+    if file.git is not None and git.hexdigest() != file.git:
         raise _damaged(file)
-    return digest
+    if file.sha256 is not None and sha256.digest() != file.sha256:
+        raise _damaged(file)
+    return sha256

@@ -89,6 +89,7 @@ class Layout:
                 os.fsync(file.fileno())
             actual = Digest(digest.hexdigest())
             if size != blob.size or (blob.digest is not None and actual != blob.digest):
+                blob.recheck()
                 raise BadInput(
                     f"{blob.name or blob.digest} changed while it was read, or does not match its digest",
                     remedy="stop anything that writes to the checkpoint, then start again",

@@ -178,8 +178,13 @@ class Push:
         return changed
 
     def _raw_blob(self, file: CheckpointFile) -> Blob:
+        source = self._plan.source
         return Blob(
-            file.size, lambda offset: _read(self._plan.source.open(file.path, offset)), file.sha256, f"raw {file.path}"
+            file.size,
+            lambda offset: _read(source.open(file.path, offset, checked=file.sha256 is None)),
+            file.sha256,
+            f"raw {file.path}",
+            recheck=lambda: source.recheck(file.path),
         )
 
     def _put_layer(self, planned: PlannedLayer) -> _Sent:
@@ -190,6 +195,7 @@ class Push:
                 lambda offset: planned.layer.chunks(self._open, offset),
                 planned.digest,
                 planned.name,
+                recheck=lambda: self._recheck(planned.files),
             )
         elif planned.layer.size <= _IN_MEMORY:  # read once, and still looked for before it is sent
             blob = Blob.of(b"".join(planned.layer.chunks(hashing.open)), planned.name)
@@ -205,7 +211,11 @@ class Push:
         return planned, digest, files
 
     def _open(self, file: LayerFile, offset: int) -> OpenStream:
-        return self._plan.source.open(file.path, offset)
+        return self._plan.source.open(file.path, offset, checked=False)
+
+    def _recheck(self, files: Sequence[CheckpointFile]) -> None:
+        for file in files:
+            self._plan.source.recheck(file.path)
 
 
 def _read(stream: OpenStream) -> Iterator[bytes]:

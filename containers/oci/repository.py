@@ -28,7 +28,8 @@ class Blob:
     """Bytes to be put somewhere: `chunks(offset)` gives them from any byte on, as often as it is asked.
 
     Without a digest it is computed while the bytes pass by. `mount_from` are repositories of the same registry that
-    are believed to hold the blob.
+    are believed to hold the blob. `recheck` is called when other bytes come than the digest promises: it raises what is wrong
+    with where they come from, if that can be told.
     """
 
     size: int
@@ -36,6 +37,7 @@ class Blob:
     digest: Digest | None = None
     name: str = ""
     mount_from: tuple[str, ...] = ()
+    recheck: Callable[[], None] = field(default=lambda: None, compare=False)
 
     @classmethod
     def of(cls, content: bytes, name: str = "") -> Blob:

@@ -13,7 +13,7 @@ from containers.checkpoint_files import (
     weight_map,
 )
 from containers.digest import Digest, canonical_json
-from containers.errors import BadInput
+from containers.errors import BadInput, Temporary
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown
@@ -38,11 +38,14 @@ class Source(Protocol):
     files: tuple[CheckpointFile, ...]
     left_out: tuple[str, ...]
 
-    def open(self, path: str, offset: int = 0) -> OpenStream:
-        """The bytes of a file from `offset` on."""
+    def open(self, path: str, offset: int = 0, *, checked: bool = True) -> OpenStream:
+        """The bytes of a file from `offset` on. Not `checked` is for who takes a digest of them and knows what it must be."""
 
     def learned(self, path: str, sha256: Digest) -> None:
         """Take note of the digest of a file that was just read from its first byte to its last."""
+
+    def recheck(self, path: str) -> None:
+        """Read a file again in which other bytes were met, and raise what is wrong with it, if anything is."""
 
 
 class StoredCheckpoint:
@@ -57,18 +60,21 @@ class StoredCheckpoint:
             for entry in sorted(manifest.files, key=lambda entry: entry.path)
         )
 
-    def open(self, path: str, offset: int = 0) -> OpenStream:
+    def open(self, path: str, offset: int = 0, *, checked: bool = True) -> OpenStream:
         entry = self._entries[path]
-        return self._store.open_blob(entry.sha256, size=entry.size, offset=offset)
+        return self._store.open_blob(entry.sha256, size=entry.size, offset=offset, checked=checked)
 
     def learned(self, path: str, sha256: Digest) -> None:
-        entry = self._entries[path]
-        if entry.sha256 != sha256:
-            self._store.discard_blob(entry.sha256)
-            raise BadInput(
-                f"{path} in the store did not match its digest {entry.sha256} and was removed",
-                remedy="run the whole pipeline again: it makes the file again",
+        if self._entries[path].sha256 != sha256:
+            self.recheck(path)
+            raise Temporary(
+                f"{path} was first read with other bytes than its digest promises, then correctly",
+                remedy="run it again; if this comes back, check this machine's memory and disks",
             )
+
+    def recheck(self, path: str) -> None:
+        entry = self._entries[path]
+        self._store.recheck(entry.sha256, entry.size)
 
 
 class CheckpointFolder:
@@ -96,7 +102,7 @@ class CheckpointFolder:
             self._stats[file.path] = file.state
             yield CheckpointFile(file.path, file.state.st_size, self._cache.file(file.state))
 
-    def open(self, path: str, offset: int = 0) -> OpenStream:
+    def open(self, path: str, offset: int = 0, *, checked: bool = True) -> OpenStream:
         file = self._folder.open(path, offset)
         if not _same(os.fstat(file.fileno()), self._stats[path]):
             file.close()
@@ -107,6 +113,9 @@ class CheckpointFolder:
         if not _same(self._folder.state(path), self._stats[path]):
             raise _changed(path)
         self._cache.remember_file(self._stats[path], sha256)
+
+    def recheck(self, path: str) -> None:
+        """Nothing can be told: whoever met them says that the file changed."""
 
 
 def read_small(source: Source, path: str, limits: Limits) -> bytes:
@@ -171,7 +180,7 @@ class Hashing:
     def open(self, file: LayerFile, offset: int) -> OpenStream:
         digest, position = self._hashes[file.path]
         # A resumed upload can only go back: the far end never has more than was sent.
-        return _Tee(self._source.open(file.path, offset), digest.update, position, offset)
+        return _Tee(self._source.open(file.path, offset, checked=False), digest.update, position, offset)
 
     def result(self) -> tuple[CheckpointFile, ...]:
         """The files with their digests; call it when every byte has gone by."""

@@ -223,6 +223,7 @@ class Upload:
         if self._hashed == self._blob.size and self._blob.digest is not None:
             actual = Digest(self._hash.copy().hexdigest())
             if actual != self._blob.digest:
+                self._blob.recheck()
                 raise BadInput(
                     f"{self._what} is {actual} and not {self._blob.digest}: it changed since it was hashed",
                     remedy="stop anything that writes to the checkpoint, then start again",

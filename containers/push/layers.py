@@ -38,7 +38,7 @@ def push_layers(target: str, feed: str, store: Store, context: Context) -> StepR
         try:
             for shard in shards(store, feed):
                 if shard.layer is not None:
-                    sending.append(pool.submit(sender.put, _layer(shard, store)))
+                    sending.append(pool.submit(sender.put, layer_blob(shard, store)))
                 sender.raise_failure(sending)
             sender.wait(sending)
         except BaseException:
@@ -49,11 +49,15 @@ def push_layers(target: str, feed: str, store: Store, context: Context) -> StepR
     return StepResult(step=Step.PUSH, metrics={"pushed_bytes": sender.sent, "layers": len(sending)})
 
 
-def _layer(shard: FileEntry, store: Store) -> Blob:
+def layer_blob(shard: FileEntry, store: Store) -> Blob:
+    """The layer of a quantized shard whose digest is known; what is sent is checked against that."""
     layer = FileLayer(shard.path, shard.size)
     return Blob(
         layer.size,
-        lambda offset: layer.chunks(lambda _, at: store.open_blob(shard.sha256, size=shard.size, offset=at), offset),
+        lambda offset: layer.chunks(
+            lambda _, at: store.open_blob(shard.sha256, size=shard.size, offset=at, checked=False), offset
+        ),
         shard.layer,
         shard.path,
+        recheck=lambda: store.recheck(shard.sha256, shard.size),
     )

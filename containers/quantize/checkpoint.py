@@ -13,6 +13,7 @@ from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown
 from containers.safetensors import Header, read_header
+from containers.sha256 import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,9 @@ class Files(Protocol):
     def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
         """The file's bytes from `offset` on. Only from 0 to the end are they checked against a known digest."""
 
+    def verification(self, file: CheckpointFile) -> Verification:
+        """For who checks the bytes of a file with a known digest himself."""
+
 
 class StoredFiles:
     """The files of an artifact in the store."""
@@ -55,6 +59,10 @@ class StoredFiles:
         entry = self._entries[file.path]
         return self._store.open_blob(entry.sha256, size=entry.size, offset=offset)
 
+    def verification(self, file: CheckpointFile) -> Verification:
+        entry = self._entries[file.path]
+        return self._store.verification(entry.sha256, entry.size)
+
 
 class FolderFiles:
     """The files below a folder by the rule of `containers.folder_files`, without what belongs in no checkpoint."""
@@ -68,6 +76,10 @@ class FolderFiles:
 
     def open(self, file: CheckpointFile, offset: int = 0) -> AbstractContextManager[Stream]:
         return self._folder.open(file.path, offset)
+
+    def verification(self, file: CheckpointFile) -> Verification:
+        assert file.sha256 is not None
+        return Verification(file.sha256, file.size)
 
 
 @dataclass(frozen=True)

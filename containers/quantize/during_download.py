@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from containers.contract import QuantizeOptions, QuantizeParameters
     from containers.download_feed import DownloadFeed
     from containers.quantize.groups import Group
+    from containers.sha256 import Verification
     from containers.step import Context
     from containers.store import Store
     from containers.streams import Stream
@@ -49,6 +50,10 @@ class DownloadingFiles:
         header = io.BytesIO(self._store.read_bytes(self._feed.headers[file.path]))
         header.seek(offset)
         return header
+
+    def verification(self, file: CheckpointFile) -> Verification:
+        assert file.sha256 is not None
+        return self._store.verification(file.sha256, file.size)
 
 
 def quantize_during_download(

@@ -1,12 +1,11 @@
 """Quantizes one layer group: read, compute, write and hash overlap, and only a few pieces of it are in memory.
 
 stream -> [reader] -> pieces -> [compute] -> [writer] -> file
-                                                `-> [sha256] [layer's sha256]
+                   `-> [check]                  `-> [sha256] [layer's sha256]
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -123,10 +122,11 @@ class _Run:
         if source.sha256 is None:
             return
         with self.files.open(source) as stream:
-            found = hashlib.sha256(read_exactly(stream, self.group.data_start, source.path))
+            found = self.files.verification(source)
+            found.update(read_exactly(stream, self.group.data_start, source.path))
         for raw in self.checked:
             found.update(memoryview(raw.numpy()))
-        if found.hexdigest() != source.sha256.hex:
+        if not found.right():
             raise damaged(source, self.files)
 
     def compute(self) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from containers.digest import Digest
 from containers.oci.layer import LayerHasher
 from containers.quantize.channel import Channel, StoppedError
+from containers.sha256 import Sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from containers.digest import Digest
     from containers.safetensors import Header
 
 _WAITING: Final = 4  # pieces between the writer and a hasher
@@ -26,11 +26,12 @@ _BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What a shard turned out to be: its digest, and that of the tar layer with this one file."""
+    """What a shard turned out to be: its digest, with midstates, and that of the tar layer with this one file."""
 
     size: int
     sha256: Digest
     layer: Digest
+    midstates: bytes = b""
 
 
 class ShardWriter:
@@ -46,7 +47,7 @@ class ShardWriter:
         self._start = len(front)
         self._hashed = 0  # everything before this byte of the file is hashed or on its way to the hashers
         self._early: dict[int, int] = {}  # start -> stop of pieces that are written and wait for their turn
-        self._sha256 = hashlib.sha256()
+        self._sha256 = Sha256()
         self._layer = LayerHasher(name, header.size)
         self._channels = [Channel[memoryview | range](_WAITING) for _ in range(2)]
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="hash")
@@ -69,7 +70,7 @@ class ShardWriter:
             hasher.result()
         if self._hashed != self._size:
             raise RuntimeError(f"{self._hashed} of {self._size} bytes were written")
-        return WrittenShard(self._size, Digest(self._sha256.hexdigest()), self._layer.digest())
+        return WrittenShard(self._size, self._sha256.digest(), self._layer.digest(), self._sha256.midstates)
 
     def __enter__(self) -> Self:
         return self

@@ -185,7 +185,7 @@ def _quantize(group: Group, device: Device, worker: _WorkerContext) -> FileEntry
     file = worker.scratch / group.path.replace("/", "__")
     try:
         written = quantize_group(group, worker.job.files, device, file, worker.tick)
-        worker.store.take_file(file, written.sha256, on_bytes=lambda _: worker.tick(0))
+        worker.store.take_file(file, written.sha256, on_bytes=lambda _: worker.tick(0), midstates=written.midstates)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(

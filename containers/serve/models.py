@@ -24,6 +24,7 @@ from containers.oci.mounted import REMEDY
 from containers.oci.repository import image
 from containers.oci.unpack import unpack
 from containers.store import Store
+from containers.store.files import link_or_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -185,8 +186,7 @@ def _linked(
         assert path is not None
         target = into / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        target.symlink_to(path)
+        link_or_copy(path, target)
     return True
 
 

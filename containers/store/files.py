@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from containers.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # symlink(2), and what FUSE answers
 _PREFIX: Final = ".carwright-"
 _SUFFIX: Final = ".part"
 
@@ -38,6 +41,18 @@ def replacing(destination: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def link_or_copy(target: Path, path: Path) -> None:
+    """A symbolic link to a file, in place of what is at `path`; a copy where the file system has no links."""
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with replacing(path) as copy, target.open("rb") as source:
+            shutil.copyfileobj(source, copy, 1 << 20)
 
 
 def remove_leftovers(folder: Path) -> None:

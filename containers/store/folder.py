@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from containers.store.client import Bucket, Listed, Seen
 from containers.store.failures import translated
-from containers.store.files import replacing
+from containers.store.files import NO_LINKS, link_or_copy, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from containers.settings import StoreSettings
 
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2): share the extents of a whole file, copy on write
-_NOT_HERE: Final = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP)
+_NOT_HERE: Final = (errno.EXDEV, errno.EMLINK, errno.EACCES, *NO_LINKS)
 
 
 class FolderBucket(Bucket):
@@ -141,14 +141,15 @@ class FolderBucket(Bucket):
         """Make the bytes of a file that stays where it is the key's object, without a second copy of them.
 
         The file system's own copy on write is best: what happens to the file later does not matter. Else it is a hard link
-        or, from another file system, a symbolic one, and a later change shows when the digest is checked.
+        or, from another file system, a symbolic one, and a later change shows when the digest is checked. Where there are no
+        links at all it is copied.
         """
         with translated(f"writing {key}", self.name):
             destination = self.path(key)
             destination.parent.mkdir(parents=True, exist_ok=True)
             with _name_beside(destination) as name:
                 if not _cloned(path, name) and not _linked(path, name):
-                    name.symlink_to(path.resolve())
+                    link_or_copy(path.resolve(), name)
                 name.replace(destination)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.sha256 import Sha256
 from containers.store.catalog import UnreadableManifest, listed_manifests, manifest_key, read_manifest
 from containers.store.claims import Claims
 from containers.store.client import Bucket
@@ -16,6 +16,7 @@ from containers.store.failures import translated
 from containers.store.files import digest_of, remove_leftovers, replacing
 from containers.store.folder import FolderBucket
 from containers.store.links import link_checked
+from containers.store.midstates import verification, write_midstates
 from containers.store.sweep import Sweep
 from containers.store.transfer import BlobReader, damaged, download, key_of, missing, upload
 
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
     from containers.contract import ArtifactRef, Kind, StoreLocation
     from containers.settings import StoreSettings
+    from containers.sha256 import Verification
     from containers.store.client import Seen
     from containers.store.manifest import FileEntry, Manifest
     from containers.store.sweep import Needed, Swept
     from containers.streams import Stream
 
 _STREAMS: Final = 4  # ranges or files on the wire at once
+_PIECE: Final = 1 << 20
 _KEYS: Final = ("results/", "watch/")
 
 
@@ -40,7 +43,8 @@ class Store:
 
     Keys: `blobs/sha256/<hex>` for contents, `artifacts/<kind>/<fingerprint>.json` for manifests, `results/<name>` for
     what Prefect remembers, `watch/<name>` for what was shipped, pinned and seen by the watcher; `claims/` and `notices/` keep
-    sweeps off what is in use (`containers.store.claims`). What was found here stays for as long as a run may take. Besides what each method
+    sweeps off what is in use (`containers.store.claims`), and `midstates/sha256/<hex>` lets all cores check a large blob
+    (`containers.sha256`). What was found here stays for as long as a run may take. Besides what each method
     says, all raise Temporary (the store cannot be reached), DiskFull and BadInput (keys, permission, settings).
     """
 
@@ -89,23 +93,30 @@ class Store:
                         upload(self._bucket, file, known, size, on_bytes)
         return known
 
-    def take_file(self, path: Path, digest: Digest, on_bytes: Callable[[int], None] | None = None) -> None:
-        """Store a file that its writer hashed and needs no longer: where the store is a folder here, it is moved in."""
+    def take_file(
+        self, path: Path, digest: Digest, on_bytes: Callable[[int], None] | None = None, *, midstates: bytes = b""
+    ) -> None:
+        """Store a file that its writer hashed and needs no longer: where the store is a folder here, it is moved in.
+
+        With its midstates (`containers.sha256`) later checks use all cores.
+        """
         size = path.stat().st_size
         if isinstance(self._bucket, FolderBucket) and not self.has_blob(digest, size):
             with self._making(key_of(digest)) as key:
                 self._bucket.move_in(key, path)
+            write_midstates(self._bucket, digest, midstates)
             if on_bytes is not None and size:
                 on_bytes(size)
         else:
             self.put_file(path, digest=digest, on_bytes=on_bytes)
 
-    def share_file(self, path: Path, digest: Digest) -> None:
+    def share_file(self, path: Path, digest: Digest, *, midstates: bytes = b"") -> None:
         """Store a file that was just hashed and stays where it is: where the store is a folder here, without a copy."""
         if isinstance(self._bucket, FolderBucket):
             if not self.has_blob(digest, path.stat().st_size):
                 self._claims.claim([key_of(digest)])  # a hard link is as old as the file
                 self._bucket.share(key_of(digest), path)
+                write_midstates(self._bucket, digest, midstates)
         else:
             self.put_file(path, digest=digest)
 
@@ -123,14 +134,25 @@ class Store:
         with self._making(key_of(digest)):
             upload(self._bucket, stream, digest, size, on_bytes)
 
-    def open_blob(self, digest: Digest, *, size: int, offset: int = 0) -> BlobReader:
-        """Read a blob from `offset` on, as a stream; the digest is checked when it is read from the start to the end.
+    def open_blob(self, digest: Digest, *, size: int, offset: int = 0, checked: bool = True) -> BlobReader:
+        """Read a blob from `offset` on, as a stream; the digest is checked when it is read from the start to the end, unless
+        the reader says that he does that himself (and calls `recheck` if he finds other bytes).
 
         Raises BadInput when the blob is missing, and, like every read, DamagedBlob when its bytes are wrong.
         """
         if not 0 <= offset <= size:
             raise ValueError(f"offset {offset} is not within a blob of {size} bytes")
-        return BlobReader(self._bucket, digest, size, offset)
+        return BlobReader(self._bucket, digest, size, offset, checked=checked)
+
+    def recheck(self, digest: Digest, size: int) -> None:
+        """Read a blob once more, for who has met other bytes in it: raises DamagedBlob if it holds them."""
+        with self.open_blob(digest, size=size) as stream:
+            while stream.read(_PIECE):
+                pass
+
+    def verification(self, digest: Digest, size: int) -> Verification:
+        """Checks the bytes of a blob that are read in pieces, in order; with its midstates on all cores."""
+        return verification(self._bucket, digest, size)
 
     def read_bytes(self, digest: Digest) -> bytes:
         """All of a small blob, checked; raises as `open_blob` does."""
@@ -316,14 +338,21 @@ class Store:
         self._claims.written(key)
 
     def _fetch(self, entry: FileEntry, path: Path, on_bytes: Callable[[int], None] | None, streams: int) -> None:
-        hashed = hashlib.sha256()
         with translated(f"writing {path}", self._bucket.name), replacing(path) as file:
+            checked = self.verification(entry.sha256, entry.size)
+            for piece in download(self._bucket, entry.sha256, entry.size, streams):
+                file.write(piece)
+                checked.update(piece)
+                if on_bytes is not None:
+                    on_bytes(len(piece))
+            if checked.right():
+                return
+            file.seek(0)
+            hashed = Sha256()  # once more in one pass, which is right or says what the blob holds
             for piece in download(self._bucket, entry.sha256, entry.size, streams):
                 file.write(piece)
                 hashed.update(piece)
-                if on_bytes is not None:
-                    on_bytes(len(piece))
-            if (found := Digest(hashed.hexdigest())) != entry.sha256:
+            if (found := hashed.digest()) != entry.sha256:
                 raise damaged(self._bucket, entry.sha256, found)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from containers.errors import BadInput, Temporary
 from containers.store.catalog import listed_manifests, read_manifest
 from containers.store.claims import CLAIMS, NOTICE_LIFE, NOTICES, YOUTH, steady
+from containers.store.midstates import MIDSTATES
 from containers.store.retention import Artifact, decide, digests
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Sweep:
         fates = _fates(kept, going, stays | linked, until)
         if delete:
             self._remove_all(going, list(orphans), until)
+            self._remove_midstates(stays, until)
         freed = {digest: size for one in going for digest, size in one.blobs if digest not in stays}
         orphaned = sum(orphans.values())
         swept = Swept(fates, len(orphans), orphaned, before, before - orphaned - sum(freed.values()), until)
@@ -174,6 +176,13 @@ class Sweep:
             for listed in self._bucket.listing(place):
                 if until - listed.modified >= age and not listed.key.startswith(_LASTING):
                     self._bucket.delete(listed.key)
+
+    def _remove_midstates(self, stays: set[bytes], until: datetime) -> None:
+        """Those of blobs that are in no artifact; nobody counts on them."""
+        for listed in self._bucket.listing(MIDSTATES):
+            digest = _digest(_BLOBS + listed.key.removeprefix(MIDSTATES))
+            if digest is not None and digest not in stays and until - listed.modified >= self._older:
+                self._bucket.delete(listed.key)
 
     def _remove(self, artifacts: list[Artifact], blobs: set[bytes], until: datetime) -> None:
         """Remove what is still old and not wanted when everybody could know of it: manifests, then blobs that none names.

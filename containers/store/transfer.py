@@ -23,8 +23,10 @@ from urllib3.exceptions import HTTPError
 
 from containers.digest import Digest
 from containers.errors import BadInput, Error, Temporary
+from containers.sha256 import Sha256
 from containers.store.failures import DamagedBlob, code, is_missing, translate, unreachable
 from containers.store.folder import FolderBucket
+from containers.store.midstates import write_midstates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,12 +64,13 @@ def upload(
     if full := bucket.full(size):
         raise full
     key, step = key_of(digest), part_size(size)
-    hashed = hashlib.sha256()
+    hashed = Sha256()
     if size <= step:
         content = _exactly(stream, size)
         hashed.update(content)
-        _check(hashed.hexdigest(), len(content), stream, digest, size)
+        _check(hashed, stream, digest, size)
         bucket.write(key, content)
+        write_midstates(bucket, digest, hashed.midstates)
         if on_bytes is not None and content:
             on_bytes(size)
         return
@@ -81,16 +84,18 @@ def upload(
 
     if isinstance(bucket, FolderBucket):
         with bucket.writing(key) as file:
-            sent = _write(file, pieces(), on_bytes)
-            _check(hashed.hexdigest(), sent, stream, digest, size)
+            _write(file, pieces(), on_bytes)
+            _check(hashed, stream, digest, size)
+        write_midstates(bucket, digest, hashed.midstates)
         return
 
     number = bucket.begin(key)
     tags: list[str] | None = None
     try:
-        tags, sent = _send(lambda at, piece: bucket.part(key, number, at, piece), pieces(), on_bytes)
-        _check(hashed.hexdigest(), sent, stream, digest, size)
+        tags = _send(lambda at, piece: bucket.part(key, number, at, piece), pieces(), on_bytes)
+        _check(hashed, stream, digest, size)
         bucket.complete(key, number, tags)
+        write_midstates(bucket, digest, hashed.midstates)
     except BaseException as error:
         with contextlib.suppress(Error):
             bucket.abort(key, number)
@@ -101,24 +106,20 @@ def upload(
         raise
 
 
-def _write(file: BinaryIO, pieces: Iterator[bytes], on_bytes: Callable[[int], None] | None) -> int:
-    """Write pieces one after the other; returns the bytes written."""
-    sent = 0
+def _write(file: BinaryIO, pieces: Iterator[bytes], on_bytes: Callable[[int], None] | None) -> None:
+    """Write pieces one after the other."""
     for piece in pieces:
         file.write(piece)
-        sent += len(piece)
         if on_bytes is not None:
             on_bytes(len(piece))
-    return sent
 
 
 def _send(
     part: Callable[[int, bytes], str], pieces: Iterator[bytes], on_bytes: Callable[[int], None] | None
-) -> tuple[list[str], int]:
-    """Send pieces as parts 1, 2, ..., a few at once; returns their ETags in order and the bytes sent."""
+) -> list[str]:
+    """Send pieces as parts 1, 2, ..., a few at once; returns their ETags in order."""
     tags: list[str] = []
     waiting: deque[tuple[int, Future[str]]] = deque()
-    sent = 0
 
     def collect() -> None:
         length, future = waiting.popleft()
@@ -132,13 +133,12 @@ def _send(
                 if len(waiting) == _UPLOADS:
                     collect()
                 waiting.append((len(piece), pool.submit(part, len(tags) + len(waiting) + 1, piece)))
-                sent += len(piece)
             while waiting:
                 collect()
         finally:
             for _, future in waiting:
                 future.cancel()
-    return tags, sent
+    return tags
 
 
 def _exactly(stream: Stream, size: int) -> bytes:
@@ -153,16 +153,16 @@ def _exactly(stream: Stream, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _check(found: str, sent: int, stream: Stream, digest: Digest, size: int) -> None:
-    if sent != size or stream.read(1):
-        amount = f"{sent}" if sent != size else f"more than {size}"
+def _check(hashed: Sha256, stream: Stream, digest: Digest, size: int) -> None:
+    if hashed.size != size or stream.read(1):
+        amount = f"{hashed.size}" if hashed.size != size else f"more than {size}"
         raise BadInput(
             f"blob {digest} was announced with {size} bytes and has {amount}; nothing was stored",
             remedy="the source changed while it was read, or its size was wrong; run it again",
         )
-    if found != digest.hex:
+    if (found := hashed.digest()) != digest:
         raise BadInput(
-            f"blob {digest} was announced and sha256:{found} arrived; nothing was stored",
+            f"blob {digest} was announced and {found} arrived; nothing was stored",
             remedy="the source changed or was damaged; fetch it again",
         )
 
@@ -170,16 +170,25 @@ def _check(found: str, sent: int, stream: Stream, digest: Digest, size: int) -> 
 class BlobReader(io.BufferedIOBase):
     """Reads a blob from `offset` on; `read(n)` gives n bytes unless the end comes first.
 
-    Connections that break are taken up again where they broke. Read from the start, the bytes are checked: the last
+    Connections that break are taken up again where they broke. Read from the start and `checked`, the bytes are: the last
     ones are handed out only when the digest is right, and DamagedBlob is raised when it is not. Raises BadInput for a
     blob that is not there.
     """
 
-    def __init__(self, bucket: Bucket, digest: Digest, size: int, offset: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        digest: Digest,
+        size: int,
+        offset: int = 0,
+        stop: int | None = None,
+        *,
+        checked: bool = True,
+    ) -> None:
         super().__init__()
         self._bucket, self._digest, self._size = bucket, digest, size
         self._at, self._stop = offset, size if stop is None else stop
-        self._hash = hashlib.sha256() if offset == 0 and self._stop == size else None
+        self._hash = hashlib.sha256() if checked and offset == 0 and self._stop == size else None
         self._body: Any = None
         if size == 0:
             self._check_empty()

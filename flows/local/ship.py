@@ -68,7 +68,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
 
         setup_logging()
         server.wait()
-        _close_abandoned_runs()
+        close_abandoned_runs()
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         opened = stack.enter_context(runtime.use(runtime.open_runtime(settings, listener, run_id)))
         for url in opened.services.stop_all():
@@ -127,12 +127,13 @@ def _client_environment(server: embedded.PrefectServer) -> dict[str, str]:
     }
 
 
-def _close_abandoned_runs() -> None:
-    """Mark runs of killed processes as crashed. The caller holds the run lock, so no other run is alive."""
+def close_abandoned_runs() -> None:
+    """Mark runs of killed processes as crashed, and free what they held. The caller holds the run lock, so no other run is alive."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import State, StateType
     from prefect.states import Crashed
 
+    from flows.orchestrator import single_flight
     from flows.orchestrator.child_runs import api
 
     unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.PAUSED])
@@ -140,6 +141,7 @@ def _close_abandoned_runs() -> None:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
             state: State[Any] = Crashed(message="the process of this run was killed")
             client.set_flow_run_state(run.id, state, force=True)
+        single_flight.free_all(client)
 
 
 def drain_workers() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import SyncPrefectClient
 
+_PREFIX: Final = "carwright-"
 _LEASE: Final = 60.0  # seconds, Prefect's minimum; renewed while the block runs
 
 
@@ -29,7 +30,7 @@ def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None
 
     The limit of a run that failed stays, with its slot free: whoever waits for it must find one.
     """
-    name = f"carwright-{fingerprint}"
+    name = f"{_PREFIX}{fingerprint}"
     with get_client(sync_client=True) as client:
         try:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
@@ -48,3 +49,11 @@ def _is_held(client: SyncPrefectClient, name: str) -> bool:
         return client.read_global_concurrency_limit_by_name(name).active_slots > 0
     except ObjectNotFound:  # deleted meanwhile
         return False
+
+
+def free_all(client: SyncPrefectClient) -> None:
+    """Free the slots of killed runs at once, for a caller who knows that no run of this Prefect server is alive."""
+    while limits := [one for one in client.read_global_concurrency_limits(limit=200) if one.name.startswith(_PREFIX)]:
+        for one in limits:
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_global_concurrency_limit_by_name(one.name)

@@ -180,6 +180,7 @@ def lanes(top: Path, cuda: str, *, tiny: bool) -> None:
         every = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
         plan: list[tuple[str, int, dict[str, Any]]] = [(cuda, 4, {}), (cuda, 8, {}), (cuda, 4, {}), (cuda, 8, {})]
         plan += [(every, 4, {}), (every, 8, {})] * 2 if "," in every else []
+        plan += [(cuda, 4, {"midstates": False}), (cuda, 8, {"midstates": False})] * 2  # as before
         plan += [(cuda, 8, {"verify": False})]
         say("floor", shards=shards, **floor(source, top / "out", 4))
         for devices, wanted, more in plan:

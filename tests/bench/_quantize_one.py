@@ -32,6 +32,7 @@ from containers.quantize.group_quantizer import quantize_group
 from containers.quantize.layout import arrange, encode
 from containers.quantize.preflight import prepare
 from containers.quantize.resources import lanes_for
+from containers.sha256 import Verification, hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,28 +45,40 @@ IGNORE: Final = ("lm_head", "re:.*embed_tokens.*")
 
 
 class KnownFiles(FolderFiles):
-    """A folder whose files have digests, as blobs of the store do, and so cost what those cost to read: a hash."""
+    """A folder whose files have digests, as blobs of the store do, and so cost what those cost to read: a hash.
 
-    def __init__(self, folder: Path, digests: Mapping[str, Digest]) -> None:
+    With `midstates` it is taken on all cores, as of what this version stored; without, in one pass, as before.
+    """
+
+    def __init__(self, folder: Path, hashed: Mapping[str, tuple[Digest, bytes]], *, midstates: bool) -> None:
         super().__init__(folder)
-        self._digests = digests
+        self._hashed, self._midstates = hashed, midstates
 
     def listing(self) -> tuple[CheckpointFile, ...]:
-        return tuple(replace(file, sha256=self._digests.get(file.path)) for file in super().listing())
+        found = {file.path: file for file in super().listing()}
+        return tuple(
+            replace(file, sha256=self._hashed[path][0] if path in self._hashed else None)
+            for path, file in found.items()
+        )
+
+    def verification(self, file: CheckpointFile) -> Verification:
+        digest, midstates = self._hashed[file.path]
+        return Verification(digest, file.size, midstates if self._midstates else b"")
 
 
-def known(folder: Path) -> KnownFiles:
+def known(folder: Path, *, midstates: bool) -> KnownFiles:
     """The digests were written down when the checkpoint was made; computing them is no part of a measurement."""
-    digests = json.loads((folder / DIGESTS).read_text())
-    return KnownFiles(folder, {path: Digest(value) for path, value in digests.items()})
+    hashed = json.loads((folder / DIGESTS).read_text())
+    found = {path: (Digest(digest), bytes.fromhex(states)) for path, (digest, states) in hashed.items()}
+    return KnownFiles(folder, found, midstates=midstates)
 
 
 def write_digests(folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         shards = sorted(folder.glob("*.safetensors"))
-        values = pool.map(lambda path: hashlib.file_digest(path.open("rb"), "sha256").hexdigest(), shards)
-        digests = {path.name: value for path, value in zip(shards, values, strict=True)}
-    (folder / DIGESTS).write_text(json.dumps(digests))
+        hashed = {path.name: one for path, one in zip(shards, pool.map(hash_file, shards), strict=True)}
+    noted = {path: (one.digest().hex, one.midstates.hex()) for path, one in hashed.items()}
+    (folder / DIGESTS).write_text(json.dumps(noted))
 
 
 def shapes(layers: int, hidden: int, inner: int, vocabulary: int) -> list[dict[str, tuple[int, ...]]]:
@@ -124,7 +137,15 @@ def make(folder: Path, *, layers: int, hidden: int, inner: int, vocabulary: int,
 
 
 def ours(
-    source: Path, target: Path, device: str, lanes: int, scheme: str, *, piece: int = 0, verify: bool = True
+    source: Path,
+    target: Path,
+    device: str,
+    lanes: int,
+    scheme: str,
+    *,
+    piece: int = 0,
+    verify: bool = True,
+    midstates: bool = True,
 ) -> dict[str, Any]:
     """What a worker does between the store's bytes and a file: verify, quantize, write, hash twice; and the assembly.
 
@@ -132,7 +153,8 @@ def ours(
     """
     target.mkdir(parents=True)
     started = time.perf_counter()
-    files = known(source) if verify and (source / DIGESTS).exists() else FolderFiles(source)
+    verify = verify and (source / DIGESTS).exists()
+    files = known(source, midstates=midstates) if verify else FolderFiles(source)
     job = prepare(files, QuantizeParameters(scheme=scheme, ignore=IGNORE), {})
     names = device.split(",")
     at_once = lanes_for(lanes, -(-len(job.groups) // len(names)))
@@ -205,6 +227,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lanes", type=int, default=0)
     parser.add_argument("--scheme", default="FP8_DYNAMIC")
+    parser.add_argument("--one-pass", action="store_true", help="verify the source without midstates, as before")
     parser.add_argument("--layers", type=int, default=29)
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=14336)
@@ -217,8 +240,10 @@ def main() -> None:
     elif given.what == "floor":
         result = floor(given.folders[0], given.folders[1], given.lanes)
     else:
-        run = ours if given.what == "ours" else theirs
-        result = run(given.folders[0], given.folders[1], given.device, given.lanes, given.scheme)
+        folders, how = given.folders[:2], (given.device, given.lanes, given.scheme)
+        result = (
+            theirs(*folders, *how) if given.what == "theirs" else ours(*folders, *how, midstates=not given.one_pass)
+        )
     result["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if given.device.startswith("cuda"):
         result["peak_gpu"] = torch.cuda.max_memory_allocated()

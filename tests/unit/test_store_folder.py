@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -161,6 +162,28 @@ def test_an_original_that_is_gone_is_a_missing_blob_or_none(
     original.unlink()
     found = store.find(Kind.CHECKPOINT, FINGERPRINT)
     assert (found is None) == blob.is_symlink()
+
+
+def test_a_file_system_without_any_links_gets_copies(
+    store: Store, original: Path, blob: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FAT, and folders that a virtual machine shares with its host: EPERM, symlink(2)."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(folder_module, "_FICLONE", 0)
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "symlink", refused)
+    store.share_file(original, DIGEST)
+    store.expose(store.commit(manifest()), tmp_path / "served")
+    for path in (blob, tmp_path / "served" / "model.safetensors"):
+        assert not path.is_symlink()
+        assert path.stat().st_nlink == 1
+        assert path.read_bytes() == CONTENT
+    assert sorted(path.name for path in blob.parent.iterdir()) == [DIGEST.hex]
+    original.write_bytes(b"other")
+    assert store.read_bytes(DIGEST) == CONTENT
 
 
 def test_what_is_shared_is_claimed(store: Store, tmp_path: Path, original: Path, shared: Callable[[], None]) -> None:
