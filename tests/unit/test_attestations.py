@@ -73,8 +73,8 @@ def test_the_provenance() -> None:
         "buildDefinition": {
             "buildType": "https://carwright.dev/quantize-and-ship/v1",
             "externalParameters": {
-                "base": "minimal", "baseline_endpoint": "", "candidate_endpoint": "", "change": "", "concurrency": 0,
-                "force": False, "gate_profile": "release", "gpu_memory_utilization": 0.0, "ignore": [], "keep": False,
+                "approval": False, "base": "minimal", "baseline_endpoint": "", "candidate_endpoint": "", "change": "", "concurrency": 0,
+                "force": False, "gate_profile": "release", "gpu_memory_utilization": 0.0, "ignore": [], "ignore_only": [], "keep": False,
                 "max_model_len": 0, "model": "hf://org/Small-1B", "override_gate": "", "pipeline_parallel_size": 0,
                 "reason": "", "scheme": "FP8_DYNAMIC", "suite": "smoke", "tag": "1.0",
                 "tensor_parallel_size": 0, "to": "quay.io/models/small-1b", "vllm_argument": [],

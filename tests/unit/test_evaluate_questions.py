@@ -16,6 +16,11 @@ ONE = Benchmark(
 STORY = "Nobody had seen the keeper of the lighthouse since the storm. " * 4
 
 
+def of(samples: int) -> Benchmark:
+    """The benchmark, with that many questions."""
+    return ONE.model_copy(update={"samples": samples})
+
+
 def sample(number: int, value: Any, **document: Any) -> dict[str, Any]:
     return {
         "filter": "none", "doc_id": number, "acc": value, "metrics": ["acc"], "doc": document, "prompt_hash": f"p{number}"
@@ -38,8 +43,7 @@ def test_questions_about_one_text_are_a_cluster() -> None:
 
 
 def test_instructions_of_one_prompt_are_a_cluster() -> None:
-    two = ONE.model_copy(update={"samples": 2})
-    scored = questions.scored(two, found(a=[sample(0, [True, False], text="x"), sample(1, [True])]), "suite", "")
+    scored = questions.scored(of(2), found(a=[sample(0, [True, False], text="x"), sample(1, [True])]), "suite", "")
     assert scored.scores == {"a/0/0": 1.0, "a/0/1": 0.0, "a/1/0": 1.0}
     assert scored.clusters == {"a/0/0": "a/0/0", "a/0/1": "a/0/0"}
 
@@ -79,12 +83,12 @@ def choice(number: int, score: float, values: list[float], target: int | str = 0
 def test_a_margin_is_how_far_the_right_choice_is_ahead() -> None:
     """By hand: -1 against -3 and -2.5; and each divided by its characters, 4, 10 and 2."""
     answers = found(a=[choice(0, 1.0, [-1.0, -3.0, -2.5]), choice(1, 0.0, [-1.0, -0.5, -4.0])])
-    assert questions.scored(ONE, answers, "s", "", {"a": Choices()}).margins == {"a/0": 1.5, "a/1": -0.5}
-    normed = ONE.model_copy(update={"metric": "acc_norm,none"})
+    assert questions.scored(of(2), answers, "s", "", {"a": Choices()}).margins == {"a/0": 1.5, "a/1": -0.5}
+    normed = of(1).model_copy(update={"metric": "acc_norm,none"})
     answers = found(a=[choice(0, 0.0, [-1.0, -2.0, -2.5])])  # -0.25, -0.2, -1.25
     assert questions.scored(normed, answers, "s", "", {"a": Choices()}).margins == {"a/0": pytest.approx(-0.05)}
     named = found(a=[choice(0, 1.0, [-3.0, -1.0, -2.0], target="right hand")])
-    assert questions.scored(ONE, named, "s", "", {"a": Choices()}).margins == {"a/0": 1.0}
+    assert questions.scored(of(1), named, "s", "", {"a": Choices()}).margins == {"a/0": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -98,12 +102,12 @@ def test_a_margin_is_how_far_the_right_choice_is_ahead() -> None:
 )
 def test_without_a_margin_of_every_question_there_are_none(other: dict[str, Any]) -> None:
     answers = found(a=[choice(0, 1.0, [-1.0, -3.0, -2.5]), other])
-    assert questions.scored(ONE, answers, "s", "", {"a": Choices()}).margins == {}
+    assert questions.scored(of(2), answers, "s", "", {"a": Choices()}).margins == {}
 
 
 def test_a_question_that_was_answered_several_times_has_its_mean_score() -> None:
     drawn = [
-        questions.scored(ONE, found(a=[sample(0, first), sample(1, second)]), "s", "")
+        questions.scored(of(2), found(a=[sample(0, first), sample(1, second)]), "s", "")
         for first, second in ((1.0, 0.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0))
     ]
     assert questions.averaged(drawn).scores == {"a/0": 0.75, "a/1": 0.25}

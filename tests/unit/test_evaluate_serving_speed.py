@@ -25,7 +25,7 @@ BASELINE = Serving(
 
 
 def test_each_level_has_that_many_requests_at_once() -> None:
-    behaviour = Behaviour(hang=0.02)
+    behaviour = Behaviour(hang=0.02, vocabulary=1 << 17)
     start = ServerStart(weights_per_gpu=7, cache_tokens=9, seconds=1.5)
     with openai_server(behaviour) as url:
         options = EvaluateOptions(
@@ -42,7 +42,7 @@ def test_each_level_has_that_many_requests_at_once() -> None:
 
 
 def test_a_server_that_does_not_count_gives_no_speed() -> None:
-    with openai_server(Behaviour(counts=False)) as url:
+    with openai_server(Behaviour(counts=False, vocabulary=1 << 17)) as url:
         options = EvaluateOptions(endpoint=url, served_model_name="toy", load_levels=(1,))
         with pytest.raises(BadInput, match="nothing of completion_tokens"):
             serving_speed.measure("candidate", options, Reporter(io.StringIO()))

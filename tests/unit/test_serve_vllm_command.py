@@ -106,13 +106,13 @@ def test_the_plugin_is_on_the_path_of_a_cpu_only(tmp_path: Path) -> None:
 
 def test_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SECRETS:
-        monkeypatch.setenv(name, f"secret of {name}")
-    assert not any("secret of" in value for value in environment(_GPU, _PARAMETERS, _settings(tmp_path)).values())
+        monkeypatch.setenv(name, f"secret-of-{name}")
+    assert not any("secret-of-" in value for value in environment(_GPU, _PARAMETERS, _settings(tmp_path)).values())
     variables = environment(_CPU, _PARAMETERS, _settings(tmp_path))
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert variables["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
     assert (variables["HF_HUB_OFFLINE"], variables["DO_NOT_TRACK"], variables["VLLM_NO_USAGE_STATS"]) == ("1",) * 3
-    assert not any("secret of" in value for value in variables.values())
+    assert not any("secret-of-" in value for value in variables.values())
 
 
 def test_a_server_on_a_gpu_hears_what_its_machine_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
