@@ -17,10 +17,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from containers import in_toto
+from containers.architectures import quantization
 from containers.contract import (
     Kind,
     QuantizeOptions,
-    QuantizeParameters,
     ResolvedSource,
 )
 from containers.digest import Digest
@@ -216,7 +216,9 @@ def _fingerprint_of_quantized(chain: Chain) -> str:
         requests = chain.runtime.requests
         downloaded = chain.runtime.store.find(Kind.CHECKPOINT, fingerprint(requests.download(source)))
         assert downloaded is not None
-        return fingerprint(requests.quantize(downloaded.ref, QuantizeParameters(), QuantizeOptions()))
+        return fingerprint(
+            requests.quantize(downloaded.ref, quantization(source.config, "FP8_DYNAMIC"), QuantizeOptions())
+        )
 
 
 def test_force_does_every_step_again(chain: Chain) -> None:
