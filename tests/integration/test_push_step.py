@@ -222,10 +222,11 @@ def test_what_cannot_be_attached_does_not_hold_a_promotion_up(lab: Lab, tmp_path
         assert code == 0, said
         pushed = PushedImage.read(result.values)
         promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
-        code, result, said = lab.run(promote, verdict=lab.verdict(str(pushed.digest), "pass"), card=lab.card("# new"))
+        card = lab.card("# new", pushed.digest)
+        code, result, said = lab.run(promote, verdict=lab.verdict(str(pushed.digest), "pass"), card=card)
         assert code == 0, said
         assert PromotedImage.read(result.values).attached == {}
-        for name in ("evaluation", "card", "provenance"):
+        for name in ("evaluation", "card", "provenance", "test-result", "bom", "bom-file"):
             assert f"{name}: {target} keeps no list of referrers and lets no tag be moved" in said
         assert registry.tags["org/car", "v1"] == str(pushed.digest)
 
