@@ -75,6 +75,10 @@ def explain(response: httpx.Response, what: str, registry: str, repository: str)
     return BadInput(message, remedy=remedies.get(status, ""), doctor="registry" if status in (401, 403) else "")
 
 
+class UnknownHost(BadInput):
+    """Nobody here knows the registry by this name."""
+
+
 def broken(host: str, error: httpx.TransportError) -> Error:
     """The error of a request without an answer; what TLS refuses and names that nobody knows are not worth another attempt."""
     text = str(error)
@@ -83,7 +87,7 @@ def broken(host: str, error: httpx.TransportError) -> Error:
     elif "SSL: WRONG_VERSION_NUMBER" in text or "SSL: RECORD_LAYER_FAILURE" in text:
         remedy = "it seems to serve without TLS: add it to CARWRIGHT_REGISTRY__PLAIN_HTTP"
     elif unresolved(error, host):
-        return BadInput(
+        return UnknownHost(
             f"{host}: this machine does not know the name ({text})",
             remedy="check the name; the name of a container is known in its network alone: use the address that this machine "
             "has for it, such as localhost:PORT",

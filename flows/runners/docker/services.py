@@ -24,6 +24,7 @@ from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
+from containers.oci.answers import UnknownHost
 from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
 from containers.ports import LOOPBACK
@@ -251,7 +252,7 @@ class DockerServices:
         if not engine.has_image(name):
             try:
                 self._look_at(f"{where.registry}/{where.repository}@{where.digest}", name)
-            except Temporary as error:
+            except (Temporary, UnknownHost) as error:
                 on_event(Event(event="log", message=f"the layers of {name} were not looked at: {error.message}"))
             engine.pull(name, engine_login(where, self.settings), on_event)
         return name
@@ -260,7 +261,7 @@ class DockerServices:
         """Check the modelcar under the first of its names that answers; raises what check_mounted raises of the last."""
         if name != other:
             once = self.settings.registry.model_copy(update={"attempts": 1})
-            with contextlib.suppress(Temporary):
+            with contextlib.suppress(Temporary, UnknownHost):
                 check_mounted(name, self.settings.model_copy(update={"registry": once}))
                 return
         check_mounted(other, self.settings)
