@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _ARCHIVE: Final = 256 << 20  # bytes of a result, at most
+_KILLED: Final = 128 + 9  # the exit code of what SIGKILL ended
+_LATE: Final = 2.0  # seconds that the word of a lack of memory may be late
 _LINE: Final = 4 << 20  # bytes of one line of output, at most; a result is a line where no folder is shared
 
 
@@ -96,6 +98,16 @@ class Container:
             except NotFound as error:
                 raise Temporary(f"the container {self.name} was removed while in use") from error
         return State(told["Status"], bool(told["Running"]), int(told["ExitCode"]), bool(told["OOMKilled"]))
+
+    def end_state(self) -> State:
+        """The state of a container that has ended, with what ended it.
+
+        The engine hears that the kernel ended something for want of memory by an event of its own, which may come after the end.
+        """
+        ends = time.monotonic() + _LATE
+        while (state := self.state()).code == _KILLED and not state.oom and time.monotonic() < ends:
+            time.sleep(0.05)
+        return state
 
     def wait(self) -> State:
         """How a short program ended."""

@@ -130,7 +130,7 @@ def test_goes_on_after_a_kill(checkpoint: Path, settings: StepSettings, root: Pa
             "opened = source.CheckpointFolder.open;"
             "slow = type('Slow', (), {'__init__': lambda s, f: setattr(s, 'f', f), 'close': lambda s: s.f.close(),"
             "'read': lambda s, n=-1: (time.sleep(0.1), s.f.read(1 << 18))[1]});"
-            "source.CheckpointFolder.open = lambda s, p, o=0: slow(opened(s, p, o)) if p.endswith('safetensors')"
+            "source.CheckpointFolder.open = lambda s, p, o=0, **_: slow(opened(s, p, o)) if p.endswith('safetensors')"
             " else opened(s, p, o);"
             "push_folder(Path(sys.argv[1]), sys.argv[2], StepSettings(cache=Path(sys.argv[3])))"
         )

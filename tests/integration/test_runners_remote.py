@@ -269,7 +269,7 @@ def test_two_runs_at_once_do_the_work_once(place: Place) -> None:
     assert len(results) == 2
     assert results[0].outputs == results[1].outputs
     assert sum(result.metrics.get("bytes_written", 0) > 0 for result in results) == 1
-    assert any("another run may be making the same artifact" in line for line in said)
+    assert any("another run is making the same artifact" in line for line in said)
     with get_client(sync_client=True) as client:
         left = [limit.name for limit in client.read_global_concurrency_limits()]
     with use(place.runtime()):

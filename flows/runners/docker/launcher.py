@@ -97,8 +97,8 @@ class Follower:
         while True:
             self._thread.join(0.5)
             if not self._thread.is_alive():
-                if not (state := self.container.state()).running:
-                    return state
+                if not self.container.state().running:
+                    return self.container.end_state()
                 time.sleep(pause)  # its outputs are closed and it works on, or the engine is not done with its end
                 pause = min(2 * pause, 1.0)
             if timeout is not None and time.monotonic() - started > timeout:
