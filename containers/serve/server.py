@@ -32,6 +32,9 @@ _WATCH: Final = 1.0  # seconds between two looks at the lease
 _LINES: Final = 400  # of the log, in memory: a failure's first word can stand far above its last
 # What vLLM says of itself on a GPU (vllm/v1/worker/gpu_model_runner.py and v1/core/kv_cache_utils.py of 0.32).
 _WEIGHTS: Final = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
+_LOADING: Final = "Starting to load model"
+# argparse's word for a format that an older vLLM does not know, and Python's and vLLM's for a package that is not there.
+_NO_FORMAT: Final = re.compile(r"argument --load-format|(No module named|Please install) '?`?fastsafetensors")
 _CACHE: Final = re.compile(r"GPU KV cache size: (?P<tokens>[\d,]+) tokens")
 _FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which includes late initialization
 
@@ -41,7 +44,8 @@ class VllmServer:
     """`socket` is where it listens, `port` one that is claimed for it (`containers.ports`), on which it answers once ready.
 
     `log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8. `weights` (bytes on each
-    GPU) and `cache_tokens` are what vLLM says of itself while it starts; 0 until then.
+    GPU) and `cache_tokens` are what vLLM says of itself while it starts; 0 until then. `load_format` is the one in `argv`, if any;
+    `failed_loading` is set when vLLM ended by itself while it read the weights, or would not read them in that format.
     """
 
     argv: Sequence[str]
@@ -51,10 +55,13 @@ class VllmServer:
     served_model_name: str
     options: ServeOptions
     report: Reporter
+    load_format: str = ""
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES), init=False)
     emulates: bool = field(default=False, init=False)
     weights: int = field(default=0, init=False)
     cache_tokens: int = field(default=0, init=False)
+    failed_loading: bool = field(default=False, init=False)
+    _loading: bool = field(default=False, init=False)
 
     @property
     def url(self) -> str:
@@ -121,7 +128,12 @@ class VllmServer:
         """What a server on a GPU said of itself; None for one that said nothing, as on a CPU."""
         if not self.weights and not self.cache_tokens:
             return None
-        return ServerStart(weights_per_gpu=self.weights, cache_tokens=self.cache_tokens, seconds=round(seconds, 1))
+        return ServerStart(
+            weights_per_gpu=self.weights,
+            cache_tokens=self.cache_tokens,
+            seconds=round(seconds, 1),
+            load_format=self.load_format,
+        )
 
     def run_until_stopped(self, child: Child) -> str:
         """Serve until the lease runs out or a signal arrives (SIGINT, SIGTERM); returns the reason.
@@ -141,6 +153,7 @@ class VllmServer:
         if code is None:
             return
         child.stop()  # reads what is left of its output
+        self.failed_loading = (self._loading and not self.weights) or any(map(_NO_FORMAT.search, self.log))
         raise explain(self.log, f"vLLM ended with code {code}")
 
     def _ready_timeout(self) -> NotReady:
@@ -151,6 +164,7 @@ class VllmServer:
 
     def _on_line(self, line: str) -> None:
         self.log.append(line)
+        self._loading = self._loading or _LOADING in line
         if found := _WEIGHTS.search(line):
             self.weights = max(self.weights, int(float(found["gib"]) * (1 << 30)))
         elif found := _CACHE.search(line):
