@@ -14,6 +14,7 @@ import httpx
 
 from containers.contract import ServerStart
 from containers.errors import BadInput, Interrupted, NotReady
+from containers.heartbeat import LeaseWatch
 from containers.ports import LOOPBACK, beside, listens_alone
 from containers.process import Child
 from containers.serve.diagnosis import explain, last
@@ -62,6 +63,11 @@ class VllmServer:
     cache_tokens: int = field(default=0, init=False)
     failed_loading: bool = field(default=False, init=False)
     _loading: bool = field(default=False, init=False)
+    _lease: LeaseWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        path = Path(self.options.lease) if self.options.lease else None
+        self._lease = LeaseWatch(path, self.options.lease_seconds)
 
     @property
     def url(self) -> str:
@@ -97,7 +103,7 @@ class VllmServer:
                     pass  # not listening yet, or too busy loading to answer
                 if elapsed > self.options.ready_timeout:
                     raise self._ready_timeout()
-                if expired(self.options):
+                if self._lease.over:
                     raise Interrupted("vLLM was stopped while loading: nobody renewed its lease")
                 time.sleep(_POLL)
 
@@ -141,7 +147,7 @@ class VllmServer:
         Raises what `explain` makes of the log when vLLM ends by itself.
         """
         try:
-            while not expired(self.options):
+            while not self._lease.over:
                 self._check_alive(child)
                 time.sleep(_WATCH)
         except KeyboardInterrupt:
@@ -173,14 +179,3 @@ class VllmServer:
         if EMULATION in line and not self.emulates:
             self.emulates = True
             self.report.log("no GPU: FP8 is emulated in bfloat16, so speed on this machine says nothing about a GPU")
-
-
-def expired(options: ServeOptions, now: float | None = None) -> bool:
-    """Whether the lease was not renewed for longer than it lasts, or is gone; without a lease path never."""
-    if not options.lease:
-        return False
-    try:
-        renewed = Path(options.lease).stat().st_mtime
-    except OSError:
-        return True
-    return (time.time() if now is None else now) - renewed > options.lease_seconds
