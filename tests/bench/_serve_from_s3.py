@@ -2,7 +2,7 @@
 
 STREAMER is a folder with runai-model-streamer and runai-model-streamer-s3 (`pip install --target STREAMER --no-deps ...`
 and humanize), which Carwright's environments do not have. A checkpoint of a Llama's shape lies in the local S3 server, as
-blobs and manifest of a store and, because vLLM's streamer asks for files by their names, under these a second time. In turn:
+blobs and manifest of a store and, because vLLM's streamer asks for files by their names, under these a second time. First both are read alone; then, in turn:
 the store is read into a folder, verified, and vLLM loads that; vLLM is given `s3://` and the credentials. Prints the lines of
 a table. Needs the demo model's tokenizer, which is made if it is not there.
 """
@@ -24,6 +24,7 @@ from containers.contract import Kind, ServeOptions, ServeParameters, Step, Store
 from containers.digest import Digest
 from containers.events import Reporter
 from containers.ports import claimed
+from containers.process import inherited, run
 from containers.serve.server import VllmServer
 from containers.serve.vllm_command import SOCKET, command, environment, installed, sockets_folder
 from containers.store import FileEntry, Manifest, Store
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
 
     from containers.contract import ArtifactRef
 
+_READ: Final = """
+import sys, time
+from runai_model_streamer import SafetensorsStreamer
+started = time.monotonic()
+with SafetensorsStreamer() as streamer:
+    streamer.stream_files(sys.argv[1:])
+    size = sum(tensor.nbytes for _, tensor in streamer.get_tensors())
+print(size, time.monotonic() - started)
+"""
 _LOADED: Final = re.compile(r"Model loading took .*? ([\d.]+) seconds|Loading weights took ([\d.]+) seconds")
 
 
@@ -81,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("streamer", type=Path)
     parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--runs", type=int, default=2, help="of each way, in turn")
+    parser.add_argument("--runs", type=int, default=2, help="of vLLM each way, in turn; 0 reads alone")
     given = parser.parse_args()
     settings = Settings()
     environment_ = prepare(Step.SERVE, settings, lambda _: None)
@@ -107,6 +117,20 @@ def main() -> None:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_REGION": "us-east-1",
         }
+        plugin = environment(installed(environment_.python), ServeParameters(served_model_name="m"), settings)[
+            "PYTHONPATH"
+        ]
+        env = {**keys, "PYTHONPATH": f"{plugin}:{given.streamer.absolute()}"}
+        objects = [f"s3://{reached.bucket}/named/{path.name}" for path in sorted(named.glob("*.safetensors"))]
+        for number in range(max(given.runs, 2)):
+            started = time.monotonic()
+            store.materialize(ref, top / f"read-{number}")
+            rows.append(("fetched into a folder, verified", f"{time.monotonic() - started:.1f}", "", "", ""))
+            shutil.rmtree(top / f"read-{number}")
+            print(rows[-1], flush=True)
+            done = run([str(environment_.python), "-c", _READ, *objects], env={**inherited(), **env}, timeout=600)
+            rows.append(("read into memory by the streamer", f"{float(done.stdout.split()[-1]):.1f}", "", "", ""))
+            print(rows[-1], flush=True)
         for number in range(given.runs):
             started = time.monotonic()
             store.materialize(ref, top / f"out-{number}")
@@ -117,10 +141,6 @@ def main() -> None:
                 ("fetched and verified, then loaded", f"{fetched:.1f}", f"{ready:.1f}", took, f"{fetched + ready:.1f}")
             )
             print(rows[-1], flush=True)
-            plugin = environment(installed(environment_.python), ServeParameters(served_model_name="m"), settings)[
-                "PYTHONPATH"
-            ]
-            env = {**keys, "PYTHONPATH": f"{plugin}:{given.streamer.absolute()}"}
             ready, took = serve(
                 f"s3://{reached.bucket}/named/", settings, environment_.python, ("--load-format", "runai_streamer"), env
             )
