@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from containers.contract import ServeOptions
+from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
 from containers.errors import BadInput, Temporary
 from containers.events import Reporter
 from containers.ports import claimed
 from containers.process import inherited
 from containers.serve import loading
+from containers.serve.__main__ import work
 from containers.serve.server import VllmServer
+from containers.settings import ServeSettings, StepSettings
+from containers.step import Context
 from flows import load_format
 from flows.load_format import FAST, chosen
 from flows.serving_plan import Plans, ServicePlan
@@ -23,6 +27,7 @@ from infra.accelerators import Gpu
 from infra.settings import FlowServeSettings, PlacementSettings, Settings
 from tests.support.environment_desk import Desk
 from tests.support.package_index import pin, wheel
+from tests.support.waiting import until
 
 GB = 10**9
 DOCKER: dict[str, Any] = {"launcher": "docker", "resources": {"serve": {"gpus": 1}}}
@@ -190,3 +195,62 @@ def test_what_is_not_about_loading_fails_at_once(said: str, error: type[Exceptio
     with pytest.raises(error):
         serving(said, FAST, tmp_path, made)
     assert made == [FAST]
+
+
+OWN_PYTHON = """#!{python}
+import http.server, socketserver, sys
+words = sys.argv[1:]
+if words[0] == "-c":
+    print("vllm 0.23.0")
+    sys.exit()
+print("INFO Starting to load model", words, flush=True)
+if "--load-format" in words and {broken}:
+    print("ERROR RuntimeError: CUDA error: out of room", flush=True)
+    sys.exit(1)
+print("INFO Model loading took 15.0 GiB memory and 0.9 seconds", flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+    def do_POST(self): self.rfile.read(int(self.headers["Content-Length"])); self.do_GET()
+    def address_string(self): return "-"
+    def log_message(self, *_): pass
+socketserver.ThreadingUnixStreamServer(words[words.index("--uds") + 1], Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize(("broken", "used"), [(False, FAST), (True, "")])
+def test_the_step_serves_as_planned_and_says_how_it_loaded(broken: bool, used: str, tmp_path: Path) -> None:
+    """The whole step over a program that stands in for a user's own vLLM on a GPU; its log has both starts."""
+    python, model = tmp_path / "python", tmp_path / "model"
+    python.write_text(OWN_PYTHON.format(python=sys.executable, broken=broken))
+    python.chmod(0o755)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    lease = tmp_path / "lease"
+    lease.touch()
+    scratch = tmp_path / "s"
+    scratch.mkdir()
+    settings = StepSettings(home=tmp_path / "home", cache=tmp_path / "cache", serve=ServeSettings(python=python))
+    reported = StringIO()
+    context = Context(settings, Reporter(reported, structured=True), scratch, tmp_path / "result.json")
+    options = ServeOptions(
+        folder=str(model),
+        lease=str(lease),
+        load_format=FAST,
+        log_file=str(tmp_path / "log"),
+    )
+    parameters = ServeParameters(served_model_name="m")
+    request = StepRequest(step=Step.SERVE, run="r", parameters=parameters.dump(), options=options.dump())
+
+    def end_when_it_serves() -> None:
+        until(context.result_path.exists, "the model is served")
+        lease.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(end_when_it_serves)
+        result = work(request, context)
+        ended.result()
+    start = Endpoint.read(result.values).start
+    assert start is not None
+    assert (start.load_format, start.weights_per_gpu) == (used, 15 << 30)
+    assert (tmp_path / "log").read_text().count("Starting to load model") == 1 + broken
+    assert ("starts again with its default" in reported.getvalue()) is broken
