@@ -1,10 +1,11 @@
-"""A baseline straight from S3 against fetching it first: `python -m tests.bench._serve_from_s3 STREAMER [--gb 2] [--python P]`.
+"""A baseline straight from S3 against fetching it first: `python -m tests.bench._serve_from_s3 STREAMER [--gb 2] [--runs 2]`.
 
 STREAMER is a folder with runai-model-streamer and runai-model-streamer-s3 (`pip install --target STREAMER --no-deps ...`
 and humanize), which Carwright's environments do not have. A checkpoint of a Llama's shape lies in the local S3 server, as
-blobs and manifest of a store and, because vLLM's streamer asks for files by their names, under these a second time. First both are read alone; then, in turn:
-the store is read into a folder, verified, and vLLM loads that; vLLM is given `s3://` and the credentials. Prints the lines of
-a table. Needs the demo model's tokenizer, which is made if it is not there.
+blobs and manifest of a store and, because vLLM's streamer asks for files by their names, under these a second time.
+
+First both ways of reading are timed alone. Then, in turn: the store is read into a folder, verified, and vLLM loads that; vLLM is
+given `s3://` and the credentials. Prints the lines of a table. Needs the demo model's tokenizer, which is made if it is not there.
 """
 
 from __future__ import annotations
