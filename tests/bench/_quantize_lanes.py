@@ -139,9 +139,10 @@ def main() -> None:
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     say("machine", torch=torch.__version__, gpu=name, cores=len(os.sched_getaffinity(0)))
     bench = Bench(device, given.runs, started + given.seconds)
+    for folder in given.folders:
+        room(folder, (1 + _RESULT) * given.gb * 1e9)
     try:
         for folder in given.folders:
-            room(folder, (1 + _RESULT) * given.gb * 1e9)
             for shards in SHARDS:
                 bench.checkpoint(folder / "lanes", shards, layers, _SMALL if small else _SHAPE)
     except OutOfTime:
