@@ -312,8 +312,9 @@ class ServeOptions(Values):
 
     `host` is the address to listen on, `advertise` the base of the OpenAI API as others reach it (empty: at `host`);
     `folder` holds the model already, as a modelcar beside the server does. `devices` are the indices of the GPUs to use,
-    as CUDA_VISIBLE_DEVICES names them; none: those that vLLM takes. `stage`: "fetch" ends when the model lies under the
-    home folder, "serve" starts there, without secrets. `policy` (`containers.trust`, as JSON) and `files` bind the model.
+    as CUDA_VISIBLE_DEVICES names them; none: those that vLLM takes. `load_format` is vLLM's, given up where loading fails.
+    `stage`: "fetch" ends when the model lies under the home folder, "serve" starts there, without secrets. `policy`
+    (`containers.trust`, as JSON) and `files` bind the model.
     """
 
     host: str = "127.0.0.1"
@@ -326,6 +327,7 @@ class ServeOptions(Values):
     lease_seconds: float = 60.0
     log_file: str = ""
     devices: tuple[str, ...] = ()
+    load_format: str = ""
     policy: str = ""
     files: dict[str, Digest] = {}
 
@@ -336,6 +338,7 @@ class ServerStart(Frozen):
     weights_per_gpu: int
     cache_tokens: int
     seconds: float
+    load_format: str = ""  # that it was given
 
 
 class Endpoint(Values):

@@ -1,9 +1,12 @@
 """Signs of life: what one side renews again and again, and another side counts as dead after a while of silence.
 
-A *lease* is a file or folder whose modification time is its last renewal. It serves where both sides have one clock.
+A *lease* is a file or folder whose modification time changes with each renewal. It serves where both sides see one folder.
 
-A *beat* is a value under a key of the store. Only changes count and no clock is compared, so that the clocks of two
-machines may differ. The store is the one thing that both sides reach: neither opens a port for the other.
+A *beat* is a value under a key of the store. The store is the one thing that both sides reach: neither opens a port for the
+other.
+
+Of both only changes count and no clock is compared: the clocks of two machines may differ, and one that is set, forth or back,
+ends nothing and keeps nothing alive.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from containers.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from containers.store import Store
 
@@ -52,6 +56,29 @@ class Renewal:
         while not self._done.wait(self._interval):
             with contextlib.suppress(Error, OSError):  # the next one may get through; the other side is patient
                 self._renew()
+
+
+class LeaseWatch:
+    """Whether a lease has run out: it is gone, or was not renewed for `seconds` since it was first looked at. Without a path it
+    never does, nor when it is kept for good.
+    """
+
+    def __init__(self, path: Path | None, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._seconds, self._clock = path, seconds, clock
+        self._last: float | None = None
+        self._changed = 0.0
+
+    @property
+    def over(self) -> bool:
+        if self._path is None:
+            return False
+        try:
+            renewed = self._path.stat().st_mtime
+        except OSError:
+            return True
+        if renewed != self._last:
+            self._last, self._changed = renewed, self._clock()
+        return renewed != LEASE_KEPT and self._clock() - self._changed > self._seconds
 
 
 class Beat(BaseModel):

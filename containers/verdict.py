@@ -85,7 +85,7 @@ class Load(Values):
 
 class Serving(Values):
     """How one model was served on GPUs when it was measured: bytes of weights on each, tokens of the KV cache, seconds until
-    it was ready, and its speed.
+    it was ready, how it was told to read the weights (vLLM's name of the format; empty for its default), and its speed.
     """
 
     role: str
@@ -93,6 +93,7 @@ class Serving(Values):
     weights_per_gpu: int
     cache_tokens: int
     start_seconds: float
+    load_format: str = ""
     loads: tuple[Load, ...] = ()
 
 

@@ -49,9 +49,9 @@ def fingerprint(request: StepRequest) -> str:
 class Subject:
     """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store.
 
-    `tokenizer` is the checkpoint that a modelcar was made from, if the store has it. `devices` are the GPUs to serve on and
-    `concurrency` the requests at once to measure with; empty and 0 leave both to the machine and the settings. What somebody
-    else serves has an `endpoint` and the name of its `server`.
+    `tokenizer` is the checkpoint that a modelcar was made from, if the store has it. `devices` are the GPUs to serve on,
+    `load_format` how vLLM reads the weights (`flows.load_format`) and `concurrency` the requests at once to measure with; empty
+    and 0 leave them to the machine, vLLM and the settings. What somebody else serves has an `endpoint` and the name of its `server`.
     """
 
     role: str
@@ -60,6 +60,7 @@ class Subject:
     inputs: dict[str, ArtifactRef]
     tokenizer: ArtifactRef | None = None
     devices: tuple[str, ...] = ()
+    load_format: str = ""
     concurrency: int = 0
     endpoint: str = ""
     server: str = ""
@@ -89,6 +90,7 @@ class Subject:
             self,
             parameters=parameters,
             devices=plan.gpus,
+            load_format=plan.load_format,
             concurrency=wanted.concurrency,
             endpoint=plan.endpoint,
             server=plan.server,
@@ -194,7 +196,8 @@ class Requests:
     def serve(self, subject: Subject, *, port: int = 0, admitted: Admitted | None = None) -> StepRequest:
         """`admitted` is a policy that the model has passed: the step checks it again, and the files as they lie there."""
         timeout = self.settings.serve.ready_timeout
-        options = ServeOptions(port=port, ready_timeout=timeout, devices=subject.devices)
+        how = {"devices": subject.devices, "load_format": subject.load_format}
+        options = ServeOptions(port=port, ready_timeout=timeout, **how)
         if admitted is not None:
             options = options.model_copy(update={"policy": admitted.policy.dump(), "files": admitted.trusted.files})
         return self._request(Step.SERVE, subject.parameters, subject.inputs, options)

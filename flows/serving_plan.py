@@ -30,8 +30,9 @@ _SPARE: Final = 0.01  # of a GPU's memory that a driver or a display takes after
 class ServicePlan(Frozen):
     """One service. `gpus` are CUDA's indices, empty on a CPU or where they are not known; bytes are of one GPU.
 
-    `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned. A model that
-    somebody else serves has an `endpoint`, and `server` is the name and version of what answers there.
+    `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned. `load_format`
+    is vLLM's name for how it reads the weights, empty for its default, and `loading` says so in words. A model that somebody
+    else serves has an `endpoint`, and `server` is the name and version of what answers there.
     """
 
     role: str
@@ -45,6 +46,8 @@ class ServicePlan(Frozen):
     cache_tokens: int = 0
     sequences: int = 0
     note: str = ""
+    load_format: str = ""
+    loading: str = ""
     endpoint: str = ""
     server: str = ""
 
@@ -63,7 +66,7 @@ class ServicePlan(Frozen):
         )
         return (
             f"{self.role}: {count} x {self.gpu}{split}, {self.gpu_memory_utilization:.2f} of the memory, "
-            f"{self.max_model_len} tokens; {room}"
+            f"{self.max_model_len} tokens; {room}" + (f"; loaded {self.loading}" if self.loading else "")
         )
 
     def beside(self, other: ServicePlan) -> bool:

@@ -31,7 +31,7 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, measuring, overlap, serving_machine
+from flows import endpoint, load_format, measuring, overlap, serving_machine
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
@@ -214,6 +214,7 @@ class Steps:
             concurrency=request.concurrency or settings.evaluate.concurrency,
             elsewhere=elsewhere,
         )
+        plans = load_format.of_both(plans, gpus, request.vllm_argument, settings)
         for one in (plans.baseline, plans.candidate):
             say(str(one))
         publish_plan(plans)

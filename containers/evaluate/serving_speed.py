@@ -52,6 +52,7 @@ async def _measure(role: str, options: EvaluateOptions, report: Reporter, header
         weights_per_gpu=start.weights_per_gpu if start else 0,
         cache_tokens=start.cache_tokens if start else 0,
         start_seconds=start.seconds if start else 0.0,
+        load_format=start.load_format if start else "",
         loads=tuple(loads),
     )
 

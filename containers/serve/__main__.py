@@ -12,7 +12,7 @@ from pathlib import Path
 from containers import step
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
 from containers.ports import claimed
-from containers.serve import vllm_command
+from containers.serve import loading, vllm_command
 from containers.serve.argument_check import check_arguments
 from containers.serve.models import unpacked
 from containers.serve.server import VllmServer
@@ -42,17 +42,21 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     ):
         check_files(model, options, context)
         unpacked_at = time.monotonic()
-        server = VllmServer(
-            argv=vllm_command.command(vllm, parameters, model, sockets / SOCKET, python=python),
-            env=vllm_command.environment(vllm, parameters, context.settings, sockets, options.devices),
-            socket=sockets / SOCKET,
-            port=port,
-            served_model_name=parameters.served_model_name,
-            options=options,
-            report=context.report,
-        )
-        with server.child() as child:
-            server.wait_ready(child)
+
+        def make(load_format: str) -> VllmServer:
+            where = (model, sockets / SOCKET)
+            return VllmServer(
+                argv=vllm_command.command(vllm, parameters, *where, python=python, load_format=load_format),
+                env=vllm_command.environment(vllm, parameters, context.settings, sockets, options.devices),
+                socket=sockets / SOCKET,
+                port=port,
+                served_model_name=parameters.served_model_name,
+                options=options,
+                report=context.report,
+                load_format=load_format,
+            )
+
+        with loading.ready(make, "" if vllm.cpu else options.load_format) as (server, child):
             ready = time.monotonic()
             with server.answering():
                 server.first_answer()

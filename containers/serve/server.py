@@ -14,6 +14,7 @@ import httpx
 
 from containers.contract import ServerStart
 from containers.errors import BadInput, Interrupted, NotReady
+from containers.heartbeat import LeaseWatch
 from containers.ports import LOOPBACK, beside, listens_alone
 from containers.process import Child
 from containers.serve.diagnosis import explain, last
@@ -32,6 +33,9 @@ _WATCH: Final = 1.0  # seconds between two looks at the lease
 _LINES: Final = 400  # of the log, in memory: a failure's first word can stand far above its last
 # What vLLM says of itself on a GPU (vllm/v1/worker/gpu_model_runner.py and v1/core/kv_cache_utils.py of 0.32).
 _WEIGHTS: Final = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
+_LOADING: Final = "Starting to load model"
+# argparse's word for a format that an older vLLM does not know, and Python's and vLLM's for a package that is not there.
+_NO_FORMAT: Final = re.compile(r"argument --load-format|(No module named|Please install) '?`?fastsafetensors")
 _CACHE: Final = re.compile(r"GPU KV cache size: (?P<tokens>[\d,]+) tokens")
 _FIRST_ANSWER: Final = 120.0  # seconds for one token, the first one, which includes late initialization
 
@@ -41,7 +45,8 @@ class VllmServer:
     """`socket` is where it listens, `port` one that is claimed for it (`containers.ports`), on which it answers once ready.
 
     `log` holds vLLM's last lines; `emulates` is set when the plugin reports that it emulates FP8. `weights` (bytes on each
-    GPU) and `cache_tokens` are what vLLM says of itself while it starts; 0 until then.
+    GPU) and `cache_tokens` are what vLLM says of itself while it starts; 0 until then. `load_format` is the one in `argv`, if any;
+    `failed_loading` is set when vLLM ended by itself while it read the weights, or would not read them in that format.
     """
 
     argv: Sequence[str]
@@ -51,10 +56,18 @@ class VllmServer:
     served_model_name: str
     options: ServeOptions
     report: Reporter
+    load_format: str = ""
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES), init=False)
     emulates: bool = field(default=False, init=False)
     weights: int = field(default=0, init=False)
     cache_tokens: int = field(default=0, init=False)
+    failed_loading: bool = field(default=False, init=False)
+    _loading: bool = field(default=False, init=False)
+    _lease: LeaseWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        path = Path(self.options.lease) if self.options.lease else None
+        self._lease = LeaseWatch(path, self.options.lease_seconds)
 
     @property
     def url(self) -> str:
@@ -90,7 +103,7 @@ class VllmServer:
                     pass  # not listening yet, or too busy loading to answer
                 if elapsed > self.options.ready_timeout:
                     raise self._ready_timeout()
-                if expired(self.options):
+                if self._lease.over:
                     raise Interrupted("vLLM was stopped while loading: nobody renewed its lease")
                 time.sleep(_POLL)
 
@@ -121,7 +134,12 @@ class VllmServer:
         """What a server on a GPU said of itself; None for one that said nothing, as on a CPU."""
         if not self.weights and not self.cache_tokens:
             return None
-        return ServerStart(weights_per_gpu=self.weights, cache_tokens=self.cache_tokens, seconds=round(seconds, 1))
+        return ServerStart(
+            weights_per_gpu=self.weights,
+            cache_tokens=self.cache_tokens,
+            seconds=round(seconds, 1),
+            load_format=self.load_format,
+        )
 
     def run_until_stopped(self, child: Child) -> str:
         """Serve until the lease runs out or a signal arrives (SIGINT, SIGTERM); returns the reason.
@@ -129,7 +147,7 @@ class VllmServer:
         Raises what `explain` makes of the log when vLLM ends by itself.
         """
         try:
-            while not expired(self.options):
+            while not self._lease.over:
                 self._check_alive(child)
                 time.sleep(_WATCH)
         except KeyboardInterrupt:
@@ -141,6 +159,7 @@ class VllmServer:
         if code is None:
             return
         child.stop()  # reads what is left of its output
+        self.failed_loading = (self._loading and not self.weights) or any(map(_NO_FORMAT.search, self.log))
         raise explain(self.log, f"vLLM ended with code {code}")
 
     def _ready_timeout(self) -> NotReady:
@@ -151,6 +170,7 @@ class VllmServer:
 
     def _on_line(self, line: str) -> None:
         self.log.append(line)
+        self._loading = self._loading or _LOADING in line
         if found := _WEIGHTS.search(line):
             self.weights = max(self.weights, int(float(found["gib"]) * (1 << 30)))
         elif found := _CACHE.search(line):
@@ -159,14 +179,3 @@ class VllmServer:
         if EMULATION in line and not self.emulates:
             self.emulates = True
             self.report.log("no GPU: FP8 is emulated in bfloat16, so speed on this machine says nothing about a GPU")
-
-
-def expired(options: ServeOptions, now: float | None = None) -> bool:
-    """Whether the lease was not renewed for longer than it lasts, or is gone; without a lease path never."""
-    if not options.lease:
-        return False
-    try:
-        renewed = Path(options.lease).stat().st_mtime
-    except OSError:
-        return True
-    return (time.time() if now is None else now) - renewed > options.lease_seconds

@@ -76,9 +76,10 @@ def command(
     socket: Path,
     *,
     python: Path | None = None,
+    load_format: str = "",
 ) -> list[str]:
-    """The argument list of the server; `python` is an interpreter that has vLLM, by default this one, and `socket` where it
-    listens (unix(7)).
+    """The argument list of the server; `python` is an interpreter that has vLLM, by default this one, `socket` where it
+    listens (unix(7)), and `load_format` vLLM's, empty for its default.
 
     The server asks for no key: who may open the socket may ask.
 
@@ -95,6 +96,8 @@ def command(
         argv += ["--pipeline-parallel-size", str(parameters.pipeline_parallel_size)]
     if parameters.gpu_memory_utilization and not vllm.cpu:
         argv += ["--gpu-memory-utilization", f"{parameters.gpu_memory_utilization:g}"]
+    if load_format and not vllm.cpu:
+        argv += ["--load-format", load_format]
     argv += ["--max-logprobs", str(_LOGPROBS), "--disable-uvicorn-access-log", "--disable-log-stats"]
     if vllm.cpu:
         argv += ["--enforce-eager", "--no-enable-prefix-caching"]

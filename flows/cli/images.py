@@ -175,6 +175,8 @@ def build(  # noqa: PLR0917 - typer makes options of them
     documents: dict[str, object] = {}
     with terminal.display(verbose=verbose) as show:
         shop = _builder(builder, show, base, vllm, source)
+        if isinstance(shop, ImageBuilder):
+            shop.need_room(_targets(targets))
         for target in _targets(targets) if isinstance(shop, ImageBuilder) else _ordinary(targets):
             if isinstance(shop, ImageBuilder):
                 if not offline:

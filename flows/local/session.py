@@ -16,7 +16,7 @@ from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import endpoint, measuring, serving_machine
+from flows import endpoint, load_format, measuring, serving_machine
 from flows.local import embedded
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
@@ -226,6 +226,7 @@ class Session:
             serving_machine.check_memory(config, weights, settings, length)
         concurrency = serving.concurrency or settings.evaluate.concurrency
         made = plan(role, model_facts(config, weights), gpus, serving, length, concurrency=concurrency)
+        made = load_format.chosen(made, gpus, serving.vllm_argument, settings)
         self._say(f"plan: {made}")
         if serving.vllm_argument and serving.vllm_argument not in self._checked:
             self.run(self.requests.check_arguments(serving.vllm_argument))

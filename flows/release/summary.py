@@ -142,7 +142,8 @@ def _speed(serving: Serving) -> str:
     """Memory and speed in one line."""
     loads = ", ".join(f"{one.output_tokens_per_second:,.0f} at {one.requests}" for one in serving.loads)
     return (
-        f"{serving.gpus} GPU{'s' if serving.gpus > 1 else ''}, {amount(serving.weights_per_gpu, 'B')} of weights each, KV cache of "
+        f"{serving.gpus} GPU{'s' if serving.gpus > 1 else ''}, {amount(serving.weights_per_gpu, 'B')} of weights each"
+        f"{f', loaded by {serving.load_format}' if serving.load_format else ''}, KV cache of "
         f"{serving.cache_tokens:,} tokens; output tokens/s: {loads}"
     )
 

@@ -45,6 +45,7 @@ class Inputs:
 
     `base` is a reference by digest, or "" for the base of Debian packages; `vllm` is upstream's image for the target serve.
     `libraries` are those of `packages` that all images for CUDA have alike, in a layer of their own; none for other images.
+    `commit` is what the image says that it was made from, if it is known; otherwise git is asked when it is laid out.
     """
 
     target: Target
@@ -58,6 +59,7 @@ class Inputs:
     vllm: str = ""
     root: Path = ROOT
     libraries: tuple[Package, ...] = ()
+    commit: str = ""
 
     @property
     def pulled(self) -> list[str]:
@@ -188,7 +190,7 @@ def labels(inputs: Inputs, source: str) -> dict[str, str]:
     """The labels of the image, besides those in the Containerfile."""
     return {
         "org.opencontainers.image.description": inputs.target.about,
-        "org.opencontainers.image.revision": revision(inputs),
+        "org.opencontainers.image.revision": inputs.commit or revision(inputs),
         "org.opencontainers.image.source": source,
         "org.opencontainers.image.title": f"carwright/{inputs.target.name}",
         f"{LABEL}base": inputs.vllm or inputs.base or ("Debian packages" if inputs.base_debs else "none"),

@@ -16,7 +16,7 @@ from containers.errors import DiskFull, is_disk_full
 from containers.events import Event, amount
 from infra.container_engine.client import connect
 from infra.environments.pip_indexes import PipIndexes
-from infra.images import debian, local_engine
+from infra.images import debian, local_engine, room
 from infra.images.buildah import Buildah, Built
 from infra.images.context import Inputs, inputs_of, lay_out
 from infra.images.targets import ROOT
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 BUDGET: Final = Path(__file__).with_name("budget.toml")
-_ROOM: Final = 12 << 30  # bytes; all CPU images with what they are made from take about 8 GiB
 _MEGABYTE: Final = 1_000_000
 
 
@@ -82,8 +81,16 @@ class ImageBuilder:
                 self._listener(target),
             )
 
+    def need_room(self, targets: Sequence[Target]) -> None:
+        """Raises DiskFull where the cache has too little room to build those of these that were never built in it."""
+        if not targets or shutil.which("buildah") is None:
+            return  # that it is missing is said by whoever needs it
+        storage = self.storage()
+        absent = [target for target in targets if storage.find(self.stored_name(target)) is None]
+        names = ", ".join(target.name for target in absent)
+        room.check(self.cache, room.needed(absent, budget()), f"building {names}")
+
     def storage(self) -> Buildah:
-        self._need_room()
         return Buildah.open_storage(self.cache / "storage")
 
     @contextmanager
@@ -138,6 +145,7 @@ class ImageBuilder:
         for target in targets:
             if target not in missing:
                 self.say(target, f"{self.name(target)} is up to date")
+        self.need_room(missing)
         fetcher, loader = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("fetch", "load"))
         try:
             fetched = [(target, fetcher.submit(self.fetch, [target])) for target in missing]
@@ -168,16 +176,6 @@ class ImageBuilder:
 
     def _listener(self, target: Target) -> Callable[[Event], None]:
         return lambda event: self.on_event(target.name, event)
-
-    def _need_room(self) -> None:
-        self.cache.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.cache).free
-        storage = self.cache / "storage"
-        if not storage.exists() and free < _ROOM:
-            raise DiskFull(
-                f"{self.cache} has {amount(free, 'B')} free, and the images need about {amount(_ROOM, 'B')}",
-                remedy="free some space, or set CARWRIGHT_CACHE to a folder on a larger disk",
-            )
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

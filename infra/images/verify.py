@@ -12,14 +12,17 @@ import os
 import tarfile
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.images import room
 from infra.images.buildah import Buildah, Built
-from infra.images.context import lay_out
+from infra.images.context import lay_out, revision
+from infra.images.image_builder import budget
 
 if TYPE_CHECKING:
+    from infra.images.context import Inputs
     from infra.images.image_builder import ImageBuilder
     from infra.images.targets import Target
 
@@ -43,10 +46,13 @@ class RebuiltTwice:
 def verify(builder: ImageBuilder, target: Target, *, fresh: bool = True) -> RebuiltTwice:
     """Build twice and compare; without `fresh` both stand on the cache's base. Raises what a build raises."""
     builder.cache.mkdir(parents=True, exist_ok=True)
+    room.check(builder.cache, room.needed_twice(target, budget()), f"building {target.name} twice")
+    inputs = builder.inputs(target)
+    inputs = replace(inputs, commit=revision(inputs))  # once: somebody may commit between the two builds
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=builder.cache) as scratch:
         folders = (Path(scratch, "a"), Path(scratch, "another", "folder"))
         built = [
-            _build(builder, target, folder, umask, fresh=fresh)
+            _build(builder, inputs, folder, umask, fresh=fresh)
             for folder, umask in zip(folders, (0o022, 0o077), strict=True)
         ]
         storages = [Buildah.open_storage(folder / "storage") for folder in folders]
@@ -62,9 +68,9 @@ def verify(builder: ImageBuilder, target: Target, *, fresh: bool = True) -> Rebu
                 storage.remove_all()
 
 
-def _build(builder: ImageBuilder, target: Target, folder: Path, umask: int, *, fresh: bool) -> Built:
+def _build(builder: ImageBuilder, inputs: Inputs, folder: Path, umask: int, *, fresh: bool) -> Built:
     folder.mkdir(parents=True)
-    inputs = builder.inputs(target)
+    target = inputs.target
     context = folder / "context"
     before = os.umask(umask)
     try:

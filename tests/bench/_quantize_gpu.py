@@ -1,9 +1,9 @@
-"""Quantization on a GPU, everything in one process: `python tests/bench/_quantize_gpu.py FOLDER [--tiny] [--lanes-only]`.
+"""Quantization on a GPU, everything in one process: `python tests/bench/_quantize_gpu.py FOLDER [--tiny]`.
 
 Are the bytes the CPU's? How far is llm-compressor's own GPU path from its CPU path? How long does a checkpoint of 15 GB
 take, against the floor and against `model_free_ptq`? What happens when the GPU is nearly full? Prints one JSON object a
-line. `--tiny` is for a dry run without a GPU, where "cuda" then means the CPU; `--lanes-only` asks how the time
-depends on shards, lanes and digests, and needs no llm-compressor.
+line. `--tiny` is for a dry run without a GPU, where "cuda" then means the CPU. `_quantize_lanes.py` asks how the time depends
+on shards, lanes and digests.
 """
 
 from __future__ import annotations
@@ -170,29 +170,6 @@ def speed(top: Path, cuda: str, *, tiny: bool) -> None:
     say("one digest over all runs", same=len(digests) == 1)
 
 
-def lanes(top: Path, cuda: str, *, tiny: bool) -> None:
-    """The same bytes in few and in many shards: is it one shard's digest on one core that binds, or all of the cores?"""
-    names = ("layers", "hidden", "inner", "vocabulary")
-    sizes = dict(zip(names, (3, 256, 512, 1024) if tiny else (29, 4096, 14336, 128256), strict=True))
-    for shards in (4, 16):
-        source = top / f"in-{shards}"
-        say("made", **make(source, **sizes, shards=min(shards, 5) if tiny else shards))
-        every = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-        plan: list[tuple[str, int, dict[str, Any]]] = [(cuda, 4, {}), (cuda, 8, {}), (cuda, 4, {}), (cuda, 8, {})]
-        plan += [(every, 4, {}), (every, 8, {})] * 2 if "," in every else []
-        plan += [(cuda, 4, {"midstates": False}), (cuda, 8, {"midstates": False})] * 2  # as before
-        plan += [(cuda, 8, {"verify": False})]
-        say("floor", shards=shards, **floor(source, top / "out", 4))
-        for devices, wanted, more in plan:
-            shutil.rmtree(top / "out", ignore_errors=True)
-            before = time.process_time()
-            facts = ours(source, top / "out", devices, wanted, "FP8_DYNAMIC", **more)
-            core_seconds = time.process_time() - before
-            say("ours", shards=shards, devices=devices, wanted=wanted, **more, **facts, core_seconds=core_seconds)
-        shutil.rmtree(source)
-        shutil.rmtree(top / "out", ignore_errors=True)
-
-
 def nearly_full(top: Path, source: Path, cuda: str) -> None:
     """Leave the GPU less than its groups need and see the worker go on in smaller pieces."""
     target = top / "full"
@@ -223,7 +200,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--lanes-only", action="store_true")
     given = parser.parse_args()
     cuda = "cuda:0" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
@@ -232,9 +208,6 @@ def main() -> None:
     say("sha256", gigabytes_per_second=1.0737 / (time.perf_counter() - started))
     say("machine", torch=torch.__version__, gpu=name, gpu_memory_planned=gpu_memory_needed(4))
     given.folder.mkdir(parents=True, exist_ok=True)
-    if given.lanes_only:
-        lanes(given.folder, cuda, tiny=given.tiny)
-        return
     small = given.folder / "small"
     make(small, layers=2 if given.tiny else 8, hidden=256, inner=512, vocabulary=1024, shards=3)
     every_value(given.folder / "every")

@@ -28,7 +28,7 @@ from rich.table import Table
 from containers.contract import DownloadOptions, DownloadParameters, Step, StepRequest, StoreLocation
 from containers.download.work import work
 from containers.events import Reporter
-from containers.process import Child, inherited
+from containers.process import Child, inherited, run
 from containers.step import Context
 from containers.store import Store
 from infra.objectstore import EmbeddedStore
@@ -61,7 +61,7 @@ def make_checkpoint(folder: Path, shards: int, size: int) -> None:
 
 @contextmanager
 def serving(root: Path, model: Path) -> Iterator[str]:
-    """A hub in a process of its own; yields its endpoint."""
+    """A hub in a process of its own, which publishes the files of `model` where they lie; yields its endpoint."""
     heard: list[str] = []
     said = threading.Event()
 
@@ -69,7 +69,8 @@ def serving(root: Path, model: Path) -> Iterator[str]:
         heard.append(line)
         said.set()
 
-    argv = [sys.executable, "-m", "infra.hub", "--root", str(root), "--publish", f"{REPO}={model}"]
+    argv = [sys.executable, "-m", "infra.hub", "--root", str(root)]
+    run([*argv, "--publish", f"{REPO}={model}", "--no-serve"], env=inherited(), timeout=600)  # links, and does not copy
     with Child(argv, inherited(), on_line=listen):
         if not said.wait(120):
             raise SystemExit("the hub did not start")
@@ -139,14 +140,14 @@ def measure(folder: Path, shards: int, size: int) -> list[dict[str, float | str]
     make_checkpoint(folder / "model", shards, size)
     rows: list[dict[str, float | str]] = []
     with serving(folder / "hub", folder / "model") as endpoint:
-        for what, run in (("the hub's client, then put_file", client), ("the step", step)):
-            home = folder / run.__name__
+        for what, way in (("the hub's client, then put_file", client), ("the step", step)):
+            home = folder / way.__name__
             home.mkdir()
-            with EmbeddedStore(folder / f"store-{run.__name__}", home / "store.log") as settings:
+            with EmbeddedStore(folder / f"store-{way.__name__}", home / "store.log") as settings:
                 servers = below(os.getpid())
                 with watching(servers) as memory, Disk(home) as disk:
                     started = time.perf_counter()
-                    run(endpoint, home, settings)
+                    way(endpoint, home, settings)
                     took = time.perf_counter() - started
             row: dict[str, float | str] = {"what": what, "seconds": round(took, 2)}
             row |= {"mb_per_s": round(shards * size / took / 1e6), "client_mb": round(memory.client / 1e6)}

@@ -4,6 +4,9 @@ A checkpoint of a Llama's shape in 8 shards comes from a local hub, is quantized
 local registry (Debian's docker-registry), by the steps of the flow under a Prefect server, each as a process. Both ways are
 run in turn, each with a store and a registry of its own. The yardstick is the slowest of the three steps alone; on few
 cores it cannot be reached, because all three compute digests.
+
+`--model` and `--work` are folders: the checkpoint lies in the first (its size), store and registry in the second (twice the
+size, one way at a time); without them both are where temporary files are. What each way took is printed as soon as it is known.
 """
 
 from __future__ import annotations
@@ -12,13 +15,12 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-from rich.console import Console
-from rich.table import Table
 
 from containers.contract import PushParameters, QuantizeParameters, Step
 from containers.process import export, inherited, run
@@ -38,6 +40,7 @@ AIM: Final = 1.25  # times the slowest step alone
 _STEPS: Final = (Step.DOWNLOAD, Step.QUANTIZE, Step.PUSH)
 _LAYER: Final = 134_000_000  # bytes of one layer of the shape below, about
 _ENDS: Final = 262_000_000  # bytes of what is not in a layer
+_NEEDED: Final = 2.1  # times the checkpoint: the store's source and result, and the registry's copy of that
 
 
 def make(folder: Path, gigabytes: float, settings: Settings) -> None:
@@ -85,32 +88,48 @@ def once(folder: Path, settings: Settings, *, overlap: bool) -> dict[str, float]
     return seconds
 
 
-def show(alone: Mapping[str, float], overlapped: float) -> None:
-    """The table, and the same as JSON beside it."""
+def show(gigabytes: float, alone: Mapping[str, float], overlapped: float) -> None:
+    """The lines of a table, and the same as JSON in a file."""
     slowest, total = max(alone.values()), sum(alone.values())
-    table = Table("what", "seconds", "to the slowest", "aim", title="download, quantize and push")
-    for name, seconds in alone.items():
-        table.add_row(name, f"{seconds:.1f}", f"{seconds / slowest:.2f}", "")
-    table.add_row("one after the other", f"{total:.1f}", f"{total / slowest:.2f}", "")
-    table.add_row("overlapped", f"{overlapped:.1f}", f"{overlapped / slowest:.2f}", f"{AIM}")
-    Console().print(table)
+    rows = [(name, seconds, "") for name, seconds in alone.items()]
+    rows += [("one after the other", total, ""), ("overlapped", overlapped, f"{AIM}")]
+    lines = [f"| {gigabytes:g} GB | seconds | to the slowest | aim |", "|---|---|---|---|"]
+    lines += [f"| {name} | {seconds:.1f} | {seconds / slowest:.2f} | {aim} |" for name, seconds, aim in rows]
+    sys.stdout.write("\n".join(lines) + "\n")
     out = Path(".benchmarks")
     out.mkdir(exist_ok=True)
     (out / "pipeline.json").write_text(json.dumps({"alone": dict(alone), "overlapped": overlapped}, indent=2) + "\n")
+
+
+def room(folder: Path, size: float) -> None:
+    """End here, and not in the middle, where a folder has less than `size` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB are needed there")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--gb", type=float, default=1.5)
     parser.add_argument("--runs", type=int, default=1, help="runs of each way, in turn; medians are shown")
+    parser.add_argument("--model", type=Path, help="an existing folder for the checkpoint")
+    parser.add_argument("--work", type=Path, help="an existing folder for store and registry")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="carwright-bench-") as scratch, ExitStack() as stack:
-        top = Path(scratch)
+    with ExitStack() as stack:
+        model, top = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carwright-bench-", dir=folder)))
+            for folder in (given.model, given.work)
+        )
+        size = given.gb * 1e9
+        room(top, size * (_NEEDED + (model.stat().st_dev == top.stat().st_dev)))
+        room(model, size)
         settings = Settings(home=top / "home")
         for step in _STEPS:
             prepare(step, settings, lambda _: None)
-        make(top / "model", given.gb, settings)
-        hub = stack.enter_context(serving(top / "hub", top / "model"))
+        started = time.monotonic()
+        make(model / "model", given.gb, settings)
+        say("made", time.monotonic() - started)
+        hub = stack.enter_context(serving(model / "hub", model / "model"))
         settings = settings.model_copy(update={"hub_endpoint": hub})
         server = stack.enter_context(embedded.prefect_server(settings))
         export(embedded.prefect_environment(settings.home.resolve()) | server.client)
@@ -119,13 +138,22 @@ def main() -> None:
         turns: list[tuple[dict[str, float], float]] = []
         for number in range(given.runs):
             alone = once(top / f"alone-{number}", settings, overlap=False)
+            say("one after the other", **alone)
             overlapped = once(top / f"overlapped-{number}", settings, overlap=True)
+            say("overlapped", **overlapped)
             turns.append((alone, sum(overlapped.values())))
         drain_workers()
         show(
+            given.gb,
             {step: statistics.median(alone[step] for alone, _ in turns) for step in _STEPS},
             statistics.median(seconds for _, seconds in turns),
         )
+
+
+def say(what: str, seconds: float = 0.0, **parts: float) -> None:
+    facts = {"what": what, **({"seconds": seconds} if seconds else {}), **parts}
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from containers.contract import Kind, StoreLocation
 from containers.digest import Digest
@@ -359,21 +358,28 @@ def main() -> None:
             work = Path(scratch) / "large"
             work.mkdir()
             said.append(large(work, int(arguments.large * 1e9)))
-    _show(console, rows, arguments.gb)
+    _show(rows, arguments.gb)
     console.print(f"1,000 small files more: {more:+.1f} s (aim: less than 10 s)")
     for line in said:
         console.print(line)
 
 
-def _show(console: Console, rows: list[Row], gb: float) -> None:
-    table = Table(title=f"{gb:g} GB checkpoint, {_SHARDS} shards, to a local registry", title_justify="left")
-    for column in ("", "cold", "ratio", "unchanged", "one small file changed", "peak memory", ""):
-        table.add_column(column, justify="left" if not column else "right")
+def _show(rows: list[Row], gb: float) -> None:
+    columns = (
+        f"{gb:g} GB, {_SHARDS} shards",
+        "cold",
+        "ratio",
+        "unchanged",
+        "one small file changed",
+        "peak memory",
+        "",
+    )
+    lines = [columns, ("---",) * len(columns)]
     for row in rows:
         ratio = f"{rows[0].cold / row.cold:.2f}" if row is not rows[0] else ""
         seconds = (f"{row.cold:.1f} s", ratio, f"{row.unchanged:.1f} s", f"{row.one_changed:.1f} s")
-        table.add_row(row.name, *seconds, f"{row.peak:.0f} MB", row.note)
-    console.print(table)
+        lines.append((row.name, *seconds, f"{row.peak:.0f} MB", row.note))
+    sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ def test_arguments_on_gpus() -> None:
         *("--kv-cache-dtype=fp8", "--enforce-eager"),
     ]
     plain = command(_GPU, _PARAMETERS, Path("/models/x"), Path("/s/vllm"))
+    fast = command(_GPU, parameters, Path("/models/x"), Path("/s/vllm"), load_format="fastsafetensors")
+    assert fast[fast.index("--load-format") + 1] == "fastsafetensors"
+    assert fast.index("--load-format") < fast.index("--kv-cache-dtype=fp8")
+    assert "--load-format" not in command(_CPU, parameters, Path("/m"), Path("/s"), load_format="fastsafetensors")
     assert not {"--pipeline-parallel-size", "--gpu-memory-utilization"} & set(plain)
     assert "--gpu-memory-utilization" not in command(_CPU, parameters, Path("/models/x"), Path("/s/vllm"))
 

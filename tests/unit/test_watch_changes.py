@@ -147,6 +147,8 @@ def tried(state: Any, *, seconds: float = 0.0, **news: Any) -> Attempt:
         (tried("announced", seconds=90000, count=99), "announced"),  # nobody listened: no run was spent on it
         (tried("started", seconds=3600, count=MAX_RUNS), "given up"),
         (tried("started", seconds=10), "waiting"),
+        (tried("started", seconds=-10), "waiting"),  # by the clock of another machine
+        (tried("started", seconds=-1e8), "announced"),  # by a clock that was set back since
         (tried("started", seconds=3600), "announced"),
         (tried("failed", seconds=1e6), "given up"),
         (tried("failed", seconds=3600, temporary=True), "announced"),
