@@ -112,6 +112,12 @@ class Progress:
         passing, refusing = (NormalDist().cdf(boundaries(known, 1 - one)[self.number - 1]) for one in at_once)
         return passing, refusing
 
+    def of(self, *, at_once: bool) -> Progress | None:
+        """That of a benchmark which is measured with the others, or `at_once` in the first look; None where nothing is left of it."""
+        if not at_once or not self.looks:
+            return self
+        return AT_ONCE if self.number == 1 else None
+
     def adds_questions(self) -> bool:
         """Whether this look asks other questions than the one before, and not the same ones again."""
         return self.number < 2 or self.looks[self.number - 1].questions > self.looks[self.number - 2].questions

@@ -5,8 +5,8 @@ What is drawn here are answers and log-probabilities; levels, bounds and decisio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -43,11 +43,19 @@ class _Choices:
     """Margins of both models, by question."""
 
     margins: tuple[NDArray[np.float64], NDArray[np.float64]]
+    _known: dict[int, Any] = field(default_factory=dict)
 
     def differences(
         self, count: int, answers: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         del answers  # the same each time
+        if count not in self._known:
+            self._known[count] = self._differences(count)
+        return self._known[count]  # type: ignore[no-any-return]
+
+    def _differences(
+        self, count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         some = (self.margins[0][:count], self.margins[1][:count])
         before, after = ((one > 0).astype(float) for one in some)
         return after - before, smooth_differences((before, after), some), (before, after)
@@ -96,12 +104,13 @@ def run(
     sampled: Sequence[str] = (),
     lasting: float = 0.5,
     log_probabilities: bool = True,
+    once: Look = Look(),  # noqa: B008 - frozen
 ) -> Ending:
     """One run of a suite whose benchmarks lose `losses` points, by key. Those in `sampled` are answered as often as a look says,
-    the others once. Without `looks` all is measured once.
+    the others once. Without `looks` there is one look, `once`.
     """
     drawn: dict[tuple[str, int], _Choices | _Generated] = {}
-    most = looks[-1].answers if looks else 1
+    most = max([(looks or (once,))[-1].answers, *(len(one.seeds) for one in declared.benchmarks if one.at_once)])
     for one in declared.benchmarks:
         key, loss = (one.data_set, one.samples), losses.get(one.key, 0.0)
         if key in drawn:
@@ -112,12 +121,12 @@ def run(
             share = lasting if one.key in sampled else 1.0
             drawn[key] = generated(rng, one.samples, max(differing, loss / 100), loss, most, lasting=share)
     decision: Decision = "inconclusive"
-    for number, look in enumerate(looks or (Look(),), start=1):
+    for number, look in enumerate(looks or (once,), start=1):
         progress = Progress(looks, number) if looks else AT_ONCE
         rows, answers = [], 0
         for one in declared.benchmarks:
-            count = int(np.ceil(one.samples * look.questions))
-            times = look.answers if one.key in sampled else 1
+            count = one.samples if one.at_once else int(np.ceil(one.samples * look.questions))
+            times = len(one.seeds) if one.at_once else look.answers if one.key in sampled else 1
             answers += count * times
             rows.append(_judged(declared, one, drawn[one.data_set, one.samples], count, times, progress))
         decision = _decided(declared, rows, progress)

@@ -40,7 +40,7 @@ def test_the_step_is_the_integral_of_a_kernel_of_sixth_order() -> None:
 
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("loss", [0.0, 2.0, 4.0])
-def test_the_difference_is_the_same_with_a_third_of_its_variance(loss: float, heavy: bool) -> None:
+def test_the_difference_is_the_same_with_less_than_half_of_its_variance(loss: float, heavy: bool) -> None:
     """300 benchmarks of 1,000 questions on which 10 % of answers differ: within 0.2 points, 0.05 of them chance."""
     rng = np.random.default_rng(8)
     plain, smooth = [], []
@@ -53,7 +53,7 @@ def test_the_difference_is_the_same_with_a_third_of_its_variance(loss: float, he
             smooth.append(100 * float(each.mean()))
     assert len(smooth) >= 0.95 * 300
     assert np.mean(smooth) == pytest.approx(-loss, abs=0.25)
-    assert np.var(smooth) < 0.45 * np.var(plain)
+    assert np.var(smooth) < 0.5 * np.var(plain)
 
 
 def test_a_benchmark_passes_by_its_log_probabilities_that_does_not_by_its_answers() -> None:

@@ -230,3 +230,13 @@ def test_a_wrong_declaration_is_told_when_the_suite_is_read(tmp_path: Path) -> N
         kinds.load(declared(tmp_path, "[{}, {answers: 9}]"))
     with pytest.raises(ValidationError):
         Look(questions=0)
+
+
+def test_a_benchmark_may_be_measured_whole_in_the_first_look() -> None:
+    first, second = (Progress(LOOKS, number).of(at_once=True) for number in (1, 2))
+    assert first is not None
+    assert first.seeds(SEEDS) == SEEDS
+    assert first.asked("aime25", 30) == list(range(30))
+    assert second is None
+    assert Progress(LOOKS, 2).of(at_once=False) == Progress(LOOKS, 2)
+    assert AT_ONCE.of(at_once=True) is AT_ONCE

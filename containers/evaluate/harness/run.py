@@ -93,13 +93,14 @@ class Harness:
             stack.enter_context(data.data_from(places))
             manager = self._tasks(folder, places)
             tokenizer = self._confined(stack)
-            scored, cut, counts, noise = [], {}, [], {}
+            scored, cut, counts, noise, commands = [], {}, [], {}, []
             for one in self.benchmarks:
-                seeds = self.progress.seeds(one.seeds)
-                if not self.progress.adds_questions() and not seeds:
+                progress = self.progress.of(at_once=one.at_once)
+                seeds = () if progress is None else progress.seeds(one.seeds)
+                if progress is None or not (seeds or progress.adds_questions()):
                     continue
                 tasks = manager.load([one.task])["tasks"]
-                part = {name: self.progress.asked(name, len(task.eval_docs)) for name, task in tasks.items()}
+                part = {name: progress.asked(name, len(task.eval_docs)) for name, task in tasks.items()}
                 whole = {} if self._whole(part, tasks) else {"samples": part}
                 model = make(one, options, tokenizer, report, key)
 
@@ -116,6 +117,7 @@ class Harness:
                     )
                     return found
 
+                commands += [self._command(one, options.served_model_name, seed) for seed in seeds or (None,)]
                 drawn = [ask(one, model, gen_kwargs=one.generation(seed), **whole) for seed in seeds]
                 answered = drawn or [ask(one, model, **whole)]
                 count = sum(map(len, part.values()))
@@ -149,11 +151,7 @@ class Harness:
                 **{name: sum(getattr(one, name) for one in counts) for name in ("sent", "retried", "failed")}
             ),
             cut={key: number for key, number in cut.items() if number},
-            commands=tuple(
-                self._command(one, options.served_model_name, seed)
-                for one in self.benchmarks
-                for seed in self.progress.seeds(one.seeds) or ((None,) if self.progress.adds_questions() else ())
-            ),
+            commands=tuple(commands),
             noise=noise,
         )
 

@@ -38,7 +38,7 @@ class BenchmarkDeclaration(ScoredDeclaration):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_benchmarks(self.benchmarks, self.serving.max_model_len)
-        check_looks(self.looks, max(len(one.seeds) or 1 for one in self.benchmarks))
+        check_looks(self.looks, max(len(one.seeds) or 1 for one in self.benchmarks if not one.at_once))
         return self
 
 
