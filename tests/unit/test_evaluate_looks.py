@@ -21,12 +21,14 @@ from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
 from containers.evaluate.looks import AT_ONCE, Look, Progress, boundaries, check_looks
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
+from containers.suites import SHIPPED
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LOOKS = (Look(questions=0.5), Look(), Look(answers=4), Look(answers=8))
+REFERENCE = (SHIPPED.parents[2] / "docs" / "reference" / "evaluation.md").read_text()
 SUBJECT = "sha256:" + "a" * 64
 SEEDS = (11, 12, 13, 14, 15, 16, 17, 18)
 
@@ -240,3 +242,21 @@ def test_a_benchmark_may_be_measured_whole_in_the_first_look() -> None:
     assert second is None
     assert Progress(LOOKS, 2).of(at_once=False) == Progress(LOOKS, 2)
     assert AT_ONCE.of(at_once=True) is AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("title", "looks"),
+    [
+        ("one", ()),
+        ("half of the questions, all", (Look(questions=0.5), Look())),
+        ("all, 8 answers", (Look(), Look(answers=8))),
+        ("half, all, 8 answers", (Look(questions=0.5), Look(), Look(answers=8))),
+        ("3 answers, 8 answers (`reasoning`)", (Look(answers=3), Look(answers=8))),
+    ],
+)
+def test_the_values_of_the_documentation_are_those_of_the_code(title: str, looks: tuple[Look, ...]) -> None:
+    levels = [Progress(looks, number).levels(0.95, 8) for number in range(1, len(looks) + 1)] or [
+        AT_ONCE.levels(0.95, 8)
+    ]
+    cells = (", ".join(f"{NormalDist().inv_cdf(one):.2f}" for one in side) for side in zip(*levels, strict=True))
+    assert f"| {title} | {' | '.join(cells)} |" in REFERENCE
