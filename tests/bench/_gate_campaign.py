@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from containers import suites
 from containers.contract import Step
 from containers.evaluate.measurement import Scored
 from containers.process import inherited, run
@@ -148,11 +149,22 @@ class Campaign:
         return self.folder / "results.jsonl"
 
     def known(self) -> set[str]:
-        """What is measured already; raises SystemExit where it was measured with another number of questions."""
+        """What is measured already; raises SystemExit where it was measured on other questions."""
         rows = read(self.results) if self.results.exists() else []
-        if any(row["questions"] != self.questions for row in rows):
-            raise SystemExit(f"{self.results} holds measurements with another number of questions: give another folder")
+        for draw, digest in {(row["draw"], row["suite"]) for row in rows}:
+            if digest != self._digest(draw):
+                raise SystemExit(
+                    f"{self.results} holds measurements of other questions: give another folder, or the commit and the number of "
+                    "questions that it was measured with"
+                )
         return {row["name"] for row in rows}
+
+    def _digest(self, draw: int) -> str:
+        """Of the questions of a draw, which are written if they were not."""
+        folder = self._suite(draw)
+        if not folder.exists():
+            write_suite(folder, self.questions, draw)
+        return suites.read(str(folder)).digest.hex
 
     def run(self, wanted: Sequence[Server], model: Path | None, fp8: Path | None) -> int:
         """Measure what is missing; gives the number of measurements that are left."""
@@ -168,8 +180,7 @@ class Campaign:
             quantized(self.settings, original, whole)
         python = self.evaluate or prepare(Step.EVALUATE, self.settings, print).python
         for draw in sorted({each.draw for _, missing in open_ for each in missing}):
-            if not self._suite(draw).exists():
-                write_suite(self._suite(draw), self.questions, draw)
+            self._digest(draw)
 
         def one(item: tuple[int, tuple[Server, list[Measurement]]]) -> int:
             number, (server, missing) = item
@@ -254,6 +265,7 @@ class Campaign:
             "together": server.together,
             "server": vllm_name,
             "questions": self.questions,
+            "suite": self._digest(each.draw),
             "seconds": round(seconds, 1),
             "benchmarks": benchmarks,
         }

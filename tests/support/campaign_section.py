@@ -10,6 +10,7 @@ import numpy as np
 from containers.evaluate.answer_margins import smooth_differences
 from containers.evaluate.declaration import ScoreGate
 from containers.evaluate.gate import Pair, assess
+from containers.evaluate.looks import Look, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # A thousand questions show 2 points by their log-probabilities, and not 1.
 GATE: Final = ScoreGate(margin=4.0, margin_average=2.0)
+LOOKS: Final = (Look(questions=0.5), Look())
 _ORDER: Final[tuple[Decision, ...]] = ("pass", "inconclusive", "refuse")
 
 Row = dict[str, Any]
@@ -26,12 +28,12 @@ Row = dict[str, Any]
 
 def section(rows: Sequence[Row]) -> Iterator[str]:
     """Every decision, how many of each, and the log-probabilities beside right and wrong."""
-    baselines = {row["draw"]: row for row in rows if row["role"] == "baseline"}
+    baselines = {(row["draw"], row["suite"]): row for row in rows if row["role"] == "baseline"}
     judged = [
-        (row, pairs(baselines[row["draw"]], row))
+        (row, pairs(baselines[row["draw"], row["suite"]], row))
         for role in ("honest", "damaged")
         for row in rows
-        if row["role"] == role and row["draw"] in baselines
+        if row["role"] == role and (row["draw"], row["suite"]) in baselines
     ]
     yield from _decisions(judged)
     yield ""
@@ -55,14 +57,15 @@ def _named(values: Sequence[float]) -> dict[str, float]:
 
 
 def _decisions(judged: Sequence[tuple[Row, list[Pair]]]) -> Iterator[str]:
-    yield "| candidate | draw | answers that differ | difference | by log-probabilities (bounds) | `pooled` | `each` |"
-    yield "| --- | ---: | ---: | ---: | ---: | --- | --- |"
+    yield "| candidate | draw | answers that differ | difference | by log-probabilities (bounds) | `pooled` | in looks | `each` |"
+    yield "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |"
     for row, found in judged:
         report, mean = _assessed(found)
+        said, look = in_looks(found)
         each = assess(found, GATE.model_copy(update={"rule": "each"})).decision
         yield (
             f"| {row['name']} | {row['draw']} | {100 * _differing(found):.1f} % | {mean.difference:+.2f} "
-            f"| {mean.center:+.2f} ({mean.lower:+.2f} to {mean.upper:+.2f}) | {report.decision} | {each} |"
+            f"| {mean.center:+.2f} ({mean.lower:+.2f} to {mean.upper:+.2f}) | {report.decision} | {said}, {look} | {each} |"
         )
 
 
@@ -72,16 +75,44 @@ def _assessed(found: Sequence[Pair]) -> tuple[GateReport, Any]:
     return report, report.average
 
 
+def in_looks(found: Sequence[Pair]) -> tuple[Decision, int]:
+    """The decision where half of the questions are asked first, and at which look it fell."""
+    for number in range(1, len(LOOKS) + 1):
+        progress = Progress(LOOKS, number)
+        asked = {
+            one.title: [key for part in range(1, number + 1) for key in _part(one, Progress(LOOKS, part))]
+            for one in found
+        }
+        decision = assess([_some(one, asked[one.title]) for one in found], GATE, progress).decision
+        if decision != "inconclusive":
+            break
+    return decision, number
+
+
+def _part(one: Pair, progress: Progress) -> list[str]:
+    names = sorted(one.baseline)
+    return [names[number] for number in progress.asked(one.title, len(names))]
+
+
+def _some(one: Pair, keys: Sequence[str]) -> Pair:
+    sides = [{key: side[key] for key in keys} if side else {} for side in (one.baseline, one.candidate, *one.margins)]
+    return Pair(one.title, sides[0], sides[1], margins=(sides[2], sides[3]))
+
+
 def _differing(found: Sequence[Pair]) -> float:
     return float(np.mean([one.baseline[key] != one.candidate[key] for one in found for key in one.baseline]))
 
 
 def _counts(judged: Sequence[tuple[Row, list[Pair]]]) -> Iterator[str]:
-    yield "| | measured | pass | inconclusive | refuse |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield "| | measured | pass | inconclusive | refuse | in looks: pass | inconclusive | refuse | ended at half |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for role in ("honest", "damaged"):
-        said = Counter(assess(found, GATE).decision for row, found in judged if row["role"] == role)
-        yield f"| {role} | {said.total()} | " + " | ".join(str(said[one]) for one in _ORDER) + " |"
+        some = [found for row, found in judged if row["role"] == role]
+        said = Counter(assess(found, GATE).decision for found in some)
+        ended = [in_looks(found) for found in some]
+        looked = Counter(decision for decision, _ in ended)
+        cells = [str(counts[one]) for counts in (said, looked) for one in _ORDER]
+        yield f"| {role} | {len(some)} | {' | '.join(cells)} | {sum(look == 1 for _, look in ended)} |"
 
 
 def log_probabilities(judged: Sequence[Sequence[Pair]]) -> Iterator[str]:
