@@ -54,6 +54,7 @@ _LOSSES: Final = (0.0, 0.5, 2.0, 4.0)
 _RUNS: Final = 4000
 _SUITE_RUNS: Final = 1000
 _RICH_RUNS: Final = 400  # each question is drawn
+_LOOK_RUNS: Final = 250  # and at every look
 _CHOICES: Final = ("acc,", "acc_norm,")  # of which the harness keeps the log-probabilities of each choice
 _SUITES: Final = ("openllm-v1", "openllm-v2", "multilingual-mmlu")
 _SEED: Final = 1
@@ -138,7 +139,7 @@ def of_seeds() -> Iterator[str]:
                 rng = np.random.default_rng(_SEED)
                 ended = [
                     look_simulation.run(declared, rng, differing, losses, looks=looks, sampled=sampled, once=first)
-                    for _ in range(_RICH_RUNS)
+                    for _ in range(_LOOK_RUNS)
                 ]
                 said = Counter(one.decision for one in ended)
                 cells.append(f"{100 * said['pass'] / len(ended):.1f}%, {100 * said['refuse'] / len(ended):.1f}%")
@@ -181,7 +182,7 @@ def of_looks() -> Iterator[str]:
             sampled = _SAMPLED[declared.name] if what != "4 points of GSM-8K" else ("gsm8k",)
             ended = [
                 look_simulation.run(declared, rng, differing, losses, looks=looks, sampled=sampled, lasting=1 - chance)
-                for _ in range(_RICH_RUNS)
+                for _ in range(_LOOK_RUNS)
             ]
             said = Counter(one.decision for one in ended)
             cells.append(f"{100 * said['pass'] / len(ended):.1f}%, {100 * said['refuse'] / len(ended):.1f}%")
