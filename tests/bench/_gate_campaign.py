@@ -151,7 +151,7 @@ class Campaign:
     def known(self) -> set[str]:
         """What is measured already; raises SystemExit where it was measured on other questions."""
         rows = read(self.results) if self.results.exists() else []
-        for draw, digest in {(row["draw"], row["suite"]) for row in rows}:
+        for draw, digest in {(row["draw"], row.get("suite", "")) for row in rows}:
             if digest != self._digest(draw):
                 raise SystemExit(
                     f"{self.results} holds measurements of other questions: give another folder, or the commit and the number of "

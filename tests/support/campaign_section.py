@@ -28,18 +28,24 @@ Row = dict[str, Any]
 
 def section(rows: Sequence[Row]) -> Iterator[str]:
     """Every decision, how many of each, and the log-probabilities beside right and wrong."""
-    baselines = {(row["draw"], row["suite"]): row for row in rows if row["role"] == "baseline"}
+    baselines = {(row["draw"], row.get("suite", "")): row for row in rows if row["role"] == "baseline"}
     judged = [
-        (row, pairs(baselines[row["draw"], row["suite"]], row))
+        (row, pairs(baselines[row["draw"], row.get("suite", "")], row))
         for role in ("honest", "damaged")
-        for row in rows
-        if row["role"] == role and (row["draw"], row["suite"]) in baselines
+        for row in sorted(rows, key=_order)
+        if row["role"] == role and (row["draw"], row.get("suite", "")) in baselines
     ]
     yield from _decisions(judged)
     yield ""
     yield from _counts(judged)
     yield ""
     yield from log_probabilities([each for _, each in judged])
+
+
+def _order(row: Row) -> int:
+    """The honest ones by their number, the damaged ones as they are."""
+    number = row["name"].removeprefix("honest ").partition(":")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def pairs(before: Row, after: Row) -> list[Pair]:
