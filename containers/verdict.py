@@ -101,7 +101,8 @@ class Verdict(Values):
     """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people.
 
     `measures` are numbers with their unit in the name where they have one; `scores` the rows of the accuracy table;
-    `commands` what a person types to measure again, as it was run; `report` of the step's artifact has the rest.
+    `commands` what a person types to measure again, as it was run; `report` of the step's artifact has the rest. `look` is the last
+    look that was judged, of `looks`; both 0 where the suite has none.
     """
 
     decision: Decision
@@ -117,6 +118,13 @@ class Verdict(Values):
     serving: tuple[Serving, ...] = Field(
         default=(), exclude_if=operator.not_, description="baseline and candidate, where they were on GPUs"
     )
+    look: int = Field(default=0, exclude_if=operator.not_)
+    looks: int = Field(default=0, exclude_if=operator.not_)
+
+    @property
+    def next_look(self) -> int:
+        """The look that may decide what this one could not; 0 where nothing is open or nothing more can be measured."""
+        return self.look + 1 if self.decision == "inconclusive" and self.look < self.looks else 0
 
 
 def grounds_for_promotion(decision: Decision | None, *, override: str, profile: GateProfile) -> Grounds | None:

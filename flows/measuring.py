@@ -33,20 +33,21 @@ def measure(
     run: Callable[[StepRequest], T],
     serve: Callable[[Subject], AbstractContextManager[Lease]],
     always_serve: bool = False,
+    look: int = 0,
 ) -> tuple[T, Lease | None]:
     """The result of `run` for the measurement, and the lease of the served model, if one was needed.
 
     `serve` serves the subject for the length of its block. With `always_serve` it is served even if the store has a
     measurement; otherwise `run` gets a request without an endpoint, which the store answers. Raises the server's own error
-    when it ends while it is measured.
+    when it ends while it is measured. `look` is one after the first, in a suite with looks.
     """
     subject = subject.fitting(suite)
-    lookup = requests.measure(subject, suite)
+    lookup = requests.measure(subject, suite, look=look)
     if not always_serve and store.find(Kind.MEASUREMENT, fingerprint(lookup)) is not None:
         return run(lookup), None
     with serve(subject) as lease:
         try:
-            return run(requests.measure(subject, suite, lease.endpoint)), lease
+            return run(requests.measure(subject, suite, lease.endpoint, look=look)), lease
         except Error as error:
             if (why := _server_ended(lease, error)) is not None:
                 raise why from error

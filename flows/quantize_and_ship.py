@@ -9,6 +9,7 @@ from prefect.states import Cancelled
 
 from containers.architectures import quantization
 from containers.contract import PushParameters
+from flows.looking import in_looks
 from flows.orchestrator.approval import ask
 from flows.orchestrator.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
 from flows.orchestrator.results import STORAGE
@@ -62,11 +63,14 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
             image, pushed = steps.push(checkpoint, target, after=[quantized], layers=layers)
             candidate = Subject.modelcar("candidate", image, request.name, checkpoint).planned(plan.candidate, request)
             measuring.ensure()
-            after, kept = steps.measure(candidate, request.suite, after=[pushed], keep=request.keep)
+            keep = request.keep and not in_looks(request.suite)
+            after, kept = steps.measure(candidate, request.suite, after=[pushed], keep=keep)
             before = measuring.result()
 
     sizes = (steps.size(original), steps.size(checkpoint))
-    verdict, judged = steps.judge(after, before, candidate, request.suite, sizes)
+    verdict, judged = steps.judge((after, before), (candidate, baseline), request.suite, sizes)
+    if request.keep and kept is None:
+        _, kept = steps.measure(candidate, request.suite, after=[judged], keep=True)
     outside = runtime.settings.docker.outside(image.reference)
     page = publish_page(runtime, judged.output("verdict"), outside)
     publish_gate(verdict, page, request)

@@ -30,6 +30,8 @@ from flows.runners.step_container import image_name, serving_target
 from infra.environments.device import device
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
     from flows.admission import Admitted
     from flows.serving_plan import ServicePlan
@@ -207,14 +209,19 @@ class Requests:
         parameters = ServeParameters(action="check", served_model_name="none", arguments=arguments)
         return self._request(Step.SERVE, parameters, options=ServeOptions(stage="serve"))  # which gets no secrets
 
-    def measure(self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "") -> StepRequest:
-        """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start."""
+    def measure(
+        self, subject: Subject, suite: str, endpoint: Endpoint | None = None, server: str = "", *, look: int = 0
+    ) -> StepRequest:
+        """Without an endpoint the request serves to look up a stored measurement. `server` names one that Carwright did not start;
+        `look` is one after the first, in a suite with looks.
+        """
         files = suites.read(suite)
         parameters = files.parameters(
             action="measure",
             subject=subject.digest,
             server=server or subject.server or inference_server(self.settings, subject.parameters),
             tensor_parallel_size=subject.parameters.tensor_parallel_size,
+            look=look or files.first_look,
         )
         where: dict[str, object] = {}
         if endpoint is not None:
@@ -222,7 +229,9 @@ class Requests:
             where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
             if subject.concurrency:
                 where["concurrency"] = subject.concurrency
-            if subject.devices or endpoint.start is not None:  # on GPUs: on processors the speed says nothing
+            if look < 2 and (
+                subject.devices or endpoint.start is not None
+            ):  # on GPUs: on processors the speed says nothing
                 where |= {"role": subject.role, "load_levels": LOAD_LEVELS, "gpus": subject.parameters.gpus}
                 where["server_start"] = endpoint.start
             if subject.tokenizer is not None:
@@ -238,13 +247,14 @@ class Requests:
 
     def judge(
         self,
-        candidate: ArtifactRef,
-        baseline: ArtifactRef,
+        looks: Sequence[tuple[ArtifactRef, ArtifactRef]],
         subject: Subject,
         suite: str,
         sizes: tuple[int, int] = (0, 0),
     ) -> StepRequest:
-        """`sizes` are the bytes of the baseline's and the candidate's checkpoint, for the report; 0 if unknown."""
+        """`looks` are the measurements of candidate and baseline, one pair where the suite has no looks. `sizes` are the bytes of the
+        baseline's and the candidate's checkpoint, for the report; 0 if unknown.
+        """
         files = suites.read(suite)
         parameters = files.parameters(
             action="judge",
@@ -252,7 +262,11 @@ class Requests:
             engine=subject.server or inference_server(self.settings, subject.parameters),
         )
         parameters = parameters.model_copy(update={"size_baseline": sizes[0], "size_candidate": sizes[1]})
-        return self._request(Step.EVALUATE, parameters, {"candidate": candidate, "baseline": baseline}, files.options())
+        inputs: dict[str, ArtifactRef] = {}
+        for look, (mine, theirs) in enumerate(looks, start=1):
+            which = f"-{look}" if look > 1 else ""
+            inputs |= {f"candidate{which}": mine, f"baseline{which}": theirs}
+        return self._request(Step.EVALUATE, parameters, inputs, files.options())
 
     def _request(
         self,

@@ -31,7 +31,8 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, load_format, measuring, overlap, serving_machine
+from flows import endpoint, load_format, measuring, overlap, served_elsewhere, serving_machine
+from flows.looking import until_decided
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
@@ -40,7 +41,7 @@ from flows.release.shipment import RunFacts
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
-from flows.serving_plan import Plans, ServicePlan, plan_both, vocabulary
+from flows.serving_plan import Plans, plan_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,7 +203,10 @@ class Steps:
 
         gpus = serving_machine.gpus(settings, say)
         length = max(request.max_model_len, suites.read(request.suite).max_model_len)
-        elsewhere = self._elsewhere(request, source, length)
+        run = self.runtime.run
+        elsewhere = served_elsewhere.plans(
+            request, source.config, length, settings, run, lambda: inference_server(settings)
+        )
         if not gpus and len(elsewhere) < 2:
             serving_machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(
@@ -225,29 +229,6 @@ class Steps:
         if request.vllm_argument and not (request.baseline_endpoint and request.candidate_endpoint):
             asked = self.requests.check_arguments(request.vllm_argument)
             _run(effect_step, asked, "check", "check the arguments for vLLM", after)
-
-    def _elsewhere(self, request: ShipRequest, source: ResolvedSource, length: int) -> dict[str, ServicePlan]:
-        """The roles that the request has a running server for. What it serves may change, so its name is that of this run."""
-        urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
-        how = (self.runtime.settings.http, self.runtime.settings.evaluate)
-        found = {role: endpoint.find(url, *how) for role, url in urls.items() if url}
-        versions = {role: endpoint.vllm_version(one.url, *how) for role, one in found.items()}
-        if len(found) == 1:
-            own = inference_server(self.runtime.settings).rpartition(" ")[2]
-            versions |= {role: own for role in urls if role not in found}
-        endpoint.check_same(versions)
-        endpoint.check_apart(found)
-        for one in found.values():
-            endpoint.check_model(one, length, vocabulary(source.config), *how)
-        return {
-            role: ServicePlan(
-                role=role,
-                max_model_len=request.max_model_len,
-                endpoint=urls[role],
-                server=f"vllm {versions[role]} at {one.url} in the run {self.runtime.run}",
-            )
-            for role, one in found.items()
-        }
 
     def quantize(
         self,
@@ -289,14 +270,16 @@ class Steps:
         after: list[Done],
         keep: bool = False,
         pending: Pending[Done] | None = None,
+        look: int = 0,
     ) -> tuple[Done, Lease | None]:
-        """Measure the subject; returns the measurement and the lease of a model that is to keep serving.
+        """Measure the subject; returns the measurement and the lease of a model that is to keep serving. `look` is one after the
+        first, in a suite with looks.
 
         The subject is served only if the store has no measurement of it, or if it is to keep serving. `pending` is the
         measurement that this is part of, if it runs beside other steps.
         """
         began = time.monotonic()
-        label = f"evaluate the {subject.role} ({suite})"
+        label = f"evaluate the {subject.role} ({suite}" + (f", look {look})" if look else ")")
         done, lease = measuring.measure(
             subject,
             suite,
@@ -305,9 +288,11 @@ class Steps:
             run=lambda request: self._pure(request, Kind.MEASUREMENT, "evaluate", label, after),
             serve=lambda fitting: self._deployed(fitting, after, keep=keep, pending=pending),
             always_serve=self.force or keep,
+            look=look,
         )
         seconds = time.monotonic() - began if pending is not None and pending.beside else None
-        self._add("evaluate" if subject.role == "candidate" else subject.role, done, suite, seconds)
+        name = "evaluate" if subject.role == "candidate" else subject.role
+        self._add(f"{name} {look}" if look else name, done, suite, seconds)
         return done, lease if keep else None
 
     @contextmanager
@@ -348,14 +333,23 @@ class Steps:
             lease.end()
 
     def judge(
-        self, candidate: Done, baseline: Done, subject: Subject, suite: str, sizes: tuple[int, int]
+        self, measured: tuple[Done, Done], subjects: tuple[Subject, Subject], suite: str, sizes: tuple[int, int]
     ) -> tuple[Verdict, Done]:
-        measurements = (candidate.output("measurement"), baseline.output("measurement"))
-        request = self.requests.judge(*measurements, subject, suite, sizes)
-        done = self._pure(request, Kind.VERDICT, "judge", f"judge by {suite}", [candidate, baseline])
-        verdict = Verdict.read(done.result.values)
-        self._add("judge", done, verdict.decision)
-        return verdict, done
+        """The verdict over candidate and baseline, in that order; what it leaves open is measured further if the suite has looks."""
+
+        def judge(looks: list[tuple[Done, Done]]) -> tuple[Verdict, Done]:
+            refs = [(mine.output("measurement"), theirs.output("measurement")) for mine, theirs in looks]
+            request = self.requests.judge(refs, subjects[0], suite, sizes)
+            done = self._pure(request, Kind.VERDICT, "judge", f"judge by {suite}", [*looks[-1]])
+            verdict = Verdict.read(done.result.values)
+            self._add("judge", done, verdict.decision)
+            return verdict, done
+
+        def measure(look: int) -> tuple[Done, Done]:
+            theirs, mine = (self.measure(one, suite, after=[*measured], look=look)[0] for one in reversed(subjects))
+            return mine, theirs
+
+        return until_decided(measured, judge=judge, measure=measure)
 
     def promote(self, release: Release, verdict: ArtifactRef, *, after: list[Done]) -> PromotedImage:
         """Give the image its tag and attach the verdict's report, the card, the statements and the bill of materials."""

@@ -13,6 +13,9 @@ more than its margins is refused with at most `1 - confidence` over the whole su
 that lost more than its margin, and more than nothing at the same corrected level, keeps the suite from passing.
 
 The rule `each`: every benchmark and the average must show it.
+
+At a look before the last one (`containers.evaluate.looks`) nothing passes while a benchmark is seen to have lost more than its
+margin, however little that says: more answers will tell.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from pydantic import Field
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate.answer_margins import smooth_differences
-from containers.evaluate.paired import bounds, levels, normal_bounds
+from containers.evaluate.looks import AT_ONCE, Progress
+from containers.evaluate.paired import bounds, normal_bounds
 from containers.verdict import Decision, Score
 
 if TYPE_CHECKING:
@@ -109,8 +113,9 @@ class GateReport(Frozen):
     categories: tuple[Comparison, ...] = Field(default=(), exclude_if=operator.not_)
 
 
-def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
+def assess(pairs: Sequence[Pair], gate: ScoreGate, progress: Progress = AT_ONCE) -> GateReport:
     """The verdict over a suite: every benchmark against its margin and, where there are several, their averages too.
+    `progress` says at which look, if the suite has looks.
 
     Raises BadInput when the two did not answer the same questions.
     """
@@ -128,6 +133,7 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
             tests=tests,
             clusters=pair.clusters,
             margins=pair.margins,
+            progress=progress,
         )
         for pair in pairs
     ]
@@ -151,7 +157,7 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate) -> GateReport:
         if several
         else None
     )
-    report = decide(rows, mean, categories=categories, pooled=gate.rule == "pooled")
+    report = decide(rows, mean, categories=categories, pooled=gate.rule == "pooled", early=progress.early)
     described = [*zip(pairs, rows, strict=True)]
     described += [(Pair("", {}, {}, category=name), row) for name, row in zip(shared, categories, strict=True)]
     if mean is not None:
@@ -213,6 +219,7 @@ def compare(
     tests: int,
     clusters: Mapping[str, str] | None = None,
     margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
+    progress: Progress = AT_ONCE,
 ) -> Comparison:
     """One benchmark from the scores of its questions by identity; `clusters` and `margins` as in `Pair`.
 
@@ -231,7 +238,7 @@ def compare(
     shared = None
     if clusters:
         shared = np.unique([clusters.get(key, f"alone {key}") for key in keys], return_inverse=True)[1]
-    passing, refusing = levels(confidence, tests)
+    passing, refusing = progress.levels(confidence, tests)
     each = None
     if all(margins):
         if any(one.keys() != baseline.keys() for one in margins):
@@ -325,8 +332,10 @@ def decide(
     *,
     categories: Sequence[Comparison] = (),
     pooled: bool = False,
+    early: bool = False,
 ) -> GateReport:
-    """The verdict over a suite, with a sentence for whatever keeps it from passing; `pooled` is the rule.
+    """The verdict over a suite, with a sentence for whatever keeps it from passing; `pooled` is the rule, `early` a look before
+    the last one.
 
     An uninformative benchmark decides nothing, and neither does a suite of only such benchmarks.
     """
@@ -336,7 +345,7 @@ def decide(
     # Who must show that it loses less than its margin. Without an average the one benchmark is it.
     shown = averages if pooled and averages else every
     unshown = [one for one in every if one.decision == "inconclusive"]
-    open_ = [one for one in unshown if one in shown or one.is_doubtful]
+    open_ = [one for one in unshown if one in shown or one.is_doubtful or (early and one.center < -one.margin)]
     refused = any(one.decision == "refuse" for one in every)
     decision: Decision = "refuse" if refused else "inconclusive" if open_ or not every else "pass"
     more = 0
@@ -357,7 +366,7 @@ def decide(
         elif one in open_:
             needed = math.ceil(one.samples * (one.more - 1))
             more = max(more, needed)
-            doubt = "" if one in shown else "more than noise explains, "
+            doubt = "more than noise explains, " if one.is_doubtful and one not in shown else ""
             reasons.append(
                 f"{said}: {doubt}not decided; about {needed:,} more samples would decide it half of the time."
             )

@@ -82,7 +82,8 @@ class Scored(Frozen):
     group weighs its tasks otherwise. `margin` is in points, None the suite's. `category` is the card's first column.
     `clusters` names what questions have in common that are not independent: the prompt of several instructions, the text
     that several questions are about. Questions without an entry are independent. `margins` tells, in nats, how far the
-    right choice's log-probability lies above the best wrong one's, of every question or of none. What is not `averaged` is no part of an average.
+    right choice's log-probability lies above the best wrong one's, of every question or of none. What is not `averaged` is no part of
+    an average. In a suite with looks each score of one look is the mean of so many `answers`.
     """
 
     key: str
@@ -97,6 +98,7 @@ class Scored(Frozen):
     clusters: dict[str, str] = Field(default_factory=dict)
     margins: dict[str, float] = Field(default_factory=dict, exclude_if=operator.not_)
     averaged: bool = Field(default=True, exclude_if=operator.truth)
+    answers: int = Field(default=1, ge=1, exclude_if=lambda value: bool(value == 1))
 
 
 class Measurement(Frozen):

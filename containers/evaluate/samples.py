@@ -5,6 +5,7 @@ An artifact of kind `measurement` of such a suite holds one file, samples.json: 
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
@@ -13,6 +14,7 @@ from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.evaluate import gate
+from containers.evaluate.looks import AT_ONCE, Progress
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
     from containers.contract import EvaluateParameters
     from containers.evaluate.declaration import ScoreGate
     from containers.suites import SuiteFiles
+    from containers.verdict import Decision
 
 FILE = "samples.json"
 
 
 class Samples(Frozen):
     """`commands` reproduce the numbers; `cut` counts, by benchmark, answers that reached the token limit; `noise` is the share
-    of repeated questions that the server answered with another score, by benchmark.
+    of repeated questions that the server answered with another score, by benchmark. `look` is the one that was measured, from 1, in a
+    suite with looks.
     """
 
     schema_version: Literal[1] = 1
@@ -44,6 +48,7 @@ class Samples(Frozen):
     commands: tuple[str, ...] = ()
     cut: dict[str, int] = Field(default_factory=dict)
     noise: dict[str, float] = Field(default_factory=dict)
+    look: int = Field(default=0, exclude_if=operator.not_)
 
     @classmethod
     def of(
@@ -71,6 +76,7 @@ class Samples(Frozen):
             commands=commands,
             cut=cut,
             noise=noise,
+            look=parameters.look,
         )
 
     @property
@@ -106,16 +112,25 @@ class SamplesReport(Frozen):
 
 
 def judge(
-    files: SuiteFiles, rules: ScoreGate, candidate: Samples, baseline: Samples, sizes: Sizes | None = None
+    files: SuiteFiles,
+    rules: ScoreGate,
+    candidate: Samples,
+    baseline: Samples,
+    sizes: Sizes | None = None,
+    *,
+    progress: Progress = AT_ONCE,
 ) -> SamplesReport:
-    """The gate over every benchmark; raises BadInput when the two did not answer the same questions."""
+    """The gate over every benchmark; raises BadInput when the two did not answer the same questions.
+
+    In a suite with looks both hold all that was measured so far, and `progress` says at which look that is.
+    """
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.suite_digest != files.digest:
             raise BadInput(
                 f"the {name} was measured with another version of the suite {files.name}", remedy="measure it again"
             )
     before = {one.key: one for one in baseline.benchmarks}
-    if before.keys() != {one.key for one in candidate.benchmarks}:
+    if before.keys() != {one.key for one in candidate.benchmarks} or candidate.look != baseline.look:
         raise BadInput("candidate and baseline were not measured on the same benchmarks", remedy="measure both again")
     report = gate.assess(
         [
@@ -134,6 +149,7 @@ def judge(
             for one in candidate.benchmarks
         ],
         rules,
+        progress,
     )
     measures: dict[str, float] = {}
     for benchmark, row in zip(candidate.benchmarks, report.comparisons, strict=True):
@@ -143,12 +159,14 @@ def judge(
         subject=candidate.subject,
         baseline=baseline.subject,
         suite=files.name,
-        reasons=report.reasons,
+        reasons=(*_told(report.decision, progress), *report.reasons),
         measures={name: float(f"{value:.6g}") for name, value in measures.items()},
         scores=report.scores,
         commands=candidate.commands,
         server=candidate.served_by,
         baseline_server=baseline.served_by,
+        look=progress.number,
+        looks=len(progress.looks),
     )
     return SamplesReport(
         verdict=verdict,
@@ -160,4 +178,15 @@ def judge(
             key: (baseline.cut.get(key, 0), candidate.cut.get(key, 0))
             for key in sorted({*baseline.cut, *candidate.cut})
         },
+    )
+
+
+def _told(decision: Decision, progress: Progress) -> tuple[str, ...]:
+    """At which look it was decided, or that it is open."""
+    if not progress.looks:
+        return ()
+    if decision != "inconclusive":
+        return (f"Decided at {progress}" + ("; what later ones ask was not needed." if progress.early else "."),)
+    return (
+        f"Open at {progress}" + (": the next one asks more." if progress.early else ": nothing more can be asked."),
     )

@@ -8,7 +8,7 @@ from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters
 from containers.digest import canonical_json
 from containers.endpoint_key import authorization
 from containers.errors import BadInput
-from containers.evaluate import kinds, serving_speed
+from containers.evaluate import kinds, look_parts, serving_speed
 from containers.evaluate.suite import Sizes, of_request
 from containers.fingerprints import fingerprint_inputs, locked_version
 from containers.store import FileEntry, Manifest, Store
@@ -64,11 +64,13 @@ def _measure(request: StepRequest, suite: Suite, store: Store, context: Context)
 def _judge(request: StepRequest, suite: Suite, store: Store, context: Context) -> dict[str, bytes]:
     parameters = EvaluateParameters.read(request.parameters)
     folders = {name: context.scratch / name for name in ("candidate", "baseline")}
-    for name, folder in folders.items():
-        ref = request.inputs.get(name)
-        if ref is None or ref.kind is not Kind.MEASUREMENT:
-            raise BadInput(f"judge needs a measurement as its input {name!r}")
-        store.materialize(ref, folder)
+    for look in range(1, 1 + max(1, len(request.inputs) // len(folders))):
+        for name, folder in folders.items():
+            known = name if look == 1 else f"{name}-{look}"
+            ref = request.inputs.get(known)
+            if ref is None or ref.kind is not Kind.MEASUREMENT:
+                raise BadInput(f"judge needs a measurement as its input {known!r}")
+            store.materialize(ref, folder / look_parts.folder_of(look))
     serving = tuple(filter(None, (_serving(folders[name]) for name in ("baseline", "candidate"))))
     sizes = Sizes(baseline=parameters.size_baseline, candidate=parameters.size_candidate, serving=serving)
     judged = suite.judge(**folders, sizes=sizes)

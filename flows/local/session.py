@@ -18,6 +18,7 @@ from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
 from flows import endpoint, load_format, measuring, serving_machine
 from flows.local import embedded
+from flows.looking import until_decided
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
 from flows.serving_plan import model_facts, plan
@@ -126,8 +127,11 @@ class Session:
     def _say(self, text: str) -> None:
         self.runtime.listener("carwright", Event(event="log", message=text))
 
-    def measure(self, what: str | Located, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
-        """Measure a modelcar, a model source or an endpoint, or find the stored measurement.
+    def measure(
+        self, what: str | Located, role: str, suite: str, serving: ServingOptions, *, look: int = 0
+    ) -> MeasuredSubject:
+        """Measure a modelcar, a model source or an endpoint, or find the stored measurement. `look` is one after the first, in a
+        suite with looks.
 
         An endpoint is measured every time, because what it serves may have changed. Raises BadInput for a stored
         measurement that does not exist or is ambiguous.
@@ -135,12 +139,12 @@ class Session:
         found = self._located(what, role, suite, serving) if isinstance(what, str) else what
         if isinstance(found, str):
             if found.startswith(_URL):
-                return self._measure_endpoint(found, role, suite, serving)
+                return self._measure_endpoint(found, role, suite, serving, look)
             subject = Subject(role, found, ServeParameters(served_model_name=role), {})
             return MeasuredSubject(self._find_measurement(found.removeprefix(_STORED)), subject)
         subject = self.fetch(found)
         ref, _ = measuring.measure(
-            subject, suite, requests=self.requests, store=self.store, run=self._measure, serve=self.serve
+            subject, suite, requests=self.requests, store=self.store, run=self._measure, serve=self.serve, look=look
         )
         return MeasuredSubject(ref, subject, sum(self.store.load(one).size for one in subject.inputs.values()))
 
@@ -151,7 +155,7 @@ class Session:
         length = max(serving.max_model_len, suites.read(suite).max_model_len)
         return self.locate(what, role, length, serving, role=role)
 
-    def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
+    def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions, look: int) -> MeasuredSubject:
         settings = self.runtime.settings
         served = endpoint.find(url, settings.http, settings.evaluate)
         parameters = ServeParameters(served_model_name=served.served_model_name)
@@ -162,7 +166,7 @@ class Session:
             {},
             concurrency=serving.concurrency,
         )
-        request = self.requests.measure(subject, suite, served, served.server)
+        request = self.requests.measure(subject, suite, served, served.server, look=look)
         return MeasuredSubject(self.run(request).outputs["measurement"], subject)
 
     def _find_measurement(self, prefix: str) -> ArtifactRef:
@@ -180,18 +184,34 @@ class Session:
     def judge(
         self, candidate: str, baseline: str, suite: str, serving: ServingOptions, page: Path | None = None
     ) -> Verdict:
-        """Measure both and judge; writes the report to `page`. Nothing is fetched before it is known that both fit."""
+        """Measure both and judge; writes the report to `page`. Nothing is fetched before it is known that both fit.
+
+        What the verdict leaves open is measured further if the suite has looks, unless a stored measurement was given.
+        """
         found = {
             role: self._located(what, role, suite, serving)
             for role, what in (("baseline", baseline), ("candidate", candidate))
         }
-        before = self.measure(found["baseline"], "baseline", suite, serving)
-        after = self.measure(found["candidate"], "candidate", suite, serving)
-        result = self.run(self.requests.judge(after.ref, before.ref, after.subject, suite, (before.size, after.size)))
+        stored = any(isinstance(one, str) and one.startswith(_STORED) for one in found.values())
+
+        def measure(look: int) -> tuple[MeasuredSubject, MeasuredSubject]:
+            theirs, mine = (
+                self.measure(found[role], role, suite, serving, look=look) for role in ("baseline", "candidate")
+            )
+            return mine, theirs
+
+        def judge(looks: list[tuple[MeasuredSubject, MeasuredSubject]]) -> tuple[Verdict, StepResult]:
+            mine, theirs = looks[0]
+            refs = [(one.ref, other.ref) for one, other in looks]
+            result = self.run(self.requests.judge(refs, mine.subject, suite, (theirs.size, mine.size)))
+            return Verdict.read(result.values), result
+
+        first = measure(0)
+        verdict, result = judge([first]) if stored else until_decided(first, judge=judge, measure=measure)
         if page is not None:
             files = {one.path: one.sha256 for one in self.store.load(result.outputs["verdict"]).files}
             page.write_bytes(self.store.read_bytes(files[PAGE_FILE]))
-        return Verdict.read(result.values)
+        return verdict
 
     def locate(self, what: str, name: str, length: int, serving: ServingOptions, role: str = "candidate") -> Located:
         """Find a modelcar by reference or a model source, and plan how it is served, for `length` tokens at least.

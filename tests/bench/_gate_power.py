@@ -1,17 +1,19 @@
 """How often the gate decides what, by simulation: the tables of docs/measurements/evaluation.md.
 
-    python -m tests.bench._gate_power [benchmarks|suites|single|seeds|shape|more]
+    python -m tests.bench._gate_power [benchmarks|suites|single|seeds|looks|shape|noise|more]
 
 `benchmarks`: one benchmark by its size, the share of answers that differ, and the true loss. `suites`: whole suites with
 the sizes of the declared ones, decided by each rule of the gate and by what is known of an answer. `single`: the same with a
-loss in one benchmark alone. `seeds`: the suite that samples its answers. `shape`: what log-probabilities take away of the spread, and what they add of bias. `more`: of
-benchmarks that stay open, how many the number of samples that the verdict names decides. Prints Markdown; three minutes for
-all.
+loss in one benchmark alone. `seeds`: the suite that samples its answers. `looks`: suites measured in looks, beside one look and
+the rule before. `shape`: what log-probabilities take away of the spread, and what they add of bias; `noise` the same where a
+candidate is its baseline with noise. `more`: of benchmarks that stay open, how many the number of samples that the verdict names
+decides. Prints Markdown; ten minutes for all, most of them for `looks`.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,6 +23,8 @@ from containers.evaluate import gate
 from containers.evaluate.answer_margins import smooth_differences
 from containers.evaluate.declaration import ScoreGate, parse
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
+from containers.evaluate.looks import Look
+from tests.support import look_simulation
 from tests.support.gate_simulation import (
     answers,
     compared,
@@ -32,7 +36,7 @@ from tests.support.gate_simulation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,6 +54,7 @@ _LOSSES: Final = (0.0, 0.5, 2.0, 4.0)
 _RUNS: Final = 4000
 _SUITE_RUNS: Final = 1000
 _RICH_RUNS: Final = 400  # each question is drawn
+_LOOK_RUNS: Final = 120  # and at every look
 _CHOICES: Final = ("acc,", "acc_norm,")  # of which the harness keeps the log-probabilities of each choice
 _SUITES: Final = ("openllm-v1", "openllm-v2", "multilingual-mmlu")
 _SEED: Final = 1
@@ -119,16 +124,106 @@ def of_single() -> Iterator[str]:
 
 
 def of_seeds() -> Iterator[str]:
-    """The suite `reasoning` with its seeds, half of what differs being chance."""
+    """The suite `reasoning` with its seeds, half of what differs being chance: its first look alone, and in its looks."""
     declared = parse(suites.read("reasoning"), BenchmarkDeclaration)
-    yield "| answers that differ | true loss of each | pass | inconclusive | refuse |"
+    sampled = [one.key for one in declared.benchmarks]
+    first = declared.looks[0]
+    full = sum(one.samples * (len(one.seeds) if one.at_once else first.answers) for one in declared.benchmarks)
+    yield "| answers that differ | true loss of each | first look alone: pass, refuse | in looks: pass, refuse | answers |"
     yield "| ---: | ---: | ---: | ---: | ---: |"
     for differing in (0.05, 0.1, 0.15):
-        for loss in (0.0, 0.3, 2.0, 3.0):
-            losses = dict.fromkeys((one.key for one in declared.benchmarks), loss)
-            found = _runs(declared, differing, losses, _RICH_RUNS, lasting=0.5)
-            cells = " | ".join(f"{_share(found, one):.1f}%" for one in _ORDER)
-            yield f"| {100 * differing:.0f}% | {loss} | {cells} |"
+        for loss in (0.0, 0.3, 1.5, 2.0, 3.0):
+            losses = dict.fromkeys(sampled, loss)
+            cells = []
+            for looks in ((), declared.looks):
+                rng = np.random.default_rng(_SEED)
+                ended = [
+                    look_simulation.run(declared, rng, differing, losses, looks=looks, sampled=sampled, once=first)
+                    for _ in range(_LOOK_RUNS)
+                ]
+                said = Counter(one.decision for one in ended)
+                cells.append(f"{100 * said['pass'] / len(ended):.1f}%, {100 * said['refuse'] / len(ended):.1f}%")
+            answers = np.mean([one.answers for one in ended]) / full
+            yield f"| {100 * differing:.0f}% | {loss} | " + " | ".join(cells) + f" | {answers:.2f} |"
+
+
+_SAMPLED: Final = {"openllm-v1": ("mmlu", "mmlu-cot", "arc-challenge", "gsm8k"), "openllm-v2": ("ifeval", "math-lvl-5")}
+_TWO: Final = (Look(), Look(answers=8))
+_THREE: Final = (Look(questions=0.5), Look(), Look(answers=8))
+
+
+def of_looks() -> Iterator[str]:
+    """Generated answers are sampled here, and so much of what differs is chance. Answers: of what measuring all once takes."""
+    yield (
+        "| suite | true loss | answers that differ | of it chance | before: pass, refuse | one look: pass, refuse "
+        "| all, 8 answers: pass, refuse | answers | half, all, 8 answers: pass, refuse | answers |"
+    )
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    v1, v2 = (parse(suites.read(name), BenchmarkDeclaration) for name in _SAMPLED)
+
+    def everywhere(declared: BenchmarkDeclaration, loss: float) -> dict[str, float]:
+        return dict.fromkeys((one.key for one in declared.benchmarks), loss)
+
+    cases = [
+        *((v2, "none", {}, differing, 0.5) for differing in (0.05, 0.1)),
+        (v2, "none", {}, 0.1, 0.0),
+        (v2, "1 point everywhere", everywhere(v2, 1.0), 0.1, 0.5),
+        (v2, "2 points everywhere", everywhere(v2, 2.0), 0.1, 0.5),
+        (v1, "none", {}, 0.1, 0.5),
+        *((v1, "4 points of GSM-8K", {"gsm8k": 4.0}, differing, 1.0) for differing in (0.05, 0.1)),
+        (v1, "4 points of GSM-8K", {"gsm8k": 4.0}, 0.1, 0.5),
+    ]
+    for declared, what, losses, differing, chance in cases:
+        plain = _runs(declared, differing, losses, _SUITE_RUNS)
+        cells = [f"{_share(plain, 'pass', 'each'):.1f}%, {_share(plain, 'refuse', 'each'):.1f}%"]
+        full = sum(one.samples for one in declared.benchmarks)
+        for looks in ((), _TWO, _THREE):
+            rng = np.random.default_rng(_SEED)
+            sampled = _SAMPLED[declared.name] if what != "4 points of GSM-8K" else ("gsm8k",)
+            ended = [
+                look_simulation.run(declared, rng, differing, losses, looks=looks, sampled=sampled, lasting=1 - chance)
+                for _ in range(_LOOK_RUNS)
+            ]
+            said = Counter(one.decision for one in ended)
+            cells.append(f"{100 * said['pass'] / len(ended):.1f}%, {100 * said['refuse'] / len(ended):.1f}%")
+            if looks:
+                cells.append(f"{np.mean([one.answers for one in ended]) / full:.2f}")
+        yield (
+            f"| `{declared.name}` | {what} | {100 * differing:.0f}% | {100 * chance:.0f}% | " + " | ".join(cells) + " |"
+        )
+
+
+def of_noise() -> Iterator[str]:
+    """A thousand questions, 1,000 times: the candidate's margins are the baseline's with normal noise. What is smooth may take the
+    shape of a density for a difference; how far, on four shapes.
+    """
+    shapes: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+        "normal": lambda rng: rng.standard_normal(1000) + 0.5,
+        "heavy tails": lambda rng: rng.standard_t(3, 1000) + 0.3,
+        "skewed": lambda rng: rng.gamma(2, 1, 1000) - 1.6,
+    }
+    yield "| margins | answers that differ | plain difference | by log-probabilities | variance left | used |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for name, draw in shapes.items():
+        for size in (0.1, 0.3, 0.5):
+            rng = np.random.default_rng(_SEED)
+            plain, smooth, differing = [], [], []
+            for _ in range(1000):
+                margins = draw(rng)
+                # Relative to the middle half of the margins, which tails leave alone.
+                quarter = float(np.subtract(*np.percentile(margins, [75, 25])))
+                moved = margins + rng.standard_normal(1000) * size * quarter / 1.349
+                before, after = ((one > 0).astype(float) for one in (margins, moved))
+                each = smooth_differences((before, after), (margins, moved))
+                differing.append(float((before != after).mean()))
+                if each is not None:
+                    plain.append(100 * float((after - before).mean()))
+                    smooth.append(100 * float(each.mean()))
+            left = np.var(smooth) / np.var(plain)
+            yield (
+                f"| {name} | {100 * np.mean(differing):.0f}% | {np.mean(plain):+.2f} | {np.mean(smooth):+.2f} | "
+                f"{100 * left:.0f}% | {len(smooth) / 10:.1f}% |"
+            )
 
 
 def of_shape() -> Iterator[str]:
@@ -248,7 +343,9 @@ def main(wanted: Sequence[str] | None = None) -> None:
         "suites": of_suites,
         "single": of_single,
         "seeds": of_seeds,
+        "looks": of_looks,
         "shape": of_shape,
+        "noise": of_noise,
         "more": of_more,
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

@@ -56,6 +56,47 @@ def test_two_endpoints_are_compared_and_judged(carwright: CommandLine, suite: Pa
         assert refused.returncode == 3, refused.stderr
 
 
+@pytest.mark.campaign  # the harness is loaded for each look
+def test_what_a_look_leaves_open_is_measured_further(carwright: CommandLine, tmp_path: Path) -> None:
+    """60 questions that the same model answers alike: 20 of them cannot show that less than 10 points was lost, all of them can.
+
+    The endpoint is asked for the second look only what the first one left, and a second candidate that fails is stopped early.
+    """
+    folder = tmp_path / "mine"
+    (folder / "tasks").mkdir(parents=True)
+    rows = [{"text": f"{number}. Which is a color", "choices": ["red", "seven"], "answer": 0} for number in range(60)]
+    (folder / "tasks" / "colors.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "colors",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "tasks/colors.jsonl"}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{text}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (folder / "tasks" / "colors.yaml").write_text(yaml.safe_dump(task))
+    benchmark = {"key": "colors", "title": "Colors", "task": "colors", "metric": "acc,none", "num_fewshot": 0}
+    benchmark |= {"api": "completions", "max_length": 256, "samples": 60, "data_set": "tasks/colors.jsonl"}
+    declared = {"schema_version": 1, "name": "mine", "description": "of a test", "serving": {"max_model_len": 1024}}
+    declared |= {"gate": {"margin": 10.0}, "benchmarks": [benchmark]}
+    declared |= {"looks": [{"questions": 0.33}, {"questions": 1}]}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(declared))
+    with openai_server(behaviour := Behaviour()) as url:
+        same = carwright("eval", url, "--baseline", url, "--suite", folder, "--json", "-o", tmp_path / "page.html")
+    assert same.returncode == 0, same.stderr
+    told = json.loads(same.stdout)
+    assert (told["decision"], told["look"], told["looks"]) == ("pass", 2, 2)
+    assert told["reasons"][0] == "Decided at look 2 of 2 (all questions)."
+    assert told["scores"][0]["samples"] == 60
+    assert told["reasons"][0] in (tmp_path / "page.html").read_text()
+    completions = [path for path in behaviour.paths if path.endswith("/completions")]
+    # Two choices to each question, and to those of the first look again, to know the noise.
+    assert len(completions) == 2 * 60 + 2 * 20
+
+
 def test_a_stored_measurement_is_compared_without_its_endpoint(carwright: CommandLine, suite: Path) -> None:
     with openai_server(Behaviour()) as url:
         measured = carwright("eval", url, "--suite", suite, "--json")

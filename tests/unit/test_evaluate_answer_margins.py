@@ -40,7 +40,7 @@ def test_the_step_is_the_integral_of_a_kernel_of_sixth_order() -> None:
 
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("loss", [0.0, 2.0, 4.0])
-def test_the_difference_is_the_same_with_a_third_of_its_variance(loss: float, heavy: bool) -> None:
+def test_the_difference_is_the_same_with_less_than_half_of_its_variance(loss: float, heavy: bool) -> None:
     """300 benchmarks of 1,000 questions on which 10 % of answers differ: within 0.2 points, 0.05 of them chance."""
     rng = np.random.default_rng(8)
     plain, smooth = [], []
@@ -53,7 +53,7 @@ def test_the_difference_is_the_same_with_a_third_of_its_variance(loss: float, he
             smooth.append(100 * float(each.mean()))
     assert len(smooth) >= 0.95 * 300
     assert np.mean(smooth) == pytest.approx(-loss, abs=0.25)
-    assert np.var(smooth) < 0.45 * np.var(plain)
+    assert np.var(smooth) < 0.5 * np.var(plain)
 
 
 def test_a_benchmark_passes_by_its_log_probabilities_that_does_not_by_its_answers() -> None:
@@ -148,3 +148,19 @@ def test_a_candidate_at_the_margin_passes_as_rarely_as_promised() -> None:
     ]
     assert found.count("pass") <= 0.08 * 600
     assert found.count("refuse") <= 0.02 * 600
+
+
+@pytest.mark.parametrize("size", [0.3, 0.5])
+def test_the_shape_of_skewed_margins_is_hardly_taken_for_a_difference(size: float) -> None:
+    """300 benchmarks whose candidate is the baseline with noise, 9 and 15 % of answers changed: a step of eight spreads of the noise,
+    and up to three of the margins, was off by 0.4 and 1.2 points here.
+    """
+    rng = np.random.default_rng(5)
+    off = []
+    for _ in range(300):
+        before = rng.gamma(2, 1, 1000) - 1.6
+        after = before + rng.standard_normal(1000) * size * 1.25
+        width = step_width(before, after)
+        smooth = smooth_step(after, width) - smooth_step(before, width)
+        off.append(100 * float((smooth - ((after > 0).astype(float) - (before > 0))).mean()))
+    assert abs(float(np.mean(off))) < 0.3

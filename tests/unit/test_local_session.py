@@ -120,6 +120,27 @@ def test_a_stored_measurement_needs_no_server(bench: Bench) -> None:
     assert first.ref.kind is Kind.MEASUREMENT
 
 
+def test_a_comparison_in_looks_goes_on_until_it_is_decided(bench: Bench, tmp_path: Path) -> None:
+    """Each look of each model is stored: a second command measures nothing."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "suite.yaml").write_text("looks: [{questions: 0.5}, {}]\nserving: {max_model_len: 512}\n")
+    bench.launcher.by_look = ("inconclusive", "refuse")
+    verdict = bench.session.judge("hf://a/8B", "hf://a/70B", str(folder), ServingOptions())
+    assert (verdict.decision, verdict.look) == ("refuse", 2)
+    assert [one for one in bench.launcher.asked if one in {"measure", "judge"}] == ["measure", "measure", "judge"] * 2
+    assert len(bench.services.requests) == 4
+    bench.session.judge("hf://a/8B", "hf://a/70B", str(folder), ServingOptions())
+    assert len(bench.services.requests) == 4
+    (stored,) = {
+        str(one.inputs["candidate"].fingerprint) for one in bench.launcher.requests if "candidate" in one.inputs
+    }
+    bench.launcher.asked.clear()
+    alone = bench.session.judge(f"measurement:{stored}", f"measurement:{stored}", str(folder), ServingOptions())
+    assert (alone.decision, alone.look) == ("inconclusive", 1)
+    assert "measure" not in bench.launcher.asked
+
+
 def test_nothing_is_fetched_before_both_are_known_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     driver(tmp_path, monkeypatch, TWO.splitlines(keepends=True)[0])

@@ -29,7 +29,8 @@ class Benchmark(Frozen):
     """One row of the card's table. `max_length` and `max_gen_toks` in tokens; `metric` is the harness's `name,filter`.
 
     What is not `averaged` may refuse, and is no part of an average: it has too few questions for one.
-    With `sampling` every question is answered once with each of the `seeds`, and its score is the mean.
+    With `sampling` every question is answered once with each of the `seeds`, and its score is the mean. In a suite with looks a
+    benchmark that is measured `at_once` is so in the first look, with all its questions and seeds.
 
     `api`: completions renders the prompt here (for log-likelihoods and answers begun by the prompt), chat leaves it to
     the server.
@@ -53,6 +54,7 @@ class Benchmark(Frozen):
     averaged: bool = True
     sampling: Sampling | None = None
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    at_once: bool = False
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:

@@ -5,6 +5,7 @@ repeated.
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
@@ -25,10 +26,20 @@ _SHARED = 200  # characters from which on a text that two questions have in comm
 
 
 def scored(
-    one: Benchmark, found: Mapping[str, Any], suite: str, category: str, tasks: Mapping[str, Any] | None = None
+    one: Benchmark,
+    found: Mapping[str, Any],
+    suite: str,
+    category: str,
+    tasks: Mapping[str, Any] | None = None,
+    *,
+    count: int | None = None,
+    apart: bool = False,
 ) -> Scored:
     """One score for each question of a benchmark, from the harness's samples; with the harness's `tasks` by name, margins too,
     where choices were compared by their log-probabilities.
+
+    `count` is how many questions were asked, if not all. With `apart` others are asked apart from these, and what they have in
+    common is named so that both tell the same name.
     """
     metric, _, filter_name = one.metric.partition(",")
     scores: dict[str, float] = {}
@@ -51,9 +62,10 @@ def scored(
             about |= dict.fromkeys(parts, _text(sample.get("doc")) or name)
     if not scores:
         raise BadInput(f"{one.title} of the suite {suite} has no answers through the filter {filter_name}")
-    if len(answered) != one.samples:
+    wanted = one.samples if count is None else count
+    if len(answered) != wanted:
         raise BadInput(
-            f"{one.title} of the suite {suite} has {len(answered)} scored questions, and {one.samples} are declared: an "
+            f"{one.title} of the suite {suite} has {len(answered)} scored questions, and {wanted} are declared: an "
             "incomplete sample set never passes",
             remedy="give `samples` and `metric` as the task has them",
         )
@@ -69,14 +81,14 @@ def scored(
         fewshot=one.num_fewshot,
         margin=one.margin,
         reported=100 * value if isinstance(value, float | int) else None,
-        clusters=_shared(about),
+        clusters=_named(about) if apart else _shared(about),
         margins=_margins(one, found, tasks or {}, scores),
         averaged=one.averaged,
     )
 
 
-def averaged(drawn: Sequence[Scored]) -> Scored:
-    """One benchmark that was answered several times: the mean score of each question."""
+def averaged(drawn: Sequence[Scored], *, told: bool = False) -> Scored:
+    """One benchmark that was answered several times: the mean score of each question, with the number of answers if `told`."""
     first = drawn[0]
     if len(drawn) == 1:
         return first
@@ -87,6 +99,7 @@ def averaged(drawn: Sequence[Scored]) -> Scored:
             "scores": scores,
             "reported": sum(reported) / len(reported) if reported else None,
             "margins": {},
+            "answers": len(drawn) if told else 1,
         }
     )
 
@@ -150,6 +163,11 @@ def _text(document: Any) -> str:
     texts = [value for value in document.values() if isinstance(value, str)] if isinstance(document, dict) else []
     longest = max(texts, key=len, default="")
     return longest if len(longest) >= _SHARED else ""
+
+
+def _named(about: Mapping[str, str]) -> dict[str, str]:
+    """Of every question a short name of what it is about."""
+    return {key: sha256(text.encode()).hexdigest()[:16] for key, text in about.items()}
 
 
 def _shared(about: Mapping[str, str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from containers.evaluate import tokenizer
 from containers.evaluate.harness import data, questions, task_files
 from containers.evaluate.harness.benchmark import command
 from containers.evaluate.harness.confined_tokenizer import confined_tokenizer
+from containers.evaluate.looks import AT_ONCE, Progress
 from containers.evaluate.measurement import RequestCounts
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Ran:
 @dataclass(frozen=True)
 class Harness:
     """Runs the benchmarks of one suite; `scratch` is an empty folder, `tokenizer` one with the tokenizer's files (None asks
-    the endpoint). `repeated` questions of each benchmark are asked once more, to measure the server's noise.
+    the endpoint). `repeated` questions of each benchmark are asked once more, to measure the server's noise. `progress` names
+    the look that is measured, in a suite with looks.
     """
 
     files: SuiteFiles
@@ -68,6 +70,7 @@ class Harness:
     tokenizer: Path | None = None
     category: str = ""
     repeated: int = 0
+    progress: Progress = AT_ONCE
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
         """Run every benchmark.
@@ -90,8 +93,15 @@ class Harness:
             stack.enter_context(data.data_from(places))
             manager = self._tasks(folder, places)
             tokenizer = self._confined(stack)
-            scored, cut, counts, noise = [], {}, [], {}
+            scored, cut, counts, noise, commands = [], {}, [], {}, []
             for one in self.benchmarks:
+                progress = self.progress.of(at_once=one.at_once)
+                seeds = () if progress is None else progress.seeds(one.seeds)
+                if progress is None or not (seeds or progress.adds_questions()):
+                    continue
+                tasks = manager.load([one.task])["tasks"]
+                part = {name: progress.asked(name, len(task.eval_docs)) for name, task in tasks.items()}
+                whole = {} if self._whole(part, tasks) else {"samples": part}
                 model = make(one, options, tokenizer, report, key)
 
                 def ask(one: Benchmark, model: Any, **some: Any) -> Mapping[str, Any]:
@@ -107,22 +117,30 @@ class Harness:
                     )
                     return found
 
-                drawn = [ask(one, model, gen_kwargs=one.generation(seed)) for seed in one.seeds]
-                answered = drawn or [ask(one, model)]
-                tasks = manager.load([one.task])["tasks"]
-                category = one.category or self.category
-                scored.append(
-                    questions.averaged(
-                        [questions.scored(one, found, self.files.name, category, tasks) for found in answered]
+                commands += [self._command(one, options.served_model_name, seed) for seed in seeds or (None,)]
+                drawn = [ask(one, model, gen_kwargs=one.generation(seed), **whole) for seed in seeds]
+                answered = drawn or [ask(one, model, **whole)]
+                count = sum(map(len, part.values()))
+                each = [
+                    questions.scored(
+                        one,
+                        found,
+                        self.files.name,
+                        one.category or self.category,
+                        tasks,
+                        count=count,
+                        apart=bool(self.progress.looks),
                     )
-                )
+                    for found in answered
+                ]
+                scored.append(questions.averaged(each, told=bool(self.progress.looks)))
                 cut[one.key] = model.traffic.cut
                 if self.repeated and not drawn:
                     (found,) = answered
                     # The first ones of each task: then its examples are drawn as they were, and the prompts are the same.
-                    each = max(1, self.repeated // len(found["samples"]))
+                    first = max(1, self.repeated // len(found["samples"]))
                     some = {
-                        task: list(range(min(each, questions.count(rows)))) for task, rows in found["samples"].items()
+                        task: part[task][: min(first, questions.count(rows))] for task, rows in found["samples"].items()
                     }
                     report.log(f"{one.title}: asking {sum(map(len, some.values()))} questions again")
                     noise[one.key] = questions.noise(one, found, ask(one, model, samples=some))
@@ -133,13 +151,13 @@ class Harness:
                 **{name: sum(getattr(one, name) for one in counts) for name in ("sent", "retried", "failed")}
             ),
             cut={key: number for key, number in cut.items() if number},
-            commands=tuple(
-                self._command(one, options.served_model_name, seed)
-                for one in self.benchmarks
-                for seed in one.seeds or (None,)
-            ),
+            commands=tuple(commands),
             noise=noise,
         )
+
+    @staticmethod
+    def _whole(part: Mapping[str, Sequence[int]], tasks: Mapping[str, Any]) -> bool:
+        return all(len(part[name]) == len(task.eval_docs) for name, task in tasks.items())
 
     def _confined(self, stack: ExitStack) -> ConfinedTokenizer | None:
         """One child for all benchmarks, which ends with the stack; none where the server does all that is done with a tokenizer."""
@@ -235,8 +253,10 @@ def run_benchmarks(  # noqa: PLR0917 - a suite, what it declares, and where thin
     context: Context,
     category: str = "",
     repeated: int = 0,
+    progress: Progress = AT_ONCE,
 ) -> Ran:
     """Run them at the endpoint, with the tokenizer of what is measured; raises as `Harness.run` does."""
     folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")
-    harness = Harness(files, declared, context.scratch / "harness", context.settings, folder, category, repeated)
+    scratch, settings = context.scratch / "harness", context.settings
+    harness = Harness(files, declared, scratch, settings, folder, category, repeated, progress)
     return harness.run(options, context.report)

@@ -15,6 +15,7 @@ from containers.evaluate.declaration import ScoredDeclaration, parse
 from containers.evaluate.harness.benchmark import Benchmark, check_benchmarks
 from containers.evaluate.harness.run import Harness, run_benchmarks
 from containers.evaluate.kinds.scored import judge_samples
+from containers.evaluate.looks import Look, Progress, check_looks
 from containers.evaluate.samples import Samples
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ _REPEATED = 64  # questions of a benchmark, or one of each of its tasks: enough 
 
 class BenchmarkDeclaration(ScoredDeclaration):
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    looks: tuple[Look, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_benchmarks(self.benchmarks, self.serving.max_model_len)
+        check_looks(self.looks, max(len(one.seeds) or 1 for one in self.benchmarks if not one.at_once))
         return self
 
 
@@ -56,6 +59,7 @@ class BenchmarkSuite:
     def measure(
         self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
     ) -> dict[str, bytes]:
+        progress = Progress.at(self.declared.looks, parameters.look)
         key = authorization(context.settings.evaluate, options.endpoint)
         length = asyncio.run(_served(options, self.declared.serving.max_model_len, key))
         ran = run_benchmarks(
@@ -65,7 +69,8 @@ class BenchmarkSuite:
             store,
             context,
             category=self.declared.category,
-            repeated=_REPEATED,
+            repeated=_REPEATED if parameters.look < 2 else 0,
+            progress=progress,
         )
         return Samples.of(
             self.files,
@@ -79,7 +84,7 @@ class BenchmarkSuite:
         ).files()
 
     def judge(self, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
-        return judge_samples(self.files, self.declared.gate, candidate, baseline, sizes)
+        return judge_samples(self.files, self.declared.gate, candidate, baseline, sizes, self.declared.looks)
 
 
 async def _served(options: EvaluateOptions, needed: int, key: Mapping[str, str]) -> int:
