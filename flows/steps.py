@@ -214,6 +214,9 @@ class Steps:
             concurrency=request.concurrency or settings.evaluate.concurrency,
             elsewhere=elsewhere,
         )
+        plans = serving_machine.located(settings, plans)
+        if suites.read(request.suite).measures_speed:
+            plans = plans.one_by_one()
         for one in (plans.baseline, plans.candidate):
             say(str(one))
         publish_plan(plans)

@@ -270,6 +270,9 @@ def _show(
         return
     headings = ("benchmark", *names, "recovery", "difference", "interval")
     terminal.show_table(headings, [_row(score) for score in verdict.scores])
+    if verdict.speed is not None:
+        rows = [(*row.cells(), row.slo, row.decision or "") for row in verdict.speed.rows if row.shown]
+        terminal.show_table(("load", "measure", *names, f"{names[1]} / {names[0]}", "objective", "decision"), rows)
     measures = [(measure, f"{value:.4g}") for measure, value in verdict.measures.items()]
     terminal.show_table(("measure", "value"), measures)
     terminal.out.print(heading or f"{verdict.decision.upper()}:")
