@@ -229,8 +229,7 @@ class EvaluateSettings(Section):
     )
     sandbox: Literal["auto", "bubblewrap", "container"] = Field(
         default="auto",
-        description="sandbox for generated code: bubblewrap, or the limits of the step's own container; auto: "
-        "bubblewrap if it works",
+        description="sandbox for generated code: bubblewrap, limits of the step's own container, or auto, the first that works",
     )
     load_python: Path | None = Field(
         default=None, description="Python with a vLLM whose load generator measures speed; unset: the one that serves"
