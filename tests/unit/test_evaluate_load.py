@@ -254,7 +254,7 @@ def player(folder: Path, change: str = "") -> Generator:
         "    n = one['requests']\n"
         "    said = {'completed': float(n), 'failed': 0.0, 'total_input_tokens': 8.0 * n, 'total_output_tokens': 4.0 * n,\n"
         "            'request_throughput': number, 'output_throughput': one['rate'] or 7.0, 'errors': []}\n"
-        "    said |= {f'p{p}_{m}_ms': p + number for p in (50, 90, 99) for m in ('ttft', 'itl', 'e2el')}\n"
+        "    said |= {f'{m}_p{p}': p + number for p in (50, 90, 99) for m in ('ttft', 'itl', 'e2e')}\n"
         f"    {change or 'pass'}\n"
         "    results.append(said)\n"
         "    print('carwright-round', number, os.environ.get('OPENAI_API_KEY'), flush=True)\n"
@@ -295,7 +295,7 @@ def test_loads_are_measured_in_turn_after_a_warm_up(tmp_path: Path) -> None:
         ),
         ("said['total_output_tokens'] -= 1", BadInput, "counts 7 output_tokens where 8 were asked for"),
         ("said['total_input_tokens'] += 2", BadInput, "counts 18 prompt_tokens where 16"),
-        ("del said['p99_itl_ms']", BadInput, "does not say what it measured"),
+        ("del said['itl_p99']", BadInput, "does not say what it measured"),
         ("sys.exit(3)", Temporary, "ended with code 3"),
         ("results = results[:2]", Temporary, "ended after 3 of 7 rounds"),
     ],

@@ -19,7 +19,7 @@ from pydantic import ValidationError, field_validator
 from containers.contract import Frozen
 from containers.errors import BadInput, Interrupted, Temporary
 from containers.evaluate.load.measurement import LoadMeasured
-from containers.evaluate.load.measures import PERCENTILES
+from containers.evaluate.load.measures import LATENCIES
 from containers.fingerprints import VLLM_DISTRIBUTIONS
 from containers.foreign_text import one_line
 from containers.interpreter import versions
@@ -37,11 +37,10 @@ _ROUND: Final = "carwright-round "
 _START: Final = 300.0  # seconds for importing vLLM, on a busy machine
 _POLL: Final = 0.1  # seconds
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")  # the endpoint is addressed directly
-_VLLM_NAMES: Final = {"ttft": "ttft", "itl": "itl", "e2e": "e2el"}
 
 
 class RoundResult(Frozen):
-    """What the program says of one round; latencies by vLLM's names (`p99_ttft_ms`)."""
+    """What the program says of one round; latencies in milliseconds by `measures.LATENCIES`."""
 
     completed: int
     failed: int
@@ -60,11 +59,7 @@ class RoundResult(Frozen):
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> RoundResult:
         """Raises ValidationError or KeyError for what is none."""
-        latencies = {
-            f"{name}_p{percentile}": round(float(said[f"p{percentile}_{vllm}_ms"]), 3)
-            for name, vllm in _VLLM_NAMES.items()
-            for percentile in PERCENTILES
-        }
+        latencies = {name: round(float(said[name]), 3) for name in LATENCIES}
         known = {name: value for name, value in said.items() if name in cls.model_fields}
         return cls.model_validate({**known, "latencies": latencies})
 
@@ -149,7 +144,6 @@ class Generator:
         ask.write_text(json.dumps(plan))
         env = {name: value for name, value in inherited().items() if name.lower() not in _PROXIES}
         env |= {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-        env |= {"CUDA_VISIBLE_DEVICES": ""}  # it asks a server and computes nothing
         if key:
             env["OPENAI_API_KEY"] = key
         lasting = sum(one["requests"] / one["rate"] if one["rate"] else 0.0 for one in asked)

@@ -6,8 +6,8 @@ PLAN is JSON:
     {"url": base of the OpenAI API, "model": name, "output_tokens": n, "prompt_tokens": n, "prompts": seed,
      "rounds": [{"requests": n, "rate": requests a second or null, "in_flight": n or null, "seed": n}, ...]}
 
-RESULT gets a list with an object for each round, what `benchmark` says of it (vllm/benchmarks/serve.py). A line with
-"carwright-round N" goes to standard output after each.
+RESULT gets a list with an object for each round: what `benchmark` says of it (vllm/benchmarks/serve.py), and percentiles. A line
+with "carwright-round N" goes to standard output after each.
 
 One process makes all rounds: importing vLLM takes seconds. Prompts are token ids drawn at random: every length is exact, no
 tokenizer is needed, and no prompt comes twice, also not in the next measurement, which a prefix cache would answer. Requests
@@ -28,6 +28,7 @@ from vllm.benchmarks.datasets import SampleRequest
 from vllm.benchmarks.serve import TaskType, benchmark
 
 TOKENS = (100, 20_000)  # ids that every vocabulary of a language model has, beyond its special tokens
+PERCENTILES = (50, 90, 99)
 KEPT = (
     "completed",
     "failed",
@@ -75,10 +76,18 @@ async def one_round(plan: dict[str, Any], asked: dict[str, Any], chosen: random.
         extra_body={"temperature": 0, "min_tokens": answer},
         ready_check_timeout_sec=0,  # it would ask the first prompt, and the cache would know it
     )
-    kept = {
-        name: float(value) for name, value in found.items() if name in KEPT or name.startswith(("p50_", "p90_", "p99_"))
+    return {
+        **{name: float(found[name]) for name in KEPT},
+        **percentiles("ttft", found["ttfts"]),
+        **percentiles("itl", [gap for gaps in found["itls"] for gap in gaps]),
+        **percentiles("e2e", [first + sum(gaps) for first, gaps in zip(found["ttfts"], found["itls"], strict=True)]),
+        "errors": [str(error)[-2000:] for error in found["errors"] if error][:1],
     }
-    return {**kept, "errors": [str(error)[-2000:] for error in found.get("errors", []) if error][:1]}
+
+
+def percentiles(name: str, seconds: list[float]) -> dict[str, float]:
+    """In milliseconds, as vLLM computes them; it prints those of tokens only where it has a tokenizer."""
+    return {f"{name}_p{p}": float(np.percentile(seconds or [0.0], p)) * 1000 for p in PERCENTILES}
 
 
 async def run(plan: dict[str, Any]) -> list[dict[str, Any]]:
