@@ -23,6 +23,7 @@ from containers.evaluate.load.measures import LATENCIES, MEASURES
 from containers.evaluate.suite import Sizes
 from containers.events import Reporter
 from containers.suites import SuiteFiles
+from containers.verdict import Verdict
 from flows.release.card import check, render
 from tests.support.cards import FACTS
 
@@ -138,6 +139,7 @@ def test_without_objectives_nothing_is_decided_and_slower_is_said() -> None:
     )
     assert "decides nothing" in found.reasons[-1]
     assert found.speed.sentences == found.reasons[:2]
+    assert Verdict.read(found.dump()) == found
 
 
 @pytest.mark.parametrize(
