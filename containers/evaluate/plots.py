@@ -164,10 +164,10 @@ def lines(rows: Sequence[Line], places: Sequence[str], *, title: str, axis: str,
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Numbers of the form 1, 2 or 5 times a power of ten between the two; without one between them, the two themselves."""
+    """Numbers of the form 1, 2 or 5 times a power of ten between the two; other round ones where that gives fewer than three."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
-    return found if len(found) > 1 else [float(f"{low:.3g}"), float(f"{high:.3g}")]
+    return found if len(found) > 2 else ticks(low, high)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[float], *, title: str, axis: str, counted: str) -> str:

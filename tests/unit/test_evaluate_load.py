@@ -135,7 +135,7 @@ def test_without_objectives_nothing_is_decided_and_slower_is_said() -> None:
         "(ratio 0.83, 0.80 to 0.87)."
     )
     assert found.reasons[1].startswith(
-        f"The candidate is slower than its baseline on {HERE}: 120 ms for the median answer at 1 "
+        f"The candidate is slower than its baseline on {HERE}: 120 ms for the median answer at 1 request a second"
     )
     assert "decides nothing" in found.reasons[-1]
     assert found.speed.sentences == found.reasons[:2]
@@ -167,9 +167,7 @@ def test_one_missed_objective_refuses() -> None:
     files = with_slos("measure: ttft_p50, load: 1, at_most: 500", "measure: e2e_p50, load: 1, ratio_at_most: 1.1")
     found = verdict(files, measured(files, slower=2), measured(files))
     assert found.decision == "refuse"
-    assert (
-        "Time to first token, p50, ms at 1 requests a second, at most 500, is met: 200 (196 to 204)." in found.reasons
-    )
+    assert "Time to first token, p50, ms at 1 request a second, at most 500, is met: 200 (196 to 204)." in found.reasons
     assert any("at most 1.1 of the baseline's, is missed: 2.000" in reason for reason in found.reasons)
 
 

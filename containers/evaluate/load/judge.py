@@ -163,7 +163,8 @@ def _sentences(rows: Sequence[SpeedRow], candidate: SpeedMeasurement, baseline: 
 
 
 def _at(load: str) -> str:
-    return load if load == "saturation" else f"{load.removesuffix('/s')} requests a second"
+    rate = load.removesuffix("/s")
+    return load if load == "saturation" else f"{rate} request{'' if rate == '1' else 's'} a second"
 
 
 def _told(row: SpeedRow, of_what: str, where: str, *, more: bool) -> str:
