@@ -163,6 +163,14 @@ def test_an_objective_is_decided_by_all_rounds(slower: float, noise: float, slo:
     assert [row.decision for row in found.speed.rows if row.slo] == [decision]
 
 
+def test_where_the_noise_hides_a_difference_none_is_claimed() -> None:
+    files = suite_of()
+    found = verdict(files, measured(files, slower=1.02, noise=2), measured(files, noise=2))
+    assert found.reasons[0].startswith(f"The noise hides whether the candidate is slower or faster on {HERE}: 49.02 ")
+    faster = verdict(files, measured(files, slower=0.5), measured(files))
+    assert all(reason.startswith("The candidate is faster than its baseline") for reason in faster.reasons[:2])
+
+
 def test_one_missed_objective_refuses() -> None:
     files = with_slos("measure: ttft_p50, load: 1, at_most: 500", "measure: e2e_p50, load: 1, ratio_at_most: 1.1")
     found = verdict(files, measured(files, slower=2), measured(files))

@@ -169,10 +169,14 @@ def _at(load: str) -> str:
 
 def _told(row: SpeedRow, of_what: str, where: str, *, more: bool) -> str:
     low, high = (row.lower, row.upper) if more else (1 / max(row.upper, 1e-9), 1 / max(row.lower, 1e-9))
-    word = "slower than" if high < 1 else "faster than" if low > 1 else "as fast as"
-    doubt = "" if word != "as fast as" else ", as far as the noise shows"
+    word = "slower" if high < 1 else "faster" if low > 1 else ""
+    told = (
+        f"The candidate is {word} than its baseline"
+        if word
+        else "The noise hides whether the candidate is slower or faster"
+    )
     return (
-        f"The candidate is {word} its baseline on {where}{doubt}: {row.candidate:,.4g} {of_what}, baseline "
+        f"{told} on {where}: {row.candidate:,.4g} {of_what}, baseline "
         f"{row.baseline:,.4g} (ratio {row.ratio:.2f}, {row.lower:.2f} to {row.upper:.2f})."
     )
 
