@@ -41,7 +41,9 @@ class LoadSuite:
         return cls(parse(files, LoadDeclaration), files)
 
     def check(self, context: Context) -> None:
-        """Nothing beyond the declaration: the load generator comes with the server."""
+        """A load generator of the user's own must be one; else it comes with the server."""
+        if context.settings.evaluate.load_python is not None:
+            Generator.find(context.settings.evaluate.load_python)
 
     def measure(
         self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
