@@ -262,7 +262,7 @@ def player(folder: Path, change: str = "") -> Generator:
         "    n = one['requests']\n"
         "    said = {'completed': float(n), 'failed': 0.0, 'total_input_tokens': 8.0 * n, 'total_output_tokens': 4.0 * n,\n"
         "            'request_throughput': number, 'output_throughput': one['rate'] or 7.0, 'errors': []}\n"
-        "    said |= {f'{m}_p{p}': p + number for p in (50, 90, 99) for m in ('ttft', 'itl', 'e2e')}\n"
+        "    said |= {f'{m}_p{p}': p + number for p in (50, 90, 99) for m in ('ttft', 'tpot', 'itl', 'e2e')}\n"
         f"    {change or 'pass'}\n"
         "    results.append(said)\n"
         "    print('carwright-round', number, os.environ.get('OPENAI_API_KEY'), flush=True)\n"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from containers.evaluate.load.measurement import LoadMeasured, SpeedMeasurement
     from containers.verdict import SpeedRow
 
+_DRAWN = ("ttft", "tpot", "e2e")  # not itl, which is near zero wherever tokens arrive together
 _SMALLEST = 1e-3  # ms: what is drawn on a logarithmic scale is above zero
 
 
@@ -28,7 +29,7 @@ def render(report: SpeedReport) -> str:
         .render(
             verdict=report.verdict.model_dump(mode="json"),
             speed=speed.model_dump(mode="json"),
-            plots=[(words, _latency(report, kind, words)) for kind, words in KINDS.items()],
+            plots=[(KINDS[kind], _latency(report, kind, KINDS[kind])) for kind in _DRAWN],
             throughput=_throughput(report),
             loads=[
                 {

@@ -79,6 +79,7 @@ async def one_round(plan: dict[str, Any], asked: dict[str, Any], chosen: random.
     return {
         **{name: float(found[name]) for name in KEPT},
         **percentiles("ttft", found["ttfts"]),
+        **percentiles("tpot", [sum(gaps) / (answer - 1) for gaps in found["itls"]]),
         **percentiles("itl", [gap for gaps in found["itls"] for gap in gaps]),
         **percentiles("e2e", [first + sum(gaps) for first, gaps in zip(found["ttfts"], found["itls"], strict=True)]),
         "errors": [str(error)[-2000:] for error in found["errors"] if error][:1],
