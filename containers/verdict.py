@@ -116,8 +116,11 @@ class SpeedRow(Values):
 
     @property
     def shown(self) -> bool:
-        """Whether it is among the rows of a short table: p50, p99, throughput, and what was asked for."""
-        return bool(self.slo) or self.measure.endswith(("_p50", "_p99", "tokens_per_second"))
+        """Whether it is among the rows of a short table: p50, p99 and throughput, less the times between single tokens, and what
+        was asked for.
+        """
+        short = self.measure.endswith(("_p50", "_p99", "tokens_per_second")) and not self.measure.startswith("itl")
+        return bool(self.slo) or short
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """Load, measure, baseline, candidate and ratio as text."""
