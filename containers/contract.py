@@ -353,6 +353,7 @@ class Endpoint(Values):
     server: str = Field(alias="engine", description="name and version of the inference server")
     emulated_fp8: bool = False
     start: ServerStart | None = None
+    hardware: str = Field(default="", description="what it is served on, such as 1 x NVIDIA H100 80GB HBM3")
 
 
 class EvaluateParameters(Values):
@@ -384,7 +385,8 @@ class EvaluateOptions(Values):
     is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path. The
     tokenizer of what is measured comes from `tokenizer`, its checkpoint in the store, or from the modelcar
     `tokenizer_reference`; weights are not read. With `load_levels`, numbers of requests at once, the speed is measured, too:
-    of the baseline or the candidate (`role`), on so many `gpus`, by a server that said `server_start` of itself.
+    of the baseline or the candidate (`role`), on so many `gpus`, by a server that said `server_start` of itself. A suite of
+    speed is told what the model is served on (`hardware`, empty where that is not known) and whether FP8 is emulated there.
     """
 
     endpoint: str = ""
@@ -399,3 +401,5 @@ class EvaluateOptions(Values):
     load_levels: tuple[int, ...] = ()
     gpus: int = Field(default=0, ge=0)
     server_start: ServerStart | None = None
+    hardware: str = ""
+    emulated_fp8: bool = False

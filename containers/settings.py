@@ -225,13 +225,14 @@ class EvaluateSettings(Section):
         description="folder with data sets in the hub's layout (FOLDER/openai/gsm8k); others come from the hub",
     )
     humaneval_plus: Path | None = Field(
-        default=None,
-        description="file with the problems of HumanEval+ (JSON lines, EvalPlus's format)",
+        default=None, description="file with the problems of HumanEval+ (JSON lines, EvalPlus's format)"
     )
     sandbox: Literal["auto", "bubblewrap", "container"] = Field(
         default="auto",
-        description="sandbox for generated code: bubblewrap, or the limits of the step's own container; auto: "
-        "bubblewrap if it works",
+        description="sandbox for generated code: bubblewrap, limits of the step's own container, or auto, the first that works",
+    )
+    load_python: Path | None = Field(
+        default=None, description="Python with a vLLM whose load generator measures speed; unset: the one that serves"
     )
 
 

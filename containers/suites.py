@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from containers.contract import EvaluateOptions, EvaluateParameters, Frozen
+from containers.contract import EvaluateOptions, EvaluateParameters, Frozen, Step
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.plain_yaml import load_yaml
 from containers.safe_path import path_fault
+
+if TYPE_CHECKING:
+    from containers.contract import StepRequest
 
 SHIPPED = Path(__file__).parent / "evaluate" / "suites"
 DECLARATION = "suite.yaml"
@@ -62,6 +65,14 @@ class SuiteFiles(Frozen):
         except (BadInput, AttributeError):
             return 0
 
+    @property
+    def measures_speed(self) -> bool:
+        """Whether it declares a `load`: what is measured then depends on the hardware, and on what else goes on there."""
+        try:
+            return "load" in load_yaml(self.files.get(DECLARATION, ""), DECLARATION)
+        except (BadInput, TypeError):
+            return False
+
     def parameters(self, **more: str | int) -> EvaluateParameters:
         """The parameters of an evaluate request for this suite."""
         return EvaluateParameters.model_validate({"suite": self.name, "suite_digest": self.digest, **more})
@@ -69,6 +80,16 @@ class SuiteFiles(Frozen):
     def options(self, **more: object) -> EvaluateOptions:
         """The options of an evaluate request: a suite of the user's own travels with it."""
         return EvaluateOptions.model_validate({"suite_files": {} if self.shipped else self.files, **more})
+
+
+def makes_load(request: StepRequest) -> bool:
+    """Whether the request puts load on an endpoint, for which its step needs vLLM's load generator."""
+    if request.step is not Step.EVALUATE or request.parameters.get("action") != "measure":
+        return False
+    options = EvaluateOptions.read(request.options)
+    name = EvaluateParameters.read(request.parameters).suite
+    files = SuiteFiles(name=name, files=options.suite_files) if options.suite_files else read(name)
+    return bool(options.endpoint) and files.measures_speed
 
 
 def names() -> list[str]:

@@ -97,6 +97,52 @@ class Serving(Values):
     loads: tuple[Load, ...] = ()
 
 
+class SpeedRow(Values):
+    """One measure under one load, each the median of its rounds; latencies in milliseconds. `lower` and `upper` bound candidate /
+    baseline: the candidate's least round over the baseline's largest, and the other way round. `slo` is what was asked for.
+    """
+
+    load: str
+    measure: str
+    baseline: float
+    candidate: float
+    lower: float
+    upper: float
+    slo: str = Field(default="", exclude_if=operator.not_)
+    decision: Decision | None = Field(default=None, exclude_if=operator.not_)
+
+    @property
+    def ratio(self) -> float:
+        return self.candidate / self.baseline
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is among the rows of a short table: p50, p99 and throughput, less the times between single tokens, and what
+        was asked for.
+        """
+        short = self.measure.endswith(("_p50", "_p99", "tokens_per_second")) and not self.measure.startswith("itl")
+        return bool(self.slo) or short
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Load, measure, baseline, candidate and ratio as text."""
+        kind, _, percentile = self.measure.partition("_p")
+        measure = f"{kind.upper()} p{percentile}, ms" if percentile.isdecimal() else self.measure.replace("_", " ")
+        ratio = f"{self.ratio:.2f} ({self.lower:.2f} to {self.upper:.2f})"
+        return self.load, measure, f"{self.baseline:,.4g}", f"{self.candidate:,.4g}", ratio
+
+
+class Speed(Values):
+    """How fast both answered under load, on the same `hardware` (empty where that is not known), and in a sentence or two."""
+
+    hardware: str
+    generator: str
+    prompt_tokens: int
+    output_tokens: int
+    rounds: int
+    sentences: tuple[str, ...] = ()
+    rows: tuple[SpeedRow, ...] = ()
+
+
 class Verdict(Values):
     """`decision`: pass, refuse or inconclusive; `reasons` are sentences for people.
 
@@ -118,6 +164,7 @@ class Verdict(Values):
     serving: tuple[Serving, ...] = Field(
         default=(), exclude_if=operator.not_, description="baseline and candidate, where they were on GPUs"
     )
+    speed: Speed | None = Field(default=None, exclude_if=operator.not_, description="of a suite that puts load on both")
     look: int = Field(default=0, exclude_if=operator.not_)
     looks: int = Field(default=0, exclude_if=operator.not_)
 

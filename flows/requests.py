@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
+    from containers.suites import SuiteFiles
     from flows.admission import Admitted
     from flows.serving_plan import ServicePlan
     from flows.ship_request import ServingOptions
@@ -53,7 +54,8 @@ class Subject:
 
     `tokenizer` is the checkpoint that a modelcar was made from, if the store has it. `devices` are the GPUs to serve on,
     `load_format` how vLLM reads the weights (`flows.load_format`) and `concurrency` the requests at once to measure with; empty
-    and 0 leave them to the machine, vLLM and the settings. What somebody else serves has an `endpoint` and the name of its `server`.
+    and 0 leave them to the machine, vLLM and the settings. What somebody else serves has an `endpoint` and the name of its
+    `server`. `hardware` is what it will be served on, empty where that is not known.
     """
 
     role: str
@@ -66,6 +68,7 @@ class Subject:
     concurrency: int = 0
     endpoint: str = ""
     server: str = ""
+    hardware: str = ""
 
     @classmethod
     def checkpoint(cls, role: str, ref: ArtifactRef, name: str, max_model_len: int = 0) -> Subject:
@@ -96,6 +99,7 @@ class Subject:
             concurrency=wanted.concurrency,
             endpoint=plan.endpoint,
             server=plan.server,
+            hardware=plan.hardware,
         )
 
     def fitting(self, suite: str) -> Subject:
@@ -219,7 +223,7 @@ class Requests:
         parameters = files.parameters(
             action="measure",
             subject=subject.digest,
-            server=server or subject.server or inference_server(self.settings, subject.parameters),
+            server=server or subject.server or self._server(subject, files),
             tensor_parallel_size=subject.parameters.tensor_parallel_size,
             look=look or files.first_look,
         )
@@ -229,9 +233,9 @@ class Requests:
             where = {"endpoint": endpoint.url, "served_model_name": endpoint.served_model_name, **patience}
             if subject.concurrency:
                 where["concurrency"] = subject.concurrency
-            if look < 2 and (
-                subject.devices or endpoint.start is not None
-            ):  # on GPUs: on processors the speed says nothing
+            if files.measures_speed:
+                where |= {"hardware": subject.hardware or endpoint.hardware, "emulated_fp8": endpoint.emulated_fp8}
+            elif look < 2 and (subject.devices or endpoint.start is not None):  # on processors the speed says nothing
                 where |= {"role": subject.role, "load_levels": LOAD_LEVELS, "gpus": subject.parameters.gpus}
                 where["server_start"] = endpoint.start
             if subject.tokenizer is not None:
@@ -239,6 +243,13 @@ class Requests:
             else:
                 where["tokenizer_reference"] = subject.parameters.reference
         return self._request(Step.EVALUATE, parameters, options=files.options(**where))
+
+    def _server(self, subject: Subject, files: SuiteFiles) -> str:
+        """The server by which a measurement is named: where times are measured, with the hardware, that of no other machine."""
+        name = inference_server(self.settings, subject.parameters)
+        if files.measures_speed:
+            name += f" on {subject.hardware or f'the hardware of the run {self.run}'}"
+        return name
 
     def check(self, suite: str) -> StepRequest:
         """Check whether the suite can be used here. Raises BadInput for an unknown name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
+from containers.hardware import processors, this_machine
 from flows.runners.backends import BACKENDS, named_gpus
 from flows.serving_plan import model_facts, what_would_fit
 from flows.targets.size import GB, GIB
@@ -15,6 +16,7 @@ from flows.targets.size import GB, GIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flows.serving_plan import Plans, ServicePlan
     from flows.targets.model import ModelFacts
     from infra.accelerators import Gpu
     from infra.settings import Settings
@@ -30,6 +32,25 @@ def gpus(settings: Settings, say: Callable[[str], None]) -> tuple[Gpu, ...]:
     if settings.placement.serve:
         return named_gpus(settings)
     return BACKENDS[settings.launcher].gpus(settings, say)
+
+
+def hardware(settings: Settings, plan: ServicePlan) -> str:
+    """What a service of this plan runs on, with a mark of this very machine; empty for one in a container or elsewhere, whose
+    hardware is not known before it serves.
+    """
+    if plan.endpoint or settings.placement.serve or settings.launcher != "process":
+        return ""
+    if not plan.gpu and settings.serve.python is not None:  # it may serve on GPUs of another make
+        return ""
+    count = plan.tensor_parallel_size * plan.pipeline_parallel_size
+    return f"{f'{count} x {plan.gpu}' if plan.gpu else processors()} (machine {this_machine()})"
+
+
+def located(settings: Settings, plans: Plans) -> Plans:
+    """The plans with the hardware of both services."""
+    both = {"baseline": plans.baseline, "candidate": plans.candidate}
+    found = {role: one.model_copy(update={"hardware": hardware(settings, one)}) for role, one in both.items()}
+    return plans.model_copy(update=found)
 
 
 def check_memory(config: Mapping[str, Any], weights: int, settings: Settings, length: int) -> None:

@@ -32,7 +32,8 @@ class ServicePlan(Frozen):
 
     `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned. `load_format`
     is vLLM's name for how it reads the weights, empty for its default, and `loading` says so in words. A model that somebody
-    else serves has an `endpoint`, and `server` is the name and version of what answers there.
+    else serves has an `endpoint`, and `server` is the name and version of what answers there. `hardware` is what it will
+    run on, by which measured times are told apart; empty where only the service itself will know.
     """
 
     role: str
@@ -50,6 +51,7 @@ class ServicePlan(Frozen):
     loading: str = ""
     endpoint: str = ""
     server: str = ""
+    hardware: str = ""
 
     def __str__(self) -> str:
         if self.endpoint:
@@ -76,16 +78,22 @@ class ServicePlan(Frozen):
 
 class Plans(Frozen):
     """Both services, and what can go on at the same time: `at_once`, both measurements; `quantize_devices` are torch's names
-    of the GPUs that quantize while the baseline is measured on others, empty where there are none.
+    of the GPUs that quantize while the baseline is measured on others, empty where there are none. With `alone` nothing goes on
+    beside a measurement.
     """
 
     baseline: ServicePlan
     candidate: ServicePlan
     quantize_devices: tuple[str, ...] = ()
+    alone: bool = False
 
     @property
     def at_once(self) -> bool:
-        return self.baseline.beside(self.candidate)
+        return not self.alone and self.baseline.beside(self.candidate)
+
+    def one_by_one(self) -> Plans:
+        """The same for a suite of speed: what else is done on the machine would be measured, too."""
+        return self.model_copy(update={"alone": True, "quantize_devices": ()})
 
 
 def plan_both(

@@ -219,6 +219,9 @@ class Steps:
             elsewhere=elsewhere,
         )
         plans = load_format.of_both(plans, gpus, request.vllm_argument, settings)
+        plans = serving_machine.located(settings, plans)
+        if suites.read(request.suite).measures_speed:
+            plans = plans.one_by_one()
         for one in (plans.baseline, plans.candidate):
             say(str(one))
         publish_plan(plans)

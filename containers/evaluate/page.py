@@ -33,7 +33,7 @@ def render(report: Report) -> str:
     told = report.model_dump(mode="json")
     of_baseline = {check["name"]: check["detail"] for check in told["baseline"]["checks"]}
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             **told,
@@ -71,7 +71,7 @@ def render_gate(report: SamplesReport) -> str:
         for row in verdict.scores
     ]
     return (
-        _environment()
+        environment()
         .get_template("gate.html.j2")
         .render(
             verdict=verdict.model_dump(mode="json"),
@@ -141,7 +141,8 @@ def _size(sizes: Sizes) -> str:
     return plots.bars([bar], title="Size of baseline and candidate")
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the pages' templates are; what is put into them is escaped."""
     return Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -45,6 +46,18 @@ class Bar:
     baseline: float
     candidate: float
     unit: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: a value with its bounds at each place, from left to right. A `dashed` one is the tail of another."""
+
+    name: str
+    values: Sequence[float]
+    lower: Sequence[float]
+    upper: Sequence[float]
+    colour: str = "plain"
+    dashed: bool = False
 
 
 def intervals(rows: Sequence[Interval], *, title: str, mark: float | None = None, axis: str = "") -> str:
@@ -113,6 +126,48 @@ def bars(rows: Sequence[Bar], *, title: str) -> str:
             said = f"{value:.3g} {row.unit}, {'baseline' if colour == 'base' else 'candidate'}"
             parts.append(_text(_LABEL + width + 6, y + offset + 11, said))
     return _svg(parts, 44 * len(rows) + 10, title)
+
+
+def lines(rows: Sequence[Line], places: Sequence[str], *, title: str, axis: str, unit: str) -> str:
+    """Lines over places of equal distance, with bounds as vertical bars, on one logarithmic scale; all values are above zero."""
+    height, left, right, top, bottom = 300, 70, _WIDTH - 200, 24, 240
+    shown = [value for row in rows for value in (*row.lower, *row.upper, *row.values)]
+    low, high = math.log10(min(shown)) - 0.04, math.log10(max(shown)) + 0.04
+
+    def y(value: float) -> float:
+        return bottom - (math.log10(value) - low) / (high - low) * (bottom - top)
+
+    def x(place: int, offset: float = 0.0) -> float:
+        step = (right - left) / max(len(places), 1)
+        return left + step * (place + 0.5) + offset
+
+    parts = [_text(0, 12, unit)]
+    for tick in log_ticks(10**low, 10**high):
+        parts.append(_line((left, y(tick)), (right, y(tick)), _COLOURS["grid"], 1))
+        parts.append(_text(left - 6, y(tick) + 4, f"{tick:,g}", anchor="end"))
+    for number, place in enumerate(places):
+        parts.append(_text(x(number), bottom + 18, place, anchor="middle"))
+    parts.append(_text((left + right) / 2, bottom + 40, axis, anchor="middle"))
+    for number, row in enumerate(rows):
+        colour, dash = _COLOURS[row.colour], "5 4" if row.dashed else "none"
+        aside = 4.0 * (number - (len(rows) - 1) / 2)  # so that bars at one place do not hide each other
+        points = [(x(place, aside), y(value)) for place, value in enumerate(row.values)]
+        for start, end in pairwise(points):
+            parts.append(_line(start, end, colour, 2, dash))
+        for (across, up), least, most in zip(points, row.lower, row.upper, strict=True):
+            parts.append(_line((across, y(least)), (across, y(most)), colour, 1.5))
+            parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="4" fill="{colour}"/>')
+        legend = top + 10 + 22 * number
+        parts.append(_line((right + 16, legend), (right + 46, legend), colour, 2, dash))
+        parts.append(_text(right + 54, legend + 4, row.name))
+    return _svg(parts, height, title)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Numbers of the form 1, 2 or 5 times a power of ten between the two; other round ones where that gives fewer than three."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    return found if len(found) > 2 else ticks(low, high)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[float], *, title: str, axis: str, counted: str) -> str:

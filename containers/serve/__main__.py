@@ -11,6 +11,7 @@ from pathlib import Path
 
 from containers import step
 from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
+from containers.hardware import gpus, processors
 from containers.ports import claimed
 from containers.serve import loading, vllm_command
 from containers.serve.argument_check import check_arguments
@@ -65,6 +66,7 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
                     served_model_name=parameters.served_model_name,
                     server=str(vllm),
                     emulated_fp8=server.emulates,
+                    hardware=processors() if vllm.cpu else gpus(options.devices, parameters.gpus),
                     start=server.start_facts(time.monotonic() - unpacked_at),
                 )
                 result = StepResult(

@@ -268,10 +268,14 @@ def _show(
     if as_json:
         print(verdict.model_dump_json(indent=2))
         return
-    headings = ("benchmark", *names, "recovery", "difference", "interval")
-    terminal.show_table(headings, [_row(score) for score in verdict.scores])
-    measures = [(measure, f"{value:.4g}") for measure, value in verdict.measures.items()]
-    terminal.show_table(("measure", "value"), measures)
+    if verdict.speed is not None:
+        rows = [(*row.cells(), row.slo, row.decision or "") for row in verdict.speed.rows if row.shown]
+        terminal.show_table(("load", "measure", *names, f"{names[1]} / {names[0]}", "objective", "decision"), rows)
+    else:
+        headings = ("benchmark", *names, "recovery", "difference", "interval")
+        terminal.show_table(headings, [_row(score) for score in verdict.scores])
+        measures = [(measure, f"{value:.4g}") for measure, value in verdict.measures.items()]
+        terminal.show_table(("measure", "value"), measures)
     terminal.out.print(heading or f"{verdict.decision.upper()}:")
     for reason in verdict.reasons:
         terminal.out.print(f"  {reason}")

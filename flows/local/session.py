@@ -247,6 +247,7 @@ class Session:
         concurrency = serving.concurrency or settings.evaluate.concurrency
         made = plan(role, model_facts(config, weights), gpus, serving, length, concurrency=concurrency)
         made = load_format.chosen(made, gpus, serving.vllm_argument, settings)
+        made = made.model_copy(update={"hardware": serving_machine.hardware(settings, made)})
         self._say(f"plan: {made}")
         if serving.vllm_argument and serving.vllm_argument not in self._checked:
             self.run(self.requests.check_arguments(serving.vllm_argument))

@@ -20,7 +20,7 @@ from containers.digest import Digest
 from containers.errors import BadInput
 from containers.events import amount
 from containers.foreign_values import code, markdown, visible_line
-from containers.verdict import Decision, Score, Serving
+from containers.verdict import Decision, Score, Serving, Speed
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _LABEL: Final = (
@@ -110,6 +110,7 @@ class CardFacts(Frozen):
     scores: tuple[Score, ...] = ()
     commands: tuple[str, ...] = ()
     serving: tuple[Serving, ...] = ()
+    speed: Speed | None = None
     podman_image: str
     kserve_image: str
 
@@ -191,6 +192,7 @@ def _template_values(facts: CardFacts) -> dict[str, Any]:
         "pinned": f"{repository}@{facts.digest}",
         "last": repository.rpartition("/")[2],
         "versions_text": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
+        "speed_rows": [row.cells() for row in facts.speed.rows if row.shown] if facts.speed else [],
         "rows": [_row(score) for score in facts.scores],
     }
 

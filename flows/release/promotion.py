@@ -187,6 +187,7 @@ class Release:
             gate_profile=self.request.gate_profile,
             scores=self.verdict.scores,
             serving=self.verdict.serving,
+            speed=self.verdict.speed,
             tensor_parallel_size=self.tensor_parallel_size,
             commands=(self._command(), *self.verdict.commands),
             podman_image=self.images.podman_image,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from containers.contract import Step
+from containers.suites import makes_load
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
@@ -20,6 +21,11 @@ def image_name(template: str, step: Step, settings: Settings) -> str:
     elif step is Step.SERVE:
         target = serving_target(settings) if gpus else "serve-cpu"
     return template.format(target=target)
+
+
+def image_step(request: StepRequest) -> Step:
+    """The step whose image runs the request: its own, but what puts load on an endpoint needs the load generator of vLLM."""
+    return Step.SERVE if makes_load(request) else request.step
 
 
 def serving_target(settings: Settings) -> str:

@@ -31,7 +31,11 @@ ONLY = (
     Only("torch", ("containers/quantize/", "containers/serve/", "infra/demo/"), "the arithmetic"),
     Only("llmcompressor", ("containers/quantize/",), "the arithmetic"),
     Only("compressed_tensors", ("containers/quantize/",), "the arithmetic"),
-    Only("vllm", ("containers/serve/",), "the inference server"),
+    Only(
+        "vllm",
+        ("containers/serve/", "containers/evaluate/load/vllm_load.py"),
+        "the inference server, and the program that runs its load generator",
+    ),
     Only("boto3", ("containers/store/",), "one way to the object store"),
     Only("botocore", ("containers/store/",), "one way to the object store"),
     Only("docker", ("infra/container_engine/",), "one place that knows the container engine"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.evaluate import page, samples
+from containers.evaluate import page, plots, samples
 from containers.evaluate.compare import Estimate
 from containers.evaluate.judge import judge
 from containers.evaluate.suite import Sizes
@@ -137,3 +137,15 @@ def test_the_page_says_where_an_interval_comes_from_log_probabilities() -> None:
     told = report.model_copy(update={"verdict": report.verdict.model_copy(update={"scores": (score,)})})
     assert "-1.00 (-1.20 to +0.40), by log-probabilities" in page.render_gate(told)
     assert ", by log-probabilities" not in page.render_gate(report)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (0.9, 60, [1, 2, 5, 10, 20, 50]),
+        (3, 11, [4, 6, 8, 10]),  # 5 and 10 alone would be too few
+        (82, 198, [100, 150]),
+    ],
+)
+def test_a_logarithmic_scale_has_round_numbers(low: float, high: float, found: list[float]) -> None:
+    assert plots.log_ticks(low, high) == pytest.approx(found)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import ServeParameters
+from containers.contract import Endpoint, ServeParameters, StoreLocation
 from containers.fingerprints import locked_vllm
-from flows.requests import inference_server
+from containers.suites import makes_load
+from flows.requests import Requests, Subject, fingerprint, inference_server
 from infra.settings import DockerSettings, FlowServeSettings, KubernetesSettings, PlacementSettings, Settings
 from tests.support.environment_desk import Desk
 from tests.support.gpus import OLD_DRIVER, TWO, driver
@@ -90,3 +92,30 @@ def test_what_changes_answers_is_part_of_the_name() -> None:
     assert inference_server(settings, plain) == "vllm 0.32.0"
     more = plain.model_copy(update={"pipeline_parallel_size": 2, "arguments": ("--kv-cache-dtype=fp8", "--seed=1")})
     assert inference_server(settings, more) == "vllm 0.32.0 --pipeline-parallel-size=2 --kv-cache-dtype=fp8 --seed=1"
+
+
+def test_times_are_named_by_the_machine_and_where_it_is_not_known_by_the_run() -> None:
+    store = StoreLocation(endpoint="http://127.0.0.1:1", bucket="b")
+    subject = Subject("baseline", "sha256:1", ServeParameters(served_model_name="m"), {})
+    known = replace(subject, hardware="1 x H100 (machine 01234567)")
+
+    def named(run: str, subject: Subject, suite: str) -> str:
+        return fingerprint(Requests(run, store, Settings()).measure(subject, suite))
+
+    assert named("r", known, "speed") == named("s", known, "speed")
+    assert named("r", known, "speed") != named("r", replace(known, hardware="1 x H100 (machine 76543210)"), "speed")
+    assert named("r", subject, "speed") != named("s", subject, "speed")
+    assert named("r", subject, "smoke") == named("s", known, "smoke")
+
+
+def test_a_suite_of_speed_is_told_the_hardware_and_makes_no_load_beside_its_own() -> None:
+    requests = Requests("r", StoreLocation(endpoint="http://127.0.0.1:1", bucket="b"), Settings())
+    subject = Subject("baseline", "sha256:1", ServeParameters(served_model_name="m"), {}, devices=("0",))
+    served = Endpoint(url="http://127.0.0.1:1/v1", served_model_name="m", server="vllm 1", hardware="1 x H100")
+    asked = requests.measure(subject, "speed", served)
+    assert asked.options["hardware"] == "1 x H100"
+    assert not asked.options.get("load_levels")
+    assert makes_load(asked)
+    assert requests.measure(subject, "smoke", served).options["load_levels"]
+    assert not makes_load(requests.measure(subject, "smoke", served))
+    assert not makes_load(requests.measure(subject, "speed"))  # a question to the store

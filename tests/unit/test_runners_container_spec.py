@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from docker.errors import APIError
 
+from containers import suites
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from flows.runners.docker import container_spec, seccomp
 from flows.runners.docker.container_spec import environment, labels, payload, step_spec
 from flows.runners.docker.launcher import check_addresses, image_of
+from flows.runners.step_container import image_step
 from infra.container_engine.failures import refusal, translated_errors
 from infra.container_engine.ownership import is_alive, owner
 from infra.settings import FlowServeSettings, Settings
@@ -136,6 +138,19 @@ def test_limits_are_by_step() -> None:
 )
 def test_the_image_of_a_step(step: Step, resources: dict[str, dict[str, float]], image: str) -> None:
     assert image_of(settings(resources), step) == image
+
+
+def test_load_is_made_where_vllm_is() -> None:
+    def measures(suite: str) -> StepRequest:
+        files = suites.read(suite)
+        where = files.options(endpoint="http://vllm:8000/v1", served_model_name="m")
+        parameters = files.parameters(action="measure", subject="sha256:1")
+        return StepRequest(step=Step.EVALUATE, run="r", parameters=parameters.dump(), options=where.dump())
+
+    assert image_step(measures("speed")) is Step.SERVE
+    assert image_step(measures("smoke")) is Step.EVALUATE
+    spec = step_spec(settings({}), measures("speed"), "image")
+    assert spec.command[:2] == ("-m", "containers.evaluate")
 
 
 def test_upstreams_image_serves_on_gpus_where_it_is_asked_for_or_the_only_one() -> None:

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from containers.errors import BadInput
+from containers.hardware import processors
 from flows import serving_machine
 from flows.runners.backends import BACKENDS
-from flows.serving_plan import model_facts
+from flows.serving_plan import ServicePlan, model_facts
 from infra.memory import memory
 from infra.settings import FlowServeSettings, PlacementSettings, ResourcesSettings, Settings
 
@@ -72,6 +73,26 @@ def test_what_another_pool_serves_is_not_judged_here() -> None:
     named = {"serve": {"gpu": "H100", "gpus": 2}}
     there = serving_machine.gpus(settings.model_copy(update={"resources": ResourcesSettings(**named)}), print)
     assert [(one.index, one.name, one.memory) for one in there] == [(-1, "H100", 81_559 << 20)] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan", "what"),
+    [
+        (Settings(), {"gpu": "H100", "gpus": ("0", "1"), "tensor_parallel_size": 2}, "2 x H100 (machine "),
+        (Settings(), {}, f"{processors()} (machine "),
+        (Settings(), {"endpoint": "http://gpu:8000/v1"}, ""),
+        (Settings(launcher="docker"), {"gpu": "H100"}, ""),
+        (Settings(placement=PlacementSettings(serve="run-step/gpu")), {"gpu": "H100"}, ""),
+        (Settings(serve=FlowServeSettings(python=sys.executable)), {}, ""),
+    ],
+)
+def test_the_hardware_is_known_before_where_it_is_this_machines(
+    settings: Settings, plan: dict[str, object], what: str
+) -> None:
+    """Times are compared and found again by it: a text that might be wrong would be worse than none."""
+    found = serving_machine.hardware(settings, ServicePlan(role="baseline", max_model_len=1, **plan))
+    assert found.startswith(what)
+    assert bool(found) == bool(what)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,13 @@ def test_two_services_get_gpus_of_their_own_and_the_rest_quantizes() -> None:
     assert plans.quantize_devices == ("cuda:1",)
 
 
+def test_nothing_goes_on_beside_a_measurement_of_speed() -> None:
+    config, weights = MODELS["8B"]
+    plans = plan_both(config, weights, machine("2 x H100"), ServingOptions(), 2048, concurrency=8).one_by_one()
+    assert not plans.at_once
+    assert plans.quantize_devices == ()
+
+
 @pytest.mark.parametrize(("model", "where"), [("70B", "2 x H100"), ("8B", "1 x H100")])
 def test_services_that_need_the_same_gpus_follow_each_other(model: str, where: str) -> None:
     config, weights = MODELS[model]

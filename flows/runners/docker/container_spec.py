@@ -77,6 +77,7 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
             "busybox": None,
             "docker_config": None,
             "serve": settings.serve.model_copy(update={"python": None}),
+            "evaluate": settings.evaluate.model_copy(update={"load_python": None}),
             "store": settings.store.model_copy(update={"folder": None, "direct": False}),
             "registry": settings.registry.model_copy(update={"auth_file": None}),
         }

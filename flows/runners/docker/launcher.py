@@ -17,7 +17,7 @@ from containers.private import opener
 from containers.process import inherited
 from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
-from flows.runners.step_container import has_registry, image_name
+from flows.runners.step_container import has_registry, image_name, image_step
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import ALIVE, ALIVE_INTERVAL
@@ -42,14 +42,14 @@ class DockerLauncher:
     def prepare(self, request: StepRequest, on_event: OnEvent) -> None:
         """Have the image: pulled where its name has a registry, else it must have been built. Raises BadInput."""
         with connect(self.settings.docker) as engine:
-            ensure_image(engine, image_of(self.settings, request.step), self.settings, on_event)
+            ensure_image(engine, image_of(self.settings, image_step(request)), self.settings, on_event)
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
         refuse_folders(request)
         folder = run_folder(self.settings, request)
         with connect(self.settings.docker) as engine:
             _remove_abandoned(engine)
-            image = image_of(self.settings, request.step)
+            image = image_of(self.settings, image_step(request))
             ensure_image(engine, image, self.settings, on_event)
             spec = step_spec(self.settings, request, image)
             try:

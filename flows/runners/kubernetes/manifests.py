@@ -10,7 +10,7 @@ from containers.errors import BadInput
 from containers.labels import KUBERNETES_LABEL
 from flows.runners.docker.container_spec import environment, payload, refuse_folders
 from flows.runners.service import serves, stage
-from flows.runners.step_container import has_registry, image_name, makes_user_namespaces
+from flows.runners.step_container import has_registry, image_name, image_step, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST
 from infra.hardening import of_pod_container
 from infra.settings import KUBERNETES_DEFAULTS
@@ -133,7 +133,7 @@ def _container(settings: Settings, request: StepRequest, name: str, file: str, w
     """One container of the step, which reads its request from `file`; without secrets."""
     kube, step = settings.kubernetes, request.step
     variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
-    image = image_name(kube.image, step, settings)
+    image = image_name(kube.image, image_step(request), settings)
     return {
         "name": name,
         "image": image,

@@ -14,6 +14,7 @@ from containers.errors import BadInput
 from containers.process import Child, inherited
 from containers.safe_path import name_fault
 from containers.settings import absolute, step_variables
+from containers.suites import makes_load
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
@@ -34,7 +35,17 @@ class ProcessLauncher:
         prepare(request.step, self.settings, on_event)
 
     def run(self, request: StepRequest, on_event: OnEvent) -> StepResult:
-        return run_in(prepare(request.step, self.settings, on_event), self.settings, request, on_event)
+        settings = _with_load_generator(self.settings, request, on_event)
+        return run_in(prepare(request.step, settings, on_event), settings, request, on_event)
+
+
+def _with_load_generator(settings: Settings, request: StepRequest, on_event: OnEvent) -> Settings:
+    """The settings with the Python whose vLLM puts load on an endpoint, if that is what the request does: the one that serves."""
+    if settings.evaluate.load_python is not None or not makes_load(request):
+        return settings
+    python = settings.serve.python or prepare(Step.SERVE, settings, on_event).python
+    evaluate = settings.evaluate.model_copy(update={"load_python": python})
+    return settings.model_copy(update={"evaluate": evaluate})
 
 
 SCRATCH = "scratch"
