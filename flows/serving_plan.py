@@ -31,7 +31,8 @@ class ServicePlan(Frozen):
     """One service. `gpus` are CUDA's indices, empty on a CPU or where they are not known; bytes are of one GPU.
 
     `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned. A model that
-    somebody else serves has an `endpoint`, and `server` is the name and version of what answers there.
+    somebody else serves has an `endpoint`, and `server` is the name and version of what answers there. `arguments` are vLLM's, beside
+    those that the other fields stand for.
     """
 
     role: str
@@ -47,6 +48,7 @@ class ServicePlan(Frozen):
     note: str = ""
     endpoint: str = ""
     server: str = ""
+    arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.endpoint:
@@ -66,6 +68,10 @@ class ServicePlan(Frozen):
             f"{self.max_model_len} tokens; {room}"
         )
 
+    def saying(self, arguments: tuple[str, ...]) -> ServicePlan:
+        """The same with these arguments for vLLM."""
+        return self.model_copy(update={"arguments": arguments})
+
     def beside(self, other: ServicePlan) -> bool:
         """Whether both can be served at the same time, on GPUs of their own."""
         return bool(self.gpus and other.gpus) and not set(self.gpus) & set(other.gpus)
@@ -79,6 +85,11 @@ class Plans(Frozen):
     baseline: ServicePlan
     candidate: ServicePlan
     quantize_devices: tuple[str, ...] = ()
+
+    def saying(self, arguments: tuple[str, ...]) -> Plans:
+        """The same with these arguments for vLLM."""
+        both = {"baseline": self.baseline.saying(arguments), "candidate": self.candidate.saying(arguments)}
+        return self.model_copy(update=both)
 
     @property
     def at_once(self) -> bool:

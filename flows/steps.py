@@ -31,7 +31,7 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, measuring, overlap, serving_machine
+from flows import endpoint, measuring, overlap, parsers, serving_machine
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
@@ -214,15 +214,17 @@ class Steps:
             concurrency=request.concurrency or settings.evaluate.concurrency,
             elsewhere=elsewhere,
         )
+        if len(elsewhere) < 2:
+            plans = plans.saying(parsers.arguments(source.config, request, suites.read(request.suite).parsers))
         for one in (plans.baseline, plans.candidate):
             say(str(one))
         publish_plan(plans)
         return plans
 
-    def check_arguments(self, request: ShipRequest, *, after: list[Done]) -> None:
-        """Check that the vLLM that will serve takes the request's arguments, before anything is downloaded."""
-        if request.vllm_argument and not (request.baseline_endpoint and request.candidate_endpoint):
-            asked = self.requests.check_arguments(request.vllm_argument)
+    def check_arguments(self, plans: Plans, *, after: list[Done]) -> None:
+        """Check that the vLLM that will serve takes its arguments, before anything is downloaded."""
+        if plans.baseline.arguments:
+            asked = self.requests.check_arguments(plans.baseline.arguments)
             _run(effect_step, asked, "check", "check the arguments for vLLM", after)
 
     def _elsewhere(self, request: ShipRequest, source: ResolvedSource, length: int) -> dict[str, ServicePlan]:

@@ -11,6 +11,8 @@ from pydantic import Field
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.oci.reference import Reference
+from containers.vllm_parsers import Parsers
+from containers.vllm_parsers import choose as choose_parsers
 from flows.targets.model import ModelFacts, of_folder, of_reference
 from flows.targets.size import CPU, GIB, UTILIZATION, Sizing, choose
 from infra.settings import IMAGES, DeploySettings
@@ -41,6 +43,8 @@ class DeploymentRequest(Frozen):
     fp8_cache: bool = False
     port: int = PORT
     listen: str = "127.0.0.1"
+    tool_call_parser: str = ""
+    reasoning_parser: str = ""
     arguments: tuple[str, ...] = ()
 
 
@@ -64,6 +68,7 @@ class Deployment(Frozen):
     startup_seconds: int
     port: int = PORT
     listen: str = "127.0.0.1"
+    parsers: Parsers = Parsers()
     arguments: tuple[str, ...] = ()
     images: DeploySettings = Field(default=DeploySettings(), exclude=True)
 
@@ -109,7 +114,7 @@ class Deployment(Frozen):
             said += ["--enforce-eager", "--distributed-executor-backend=uni"]
         if self.fp8_cache:
             said.append("--kv-cache-dtype=fp8")
-        return [*said, *self.arguments]
+        return [*said, *self.parsers.arguments, *self.arguments]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -210,6 +215,11 @@ def build(
         startup_seconds=600 + model.weights // SLOWEST,
         port=wanted.port,
         listen=wanted.listen,
+        parsers=choose_parsers(
+            model.architecture.partition(",")[0],
+            tool_call=wanted.tool_call_parser,
+            reasoning=wanted.reasoning_parser,
+        ),
         arguments=wanted.arguments,
         images=images,
     )

@@ -10,6 +10,7 @@ from containers.evaluate.declaration import content
 from containers.evaluate.kinds.benchmarks import BenchmarkSuite
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.kinds.humaneval import HumanEvalSuite
+from containers.evaluate.kinds.tool_calling import ToolCallingSuite
 from containers.suites import DECLARATION
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ KINDS: Final[Mapping[str, Callable[[SuiteFiles], Suite]]] = {
     "benchmarks": BenchmarkSuite.read,
     "fidelity": FidelitySuite.read,
     "humaneval": HumanEvalSuite.read,
+    "tool_calling": ToolCallingSuite.read,
 }
 
 
