@@ -31,7 +31,7 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, measuring, overlap, parsers, serving_machine
+from flows import endpoint, endpoint_probe, measuring, overlap, parsers, serving_machine
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
@@ -240,6 +240,7 @@ class Steps:
         endpoint.check_apart(found)
         for one in found.values():
             endpoint.check_model(one, length, vocabulary(source.config), *how)
+            endpoint_probe.check_replicas(one, *how)
         return {
             role: ServicePlan(
                 role=role,

@@ -16,7 +16,7 @@ from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import endpoint, measuring, parsers, serving_machine
+from flows import endpoint, endpoint_probe, measuring, parsers, serving_machine
 from flows.local import embedded
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
@@ -154,7 +154,11 @@ class Session:
 
     def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions) -> MeasuredSubject:
         settings = self.runtime.settings
-        served = endpoint.find(url, settings.http, settings.evaluate)
+        how = (settings.http, settings.evaluate)
+        served = endpoint.find(url, *how)
+        endpoint_probe.check_replicas(served, *how)
+        for lack in endpoint_probe.features(served, *how).missing:
+            self._say(f"{served.url} has no {lack}")
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(
             role,

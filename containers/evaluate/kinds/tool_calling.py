@@ -18,7 +18,7 @@ from containers.evaluate.kinds.scored import judge_samples
 from containers.evaluate.measure import gather
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.samples import Samples
-from containers.evaluate.tool_calling.asking import Calls, ask
+from containers.evaluate.tool_calling.asking import Sampling, ask
 from containers.evaluate.tool_calling.checker import fault
 from containers.evaluate.tool_calling.questions import read_questions
 
@@ -62,11 +62,9 @@ class Category(Frozen):
         return self
 
 
-class ToolCalling(Frozen):
-    """See `containers.evaluate.tool_calling.asking` for `calls`; `max_tokens` is the longest answer."""
+class ToolCalling(Sampling):
+    """How the questions are asked, and which."""
 
-    calls: Calls = "native"
-    max_tokens: Positive = 512
     categories: Annotated[tuple[Category, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -103,9 +101,9 @@ class ToolCallingSuite:
         return cls(parse(files, ToolCallingDeclaration), files)
 
     def check(self, context: Context) -> None:
-        self._questions()
+        self.questions()
 
-    def _questions(self) -> dict[str, tuple[Question, ...]]:
+    def questions(self) -> dict[str, tuple[Question, ...]]:
         """The questions of every category; raises BadInput for those that cannot be asked."""
         return {
             one.key: read_questions(self.files, one.questions, one.answers, one.samples)
@@ -118,7 +116,7 @@ class ToolCallingSuite:
         return asyncio.run(self._measured(parameters, options, context)).files()
 
     async def _measured(self, parameters: EvaluateParameters, options: EvaluateOptions, context: Context) -> Samples:
-        questions = self._questions()
+        questions = self.questions()
         key = authorization(context.settings.evaluate, options.endpoint)
         found: dict[str, _Found] = {}
         async with Client(options, headers=key) as client:
@@ -143,10 +141,9 @@ class ToolCallingSuite:
         self, client: Client, category: Category, questions: Sequence[Question], progress: Progress
     ) -> _Found:
         """All questions of a category, and then the first of them once more."""
-        said = self.declared.tool_calling
 
         async def one(question: Question) -> tuple[str, bool]:
-            calls, cut = await ask(client, question, said.calls, said.max_tokens)
+            calls, cut = await ask(client, question, self.declared.tool_calling)
             progress.advance(1)
             return wrong(category.expected, question, calls), cut
 

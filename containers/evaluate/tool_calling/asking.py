@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from pydantic import Field, model_validator
+
+from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate import replies
 from containers.evaluate.client import Rejected
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
     from containers.evaluate.client import Client
     from containers.evaluate.tool_calling.questions import Function, Question
-
-Calls = Literal["native", "prompted"]
 
 _ANSWER: Final = Limits(size=1 << 18, values=1 << 14, depth=32)
 _LIST: Final = re.compile(r"\[\s*\{")  # where a list of calls begins
@@ -52,32 +53,62 @@ Here is a list of functions in json format that you can invoke.
 """
 
 
-def request(question: Question, calls: Calls, max_tokens: int) -> dict[str, Any]:
+class Example(Frozen):
+    """A question with its right calls, which stands before every question as an earlier turn: it shows a model that is too small to
+    follow the prompt what is wanted. Its functions are not among those of the questions.
+    """
+
+    question: str
+    calls: tuple[dict[str, Any], ...]
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        answer = json.dumps(list(self.calls), separators=(",", ":"), ensure_ascii=False)
+        return [
+            {"role": "user", "content": self.question},
+            {"role": "assistant", "content": f"```json\n{answer}\n```"},
+        ]
+
+
+class Sampling(Frozen):
+    """How questions are asked: `max_tokens` is the longest answer, which is greedy."""
+
+    calls: Literal["native", "prompted"] = "native"
+    max_tokens: int = Field(default=512, gt=0)
+    example: Example | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.example is not None and self.calls == "native":
+            raise ValueError("an `example` belongs to `calls: prompted`")
+        return self
+
+
+def request(question: Question, sampling: Sampling) -> dict[str, Any]:
     """The body of a request for one greedy answer, without the model's name."""
     messages = [one.model_dump() for one in question.messages]
     # No seed: vLLM 0.32 on a CPU ends when a seeded prompt is read in pieces.
-    body: dict[str, Any] = {"messages": messages, "max_tokens": max_tokens, "temperature": 0}
-    if calls == "native":
+    body: dict[str, Any] = {"messages": messages, "max_tokens": sampling.max_tokens, "temperature": 0}
+    if sampling.calls == "native":
         return body | {"tools": [_tool(one) for one in question.functions], "tool_choice": "auto"}
     system = _SYSTEM + json.dumps([one.declared for one in question.functions], indent=4) + "\n"
     if messages[0]["role"] == "system":
         messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
     else:
         messages.insert(0, {"role": "system", "content": system})
+    messages[1:1] = sampling.example.turns if sampling.example is not None else []
     return body
 
 
-async def ask(
-    client: Client, question: Question, calls: Calls, max_tokens: int
-) -> tuple[tuple[Call, ...] | None, bool]:
-    """The calls of the model's answer (see `read`), and whether it was cut at the token limit.
+async def ask(client: Client, question: Question, sampling: Sampling) -> tuple[tuple[Call, ...] | None, bool]:
+    """The calls of the model's answer, None where there is nothing that could be read as calls, and whether it was cut at the token limit.
 
     Raises BadInput for a server that takes no `tools`.
     """
     try:
-        answer = await client.post("chat/completions", request(question, calls, max_tokens))
+        answer = await client.post("chat/completions", request(question, sampling))
     except Rejected as error:
-        if calls == "native" and "tool" in error.answer.lower():
+        if sampling.calls == "native" and "tool" in error.answer.lower():
             raise BadInput(
                 f"the endpoint does not call tools: {one_line(error.answer)}",
                 remedy="serve the model with --enable-auto-tool-choice and --tool-call-parser NAME (Carwright's own option: "
@@ -85,16 +116,16 @@ async def ask(
             ) from error
         raise
     (choice,) = replies.choices(answer)
-    return read(choice, question, calls), choice.get("finish_reason") == "length"
+    native = sampling.calls == "native"
+    calls = called(choice, question) if native else written(replies.chat_text(choice))
+    return calls, choice.get("finish_reason") == "length"
 
 
-def read(choice: Mapping[str, Any], question: Question, calls: Calls) -> tuple[Call, ...] | None:
-    """The calls of one choice of a chat answer; None where there is nothing that could be read as calls.
+def called(choice: Mapping[str, Any], question: Question) -> tuple[Call, ...] | None:
+    """The calls that the server took out of an answer; None for none, and where one's arguments are no JSON object.
 
     Raises BadInput for a choice that is not in the form of OpenAI's API, which is the server's fault and not the model's.
     """
-    if calls == "prompted":
-        return _of_text(replies.chat_text(choice))
     replies.chat_text(choice)  # refuses what is no message
     told = choice["message"].get("tool_calls")
     if told is None:
@@ -116,10 +147,16 @@ def read(choice: Mapping[str, Any], question: Question, calls: Calls) -> tuple[C
     return tuple(found) or None
 
 
-def _of_text(text: str) -> tuple[Call, ...] | None:
-    """The JSON list in a text, from where it begins to the last bracket. What is no call in it is left out, as BFCL does."""
-    began, ended = _LIST.search(text), text.rfind("]")
-    values = _json(text[began.start() : ended + 1]) if began else None
+def written(text: str) -> tuple[Call, ...] | None:
+    """The calls of the first JSON list of objects in a text; None where there is none, or not all in it is calls."""
+    began = _LIST.search(text[: _ANSWER.size])
+    if began is None:
+        return None
+    try:
+        _, ended = json.JSONDecoder().raw_decode(text[: _ANSWER.size], began.start())
+    except (ValueError, RecursionError):
+        return None
+    values = _json(text[began.start() : ended])  # again, within limits
     if not isinstance(values, list):
         return None
     calls = [
