@@ -174,7 +174,10 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
     for pattern, reading in (
         # argparse's own words (its `error`), before anything of a model is looked at
         (r"^\S+: error: (?P<detail>(unrecognized arguments|argument |ambiguous option).*)", _argument),
-        (r"invalid (?P<kind>tool call|reasoning) parser: (?P<name>.+?) \(chose from \{ ?(?P<known>.*?) ?\}\)", _parser),
+        (
+            r"KeyError: ['\"]invalid (?P<kind>tool call|reasoning) parser: (?P<name>.+?) \(chose from \{ ?(?P<known>.*?) ?\}\)",
+            _parser,
+        ),
         (
             r"ModuleNotFoundError: No module named '(?P<package>torchvision|torchaudio|torchcodec|mistral_common|cv2)",
             _package,
