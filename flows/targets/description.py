@@ -196,6 +196,11 @@ def build(
     elif wanted.tensor_parallel_size > 1:
         raise BadInput("--tensor-parallel-size is for GPUs")
     shared = 2 * GIB * max(1, gpus)
+    parsers = choose_parsers(
+        model.architecture.partition(",")[0], tool_call=wanted.tool_call_parser, reasoning=wanted.reasoning_parser
+    )
+    if parsers.arguments and not (wanted.tool_call_parser or wanted.reasoning_parser):
+        model = model.model_copy(update={"notes": (*model.notes, _chosen(parsers))})
     draft = Deployment(
         name=check_name(wanted.name) if wanted.name else name_of(pinned),
         reference=str(pinned.at(pinned.digest) if pinned.digest else pinned),
@@ -215,11 +220,7 @@ def build(
         startup_seconds=600 + model.weights // SLOWEST,
         port=wanted.port,
         listen=wanted.listen,
-        parsers=choose_parsers(
-            model.architecture.partition(",")[0],
-            tool_call=wanted.tool_call_parser,
-            reasoning=wanted.reasoning_parser,
-        ),
+        parsers=parsers,
         arguments=wanted.arguments,
         images=images,
     )
@@ -231,6 +232,14 @@ def build(
         # On a CPU the emulation holds FP8 weights as BF16: twice their size.
         request = limit = 4 * GIB + shared + whole_gib(2 * model.weights + draft.cache_bytes)
     return draft.model_copy(update={"memory_request": request, "memory_limit": limit})
+
+
+def _chosen(parsers: Parsers) -> str:
+    said = " ".join(one for one in parsers.arguments if "=" in one)
+    return (
+        f"vLLM is told {said}, which this architecture's models need; an engine's image that is too old for it does not start: "
+        "name another, or none, by --tool-call-parser and --reasoning-parser"
+    )
 
 
 def whole_gib(size_: int) -> int:
