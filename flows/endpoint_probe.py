@@ -48,14 +48,14 @@ class ServerFeatures(Frozen):
     def missing(self) -> tuple[str, ...]:
         """What a server that is not vLLM lacks, with who needs it; nothing for vLLM."""
         lacks = (
-            ("/version, so it is not known which server answers", not self.version),
+            ("/version: it is not known which server answers", not self.version),
             (
                 "log-probabilities of a prompt (`echo`), which `smoke` and benchmarks that compare choices need",
                 not self.log_probabilities,
             ),
             ("vLLM's /tokenize, which `smoke` and benchmarks need of an endpoint", not self.tokenizer),
             (
-                "a context length in /v1/models, so prompts that are too long show only when they are asked",
+                "a context length in /v1/models: a prompt that is too long shows only when it is asked",
                 not self.context,
             ),
         )

@@ -158,7 +158,7 @@ class Session:
         served = endpoint.find(url, *how)
         endpoint_probe.check_replicas(served, *how)
         for lack in endpoint_probe.features(served, *how).missing:
-            self._say(f"{served.url} has no {lack}")
+            self._say(f"{served.url} lacks {lack}")
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(
             role,
