@@ -249,9 +249,10 @@ class Session:
     def _arguments(
         self, config: Mapping[str, Any], serving: ServingOptions, needed: Sequence[str] | None
     ) -> tuple[str, ...]:
-        """The arguments for vLLM, which it takes."""
+        """The arguments for vLLM. It is asked whether it takes those that a person gave: what is known of a model needs no question."""
         arguments = parsers.arguments(config, serving, needed)
-        if arguments and arguments not in self._checked:
+        given = serving.vllm_argument or serving.tool_call_parser or serving.reasoning_parser
+        if given and arguments and arguments not in self._checked:
             self.run(self.requests.check_arguments(arguments))
             self._checked.add(arguments)
         return arguments

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from containers.verdict import Score, Verdict
 
 _SCHEMA: Final = "0.3.0"
-_REPOSITORY: Final = re.compile(r"(?!tasks/)[\w.-]+/[\w.-]+")  # tasks/ holds files of a suite
+_REPOSITORY: Final = re.compile(
+    r"(?!tasks/)[\w.-]+/[\w.-]+(?<!\.json)(?<!\.jsonl)"
+)  # of the hub, and no file of a suite
 
 
 def every_eval_ever(verdict: Verdict, reference: str, now: int) -> str:

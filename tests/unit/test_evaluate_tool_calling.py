@@ -315,6 +315,9 @@ def test_a_measurement_of_two_models_and_its_verdict(tmp_path: Path) -> None:
             (tmp_path / name / path).write_bytes(content)
     samples = json.loads((tmp_path / "candidate" / "samples.json").read_bytes())
     assert [one["key"] for one in samples["benchmarks"]] == ["simple", "irrelevance"]
+    assert (
+        samples["benchmarks"][0]["data_set"] == "data/BFCL_v4_simple_python.json"
+    )  # with its digest in the bill of materials
     assert samples["benchmarks"][0]["scores"][simple[0]] == 1.0
     assert samples["benchmarks"][0]["scores"][simple[1]] == 0.0
     assert samples["requests"]["sent"] == 1 + 84 + 6 + 3  # the list of models; and a tenth of each is asked twice

@@ -53,8 +53,10 @@ def test_the_hubs_library_reads_its_form() -> None:
     (entry,) = parse_eval_result_entries(told)
     assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k_llama", 93.06)
     assert entry.notes == f"GSM-8K (8-shot), exact_match, 1,319 questions, {REFERENCE}, 99.0 % of the baseline"
-    with pytest.raises(BadInput, match="has no benchmark over a data set of the hub"):
-        export("hf-eval-results", VERDICT.model_copy(update={"scores": (OWN,)}), REFERENCE, 0)
+    for file in ("tasks/routing.jsonl", "data/BFCL_v4_multiple.json", "data/own.jsonl"):
+        own = VERDICT.model_copy(update={"scores": (OWN.model_copy(update={"data_set": file}),)})
+        with pytest.raises(BadInput, match="has no benchmark over a data set of the hub"):
+            export("hf-eval-results", own, REFERENCE, 0)
 
 
 def test_every_eval_ever_has_what_its_schema_requires() -> None:
