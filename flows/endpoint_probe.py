@@ -30,8 +30,8 @@ T = TypeVar("T")
 # Connections, each of its own, so that a balancer deals them out. Of two replicas behind a fair one, one is missed once in 32,768
 # times; of eight, the only different one once in 8.
 REPLICAS: Final = 16
-# Mean difference of log-probabilities, in nats, between two answers to one question. On a CPU vLLM differs from itself by nothing, and
-# the demo in FP8 from its baseline by 0.19 (docs/measurements/evaluation.md).
+# Mean difference of log-probabilities, in nats, between two answers to one question. vLLM differs from itself by 0.003 on a GPU and by
+# nothing on a CPU, and the demo in FP8 from its baseline by 0.19 (docs/measurements/evaluation.md).
 _ALIKE: Final = 0.05
 _TEXT: Final = "The capital of France is Paris, and the capital of Japan is Tokyo. Water boils at 100 degrees."
 
