@@ -73,6 +73,15 @@ class SuiteFiles(Frozen):
         except (BadInput, TypeError):
             return False
 
+    @property
+    def parsers(self) -> tuple[str, ...]:
+        """The parsers that its endpoint must have; none where the declaration does not say (evaluate refuses what is wrong)."""
+        try:
+            declared = load_yaml(self.files.get(DECLARATION, ""), DECLARATION)["serving"].get("parsers", ())
+            return tuple(one for one in declared if isinstance(one, str))
+        except (BadInput, KeyError, TypeError, AttributeError):
+            return ()
+
     def parameters(self, **more: str | int) -> EvaluateParameters:
         """The parameters of an evaluate request for this suite."""
         return EvaluateParameters.model_validate({"suite": self.name, "suite_digest": self.digest, **more})

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 import httpx
 
 from containers.contract import Endpoint
-from containers.endpoint_key import REFUSED, authorization, needs_key
+from containers.endpoint_key import REFUSED, needs_key
 from containers.errors import BadInput, Error, NotReady
 from containers.foreign_text import one_line
-from containers.settings import EvaluateSettings, HttpSettings
-from containers.web.exchange import Exchange
 from containers.web.origins import Origin
+from flows.endpoint_request import get, send
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from containers.settings import EvaluateSettings
     from containers.web.exchange import HttpLimits
 
-_SILENCE = 30.0  # seconds
 _BEYOND = 4096  # tokens that a tokenizer may have beyond its model: placeholders of images, mostly
 _BASE = "give the base URL, such as http://HOST:8000/v1"
 
@@ -38,7 +37,7 @@ def find(url: str, limits: HttpLimits | None = None, settings: EvaluateSettings 
     except BadInput as error:
         raise BadInput(f"not an endpoint: {error.message}", remedy=_BASE) from error
     try:
-        answer = _get(f"{base}/models", origin, limits, settings)
+        answer = get(f"{base}/models", origin, limits, settings)
     except httpx.InvalidURL as error:
         raise BadInput(f"not an endpoint: {base!r}", remedy=_BASE) from error
     except httpx.HTTPError as error:
@@ -78,7 +77,7 @@ class ForeignServer:
     def serves(self) -> bool:
         """Whether anything takes connections there; of more nothing is known."""
         try:
-            _get(f"{self.endpoint.url}/models", Origin.of(self.endpoint.url), None)
+            get(f"{self.endpoint.url}/models", Origin.of(self.endpoint.url), None)
         except httpx.ConnectError:
             return False
         except (httpx.HTTPError, Error):
@@ -103,7 +102,7 @@ class ForeignServer:
 def vllm_version(url: str, limits: HttpLimits | None = None, settings: EvaluateSettings | None = None) -> str:
     """The version that the vLLM behind a base URL says it is; raises BadInput for a server that does not say."""
     try:
-        answer = _get(f"{url.removesuffix('/v1')}/version", Origin.of(url), limits, settings)
+        answer = get(f"{url.removesuffix('/v1')}/version", Origin.of(url), limits, settings)
         found = answer.json()["version"] if answer.status_code == httpx.codes.OK else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, RecursionError):
         found = None
@@ -143,13 +142,13 @@ def check_model(
 
     def takes(token: int) -> bool:
         body = {"model": endpoint.served_model_name, "prompt": [token], "max_tokens": 1, "temperature": 0}
-        answer = _answer(httpx.Request("POST", f"{base}/completions", json=body), origin, limits, settings)
+        answer = send(httpx.Request("POST", f"{base}/completions", json=body), origin, limits, settings)
         if answer.status_code not in (httpx.codes.OK, httpx.codes.BAD_REQUEST):
             raise NotReady(f"{base} answered a first question with status {answer.status_code}", remedy="see its log")
         return bool(answer.status_code == httpx.codes.OK)
 
     try:
-        listed = _get(f"{base}/models", origin, limits, settings).json()["data"]
+        listed = get(f"{base}/models", origin, limits, settings).json()["data"]
         longest = next((one.get("max_model_len") for one in listed if one["id"] == endpoint.served_model_name), None)
         if isinstance(longest, int) and 0 < longest < length:
             raise BadInput(
@@ -187,20 +186,3 @@ def check_same(versions: dict[str, str]) -> None:
             f"the models would be measured by different servers: {told}",
             remedy="serve both by the same version, or leave both to Carwright",
         )
-
-
-def _get(
-    url: str, origin: Origin, limits: HttpLimits | None, settings: EvaluateSettings | None = None
-) -> httpx.Response:
-    return _answer(httpx.Request("GET", url), origin, limits, settings)
-
-
-def _answer(
-    request: httpx.Request, origin: Origin, limits: HttpLimits | None, settings: EvaluateSettings | None
-) -> httpx.Response:
-    """A small answer of a model's server; no proxy stands before it."""
-    request.headers["Accept-Encoding"] = "identity"
-    request.headers.update(authorization(settings or EvaluateSettings(), str(request.url)))
-    with httpx.Client(timeout=_SILENCE, trust_env=False) as client:
-        answer: httpx.Response = Exchange(client, origin, limits or HttpSettings()).small(request)
-    return answer

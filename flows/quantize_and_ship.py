@@ -48,7 +48,7 @@ def quantize_and_ship(request: ShipRequest) -> Shipped:
     steps.check(request.suite)
     source, resolved = steps.resolve(request.model, request.revision)
     plan = steps.plan(source, request)
-    steps.check_arguments(request, after=[resolved])
+    steps.check_arguments(plan, after=[resolved])
 
     recipe = quantization(source.config, request.scheme, more=request.ignore, only=request.ignore_only)
     target = PushParameters(target=request.to, base=request.base)

@@ -88,7 +88,7 @@ class Subject:
                 "tensor_parallel_size": plan.tensor_parallel_size,
                 "pipeline_parallel_size": plan.pipeline_parallel_size,
                 "gpu_memory_utilization": plan.gpu_memory_utilization,
-                "arguments": wanted.vllm_argument,
+                "arguments": plan.arguments,
             }
         )
         return replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flows import endpoint
+from flows import endpoint, endpoint_probe
 from flows.serving_plan import ServicePlan, vocabulary
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ def plans(  # noqa: PLR0917 - a request, and what is known of its model and of t
 ) -> dict[str, ServicePlan]:
     """The roles that the request has a running server for. What it serves may change, so its name is that of this run.
 
-    `config` is the model's, `length` the tokens that the suite needs, `own` names the vLLM that serves the other role. Raises what `endpoint` raises for servers that cannot be compared.
+    `config` is the model's, `length` the tokens that the suite needs, `own` names the vLLM that serves the other role. Raises what
+    `endpoint` and `endpoint_probe` raise for servers that cannot be compared, or that are not one model.
     """
     urls = {"baseline": request.baseline_endpoint, "candidate": request.candidate_endpoint}
     how = (settings.http, settings.evaluate)
@@ -32,6 +33,7 @@ def plans(  # noqa: PLR0917 - a request, and what is known of its model and of t
     endpoint.check_apart(found)
     for one in found.values():
         endpoint.check_model(one, length, vocabulary(config), *how)
+        endpoint_probe.check_replicas(one, *how)
     return {
         role: ServicePlan(
             role=role,

@@ -33,7 +33,8 @@ class ServicePlan(Frozen):
     `sequences` of `max_model_len` tokens fit into the KV cache at once. `note` says why something is not planned. `load_format`
     is vLLM's name for how it reads the weights, empty for its default, and `loading` says so in words. A model that somebody
     else serves has an `endpoint`, and `server` is the name and version of what answers there. `hardware` is what it will
-    run on, by which measured times are told apart; empty where only the service itself will know.
+    run on, by which measured times are told apart; empty where only the service itself will know. `arguments` are vLLM's,
+    beside those that the other fields stand for.
     """
 
     role: str
@@ -52,6 +53,7 @@ class ServicePlan(Frozen):
     endpoint: str = ""
     server: str = ""
     hardware: str = ""
+    arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.endpoint:
@@ -71,6 +73,10 @@ class ServicePlan(Frozen):
             f"{self.max_model_len} tokens; {room}" + (f"; loaded {self.loading}" if self.loading else "")
         )
 
+    def saying(self, arguments: tuple[str, ...]) -> ServicePlan:
+        """The same with these arguments for vLLM."""
+        return self.model_copy(update={"arguments": arguments})
+
     def beside(self, other: ServicePlan) -> bool:
         """Whether both can be served at the same time, on GPUs of their own."""
         return bool(self.gpus and other.gpus) and not set(self.gpus) & set(other.gpus)
@@ -86,6 +92,11 @@ class Plans(Frozen):
     candidate: ServicePlan
     quantize_devices: tuple[str, ...] = ()
     alone: bool = False
+
+    def saying(self, arguments: tuple[str, ...]) -> Plans:
+        """The same with these arguments for vLLM."""
+        both = {"baseline": self.baseline.saying(arguments), "candidate": self.candidate.saying(arguments)}
+        return self.model_copy(update=both)
 
     @property
     def at_once(self) -> bool:

@@ -8,6 +8,7 @@ entries of models.yaml, the event of watch-releases and the stored record. A new
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from dataclasses import dataclass
 from functools import wraps
@@ -70,6 +71,12 @@ def _argument(text: str) -> str:
     return text
 
 
+def _parser(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", text):
+        raise ValueError(f"{text!r} is no name of a parser: write one that vLLM knows, or none")
+    return text
+
+
 class Parameters(Frozen):
     """A model that reads what people wrote."""
 
@@ -101,6 +108,15 @@ class ServingOptions(Parameters):
         default=(),
         description="Argument for vLLM, as --NAME or --NAME=VALUE; repeatable, and part of a measurement's name.",
     )
+    tool_call_parser: Annotated[
+        str, AfterValidator(_parser), CommandLine(metavar="NAME", default="by architecture")
+    ] = Field(
+        default="",
+        description="vLLM's parser that takes calls of tools out of answers; none for none. Measured: only if the suite needs it.",
+    )
+    reasoning_parser: Annotated[
+        str, AfterValidator(_parser), CommandLine(metavar="NAME", default="by architecture")
+    ] = Field(default="", description="vLLM's parser that takes the thinking out of answers, likewise.")
     concurrency: Annotated[int, CommandLine(default="the setting evaluate.concurrency")] = Field(
         default=0, ge=0, description="Concurrent requests to the measured model."
     )

@@ -31,7 +31,7 @@ from containers.contract import (
 )
 from containers.events import Event
 from containers.verdict import Verdict
-from flows import endpoint, load_format, measuring, overlap, served_elsewhere, serving_machine
+from flows import endpoint, load_format, measuring, overlap, parsers, served_elsewhere, serving_machine
 from flows.looking import until_decided
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
@@ -218,6 +218,8 @@ class Steps:
             concurrency=request.concurrency or settings.evaluate.concurrency,
             elsewhere=elsewhere,
         )
+        if len(elsewhere) < 2:
+            plans = plans.saying(parsers.arguments(source.config, request, suites.read(request.suite).parsers))
         plans = load_format.of_both(plans, gpus, request.vllm_argument, settings)
         plans = serving_machine.located(settings, plans)
         if suites.read(request.suite).measures_speed:
@@ -227,10 +229,10 @@ class Steps:
         publish_plan(plans)
         return plans
 
-    def check_arguments(self, request: ShipRequest, *, after: list[Done]) -> None:
-        """Check that the vLLM that will serve takes the request's arguments, before anything is downloaded."""
-        if request.vllm_argument and not (request.baseline_endpoint and request.candidate_endpoint):
-            asked = self.requests.check_arguments(request.vllm_argument)
+    def check_arguments(self, plans: Plans, *, after: list[Done]) -> None:
+        """Check that the vLLM that will serve takes its arguments, before anything is downloaded."""
+        if plans.baseline.arguments:
+            asked = self.requests.check_arguments(plans.baseline.arguments)
             _run(effect_step, asked, "check", "check the arguments for vLLM", after)
 
     def quantize(

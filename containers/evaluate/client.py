@@ -47,7 +47,11 @@ class Rejected(BadInput):
     """The server rejected the request as invalid (4xx); `status` is its code."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"the endpoint rejected the request ({status}): {message}")
+        absent = "serve this model with vLLM, or take a suite that asks for no more than chats (humaneval, bfcl)"
+        super().__init__(
+            f"the endpoint rejected the request ({status}): {message}",
+            remedy=absent if status == httpx.codes.NOT_FOUND else "",
+        )
         self.status = status
         self.answer = message
 

@@ -22,9 +22,10 @@ Points = Annotated[float, Field(ge=0, le=100)]
 
 
 class Serving(Frozen):
-    """What the endpoint must support; lengths in tokens."""
+    """What the endpoint must support: `max_model_len` tokens, and the `parsers` that take calls or thinking out of answers."""
 
     max_model_len: Positive
+    parsers: tuple[Literal["tool-call", "reasoning"], ...] = ()
 
 
 class Declaration(Frozen):

@@ -6,6 +6,7 @@ ends with argparse's code 2 where it does not take one. That takes as long as im
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = 300.0  # seconds; a first import from a slow disk takes minutes
 _USAGE: Final = 2  # what argparse ends with
+_PARSER: Final = re.compile(r"invalid (tool call|reasoning) parser")  # looked for after argparse, and before the model
 
 
 def check_arguments(
@@ -34,7 +36,7 @@ def check_arguments(
         done = run(
             argv, env=vllm_command.environment(vllm, parameters, context.settings), check=False, timeout=_TIMEOUT
         )
-    if done.code == _USAGE:
+    if done.code == _USAGE or _PARSER.search(done.stderr):
         raise explain(done.stderr.splitlines(), f"vLLM ended with code {done.code}")
     if done.code == 0:
         raise BadInput(

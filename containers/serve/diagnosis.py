@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Final
 
 from containers.errors import BadInput, Error, NotReady, Temporary
@@ -159,12 +160,24 @@ def _argument(match: re.Match[str]) -> Error:
     )
 
 
+def _parser(match: re.Match[str]) -> Error:
+    near = get_close_matches(match["name"], match["known"].split(","), 1)
+    return BadInput(
+        f"this vLLM has no {match['kind']} parser {match['name']!r}" + (f", did you mean {near[0]}?" if near else ""),
+        remedy=f"it has {match['known'].replace(',', ', ')}",
+    )
+
+
 # The first pattern of this list that is found anywhere in the log decides: particular ones stand before general ones.
 _KNOWN: Final[tuple[tuple[re.Pattern[str], _Reading], ...]] = tuple(
     (re.compile(pattern, re.MULTILINE), reading)
     for pattern, reading in (
         # argparse's own words (its `error`), before anything of a model is looked at
         (r"^\S+: error: (?P<detail>(unrecognized arguments|argument |ambiguous option).*)", _argument),
+        (
+            r"KeyError: ['\"]invalid (?P<kind>tool call|reasoning) parser: (?P<name>.+?) \(chose from \{ ?(?P<known>.*?) ?\}\)",
+            _parser,
+        ),
         (
             r"ModuleNotFoundError: No module named '(?P<package>torchvision|torchaudio|torchcodec|mistral_common|cv2)",
             _package,

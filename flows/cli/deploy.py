@@ -62,6 +62,14 @@ From = Annotated[str, typer.Option("--from", help="registry/repository that the 
 Port = Annotated[int, typer.Option(help="Port on the host (docker, podman, compose).")]
 Listen = Annotated[str, typer.Option(help="Address on the host; vLLM asks nobody for a key.")]
 Argument = Annotated[list[str] | None, typer.Option("--argument", help="One more argument for vLLM; may be repeated.")]
+ToolCallParser = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="vLLM's parser of tool calls; none for none.", show_default="by architecture"),
+]
+ReasoningParser = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="vLLM's parser of thinking; none for none.", show_default="by architecture"),
+]
 StorageOption = Annotated[Storage, typer.Option("--storage", help="How KServe gets at the model.")]
 Namespace = Annotated[
     str, typer.Option("--namespace", "-n", help="Namespace (kserve).", show_default="the current one")
@@ -135,6 +143,8 @@ def _wanted(  # noqa: PLR0917 -- typer makes options of them
     image: Image = "",
     port: Port = 8000,
     listen: Listen = "127.0.0.1",
+    tool_call_parser: ToolCallParser = "",
+    reasoning_parser: ReasoningParser = "",
     argument: Argument = None,
 ) -> DeploymentRequest:
     """What may be said about a deployment, whether it is written down or brought there."""
@@ -150,6 +160,8 @@ def _wanted(  # noqa: PLR0917 -- typer makes options of them
         fp8_cache=_fp8(kv_cache_dtype),
         port=port,
         listen=listen,
+        tool_call_parser=tool_call_parser,
+        reasoning_parser=reasoning_parser,
         arguments=tuple(argument or ()),
     )
 

@@ -120,7 +120,7 @@ def compare(  # noqa: PLR0917 - typer makes options of them
 
 
 @app.command()
-def report(
+def report(  # noqa: PLR0917 - typer makes options of them
     what: Annotated[
         str,
         typer.Argument(help="A run of this folder or a promoted image. Default: the last run.", show_default=False),
@@ -133,7 +133,14 @@ def report(
         typer.Option(
             "--export",
             metavar="FORMAT",
-            help="Print the scores instead: every-eval-ever (JSON) or hf-eval-results (YAML for .eval_results/).",
+            help="Print the scores instead: every-eval-ever (JSON) or hf-eval-results (YAML for .eval_results/); or write those for "
+            "Kubeflow's model catalog into the folder --output: kubeflow-catalog.",
+        ),
+    ] = "",
+    model_id: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Name of the model in Kubeflow's catalog.", show_default="the image's repository"
         ),
     ] = "",
 ) -> None:
@@ -144,7 +151,7 @@ def report(
     settings = Settings()
     home = settings.home.resolve()
     if form:
-        _export(form, what, settings, output, attached)
+        _export(form, what, settings, output, attached, model_id)
         return
     if _reference(what):
         said = statements.of_reference(
@@ -168,13 +175,16 @@ def report(
         webbrowser.open(path.resolve().as_uri())
 
 
-def _export(form: str, what: str, settings: Settings, output: Path | None, attached: str) -> None:
+def _export(  # noqa: PLR0917 - the options of the command
+    form: str, what: str, settings: Settings, output: Path | None, attached: str, model_id: str
+) -> None:
     """The scores of a run of this folder, or of a promoted image, in the form of others."""
     from flows.local.run_record import outcome_of
     from flows.release import exports, statements
     from flows.release import report as reports
 
-    _writable(output)
+    folder = output if form == exports.FOLDER else None
+    _writable(folder / "metadata.json" if folder is not None and folder.is_dir() else output)
     if _reference(what):
         said = statements.of_reference(
             what, settings, referrers.EVALUATION, VERDICT_FILE, name="evaluation", chosen=attached
@@ -184,6 +194,15 @@ def _export(form: str, what: str, settings: Settings, output: Path | None, attac
     else:
         shipped = outcome_of(reports.of_run(settings.home.resolve(), what).parent)
         verdict, reference = shipped.verdict, shipped.reference
+    if folder is not None:
+        made = exports.export_folder(verdict, reference, int(time.time()), model_id)
+        folder.mkdir(exist_ok=True)
+        for name in exports.FOLDER_FILES:
+            (folder / name).unlink(missing_ok=True)  # one of an older export would be taken for part of this one
+        for name, content in made.items():
+            (folder / name).write_text(content)
+            terminal.line(str(folder / name))
+        return
     text = exports.export(form, verdict, reference, int(time.time()))
     if output is None:
         print(clean(text), end="")

@@ -16,7 +16,7 @@ from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import endpoint, load_format, measuring, serving_machine
+from flows import endpoint, endpoint_probe, load_format, measuring, parsers, serving_machine
 from flows.local import embedded
 from flows.looking import until_decided
 from flows.requests import Subject, fingerprint
@@ -26,7 +26,7 @@ from flows.targets.model import read_config
 from infra.environments.device import check as check_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from containers.contract import QuantizeParameters, StepRequest, StepResult
     from containers.store import Store
@@ -152,12 +152,17 @@ class Session:
         """The model, located and planned for the suite; what is served or measured already stays a text."""
         if what.startswith((*_URL, _STORED)):
             return what
-        length = max(serving.max_model_len, suites.read(suite).max_model_len)
-        return self.locate(what, role, length, serving, role=role)
+        files = suites.read(suite)
+        length = max(serving.max_model_len, files.max_model_len)
+        return self.locate(what, role, length, serving, role=role, needed=files.parsers)
 
     def _measure_endpoint(self, url: str, role: str, suite: str, serving: ServingOptions, look: int) -> MeasuredSubject:
         settings = self.runtime.settings
-        served = endpoint.find(url, settings.http, settings.evaluate)
+        how = (settings.http, settings.evaluate)
+        served = endpoint.find(url, *how)
+        endpoint_probe.check_replicas(served, *how)
+        for lack in endpoint_probe.features(served, *how).missing:
+            self._say(f"{served.url} lacks {lack}")
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(
             role,
@@ -213,14 +218,25 @@ class Session:
             page.write_bytes(self.store.read_bytes(files[PAGE_FILE]))
         return verdict
 
-    def locate(self, what: str, name: str, length: int, serving: ServingOptions, role: str = "candidate") -> Located:
+    def locate(
+        self,
+        what: str,
+        name: str,
+        length: int,
+        serving: ServingOptions,
+        *,
+        role: str = "candidate",
+        needed: Sequence[str] | None = None,
+    ) -> Located:
         """Find a modelcar by reference or a model source, and plan how it is served, for `length` tokens at least.
 
+        `needed` are the parsers that a suite needs, None for a model that is served for people.
         Raises BadInput for what is neither, and for a model that fits nowhere.
         """
         if what.startswith(("hf://", "file://", "s3://")):
             source = self._resolve(what)
             plan = self._plan(role, source.config, source.weights, length, serving)
+            plan = plan.saying(self._arguments(source.config, serving, needed))
             return Located(role, name or source.source.rstrip("/").rpartition("/")[2], plan, serving, source=source)
         if not what.startswith("oci:") and ("/" not in what or Path(what).exists()):
             raise BadInput(
@@ -235,6 +251,7 @@ class Session:
         served = name or (pinned.layout.name if pinned.layout else pinned.repository.rpartition("/")[2])
         config, weights = read_config(str(pinned), self.runtime.settings)
         plan = self._plan(role, config, weights, length, serving)
+        plan = plan.saying(self._arguments(config, serving, needed))
         return Located(role, served, plan, serving, reference=pinned)
 
     def _plan(
@@ -249,10 +266,18 @@ class Session:
         made = load_format.chosen(made, gpus, serving.vllm_argument, settings)
         made = made.model_copy(update={"hardware": serving_machine.hardware(settings, made)})
         self._say(f"plan: {made}")
-        if serving.vllm_argument and serving.vllm_argument not in self._checked:
-            self.run(self.requests.check_arguments(serving.vllm_argument))
-            self._checked.add(serving.vllm_argument)
         return made
+
+    def _arguments(
+        self, config: Mapping[str, Any], serving: ServingOptions, needed: Sequence[str] | None
+    ) -> tuple[str, ...]:
+        """The arguments for vLLM. It is asked whether it takes those that a person gave: what is known of a model needs no question."""
+        arguments = parsers.arguments(config, serving, needed)
+        given = serving.vllm_argument or serving.tool_call_parser or serving.reasoning_parser
+        if given and arguments and arguments not in self._checked:
+            self.run(self.requests.check_arguments(arguments))
+            self._checked.add(arguments)
+        return arguments
 
     def fetch(self, found: Located) -> Subject:
         """What was located, ready to be served: a source is downloaded into the store."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -18,14 +17,18 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from containers.errors import BadInput
 from containers.oci.reference import Reference
+from flows.release import model_catalog
+from flows.release.benchmarks import benchmarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from containers.verdict import Score, Verdict
 
 _SCHEMA: Final = "0.3.0"
-_REPOSITORY: Final = re.compile(r"(?!tasks/)[\w.-]+/[\w.-]+")  # tasks/ holds files of a suite
+_REPOSITORY: Final = re.compile(
+    r"(?!tasks/)[\w.-]+/[\w.-]+(?<!\.json)(?<!\.jsonl)"
+)  # of the hub, and no file of a suite
 
 
 def every_eval_ever(verdict: Verdict, reference: str, now: int) -> str:
@@ -55,7 +58,7 @@ def every_eval_ever(verdict: Verdict, reference: str, now: int) -> str:
                 "baseline": verdict.baseline,
             },
         },
-        "evaluation_results": [_result(one, task) for one, task in _benchmarks(verdict)],
+        "evaluation_results": [_result(one, task) for one, task in benchmarks(verdict)],
     }
     return json.dumps(told, indent=2) + "\n"
 
@@ -95,7 +98,7 @@ def hub_results(verdict: Verdict, reference: str, now: int) -> str:
             notes=f"{one.title}, {one.metric}, {one.samples:,} questions, {reference}"
             + ("" if one.recovery is None else f", {one.recovery:.1f} % of the baseline"),
         )
-        for one, task in _benchmarks(verdict)
+        for one, task in benchmarks(verdict)
         if _REPOSITORY.fullmatch(one.data_set)
     ]
     if not entries:
@@ -109,25 +112,32 @@ FORMATS: Final[Mapping[str, Callable[[Verdict, str, int], str]]] = {
     "every-eval-ever": every_eval_ever,
     "hf-eval-results": hub_results,
 }
+FOLDER: Final = "kubeflow-catalog"  # a format of several files
+FOLDER_FILES: Final = model_catalog.FILES
+_NAMES: Final = (*FORMATS, FOLDER)
 
 
 def export(form: str, verdict: Verdict, reference: str, now: int) -> str:
     """The document; raises BadInput for an unknown format, and where nothing of the verdict fits into it."""
-    if form not in FORMATS:
-        raise BadInput(f"there is no export format {form!r}", remedy=f"give one of {', '.join(FORMATS)}")
-    if not any(True for _ in _benchmarks(verdict)):
-        raise BadInput(
-            f"the suite {verdict.suite} has no benchmark over a data set", remedy="evaluate with a suite that has one"
-        )
+    _check(form, verdict)
+    if form == FOLDER:
+        raise BadInput(f"{FOLDER} is a folder of files", remedy="name it: --output FOLDER")
     return FORMATS[form](verdict, reference, now)
 
 
-def _benchmarks(verdict: Verdict) -> Iterator[tuple[Score, str]]:
-    """Every benchmark with the harness's name of its task, empty where the commands do not tell it."""
-    rows = [one for one in verdict.scores if one.data_set and not one.lower_is_better]
-    words = [shlex.split(command) for command in verdict.commands]
-    tasks = list(dict.fromkeys(one[one.index("--tasks") + 1] for one in words if "--tasks" in one[:-1]))
-    yield from zip(rows, tasks if len(tasks) == len(rows) else [""] * len(rows), strict=True)
+def export_folder(verdict: Verdict, reference: str, now: int, model_id: str = "") -> dict[str, str]:
+    """The files of the format `FOLDER` by name; raises BadInput where nothing of the verdict fits into it."""
+    _check(FOLDER, verdict)
+    return model_catalog.files(verdict, reference, now, model_id)
+
+
+def _check(form: str, verdict: Verdict) -> None:
+    if form not in _NAMES:
+        raise BadInput(f"there is no export format {form!r}", remedy=f"give one of {', '.join(_NAMES)}")
+    if not any(True for _ in benchmarks(verdict)):
+        raise BadInput(
+            f"the suite {verdict.suite} has no benchmark over a data set", remedy="evaluate with a suite that has one"
+        )
 
 
 def _version() -> str:

@@ -208,6 +208,11 @@ class Release:
         if self.request.max_model_len:
             argv += ["--max-model-len", str(self.request.max_model_len)]
         argv += [word for argument in self.request.vllm_argument for word in ("--vllm-argument", argument)]
+        chosen = {
+            "--tool-call-parser": self.request.tool_call_parser,
+            "--reasoning-parser": self.request.reasoning_parser,
+        }
+        argv += [word for option, name in chosen.items() if name for word in (option, name)]
         return shlex.join(argv)
 
 

@@ -11,6 +11,8 @@ from pydantic import Field
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.oci.reference import Reference
+from containers.vllm_parsers import Parsers
+from containers.vllm_parsers import choose as choose_parsers
 from flows.targets.model import ModelFacts, of_folder, of_reference
 from flows.targets.size import CPU, GIB, UTILIZATION, Sizing, choose
 from infra.settings import IMAGES, DeploySettings
@@ -41,6 +43,8 @@ class DeploymentRequest(Frozen):
     fp8_cache: bool = False
     port: int = PORT
     listen: str = "127.0.0.1"
+    tool_call_parser: str = ""
+    reasoning_parser: str = ""
     arguments: tuple[str, ...] = ()
 
 
@@ -64,6 +68,7 @@ class Deployment(Frozen):
     startup_seconds: int
     port: int = PORT
     listen: str = "127.0.0.1"
+    parsers: Parsers = Parsers()
     arguments: tuple[str, ...] = ()
     images: DeploySettings = Field(default=DeploySettings(), exclude=True)
 
@@ -109,7 +114,7 @@ class Deployment(Frozen):
             said += ["--enforce-eager", "--distributed-executor-backend=uni"]
         if self.fp8_cache:
             said.append("--kv-cache-dtype=fp8")
-        return [*said, *self.arguments]
+        return [*said, *self.parsers.arguments, *self.arguments]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -191,6 +196,11 @@ def build(
     elif wanted.tensor_parallel_size > 1:
         raise BadInput("--tensor-parallel-size is for GPUs")
     shared = 2 * GIB * max(1, gpus)
+    parsers = choose_parsers(
+        model.architecture.partition(",")[0], tool_call=wanted.tool_call_parser, reasoning=wanted.reasoning_parser
+    )
+    if parsers.arguments and not (wanted.tool_call_parser or wanted.reasoning_parser):
+        model = model.model_copy(update={"notes": (*model.notes, _chosen(parsers))})
     draft = Deployment(
         name=check_name(wanted.name) if wanted.name else name_of(pinned),
         reference=str(pinned.at(pinned.digest) if pinned.digest else pinned),
@@ -210,6 +220,7 @@ def build(
         startup_seconds=600 + model.weights // SLOWEST,
         port=wanted.port,
         listen=wanted.listen,
+        parsers=parsers,
         arguments=wanted.arguments,
         images=images,
     )
@@ -221,6 +232,14 @@ def build(
         # On a CPU the emulation holds FP8 weights as BF16: twice their size.
         request = limit = 4 * GIB + shared + whole_gib(2 * model.weights + draft.cache_bytes)
     return draft.model_copy(update={"memory_request": request, "memory_limit": limit})
+
+
+def _chosen(parsers: Parsers) -> str:
+    said = " ".join(one for one in parsers.arguments if "=" in one)
+    return (
+        f"vLLM is told {said}, which this architecture's models need; an engine's image that is too old for it does not start: "
+        "name another, or none, by --tool-call-parser and --reasoning-parser"
+    )
 
 
 def whole_gib(size_: int) -> int:

@@ -103,6 +103,7 @@ def deploy(
         served_model_name=deployment.name,
         max_model_len=deployment.max_model_len,
         tensor_parallel_size=max(1, deployment.gpus),
+        arguments=deployment.parsers.arguments,
     )
     options: dict[str, JsonValue] = {"host": deployment.listen, "port": deployment.port, "ready_timeout": timeout}
     options |= admitted.options if admitted is not None else {}

@@ -1,4 +1,4 @@
-"""Descriptions of deployments for the tests of the targets: the demo on a CPU, and a 70B on eight GPUs."""
+"""Descriptions of deployments for the tests of the targets: the demo on a CPU, the same with vLLM's parsers, and a 70B on eight GPUs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def demo_deployment(digit: str = "4", image: str = "") -> Deployment:
     return build(of_folder(GOLDEN / "demo"), reference, DeploymentRequest(gpu="cpu", max_model_len=2048, image=image))
 
 
+def parsers_deployment() -> Deployment:
+    """A model of an architecture whose tool calls are known, with a reasoning parser that a person named."""
+    reference = Reference.parse(f"{DEMO}@sha256:{'5' * 64}")
+    wanted = DeploymentRequest(gpu="cpu", max_model_len=2048, reasoning_parser="qwen3")
+    return build(of_folder(GOLDEN / "parsers"), reference, wanted)
+
+
 def large_deployment() -> Deployment:
     """The reference card's model, with its eight GPUs and its length."""
     reference = Reference.parse(f"{LARGE}@sha256:{'7' * 64}")
@@ -39,11 +46,12 @@ def render(target: str, deployment: Deployment, options: TargetOptions | None = 
 
 
 def rendered() -> dict[str, str]:
-    """Every file of every target for both, by its path under tests/golden/targets."""
+    """Every file of every target for each, by its path under tests/golden/targets."""
     options = TargetOptions(namespace="models")
+    deployments = {"demo": demo_deployment(), "llama-3.3-70b": large_deployment(), "parsers": parsers_deployment()}
     return {
         f"{folder}/{name}": text
-        for folder, deployment in (("demo", demo_deployment()), ("llama-3.3-70b", large_deployment()))
+        for folder, deployment in deployments.items()
         for target in TARGETS
         for name, text in render(target, deployment, options).items()
     }

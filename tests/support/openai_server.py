@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WORDS = " one two three four five six seven eight nine ten"
 
@@ -29,7 +29,8 @@ class Behaviour:
 
     `counts`: answers have a `usage`. `ignores_echo`: log-probabilities of the generated token alone. `drops`: what is left out
     of an answer, "choice" (the last one), "position" (a token's own log-probability), "none" (all of one position), "few" (the
-    likeliest tokens but three) or "text". `hidden` are paths that a gateway does not pass on, `key` is what it wants to see.
+    likeliest tokens but three) or "text". `hidden` are paths that a gateway does not pass on, `key` is what it wants to see. `refuses` is
+    what every chat is refused with, and `message` makes a chat answer's message from the request.
     """
 
     model: str = "toy"
@@ -54,6 +55,8 @@ class Behaviour:
     text: str = WORDS
     shift: float = 0.0
     version: str = "toy 1"
+    refuses: str = ""
+    message: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     random: random.Random = field(default_factory=lambda: random.Random(7))
     paths: list[str] = field(default_factory=list)
     most_at_once: int = 0
@@ -213,6 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict[str, Any]) -> None:
         what = self.behaviour
+        if what.refuses:
+            self._send({"error": {"message": what.refuses}}, 400)
+            return
         if not what.template:
             self._send({"error": {"message": "the tokenizer defines no chat template, so you must provide one"}}, 400)
             return
@@ -222,6 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(text, finish, len(prompt))
             return
         choice = {"index": 0, "message": {"role": what.role, "content": text}, "finish_reason": finish}
+        if what.message is not None:
+            choice |= {"message": {"role": what.role, "content": None, **what.message(body)}, "finish_reason": "stop"}
         self._finish([choice] * body.get("n", 1), _usage(len(prompt), text), prompt_token_ids=list(prompt.encode()))
 
     def _stream(self, text: str, finish: str, prompt: int) -> None:

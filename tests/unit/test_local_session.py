@@ -112,6 +112,20 @@ def test_a_model_is_measured_as_planned_for_the_gpus(bench: Bench) -> None:
     assert any(line.startswith("plan: candidate: 1 x NVIDIA H100") for line in bench.said)
 
 
+def test_a_suite_that_calls_tools_gets_the_parser_that_was_named(bench: Bench) -> None:
+    """It is part of what is served, of the measurement's name, and of what vLLM is asked about before the download."""
+    with pytest.raises(
+        BadInput, match="needs a tool-call parser, and none is known for the architecture LlamaForCausalLM"
+    ):
+        bench.session.measure("hf://a/8B", "candidate", "bfcl", ServingOptions())
+    assert bench.launcher.asked == ["resolve"]
+    bench.session.measure("hf://a/8B", "candidate", "bfcl", ServingOptions(tool_call_parser="llama3_json"))
+    said = ("--enable-auto-tool-choice", "--tool-call-parser=llama3_json")
+    assert ServeParameters.read(bench.services.requests[0].parameters).arguments == said
+    assert str(bench.launcher.requests[-1].parameters["engine"]).endswith(" ".join(said))
+    assert bench.launcher.asked[1:] == ["resolve", "check", "download", "measure"]
+
+
 def test_a_stored_measurement_needs_no_server(bench: Bench) -> None:
     first = bench.session.measure("hf://a/8B", "candidate", "smoke", ServingOptions())
     again = bench.session.measure("hf://a/8B", "candidate", "smoke", ServingOptions())

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
 
 from containers.errors import BadInput
-from containers.verdict import Score, Verdict
-from flows.release.exports import export
+from containers.verdict import Load, Score, Serving, Verdict
+from flows.release.exports import export, export_folder
+from tests.support.kubeflow_catalog import LoadedModel, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REFERENCE = "quay.io/models/llama-fp8:1.5"
 GSM8K = Score(
@@ -48,8 +53,10 @@ def test_the_hubs_library_reads_its_form() -> None:
     (entry,) = parse_eval_result_entries(told)
     assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k_llama", 93.06)
     assert entry.notes == f"GSM-8K (8-shot), exact_match, 1,319 questions, {REFERENCE}, 99.0 % of the baseline"
-    with pytest.raises(BadInput, match="has no benchmark over a data set of the hub"):
-        export("hf-eval-results", VERDICT.model_copy(update={"scores": (OWN,)}), REFERENCE, 0)
+    for file in ("tasks/routing.jsonl", "data/BFCL_v4_multiple.json", "data/own.jsonl"):
+        own = VERDICT.model_copy(update={"scores": (OWN.model_copy(update={"data_set": file}),)})
+        with pytest.raises(BadInput, match="has no benchmark over a data set of the hub"):
+            export("hf-eval-results", own, REFERENCE, 0)
 
 
 def test_every_eval_ever_has_what_its_schema_requires() -> None:
@@ -120,3 +127,61 @@ def test_what_cannot_be_exported_is_bad_input() -> None:
         export("csv", VERDICT, REFERENCE, 1)
     with pytest.raises(BadInput, match="the suite openllm-v1 has no benchmark over a data set"):
         export("every-eval-ever", VERDICT.model_copy(update={"scores": LEFT_OUT}), REFERENCE, 1)
+
+
+SERVED = Serving(
+    role="candidate",
+    gpus=1,
+    weights_per_gpu=1,
+    cache_tokens=1,
+    start_seconds=1.0,
+    loads=(
+        Load(requests=1, output_tokens_per_second=64.0, total_tokens_per_second=576.0, first_token_seconds=0.025),
+        Load(requests=16, output_tokens_per_second=640.0, total_tokens_per_second=5760.0, first_token_seconds=0.1),
+    ),
+)
+
+
+def written(folder: Path, verdict: Verdict, model_id: str = "") -> LoadedModel:
+    for name, text in export_folder(verdict, REFERENCE, 1_700_000_000, model_id).items():
+        (folder / name).write_text(text)
+    return load(folder)
+
+
+def test_kubeflows_loader_takes_the_folder_of_a_model(tmp_path: Path) -> None:
+    """Held against a transcription of its Go source: every benchmark is a property, every load an artifact."""
+    baseline = SERVED.model_copy(update={"role": "baseline", "gpus": 2})
+    model = written(tmp_path, VERDICT.model_copy(update={"serving": (baseline, SERVED)}))
+    assert model.name == "models/llama-fp8"
+    assert model.accuracy == {"gsm8k_llama": 93.06, "own": 50.0, "overall_average": 71.53}
+    assert model.created == 1_700_000_000_000
+    first, second = model.performance.values()
+    assert {name: value for name, value in first.items() if name != "id"} == {
+        "model_id": "models/llama-fp8",
+        "hardware_count": 1,
+        "concurrency": 1,
+        "mean_input_tokens": 512,
+        "mean_output_tokens": 64,
+        "requests_per_second": 1.0,
+        "output_tokens_per_second": 64.0,
+        "total_tokens_per_second": 576.0,
+        "ttft_p50": 25.0,
+        "engine": "vllm 0.23.0",
+    }
+    assert second["requests_per_second"] == 10.0
+    again = written(tmp_path, VERDICT.model_copy(update={"serving": (SERVED,)}))
+    assert list(again.performance) == [first["id"], second["id"]]  # the same measurement is the same artifact
+
+
+def test_where_no_speed_was_measured_there_is_no_file_of_it(tmp_path: Path) -> None:
+    model = written(tmp_path, VERDICT, model_id="RedHatAI/llama-fp8")
+    assert (model.name, model.performance) == ("RedHatAI/llama-fp8", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"metadata.json", "evaluations.ndjson"}
+
+
+def test_a_folder_is_not_printed() -> None:
+    with pytest.raises(BadInput, match="is a folder of files") as caught:
+        export("kubeflow-catalog", VERDICT, REFERENCE, 1)
+    assert "--output FOLDER" in caught.value.remedy
+    with pytest.raises(BadInput, match="has no benchmark over a data set"):
+        export_folder(VERDICT.model_copy(update={"scores": LEFT_OUT}), REFERENCE, 1)

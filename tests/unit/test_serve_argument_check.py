@@ -25,6 +25,7 @@ import argparse, os, sys
 parser = argparse.ArgumentParser(prog="api_server.py")
 parser.add_argument("--model")
 parser.add_argument("--kv-cache-dtype", choices=["auto", "fp8"])
+parser.add_argument("--tool-call-parser")
 known = ["--served-model-name", "--uds", "--max-model-len", "--dtype", "--tensor-parallel-size", "--max-logprobs"]
 for name in known:
     parser.add_argument(name)
@@ -32,6 +33,8 @@ for name in ("--disable-uvicorn-access-log", "--disable-log-stats"):
     parser.add_argument(name, action="store_true")
 args = parser.parse_args(sys.argv[3:])
 assert os.listdir(args.model) == []
+if args.tool_call_parser not in (None, "hermes"):
+    raise KeyError("invalid tool call parser: " + args.tool_call_parser + " (chose from {{ hermes,mistral }})")
 sys.exit("Value error, Invalid repository ID or local directory specified")
 """
 
@@ -67,3 +70,11 @@ def test_what_it_does_not_take_is_bad_input(context: Context, argument: str, sai
     with pytest.raises(BadInput, match=said) as caught:
         check(context, argument)
     assert "--vllm-argument" in caught.value.remedy
+
+
+def test_a_parser_that_it_has_not_is_bad_input(context: Context) -> None:
+    """vLLM looks at its name after argparse and before the model; the words are those of its `validate_api_server_args`."""
+    check(context, "--tool-call-parser=hermes")
+    with pytest.raises(BadInput, match=r"this vLLM has no tool call parser 'hermse', did you mean hermes\?") as caught:
+        check(context, "--tool-call-parser=hermse")
+    assert caught.value.remedy == "it has hermes, mistral"

@@ -121,6 +121,7 @@ def test_prefect_is_told_names_types_and_defaults_as_before() -> None:
         "approval": ("boolean", False),
         "tensor_parallel_size": ("integer", 0), "pipeline_parallel_size": ("integer", 0),
         "gpu_memory_utilization": ("number", 0.0), "vllm_argument": ("array", []), "concurrency": ("integer", 0),
+        "tool_call_parser": ("string", ""), "reasoning_parser": ("string", ""),
         "ignore": ("array", []), "ignore_only": ("array", []),
         "gate_profile": ("string", "release"), "keep": ("boolean", False), "force": ("boolean", False),
         "reason": ("string", ""), "change": ("string", ""),

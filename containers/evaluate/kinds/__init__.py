@@ -11,6 +11,7 @@ from containers.evaluate.kinds.benchmarks import BenchmarkSuite
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.kinds.humaneval import HumanEvalSuite
 from containers.evaluate.kinds.load import LoadSuite
+from containers.evaluate.kinds.tool_calling import ToolCallingSuite
 from containers.suites import DECLARATION
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ KINDS: Final[Mapping[str, Callable[[SuiteFiles], Suite]]] = {
     "fidelity": FidelitySuite.read,
     "humaneval": HumanEvalSuite.read,
     "load": LoadSuite.read,
+    "tool_calling": ToolCallingSuite.read,
 }
 
 

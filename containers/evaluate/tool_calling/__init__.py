@@ -1,0 +1,1 @@
+"""Questions that are answered by calling functions, and what counts as the right calls."""

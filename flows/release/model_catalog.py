@@ -1,0 +1,98 @@
+"""The scores of a verdict for the model catalog of the Kubeflow hub: metadata.json, evaluations.ndjson and performance.ndjson.
+
+The catalog's loader (https://github.com/kubeflow/model-registry, catalog/internal/catalog/modelcatalog/performance_metrics.go, read
+at commit 1625086) walks the folders of its `--performance-metrics` path. A folder with a metadata.json belongs to the model of
+the catalog whose name is its `id`; each line of evaluations.ndjson is a benchmark's name and its score, and each of
+performance.ndjson an artifact of its own, whose `id` is unique and whose other fields become properties. Times are milliseconds
+since 1970. The names that its pages filter and sort by are in
+clients/ui/frontend/src/concepts/modelCatalog/const.ts: `hardware_count`, `requests_per_second` (a double).
+
+Only what was measured is told. A catalog's `ttft_mean` or `hardware_type` is not in a verdict, so neither is here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from containers.digest import Digest, canonical_json
+from containers.oci.reference import Reference
+from flows.release.benchmarks import benchmarks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containers.verdict import Verdict
+
+FILES: Final = ("metadata.json", "evaluations.ndjson", "performance.ndjson")
+_ANSWER: Final = 64  # tokens of each answer when the speed is measured (containers/evaluate/serving_speed.py)
+_PROMPT: Final = 512  # and of each prompt, likewise
+_AVERAGE: Final = "Average"  # the title of the average over all benchmarks (containers/evaluate/gate.py)
+
+
+def files(verdict: Verdict, reference: str, now: int, model_id: str = "") -> dict[str, str]:
+    """The contents of a model's folder, by name; `now` is in seconds since 1970. performance.ndjson is missing where no speed was
+    measured. `model_id` is the model's name in the catalog, by default the repository without its registry.
+    """
+    name = model_id or _name(reference)
+    times = {"created_at": now * 1000, "updated_at": now * 1000}
+    average = next((one.candidate for one in verdict.scores if one.title == _AVERAGE and not one.lower_is_better), None)
+    metadata: dict[str, Any] = {"id": name, **({} if average is None else {"overall_accuracy": average}), **times}
+    metadata |= {
+        "digest": verdict.subject,
+        "baseline_digest": verdict.baseline,
+        "suite": verdict.suite,
+        "engine": verdict.server,
+    }
+    texts = (
+        json.dumps(metadata, indent=2) + "\n",
+        _lines({"model_id": name, **one, **times} for one in _evaluations(verdict)),
+        _lines({**one, "model_id": name, **times} for one in _performance(verdict)),
+    )
+    return {file: text for file, text in zip(FILES, texts, strict=True) if text}
+
+
+def _name(reference: str) -> str:
+    parsed = Reference.parse(reference)
+    return parsed.repository or (parsed.layout.name if parsed.layout is not None else reference)
+
+
+def _evaluations(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """The candidate's scores, in points of 100. A benchmark that several rows are about would be one property: each has its title."""
+    for score, task in benchmarks(verdict):
+        yield {
+            "benchmark": task or score.title,
+            "score": float(score.candidate),  # the loader takes no whole number for a double
+            "title": score.title,
+            "metric": score.metric,
+            "samples": score.samples,
+            "baseline": float(score.baseline),
+            **({} if score.recovery is None else {"recovery": score.recovery}),
+        }
+
+
+def _performance(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """One record for each load of the candidate, as `containers.verdict.Serving` tells it. Another measurement of speed that a
+    verdict may hold one day has its place here.
+    """
+    for serving in verdict.serving:
+        if serving.role != "candidate":
+            continue
+        for load in serving.loads:
+            told: dict[str, Any] = {
+                "hardware_count": serving.gpus,
+                "concurrency": load.requests,
+                "mean_input_tokens": _PROMPT,
+                "mean_output_tokens": _ANSWER,
+                "requests_per_second": load.output_tokens_per_second / _ANSWER,
+                "output_tokens_per_second": load.output_tokens_per_second,
+                "total_tokens_per_second": load.total_tokens_per_second,
+                "ttft_p50": load.first_token_seconds * 1000,  # milliseconds, as the catalog's other times
+                "engine": verdict.server,
+            }
+            # By what was measured: the same verdict gives the same record, which the loader then has already.
+            yield {"id": Digest.of(canonical_json({"subject": verdict.subject, **told})).hex[:32], **told}
+
+
+def _lines(records: Iterator[dict[str, Any]]) -> str:
+    return "".join(json.dumps(one) + "\n" for one in records)
