@@ -75,6 +75,30 @@ def open_signers(settings: SigningSettings) -> tuple[Signer, ...]:
     return tuple({one.public.fingerprint: one for one in found}.values())
 
 
+def key_files(settings: SigningSettings) -> dict[str, str]:
+    """The private keys of the settings as the files of a folder (`sign.folder`), by name, once they were opened.
+
+    Raises BadInput as `open_signers` does, and for keys that are no files.
+    """
+    if settings.command or settings.uri:
+        raise BadInput(
+            "CARWRIGHT_SIGN__COMMAND and CARWRIGHT_SIGN__URI do not sign here: they name what is on this machine",
+            remedy="unset them, or give a key with CARWRIGHT_SIGN__KEY_FILE",
+        )
+    open_signers(settings)
+    files: dict[str, str] = {}
+    for path in sorted(settings.folder.expanduser().iterdir()) if settings.folder is not None else ():
+        if path.suffix in {".key", ".password"}:
+            files[path.name] = read_text(path)
+    given = [settings.key.get_secret_value()] if settings.key is not None else []
+    given += [read_text(settings.key_file)] if settings.key_file is not None else []
+    for number, text in enumerate(given, start=1):
+        files[f"key-{number}.key"] = text
+        if settings.password is not None:
+            files[f"key-{number}.password"] = settings.password.get_secret_value()
+    return files
+
+
 def _in_folder(folder: Path) -> list[PrivateKey]:
     """The keys of a folder, as a mounted Secret has them (cosign's: cosign.key and cosign.password); at least one."""
     found: list[PrivateKey] = []

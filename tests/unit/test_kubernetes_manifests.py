@@ -112,6 +112,24 @@ def test_the_container_that_serves_sees_no_secret(settings: Settings) -> None:
     assert "STORE" not in str(serve["env"])
 
 
+def test_the_secret_with_keys_is_mounted_where_the_step_promotes(settings: Settings) -> None:
+    """By its name: what it holds is in none of the objects that the flow makes."""
+    kubernetes = settings.kubernetes.model_copy(update={"signing_secret": "release-keys", "signing_account": "signer"})
+    given = settings.model_copy(update={"kubernetes": kubernetes})
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    pod = job(given, promote, "n")["spec"]["template"]["spec"]
+    kubernetes_validate.validate(job(given, promote, "n"), KUBERNETES, strict=True)
+    assert {"name": "signing", "secret": {"secretName": "release-keys"}} in pod["volumes"]
+    (container,) = pod["containers"]
+    assert {"name": "signing", "mountPath": "/run/signing", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "CARWRIGHT_SIGN__FOLDER", "value": "/run/signing"} in container["env"]
+    assert pod["serviceAccountName"] == "signer"
+    assert secret(given, promote, "n", "uid") == secret(settings, promote, "n", "uid")
+    for other in (*REQUESTS, StepRequest(step=Step.PUSH, run="r"), StepRequest(step=Step.QUANTIZE, run="r")):
+        told = json.dumps(job(given, other, "n"))
+        assert not [word for word in ("release-keys", "signer", "/run/signing") if word in told]
+
+
 def test_arguments_are_checked_by_one_container_without_secrets(settings: Settings) -> None:
     request = Requests("r", StoreLocation(bucket="b"), settings).check_arguments(("--enforce-eager",))
     made, carried = job(settings, request, "a-name"), secret(settings, request, "a-name", "u")

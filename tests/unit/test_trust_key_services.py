@@ -12,7 +12,7 @@ from containers.settings import step_variables
 from containers.signing_settings import SigningSettings
 from containers.trust.key_services import translated
 from containers.trust.keys import PrivateKey
-from containers.trust.signers import open_signers
+from containers.trust.signers import key_files, open_signers
 from infra.settings import Settings
 from tests.support.trust_world import KEYS, PASSWORD
 
@@ -108,3 +108,18 @@ def test_keys_that_not_everybody_reads_are_told() -> None:
     """cosign and podman want ECDSA on P-256."""
     (key,) = PrivateKey.parse_all((KEYS / "carwright.key").read_text(), PASSWORD, "k")
     assert not key.public.note
+
+
+def test_the_keys_of_the_settings_as_files(tmp_path: Path) -> None:
+    """For a volume that promotion mounts: what was opened here opens there; keys that are elsewhere are no files."""
+    given = SigningSettings(key_file=KEYS / "cosign.key", key=(KEYS / "carwright.key").read_text(), password=PASSWORD)
+    files = key_files(given)
+    assert sorted(files) == ["key-1.key", "key-1.password", "key-2.key", "key-2.password"]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    as_folder = SigningSettings(folder=tmp_path)
+    assert [one.public.pem for one in open_signers(as_folder)] == [one.public.pem for one in open_signers(given)]
+    assert key_files(as_folder) == files
+    assert key_files(SigningSettings()) == {}
+    with pytest.raises(BadInput, match="do not sign here"):
+        key_files(SigningSettings(uri="awskms:alias/models"))
