@@ -24,6 +24,7 @@ from containers.contract import (
     StoreLocation,
 )
 from containers.digest import Digest
+from containers.signing_settings import SigningSettings
 from flows.orchestrator.postgres import NAME, PASSWORD_FILE
 from flows.requests import Requests
 from flows.runners.kubernetes.manifests import job, secret
@@ -128,6 +129,30 @@ def test_the_secret_with_keys_is_mounted_where_the_step_promotes(settings: Setti
     for other in (*REQUESTS, StepRequest(step=Step.PUSH, run="r"), StepRequest(step=Step.QUANTIZE, run="r")):
         told = json.dumps(job(given, other, "n"))
         assert not [word for word in ("release-keys", "signer", "/run/signing") if word in told]
+
+
+def test_a_key_of_the_settings_is_in_the_secret_of_the_pod_that_promotes(settings: Settings) -> None:
+    """As a file, and in nothing else that the cluster, or whoever may look at Jobs, gets."""
+    sign = {
+        "key": "canary-key",
+        "password": "canary-password",
+        "pin": "canary-pin",
+        "uri": "awskms:a",
+        "client": "A=canary",
+    }
+    given = settings.model_copy(update={"sign": SigningSettings.model_validate(sign)})
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    assert "canary" not in json.dumps(job(given, promote, "n"))
+    data = {key: base64.b64decode(value) for key, value in secret(given, promote, "n", "uid")["data"].items()}
+    assert sorted(key for key, value in data.items() if b"canary" in value) == [
+        "CARWRIGHT_SIGN__CLIENT",
+        "CARWRIGHT_SIGN__KEY",
+        "CARWRIGHT_SIGN__PASSWORD",
+        "CARWRIGHT_SIGN__PIN",
+    ]
+    for other in (*REQUESTS, StepRequest(step=Step.PUSH, run="r"), StepRequest(step=Step.QUANTIZE, run="r")):
+        held = secret(given, other, "n", "uid")["data"].values()
+        assert not [value for value in held if b"canary" in base64.b64decode(value)]
 
 
 def test_arguments_are_checked_by_one_container_without_secrets(settings: Settings) -> None:
