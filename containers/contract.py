@@ -314,15 +314,15 @@ class ServeOptions(Values):
     `host` is the address to listen on, `advertise` the base of the OpenAI API as others reach it (empty: at `host`);
     `folder` holds the model already, as a modelcar beside the server does. `devices` are the indices of the GPUs to use,
     as CUDA_VISIBLE_DEVICES names them; none: those that vLLM takes. `load_format` is vLLM's, given up where loading fails.
-    `stage`: "fetch" ends when the model lies under the home folder, "serve" starts there, without secrets. `policy`
-    (`containers.trust`, as JSON) and `files` bind the model.
+    `stage`: "fetch" ends when the model lies under the home folder, "serve" starts there, without secrets; "compare" looks
+    at the files of a server that runs, and ends. `policy` (`containers.trust`, as JSON) and `files` bind the model.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
     advertise: str = ""
     folder: str = ""
-    stage: Literal["whole", "fetch", "serve"] = "whole"
+    stage: Literal["whole", "fetch", "serve", "compare"] = "whole"
     ready_timeout: float = 600.0
     lease: str = ""
     lease_seconds: float = 60.0

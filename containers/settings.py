@@ -56,6 +56,7 @@ COMPOSE: Final = tuple(
         "API_NAMES",
         "SECRETS",
         "DATABASE",
+        "SIGNING_VOLUME",
         "BASE",
         "BUILD_NETWORK",
         "CA_CERTIFICATES",
@@ -364,7 +365,7 @@ def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[s
 
 
 def _takes_a_modelcar(request: StepRequest) -> bool:
-    fetches = request.step is Step.SERVE and request.options.get("stage") != "serve"
+    fetches = request.step is Step.SERVE and request.options.get("stage") not in {"serve", "compare"}
     return fetches and bool(request.parameters.get("reference"))
 
 
@@ -377,7 +378,7 @@ def _unused(request: StepRequest) -> frozenset[str]:
     if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
         return _OF_REGISTRIES  # it reads a tokenizer there and nothing else, and it runs generated code
     if request.step is Step.SERVE:
-        if request.options.get("folder") or request.options.get("stage") == "serve":
+        if request.options.get("folder") or request.options.get("stage") in {"serve", "compare"}:
             return _STORE | _OF_REGISTRIES  # the model is there: what reads it and answers for it has no secret
         return _STORE if request.parameters.get("reference") else _OF_REGISTRIES
     if request.step is Step.PUSH and request.parameters.get("action") != "promote":

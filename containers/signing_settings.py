@@ -8,9 +8,14 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from containers.errors import BadInput
+from containers.process import inherited
 
 _LARGEST: Final = 1 << 20  # bytes of a file with keys
-_KEY, _KEY_FILE, _PUBLIC_KEY = (f"CARWRIGHT_SIGN__{name}" for name in ("KEY", "KEY_FILE", "PUBLIC_KEY"))
+_KEY, _KEY_FILE, _PUBLIC_KEY, _URI, _CLIENT = (
+    f"CARWRIGHT_SIGN__{name}" for name in ("KEY", "KEY_FILE", "PUBLIC_KEY", "URI", "CLIENT")
+)
+# By these variables the clients of key management services are configured, and know who asks.
+_OF_CLIENTS: Final = {"awskms": "AWS_", "gcpkms": "GOOGLE_", "azurekms": "AZURE_", "hv": "VAULT_"}
 
 
 class SigningSettings(BaseModel):
@@ -27,24 +32,51 @@ class SigningSettings(BaseModel):
         default=None,
         description="password of the encrypted keys",
     )
+    folder: Path | None = Field(
+        default=None,
+        description="folder with such keys where promotion runs, each NAME.key with its password in NAME.password; "
+        "docker.signing_volume and kubernetes.signing_secret set it",
+    )
+    uri: str = Field(
+        default="",
+        description="keys in a token (pkcs11:token=NAME;id=%02) or a service (awskms:alias/NAME, ...), with spaces between",
+    )
+    pkcs11_module: Path | None = Field(
+        default=None, description="library of the maker of the token (PKCS #11), where promotion runs"
+    )
+    pin: SecretStr | None = Field(default=None, description="PIN of the token")
+    client: SecretStr | None = Field(
+        default=None,
+        description="lines NAME=VALUE: variables for the client of the service or the library of the token; unset: those here that "
+        "begin with AWS_, GOOGLE_, AZURE_ or VAULT_, as the service of `uri` has them",
+    )
     command: tuple[str, ...] = Field(
         default=(),
         description="command that signs with a key of its own: it reads the message and prints the signature in base64",
     )
     public_key: str | None = Field(
-        default=None, description="public key of that command, as PEM text or the name of a file"
+        default=None,
+        description="public key of that command, as PEM text or the name of a file; a token or a service is asked for its own",
     )
 
 
 def hand_over_keys(plain: dict[str, str], secret: dict[str, str]) -> None:
-    """Put the contents of key files in the place of their names, since a step may run where the files are not.
+    """Put the contents of key files in the place of their names, since a step may run where the files are not; and add what
+    the client of a key management service reads from the environment here, which no step inherits.
 
     `plain` and `secret` are the variables of a step. Raises BadInput for a file that cannot be read.
     """
+    if _URI in plain and _CLIENT not in secret and (variables := _of_clients(plain[_URI])):
+        secret[_CLIENT] = "\n".join(f"{name}={value}" for name, value in sorted(variables.items()))
     if _KEY_FILE in plain:
         secret[_KEY] = "\n".join(filter(None, (secret.get(_KEY), read_text(Path(plain.pop(_KEY_FILE))))))
     if _PUBLIC_KEY in plain:
         plain[_PUBLIC_KEY] = pem_text(plain[_PUBLIC_KEY])
+
+
+def _of_clients(uris: str) -> dict[str, str]:
+    prefixes = tuple({_OF_CLIENTS[one] for uri in uris.split() if (one := uri.partition(":")[0]) in _OF_CLIENTS})
+    return {name: value for name, value in inherited(*prefixes).items() if prefixes and name.startswith(prefixes)}
 
 
 def pem_text(text: str) -> str:

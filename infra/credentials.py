@@ -8,14 +8,17 @@ the keys. `--database` is for the password of Prefect's PostgreSQL, PREFECT_SERV
 their owner only. Existing secrets are kept, because data and clients outlive a restart.
 infra/compose.yaml runs this before anything else, in volumes that those who need them read; so no secret is in git, in an
 environment or on a command line. With `--from` nothing is generated: the files of that folder are copied (a GPU host gets
-the keys of a store and the login of a server elsewhere).
+the keys of a store and the login of a server elsewhere). With `--from -` the folder's files become those on standard input, a JSON
+object of names and contents (a dry run's keys that sign).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -81,6 +84,17 @@ def copy_given(given: Path, folder: Path, owner: tuple[int, int] | None = None, 
     return sorted(found)
 
 
+def replace_all(folder: Path, files: Mapping[str, str], owner: tuple[int, int] | None = None) -> list[str]:
+    """Make these the files of the folder; returns their names. Raises BadInput for a name that is a path."""
+    if wrong := [name for name in files if Path(name).name != name]:
+        raise BadInput(f"{wrong[0]!r} is not the name of a file")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+    _write(folder, files, owner)
+    return sorted(files)
+
+
 def _write(folder: Path, files: Mapping[str, str], owner: tuple[int, int] | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -106,7 +120,9 @@ def main() -> None:
     arguments = parser.parse_args()
     user, _, group = arguments.owner.partition(":")
     owner = (int(user), int(group or user)) if user else None
-    if arguments.given is not None:
+    if arguments.given == Path("-"):
+        print(f"wrote {', '.join(replace_all(arguments.folder, json.load(sys.stdin), owner))}", flush=True)
+    elif arguments.given is not None:
         brought = copy_given(arguments.given, arguments.folder, owner, arguments.login)
         print(f"copied {', '.join(brought)}", flush=True)
     else:

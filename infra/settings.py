@@ -129,6 +129,11 @@ class DockerSettings(Section):
     step_timeout: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="time limit in seconds for a step's container; unset: none"
     )
+    signing_volume: str = Field(
+        default="",
+        description="volume of the engine with the keys that sign (NAME.key, NAME.password): the container that promotes mounts "
+        "it, and nothing else",
+    )
 
     def outside(self, reference: str) -> str:
         """An image by the name that its registry has outside of the steps' network: on the engine's machine, for a person."""
@@ -153,6 +158,15 @@ class KubernetesSettings(Section):
     )
     service_account: str = Field(
         default="carwright-step", description="service account of a step's pod; it needs no permissions"
+    )
+    signing_secret: str = Field(
+        default="",
+        description="Secret of the namespace with the keys that sign (NAME.key, NAME.password): the pod that promotes mounts it, "
+        "and the flow never reads it",
+    )
+    signing_account: str = Field(
+        default="",
+        description="service account of the pod that promotes, for a key management service that knows it; empty: as of every step",
     )
     gpu_resource: str = Field(
         default="nvidia.com/gpu", description="resource name of a GPU in the cluster; its taint is tolerated"

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from containers.digest import Digest
     from containers.oci.referrers import Attachment
     from containers.oci.repository import Repository
-    from containers.signing_settings import SigningSettings
+    from containers.step import Context
 
 
 def sign_promoted(
-    repository: Repository, digest: Digest, documents: Iterable[Attachment], settings: SigningSettings
+    repository: Repository, digest: Digest, documents: Iterable[Attachment], context: Context
 ) -> dict[str, tuple[Digest, bool]]:
     """What was attached, by what it is and whose, and whether it was there; nothing without a key in the settings."""
-    signers = open_signers(settings)
+    signers = open_signers(context.settings.sign)
     if not signers:
         return {}
+    for one in signers:
+        if one.public.note:
+            context.report.log(one.public.note, "warning")
     statements = [one.content for one in documents if is_statement(one.title)]
     made = signing.sign(repository, digest, statements, signers)
     return {name: (one.digest, one.there) for name, one in made}

@@ -158,7 +158,7 @@ def _promote(
                 )
             except ImmutableTag as error:  # of this registry; the tested digest is promoted all the same
                 context.report.log(f"{new.name}: {error.message}; {error.remedy}", "warning")
-        attached |= sign_promoted(repository, digest, documents, context.settings.sign)
+        attached |= sign_promoted(repository, digest, documents, context)
         there = all(was_there for _, was_there in attached.values())
         for name, (one, was_there) in attached.items():
             context.report.log(f"{name} {one} {'was' if was_there else 'is now'} attached to {digest}")

@@ -15,7 +15,7 @@ from containers.hardware import gpus, processors
 from containers.ports import claimed
 from containers.serve import loading, vllm_command
 from containers.serve.argument_check import check_arguments
-from containers.serve.models import unpacked
+from containers.serve.models import folder_of, unpacked
 from containers.serve.server import VllmServer
 from containers.serve.trust import check_files, check_image
 from containers.serve.vllm_command import SOCKET
@@ -28,6 +28,8 @@ def work(request: StepRequest, context: step.Context) -> StepResult:
     if options.stage == "fetch":
         check = parameters.action == "check"  # which needs nothing of a model
         return StepResult(step=Step.SERVE) if check else fetch(parameters, request, context)
+    if options.stage == "compare":
+        return compare(parameters, options, request, context)
     python = context.settings.serve.python
     vllm = vllm_command.installed(python)
     if parameters.action == "check":
@@ -94,6 +96,16 @@ def fetch(parameters: ServeParameters, request: StepRequest, context: step.Conte
     with unpacked(parameters.reference, request, context) as model:
         timings = {"unpack": round(time.monotonic() - started, 3)}
         return StepResult(step=Step.SERVE, metrics={"model_bytes": _size(model)}, timings=timings)
+
+
+def compare(
+    parameters: ServeParameters, options: ServeOptions, request: StepRequest, context: step.Context
+) -> StepResult:
+    """Compare what a running server has read with the digests in the request, once more; raises NotTrusted."""
+    started = time.monotonic()
+    model = Path(options.folder) if options.folder else folder_of(parameters.reference, request, context)
+    check_files(model, options, context)
+    return StepResult(step=Step.SERVE, timings={"compare": round(time.monotonic() - started, 3)})
 
 
 def _size(folder: Path) -> int:

@@ -55,19 +55,9 @@ def unpacked(
         _check_plain(mounted)
         yield mounted
         return
-    home = context.settings.home.resolve() / "serving"
-    checkpoint = request.inputs.get("checkpoint")
-    if reference:
-        digest = pinned(reference)[1]
-    elif checkpoint is not None:
-        digest = checkpoint.digest
-    else:
-        raise BadInput(
-            "nothing to serve: neither a modelcar nor a checkpoint is given",
-            remedy='give the parameter `reference` or the input "checkpoint"',
-        )
+    folder = folder_of(reference, request, context)
+    home, checkpoint = folder.parent, request.inputs.get("checkpoint")
     home.mkdir(parents=True, exist_ok=True)
-    folder = home / digest.short
     with _use_file(folder).open("w") as used:
         fcntl.flock(used, fcntl.LOCK_SH)
         os.utime(used.fileno())
@@ -87,6 +77,21 @@ def unpacked(
                     _from_store(checkpoint, folder, request, context)
                 _write_sizes(folder)
         yield folder
+
+
+def folder_of(reference: str, request: StepRequest, context: Context) -> Path:
+    """Where a model lies, or would lie; raises BadInput as `unpacked` does."""
+    checkpoint = request.inputs.get("checkpoint")
+    if reference:
+        digest = pinned(reference)[1]
+    elif checkpoint is not None:
+        digest = checkpoint.digest
+    else:
+        raise BadInput(
+            "nothing to serve: neither a modelcar nor a checkpoint is given",
+            remedy='give the parameter `reference` or the input "checkpoint"',
+        )
+    return context.settings.home.resolve() / "serving" / digest.short
 
 
 def _wait_for(folder: Path) -> None:

@@ -75,6 +75,15 @@ class PublicKey:
         """The key's name in a bundle: the SHA-256 of its PEM text, as OpenSSF Model Signing demands it."""
         return hashlib.sha256(self.pem.encode()).hexdigest()
 
+    @property
+    def note(self) -> str:
+        """What some verifiers cannot do with it; empty for the kind that all of them read."""
+        if isinstance(self.key, ec.EllipticCurvePublicKey) and self.key.curve.key_size == 256:
+            return ""
+        return (
+            f"{self.fingerprint.short} is not ECDSA on P-256: podman, skopeo and cosign 2 may not verify what it signs"
+        )
+
     def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether the signature is this key's and over this message."""
         try:

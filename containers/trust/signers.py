@@ -1,4 +1,4 @@
-"""Who signs: a private key at hand, or a command that asks a token, an HSM or a key management service."""
+"""Who signs: private keys at hand, keys in a token or a key management service, or a command that signs with its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from containers.trust.keys import PrivateKey, PublicKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from containers.signing_settings import SigningSettings
 
@@ -58,6 +59,12 @@ def open_signers(settings: SigningSettings) -> tuple[Signer, ...]:
         found += PrivateKey.parse_all(settings.key.get_secret_value(), password, "CARWRIGHT_SIGN__KEY")
     if settings.key_file is not None:
         found += PrivateKey.parse_all(read_text(settings.key_file), password, str(settings.key_file))
+    if settings.folder is not None:
+        found += _in_folder(settings.folder)
+    if settings.uri:
+        from containers.trust.key_services import open_services
+
+        found += open_services(settings)
     if settings.command:
         if settings.public_key is None:
             raise BadInput(
@@ -68,13 +75,52 @@ def open_signers(settings: SigningSettings) -> tuple[Signer, ...]:
     return tuple({one.public.fingerprint: one for one in found}.values())
 
 
+def key_files(settings: SigningSettings) -> dict[str, str]:
+    """The private keys of the settings as the files of a folder (`sign.folder`), by name, once they were opened.
+
+    Raises BadInput as `open_signers` does, and for keys that are no files.
+    """
+    if settings.command or settings.uri:
+        raise BadInput(
+            "CARWRIGHT_SIGN__COMMAND and CARWRIGHT_SIGN__URI do not sign here: they name what is on this machine",
+            remedy="unset them, or give a key with CARWRIGHT_SIGN__KEY_FILE",
+        )
+    open_signers(settings)
+    files: dict[str, str] = {}
+    for path in sorted(settings.folder.expanduser().iterdir()) if settings.folder is not None else ():
+        if path.suffix in {".key", ".password"}:
+            files[path.name] = read_text(path)
+    given = [settings.key.get_secret_value()] if settings.key is not None else []
+    given += [read_text(settings.key_file)] if settings.key_file is not None else []
+    for number, text in enumerate(given, start=1):
+        files[f"key-{number}.key"] = text
+        if settings.password is not None:
+            files[f"key-{number}.password"] = settings.password.get_secret_value()
+    return files
+
+
+def _in_folder(folder: Path) -> list[PrivateKey]:
+    """The keys of a folder, as a mounted Secret has them (cosign's: cosign.key and cosign.password); at least one."""
+    found: list[PrivateKey] = []
+    for path in sorted(folder.expanduser().glob("*.key")):
+        password = path.with_suffix(".password")
+        secret = read_text(password).rstrip("\r\n") if password.exists() else None
+        found += PrivateKey.parse_all(read_text(path), secret, str(path))
+    if not found:
+        raise BadInput(
+            f"{folder} holds no key",
+            remedy="put a file NAME.key there, and its password into NAME.password; see CARWRIGHT_SIGN__FOLDER",
+        )
+    return found
+
+
 def signature_of(signer: Signer, message: bytes) -> bytes:
     """A signature, checked: raises BadInput when the signer signs with another key than it says."""
     made = signer.sign(message)
     if not signer.public.verifies(made, message):
         raise BadInput(
             f"what the signer made is no signature of the key {signer.public.fingerprint.short}",
-            remedy="the command signs with another key than the public key that is given for it",
+            remedy="it signs with another key than the public key that is given for it, or in another way",
         )
     return made
 

@@ -11,6 +11,7 @@ import typer
 from containers.errors import Interrupted
 from flows.cli import server, terminal
 from flows.local.dry_run.site import Database, Site
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +42,18 @@ def up(
 ) -> None:
     """Start all services, register the deployments, ship the demo model and follow the run.
 
-    Safe to repeat: running services and stored data are kept, and an unchanged model is found in the store.
+    Safe to repeat: running services and stored data are kept, and an unchanged model is found in the store. With keys in the
+    settings (sign.key_file and sign.password, sign.folder) promotion signs with them.
     """
+    from containers.trust.signers import key_files
     from flows.local.dry_run import lifecycle
 
+    keys = key_files(Settings().sign)
     site = Site.read()
     if database is not None:
         site = site.model_copy(update={"database": database})
     with _interruptible():
-        lifecycle.up(site, _log)
+        lifecycle.up(site, _log, keys)
         if not no_run:
             server.start(server.LOCAL, server.parameters(parameter or []), as_json=json_)
     _log(f"Prefect UI: {site.url}   registry: 127.0.0.1:{site.registry_port}")

@@ -64,6 +64,35 @@ def new(
     terminal.line(f"{public}  the public key, for policies: {key.fingerprint}")
 
 
+@keys.command()
+def show() -> None:
+    """Print the public keys of the settings that sign (sign.key_file, sign.uri and the like), for policies.
+
+    A token or a key management service is asked for its own.
+    """
+    from containers.trust.signers import open_signers
+
+    signers = open_signers(Settings().sign)
+    if not signers:
+        raise _no_key()
+    for one in signers:
+        terminal.err.print(str(one.public.fingerprint))
+        print(one.public.pem, end="")
+    _notes(signers)
+
+
+def _no_key() -> BadInput:
+    return BadInput(
+        "there is no key to sign with", remedy="set CARWRIGHT_SIGN__KEY_FILE; `carwright keys new` makes a key"
+    )
+
+
+def _notes(signers: Sequence[Signer]) -> None:
+    for one in signers:
+        if one.public.note:
+            terminal.err.print(f"note: {one.public.note}")
+
+
 def _password() -> str:
     set_ = Settings().sign.password
     if set_ is not None:
@@ -97,9 +126,8 @@ def sign(
     settings = Settings()
     signers = open_signers(settings.sign)
     if not signers:
-        raise BadInput(
-            "there is no key to sign with", remedy="set CARWRIGHT_SIGN__KEY_FILE; `carwright keys new` makes a key"
-        )
+        raise _no_key()
+    _notes(signers)
     if Path(what).is_dir():
         _sign_folder(Path(what), signers)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from containers.contract import ServeOptions, Step
+from containers.errors import NotTrusted
 
 if TYPE_CHECKING:
     from containers.contract import Endpoint, StepRequest
@@ -47,8 +48,9 @@ class Services(Protocol):
     def start(self, request: StepRequest, on_event: OnEvent, *, keep: bool = False) -> Lease:
         """Return when the service answers its health check.
 
-        One that already serves the same inputs and parameters is found and taken over. `keep` says beforehand that it
-        is to outlive this process. Raises what a Launcher raises.
+        One that already serves the same inputs and parameters is found and taken over; under a policy, once its files were
+        compared with what was signed. `keep` says beforehand that it is to outlive this process. Raises what a Launcher
+        raises.
         """
         ...
 
@@ -62,7 +64,21 @@ def serves(request: StepRequest) -> bool:
     return request.step is Step.SERVE and request.parameters.get("action", "serve") == "serve"
 
 
-def stage(request: StepRequest, which: Literal["fetch", "serve"]) -> StepRequest:
+def has_policy(request: StepRequest) -> bool:
+    """Whether a policy binds the request, and so a server that is found for it."""
+    return bool(ServeOptions.read(request.options).policy)
+
+
+def refuse_unseen(request: StepRequest, where: str) -> None:
+    """Raises NotTrusted under a policy, for a server whose files nobody here can compare."""
+    if has_policy(request):
+        raise NotTrusted(
+            f"the model is served already, {where}: its files cannot be compared with what was signed",
+            remedy="stop it (`carwright clean`, where it was started), and serve it again under the policy",
+        )
+
+
+def stage(request: StepRequest, which: Literal["fetch", "serve", "compare"]) -> StepRequest:
     """One half of a request to serve: the half that fetches the model gets the secrets, the half that serves none."""
     options = ServeOptions.read(request.options).model_copy(update={"stage": which})
     return request.model_copy(update={"options": options.dump()})

@@ -39,7 +39,8 @@ class Spec:
 
     `entrypoint` replaces the image's own, `command` is what follows.
 
-    `readable` are folders of the engine's machine, mounted where they are; `publish` maps a port of the container to
+    `readable` are folders of the engine's machine, mounted where they are; `volumes_by_name` are volumes of the engine, to
+    where they are mounted, for reading; `publish` maps a port of the container to
     the engine's machine, at `publish_at`; 0 for any.
     """
 
@@ -54,6 +55,7 @@ class Spec:
     volumes: tuple[str, ...] = ()
     volumes_from: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
+    volumes_by_name: Mapping[str, str] = field(default_factory=dict)
     image_mount: tuple[str, str] | None = None
     pid_of: str = ""
     publish: Mapping[int, int] = field(default_factory=dict)
@@ -116,7 +118,11 @@ class ContainerEngine:
             "extra_hosts": dict(spec.extra_hosts) or None,
             "mem_limit": spec.memory,
             "memswap_limit": spec.memory,
-            "mounts": [Mount(folder, folder, type="bind", read_only=True) for folder in spec.readable] or None,
+            "mounts": [
+                *(Mount(folder, folder, type="bind", read_only=True) for folder in spec.readable),
+                *(Mount(at, name, type="volume", read_only=True) for name, at in spec.volumes_by_name.items()),
+            ]
+            or None,
             "nano_cpus": int(spec.cpus * 1e9) if spec.cpus else None,
             "network_mode": spec.network or None,
             "pids_limit": spec.pids,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from containers.trust.keys import PrivateKey, new_key
 from flows.local.dry_run.site import TARGETS
-from tests.support.dry_run_world import DryRun, docker, need_images, until
+from tests.support.canaries import CANARIES, SECRETS
+from tests.support.container_watch import ContainerWatch
+from tests.support.dry_run_world import SITE, DryRun, docker, need_images, until
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -21,12 +25,13 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
+NAME = "models/smollm2-135m-instruct-fp8-dynamic"
 PURE = ("download ", "quantize ", "evaluate ", "judge ")
 
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
-    """The services, up."""
+    """The services, up, with a key that signs."""
     need_images(*TARGETS)
     stack = DryRun(
         tmp_path_factory.mktemp("dry-run"),
@@ -34,6 +39,7 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
         port=free_port(),
         registry=free_port(),
         store=free_port(),
+        variables={name: value for name, value in CANARIES.items() if "SIGN__" in name},
     )
     try:
         started = stack.make("up", "--no-run")
@@ -48,20 +54,100 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
 
 
 @pytest.fixture(scope="module")
-def shipped(dry_run: DryRun) -> dict[str, Any]:
+def watch(dry_run: DryRun) -> ContainerWatch:
+    """What the engine shows of the first run."""
+    return ContainerWatch()
+
+
+@pytest.fixture(scope="module")
+def shipped(dry_run: DryRun, watch: ContainerWatch) -> dict[str, Any]:
     """The outcome of the first run, by the command that follows it."""
-    return dry_run.run("ship", "--profile", "local", "--json").json()
+    with watch:
+        return dry_run.run("ship", "--profile", "local", "--json").json()
+
+
+@pytest.fixture(scope="module")
+def policy(dry_run: DryRun) -> str:
+    """A policy file that wants what promotion signs, by the key of the dry run."""
+    (key,) = PrivateKey.parse_all(CANARIES["CARWRIGHT_SIGN__KEY"], CANARIES["CARWRIGHT_SIGN__PASSWORD"], "key")
+    (dry_run.folder / "release.pub").write_text(key.public.pem)
+    (dry_run.folder / "other.pub").write_text(new_key("another")[1].pem)
+    rules = "require: {statements: [signature, provenance, verdict, bom, model]}\ngate: {decisions: [pass]}\n"
+    for name in ("release", "other"):
+        (dry_run.folder / f"{name}.yaml").write_text(f"keys: [{{name: {name}, file: {name}.pub}}]\n{rules}")
+    return "release.yaml"
 
 
 def test_the_demo_is_shipped(dry_run: DryRun, shipped: dict[str, Any]) -> None:
     """By containers alone; the tag in the registry is the digest that was tested; nothing is left."""
     assert shipped["verdict"]["decision"] == "pass", shipped["verdict"]["reasons"]
-    name = "models/smollm2-135m-instruct-fp8-dynamic"
     head = httpx.head(
-        f"http://127.0.0.1:{dry_run.registry}/v2/{name}/manifests/{shipped['tags'][0]}",
+        f"http://127.0.0.1:{dry_run.registry}/v2/{NAME}/manifests/{shipped['tags'][0]}",
         headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
     )
     assert head.headers["docker-content-digest"] == shipped["digest"]
+    assert dry_run.none_left() == {}
+
+
+def test_what_is_shipped_is_signed(dry_run: DryRun, shipped: dict[str, Any], policy: str) -> None:
+    """Under the name that this machine has for the registry; a policy with another key refuses it."""
+    reference = f"127.0.0.1:{dry_run.registry}/{NAME}@{shipped['digest']}"
+    ended = dry_run.run("verify", reference, "--policy", policy)
+    assert (ended.code, "verdict: signed by release" in ended.stdout) == (0, True), ended.stderr
+    refused = dry_run.run("verify", reference, "--policy", "other.yaml")
+    assert refused.code == 5, refused.stderr
+
+
+def test_the_key_is_seen_by_what_promotes_and_is_nowhere_else(
+    dry_run: DryRun, shipped: dict[str, Any], watch: ContainerWatch
+) -> None:
+    """Not in what the engine shows of any container, in any log, in Prefect's database, the store or the registry."""
+    seen = watch.of(dry_run.project)
+    volume = f"{dry_run.project}-signing"
+    mounted = [name for name, one in seen.items() if volume in [mount.get("Name") for mount in one["Mounts"]]]
+    assert len(seen) > 8, sorted(seen)
+    (promoted,) = mounted
+    assert f"{dry_run.project}-push-" in promoted
+    assert not next(one for one in seen[promoted]["Mounts"] if one.get("Name") == volume)["RW"]
+    told = watch.text(dry_run.project)
+    services = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={dry_run.project}").split()
+    for service in services:
+        about = docker("inspect", service)
+        told[about] = about.encode()
+        kept = subprocess.run(["docker", "logs", service], capture_output=True, check=True)
+        told[f"log of {service}"] = kept.stdout + kept.stderr
+        if "/var/lib/carwright" in about:  # the database, the store, the registry
+            told[f"volume of {service}"] = subprocess.run(
+                ["docker", "cp", f"{service}:/var/lib/carwright", "-"], capture_output=True, check=True
+            ).stdout
+    assert sum(where.startswith("volume of") for where in told) >= 3
+    assert any(b"quantize-and-ship" in content for where, content in told.items() if where.startswith("volume of"))
+    secrets_ = [value.encode() for value in SECRETS]
+    assert [where for where, content in told.items() if any(one in content for one in secrets_)] == []
+
+
+@pytest.mark.campaign
+def test_what_is_shipped_is_served_under_the_policy(dry_run: DryRun, shipped: dict[str, Any], policy: str) -> None:
+    """By a deployment on the engine, which finds it again, and compares its files again; with another key it does not start."""
+    reference = f"127.0.0.1:{dry_run.registry}/{NAME}@{shipped['digest']}"
+    here = replace(
+        dry_run,
+        variables={"CARWRIGHT_LAUNCHER": "docker", "CARWRIGHT_DOCKER__IMAGE": f"{SITE.images_}/{{target}}:{SITE.tag}"}
+        | {"CARWRIGHT_DOCKER__PROJECT": dry_run.project},
+    )
+    options = ("--gpu", "cpu", "--max-model-len", "512", "--port", str(free_port()), "--name", "demo")
+    refused = here.run("deploy", "docker", reference, "--policy", "other.yaml", *options)
+    assert refused.code == 5, refused.stderr
+    assert here.containers(step="serve") == []
+    try:
+        for again in (False, True):
+            served = here.run("deploy", "docker", reference, "--policy", policy, *options)
+            assert served.code == 0, served.stderr
+            assert ("files are what was signed" in served.stderr) or not again, served.stderr
+        assert len(here.containers(part="server")) == 1
+    finally:
+        cleaned = here.run("clean")
+    assert cleaned.code == 0, cleaned.stderr
     assert dry_run.none_left() == {}
 
 

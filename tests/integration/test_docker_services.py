@@ -15,7 +15,8 @@ import docker
 import pytest
 
 from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
-from containers.errors import BadInput, Error, StepFailed
+from containers.digest import Digest
+from containers.errors import BadInput, Error, NotTrusted, StepFailed
 from containers.heartbeat import LEASE_KEPT
 from flows.cli.housekeeping import services as services_of
 from flows.runners.docker import services as docker_services
@@ -25,6 +26,7 @@ from infra.container_engine import connect
 from infra.container_engine.ownership import LEASE
 from infra.hardening import PIDS, PIDS_OF_A_MODELCAR
 from infra.settings import Settings
+from tests.support.container_watch import ContainerWatch
 from tests.support.docker_world import left, played_images
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcar_commands import KSERVE_LOOKS, KUBEFLOW_WAITS, LINKS
@@ -301,6 +303,31 @@ def test_what_is_kept_is_found_by_other_runs_and_stopped_by_name(world: World) -
     assert len(services_of(world.settings)) == 2  # as `carwright clean` looks for them
     assert world.services.stop_all(kept=True) == [lease.endpoint.url]
     assert len(services_of(world.settings)) == 1
+    assert world.left() == []
+
+
+def test_what_is_found_is_compared_under_a_policy(world: World, modelcar: str, tmp_path: Path) -> None:
+    """By a container beside it that reads the very files, has no network and no secret, and goes; what serves goes on."""
+    lease = world.start(reference=modelcar)
+    lease.keep()
+    config = Digest.of((write_checkpoint(tmp_path / "checkpoint") / "config.json").read_bytes())
+
+    def ask(digest: Digest) -> docker_services.DockerLease:
+        options = ServeOptions(policy="{}", files={"config.json": digest})
+        return world.services.start(
+            request("m", reference=modelcar).model_copy(update={"options": options.dump()}), world.heard.append
+        )
+
+    with ContainerWatch() as watch:
+        assert ask(config).found
+    (compared,) = watch.of(world.settings.docker.project).values()
+    assert compared["HostConfig"]["NetworkMode"] == "none"
+    with pytest.raises(StepFailed, match=r"config\.json is not what was signed") as caught:
+        ask(Digest("0" * 64))
+    assert caught.value.exit_code == NotTrusted.exit_code
+    assert lease.serves
+    assert len(world.left()) == 2  # the server and its modelcar
+    assert len(world.services.stop_all(kept=True)) == 1
     assert world.left() == []
 
 

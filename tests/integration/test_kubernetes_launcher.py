@@ -19,7 +19,7 @@ from containers.contract import (
     StepRequest,
     StepResult,
 )
-from containers.errors import BadInput, StepFailed, Temporary
+from containers.errors import BadInput, NotTrusted, StepFailed, Temporary
 from containers.step import result_line
 from flows.runners.kubernetes import services as kubernetes_services
 from flows.runners.kubernetes.launcher import KubernetesLauncher
@@ -258,6 +258,9 @@ def test_a_service_goes_on(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not api.find("jobs", name)["spec"].get("activeDeadlineSeconds")
     again = services.start(asked, lambda _: None)
     assert again.found
+    bound = asked.model_copy(update={"options": {"policy": "{}"}})
+    with pytest.raises(NotTrusted, match=f"by the Job {name}: its files cannot be compared"):
+        services.start(bound, lambda _: None)
     again.end()
     assert api.names("jobs") == [name], "what was kept is not this run's to end"
     assert services.stop_all() == []

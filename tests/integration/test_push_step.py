@@ -32,6 +32,7 @@ from containers.oci.unpack import unpack
 from containers.shard_feed import ShardFeed, publish
 from containers.store import FileEntry, Manifest, Store
 from containers.trust.attach import find_bundles
+from containers.trust.policy import Policy
 from containers.trust.verify import check
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
@@ -39,6 +40,7 @@ from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import write_checkpoint
 from tests.support.registry_double import registry_double
+from tests.support.soft_token import PIN, SoftToken
 from tests.support.trust_world import KEYS, PASSWORD, policy, statements
 from tests.support.waiting import until
 
@@ -401,3 +403,36 @@ def test_promotion_signs_before_it_tags(lab: Lab, tmp_path: Path) -> None:
             raw = repository.get("v1-raw")
             assert raw is not None
             assert len(find_bundles(repository, raw.digest)) == 1  # the files' signature, beside the files
+
+
+def test_a_token_signs_a_promotion(lab: Lab, tmp_path: Path) -> None:
+    """All of it, by a key that never leaves the token; again nothing is signed; with a wrong PIN nothing is promoted."""
+    token = SoftToken.make(tmp_path / "token")
+    with LocalRegistry(tmp_path / "registry") as address:
+        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car"), checkpoint=lab.checkpoint)
+        pushed = PushedImage.read(result.values)
+        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
+        inputs = {
+            "verdict": lab.verdict(str(pushed.digest), "pass"),
+            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
+        }
+        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        lab.environment |= token.variables() | {"CARWRIGHT_SIGN__PIN": "13579"}
+        code, _, said = lab.run(promote, **inputs)
+        assert code == 2
+        assert "the token does not sign with pkcs11:token=carwright%20tests;id=%02: the PIN is wrong" in said
+        with open_repository(pushed.reference, Settings()) as repository:
+            assert repository.get("v1") is None
+        lab.environment |= token.variables()
+        for there in (False, True):
+            code, result, said = lab.run(promote, **inputs)
+            assert code == 0, said
+            assert PIN not in said
+            assert PromotedImage.read(result.values).already_there is there
+        (tmp_path / "token.pub").write_text(token.public("02"))
+        rules = Policy.parse(
+            "keys: [{name: token, file: token.pub}]\nrequire: {statements: [signature, provenance, model]}\n",
+            "policy.yaml",
+            tmp_path,
+        )
+        assert set(check(f"{address}/org/car:v1", rules, Settings()).signed) == {"signature", "provenance", "model"}

@@ -37,7 +37,7 @@ ONLY = (
         "the inference server, and the program that runs its load generator",
     ),
     Only("boto3", ("containers/store/",), "one way to the object store"),
-    Only("botocore", ("containers/store/",), "one way to the object store"),
+    Only("botocore", ("containers/store/", "containers/trust/key_services.py"), "one way to the object store"),
     Only("docker", ("infra/container_engine/",), "one place that knows the container engine"),
     Only("lightkube", ("infra/cluster/",), "one place that knows the cluster's client"),
     Only("prefect", ("flows/",), "steps are complete without it"),

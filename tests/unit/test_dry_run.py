@@ -231,3 +231,24 @@ def test_given_keys_are_brought_in_and_replace_older_ones(tmp_path: Path) -> Non
     (given / credentials.KEY_ID).unlink()
     with pytest.raises(BadInput, match="no keys"):
         credentials.copy_given(given, tmp_path / "keys")
+
+
+def test_the_keys_that_sign_replace_those_of_before(tmp_path: Path) -> None:
+    """And are for their owner alone; a name that leads elsewhere is refused before anything is removed."""
+    folder = tmp_path / "signing"
+    assert credentials.replace_all(folder, {"a.key": "old", "a.password": "p"}) == ["a.key", "a.password"]
+    assert credentials.replace_all(folder, {"b.key": "new"}) == ["b.key"]
+    assert [(path.name, path.read_text(), path.stat().st_mode & 0o777) for path in folder.iterdir()] == [
+        ("b.key", "new", 0o400)
+    ]
+    with pytest.raises(BadInput, match="not the name of a file"):
+        credentials.replace_all(folder, {"../c.key": "c"})
+    assert [path.name for path in folder.iterdir()] == ["b.key"]
+
+
+def test_promotion_of_a_dry_run_mounts_the_keys_if_there_are_any() -> None:
+    site = Site(project="p")
+    assert "CARWRIGHT_DOCKER__SIGNING_VOLUME" not in site.host(1).environment
+    signing = site.signing()
+    assert signing.host(1).environment["CARWRIGHT_DOCKER__SIGNING_VOLUME"] == "p-signing"
+    assert signing.stack().variables["CARWRIGHT_SIGNING_VOLUME"] == "p-signing"

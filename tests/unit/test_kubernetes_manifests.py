@@ -24,6 +24,7 @@ from containers.contract import (
     StoreLocation,
 )
 from containers.digest import Digest
+from containers.signing_settings import SigningSettings
 from flows.orchestrator.postgres import NAME, PASSWORD_FILE
 from flows.requests import Requests
 from flows.runners.kubernetes.manifests import job, secret
@@ -110,6 +111,48 @@ def test_the_container_that_serves_sees_no_secret(settings: Settings) -> None:
         "/run/request/request.json",
     ]
     assert "STORE" not in str(serve["env"])
+
+
+def test_the_secret_with_keys_is_mounted_where_the_step_promotes(settings: Settings) -> None:
+    """By its name: what it holds is in none of the objects that the flow makes."""
+    kubernetes = settings.kubernetes.model_copy(update={"signing_secret": "release-keys", "signing_account": "signer"})
+    given = settings.model_copy(update={"kubernetes": kubernetes})
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    pod = job(given, promote, "n")["spec"]["template"]["spec"]
+    kubernetes_validate.validate(job(given, promote, "n"), KUBERNETES, strict=True)
+    assert {"name": "signing", "secret": {"secretName": "release-keys"}} in pod["volumes"]
+    (container,) = pod["containers"]
+    assert {"name": "signing", "mountPath": "/run/signing", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "CARWRIGHT_SIGN__FOLDER", "value": "/run/signing"} in container["env"]
+    assert pod["serviceAccountName"] == "signer"
+    assert secret(given, promote, "n", "uid") == secret(settings, promote, "n", "uid")
+    for other in (*REQUESTS, StepRequest(step=Step.PUSH, run="r"), StepRequest(step=Step.QUANTIZE, run="r")):
+        told = json.dumps(job(given, other, "n"))
+        assert not [word for word in ("release-keys", "signer", "/run/signing") if word in told]
+
+
+def test_a_key_of_the_settings_is_in_the_secret_of_the_pod_that_promotes(settings: Settings) -> None:
+    """As a file, and in nothing else that the cluster, or whoever may look at Jobs, gets."""
+    sign = {
+        "key": "canary-key",
+        "password": "canary-password",
+        "pin": "canary-pin",
+        "uri": "awskms:a",
+        "client": "A=canary",
+    }
+    given = settings.model_copy(update={"sign": SigningSettings.model_validate(sign)})
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    assert "canary" not in json.dumps(job(given, promote, "n"))
+    data = {key: base64.b64decode(value) for key, value in secret(given, promote, "n", "uid")["data"].items()}
+    assert sorted(key for key, value in data.items() if b"canary" in value) == [
+        "CARWRIGHT_SIGN__CLIENT",
+        "CARWRIGHT_SIGN__KEY",
+        "CARWRIGHT_SIGN__PASSWORD",
+        "CARWRIGHT_SIGN__PIN",
+    ]
+    for other in (*REQUESTS, StepRequest(step=Step.PUSH, run="r"), StepRequest(step=Step.QUANTIZE, run="r")):
+        held = secret(given, other, "n", "uid")["data"].values()
+        assert not [value for value in held if b"canary" in base64.b64decode(value)]
 
 
 def test_arguments_are_checked_by_one_container_without_secrets(settings: Settings) -> None:

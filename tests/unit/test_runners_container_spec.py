@@ -13,6 +13,7 @@ from docker.errors import APIError
 from containers import suites
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.signing_settings import SigningSettings
 from flows.runners.docker import container_spec, seccomp
 from flows.runners.docker.container_spec import environment, labels, payload, step_spec
 from flows.runners.docker.launcher import check_addresses, image_of
@@ -116,6 +117,26 @@ def test_a_server_s_container_has_no_secret(options: dict[str, str], tmp_path: P
     assert not [name for name in spec.environment if "STORE" in name or "REGISTRY" in name or "TOKEN" in name]
     fetch = request.model_copy(update={"options": {"stage": "fetch"}})
     assert {name for name in payload(given, fetch) if name.startswith("secrets/")} == {"secrets/registry-logins.json"}
+
+
+def test_the_volume_with_keys_is_mounted_where_the_step_promotes() -> None:
+    """For reading, and by nothing else; its name is all that the launcher knows."""
+    given = settings(signing_volume="carwright-signing")
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    spec = step_spec(given, promote, "image")
+    assert spec.volumes_by_name == {"carwright-signing": "/run/signing"}
+    assert spec.environment["CARWRIGHT_SIGN__FOLDER"] == "/run/signing"
+    assert [name for name in payload(given, promote) if name.startswith("secrets/CARWRIGHT_SIGN")] == []
+    for step in Step:
+        other = step_spec(given, StepRequest(step=step, run="r"), "image")
+        assert (other.volumes_by_name, "CARWRIGHT_SIGN__FOLDER" in other.environment) == ({}, False)
+
+
+def test_a_folder_with_keys_of_this_machine_is_not_for_a_container(tmp_path: Path) -> None:
+    given = settings().model_copy(update={"sign": SigningSettings(folder=tmp_path)})
+    with pytest.raises(BadInput, match="is of this machine, and promotion runs in a container"):
+        step_spec(given, StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"}), "image")
+    assert step_spec(given, StepRequest(step=Step.PUSH, run="r"), "image")
 
 
 def test_limits_are_by_step() -> None:

@@ -36,6 +36,12 @@ if request["options"]["stage"] == "fetch":
     open(result, "w").write(json.dumps({{"step": "serve"}}))
     open(os.path.join(os.path.dirname(result), "environment"), "w").write(json.dumps(dict(os.environ)))
     sys.exit(0)
+if request["options"]["stage"] == "compare":
+    if "changed" in request["options"]["files"]:
+        print(json.dumps({{"event": "error", "message": "changed is not what was signed", "exit_code": 5}}), file=sys.stderr)
+        sys.exit(5)
+    open(result, "w").write(json.dumps({{"step": "serve"}}))
+    sys.exit(0)
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
@@ -93,6 +99,24 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     _until_gone(pid)
     assert not list(services.folder.iterdir())
     second.end()
+
+
+def test_one_that_is_found_is_compared_under_a_policy(services: ProcessServices) -> None:
+    """By a step of its own, without secrets; where its files are not what was signed it is not said to serve."""
+    first = services.start(_request(), lambda _: None)
+
+    def under_a_policy(**files: str) -> StepRequest:
+        return _request().model_copy(update={"options": {"policy": "{}", "files": files}})
+
+    found = services.start(under_a_policy(whole="sha256:" + "0" * 64), lambda _: None)
+    assert found.found
+    assert found.endpoint == first.endpoint
+    found._renewal.stop()
+    with pytest.raises(StepFailed, match="changed is not what was signed") as caught:
+        services.start(under_a_policy(changed="sha256:" + "0" * 64), lambda _: None)
+    assert caught.value.exit_code == 5
+    assert first.serves
+    first.end()
 
 
 def test_what_serves_has_no_secret(services: ProcessServices) -> None:

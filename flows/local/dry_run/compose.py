@@ -55,14 +55,14 @@ class Stack:
             remedy="install Compose v2 (docker compose) or v1.29 (docker-compose); `make ship` works without Docker",
         )
 
-    def compose(self, *arguments: str, timeout: float = _UP_TIMEOUT) -> str:
+    def compose(self, *arguments: str, timeout: float = _UP_TIMEOUT, stdin: str | None = None) -> str:
         """Run Compose on these services; returns its output. Raises BadInput if a port is in use, else Temporary."""
         argv = [*self._compose, "-p", self.project]
         for file in self.files:
             argv += ["-f", str(file)]
         environment = {**inherited(*_CLIENT), **self.variables, "CARWRIGHT_PROJECT": self.project}
         try:
-            return run([*argv, *arguments], env=environment, timeout=timeout).stdout
+            return run([*argv, *arguments], env=environment, timeout=timeout, stdin=stdin).stdout
         except ProcessFailed as error:
             raise _as_error(error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,16 @@ from flows.local.dry_run.site import Database
 from infra.credentials import LOGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flows.local.dry_run.compose import Stack
     from flows.local.dry_run.site import Site
 
 
-def up(site: Site, log: Callable[[str], None]) -> None:
+def up(site: Site, log: Callable[[str], None], keys: Mapping[str, str] | None = None) -> None:
     """Start the services, one of which creates the work pools and registers the deployments; safe to repeat.
 
+    `keys` are files with keys that sign, by name: they go to a volume that the container which promotes mounts.
     Raises BadInput if a container engine, Compose or an image is missing or a port is in use; NotReady if a service does
     not become healthy.
     """
@@ -29,8 +31,12 @@ def up(site: Site, log: Callable[[str], None]) -> None:
             f"the container engine does not have the images {', '.join(absent)}",
             remedy="`make images` builds and loads them",
         )
-    stack = site.stack()
     began = time.monotonic()
+    if keys:
+        site = site.signing()
+        hand_over(site.stack(), keys)
+        log(f"promotion signs with {', '.join(sorted(one for one in keys if one.endswith('.key')))}")
+    stack = site.stack()
     log("starting the services")
     # By name: the file has services whose images are only built.
     stack.compose("up", "-d", "--no-build", "--remove-orphans", *stack.services, *stack.once)
@@ -38,6 +44,12 @@ def up(site: Site, log: Callable[[str], None]) -> None:
     # Prefect reads its settings once, when it is imported; whoever follows a run imports it next.
     export(_prefect(site, stack))
     log(f"deployments are registered; start-up took {time.monotonic() - began:.0f} s")
+
+
+def hand_over(stack: Stack, keys: Mapping[str, str]) -> None:
+    """Replace the keys in the volume of the dry run; they go through standard input, so that no command line has them."""
+    command = ("python", "-m", "infra.credentials", "/signing", "--owner", "1001:0", "--from", "-")
+    stack.compose("run", "--rm", "-T", "--no-deps", "keys", *command, stdin=json.dumps(dict(keys)))
 
 
 def down(site: Site, log: Callable[[str], None], *, volumes: bool) -> None:

@@ -41,6 +41,7 @@ class Site(BaseSettings):
     store_port: int = 9000
     api_names: str = ""
     database: Database = Database.SQLITE
+    signing_volume: str = ""
 
     @classmethod
     def read(cls) -> Site:
@@ -63,6 +64,10 @@ class Site(BaseSettings):
         """All images that a run of the chain needs."""
         return tuple(self.image(target) for target in (*TARGETS, *self._extra))
 
+    def signing(self) -> Site:
+        """The same, with promotion signing by the keys in the volume that belongs to the dry run."""
+        return self.model_copy(update={"signing_volume": f"{self.project}-signing"})
+
     @property
     def _extra(self) -> tuple[str, ...]:
         """Services, and their images, of the profile that is on."""
@@ -81,6 +86,7 @@ class Site(BaseSettings):
                 "CARWRIGHT_STORE_PORT": str(self.store_port),
                 "CARWRIGHT_API_NAMES": self.api_names,
                 "CARWRIGHT_DATABASE": self.database.value,
+                "CARWRIGHT_SIGNING_VOLUME": self.signing_volume,
                 "COMPOSE_PROFILES": ",".join(self._extra),
             },
             services=(*SERVICES, *self._extra),
@@ -104,5 +110,6 @@ class Site(BaseSettings):
                 "CARWRIGHT_REGISTRY__PLAIN_HTTP": json.dumps(["registry:5000"]),
                 # The container engine is not in this network: it pulls from the port on its machine's loopback.
                 "CARWRIGHT_DOCKER__REGISTRY_ALIASES": json.dumps({"registry:5000": f"127.0.0.1:{self.registry_port}"}),
+                **({"CARWRIGHT_DOCKER__SIGNING_VOLUME": self.signing_volume} if self.signing_volume else {}),
             },
         )

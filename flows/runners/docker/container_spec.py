@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 VOLUME: Final = "/run"
 WORK: Final = "/run/carwright"
 SECRETS: Final = "/run/secrets"
+SIGNING: Final = "/run/signing"  # where a volume or a Secret with keys is mounted, to promote alone
 _NCCL: Final = "NCCL_"
 _LOGINS: Final = "registry-logins.json"
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
@@ -47,11 +49,12 @@ def step_spec(settings: Settings, request: StepRequest, image: str, name: str = 
         entrypoint="python3",
         command=("-m", f"containers.{step}", "--request", f"{WORK}/{REQUEST}", "--result", f"{WORK}/{RESULT}"),
         labels=labels(request),
-        environment=environment(settings, request) | _logins_variable(settings, request),
+        environment=environment(settings, request, docker.signing_volume) | _logins_variable(settings, request),
         network=docker.network,
         extra_hosts=docker.extra_hosts,
         volumes=(VOLUME,),
         readable=_folders(request),
+        volumes_by_name={docker.signing_volume: SIGNING} if docker.signing_volume and promotes(request) else {},
         security=_security(request),
         pids=pids(resources.gpus),
         memory=int(resources.memory_gib * 2**30) if resources.memory_gib else None,
@@ -67,10 +70,22 @@ def labels(request: StepRequest) -> dict[str, str]:
     return {"run": request.run, "step": request.step.value, "owner": owner(), **flow_run}
 
 
-def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
+def promotes(request: StepRequest) -> bool:
+    """Whether it is the step that signs."""
+    return request.step is Step.PUSH and request.parameters.get("action") == "promote"
+
+
+def environment(settings: Settings, request: StepRequest, keys: str = "") -> dict[str, str]:
     """The settings that the step needs and that are no secrets, less what concerns this machine alone; and to serve on GPUs
     what this process was told about how they talk to each other (NCCL_P2P_DISABLE=1 where cards cannot do it directly).
+
+    `keys` names the volume or Secret with keys that is mounted where the step promotes.
     """
+    if settings.sign.folder is not None and promotes(request):
+        raise BadInput(
+            f"CARWRIGHT_SIGN__FOLDER, {settings.sign.folder}, is of this machine, and promotion runs in a container",
+            remedy="set CARWRIGHT_DOCKER__SIGNING_VOLUME or CARWRIGHT_KUBERNETES__SIGNING_SECRET, or CARWRIGHT_SIGN__KEY_FILE",
+        )
     here = settings.model_copy(
         update={
             "log_format": "json",
@@ -80,6 +95,7 @@ def environment(settings: Settings, request: StepRequest) -> dict[str, str]:
             "evaluate": settings.evaluate.model_copy(update={"load_python": None}),
             "store": settings.store.model_copy(update={"folder": None, "direct": False}),
             "registry": settings.registry.model_copy(update={"auth_file": None}),
+            "sign": settings.sign.model_copy(update={"folder": Path(SIGNING) if keys else None}),
         }
     )
     on_gpus = request.step is Step.SERVE and settings.resources.of(request.step).gpus

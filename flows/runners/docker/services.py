@@ -31,7 +31,7 @@ from containers.ports import LOOPBACK
 from flows.runners.docker.container_spec import SECRETS, VOLUME, WORK, labels, payload, refuse_folders, step_spec
 from flows.runners.docker.launcher import Follower, ended_badly, engine_login, ensure_image, image_of
 from flows.runners.process.launcher import run_folder
-from flows.runners.service import stage
+from flows.runners.service import has_policy, stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import LEASE, is_alive, is_kept
@@ -65,6 +65,11 @@ class DockerLease:
     _renewal: Renewal | None = None
     _spec: Spec | None = None
     _follower: Follower | None = None
+
+    @property
+    def container(self) -> Container:
+        """The server's."""
+        return self._container
 
     @property
     def serves(self) -> bool:
@@ -113,6 +118,8 @@ class DockerServices:
         with connect(self.settings.docker) as engine:
             found = self._find(engine, key)
             if found is not None:
+                if has_policy(request):
+                    self._compare(engine, request, found.container, on_event)
                 return found
             server = f"{self.settings.docker.project}-serve-{key}-{secrets.token_hex(2)}"
             try:
@@ -199,14 +206,44 @@ class DockerServices:
             volumes_from=(server.id,),
             gpus=0,
         )
+        self._to_its_end(engine, asked, spec, log, on_event)
+
+    def _compare(self, engine: ContainerEngine, request: StepRequest, server: Container, on_event: OnEvent) -> None:
+        """Look at the files that a running server reads, by a container beside it; raises StepFailed with the code of
+        NotTrusted where they are not what was signed.
+        """
+        asked = stage(request, "compare")
+        spec = step_spec(self.settings, asked, image_of(self.settings, request.step), f"{server.name}-compare")
+        spec = replace(
+            spec, labels={**labels(request), "server": server.name, "part": "compare"}, network="none", gpus=0
+        )
+        modelcar = next(iter(engine.containers(server=server.name, part="modelcar")), None)
+        if modelcar is not None:
+            spec, folder = replace(spec, pid_of=modelcar.id, volumes_from=(modelcar.id,)), _MODELS
+        else:
+            reference = ServeParameters.read(request.parameters).reference
+            image = self._pulled(engine, reference, on_event)
+            spec, folder = replace(spec, image_mount=(image, _MOUNTED)), f"{_MOUNTED}/models"
+        asked = asked.model_copy(update={"options": asked.options | {"folder": folder}})
+        self._to_its_end(engine, asked, spec, run_folder(self.settings, request) / LOG, on_event)
+
+    def _to_its_end(
+        self, engine: ContainerEngine, asked: StepRequest, spec: Spec, log: Path, on_event: OnEvent
+    ) -> None:
+        """A container beside a server that does its work and goes."""
         container = engine.create(spec)
-        container.put(VOLUME, payload(self.settings, asked))
-        follower = Follower(container, StepOutput(on_event), log)
-        container.start()
-        state = follower.wait()
+        try:
+            container.put(VOLUME, payload(self.settings, asked))
+            follower = Follower(container, StepOutput(on_event), log)
+            container.start()
+            state = follower.wait()
+        except BaseException:
+            with contextlib.suppress(Error):  # the first error counts
+                engine.remove(spec.name)
+            raise
         engine.remove(spec.name)
         if state.code != 0:
-            raise ended_badly(request.step, state, spec, follower.output, f"its log is {log}")
+            raise ended_badly(asked.step, state, spec, follower.output, f"its log is {log}")
 
     def _renewal(self, container: Container) -> Renewal:
         """Of its lease, through a connection of its own."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.labels import KUBERNETES_LABEL
-from flows.runners.docker.container_spec import environment, payload, refuse_folders
+from flows.runners.docker.container_spec import SIGNING, environment, payload, promotes, refuse_folders
 from flows.runners.service import serves, stage
 from flows.runners.step_container import has_registry, image_name, image_step, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST
@@ -101,7 +101,7 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     requests = [_item(REQUEST), *([_item(_FETCH_REQUEST)] if service else [])]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "serviceAccountName": kube.service_account,
+        "serviceAccountName": (promotes(request) and kube.signing_account) or kube.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": seccomp}},
@@ -120,6 +120,9 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
     if service:  # what NCCL and vLLM's processes talk through
         pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{2 * max(1, gpus)}Gi"}})
         container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 -- in the pod
+    if kube.signing_secret and promotes(request):
+        pod["volumes"].append({"name": "signing", "secret": {"secretName": kube.signing_secret}})
+        container["volumeMounts"].append({"name": "signing", "mountPath": SIGNING, "readOnly": True})
     if kube.pull_logins:
         pod["imagePullSecrets"] = [{"name": one} for one in kube.pull_logins]
     if kube.node_selector:
@@ -132,7 +135,7 @@ def _pod(settings: Settings, request: StepRequest, name: str) -> dict[str, Any]:
 def _container(settings: Settings, request: StepRequest, name: str, file: str, wanted: Resources) -> dict[str, Any]:
     """One container of the step, which reads its request from `file`; without secrets."""
     kube, step = settings.kubernetes, request.step
-    variables = environment(settings, request) | {"TMPDIR": WORK, "HOME": WORK}
+    variables = environment(settings, request, kube.signing_secret) | {"TMPDIR": WORK, "HOME": WORK}
     image = image_name(kube.image, image_step(request), settings)
     return {
         "name": name,

@@ -19,6 +19,7 @@ from containers.step import parse_result_line
 from flows.runners.kubernetes import manifests
 from flows.runners.kubernetes.kept import forget, mark, places, remember
 from flows.runners.kubernetes.launcher import JobWatch, opened
+from flows.runners.service import refuse_unseen
 from flows.runners.step_protocol import last_error
 from infra.cluster import Cluster, is_going
 
@@ -90,6 +91,7 @@ class KubernetesServices:
             for one in cluster.list("Job", {_SERVICE: key, _KEPT: "true"}):
                 endpoint = None if is_going(one) else self._endpoint(cluster, one["metadata"]["name"])
                 if endpoint is not None:
+                    refuse_unseen(request, f"by the Job {one['metadata']['name']}")
                     return KubernetesLease(endpoint, True, self.settings, one["metadata"]["name"], _stays=True)
             options = ServeOptions.read(request.options).model_copy(update={"host": "0.0.0.0", "port": PORT})  # noqa: S104 -- in its pod
             asked = request.model_copy(update={"options": options.dump()})

@@ -20,7 +20,7 @@ from containers.ports import beside
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
 from flows.runners.process.launcher import SCRATCH, left, run_folder, run_in, step_command, step_environment, where
-from flows.runners.service import stage
+from flows.runners.service import has_policy, stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, last_error, read_result
 from infra.environments.environment import prepare
 
@@ -109,6 +109,9 @@ class ProcessServices:
         renewal = Renewal(lambda: os.utime(lease), LEASE_INTERVAL, f"lease-{key}")
         state = _read(path)
         if state is not None and state.runs and state.endpoint is not None and is_healthy(state.endpoint.url):
+            if has_policy(request):
+                environment = prepare(request.step, self.settings, on_event)
+                run_in(environment, self.settings, stage(request, "compare"), on_event)
             return ProcessLease(state.endpoint, True, path, state, lease, renewal.start(), _hold(state.endpoint))
         if state is not None:
             stop_by_pid(state.pid, state.started)

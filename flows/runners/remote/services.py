@@ -16,6 +16,7 @@ from containers.serve_health import is_healthy
 from containers.store import Store
 from flows.orchestrator.child_protocol import child_key
 from flows.orchestrator.child_runs import POLL, Children, check_server
+from flows.runners.service import refuse_unseen
 
 if TYPE_CHECKING:
     from containers.events import OnEvent
@@ -96,6 +97,7 @@ class PlacedServices:
         kept_key = _kept_key(request)
         kept = _read(store, kept_key)
         if kept is not None and is_healthy(kept.url):
+            refuse_unseen(request, f"at {kept.url}")
             return _KeptLease(kept)
         name = request.parameters.get("served_model_name")
         child = Children(store, self.settings).start(deployment, request, f"serve {name}", on_event)
