@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from containers.trust import signing
-from containers.trust.signers import open_signers
 from containers.verdict import PROVENANCE_FILE
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 def sign_promoted(
     repository: Repository, digest: Digest, documents: Iterable[Attachment], settings: SigningSettings
 ) -> dict[str, tuple[Digest, bool]]:
-    """What was attached, by what it is and whose, and whether it was there; nothing without a key in the settings."""
-    signers = open_signers(settings)
+    """What was attached, by what it is and whose, and whether it was there; nothing without a signer in the settings."""
+    signers = signing.open_all(settings)
     if not signers:
         return {}
     statements = [one.content for one in documents if is_statement(one.title)]
