@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from containers.errors import BadInput, NotTrusted
@@ -35,6 +35,8 @@ _ISSUER, _ISSUER_V2 = (f"1.3.6.1.4.1.57264.1.{number}" for number in (1, 8))  # 
 _OTHER_NAME: Final = "1.3.6.1.4.1.57264.1.7"
 # What the library says, by a part of it, and what we say in its place. Tests hold each against the library that is locked.
 _SAID: Final = (
+    ("exactly one log entry", "has not one entry in the transparency log"),
+    ("inclusionProof Field required", "has no proof that the transparency log holds it"),
     ("inclusion proof, with checkpoint", "has no proof that the transparency log holds it"),
     ("inclusion promise or signed timestamp", "has no signed time"),
     ("not enough sources of verified time", "has no time signed by anybody whom the trusted root knows"),
@@ -111,7 +113,7 @@ def verifier(root: str) -> Verifier:
         return Verifier(trusted_root=made)
     except Exception as error:  # the library names no errors of its own for what pydantic or cryptography refuse
         raise BadInput(
-            f"the trusted root cannot be used: {_first_line(error)}",
+            f"the trusted root cannot be used: {shown(_one_line(error))}",
             remedy="get the file again from who runs the Sigstore",
         ) from error
 
@@ -185,12 +187,11 @@ def _logged(bundle: Bundle) -> datetime:
 
 
 def _reason(error: Exception, bundle: Bundle | None) -> str:
-    text = _first_line(error)
-    if bundle is None and "inclusion" not in text:
-        return f"is no bundle with a certificate that can be read ({text})"
+    text = _one_line(error)
     if "certificate chain" in text and bundle is not None and (late := _too_late(bundle)):
         return late
-    return next((f"{ours} ({text})" for part, ours in _SAID if part in text), f"does not hold ({text})")
+    other = "does not hold" if bundle is not None else "is no bundle with a certificate that can be read"
+    return f"{next((ours for part, ours in _SAID if part in text), other)} ({shown(text)})"
 
 
 def _too_late(bundle: Bundle) -> str:
@@ -204,12 +205,6 @@ def _too_late(bundle: Bundle) -> str:
     return f"was logged at {moment:%Y-%m-%d %H:%M:%S}, and its certificate was good from {start:%Y-%m-%d %H:%M:%S} to {end:%H:%M:%S} UTC"
 
 
-def _first_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     parts = [str(one) for one in error.args] or [type(error).__name__]
-    return shown(" ".join(" ".join(parts).split()) or type(error).__name__)
-
-
-def describe_root(root: str) -> dict[str, Any]:
-    """The value of a root, for other programs' resources."""
-    value: dict[str, Any] = json.loads(root)
-    return value
+    return " ".join(" ".join(parts).split()) or type(error).__name__
