@@ -6,11 +6,14 @@ is verified by PyPI `sigstore`, and, where that is installed, by the real cosign
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +24,8 @@ from containers.errors import BadInput, NotTrusted, Temporary
 from containers.identity_token import ambient_token
 from containers.oci.access import open_repository, read_manifest
 from containers.signing_settings import SigningSettings
-from containers.trust import signing
+from containers.trust import certified, signing
+from containers.trust.dsse import BUNDLE, IN_TOTO
 from containers.trust.keyless import KeylessSigner, open_keyless
 from containers.trust.model_signing import check_folder, sign_folder
 from containers.trust.policy import Policy
@@ -324,3 +328,76 @@ def test_cosign_and_we_read_each_other(sigstore: LocalSigstore, tmp_path: Path) 
         run("attest", *how, "--type", "slsaprovenance1", "--predicate", str(tmp_path / "predicate.json"), theirs)
         wanted = rules(sigstore, tmp_path, "require: {statements: [signature, provenance]}\n")
         assert check(theirs, wanted, Settings()).signed["provenance"] == (f"ci: {SUBJECT} (issuer {sigstore.url})",)
+
+
+@pytest.mark.campaign
+def test_statements_that_the_public_sigstore_signed(tmp_path: Path) -> None:
+    """Real ones, of builds on GitHub, GitLab and CircleCI: test data in the source package of PyPI's `pypi-attestations`.
+
+    They are what PEP 740 makes of bundles. The root is the one that the library carries; those of the staging instance fail by it.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        "pypi-attestations",
+        "--dest",
+        tmp_path,
+    ]
+    subprocess.run([*command, "pypi-attestations==0.0.30"], check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    assets = tmp_path / "pypi_attestations-0.0.30" / "test" / "assets"
+    workflow = "https://github.com/trailofbits/pypi-attestations/.github/workflows/release.yml@refs/tags/v0.0.19"
+    project = "https://circleci.com/api/v2/projects/fdd9283f-e619-46af-8f9c-851f7d3e8b2b"
+    for name, subject, issuer in (
+        ("pypi_attestations-0.0.19.tar.gz.publish", workflow, "https://token.actions.githubusercontent.com"),
+        ("pypi_attestations-0.0.19.tar.gz.slsa", workflow, "https://token.actions.githubusercontent.com"),
+        (
+            "gitlab_oidc_project-0.0.3.tar.gz.publish",
+            "https://gitlab.com/facutuesca/gitlab-oidc-project//.gitlab-ci.yml@refs/heads/main",
+            "https://gitlab.com",
+        ),
+        (
+            "circleci_sign_publish_example-0.0.1.dev137-py3-none-any.whl.publish",
+            f"{project}/pipeline-definitions/8e4f8ab2-8d7c-4827-9f15-de076d6d647f",
+            "https://oidc.circleci.com",
+        ),
+    ):
+        bundle = _bundle_of(assets / f"{name}.attestation")
+        found = certified.verify(bundle, certified.public_root(), name)
+        assert (found.subject, found.issuer) == (subject, issuer)
+        assert found.logged.year in {2024, 2026}
+        (file,) = json.loads(found.payload)["subject"]
+        assert file["digest"]["sha256"] == hashlib.sha256((assets / file["name"]).read_bytes()).hexdigest()
+        changed = json.loads(bundle)
+        changed["dsseEnvelope"]["payload"] = base64.b64encode(found.payload.replace(b"_type", b"_tYpe")).decode()
+        with pytest.raises(NotTrusted, match="was changed after it was signed"):
+            certified.verify(json.dumps(changed).encode(), certified.public_root(), name)
+    staged = _bundle_of(assets / "rfc8785-0.1.2-py3-none-any.whl.publish.attestation")
+    with pytest.raises(NotTrusted, match="authority that the trusted root does not know"):
+        certified.verify(staged, certified.public_root(), "b")
+
+
+def _bundle_of(path: Path) -> bytes:
+    """The bundle that an attestation of PEP 740 was made of."""
+    told = json.loads(path.read_text())
+    material, envelope = told["verification_material"], told["envelope"]
+    return json.dumps(
+        {
+            "mediaType": BUNDLE,
+            "verificationMaterial": {
+                "certificate": {"rawBytes": material["certificate"]},
+                "tlogEntries": material["transparency_entries"],
+            },
+            "dsseEnvelope": {
+                "payload": envelope["statement"],
+                "payloadType": IN_TOTO,
+                "signatures": [{"sig": envelope["signature"]}],
+            },
+        }
+    ).encode()
