@@ -132,7 +132,11 @@ def _signed(evidence: Evidence, policy: Policy, what: str) -> Iterator[tuple[str
         keys = tuple(sorted(signers))
         if len(keys) < policy.require.signers:
             name, wanted = name_of(predicate_type), policy.require.signers
-            found = f"by {', '.join(keys)} alone, and {wanted} keys are wanted" if keys else "by no key of the policy"
+            found = (
+                f"by {', '.join(keys)} alone, and {wanted} signers are wanted"
+                if keys
+                else "by nobody whom the policy trusts"
+            )
             faults = "; ".join(evidence.faults[:_FAULTS]) or "nothing signed is attached to it"
             raise NotTrusted(
                 f"{what} has no {name} signed as the policy demands: {found} ({faults})"

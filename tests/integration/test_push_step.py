@@ -32,11 +32,13 @@ from containers.oci.unpack import unpack
 from containers.shard_feed import ShardFeed, publish
 from containers.store import FileEntry, Manifest, Store
 from containers.trust.attach import find_bundles
+from containers.trust.policy import Policy
 from containers.trust.verify import check
 from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
+from tests.support.local_sigstore import LocalSigstore
 from tests.support.modelcars import write_checkpoint
 from tests.support.registry_double import registry_double
 from tests.support.trust_world import KEYS, PASSWORD, policy, statements
@@ -401,3 +403,30 @@ def test_promotion_signs_before_it_tags(lab: Lab, tmp_path: Path) -> None:
             raw = repository.get("v1-raw")
             assert raw is not None
             assert len(find_bundles(repository, raw.digest)) == 1  # the files' signature, beside the files
+
+
+def test_promotion_signs_for_a_token(lab: Lab, tmp_path: Path) -> None:
+    """Without a key; with a token that has expired nothing is promoted, and no token is in what the step says."""
+    with LocalRegistry(tmp_path / "registry") as address, LocalSigstore() as sigstore:
+        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car"), checkpoint=lab.checkpoint)
+        pushed = PushedImage.read(result.values)
+        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
+        inputs = {
+            "verdict": lab.verdict(str(pushed.digest), "pass"),
+            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
+        }
+        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        sigstore.write(tmp_path)
+        lab.environment["CARWRIGHT_SIGN__KEYLESS"] = json.dumps(sigstore.trust_config())
+        for token, told in ((sigstore.token(exp=1_700_000_000), "token expired at 2023-11-14"), (sigstore.token(), "")):
+            lab.environment["CARWRIGHT_SIGN__IDENTITY_TOKEN"] = token
+            code, _, said = lab.run(promote, **inputs)
+            assert (code == 2) is bool(told), said
+            assert told in said
+            assert token not in said
+            with open_repository(pushed.reference, Settings()) as repository:
+                assert (repository.get("v1") is None) is bool(told)
+        who = f"identities: [{{name: ci, issuer: '{sigstore.url}', subject: 'https://ci.example/org/*'}}]\n"
+        text = f"{who}trusted_root: trusted_root.json\nrequire: {{statements: [signature, provenance, model]}}\n"
+        trusted = check(f"{address}/org/car:v1", Policy.parse(text, "p", tmp_path), Settings())
+        assert trusted.signed["provenance"][0].startswith("ci: https://ci.example/org/repo/ship.yaml@refs/heads/main")

@@ -103,7 +103,7 @@ def test_keys_and_identities_stand_side_by_side(sigstore: LocalSigstore, model: 
     text = POLICY.replace("require:\n", "require:\n  signers: 2\n")
     trusted = check(model.reference, rules(sigstore, tmp_path, text), Settings())
     assert trusted.signed["verdict"] == (f"ci: {SUBJECT} (issuer {sigstore.url})", "release")
-    with pytest.raises(NotTrusted, match="by ci alone, and 2 keys"):
+    with pytest.raises(NotTrusted, match="by ci alone, and 2 signers"):
         check(model.reference, rules(sigstore, tmp_path, "require: {signers: 2}\n"), Settings())
 
 

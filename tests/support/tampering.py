@@ -403,7 +403,7 @@ REGISTRY: Final = (
     Tampering("registry", "keys: the key has expired", _policy("file: carwright.pub", "file: carwright.pub\n    until: 2020-01-01"), "expired on 2020-01-01"),
     Tampering("registry", "keys: the key is not valid yet", _policy("file: carwright.pub", "file: carwright.pub\n    since: 2099-01-01"), "from 2099-01-01"),
     Tampering("registry", "keys: the key may not sign verdicts", _policy("file: carwright.pub", "file: carwright.pub\n    statements: [signature, provenance, bom, model]"), "may not sign a verdict"),
-    Tampering("registry", "keys: two keys are wanted, and one has signed", _policy("require:", "require:\n  signers: 2"), "2 keys are wanted"),
+    Tampering("registry", "keys: two keys are wanted, and one has signed", _policy("require:", "require:\n  signers: 2"), "2 signers are wanted"),
     Tampering("registry", "says otherwise: the gate refused", _changed(verdict={"result": "FAILED"}), _VERDICT),
     Tampering("registry", "says otherwise: the gate could not decide", _changed(verdict={"result": "WARNED"}), _VERDICT),
     Tampering("registry", "says otherwise: a result that there is not", _changed(verdict={"result": "FINE"}), _VERDICT),
