@@ -131,8 +131,8 @@ def verify(content: bytes, root: str, what: str) -> Certified:
         holder = _Holder()
         kind, payload = verifier(root).verify_dsse(bundle, holder)
         return Certified(payload, kind, holder.subject, holder.issuer, _logged(bundle))
-    except NotTrusted:
-        raise
+    except NotTrusted as error:
+        raise NotTrusted(f"{what}: {error.message}", remedy=error.remedy) from error
     except Exception as error:  # whatever a hostile bundle makes the library raise, it is not verified
         raise NotTrusted(f"{what} {_reason(error, bundle)}", remedy="get the statement from who signs it") from error
 

@@ -295,6 +295,16 @@ def test_the_command_line(
     assert not list((tmp_path / "user").rglob("*sigstore*"))  # no cache of the library's in anybody's home
 
 
+def test_a_certificate_for_two(sigstore: LocalSigstore) -> None:
+    """Which of the two would be meant? It is refused, before anything is signed for it."""
+    sigstore.also = "https://ci.example/org/other"
+    try:
+        with pytest.raises(BadInput, match="names 2 subjects and 1 issuers"):
+            signer(sigstore)
+    finally:
+        sigstore.also = ""
+
+
 @pytest.mark.campaign
 def test_cosign_and_we_read_each_other(sigstore: LocalSigstore, tmp_path: Path) -> None:
     """cosign 3 (Debian's package) verifies what was signed here without a key; we verify what it signed so."""

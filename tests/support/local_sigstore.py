@@ -79,6 +79,7 @@ class LocalSigstore:
 
     log_delay: int = 0
     issues: str = ""  # the issuer that certificates name, where it is not this one
+    also: str = ""  # a second subject in certificates
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)  # by path: what is answered instead
     said: list[str] = field(default_factory=list)  # the paths that were asked for
     token_key: ec.EllipticCurvePrivateKey = field(default_factory=_new)
@@ -224,6 +225,7 @@ class LocalSigstore:
         email = claims.get("email")
         key = _asked_for(asked, email or claims["sub"])
         name = x509.RFC822Name(email) if email else x509.UniformResourceIdentifier(claims["sub"])
+        second = [x509.UniformResourceIdentifier(self.also)] if self.also else []
         now = datetime.now(UTC).replace(microsecond=0)
         issuer = (self.issues or self.url).encode()
         usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
@@ -240,7 +242,7 @@ class LocalSigstore:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(above, critical=False)
-            .add_extension(x509.SubjectAlternativeName([name]), critical=True)
+            .add_extension(x509.SubjectAlternativeName([name, *second]), critical=True)
             .add_extension(x509.UnrecognizedExtension(_ISSUER, issuer), critical=False)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V2, _tagged(0x0C, issuer)), critical=False)
         )
