@@ -37,7 +37,10 @@ def _escaped(text: str) -> str:
 
 
 def trust_root(policy: Policy, name: str) -> dict[str, Any]:
-    """The trusted root as policy-controller's TrustRoot (policy.sigstore.dev/v1alpha1)."""
+    """The trusted root as policy-controller's TrustRoot (policy.sigstore.dev/v1alpha1).
+
+    It takes ECDSA keys of transparency logs alone, and refuses all of a root with another one (webhook/validator.go).
+    """
     root = json.loads(policy.trusted_root)
     return {
         "apiVersion": "policy.sigstore.dev/v1alpha1",
@@ -46,7 +49,7 @@ def trust_root(policy: Policy, name: str) -> dict[str, Any]:
         "spec": {
             "sigstoreKeys": {
                 "certificateAuthorities": [_authority(one) for one in root["certificateAuthorities"]],
-                "tLogs": [_log(one) for one in root["tlogs"]],
+                "tLogs": [_log(one) for one in root["tlogs"] if _is_ecdsa(one)],
                 "ctLogs": [_log(one) for one in root["ctlogs"]],
                 "timestampAuthorities": [_authority(one) for one in root.get("timestampAuthorities", ())],
             }
@@ -66,13 +69,15 @@ def authorities(policy: Policy) -> str:
 
 
 def log_keys(policy: Policy) -> list[str]:
-    """The transparency logs' keys as PEM, each once."""
-    return list(dict.fromkeys(_key(one) for one in json.loads(policy.trusted_root)["tlogs"]))
+    """The transparency logs' ECDSA keys as PEM, each once: podman, too, refuses others (signature/policy_eval_sigstore.go)."""
+    return list(dict.fromkeys(_key(one) for one in json.loads(policy.trusted_root)["tlogs"] if _is_ecdsa(one)))
 
 
 def log_address(policy: Policy) -> str:
-    """Where the newest transparency log is."""
-    return str(json.loads(policy.trusted_root)["tlogs"][-1].get("baseUrl", ""))
+    """Where the newest transparency log of Rekor's first interface is, which these programs know: those have ECDSA keys."""
+    logs = json.loads(policy.trusted_root)["tlogs"]
+    chosen = [one for one in logs if _is_ecdsa(one)] or logs
+    return str(chosen[-1].get("baseUrl", ""))
 
 
 def _authority(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +94,15 @@ def _authority(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _log(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"baseURL": str(value.get("baseUrl", "")), "hashAlgorithm": "sha-256", "publicKey": _encoded(_key(value))}
+
+
+def unread_logs(policy: Policy) -> tuple[str, ...]:
+    """The transparency logs that a TrustRoot leaves out."""
+    return tuple(str(one.get("baseUrl")) for one in json.loads(policy.trusted_root)["tlogs"] if not _is_ecdsa(one))
+
+
+def _is_ecdsa(log: Mapping[str, Any]) -> bool:
+    return "ECDSA" in str(log["publicKey"].get("keyDetails"))
 
 
 def _chain(value: Mapping[str, Any]) -> str:

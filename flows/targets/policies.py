@@ -166,7 +166,8 @@ def _policy_controller(policy: Policy) -> Rendered:
         )
     told = {"signatureFormat": "bundle", "attestations": [_attestation(each, policy) for each in wanted]}
     authorities: list[dict[str, Any]] = [
-        {"name": f"key-{number}", "key": {"data": one.pem, "hashAlgorithm": "sha256"}, **told}
+        # An empty ctlog: what is signed with a key is in no transparency log.
+        {"name": f"key-{number}", "key": {"data": one.pem, "hashAlgorithm": "sha256"}, "ctlog": {}, **told}
         for number, one in enumerate(shared, 1)
     ]
     authorities += [
@@ -196,6 +197,8 @@ def _policy_controller(policy: Policy) -> Rendered:
         for number, part in enumerate(parts, 1)
     ]
     notes = ["only namespaces with the label policy.sigstore.dev/include=true are looked at"]
+    if people and (unread := identities.unread_logs(policy)):
+        notes.append(f"policy-controller reads logs with ECDSA keys alone; left out: {', '.join(unread)}")
     if policy.require.signers > 1:
         notes.append("each of these must have signed: policy-controller knows no number of signers")
     return Rendered(files=(RenderedFile(name="policy-controller.yaml", text=yaml(*documents)),), notes=tuple(notes))

@@ -15,9 +15,11 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from jsonschema import Draft202012Validator
 
 from containers.errors import BadInput
+from containers.trust import certified
 from containers.trust.policy import Policy
 from flows.targets import policies
 
@@ -263,6 +265,7 @@ def test_policy_controller_gets_the_root_and_anchored_identities() -> None:
     (root, policy), notes = rendered("policy-controller", KEY + BUILD)
     key, build = policy["spec"]["authorities"]
     assert "key" in key
+    assert key["ctlog"] == {}  # no transparency log is asked about signatures of keys
     assert build["keyless"]["trustRootRef"] == root["metadata"]["name"] == build["ctlog"]["trustRootRef"]
     (identity,) = build["keyless"]["identities"]
     pattern = identity["subjectRegExp"]
@@ -274,8 +277,14 @@ def test_policy_controller_gets_the_root_and_anchored_identities() -> None:
     for one in keys["certificateAuthorities"]:
         assert x509.load_pem_x509_certificates(base64.b64decode(one["certChain"]))
     for one in (*keys["tLogs"], *keys["ctLogs"]):
-        serialization.load_pem_public_key(base64.b64decode(one["publicKey"]))
+        key = serialization.load_pem_public_key(base64.b64decode(one["publicKey"]))
+        assert isinstance(key, ec.EllipticCurvePublicKey)  # pkg/webhook/validator.go refuses a root with any other
+    assert ("reads logs with ECDSA keys alone" in notes) is (len(keys["tLogs"]) < len(_public_logs()))
     assert "policy-controller does not enforce" not in notes or "the provenance" not in notes
+
+
+def _public_logs() -> list[Any]:
+    return json.loads(certified.public_root())["tlogs"]
 
 
 def test_kyverno_reads_bundles_of_identities() -> None:
@@ -286,6 +295,7 @@ def test_kyverno_reads_bundles_of_identities() -> None:
     for one in rule["attestations"]:
         (set_,) = one["attestors"]
         assert set_["count"] <= len(set_["entries"])
+        assert set_["entries"][0]["keyless"]["rekor"] == {"url": "https://rekor.sigstore.dev"}
     assert "takes its trusted root from TUF" in notes
     assert "does not enforce: base, recipe, gate" in notes
 
