@@ -8,11 +8,16 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from containers.errors import BadInput
+from containers.identity_token import ambient_token
 from containers.process import inherited
+from containers.setting_types import Token
 
 _LARGEST: Final = 1 << 20  # bytes of a file with keys
 _KEY, _KEY_FILE, _PUBLIC_KEY, _URI, _CLIENT = (
     f"CARWRIGHT_SIGN__{name}" for name in ("KEY", "KEY_FILE", "PUBLIC_KEY", "URI", "CLIENT")
+)
+_KEYLESS, _TOKEN, _TOKEN_FILE = (
+    f"CARWRIGHT_SIGN__{name}" for name in ("KEYLESS", "IDENTITY_TOKEN", "IDENTITY_TOKEN_FILE")
 )
 # By these variables the clients of key management services are configured, and know who asks.
 _OF_CLIENTS: Final = {"awskms": "AWS_", "gcpkms": "GOOGLE_", "azurekms": "AZURE_", "hv": "VAULT_"}
@@ -58,6 +63,17 @@ class SigningSettings(BaseModel):
         default=None,
         description="public key of that command, as PEM text or the name of a file; a token or a service is asked for its own",
     )
+    keyless: str | None = Field(
+        default=None,
+        description="sign with a certificate for an identity token: `public`, or a file with a Sigstore's client trust "
+        "configuration",
+    )
+    identity_token: Token = Field(
+        default=None, description="OIDC token for that, with the audience sigstore; unset: that of the CI job or cloud"
+    )
+    identity_token_file: Path | None = Field(
+        default=None, description="file with such a token, read each time: one that a cluster keeps new"
+    )
 
 
 def hand_over_keys(plain: dict[str, str], secret: dict[str, str]) -> None:
@@ -72,6 +88,11 @@ def hand_over_keys(plain: dict[str, str], secret: dict[str, str]) -> None:
         secret[_KEY] = "\n".join(filter(None, (secret.get(_KEY), read_text(Path(plain.pop(_KEY_FILE))))))
     if _PUBLIC_KEY in plain:
         plain[_PUBLIC_KEY] = pem_text(plain[_PUBLIC_KEY])
+    token_file = plain.pop(_TOKEN_FILE, None)
+    if _KEYLESS in plain:
+        plain[_KEYLESS] = config_text(plain[_KEYLESS])
+        if _TOKEN not in secret:
+            secret[_TOKEN] = read_text(Path(token_file)).strip() if token_file else ambient_token()
 
 
 def _of_clients(uris: str) -> dict[str, str]:
@@ -82,6 +103,11 @@ def _of_clients(uris: str) -> dict[str, str]:
 def pem_text(text: str) -> str:
     """A public key given as PEM text, or as the name of a file with it; raises BadInput as `read_text` does."""
     return text if "-----BEGIN" in text else read_text(Path(text))
+
+
+def config_text(text: str) -> str:
+    """A client's trust configuration given as JSON or as a file's name; `public` stays the word. Raises BadInput."""
+    return text if text == "public" or text.lstrip().startswith("{") else read_text(Path(text))
 
 
 def read_text(path: Path) -> str:

@@ -45,6 +45,8 @@ NEVER: Final[Mapping[str, str]] = {
     "CARWRIGHT_SIGN__COMMAND": "it is a program that is run",
     "CARWRIGHT_SIGN__CLIENT": "it may name programs that are run, and decides who is asked to sign",
     "CARWRIGHT_SIGN__PKCS11_MODULE": "it is a library that is run, and gets the PIN",
+    "CARWRIGHT_SIGN__KEYLESS": "it says who gets your identity token",
+    "CARWRIGHT_SIGN__IDENTITY_TOKEN_FILE": "whatever is in that file would be sent",
     "CARWRIGHT_SERVE__PYTHON": "it is a program that is run",
 }
 _TABLES: Final = frozenset({"CARWRIGHT_DOCKER__EXTRA_HOSTS", "CARWRIGHT_DOCKER__REGISTRY_ALIASES"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from containers.trust import signing
-from containers.trust.signers import open_signers
 from containers.verdict import PROVENANCE_FILE
 
 if TYPE_CHECKING:
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
 def sign_promoted(
     repository: Repository, digest: Digest, documents: Iterable[Attachment], context: Context
 ) -> dict[str, tuple[Digest, bool]]:
-    """What was attached, by what it is and whose, and whether it was there; nothing without a key in the settings."""
-    signers = open_signers(context.settings.sign)
+    """What was attached, by what it is and whose, and whether it was there; nothing without a signer in the settings."""
+    signers = signing.open_all(context.settings.sign)
     if not signers:
         return {}
-    for one in signers:
-        if one.public.note:
-            context.report.log(one.public.note, "warning")
+    for note in signing.notes(signers):
+        context.report.log(note, "warning")
     statements = [one.content for one in documents if is_statement(one.title)]
     made = signing.sign(repository, digest, statements, signers)
     return {name: (one.digest, one.there) for name, one in made}

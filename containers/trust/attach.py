@@ -8,7 +8,7 @@ twice alike, and need not be asked twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from containers.errors import BadInput
 from containers.oci import referrers
@@ -38,6 +38,38 @@ class Bundle:
     digest: Digest
     envelope: Envelope | None
     fault: str = ""
+
+
+class StatementSigner(Protocol):
+    """Signs statements, each into a bundle of its own; `name` is whose signature that is, for people."""
+
+    @property
+    def name(self) -> str: ...
+
+    def made(self, envelope: Envelope, what: str) -> bool:
+        """Whether the signature of a bundle, which `what` names, is this signer's and good."""
+        ...
+
+    def bundle(self, statement: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class KeySigner:
+    """Signs statements with a key."""
+
+    key: Signer
+
+    @property
+    def name(self) -> str:
+        return self.key.public.fingerprint.short
+
+    def made(self, envelope: Envelope, what: str) -> bool:
+        return not envelope.certified and self.key.public.verifies(envelope.signature, envelope.message)
+
+    def bundle(self, statement: bytes) -> bytes:
+        """Raises BadInput when the key's signer signs with another key than it says."""
+        made = Envelope(statement, signature_of(self.key, pae(IN_TOTO, statement)))
+        return write_bundle(made, self.key.public)
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,7 @@ def attach(
     repository: Repository,
     subject: Digest,
     statement: bytes,
-    signer: Signer,
+    signer: StatementSigner,
     known: Iterable[Bundle],
 ) -> Attached:
     """Sign a statement about `subject` and attach it; `known` are the bundles that are there.
@@ -95,10 +127,9 @@ def attach(
     message = pae(IN_TOTO, statement)
     for one in known:
         held = one.envelope
-        if held is not None and held.message == message and signer.public.verifies(held.signature, message):
+        if held is not None and held.message == message and signer.made(held, str(one.digest)):
             return Attached(one.digest, there=True)
-    envelope = Envelope(statement, signature_of(signer, message))
     name = name_of(read.predicate_type).rpartition("/")[2]
-    file = Attachment(f"{name}.sigstore.json", BUNDLE, write_bundle(envelope, signer.public))
+    file = Attachment(f"{name}.sigstore.json", BUNDLE, signer.bundle(statement))
     told = {CONTENT: "dsse-envelope", PREDICATE_TYPE: read.predicate_type}
     return Attached(*referrers.attach(repository, subject, BUNDLE, [file], told))

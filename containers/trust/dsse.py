@@ -1,8 +1,9 @@
 """Signed envelopes (DSSE 1.0, secure-systems-lab/dsse) inside Sigstore bundles of version 0.3 (sigstore/protobuf-specs).
 
-A bundle is written for one key: the envelope, its one signature and a hint at the key. It holds no certificate, no time
-and no entry of a transparency log. What others wrote is read strictly: a bundle with a second signature, of which a reader
-could take either, is refused as the bundle's specification has it.
+A bundle is written here for one key: the envelope, its one signature and a hint at the key. It holds no certificate, no time
+and no entry of a transparency log; bundles that do are `containers.trust.certified`'s and are handed on whole. What others wrote
+is read strictly: a bundle with a second signature, of which a reader could take either, is refused as the bundle's
+specification has it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ _OLDER: Final = "application/vnd.dev.sigstore.bundle"
 
 @dataclass(frozen=True)
 class Envelope:
-    """What was signed, and the signature."""
+    """What was signed, and the signature; `certified` is the bundle whole where a certificate says whose the key is."""
 
     payload: bytes
     signature: bytes
     payload_type: str = IN_TOTO
+    certified: bytes = b""
 
     @property
     def message(self) -> bytes:
@@ -79,10 +81,11 @@ def read_bundle(content: bytes, what: str) -> Envelope:
     material = value.get("verificationMaterial")
     if not isinstance(material, dict) or not isinstance(material.get("tlogEntries", []), list):
         raise BadInput(f"{what} has no verificationMaterial", remedy="it is cut short or damaged; sign again")
-    if "publicKey" not in material:
+    keys = [name for name in ("publicKey", "certificate") if name in material]
+    if len(keys) != 1:
         raise BadInput(
-            f"{what} was signed with a certificate and no key",
-            remedy="Carwright verifies signatures of keys; cosign and model_signing verify certificates",
+            f"{what} has {'both a key and a certificate' if keys else 'neither a key nor a certificate'}",
+            remedy="a bundle of version 0.3 has one of them; sign again",
         )
     inner = value.get("dsseEnvelope")
     if not isinstance(inner, dict):
@@ -98,6 +101,7 @@ def read_bundle(content: bytes, what: str) -> Envelope:
         payload=_decoded(inner.get("payload"), what, "payload"),
         signature=_decoded(signatures[0].get("sig"), what, "signature"),
         payload_type=str(inner.get("payloadType")),
+        certified=content if keys == ["certificate"] else b"",
     )
 
 

@@ -1,6 +1,6 @@
 """What was said about an image, by whom, and whether the signatures are good: the evidence that a policy decides on.
 
-Whoever may push to a repository can attach anything to an image. So what is not signed by a key of the policy, is about
+Whoever may push to a repository can attach anything to an image. So what is not signed by a key or an identity of the policy, is about
 another image or cannot be read counts for nothing, and is kept with the reason, which is told when something is missing.
 """
 
@@ -9,25 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from containers.errors import BadInput
+from containers.errors import BadInput, NotTrusted
 from containers.foreign_values import shown
-from containers.trust import simplesigning
+from containers.trust import certified, simplesigning
 from containers.trust.attach import find_bundles
 from containers.trust.dsse import IN_TOTO
 from containers.trust.statement import MODEL, SIGNATURE, ForeignStatement, name_of
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime
 
     from containers.digest import Digest
     from containers.oci.repository import Repository
     from containers.trust.attach import Bundle
-    from containers.trust.policy import Policy, PolicyKey
+    from containers.trust.certified import Certified
+    from containers.trust.dsse import Envelope
+    from containers.trust.policy import Identity, Policy, PolicyKey
 
 
 @dataclass(frozen=True)
 class Said:
-    """A statement about the image that a trusted key signed; `where` names it for people, `key` its key.
+    """A statement about the image that a trusted key or identity signed: `key` is its name in the policy, `where` names the
+    statement for people. `holder` and `logged` are what the certificate of an identity says, and the transparency log.
 
     A signature under cosign's older tag is one without a `statement`.
     """
@@ -37,6 +40,13 @@ class Said:
     key: str
     where: str
     statement: ForeignStatement | None = None
+    holder: str = ""
+    logged: datetime | None = None
+
+    @property
+    def by(self) -> str:
+        """Who signed, for people."""
+        return f"{self.key}: {self.holder}" if self.holder else self.key
 
 
 @dataclass(frozen=True)
@@ -74,17 +84,66 @@ def _judged(bundle: Bundle, digest: Digest, policy: Policy, today: date) -> Said
         return bundle.fault
     if envelope.payload_type != IN_TOTO:
         return f"{where} holds no statement ({shown(envelope.payload_type)})"
-    key = signer_of(envelope.message, envelope.signature, policy)
-    if key is None:
-        return f"{where} has no good signature by any key of the policy"
-    return _read(envelope.payload, where, key, digest, policy, today)
-
-
-def _read(payload: bytes, where: str, key: PolicyKey, digest: Digest, policy: Policy, today: date) -> Said | str:  # noqa: PLR0917
     try:
-        statement = ForeignStatement.parse(payload, f"the statement of {where}")
-    except BadInput as error:
+        if envelope.certified:
+            return _of_an_identity(envelope, where, digest, policy)
+        key = signer_of(envelope.message, envelope.signature, policy)
+        if key is None:
+            return f"{where} has no good signature by any key of the policy"
+        return _of_a_key(envelope.payload, where, key, digest, policy, today)
+    except (BadInput, NotTrusted) as error:
         return error.message
+
+
+def _of_an_identity(envelope: Envelope, where: str, digest: Digest, policy: Policy) -> Said | str:
+    identity, found = identity_of(envelope, where, policy)
+    statement = ForeignStatement.parse(found.payload, f"the statement of {where}")
+    name = name_of(statement.predicate_type)
+    if statement.predicate_type != MODEL and not statement.is_about(digest):
+        return f"{where} ({name}) is about {statement.subjects}, not about this image"
+    if fault := identity_not_trusted(identity, found, statement.predicate_type):
+        return f"{where} ({name}): {fault}"
+    return Said(
+        statement.predicate_type,
+        statement.predicate,
+        identity.name,
+        where,
+        statement,
+        holder=found.who,
+        logged=found.logged,
+    )
+
+
+def identity_of(envelope: Envelope, where: str, policy: Policy) -> tuple[Identity, Certified]:
+    """Who of the policy's identities signed a bundle with a certificate, and what was signed.
+
+    Raises NotTrusted for a bundle that does not hold, and for one by anybody else.
+    """
+    if not policy.identities:
+        raise NotTrusted(f"{where} is signed with a certificate, and the policy names no identities")
+    found = certified.verify(envelope.certified, policy.trusted_root, where)
+    if found.payload_type != IN_TOTO:
+        raise NotTrusted(f"{where} holds no statement ({shown(found.payload_type)})")
+    fitting = [one for one in policy.identities if one.fits(found.subject)]
+    for one in fitting:
+        if one.issuer == found.issuer:
+            return one, found
+    if fitting:
+        wanted = f"and the issuer of {fitting[0].name!r} is {fitting[0].issuer}"
+    else:
+        wanted = f"who is none of {', '.join(repr(one.name) for one in policy.identities)}"
+    raise NotTrusted(f"{where} is signed by {found.who}, {wanted}")
+
+
+def identity_not_trusted(identity: Identity, found: Certified, predicate_type: str) -> str:
+    """Why what the identity signed does not count; empty if it does."""
+    if identity.statements and predicate_type not in identity.statements:
+        return f"{identity.name!r} may not sign a {name_of(predicate_type)}"
+    return identity.why_not(found.logged.date())
+
+
+def _of_a_key(payload: bytes, where: str, key: PolicyKey, digest: Digest, policy: Policy, today: date) -> Said | str:  # noqa: PLR0917
+    statement = ForeignStatement.parse(payload, f"the statement of {where}")
     name = name_of(statement.predicate_type)
     if statement.predicate_type != MODEL and not statement.is_about(digest):
         return f"{where} ({name}) is about {statement.subjects}, not about this image"

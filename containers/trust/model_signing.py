@@ -20,16 +20,16 @@ from containers.digest import Digest
 from containers.errors import BadInput, NotTrusted
 from containers.foreign_json import read_at_most
 from containers.foreign_values import shown
-from containers.trust.dsse import IN_TOTO, LIMITS, Envelope, pae, read_bundle, write_bundle
-from containers.trust.evidence import not_trusted, signer_of
-from containers.trust.signers import signature_of
+from containers.trust.dsse import IN_TOTO, LIMITS, pae, read_bundle
+from containers.trust.evidence import identity_not_trusted, identity_of, not_trusted, signer_of
 from containers.trust.statement import MODEL, ForeignStatement, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from containers.trust.attach import StatementSigner
+    from containers.trust.dsse import Envelope
     from containers.trust.policy import Policy
-    from containers.trust.signers import Signer
 
 SIGNATURE_FILE: Final = "model.sig"
 _IGNORED: Final = (
@@ -96,7 +96,7 @@ def _resource(value: Any, what: str) -> tuple[str, Digest]:
     raise BadInput(f"{what} lists something that is no file with a sha256 digest", remedy="sign the model again")
 
 
-def sign_folder(folder: Path, signer: Signer) -> bool:
+def sign_folder(folder: Path, signer: StatementSigner) -> bool:
     """Write `model.sig` over the files in a folder; False when it holds just that signature already.
 
     Raises BadInput for a folder that cannot be read, and for links and other things in it that are no files.
@@ -106,9 +106,9 @@ def sign_folder(folder: Path, signer: Signer) -> bool:
     path = folder / SIGNATURE_FILE
     if path.exists():
         held = read_bundle(_content(path), str(path))
-        if held.message == message and signer.public.verifies(held.signature, message):
+        if held.message == message and signer.made(held, str(path)):
             return False
-    bundle = write_bundle(Envelope(payload, signature_of(signer, message)), signer.public)
+    bundle = signer.bundle(payload)
     try:
         private.write(path, bundle.decode())
         path.chmod(0o644)
@@ -118,26 +118,37 @@ def sign_folder(folder: Path, signer: Signer) -> bool:
 
 
 def check_folder(folder: Path, policy: Policy, signature: Path | None = None, now: datetime | None = None) -> str:
-    """The name of the key that signed exactly the files in a folder; raises NotTrusted, naming the first file that differs."""
+    """Who signed exactly the files in a folder; raises NotTrusted, naming the first file that differs."""
     key, listed = read_signature(signature or folder / SIGNATURE_FILE, policy, now)
     compare(hash_folder(folder), listed, str(folder))
     return key
 
 
 def read_signature(path: Path, policy: Policy, now: datetime | None = None) -> tuple[str, dict[str, Digest]]:
-    """The key that signed, and the files; raises NotTrusted for a signature that is missing or by no key of the policy."""
+    """Who signed, and the files; raises NotTrusted for a signature that is missing or by nobody whom the policy trusts."""
     if not path.is_file():
         raise NotTrusted(f"there is no signature {path}", remedy="sign the model: `carwright sign FOLDER`")
     what = str(path)
     envelope = read_bundle(_content(path), what)
+    who, payload = _trusted(envelope, policy, what, now or datetime.now(UTC))
+    return who, listed_in(ForeignStatement.parse(payload, what), what)
+
+
+def _trusted(envelope: Envelope, policy: Policy, what: str, now: datetime) -> tuple[str, bytes]:
+    """Who signed a bundle, and what; raises NotTrusted unless the policy trusts them for a model."""
+    if envelope.certified:
+        identity, found = identity_of(envelope, what, policy)
+        if fault := identity_not_trusted(identity, found, MODEL):
+            raise NotTrusted(f"{what}: {fault}", remedy="get the model with a signature by an identity that is trusted")
+        return f"{identity.name}: {found.who}", found.payload
     key = signer_of(envelope.message, envelope.signature, policy)
     if key is None or envelope.payload_type != IN_TOTO:
         raise NotTrusted(
             f"{what} has no good signature by any key of the policy", remedy="get the model from who signs it"
         )
-    if fault := not_trusted(key, policy, (now or datetime.now(UTC)).date(), MODEL):
+    if fault := not_trusted(key, policy, now.date(), MODEL):
         raise NotTrusted(f"{what}: {fault}", remedy="get the model with a signature by a key that is trusted")
-    return key.name, listed_in(ForeignStatement.parse(envelope.payload, what), what)
+    return key.name, envelope.payload
 
 
 def compare(found: Mapping[str, Digest], signed: Mapping[str, Digest], what: str, *, whole: bool = True) -> None:

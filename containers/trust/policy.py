@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="Policy")
 _REMEDY: Final = "docs/trust.md has the fields of a policy"
+_NOBODY: Final = "name the keys, or the identities, whose signatures count"
 
 
 def _statement(text: str) -> str:
@@ -79,8 +80,46 @@ class PolicyKey(Frozen):
         return ""
 
 
+class Identity(Frozen):
+    """Somebody who is trusted without a key: whom certificates name as `subject`, on the word of `issuer`.
+
+    `issuer` is compared as it is. In `subject`, `*` stands for anything, and the whole of it must fit; where it names a host or a
+    domain, that must be written out. `since` and `until` are held against the time that the transparency log gives a signature, so
+    what was signed in time stays trusted.
+    """
+
+    name: str = Field(min_length=1)
+    issuer: str = Field(min_length=1)
+    subject: str = Field(min_length=1)
+    statements: tuple[StatementName, ...] = ()
+    since: date | None = None
+    until: date | None = None
+
+    @model_validator(mode="after")
+    def _of_somebody(self) -> Self:
+        if "*" in self.issuer:
+            raise ValueError("the issuer is compared as it is, without `*`")
+        scheme, colon, rest = self.subject.partition("://")
+        fixed = scheme + rest.partition("/")[0] if colon else self.subject.rpartition("@")[2]
+        if "*" in fixed:
+            raise ValueError("the subject must name its host or domain without `*`, or it is anybody's")
+        return self
+
+    def fits(self, subject: str) -> bool:
+        """Whether a certificate's subject is this one."""
+        return fnmatch.fnmatchcase(subject, self.subject.replace("[", "[[]").replace("?", "[?]"))
+
+    def why_not(self, logged: date) -> str:
+        """Why what was signed on that day does not count; empty if it does."""
+        if self.until is not None and logged > self.until:
+            return f"{self.name!r} was trusted until {self.until}, and this was signed on {logged}"
+        if self.since is not None and logged < self.since:
+            return f"{self.name!r} is trusted from {self.since} on, and this was signed on {logged}"
+        return ""
+
+
 class Requirements(Frozen):
-    """`statements` that must be there and signed; `signers`: by how many different keys each."""
+    """`statements` that must be there and signed; `signers`: by how many different keys or identities each."""
 
     statements: tuple[StatementName, ...] = (NAMES["signature"],)
     signers: int = Field(default=1, ge=1, le=16)
@@ -106,7 +145,7 @@ class Gate(Frozen):
 
 
 class BaseImage(Frozen):
-    """Images under `repository`, a pattern, may be a modelcar's base if one of `keys` signed them."""
+    """Images under `repository`, a pattern, may be a modelcar's base if one of `keys`, which may be identities, signed them."""
 
     repository: str = Field(min_length=1)
     keys: tuple[str, ...] = Field(min_length=1)
@@ -116,11 +155,14 @@ class Policy(Frozen):
     """What must hold of a model before it is served. Sections that are left out demand nothing.
 
     `revoked` are fingerprints of keys, `deny` digests of images that never pass. `max_age_days` is counted from the date in
-    the image's signature; `repositories` are patterns of the places that images may come from.
+    the image's signature; `repositories` are patterns of the places that images may come from. `trusted_root` is the file with
+    what vouches for identities, or `public` for the public Sigstore's; once read, it is the root itself.
     """
 
     version: Literal[1] = 1
-    keys: tuple[PolicyKey, ...] = Field(min_length=1)
+    keys: tuple[PolicyKey, ...] = ()
+    identities: tuple[Identity, ...] = ()
+    trusted_root: str = ""
     revoked: tuple[Digest, ...] = ()
     require: Requirements = Requirements()
     repositories: tuple[str, ...] = ()
@@ -143,7 +185,9 @@ class Policy(Frozen):
             policy = cls.model_validate(value)
         except ValidationError as error:
             raise BadInput(f"{what}, {_first(text, error)}", remedy=_REMEDY) from error
-        return _with_keys(policy, text, what, folder)
+        if not policy.keys and not policy.identities:
+            raise BadInput(f"{what}, line {_line(text, ('keys',))}: keys: nobody is trusted", remedy=_NOBODY)
+        return _with_root(_with_keys(policy, text, what, folder), text, what, folder)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -184,6 +228,7 @@ def _fields(place: tuple[int | str, ...]) -> list[str]:
     """The names of the fields of the model at a place in a policy."""
     model: Any = {
         "keys": PolicyKey,
+        "identities": Identity,
         "require": Requirements,
         "base": BaseModels,
         "recipe": Recipe,
@@ -230,11 +275,42 @@ def _with_keys(policy: P, text: str, what: str, folder: Path | None) -> P:
             raise BadInput(f"{what}, line {where}: keys.{number}: {held.name!r} is there twice", remedy=_REMEDY)
         keys.append(held)
     names = {one.name for one in keys}
+    for number, identity in enumerate(policy.identities):
+        if identity.name in names:
+            where = _line(text, ("identities", number))
+            raise BadInput(
+                f"{what}, line {where}: identities.{number}: {identity.name!r} is there twice", remedy=_REMEDY
+            )
+        names.add(identity.name)
     for number, rule in enumerate(policy.base_images or ()):
         if unknown := set(rule.keys) - names:
             where = _line(text, ("base_images", number, "keys"))
             raise BadInput(
-                f"{what}, line {where}: base_images.{number}.keys: no key is named {', '.join(sorted(unknown))}",
+                f"{what}, line {where}: base_images.{number}.keys: no key or identity is named {', '.join(sorted(unknown))}",
                 remedy=f"the keys are {', '.join(sorted(names))}",
             )
     return policy.model_copy(update={"keys": tuple(keys)})
+
+
+def _with_root(policy: P, text: str, what: str, folder: Path | None) -> P:
+    """With the trusted root in the policy itself; raises BadInput for one that cannot be used, or is not named."""
+    from containers.trust import certified  # late, and its library later still: most policies name keys alone
+
+    named = policy.trusted_root
+    if not policy.identities:
+        return policy.model_copy(update={"trusted_root": ""})
+    where = f"{what}, line {_line(text, ('trusted_root',) if named else ('identities',))}"
+    if not named:
+        raise BadInput(
+            f"{where}: identities: no trusted_root says who vouches for them",
+            remedy=f"give `trusted_root: FILE`, or `trusted_root: {certified.PUBLIC}` for the public Sigstore",
+        )
+    if named == certified.PUBLIC:
+        return policy.model_copy(update={"trusted_root": certified.public_root()})
+    if folder is None:
+        raise BadInput(f"{where}: trusted_root: it is in a file, which cannot be read here", remedy=_REMEDY)
+    try:
+        root = certified.read_root(read_text(folder / named), str(folder / named))
+    except Error as error:
+        raise BadInput(f"{where}: trusted_root: {error.message}", remedy=error.remedy) from error
+    return policy.model_copy(update={"trusted_root": root})

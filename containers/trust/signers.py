@@ -13,7 +13,6 @@ from containers.signing_settings import pem_text, read_text
 from containers.trust.keys import PrivateKey, PublicKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from containers.signing_settings import SigningSettings
@@ -128,8 +127,3 @@ def signature_of(signer: Signer, message: bytes) -> bytes:
 def public_key(text: str, what: str) -> PublicKey:
     """A public key given as PEM text or as the name of a file with it."""
     return PublicKey.parse(pem_text(text), what)
-
-
-def named(signers: Iterable[Signer]) -> str:
-    """Their keys, for people."""
-    return ", ".join(one.public.fingerprint.short for one in signers)

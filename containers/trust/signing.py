@@ -9,8 +9,10 @@ from containers.oci import referrers
 from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.repository import image
 from containers.trust import model_signing, simplesigning
-from containers.trust.attach import Attached, attach, find_bundles
+from containers.trust.attach import Attached, KeySigner, attach, find_bundles
 from containers.trust.dsse import IN_TOTO
+from containers.trust.keyless import KeylessSigner, open_keyless
+from containers.trust.signers import open_signers
 from containers.trust.statement import SIGNATURE, ForeignStatement, name_of, write
 from containers.trust.verify import SIGNED_AT, files_of
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
     from containers.digest import Digest
     from containers.oci.repository import Repository
-    from containers.trust.attach import Bundle
+    from containers.signing_settings import SigningSettings
+    from containers.trust.attach import Bundle, StatementSigner
     from containers.trust.signers import Signer
 
 
@@ -27,19 +30,21 @@ def sign(
     repository: Repository,
     digest: Digest,
     statements: Sequence[bytes],
-    signers: Sequence[Signer],
+    signers: Sequence[Signer | KeylessSigner],
     *,
     renew: bool = False,
     now: datetime | None = None,
 ) -> tuple[tuple[str, Attached], ...]:
-    """Sign the image and each statement with every signer; what was attached, by name and the key's first digits.
+    """Sign the image and each statement with every signer; what was attached, by name and whose signature it is.
 
-    What a key has signed already is left as it is, so signing again adds nothing. The image's signature says when it was
-    made; with `renew` it is made again with a new date. In a registry the signature is also written under cosign's older tag. The files that a modelcar
-    lists are signed by themselves, too (`containers.trust.model_signing`), beside its raw artifact as well.
+    What a key or an identity has signed already is left as it is, so signing again adds nothing. The image's signature says when
+    it was made; with `renew` it is made again with a new date. In a registry the signature is also written under cosign's older
+    tag. The files that a modelcar lists are signed by themselves, too (`containers.trust.model_signing`), beside its raw artifact
+    as well.
     """
     known = find_bundles(repository, digest)
-    made = [*_signed(repository, digest, statements, signers, known, now or datetime.now(UTC), renew=renew)]
+    all_ = [statement_signer(one) for one in signers]
+    made = [*_signed(repository, digest, statements, all_, known, now or datetime.now(UTC), renew=renew)]
     files = files_of(repository, digest)
     if files:
         about = model_signing.statement(_model_name(repository), files)
@@ -47,12 +52,27 @@ def sign(
             held = known if subject == digest else find_bundles(repository, subject)
             made += [
                 (
-                    f"model{'' if subject == digest else ' beside the raw files'} by {one.public.fingerprint.short}",
+                    f"model{'' if subject == digest else ' beside the raw files'} by {one.name}",
                     attach(repository, subject, about, one, held),
                 )
-                for one in signers
+                for one in all_
             ]
     return tuple(made)
+
+
+def open_all(settings: SigningSettings) -> tuple[Signer | KeylessSigner, ...]:
+    """Every signer of the settings, with a key and without; none where nothing is set. Raises BadInput and Temporary."""
+    return (*open_signers(settings), *open_keyless(settings))
+
+
+def statement_signer(signer: Signer | KeylessSigner) -> KeySigner | KeylessSigner:
+    """What signs statements: a key needs its bundles written around it."""
+    return signer if isinstance(signer, KeylessSigner) else KeySigner(signer)
+
+
+def notes(signers: Sequence[Signer | KeylessSigner]) -> tuple[str, ...]:
+    """What is to be known of the keys that sign: who may not be able to verify them."""
+    return tuple(one.public.note for one in signers if not isinstance(one, KeylessSigner) and one.public.note)
 
 
 def _model_name(repository: Repository) -> str:
@@ -73,34 +93,33 @@ def _signed(  # noqa: PLR0917 -- as sign's
     repository: Repository,
     digest: Digest,
     statements: Sequence[bytes],
-    signers: Sequence[Signer],
+    signers: Sequence[KeylessSigner | KeySigner],
     known: Sequence[Bundle],
     now: datetime,
     *,
     renew: bool,
 ) -> Iterator[tuple[str, Attached]]:
     for signer in signers:
-        key = signer.public.fingerprint.short
         for statement in statements:
             name = name_of(ForeignStatement.parse(statement, "the statement to sign").predicate_type)
-            yield f"{name} by {key}", attach(repository, digest, statement, signer, known)
+            yield f"{name} by {signer.name}", attach(repository, digest, statement, signer, known)
         held = None if renew else _signature_of(signer, digest, known)
         if held is None:
             place = repository.reference.name if repository.reference.registry else str(digest)
             predicate = {SIGNED_AT: now.astimezone(UTC).replace(microsecond=0).isoformat()}
             held = attach(repository, digest, write([(place, digest)], SIGNATURE, predicate), signer, known)
-        yield f"signature by {key}", held
-        if repository.reference.registry:
-            yield f"tag by {key}", Attached(*simplesigning.attach(repository, digest, signer))
+        yield f"signature by {signer.name}", held
+        if repository.reference.registry and isinstance(signer, KeySigner):
+            yield f"tag by {signer.name}", Attached(*simplesigning.attach(repository, digest, signer.key))
 
 
-def _signature_of(signer: Signer, digest: Digest, known: Sequence[Bundle]) -> Attached | None:
+def _signature_of(signer: StatementSigner, digest: Digest, known: Sequence[Bundle]) -> Attached | None:
     """The signature that this key has given the image, whenever that was."""
     for one in known:
         envelope = one.envelope
         if envelope is None or envelope.payload_type != IN_TOTO:
             continue
-        if not signer.public.verifies(envelope.signature, envelope.message):
+        if not signer.made(envelope, str(one.digest)):
             continue
         statement = ForeignStatement.parse(envelope.payload, f"the statement of the bundle {one.digest.short}")
         if statement.predicate_type == SIGNATURE and statement.is_about(digest):

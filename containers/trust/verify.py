@@ -35,7 +35,7 @@ _RESULTS: Final = {"PASSED": "pass", "FAILED": "refuse", "WARNED": "inconclusive
 
 @dataclass(frozen=True)
 class Trusted:
-    """An image that passed: which keys signed what, and the digests of the model's files as its manifest lists them."""
+    """An image that passed: who signed what, and the digests of the model's files as its manifest lists them."""
 
     digest: Digest
     signed: dict[str, tuple[str, ...]]
@@ -122,16 +122,21 @@ def files_of(repository: Repository, digest: Digest) -> dict[str, Digest]:
 
 
 def _signed(evidence: Evidence, policy: Policy, what: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each required statement with the keys that signed it."""
+    """Each required statement with who signed it: a key by its name, an identity also by what its certificate says."""
     required = [*policy.require.statements]
     required += [PROVENANCE] if policy.base or policy.recipe else []
     required += [TEST_RESULT] if policy.gate else []
     required += [SIGNATURE] if policy.max_age_days else []
     for predicate_type in dict.fromkeys(required):
-        keys = tuple(sorted({one.key for one in evidence.of(predicate_type)}))
+        signers = {one.key: one.by for one in evidence.of(predicate_type)}
+        keys = tuple(sorted(signers))
         if len(keys) < policy.require.signers:
             name, wanted = name_of(predicate_type), policy.require.signers
-            found = f"by {', '.join(keys)} alone, and {wanted} keys are wanted" if keys else "by no key of the policy"
+            found = (
+                f"by {', '.join(keys)} alone, and {wanted} signers are wanted"
+                if keys
+                else "by nobody whom the policy trusts"
+            )
             faults = "; ".join(evidence.faults[:_FAULTS]) or "nothing signed is attached to it"
             raise NotTrusted(
                 f"{what} has no {name} signed as the policy demands: {found} ({faults})"
@@ -139,7 +144,7 @@ def _signed(evidence: Evidence, policy: Policy, what: str) -> Iterator[tuple[str
                 else f"{what} has its {name} signed {found}",
                 remedy="promotion signs what it ships; sign an older image with `carwright sign`",
             )
-        yield name_of(predicate_type), keys
+        yield name_of(predicate_type), tuple(signers[key] for key in keys)
 
 
 def _check_provenance(one: Said, policy: Policy, what: str) -> None:
@@ -178,10 +183,11 @@ def _check_verdict(one: Said, policy: Policy, what: str) -> None:
 
 
 def _check_age(evidence: Evidence, policy: Policy, what: str, now: datetime) -> None:
-    """The newest date counts; a date in the future is no date."""
+    """The newest date counts: the transparency log's where there is one. A date in the future is no date."""
     if policy.max_age_days is None:
         return
-    dates = [date for one in evidence.of(SIGNATURE) if (date := _moment(one.predicate.get(SIGNED_AT))) is not None]
+    told = [one.logged or _moment(one.predicate.get(SIGNED_AT)) for one in evidence.of(SIGNATURE)]
+    dates = [one for one in told if one is not None]
     if not dates:
         raise NotTrusted(
             f"{what}: no signature of it says when it was made, and the policy has max_age_days",

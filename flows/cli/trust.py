@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from containers.digest import Digest
     from containers.store import Manifest
+    from containers.trust.keyless import KeylessSigner
     from containers.trust.signers import Signer
     from containers.trust.verify import Trusted
 
@@ -74,23 +75,20 @@ def show() -> None:
 
     signers = open_signers(Settings().sign)
     if not signers:
-        raise _no_key()
+        raise BadInput(
+            "there is no key to sign with", remedy="set CARWRIGHT_SIGN__KEY_FILE; `carwright keys new` makes a key"
+        )
     for one in signers:
         terminal.err.print(str(one.public.fingerprint))
         print(one.public.pem, end="")
     _notes(signers)
 
 
-def _no_key() -> BadInput:
-    return BadInput(
-        "there is no key to sign with", remedy="set CARWRIGHT_SIGN__KEY_FILE; `carwright keys new` makes a key"
-    )
+def _notes(signers: Sequence[Signer | KeylessSigner]) -> None:
+    from containers.trust.signing import notes
 
-
-def _notes(signers: Sequence[Signer]) -> None:
-    for one in signers:
-        if one.public.note:
-            terminal.err.print(f"note: {one.public.note}")
+    for note in notes(signers):
+        terminal.err.print(f"note: {note}")
 
 
 def _password() -> str:
@@ -117,16 +115,19 @@ def sign(
 ) -> None:
     """Sign an image, or the files of a folder, with the keys in the settings (sign.key_file and its like).
 
-    What is signed already is left alone. Promotion does the same by itself.
+    With sign.keyless it is signed for an OIDC token, as a CI job has one: with a certificate of minutes, and an entry in a
+    transparency log. What is signed already is left alone. Promotion does the same by itself.
     """
     from containers.oci.access import open_repository, read_manifest
     from containers.trust import signing
-    from containers.trust.signers import named, open_signers
 
     settings = Settings()
-    signers = open_signers(settings.sign)
+    signers = signing.open_all(settings.sign)
     if not signers:
-        raise _no_key()
+        raise BadInput(
+            "there is nothing to sign with",
+            remedy="set CARWRIGHT_SIGN__KEY_FILE (`carwright keys new` makes a key), or CARWRIGHT_SIGN__KEYLESS",
+        )
     _notes(signers)
     if Path(what).is_dir():
         _sign_folder(Path(what), signers)
@@ -141,17 +142,18 @@ def sign(
         return
     for name, one in made:
         terminal.line(f"{name}: {one.digest} {'was' if one.there else 'is now'} attached")
-    terminal.line(f"{digest} is signed by {named(signers)}")
+    terminal.line(f"{digest} is signed by {', '.join(signing.statement_signer(one).name for one in signers)}")
 
 
-def _sign_folder(folder: Path, signers: Sequence[Signer]) -> None:
+def _sign_folder(folder: Path, signers: Sequence[Signer | KeylessSigner]) -> None:
     from containers.trust.model_signing import SIGNATURE_FILE, sign_folder
+    from containers.trust.signing import statement_signer
 
     if len(signers) != 1:
-        raise BadInput(f"{SIGNATURE_FILE} has one signature, and there are {len(signers)} keys", remedy="give one key")
-    done = sign_folder(folder, signers[0])
-    word = "is now" if done else "was already"
-    terminal.line(f"{folder / SIGNATURE_FILE}: the folder {word} signed by {signers[0].public.fingerprint.short}")
+        raise BadInput(f"{SIGNATURE_FILE} has one signature, and there are {len(signers)} signers", remedy="give one")
+    signer = statement_signer(signers[0])
+    word = "is now" if sign_folder(folder, signer) else "was already"
+    terminal.line(f"{folder / SIGNATURE_FILE}: the folder {word} signed by {signer.name}")
 
 
 def policy_of(policy: Path | None, key: list[Path] | None, settings: Settings) -> Policy | None:

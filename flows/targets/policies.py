@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput
 from containers.in_toto import PROVENANCE, TEST_RESULT
 from containers.trust.statement import SIGNATURE, name_of
+from flows.targets import identities
 from flows.targets.description import Rendered, RenderedFile
+from flows.targets.identities import identities_for
 from flows.targets.text import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from containers.trust.policy import Policy, PolicyKey
+    from containers.trust.policy import Identity, Policy, PolicyKey
 
 _NAME: Final = "carwright"
 _CONFORMA: Final = "oci::quay.io/enterprise-contract/ec-release-policy:latest"  # Conforma's own rules
@@ -48,7 +50,7 @@ def render(target: str, policy: Policy) -> Rendered:
 def _unsaid(target: str, policy: Policy) -> Iterator[str]:
     """The rules that a target does not know."""
     statements = {*policy.require.statements} - {SIGNATURE}
-    if target in {"podman", "kyverno"}:
+    if target == "podman" or (target == "kyverno" and policy.keys):
         yield from (f"the {name_of(one)}" for one in sorted(statements))
     if target in {"podman", "kyverno", "conforma"}:
         yield from (name for name in ("base", "recipe", "gate") if getattr(policy, name))
@@ -57,8 +59,11 @@ def _unsaid(target: str, policy: Policy) -> Iterator[str]:
     if policy.require.signers > 1 and target in {"podman", "conforma"}:
         yield f"signers: {policy.require.signers}"
     yield from (name for name in ("max_age_days", "deny", "base_images") if getattr(policy, name))
-    if any(one.since or one.until for one in policy.keys):
-        yield "since and until of keys"
+    dates = [(one.since, one.until) for one in policy.keys] + [(one.since, one.until) for one in policy.identities]
+    if any(any(one) for one in dates):
+        yield "since and until of keys and identities"
+    if target == "podman" and policy.keys and policy.identities:
+        yield "identities beside keys: what they alone have signed is refused"
 
 
 def keys_for(policy: Policy, statement: str) -> tuple[PolicyKey, ...]:
@@ -72,16 +77,18 @@ def keys_for(policy: Policy, statement: str) -> tuple[PolicyKey, ...]:
 
 def _podman(policy: Policy) -> Rendered:
     """containers-policy.json(5) and containers-registries.d(5)."""
-    keys = [base64.b64encode(one.pem.encode()).decode() for one in keys_for(policy, SIGNATURE)]
-    if not keys:
-        raise BadInput("no key of the policy may sign an image", remedy="add one, or take `statements` from a key")
+    keys = [_encoded(one.pem) for one in keys_for(policy, SIGNATURE)]
     demand: dict[str, Any] = {
         "type": "sigstoreSigned",
-        **({"keyData": keys[0]} if len(keys) == 1 else {"keyDatas": keys}),
+        **({"keyData": keys[0]} if len(keys) == 1 else {"keyDatas": keys} if keys else _fulcio(policy)),
         "signedIdentity": {"type": "matchRepository"},
     }
     scopes = [_scope(one) for one in policy.repositories]
     notes = ["policy.json goes to /etc/containers, carwright.yaml to /etc/containers/registries.d"]
+    if not keys:
+        notes.append(
+            "podman reads cosign's older signature alone, which Carwright writes with keys: sign for this identity with cosign 2"
+        )
     if len(keys) > 1:
         notes.append("keyDatas, any of several keys, is newer than podman 4: give older ones a policy with one key")
     if scopes:
@@ -103,6 +110,35 @@ def _podman(policy: Policy) -> Rendered:
     )
 
 
+def _fulcio(policy: Policy) -> dict[str, Any]:
+    """The one identity that podman can ask for: an e-mail address as it is."""
+    found = identities_for(policy, SIGNATURE)
+    if not found:
+        raise BadInput("no key of the policy may sign an image", remedy="add one, or take `statements` from a key")
+    if len(found) != 1 or "@" not in found[0].subject or "*" in found[0].subject or "://" in found[0].subject:
+        raise BadInput(
+            f"podman knows identities by one e-mail address alone, and the policy names {_listed(found)}",
+            remedy="sign with a key as well and name it in the policy: podman then asks for that",
+        )
+    logs = [_encoded(one) for one in identities.log_keys(policy)]
+    return {
+        "fulcio": {
+            "caData": _encoded(identities.authorities(policy)),
+            "oidcIssuer": found[0].issuer,
+            "subjectEmail": found[0].subject,
+        },
+        **({"rekorPublicKeyData": logs[0]} if len(logs) == 1 else {"rekorPublicKeyDatas": logs}),
+    }
+
+
+def _listed(found: tuple[Identity, ...]) -> str:
+    return ", ".join(one.subject for one in found)
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
 def _scope(pattern: str) -> str:
     """A pattern of repositories as a scope: a repository, a namespace, or a registry."""
     scope = pattern.removesuffix("/**").removesuffix("/*")
@@ -122,23 +158,36 @@ def _policy_controller(policy: Policy) -> Rendered:
     """Sigstore's policy-controller from 0.13 on, which reads bundles (ClusterImagePolicy, policy.sigstore.dev/v1beta1)."""
     wanted = _required(policy)
     shared = [one for one in policy.keys if all(one in keys_for(policy, each) for each in wanted)]
-    if not shared:
+    people = identities_for(policy, *wanted)
+    if not shared and not people:
         raise BadInput(
-            "no key of the policy may sign all that it requires", remedy="policy-controller asks each key for all"
+            "no key or identity of the policy may sign all that it requires",
+            remedy="policy-controller asks each of them for all",
         )
-    authorities = [
-        {
-            "name": f"key-{number}",
-            "key": {"data": one.pem, "hashAlgorithm": "sha256"},
-            "signatureFormat": "bundle",
-            "attestations": [_attestation(each, policy) for each in wanted],
-        }
+    told = {"signatureFormat": "bundle", "attestations": [_attestation(each, policy) for each in wanted]}
+    authorities: list[dict[str, Any]] = [
+        # An empty ctlog: what is signed with a key is in no transparency log.
+        {"name": f"key-{number}", "key": {"data": one.pem, "hashAlgorithm": "sha256"}, "ctlog": {}, **told}
         for number, one in enumerate(shared, 1)
+    ]
+    authorities += [
+        {
+            "name": f"identity-{number}",
+            "keyless": {
+                "url": identities.authority_address(policy),
+                "trustRootRef": _NAME,
+                "identities": [identities.matcher(one)],
+            },
+            "ctlog": {"trustRootRef": _NAME},
+            **told,
+        }
+        for number, one in enumerate(people, 1)
     ]
     images = [{"glob": one} for one in _globs(policy)]
     # Of the authorities of one resource one must pass; of several resources, each.
     parts = [authorities] if policy.require.signers == 1 else [[one] for one in authorities]
-    documents = [
+    documents = [identities.trust_root(policy, _NAME)] if people else []
+    documents += [
         {
             "apiVersion": "policy.sigstore.dev/v1beta1",
             "kind": "ClusterImagePolicy",
@@ -148,8 +197,10 @@ def _policy_controller(policy: Policy) -> Rendered:
         for number, part in enumerate(parts, 1)
     ]
     notes = ["only namespaces with the label policy.sigstore.dev/include=true are looked at"]
+    if people and (unread := identities.unread_logs(policy)):
+        notes.append(f"policy-controller reads logs with ECDSA keys alone; left out: {', '.join(unread)}")
     if policy.require.signers > 1:
-        notes.append("each of these keys must have signed: policy-controller knows no number of signers")
+        notes.append("each of these must have signed: policy-controller knows no number of signers")
     return Rendered(files=(RenderedFile(name="policy-controller.yaml", text=yaml(*documents)),), notes=tuple(notes))
 
 
@@ -189,19 +240,37 @@ def _expression(pattern: str) -> str:
 
 
 def _kyverno(policy: Policy) -> Rendered:
-    """Kyverno's ClusterPolicy (kyverno.io/v1). With keys it reads cosign's older signatures, and no bundles."""
-    keys = keys_for(policy, SIGNATURE)
-    entries = [
-        {
-            "keys": {
-                "publicKeys": one.pem,
-                "signatureAlgorithm": "sha256",
-                "rekor": {"ignoreTlog": True},
-                "ctlog": {"ignoreSCT": True},
-            }
+    """Kyverno's ClusterPolicy (kyverno.io/v1): with keys over cosign's older signatures, with identities over bundles."""
+    keys, people = keys_for(policy, SIGNATURE), identities_for(policy, *_required(policy))
+    if keys and policy.identities:
+        raise BadInput(
+            "Kyverno reads keys in one format and identities in another, and cannot ask for one or the other",
+            remedy="give a policy with keys alone, or with identities alone",
+        )
+    if not keys and not people:
+        raise BadInput("nobody in the policy may sign what it requires", remedy="add a key, or an identity")
+    entries = [_key_entry(one) for one in keys] or [_keyless_entry(one, policy) for one in people]
+    attestors = [{"count": min(policy.require.signers, len(entries)), "entries": entries}]
+    references = [one if one.endswith("*") else f"{one}*" for one in policy.repositories] or ["*"]
+    shared = {
+        "imageReferences": references,
+        "failureAction": "Enforce",
+        "mutateDigest": False,
+        "verifyDigest": True,
+        "required": True,
+    }
+    rule: dict[str, Any] = {"type": "Cosign", **shared, "attestors": attestors}
+    notes = []
+    if not keys:
+        rule = {
+            "type": "SigstoreBundle",
+            **shared,
+            "attestations": [{"type": one, "attestors": attestors} for one in _required(policy)],
         }
-        for one in keys
-    ]
+        notes = [
+            "Kyverno finds bundles through the registry's referrers API, and not under the fallback tag",
+            "Kyverno takes its trusted root from TUF (--tufMirror, --tufRoot of its controllers), not from this file",
+        ]
     document = {
         "apiVersion": "kyverno.io/v1",
         "kind": "ClusterPolicy",
@@ -214,38 +283,45 @@ def _kyverno(policy: Policy) -> Rendered:
                 {
                     "name": "signed",
                     "match": {"any": [{"resources": {"kinds": ["Pod"]}}]},
-                    "verifyImages": [
-                        {
-                            "type": "Cosign",
-                            "imageReferences": [one if one.endswith("*") else f"{one}*" for one in policy.repositories]
-                            or ["*"],
-                            "failureAction": "Enforce",
-                            "mutateDigest": False,
-                            "verifyDigest": True,
-                            "required": True,
-                            "attestors": [{"count": min(policy.require.signers, len(entries)), "entries": entries}],
-                        }
-                    ],
+                    "verifyImages": [rule],
                 }
             ],
         },
     }
-    return Rendered(files=(RenderedFile(name="kyverno.yaml", text=yaml(document)),))
+    return Rendered(files=(RenderedFile(name="kyverno.yaml", text=yaml(document)),), notes=tuple(notes))
+
+
+def _key_entry(key: PolicyKey) -> dict[str, Any]:
+    return {
+        "keys": {
+            "publicKeys": key.pem,
+            "signatureAlgorithm": "sha256",
+            "rekor": {"ignoreTlog": True},
+            "ctlog": {"ignoreSCT": True},
+        }
+    }
+
+
+def _keyless_entry(identity: Identity, policy: Policy) -> dict[str, Any]:
+    return {"keyless": {**identities.matcher(identity), "rekor": {"url": identities.log_address(policy)}}}
 
 
 def _conforma(policy: Policy) -> Rendered:
     """Conforma's policy (EnterpriseContractPolicy, appstudio.redhat.com/v1alpha1), for `ec validate image`."""
-    keys = keys_for(policy, PROVENANCE)
-    if len(keys) != 1:
+    keys, people = keys_for(policy, PROVENANCE), identities_for(policy, PROVENANCE)
+    if len(keys) + len(people) != 1:
         raise BadInput(
-            f"Conforma takes one key, and {len(keys)} of the policy may sign", remedy="give a policy with the one key"
+            f"Conforma takes one key or one identity, and {len(keys) + len(people)} of the policy may sign",
+            remedy="give a policy with the one",
         )
+    who: dict[str, Any] = {"publicKey": keys[0].pem} if keys else {"identity": identities.matcher(people[0])}
     document = {
         "apiVersion": "appstudio.redhat.com/v1alpha1",
         "kind": "EnterpriseContractPolicy",
         "metadata": {"name": _NAME},
         "spec": {
-            "publicKey": keys[0].pem,
+            **who,
+            **({} if keys else {"rekorUrl": identities.log_address(policy)}),
             "sources": [
                 {
                     "name": _NAME,
@@ -256,11 +332,13 @@ def _conforma(policy: Policy) -> Rendered:
             ],
         },
     }
-    notes = (
-        "run it with `ec validate image --policy conforma.yaml --ignore-rekor --image REFERENCE`",
+    notes = [
+        f"run it with `ec validate image --policy conforma.yaml {'--ignore-rekor ' if keys else ''}--image REFERENCE`",
         f"{_CONFORMA} is named by tag and can move: pin it by digest",
-    )
-    return Rendered(files=(RenderedFile(name="conforma.yaml", text=yaml(document)),), notes=notes)
+    ]
+    if not keys:
+        notes.append("Conforma takes its trusted root from TUF (`ec sigstore initialize`), not from this file")
+    return Rendered(files=(RenderedFile(name="conforma.yaml", text=yaml(document)),), notes=tuple(notes))
 
 
 _TARGETS: Final[Mapping[str, Callable[[Policy], Rendered]]] = {

@@ -11,7 +11,9 @@ from typing import Final
 from hypothesis import given
 
 from containers.digest import Digest
-from containers.errors import BadInput
+from containers.errors import BadInput, NotTrusted
+from containers.identity_token import check_token
+from containers.trust import certified
 from containers.trust.dsse import IN_TOTO, Envelope, read_bundle, write_bundle
 from containers.trust.keys import PrivateKey, PublicKey
 from containers.trust.model_signing import listed_in, statement
@@ -24,6 +26,26 @@ _KEYS: Final = Path(__file__).parents[1] / "golden" / "trust"
 _PUBLIC: Final = PublicKey.parse((_KEYS / "cosign.pub").read_text(), "k")
 _ABOUT: Final = Digest.of(b"image")
 _BUNDLE: Final = json.loads(write_bundle(Envelope(b"{}", b"signature"), _PUBLIC))
+_ROOT: Final = certified.public_root()
+_ROOT_VALUE: Final = json.loads(_ROOT)
+_AUTHORITY: Final = _ROOT_VALUE["certificateAuthorities"][0]["certChain"]["certificates"][0]
+_ENTRY: Final = {
+    "logIndex": "1",
+    "logId": {"keyId": "AAAA"},
+    "kindVersion": {"kind": "dsse", "version": "0.0.1"},
+    "integratedTime": "1700000000",
+    "inclusionPromise": {"signedEntryTimestamp": "AAAA"},
+    "inclusionProof": {
+        "logIndex": "1",
+        "rootHash": "AAAA",
+        "treeSize": "2",
+        "hashes": ["AAAA"],
+        "checkpoint": {"envelope": "log - 1\n2\nAAAA\n\n\u2014 log AAAAAAAA\n"},
+    },
+    "canonicalizedBody": "e30=",
+}
+_CERTIFIED: Final = {**_BUNDLE, "verificationMaterial": {"certificate": _AUTHORITY, "tlogEntries": [_ENTRY]}}
+_CLAIMS: Final = {"iss": "https://i", "sub": "s", "aud": "sigstore", "iat": 1, "exp": 4_000_000_000, "nbf": 1}
 _STATEMENT: Final = json.loads(statement("model", {"config.json": _ABOUT, "a/b": _ABOUT}))
 _SIMPLE: Final = json.loads(payload("quay.io/org/model", _ABOUT))
 _POLICY: Final = {
@@ -46,6 +68,29 @@ def test_bundle(text: bytes) -> None:
         found = read_bundle(text, "b")
         assert not _PUBLIC.verifies(found.signature, found.message)
         assert found.payload_type == IN_TOTO or found.payload_type
+
+
+@given(texts(_CERTIFIED))
+def test_bundle_with_a_certificate(text: bytes) -> None:
+    """Whatever the library makes of it, it is not trusted."""
+    with suppress(BadInput, NotTrusted):
+        found = read_bundle(text, "b")
+        assert found.certified
+        certified.verify(found.certified, _ROOT, "b")
+        raise AssertionError(text)
+
+
+@given(texts(_ROOT_VALUE))
+def test_trusted_root(text: bytes) -> None:
+    with suppress(BadInput, UnicodeDecodeError):
+        certified.read_root(text.decode(), "r")
+
+
+@given(texts(_CLAIMS))
+def test_token(claims: bytes) -> None:
+    encoded = (base64.urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg":"none"}', claims, b"x"))
+    with suppress(BadInput):
+        check_token(b".".join(encoded).decode())
 
 
 @given(texts(_STATEMENT))

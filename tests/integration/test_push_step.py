@@ -38,6 +38,7 @@ from containers.verdict import Verdict
 from infra.objectstore import EmbeddedStore
 from infra.settings import Settings
 from tests.support.local_registry import LocalRegistry
+from tests.support.local_sigstore import LocalSigstore
 from tests.support.modelcars import write_checkpoint
 from tests.support.registry_double import registry_double
 from tests.support.soft_token import PIN, SoftToken
@@ -436,3 +437,30 @@ def test_a_token_signs_a_promotion(lab: Lab, tmp_path: Path) -> None:
             tmp_path,
         )
         assert set(check(f"{address}/org/car:v1", rules, Settings()).signed) == {"signature", "provenance", "model"}
+
+
+def test_promotion_signs_for_a_token(lab: Lab, tmp_path: Path) -> None:
+    """Without a key; with a token that has expired nothing is promoted, and no token is in what the step says."""
+    with LocalRegistry(tmp_path / "registry") as address, LocalSigstore() as sigstore:
+        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car"), checkpoint=lab.checkpoint)
+        pushed = PushedImage.read(result.values)
+        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
+        inputs = {
+            "verdict": lab.verdict(str(pushed.digest), "pass"),
+            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
+        }
+        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        sigstore.write(tmp_path)
+        lab.environment["CARWRIGHT_SIGN__KEYLESS"] = json.dumps(sigstore.trust_config())
+        for token, told in ((sigstore.token(exp=1_700_000_000), "token expired at 2023-11-14"), (sigstore.token(), "")):
+            lab.environment["CARWRIGHT_SIGN__IDENTITY_TOKEN"] = token
+            code, _, said = lab.run(promote, **inputs)
+            assert (code == 2) is bool(told), said
+            assert told in said
+            assert token not in said
+            with open_repository(pushed.reference, Settings()) as repository:
+                assert (repository.get("v1") is None) is bool(told)
+        who = f"identities: [{{name: ci, issuer: '{sigstore.url}', subject: 'https://ci.example/org/*'}}]\n"
+        text = f"{who}trusted_root: trusted_root.json\nrequire: {{statements: [signature, provenance, model]}}\n"
+        trusted = check(f"{address}/org/car:v1", Policy.parse(text, "p", tmp_path), Settings())
+        assert trusted.signed["provenance"][0].startswith("ci: https://ci.example/org/repo/ship.yaml@refs/heads/main")

@@ -26,7 +26,9 @@ from containers.serve.trust import check_files, check_image
 from containers.step import Context
 from flows.admission import admit
 from infra.settings import Settings
+from tests.support.keyless_tampering import KEYLESS, SUBJECT, KeylessScene, signer_of
 from tests.support.local_registry import LocalRegistry
+from tests.support.local_sigstore import LocalSigstore
 from tests.support.tampering import AT_REST, HOST, IN_FLIGHT, REGISTRY, Scene, Tampering
 from tests.support.trust_world import KEYS, push, sign
 
@@ -71,6 +73,28 @@ def _shelf(folder: Path, place: str, another: str, storage: Path) -> Scene:
     return Scene(model, other, settings, storage)
 
 
+@pytest.fixture(scope="module")
+def keyless_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeylessScene]:
+    """A registry with two models that one build has signed, without a key."""
+    folder = tmp_path_factory.mktemp("keyless")
+    settings, storage = Settings(registry={"attempts": 1}), folder / "registry" / "data"
+    with LocalSigstore() as sigstore, LocalRegistry(folder / "registry") as address:
+        places = {name: f"{address}/trust/{name}:1" for name in "ab"}
+        models = [push(place, folder / name, settings, tokenizer=f'"{name}"') for name, place in places.items()]
+        for one in models:
+            sign(one, settings, [signer_of(sigstore)])
+        shutil.copytree(storage, folder / "untouched")
+        yield KeylessScene(*models, settings, storage, sigstore=sigstore)
+
+
+@pytest.fixture
+def keyless(keyless_shelf: KeylessScene) -> Iterator[KeylessScene]:
+    whole = keyless_shelf
+    yield KeylessScene(whole.model, whole.other, whole.settings, whole.storage, sigstore=whole.sigstore)
+    whole.sigstore.log_delay, whole.sigstore.issues = 0, ""
+    _put_back(whole)
+
+
 @pytest.fixture
 def scene(shelf: Scene) -> Iterator[Scene]:
     yield from _restored(shelf)
@@ -84,6 +108,10 @@ def at_rest(request: pytest.FixtureRequest) -> Iterator[Scene]:
 def _restored(whole: Scene) -> Iterator[Scene]:
     """A scene of its own; the storage is put back afterwards."""
     yield Scene(whole.model, whole.other, whole.settings, whole.storage)
+    _put_back(whole)
+
+
+def _put_back(whole: Scene) -> None:
     shutil.rmtree(whole.storage)
     untouched = next(one for parent in whole.storage.parents if (one := parent / "untouched").exists())
     shutil.copytree(untouched, whole.storage)
@@ -94,6 +122,8 @@ def serve(scene: Scene, tmp_path: Path) -> str:
     (tmp_path / "policy.yaml").write_text(scene.policy)
     for key in KEYS.glob("*.pub"):
         shutil.copy(key, tmp_path)
+    for name, text in scene.beside.items():
+        (tmp_path / name).write_text(text)
     reference = scene.reference or scene.model.reference
     admitted = admit(reference, tmp_path / "policy.yaml", scene.settings, lambda _: None)
     assert admitted is not None
@@ -117,18 +147,24 @@ def found(scene: Scene, tampering: Tampering, tmp_path: Path) -> None:
     assert re.search(tampering.found, caught.value.message), caught.value.message
 
 
-def test_what_nobody_touched_is_served(scene: Scene, layout: Scene, tmp_path: Path) -> None:
+def test_what_nobody_touched_is_served(scene: Scene, layout: Scene, keyless: KeylessScene, tmp_path: Path) -> None:
     """The table would else be full of models that never pass."""
-    for number, one in enumerate((scene, layout)):
-        (tmp_path / str(number)).mkdir()
-        said = serve(one, tmp_path / str(number))
+    for one, who in ((scene, "release"), (layout, "release"), (keyless, f"ci: {SUBJECT}")):
+        folder = tmp_path / str(id(one))
+        folder.mkdir()
+        said = serve(one, folder)
         assert "7 files are what was signed" in said
-        assert "provenance: signed by release" in said
+        assert f"provenance: signed by {who}" in said
 
 
 @pytest.mark.parametrize("tampering", rows(REGISTRY))
 def test_in_the_registry(scene: Scene, tampering: Tampering, tmp_path: Path) -> None:
     found(scene, tampering, tmp_path)
+
+
+@pytest.mark.parametrize("tampering", rows(KEYLESS))
+def test_without_a_key(keyless: KeylessScene, tampering: Tampering, tmp_path: Path) -> None:
+    found(keyless, tampering, tmp_path)
 
 
 @pytest.mark.parametrize("at_rest", ["shelf", "layout"], indirect=True)
@@ -199,5 +235,5 @@ def test_no_signed_model_is_needed_without_a_policy(scene: Scene, tmp_path: Path
 def test_the_table_is_the_docs(root: Path) -> None:
     """Each tampering is a row of docs/trust.md."""
     page = (root / "docs" / "trust.md").read_text()
-    for one in (*REGISTRY, *AT_REST, *IN_FLIGHT, *HOST):
+    for one in (*REGISTRY, *KEYLESS, *AT_REST, *IN_FLIGHT, *HOST):
         assert f"| {one.place} | {one.what} |" in page

@@ -43,6 +43,7 @@ class Scene:
     storage: Path  # of the registry, or the layout
     policy: str = STRICT
     reference: str = ""
+    beside: dict[str, str] = field(default_factory=dict)  # files beside the policy
     at_rest: Callable[[Path], None] = lambda _: None
     in_flight: list[tuple[str, Callable[[bytes], bytes]]] = field(
         default_factory=list
@@ -118,13 +119,13 @@ def bundled(payload: bytes, key: str = "carwright", kind: str = IN_TOTO) -> byte
     return write_bundle(Envelope(payload, made.sign(pae(kind, payload)), kind), made.public)
 
 
-def _edited(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+def edited(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     value = json.loads(content)
     change(value)
     return json.dumps(value).encode()
 
 
-def _in_payload(value: dict[str, Any]) -> None:
+def in_payload(value: dict[str, Any]) -> None:
     """One character of the payload becomes another."""
     payload = bytearray(base64.b64decode(value["dsseEnvelope"]["payload"]))
     at = payload.index(b"sha256") + 10
@@ -132,7 +133,7 @@ def _in_payload(value: dict[str, Any]) -> None:
     value["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
 
 
-def _in_signature(value: dict[str, Any]) -> None:
+def in_signature(value: dict[str, Any]) -> None:
     one = value["dsseEnvelope"]["signatures"][0]
     raw = bytearray(base64.b64decode(one["sig"]))
     raw[-1] ^= 1
@@ -169,7 +170,7 @@ def _asked(**values: str) -> dict[str, Any]:
 
 
 def _edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Scene], None]:
-    return lambda scene: scene.replace(name, _edited(scene.bundles()[name], change))
+    return lambda scene: scene.replace(name, edited(scene.bundles()[name], change))
 
 
 def _policy(before: str, after: str) -> Callable[[Scene], None]:
@@ -385,12 +386,12 @@ REGISTRY: Final = (
         Tampering("registry", f"forge: the {name} signed by another key", lambda s, n=name: s.replace(n, bundled(s.statement(n), "cosign")), _BY_NOBODY)
         for name in KINDS
     ),
-    *(Tampering("registry", f"forge: one character of the {name}", _edit(name, _in_payload), _BY_NOBODY) for name in KINDS),
-    *(Tampering("registry", f"forge: one bit of the {name}'s signature", _edit(name, _in_signature), _BY_NOBODY) for name in KINDS),
+    *(Tampering("registry", f"forge: one character of the {name}", _edit(name, in_payload), _BY_NOBODY) for name in KINDS),
+    *(Tampering("registry", f"forge: one bit of the {name}'s signature", _edit(name, in_signature), _BY_NOBODY) for name in KINDS),
     Tampering("registry", "forge: another type of payload", _edit("provenance", _set("dsseEnvelope", "payloadType", to="text/plain")), "holds no statement"),
     Tampering("registry", "forge: a second signature in the bundle", _edit("provenance", _second_signature), "2 signatures"),
     Tampering("registry", "forge: a bundle without a signature", _edit("verdict", _set("dsseEnvelope", "signatures", to=[])), "0 signatures"),
-    Tampering("registry", "forge: a certificate in the key's place", _edit("bom", _set("verificationMaterial", to={"certificate": {"rawBytes": "AAAA"}, "tlogEntries": []})), "a certificate and no key"),
+    Tampering("registry", "forge: a certificate in the key's place", _edit("bom", _set("verificationMaterial", to={"certificate": {"rawBytes": "AAAA"}, "tlogEntries": []})), "the policy names no identities"),
     Tampering("registry", "forge: half of a bundle", lambda s: s.replace("bom", s.bundles()["bom"][:200]), "is not JSON"),
     Tampering("registry", "forge: a name twice in one object", lambda s: s.replace("bom", b'{"mediaType":"a",' + s.bundles()["bom"][1:]), "twice in one object"),
     Tampering("registry", "forge: a statement of more bytes than are read", lambda s: s.replace("bom", b'"' + b"x" * (17 << 20) + b'"'), "more than the 16777216 that are read"),
@@ -402,7 +403,7 @@ REGISTRY: Final = (
     Tampering("registry", "keys: the key has expired", _policy("file: carwright.pub", "file: carwright.pub\n    until: 2020-01-01"), "expired on 2020-01-01"),
     Tampering("registry", "keys: the key is not valid yet", _policy("file: carwright.pub", "file: carwright.pub\n    since: 2099-01-01"), "from 2099-01-01"),
     Tampering("registry", "keys: the key may not sign verdicts", _policy("file: carwright.pub", "file: carwright.pub\n    statements: [signature, provenance, bom, model]"), "may not sign a verdict"),
-    Tampering("registry", "keys: two keys are wanted, and one has signed", _policy("require:", "require:\n  signers: 2"), "2 keys are wanted"),
+    Tampering("registry", "keys: two keys are wanted, and one has signed", _policy("require:", "require:\n  signers: 2"), "2 signers are wanted"),
     Tampering("registry", "says otherwise: the gate refused", _changed(verdict={"result": "FAILED"}), _VERDICT),
     Tampering("registry", "says otherwise: the gate could not decide", _changed(verdict={"result": "WARNED"}), _VERDICT),
     Tampering("registry", "says otherwise: a result that there is not", _changed(verdict={"result": "FINE"}), _VERDICT),

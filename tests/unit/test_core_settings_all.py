@@ -178,7 +178,7 @@ def unused(request: StepRequest) -> set[str]:
     return {"registry", "docker_config"} if request.step is Step.EVALUATE and not request.options else set()
 
 
-_AS_CONTENTS = (("sign", "key_file"), ("sign", "public_key"))
+_AS_CONTENTS = (("sign", "key_file"), ("sign", "public_key"), ("sign", "keyless"), ("sign", "identity_token_file"))
 
 
 def test_files_with_keys_go_as_their_contents(tmp_path: Path) -> None:
@@ -191,6 +191,26 @@ def test_files_with_keys_go_as_their_contents(tmp_path: Path) -> None:
     assert secret == {"CARWRIGHT_SIGN__KEY": "another\na private key"}
     for step in Step:
         assert step_variables(settings, StepRequest(step=step, run="r")) == ({}, {})
+
+
+def test_a_token_goes_to_the_step_that_signs_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read at the last moment, since it is good for minutes; and none is looked for where nothing is signed with it."""
+    (tmp_path / "trust.json").write_text('{"a": 1}')
+    (tmp_path / "token").write_text("a.b.c\n")
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    given: dict[str, Any] = {"keyless": str(tmp_path / "trust.json"), "identity_token_file": tmp_path / "token"}
+    plain, secret = step_variables(Settings(sign=given), promote)
+    assert plain == {"CARWRIGHT_SIGN__KEYLESS": '{"a": 1}'}
+    assert secret == {"CARWRIGHT_SIGN__IDENTITY_TOKEN": "a.b.c"}
+    for name in ("GITHUB_ACTIONS", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "GITLAB_CI", "BUILDKITE", "CIRCLECI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GITLAB_CI", "true")
+    monkeypatch.delenv("SIGSTORE_ID_TOKEN", raising=False)
+    with pytest.raises(BadInput, match="SIGSTORE_ID_TOKEN not found"):
+        step_variables(Settings(sign={"keyless": "public"}), promote)
+    assert step_variables(Settings(sign={"identity_token_file": tmp_path / "token"}), promote) == ({}, {})
+    for step in Step:
+        assert step_variables(Settings(sign=given), StepRequest(step=step, run="r")) == ({}, {})
 
 
 @every_setting_of_steps

@@ -117,7 +117,8 @@ def test_a_bundle_comes_back() -> None:
     [
         ({"mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1"}, "another version"),
         ({"mediaType": 7}, "no Sigstore bundle"),
-        ({"verificationMaterial": {}}, "a certificate and no key"),
+        ({"verificationMaterial": {}}, "neither a key nor a certificate"),
+        ({"verificationMaterial": {"publicKey": {}, "certificate": {}}}, "both a key and a certificate"),
         ({"verificationMaterial": None}, "no verificationMaterial"),
         ({"dsseEnvelope": None}, "holds no envelope"),
         ({"dsseEnvelope": {"payload": "e30=", "payloadType": "t", "signatures": []}}, "0 signatures"),
