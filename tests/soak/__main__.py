@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--scheduled", action="store_true", help="the watcher is the deployment watch-releases/hourly")
     parser.add_argument("--folder", type=Path, help="where everything is kept, for a look afterwards; must not exist")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in order: the services end, too
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

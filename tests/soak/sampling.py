@@ -57,7 +57,7 @@ def tree(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """ "" for a process that has gone, and for a zombie."""
+    """Nothing for a process that has gone, and for a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
