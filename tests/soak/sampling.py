@@ -32,7 +32,7 @@ def use(pid: int) -> Use:
     return Use(
         pid=pid,
         rss=int(told["VmRSS"].split()[0]) * 1024,
-        anonymous=int(told["RssAnon"].split()[0]) * 1024,
+        anonymous=int(told.get("RssAnon", "0").split()[0]) * 1024,  # not every kernel says it
         handles=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         threads=int(told["Threads"]),
         cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
@@ -41,19 +41,6 @@ def use(pid: int) -> Use:
 
 def uses(services: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     return {role: asdict(use(pid)) for role, pid in services.items()}
-
-
-def tree(pid: int) -> list[int]:
-    """The processes below one."""
-    found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            below = [int(word) for word in children.read_text().split()]
-        except OSError:
-            continue
-        for child in below:
-            found += [child, *tree(child)]
-    return found
 
 
 def command_line(pid: int) -> str:

@@ -20,6 +20,7 @@ from infra.settings import Settings
 from tests.soak import models, sampling
 from tests.support.api_client import logged_in
 from tests.support.local_registry import LocalRegistry
+from tests.support.processes import descendants
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class World:
             "CARWRIGHT_HOME": str(given.home.resolve()),
             "CARWRIGHT_WATCH__MODELS": str(listed),
             "CARWRIGHT_WATCH__INTERVAL": str(self.interval),
+            "CARWRIGHT_SERVE__KEEP_GB": "0.005",  # of 27 models: the disk is as full as it gets after 14 ships
             "CARWRIGHT_HUB_ENDPOINT": told[0],
             "CARWRIGHT_STORE__ENDPOINT": str(keys.endpoint),
             "CARWRIGHT_STORE__BUCKET": keys.bucket,
@@ -164,7 +166,7 @@ class World:
     def services(self) -> dict[str, int]:
         """The process of each role."""
         found: dict[str, int] = {}
-        for pid in sampling.tree(os.getpid()):
+        for pid in descendants(os.getpid()):
             line = sampling.command_line(pid)
             for role, mark in ROLES.items():
                 if mark in line and "supervisor.py" not in line:
