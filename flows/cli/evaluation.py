@@ -120,7 +120,7 @@ def compare(  # noqa: PLR0917 - typer makes options of them
 
 
 @app.command()
-def report(
+def report(  # noqa: PLR0917 - typer makes options of them
     what: Annotated[
         str,
         typer.Argument(help="A run of this folder or a promoted image. Default: the last run.", show_default=False),
@@ -136,6 +136,7 @@ def report(
             help="Print the scores instead: every-eval-ever (JSON) or hf-eval-results (YAML for .eval_results/).",
         ),
     ] = "",
+    json_: Json = False,
 ) -> None:
     """Write the report of an evaluation as a self-contained HTML page, and print its path."""
     from flows.release import report as reports
@@ -143,6 +144,8 @@ def report(
 
     settings = Settings()
     home = settings.home.resolve()
+    if form and json_:
+        raise BadInput("--json and --export exclude each other", remedy="every-eval-ever is JSON by itself")
     if form:
         _export(form, what, settings, output, attached)
         return
@@ -163,7 +166,10 @@ def report(
     _writable(path)
     if not path.exists() or path.read_bytes() != page:
         path.write_bytes(page)
-    terminal.line(str(path))
+    if json_:
+        terminal.document({"page": str(path.resolve())})
+    else:
+        terminal.line(str(path))
     if show:
         webbrowser.open(path.resolve().as_uri())
 

@@ -41,6 +41,7 @@ def new(
     prefix: Annotated[
         str, typer.Option("--output", "-o", help="Write PREFIX.key, the private key, and PREFIX.pub.")
     ] = "carwright",
+    json_: Json = False,
 ) -> None:
     """Make a key pair: ECDSA on P-256, the private key encrypted as cosign does it.
 
@@ -60,6 +61,9 @@ def new(
         public.write_text(key.pem)
     except OSError as error:
         raise BadInput(f"cannot write {prefix}.key: {error.strerror}", remedy="give another --output") from error
+    if json_:
+        terminal.document({"private": str(secret), "public": str(public), "fingerprint": str(key.fingerprint)})
+        return
     terminal.line(f"{secret}  the private key, encrypted: keep it away from everything but the promote step")
     terminal.line(f"{public}  the public key, for policies: {key.fingerprint}")
 
@@ -101,7 +105,7 @@ def sign(
             "there is no key to sign with", remedy="set CARWRIGHT_SIGN__KEY_FILE; `carwright keys new` makes a key"
         )
     if Path(what).is_dir():
-        _sign_folder(Path(what), signers)
+        _sign_folder(Path(what), signers, as_json=json_)
         return
     with open_repository(what, settings, write=True) as repository:
         digest = read_manifest(repository).digest
@@ -116,12 +120,18 @@ def sign(
     terminal.line(f"{digest} is signed by {named(signers)}")
 
 
-def _sign_folder(folder: Path, signers: Sequence[Signer]) -> None:
+def _sign_folder(folder: Path, signers: Sequence[Signer], *, as_json: bool) -> None:
     from containers.trust.model_signing import SIGNATURE_FILE, sign_folder
 
     if len(signers) != 1:
         raise BadInput(f"{SIGNATURE_FILE} has one signature, and there are {len(signers)} keys", remedy="give one key")
     done = sign_folder(folder, signers[0])
+    if as_json:
+        signer = str(signers[0].public.fingerprint)
+        terminal.document(
+            {"folder": str(folder), "signature": SIGNATURE_FILE, "signed_by": signer, "already_there": not done}
+        )
+        return
     word = "is now" if done else "was already"
     terminal.line(f"{folder / SIGNATURE_FILE}: the folder {word} signed by {signers[0].public.fingerprint.short}")
 
@@ -144,13 +154,17 @@ def show_trusted(trusted: Trusted) -> None:
         terminal.err.print(f"note: {note}")
 
 
-def verify_folder(folder: Path, policy: Policy | None) -> None:
+def verify_folder(folder: Path, policy: Policy | None, *, as_json: bool) -> None:
     """Check the signature of a folder's files."""
     from containers.trust.model_signing import check_folder
 
     if policy is None:
         raise BadInput(f"{folder} is a folder, and its signature needs a key", remedy="give --key or --policy")
-    terminal.line(f"{folder}: every file is what {check_folder(folder, policy)} signed")
+    signer = check_folder(folder, policy)
+    if as_json:
+        terminal.document({"folder": str(folder), "signed_by": signer})
+    else:
+        terminal.line(f"{folder}: every file is what {signer} signed")
 
 
 def signed_files(

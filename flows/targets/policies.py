@@ -41,7 +41,9 @@ def render(target: str, policy: Policy) -> Rendered:
         )
     rendered = _TARGETS[target](policy)
     unsaid = tuple(_unsaid(target, policy))
-    note = (f"{target} does not enforce: {', '.join(unsaid)}. `carwright deploy` and `carwright verify` do, with `--policy`",)
+    note = (
+        f"{target} does not enforce: {', '.join(unsaid)}. `carwright deploy` and `carwright verify` do, with `--policy`",
+    )
     return rendered.model_copy(update={"notes": (*rendered.notes, *(note if unsaid else ()))})
 
 

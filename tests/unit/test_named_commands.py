@@ -23,7 +23,7 @@ def test_every_command_is_one_that_the_parser_takes(root: Path) -> None:
         ("docs/how-to/deploy.md", "deploy"),
         ("flows/release/templates/card.md.j2", "push"),
         ("flows/local/run_record.py", "runs"),
-        ("infra/images/verify.py", "images"),
+        ("flows/cli/trust.py", "keys"),
     } <= seen
 
 
