@@ -53,7 +53,7 @@ def page(lines: Sequence[dict[str, Any]], plot: str) -> str:
     text += (
         f"{len(ships)} ships ({_counted(states)}) in {whole:.0f} minutes on {about['cores']} cores, "
         f"{about['lanes']} at once; sweeps: {_counted(swept)}. A ship took {np.median(seconds):.0f} s in the median, "
-        f"{max(seconds):.0f} s at most. Processes that were left behind: {len(left(lines))}.\n\n![The curves]({plot})\n\n"
+        f"{max(seconds):.0f} s at most{_unfinished(lines)}. Processes that were left behind: {len(left(lines))}.\n\n![The curves]({plot})\n\n"
     )
     text += "| | first half | second half | growth | 95 % | allowed | |\n|---|---|---|---|---|---|---|\n"
     for one in judged(lines):
@@ -117,6 +117,10 @@ def panels(lines: Sequence[dict[str, Any]]) -> list[Panel]:
     ]
 
 
+def _unfinished(lines: Sequence[dict[str, Any]]) -> str:
+    return "" if lines[-1]["kind"] == "end" else " (the soak was ended before its time)"
+
+
 def _counted(words: Counter[str]) -> str:
     return ", ".join(f"{number} {word}" for word, number in sorted(words.items()))
 
@@ -134,7 +138,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown file to write; default: standard output")
     parser.add_argument("--plot", type=Path, default=Path("soak.svg"), help="SVG file to write")
     arguments = parser.parse_args()
-    lines = [json.loads(line) for line in arguments.seen.read_text().splitlines()]
+    text = arguments.seen.read_text()
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # one may be half written
     arguments.plot.write_text(draw(panels(lines), "what a soak used"))
     text = page(lines, arguments.plot.name)
     if arguments.page:
