@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn, Self
 from containers.errors import BadInput, Error, Temporary
 from containers.pipes import exchange
 from containers.private import opener
+from containers.rotating_log import RotatingLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,8 +246,8 @@ class Child:
     """A program under a supervisor: it ends when `stop` is called, or when this process ends in whatever way.
 
     `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
-    gets the same bytes. With `detached` the program outlives this process and must have a lease of its own; its output
-    then goes to `log_file` alone, which is this user's alone. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
+    gets the same bytes, of which it keeps the last (`containers.rotating_log`). With `detached` the program outlives this process
+    and must have a lease of its own; its output then goes to `log_file` alone, all of it. The file is this user's. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
     how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1 leaves it this process's.
     """
 
@@ -267,13 +268,14 @@ class Child:
         flags = [*(["--detached"] if self.detached else []), *([] if self.cwd else ["--scratch"])]
         flags.append(f"--grace={self.grace}")
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
-        log: BinaryIO | None = None
+        log: RotatingLog | None = None
+        output: int | BinaryIO = subprocess.DEVNULL if self.detached else subprocess.PIPE
         if self.log_file is not None:
             self.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            log = open(self.log_file, "ab", opener=opener)  # noqa: SIM115 - Path.open takes no opener
-        output: int | BinaryIO = subprocess.PIPE
-        if self.detached:
-            output = log if log is not None else subprocess.DEVNULL
+            if self.detached:
+                output = open(self.log_file, "ab", opener=opener)  # noqa: SIM115 - Path.open takes no opener
+            else:
+                log = RotatingLog(self.log_file)
         self._process = subprocess.Popen(
             argv,
             env=_safe(self.env),
@@ -285,8 +287,8 @@ class Child:
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
         )
         if self.detached:
-            if log is not None:
-                log.close()
+            if not isinstance(output, int):
+                output.close()
         else:
             self._reader = threading.Thread(target=self._read, args=(log,), daemon=True)
             self._reader.start()
@@ -339,14 +341,13 @@ class Child:
             raise RuntimeError("the program was not started")
         return self._process
 
-    def _read(self, log: BinaryIO | None) -> None:
+    def _read(self, log: RotatingLog | None) -> None:
         stream = self._started().stdout
         assert stream is not None
-        with stream, log if log is not None else contextlib.nullcontext():
+        with stream, contextlib.closing(log) if log is not None else contextlib.nullcontext():
             while raw := stream.readline(_LINE):
                 if log is not None:
                     log.write(raw)
-                    log.flush()
                 line = raw.decode(errors="replace").rstrip("\r\n")
                 self._tail.append(line[:_TAIL_LINE])
                 if self.on_line is not None:

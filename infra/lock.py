@@ -42,6 +42,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 NAMES: Final = (
     "flows",
     "tests",  # reads the lock of flows
+    "tests/zuul_registry",
     "containers/download",
     "containers/quantize",
     "containers/push",

@@ -46,10 +46,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("rclone", "seaweedfs", "moto", "all"),
         help="the S3 server for the store's tests; by default all for their core (marked every_s3), else rclone",
     )
+    parser.addoption(
+        "--registry",
+        choices=("docker", "zuul", "all"),
+        help="the registry for the tests of pushing; by default docker, and zuul as part of the campaign",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `s3_server` gets its name: the one that was chosen, or for the core of the store's tests each."""
+    """A test that takes `s3_server` gets its name: the one that was chosen, or for the core of the store's tests each.
+
+    One that takes `registry_server` likewise; zuul's environment is not there in CI.
+    """
+    if "registry_server" in metafunc.fixturenames:
+        one = metafunc.config.getoption("--registry")
+        if metafunc.definition.get_closest_marker("without_login") is not None:
+            one = "docker"
+        usual = ("docker", pytest.param("zuul", marks=pytest.mark.campaign))
+        servers = {None: usual, "all": ("docker", "zuul")}.get(one, (one,))
+        metafunc.parametrize("registry_server", servers, scope="module")
     if "s3_server" not in metafunc.fixturenames:
         return
     every = ("rclone", "seaweedfs", "moto")

@@ -154,7 +154,8 @@ class Registry:
                 continue
             pages = pages or Pages(self._transport.home, f"the tags of {self.reference.name}")
             names = parse_tags(answer.content, f"the tags of {self.reference.name}")
-            found.update(str(name) for name in names or ())
+            # zuul-registry lists what is named by digest alone, too; no tag has a colon.
+            found.update(tag for name in names or () if ":" not in (tag := str(name)))
             url = pages.following(answer, url)
         return tuple(sorted(found))
 

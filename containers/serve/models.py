@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -58,9 +58,7 @@ def unpacked(
     folder = folder_of(reference, request, context)
     home, checkpoint = folder.parent, request.inputs.get("checkpoint")
     home.mkdir(parents=True, exist_ok=True)
-    with _use_file(folder).open("w") as used:
-        fcntl.flock(used, fcntl.LOCK_SH)
-        os.utime(used.fileno())
+    with _in_use(folder):
         with folder.with_name(f".{folder.name}.make").open("w") as making:  # two servers of one model take turns
             fcntl.flock(making, fcntl.LOCK_EX)
             if not _complete(folder):
@@ -92,6 +90,21 @@ def folder_of(reference: str, request: StepRequest, context: Context) -> Path:
             remedy='give the parameter `reference` or the input "checkpoint"',
         )
     return context.settings.home.resolve() / "serving" / digest.short
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Hold the folder's use file, shared; one that `make_room` has removed meanwhile keeps nobody out, and is made again."""
+    while True:
+        with _use_file(folder).open("w") as used:
+            fcntl.flock(used, fcntl.LOCK_SH)
+            there = False
+            with suppress(FileNotFoundError):
+                there = os.path.samestat(os.fstat(used.fileno()), _use_file(folder).stat())
+            if there:
+                os.utime(used.fileno())
+                yield
+                return
 
 
 def _wait_for(folder: Path) -> None:
@@ -138,13 +151,18 @@ def _not_plain(path: Path) -> BadInput:
 
 def make_room(home: Path, limit: float) -> list[str]:
     """Remove what was used longest ago until at most `limit` bytes remain; what a server reads stays. Names removed."""
-    kept = sorted(home.glob(".*.use"), key=lambda path: path.stat().st_mtime)
+    kept = sorted(home.glob(".*.use"), key=_last_use)
     sizes = {path: sum(_size(part) for part in _parts(home, _name(path))) for path in kept}
     removed = []
     for path in kept:
         if sum(sizes.values()) <= limit:
             break
-        with path.open() as used:
+        try:
+            used = path.open()
+        except FileNotFoundError:  # another one makes room, too
+            del sizes[path]
+            continue
+        with used:
             try:
                 fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -152,6 +170,9 @@ def make_room(home: Path, limit: float) -> list[str]:
             (home / f".{_name(path)}.sizes").unlink(missing_ok=True)  # from here on it counts as incomplete
             for part in _parts(home, _name(path)):
                 shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+            # Whoever holds one of these holds the use file, too: nobody does.
+            for mark in ("make", "lock", "use"):
+                (home / f".{_name(path)}.{mark}").unlink(missing_ok=True)
         del sizes[path]
         removed.append(_name(path))
     return removed
@@ -228,6 +249,13 @@ def _listing(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
+def _last_use(use_file: Path) -> float:
+    try:
+        return use_file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def _use_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.use")
 
@@ -241,7 +269,7 @@ def _name(use_file: Path) -> str:
 
 
 def _parts(home: Path, name: str) -> list[Path]:
-    """The folder, its marks, and what a killed run left of it; not the locks, which others may hold open."""
+    """The folder, its marks, and what a killed run left of it; not the locks."""
     parts = [home / name, home / f"{name}.digest", *home.glob(f".{name}.*partial")]
     return [part for part in parts if part.exists()]
 

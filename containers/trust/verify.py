@@ -202,7 +202,7 @@ def _check_age(evidence: Evidence, policy: Policy, what: str, now: datetime) -> 
     if now - newest > timedelta(days=policy.max_age_days):
         raise NotTrusted(
             f"{what} was signed on {newest.date()}, more than the policy's {policy.max_age_days} days ago",
-            remedy="ship it again, or look at it again and `carwright sign --renew` it",
+            remedy="ship it again, or look at it again and renew its signature: `carwright sign REFERENCE --renew`",
         )
 
 

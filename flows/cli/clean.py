@@ -92,6 +92,7 @@ def pin(
             show_default=False,
         ),
     ] = "",
+    json_: Json = False,
 ) -> None:
     """Keep an artifact of the store, or all that a shipped modelcar was made from, until `carwright unpin`."""
     from flows.retention import pins
@@ -99,9 +100,15 @@ def pin(
     with _store() as store:
         if what:
             made = pins.pin(store, what)
+            if json_:
+                terminal.document({"pinned": made.model_dump(mode="json")})
+                return
             terminal.out.print(f"pinned {made.name} ({len(made.artifacts)} artifact(s))")
             return
         found = [(one, bool(pins.absent(store, one))) for one in pins.pins(store)]
+    if json_:
+        terminal.document({"pins": [{**one.model_dump(mode="json"), "whole": not gone} for one, gone in found]})
+        return
     if not found:
         terminal.out.print("nothing is pinned")
         return
@@ -115,12 +122,17 @@ def pin(
 @app.command()
 def unpin(
     what: Annotated[str, typer.Argument(help="As it was pinned; of a fingerprint, its beginning is enough.")],
+    json_: Json = False,
 ) -> None:
     """Take a pin back: the next `carwright clean` judges by age again."""
     from flows.retention import pins
 
     with _store() as store:
-        terminal.out.print(f"no longer pinned: {pins.unpin(store, what).name}")
+        gone = pins.unpin(store, what)
+    if json_:
+        terminal.document({"unpinned": gone.model_dump(mode="json")})
+    else:
+        terminal.out.print(f"no longer pinned: {gone.name}")
 
 
 @contextmanager

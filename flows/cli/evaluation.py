@@ -143,6 +143,7 @@ def report(  # noqa: PLR0917 - typer makes options of them
             metavar="NAME", help="Name of the model in Kubeflow's catalog.", show_default="the image's repository"
         ),
     ] = "",
+    json_: Json = False,
 ) -> None:
     """Write the report of an evaluation as a self-contained HTML page, and print its path."""
     from flows.release import report as reports
@@ -150,6 +151,8 @@ def report(  # noqa: PLR0917 - typer makes options of them
 
     settings = Settings()
     home = settings.home.resolve()
+    if form and json_:
+        raise BadInput("--json and --export exclude each other", remedy="every-eval-ever is JSON by itself")
     if form:
         _export(form, what, settings, output, attached, model_id)
         return
@@ -170,7 +173,10 @@ def report(  # noqa: PLR0917 - typer makes options of them
     _writable(path)
     if not path.exists() or path.read_bytes() != page:
         path.write_bytes(page)
-    terminal.line(str(path))
+    if json_:
+        terminal.document({"page": str(path.resolve())})
+    else:
+        terminal.line(str(path))
     if show:
         webbrowser.open(path.resolve().as_uri())
 

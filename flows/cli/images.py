@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -231,7 +231,9 @@ def load(  # noqa: PLR0917 - typer makes options of them
 
 
 @app.command()
-def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False) -> None:
+def verify(
+    targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: Verbose = False, json_: Json = False
+) -> None:
     """Build each image twice from scratch and compare image id and manifest digest, then file by file.
 
     Exit code 2 if two builds differ.
@@ -239,19 +241,34 @@ def verify(targets: Targets = None, base: Base = "", vllm: Vllm = "", verbose: V
     from infra.images.image_builder import ImageBuilder
     from infra.images.verify import verify as build_twice
 
-    different = []
+    different: list[str] = []
+    told: list[dict[str, Any]] = []
     with terminal.display(verbose=verbose) as show:
         builder = ImageBuilder(Settings(), show, base=base, vllm=vllm)
         for target in _targets(targets):
             builder.fetch([target])
             result = build_twice(builder, target)
+            told.append(
+                {
+                    "name": target.name,
+                    "same": result.same,
+                    "digests": [str(result.first.digest), str(result.second.digest)],
+                    "image_id": str(result.first.image_id),
+                    "differences": list(map(str, result.differences)),
+                }
+            )
+            if not result.same:
+                different.append(target.name)
+            if json_:
+                continue
             if result.same:
                 terminal.out.print(f"{target.name}: identical: {result.first.digest}, image id {result.first.image_id}")
                 continue
-            different.append(target.name)
             terminal.out.print(f"{target.name}: {result.first.digest} and {result.second.digest}")
             for line in result.differences:
                 terminal.out.print(f"  {line}")
+    if json_:
+        terminal.document({"images": told})
     if different:
         raise BadInput(f"two builds of {', '.join(different)} are not the same image")
 

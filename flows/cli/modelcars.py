@@ -148,7 +148,7 @@ def verify(
     settings = Settings()
     rules = policy_of(policy, key, settings)
     if Path(reference).is_dir():
-        verify_folder(Path(reference), rules)
+        verify_folder(Path(reference), rules, as_json=json_)
         return
     trusted = check_trust(reference, rules, settings) if rules is not None else None
     with terminal.measured("verify", 0) as advance:

@@ -70,6 +70,7 @@ def approve(
     run: Annotated[str, typer.Argument(help="Id of the run; without one, list the runs that wait.")] = "",
     reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "",
     refuse: Annotated[bool, typer.Option("--refuse", help="Refuse the release.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Answer a run that waits for approval (`ship --approval`), on the server of PREFECT_API_URL."""
     import_prefect()
@@ -79,13 +80,18 @@ def approve(
     check_server()
     if not run:
         found = approval.waiting()
-        if found:
+        if json_:
+            terminal.document({"waiting": [{"run": id_, "name": name} for id_, name in found]})
+        elif found:
             terminal.show_table(("run", "name"), found)
         else:
             terminal.out.print("no run waits for approval")
         return
     approval.answer(run, approve=not refuse, reason=reason)
-    terminal.out.print(f"{'refused' if refuse else 'approved'} {run}")
+    if json_:
+        terminal.document({"run": run, "approved": not refuse, "reason": reason})
+    else:
+        terminal.out.print(f"{'refused' if refuse else 'approved'} {run}")
 
 
 def parameters(texts: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ markup, no control character reaches the terminal, and no line break in a text b
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -206,6 +207,11 @@ def show_error(error: Error) -> None:
         _failures.print(f"  {_indented(error.remedy)}")
     if error.log and error.log not in f"{error.message} {error.remedy}":
         _failures.print(f"  log: {_indented(error.log)}")
+
+
+def document(values: Any) -> None:
+    """Print the one JSON document of a command with --json (docs/reference/json.md)."""
+    print(json.dumps(values, indent=2))
 
 
 def line(text: str, *, error: bool = False) -> None:

@@ -42,6 +42,7 @@ def new(
     prefix: Annotated[
         str, typer.Option("--output", "-o", help="Write PREFIX.key, the private key, and PREFIX.pub.")
     ] = "carwright",
+    json_: Json = False,
 ) -> None:
     """Make a key pair: ECDSA on P-256, the private key encrypted as cosign does it.
 
@@ -61,6 +62,9 @@ def new(
         public.write_text(key.pem)
     except OSError as error:
         raise BadInput(f"cannot write {prefix}.key: {error.strerror}", remedy="give another --output") from error
+    if json_:
+        terminal.document({"private": str(secret), "public": str(public), "fingerprint": str(key.fingerprint)})
+        return
     terminal.line(f"{secret}  the private key, encrypted: keep it away from everything but the promote step")
     terminal.line(f"{public}  the public key, for policies: {key.fingerprint}")
 
@@ -130,7 +134,7 @@ def sign(
         )
     _notes(signers)
     if Path(what).is_dir():
-        _sign_folder(Path(what), signers)
+        _sign_folder(Path(what), signers, as_json=json_)
         return
     with open_repository(what, settings, write=True) as repository:
         digest = read_manifest(repository).digest
@@ -145,14 +149,20 @@ def sign(
     terminal.line(f"{digest} is signed by {', '.join(signing.statement_signer(one).name for one in signers)}")
 
 
-def _sign_folder(folder: Path, signers: Sequence[Signer | KeylessSigner]) -> None:
+def _sign_folder(folder: Path, signers: Sequence[Signer | KeylessSigner], *, as_json: bool) -> None:
     from containers.trust.model_signing import SIGNATURE_FILE, sign_folder
     from containers.trust.signing import statement_signer
 
     if len(signers) != 1:
         raise BadInput(f"{SIGNATURE_FILE} has one signature, and there are {len(signers)} signers", remedy="give one")
     signer = statement_signer(signers[0])
-    word = "is now" if sign_folder(folder, signer) else "was already"
+    done = sign_folder(folder, signer)
+    if as_json:
+        terminal.document(
+            {"folder": str(folder), "signature": SIGNATURE_FILE, "signed_by": signer.name, "already_there": not done}
+        )
+        return
+    word = "is now" if done else "was already"
     terminal.line(f"{folder / SIGNATURE_FILE}: the folder {word} signed by {signer.name}")
 
 
@@ -174,13 +184,17 @@ def show_trusted(trusted: Trusted) -> None:
         terminal.err.print(f"note: {note}")
 
 
-def verify_folder(folder: Path, policy: Policy | None) -> None:
+def verify_folder(folder: Path, policy: Policy | None, *, as_json: bool) -> None:
     """Check the signature of a folder's files."""
     from containers.trust.model_signing import check_folder
 
     if policy is None:
         raise BadInput(f"{folder} is a folder, and its signature needs a key", remedy="give --key or --policy")
-    terminal.line(f"{folder}: every file is what {check_folder(folder, policy)} signed")
+    signer = check_folder(folder, policy)
+    if as_json:
+        terminal.document({"folder": str(folder), "signed_by": signer})
+    else:
+        terminal.line(f"{folder}: every file is what {signer} signed")
 
 
 def signed_files(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers import private
 from containers.errors import BadInput, Error, Interrupted
 from flows.release.summary import NotPromoted, Shipped
+from flows.runners.process import run_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
 
 _FILE: Final = "summary.json"
-_KEPT: Final = 50  # runs whose logs and requests are kept
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,10 @@ class RunRecord:
 
         The caller holds the run lock, so any run still marked as running was killed.
         """
-        _prune(runs)
         for other in runs.glob(f"*/{_FILE}"):
             if json.loads(other.read_text()).get("state") == "running":
                 cls(other).update(state="killed")
-        record = cls(private.folder(runs.parent, runs.name, run) / _FILE)
+        record = cls(run_folders.of_run(runs.parent, run) / _FILE)
         started = datetime.now(UTC).isoformat()
         record.update(model=request.model, state="running", started=started, request=request.dump(), command=command)
         return record
@@ -67,8 +65,3 @@ def outcome_of(folder: Path) -> Shipped:
         raise BadInput(
             f"the run {folder.name} has no outcome", remedy="`carwright runs` lists the runs and their states"
         ) from error
-
-
-def _prune(runs: Path) -> None:
-    for folder in sorted(path for path in runs.iterdir() if path.is_dir())[:-_KEPT] if runs.is_dir() else []:
-        shutil.rmtree(folder, ignore_errors=True)

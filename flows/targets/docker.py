@@ -92,7 +92,7 @@ def deploy(
     if refused := [option for option, given in others.items() if given]:
         raise BadInput(
             f"deploy docker starts vLLM by Carwright's own server, which takes no {' and no '.join(refused)}",
-            remedy="leave it out, or run the script that `carwright render docker` writes",
+            remedy="leave it out, or run the script that `carwright render docker REFERENCE` writes",
         )
     started = time.monotonic()
     docker = settings.docker.model_copy(update={"image": deployment.image or settings.docker.image})

@@ -29,7 +29,7 @@ _CANNOT: Final = {
     "ilab": "ilab copies models with --remove-signatures and asks no policy: verify the model before it is fetched there "
     "(`carwright verify REFERENCE --policy FILE`), or its files afterwards (`carwright verify FOLDER`)",
     "kserve": "KServe checks no signatures itself: let the cluster admit only what is signed (`carwright render policy "
-    "policy-controller`, or `kyverno`), and deploy with `carwright deploy kserve --policy FILE`",
+    "policy-controller`, or `kyverno`), and deploy with `carwright deploy kserve REFERENCE --policy FILE`",
 }
 
 
@@ -43,7 +43,9 @@ def render(target: str, policy: Policy) -> Rendered:
         )
     rendered = _TARGETS[target](policy)
     unsaid = tuple(_unsaid(target, policy))
-    note = (f"{target} does not enforce: {', '.join(unsaid)}. `carwright deploy --policy` and `verify` do",)
+    note = (
+        f"{target} does not enforce: {', '.join(unsaid)}. `carwright deploy` and `carwright verify` do, with `--policy`",
+    )
     return rendered.model_copy(update={"notes": (*rendered.notes, *(note if unsaid else ()))})
 
 

@@ -1,4 +1,7 @@
-"""Modelcars in Debian's docker-registry: pushed, killed, read by other people's tools, checked, cleaned up."""
+"""Modelcars in a registry: pushed, killed, read by other people's tools, checked, cleaned up.
+
+In Debian's docker-registry, and with `--registry zuul` (or all, or in the campaign) in zuul-registry, too.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ from containers.oci.unpack import unpack
 from containers.oci.validate import listed_files
 from containers.oci.verify import verify
 from infra.settings import Settings
-from tests.support.local_registry import LocalRegistry
 from tests.support.modelcars import push_folder, settle, write_checkpoint
+from tests.support.registries import SERVERS, write_login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,14 +48,14 @@ MB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with LocalRegistry(tmp_path_factory.mktemp("registry")) as address:
+def registry(registry_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with SERVERS[registry_server](tmp_path_factory.mktemp("registry")) as address:
         yield address
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(cache=tmp_path / "cache", docker_config=tmp_path / "docker")
+def settings(tmp_path: Path, registry: str) -> Settings:
+    return Settings(cache=tmp_path / "cache", docker_config=write_login(tmp_path / "docker", registry))
 
 
 @pytest.fixture
@@ -109,6 +112,7 @@ push_folder(Path(sys.argv[1]), sys.argv[2], Settings(cache=Path(sys.argv[3])), t
 """
 
 
+@pytest.mark.without_login
 def test_killed_twenty_times(repository: str, root: Path, tmp_path: Path) -> None:
     """A push killed at twenty random moments: no tag ever names half an image, and the next push ends with the right one."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint", shards=5, size=12 * MB)
@@ -201,6 +205,7 @@ def test_read_by_olot(checkpoint: Path, settings: Settings, tmp_path: Path) -> N
     assert _same_files(checkpoint, tmp_path / "out/models")
 
 
+@pytest.mark.without_login
 def test_raw_artifact(checkpoint: Path, repository: str, settings: Settings, tmp_path: Path) -> None:
     """The raw artifact by oras-py, and by what `ilab model download` does; tied to the modelcar file by file."""
     pushed = push_folder(checkpoint, f"{repository}:v1", settings, also_raw=True)
@@ -271,6 +276,7 @@ def test_lint(checkpoint: Path, repository: str, settings: Settings, tmp_path: P
     assert rules["ilab-titles"] == "warning"
 
 
+@pytest.mark.without_login
 def test_another_base(checkpoint: Path, repository: str, settings: Settings, tmp_path: Path) -> None:
     """The layers of another image come first; its entry point is dropped, its user kept."""
     base = tmp_path / "tree"
@@ -298,8 +304,11 @@ def test_another_base(checkpoint: Path, repository: str, settings: Settings, tmp
     assert _same_files(checkpoint, tmp_path / "bundle/rootfs/models")
 
 
-def test_candidates(checkpoint: Path, repository: str, settings: Settings) -> None:
-    """Cleaning removes an old candidate that never passed, and nothing that a release needs, that passed, or that is new."""
+def test_candidates(checkpoint: Path, repository: str, settings: Settings, registry_server: str) -> None:
+    """Cleaning removes an old candidate that never passed, and nothing that a release needs, that passed, or that is new.
+
+    Where the registry knows no way to delete, that is said, and all of it stays.
+    """
     released = push_folder(checkpoint, f"{repository}:v1", settings)
     (checkpoint / "LICENSE").write_text("second\n")
     passed = push_folder(checkpoint, repository, settings)
@@ -316,6 +325,11 @@ def test_candidates(checkpoint: Path, repository: str, settings: Settings) -> No
         assert find_candidates(place, timedelta(hours=1)) == ()
         found = find_candidates(place, timedelta(seconds=-5))
         assert [one.digest for one in found] == [forgotten.digest]
+        if registry_server == "zuul":
+            with pytest.raises(BadInput, match="does not allow deleting"):
+                remove(place, found)
+            assert place.get(str(forgotten.digest)) is not None
+            return
         remove(place, found)
         assert place.get(str(forgotten.digest)) is None
         kept = {released.candidate_tag, passed.candidate_tag, undated.candidate_tag, "v1"}
@@ -351,6 +365,7 @@ def test_the_base_is_pinned(settings: Settings, tmp_path: Path) -> None:
         busybox_base("linux/amd64", settings.model_copy(update={"busybox": tmp_path / "busybox"}))
 
 
+@pytest.mark.without_login
 def test_memory_stays_small(repository: str, settings: Settings, root: Path, tmp_path: Path) -> None:
     """A push needs the same few dozen megabytes for a shard of 512 MB as for a small one."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint", shards=1)

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 HIDDEN, INNER, HEADS, LAYERS, WORDS = 64, 128, 2, 2, 64
 
 
-def write_tiny_llama(folder: Path, *, fp8: bool = False, seed: int = 0, **config: object) -> Path:
-    """Random weights; with `fp8` laid out as FP8_DYNAMIC checkpoints are. `config` changes entries of config.json."""
+def write_tiny_llama(
+    folder: Path, *, fp8: bool = False, seed: int = 0, counting: bool = False, **config: object
+) -> Path:
+    """Random weights; with `fp8` laid out as FP8_DYNAMIC checkpoints are. `config` changes entries of config.json.
+
+    With `counting` it says the word after the last one, and ends after the last word: what a smoke suite can pass.
+    """
     folder.mkdir(parents=True)
-    _write_tensors(folder / "model.safetensors", np.random.default_rng(seed), fp8=fp8)
+    _write_tensors(folder / "model.safetensors", np.random.default_rng(seed), fp8=fp8, counting=counting)
     values = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -33,7 +38,7 @@ def write_tiny_llama(folder: Path, *, fp8: bool = False, seed: int = 0, **config
         "rms_norm_eps": 1e-5,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": not counting,
         **({"quantization_config": _scheme()} if fp8 else {}),
         **config,
     }
@@ -59,7 +64,7 @@ def _scheme() -> dict[str, object]:
     }
 
 
-def _write_tensors(path: Path, random: np.random.Generator, *, fp8: bool) -> None:
+def _write_tensors(path: Path, random: np.random.Generator, *, fp8: bool, counting: bool) -> None:
     tensors: dict[str, tuple[str, list[int], bytes]] = {}
 
     def bf16(name: str, values: np.ndarray) -> None:
@@ -75,7 +80,12 @@ def _write_tensors(path: Path, random: np.random.Generator, *, fp8: bool) -> Non
             bf16(f"{name}.weight", random.normal(0, 0.05, (out, into)))
 
     key_value = HIDDEN // HEADS
-    bf16("model.embed_tokens.weight", random.normal(0, 1, (WORDS, HIDDEN)))
+    words = random.normal(0, 1, (WORDS, HIDDEN))
+    bf16("model.embed_tokens.weight", words)
+    if counting:  # the row of a word is the vector of the one before; after the last word comes </s>, the third
+        following = np.roll(words, 1, axis=0)
+        following[[0, 1, 2]] = -words[0], -words[0], words[-1]
+        bf16("lm_head.weight", following / 4)
     bf16("model.norm.weight", np.ones(HIDDEN))
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"

@@ -1,90 +1,65 @@
-"""Every `carwright ...` command that a text of the project names is there, with the options that the text gives it."""
+"""Every `carwright ...` command that a text of the project names, as the command line's own parser reads it."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import typer.main
 
-from flows.cli.main import app
+from tests.support.printed_commands import PLACE, fault, in_code, in_text, of_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-# A command is named in backticks, after a prompt or at the start of a line of an example; prose says "Carwright".
-_NAMED = re.compile(
-    r"(?:`|\$ |\.venv/bin/|\[bold\]|^\s+)carwright(?:\[/\])? ((?:[a-z][a-z-]*|--[a-z])(?:\\\n|[^`\n])*)", re.MULTILINE
-)
-_FOLDERS = ("flows", "infra", "containers", "docs")
-_SUFFIXES = {".py", ".md", ".yaml", ".toml", ".j2", ".in"}
 
-
-def named_commands(text: str) -> Iterator[str]:
-    """What follows `carwright` at each place; an f-string's fields stand as they are written."""
-    for match in _NAMED.finditer(text):
-        line = match[1].replace("\\\n", " ").partition("  #")[0]
-        yield re.split(r"[|;\"]|\[/|&&|\. |, |\)", line)[0].strip()
-
-
-def fault(command: str) -> str | None:
-    """What is wrong with a command line, None for one that exists."""
-    words = [word for word in command.replace("[", " ").replace("]", " ").split() if word]
-    current: Any = typer.main.get_command(app)
-    while words and hasattr(current, "commands") and not words[0].startswith("-"):
-        name = words.pop(0).rstrip(".:,")
-        if name not in current.commands:
-            return f"there is no command {name!r}"
-        current = current.commands[name]
-    known = {name for parameter in current.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
-    for word in words:
-        option = word.partition("=")[0].rstrip(".:,")
-        if re.fullmatch(r"--[a-z][a-z-]*|-[a-z]", option) and option not in known:
-            return f"`{current.name}` has no option {option}"
-    return None
-
-
-def texts(root: Path) -> list[tuple[str, str]]:
-    paths = [root / "README.md", root / "Makefile", root / "Containerfile"]
-    paths += [path for top in _FOLDERS for path in sorted((root / top).rglob("*")) if path.suffix in _SUFFIXES]
-    return [(path.relative_to(root).as_posix(), path.read_text()) for path in paths]
-
-
-def test_what_texts_name_exists(root: Path) -> None:
-    """In remedies, help, comments and documents."""
-    seen, wrong = set[tuple[str, str]](), []
-    for path, text in texts(root):
-        for command in named_commands(text):
-            seen.add((path, command.partition(" ")[0]))
-            if (why := fault(command)) is not None:
-                wrong.append(f"{path}: carwright {command}: {why}")
+def test_every_command_is_one_that_the_parser_takes(root: Path) -> None:
+    """In remedies and other messages, help, comments, templates, documents: with arguments, whole; without, by its name."""
+    found = of_project(root)
+    wrong = [f"{path}: carwright {command}: {why}" for path, command in found if (why := fault(command))]
+    assert not wrong, "\n" + "\n".join(wrong)
+    seen = {(path, command.partition(" ")[0]) for path, command in found}
     assert {
         ("README.md", "ship"),
         ("docs/how-to/deploy.md", "deploy"),
         ("flows/release/templates/card.md.j2", "push"),
+        ("flows/local/run_record.py", "runs"),
+        ("flows/cli/trust.py", "keys"),
     } <= seen
-    assert not wrong, "\n" + "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('remedy="see `carwright tidy`"', "no command 'tidy'"),
-        ("$ .venv/bin/carwright clean --everything", "no option --everything"),
+        ("see `carwright tidy`", "no command 'tidy'"),
+        ("$ .venv/bin/carwright clean --everything", "No such option: --everything"),
         ("run `carwright images bake`, then", "no command 'bake'"),
-        ("    carwright ship hf://a/b \\\n  --into x", "no option --into"),
+        ("    carwright ship hf://a/b \\\n  --into x", "No such option: --into"),
+        ("`carwright serve --port many x`", "unable to parse string as an integer"),
+        ("`carwright push folder`", "Missing argument"),
+        ("`carwright verify one two`", "unexpected extra argument"),
+        ("`carwright clean --older`", "requires an argument"),
+        ("`carwright ship hf://a/b --gate-profile none`", "is not one of"),
     ],
 )
-def test_what_does_not_exist_is_found(text: str, why: str) -> None:
-    """A command, a command of a group, an option, also on a second line."""
-    (command,) = named_commands(text)
+def test_what_the_parser_refuses_is_found(text: str, why: str) -> None:
+    (command,) = in_text(text)
     assert why in (fault(command) or "")
 
 
-def test_what_exists_passes() -> None:
-    """Words of a command line that are no options are not judged."""
-    for command in ("clean --all", "images build push", "quantize MODEL --plan", "--help"):
-        assert fault(command) is None
-    assert list(named_commands("Carwright is not carwright here")) == []
+def test_commands_of_code_are_read_as_python_joins_them() -> None:
+    """Over lines, and with the fields of an f-string as words."""
+    source = (
+        'raise BadInput("no", remedy="`carwright clean "\n    "--everything` helps")\n'
+        'say(f"try `carwright serve {shlex.quote(what)} --port {port}`")\n'
+        "name = 'Carwright is not carwright here'\n"
+    )  # fmt: skip
+    assert sorted(in_code(source)) == ["clean --everything", f"serve {PLACE} --port {PLACE}"]
+    assert [bool(fault(one)) for one in sorted(in_code(source))] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "command", ["clean --all", "images build push", "quantize MODEL --plan", "--help", "serve", "keys new"]
+)
+def test_what_exists_passes(command: str) -> None:
+    """A command that is only named need not have its arguments."""
+    assert fault(command) is None

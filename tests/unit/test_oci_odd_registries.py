@@ -181,6 +181,13 @@ def test_a_listing_that_knows_no_number(tmp_path: Path) -> None:
         assert len(place.tags()) == 8
 
 
+def test_digests_among_the_tags(tmp_path: Path) -> None:
+    """zuul-registry lists them: what an old candidate is referred by would else look like a release that needs it."""
+    with registry_double() as served, registry_at(served.address, tmp_path) as place:
+        served.tags = {("org/car", "v1"): str(DIGEST), ("org/car", str(DIGEST)): str(DIGEST)}
+        assert place.tags() == ("v1",)
+
+
 def test_a_blob_that_is_stored_late_is_not_sent_again(tmp_path: Path) -> None:
     """The registry needs longer to store a blob than we wait for its answer: it is looked for, and is there."""
     with (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from dataclasses import replace
 from io import StringIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,7 @@ from containers.settings import ServeSettings, StepSettings, StoreSettings
 from containers.step import Context
 from containers.store import Store
 from tests.support.modelcars import push_folder, write_checkpoint
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.waiting import until
 
 WEIGHTS = "model-00001-of-00002.safetensors"
 _REQUEST = StepRequest(step=Step.SERVE, run="test")
@@ -112,7 +111,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
         _leave(tmp_path, name, 1000, used)
     assert make_room(tmp_path, 1500) == ["bbb", "ccc"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *(".aaa.sizes", ".aaa.use", ".bbb.use", ".ccc.use"),
+        *(".aaa.sizes", ".aaa.use"),
         *("aaa", "aaa.digest"),
     ]
 
@@ -124,6 +123,51 @@ def test_what_a_server_reads_stays(tmp_path: Path) -> None:
         fcntl.flock(reading, fcntl.LOCK_SH)
         assert make_room(tmp_path, 0) == ["new"]
     assert (tmp_path / "old" / "model.safetensors").exists()
+
+
+def test_of_what_is_removed_no_mark_stays(context: Context, modelcar: str, tmp_path: Path) -> None:
+    """A model that was served once would else be looked for at every later start, for ever."""
+    with unpacked(modelcar, _REQUEST, context):
+        pass
+    home = context.settings.home / "serving"
+    assert len(list(home.iterdir())) > 3
+    make_room(home, 0)
+    assert list(home.iterdir()) == []
+    with unpacked(modelcar, _REQUEST, context) as folder:
+        assert _files(tmp_path / "checkpoint").items() <= _files(folder).items()
+
+
+def _opened(path: Path) -> int:
+    """How often this process has it open (proc(5))."""
+    links = list(Path("/proc/self/fd").iterdir())
+    return sum(link.is_symlink() and os.path.realpath(link) == str(path) for link in links)
+
+
+def test_a_use_file_that_is_removed_while_one_waits_for_it(context: Context, modelcar: str) -> None:
+    """The lock of a file that has no name any more would keep nobody out: the next one is taken."""
+    with unpacked(modelcar, _REQUEST, context) as folder:
+        pass
+    use = folder.with_name(f".{folder.name}.use")
+    with use.open() as removing:
+        fcntl.flock(removing, fcntl.LOCK_EX)
+        entered, leave = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            with unpacked(modelcar, _REQUEST, context):
+                entered.set()
+                leave.wait(60)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        until(lambda: _opened(use) == 2, "the server has opened it")
+        use.unlink()
+    assert entered.wait(60)
+    try:
+        assert make_room(folder.parent, 0) == []
+    finally:
+        leave.set()
+        serving.join()
+    assert make_room(folder.parent, 0) == [folder.name]
 
 
 def test_what_a_killed_run_left_is_removed_too(tmp_path: Path) -> None:

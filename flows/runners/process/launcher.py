@@ -15,6 +15,7 @@ from containers.process import Child, inherited
 from containers.safe_path import name_fault
 from containers.settings import absolute, step_variables
 from containers.suites import makes_load
+from flows.runners.process import run_folders
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result
 from infra.environments.environment import prepare
 
@@ -81,7 +82,7 @@ def run_folder(settings: Settings, request: StepRequest) -> Path:
     """
     if fault := name_fault(request.run):
         raise BadInput(f"the name of a run {request.run!r} {fault}")
-    parent = private.folder(settings.home.resolve(), "runs", request.run)
+    parent = run_folders.of_run(settings.home.resolve(), request.run)
     folder = Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
     private.folder(folder, SCRATCH)
     return folder
