@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from typing import Any
 from tests.campaign import page
 from tests.campaign.cases import Case, every
 from tests.campaign.runner import Runner
-from tests.campaign.world import ROOT, World, engines, write_model, write_suite
+from tests.campaign.world import ROOT, World, engines, toys, write_model, write_suite
 from tests.support.real_services import STORES
 
 RESERVE = 100.0  # seconds before the limit in which no case is begun that may take that long
@@ -50,7 +51,9 @@ def chosen(arguments: argparse.Namespace) -> list[Case]:
     ended = {
         record["name"]
         for record in read(arguments.results)
-        if record["seed"] == arguments.seed and not (arguments.again and record["outcome"] in {"failed", "missed"})
+        if record["seed"] == arguments.seed
+        and record["outcome"] != "error"
+        and not (arguments.again and record["outcome"] in {"failed", "missed"})
     }
     wanted = re.compile(arguments.only)
     return [
@@ -114,7 +117,7 @@ def campaign(arguments: argparse.Namespace) -> int:
         (folder / "shared").mkdir()
         write_model(folder / "shared" / "model")
         write_suite(folder / "shared" / "tiny")
-        with engines(folder / "shared") as ports:
+        with toys() if arguments.toys else engines(folder / "shared") as ports:
             lanes = [_start_lane(arguments, folder, ports, number) for number in range(arguments.lanes)]
             try:
                 for one in lanes:
@@ -130,10 +133,24 @@ def campaign(arguments: argparse.Namespace) -> int:
                     if one.poll() is None:
                         one.kill()
         if arguments.keep:
-            subprocess.run(["cp", "-a", str(folder), arguments.keep], check=False)
+            _keep(folder, Path(arguments.keep))
     done = [record for record in read(arguments.results) if record["name"] not in before]
     print(page.counts(done))
     return int(any(record["outcome"] in {"failed", "error"} for record in done))
+
+
+def _keep(folder: Path, place: Path) -> None:
+    """Copy the logs of the cases that failed, and those of the services."""
+    for path in folder.rglob("*"):
+        wanted = path.suffix in {".err", ".out", ".log", ".jsonl"} or path.name in {
+            "log",
+            "summary.json",
+            "request.json",
+        }
+        if wanted and path.is_file() and path.stat().st_size < 4_000_000:
+            (place / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):
+                shutil.copyfile(path, place / path.relative_to(folder))
 
 
 def _start_lane(
@@ -158,8 +175,9 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run those again that failed or missed")
     parser.add_argument("--store", choices=(*STORES, "both"), default="rclone")
     parser.add_argument("--folder", default="", help="where the temporary folder is made")
+    parser.add_argument("--keep", default="", help="copy the logs of what failed there at the end")
     parser.add_argument(
-        "--keep", default="", help="copy the temporary folder there at the end, with the logs of what failed"
+        "--toys", action="store_true", help="toys in place of the two vLLMs: for work on the campaign itself"
     )
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--render", type=Path, help="write the page from the results and stop")

@@ -31,8 +31,9 @@ _TMPFS: Final = 'mount -t tmpfs -o "size=$1,mode=0700" none "$2"; if [ -e "$3" ]
 
 def documented_codes() -> frozenset[int]:
     """The exit codes of docs/reference/exit-codes.md; 1 is a bug and no way to end."""
-    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/exit-codes.md").read_text(), re.MULTILINE)
-    return frozenset(map(int, rows)) - {1}
+    page = (ROOT / "docs/reference/exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+)(?: to (\d+))? \|", page, re.MULTILINE)
+    return frozenset(code for first, last in rows for code in range(int(first), int(last or first) + 1)) - {1}
 
 
 def in_namespace(size: int, folder: Path, template: Path) -> tuple[str, ...]:
@@ -242,6 +243,9 @@ class Runner:
         record = {
             "outcome": outcome, "where": disturbance.done, "first": _short(first), "second": _short(second), "problems": problems,
         }  # fmt: skip
+        if problems:
+            record["shown"] = first.stderr[-2500:]
+            record["shown_then"] = second.stderr[-1500:] if second.code else ""
         self._keep_or_remove(bench, problems)
         return record
 

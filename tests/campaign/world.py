@@ -24,6 +24,7 @@ from infra.settings import Settings
 from tests.campaign import leavings
 from tests.support import api_client, real_services, s3_servers, tiny_llama, vllm_server
 from tests.support.fault_proxy import FaultProxy
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +83,17 @@ def engines(folder: Path) -> Iterator[tuple[int, int]]:
             (folder / f"engine-{name}").mkdir(exist_ok=True)
             url = stack.enter_context(vllm_server.served(Settings(), folder / name, folder / f"engine-{name}" / "log"))
             ports.append(int(url.removesuffix("/v1").rpartition(":")[2]))
+        yield ports[0], ports[1]
+
+
+@contextmanager
+def toys() -> Iterator[tuple[int, int]]:
+    """Two toys in place of vLLMs, for who works on the campaign: what is said of them says nothing of vLLM."""
+    with (
+        openai_server(Behaviour(version="0.32.0")) as before,
+        openai_server(Behaviour(version="0.32.0", shift=0.05)) as after,
+    ):
+        ports = [int(url.removesuffix("/v1").rpartition(":")[2]) for url in (before, after)]
         yield ports[0], ports[1]
 
 
