@@ -10,6 +10,7 @@
 | 5    | the policy does not trust the model; nothing was served              | no      |
 | 75   | temporary: the network, a full disk, a service that is not there     | yes     |
 | 130  | interrupted (Ctrl-C or SIGTERM)                                      | no      |
+| 128+ | a signal ended a step: 128 + its number, such as 137 for SIGKILL     | no      |
 
 75 is EX_TEMPFAIL of sysexits.h; 130 is 128 + SIGINT, as shells report it.
 """
