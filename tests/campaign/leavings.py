@@ -48,8 +48,11 @@ def living(folder: Path, seconds: float = 20.0) -> list[str]:
     return [f"process {pid}: {line[:300]}" for pid, line in left.items()]
 
 
-def files(case: Path, homes: list[Path]) -> list[str]:
-    """Temporary files, folders of ended steps, records of services, and locks that somebody holds."""
+def files(case: Path, homes: list[Path], *, goes_on: bool = False) -> list[str]:
+    """Temporary files, folders of ended steps, records of services, and locks that somebody holds.
+
+    A run that `goes_on` later keeps what it has downloaded of a file.
+    """
     found = [
         f"temporary file {path.relative_to(case)}" for path in sorted((case / "tmp").rglob("*")) if not path.is_dir()
     ]
@@ -61,7 +64,8 @@ def files(case: Path, homes: list[Path]) -> list[str]:
         found += [f"scratch {here / path.relative_to(home)}" for path in home.glob("runs/*/*/scratch")]
         found += [f"record of a service {here / path.relative_to(home)}" for path in home.glob("services/*")]
         for pattern in _HALF_WRITTEN:
-            found += [f"half-written {here / path.relative_to(home)}" for path in home.rglob(pattern)]
+            half = [path for path in home.rglob(pattern) if not goes_on or path.relative_to(home).parts[0] != "partial"]
+            found += [f"half-written {here / path.relative_to(home)}" for path in half]
         lock = home / "lock"
         if lock.exists():
             with lock.open("rb") as held:

@@ -284,7 +284,9 @@ class Runner:
         if not case.by_deployment:  # there a run may go on
             problems += [f"after the first: {one}" for one in leavings.living(bench.folder)]
             if first.code is not None and first.code >= 0:
-                problems += [f"after the first: {one}" for one in leavings.files(bench.folder, bench.homes())]
+                problems += [
+                    f"after the first: {one}" for one in leavings.files(bench.folder, bench.homes(), goes_on=True)
+                ]
         wrong = {
             tag: digest
             for tag, digest in bench.tags().items()
