@@ -181,6 +181,10 @@ class World:
         argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         environment = inherited() | embedded.prefect_environment(self.folder / "deploying") | self.prefect_client
         run(argv, env=environment, cwd=ROOT, timeout=LONGEST)
+        block = (
+            "from flows.orchestrator.results import result_storage; result_storage()"  # as `carwright pools` makes it
+        )
+        run([sys.executable, "-c", block], env=environment | {"PYTHONPATH": str(ROOT)}, timeout=LONGEST)
         self._deployed = True
 
     @property
