@@ -17,6 +17,7 @@ _HALF_WRITTEN: Final = (
     "*.incomplete",
     "*.tmp",
 )
+_PREFECT_S: Final = "runner_storage"  # an empty folder that every Prefect worker makes in TMPDIR, under this name
 
 
 def processes(folder: Path) -> dict[int, str]:
@@ -53,12 +54,8 @@ def files(case: Path, homes: list[Path], *, goes_on: bool = False) -> list[str]:
 
     A run that `goes_on` later keeps what it has downloaded of a file.
     """
-    found = [
-        f"temporary file {path.relative_to(case)}" for path in sorted((case / "tmp").rglob("*")) if not path.is_dir()
-    ]
-    found += [
-        f"temporary folder {path.relative_to(case)}" for path in sorted((case / "tmp").iterdir()) if path.is_dir()
-    ]
+    scratch = [path for path in sorted((case / "tmp").rglob("*")) if path.name != _PREFECT_S]
+    found = [f"temporary {path.relative_to(case)}" for path in scratch]
     for home in homes:
         here = home.relative_to(case)
         found += [f"scratch {here / path.relative_to(home)}" for path in home.glob("runs/*/*/scratch")]

@@ -118,13 +118,20 @@ class Runner:
     def __init__(self, world: World) -> None:
         self.world = world
         self.codes = documented_codes()
+        self._broken: dict[str, str] = {}
 
     # A ship that nobody disturbs, for each way to ship, when it is first needed.
 
     def usual(self, case: Case) -> Usual:
         kind = "own" if case.own_engines else "pool" if case.by_deployment else "plain"
+        if kind in self._broken:
+            raise RuntimeError(f"no undisturbed ship of this kind ended well: {self._broken[kind]}")
         if kind not in self.world.usual:
-            self.world.usual[kind] = self._undisturbed(kind)
+            try:
+                self.world.usual[kind] = self._undisturbed(kind)
+            except AssertionError as error:
+                self._broken[kind] = str(error)
+                raise
         return self.world.usual[kind]
 
     def _undisturbed(self, kind: str) -> Usual:
