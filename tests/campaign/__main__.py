@@ -193,8 +193,8 @@ def main() -> int:
         for case in chosen(arguments):
             print(json.dumps(case.dump()))
         return 0
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(130))  # what was started is ended, too
     if arguments.lane is not None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(130))
         lane(arguments)
         return 0
     return campaign(arguments)
