@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,16 +74,24 @@ def engines(folder: Path) -> Iterator[tuple[int, int]]:
     if not quantized.exists():
         run(
             [*COMMAND, "quantize", f"file://{model}", "--output", str(quantized)],
-            env={**inherited(), "PYTHONPATH": str(ROOT), "CARWRIGHT_HOME": str(folder / "quantizing")},
+            env={
+                **inherited(),
+                "PYTHONPATH": str(ROOT),
+                "CARWRIGHT_HOME": str(folder / "quantizing"),
+                "CARWRIGHT_DEVICE": "cpu",
+            },
             cwd=folder,
             timeout=LONGEST,
         )
-    with ExitStack() as stack:
-        ports = []
-        for name in ("model", "quantized"):
-            (folder / f"engine-{name}").mkdir(exist_ok=True)
-            url = stack.enter_context(vllm_server.served(Settings(), folder / name, folder / f"engine-{name}" / "log"))
-            ports.append(int(url.removesuffix("/v1").rpartition(":")[2]))
+    with ExitStack() as stack, ThreadPoolExecutor(2) as both:
+
+        def start(name: str) -> int:
+            log = folder / f"engine-{name}" / "log"
+            log.parent.mkdir(exist_ok=True)
+            url = stack.enter_context(vllm_server.served(Settings(device="cpu"), folder / name, log))
+            return int(url.removesuffix("/v1").rpartition(":")[2])
+
+        ports = list(both.map(start, ("model", "quantized")))
         yield ports[0], ports[1]
 
 
@@ -227,6 +236,7 @@ class Bench:
             "COLUMNS": "200",
             "TMPDIR": str(self.folder / "tmp"),
             "CARWRIGHT_HOME": str(home),
+            "CARWRIGHT_DEVICE": "cpu",
             "CARWRIGHT_HUB_ENDPOINT": world.hub.api.url,
             "CARWRIGHT_STORE__ENDPOINT": world.store.proxy.url,
             "CARWRIGHT_STORE__BUCKET": self.name,
