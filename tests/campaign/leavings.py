@@ -17,7 +17,7 @@ _HALF_WRITTEN: Final = (
     "*.incomplete",
     "*.tmp",
 )
-_PREFECT_S: Final = "runner_storage"  # an empty folder that every Prefect worker makes in TMPDIR, under this name
+_PREFECT_S: Final = "runner_storage"  # Prefect's workers make an empty folder in it for every run, and leave it
 
 
 def processes(folder: Path) -> dict[int, str]:
@@ -54,7 +54,7 @@ def files(case: Path, homes: list[Path], *, goes_on: bool = False) -> list[str]:
 
     A run that `goes_on` later keeps what it has downloaded of a file.
     """
-    scratch = [path for path in sorted((case / "tmp").rglob("*")) if path.name != _PREFECT_S]
+    scratch = [path for path in sorted((case / "tmp").rglob("*")) if path.is_file() or _PREFECT_S not in path.parts]
     found = [f"temporary {path.relative_to(case)}" for path in scratch]
     for home in homes:
         here = home.relative_to(case)
