@@ -101,7 +101,7 @@ class Disturbance:
         if self.case.group == "kill":
             return self._kill(root, elapsed)
         if self.case.victim == "machine" and self.case.what in {"memory full", "no more files"}:
-            return self._limit(root)
+            return self._limit(root, elapsed)
         return True
 
     def _kill(self, root: int, elapsed: float) -> bool:
@@ -174,29 +174,31 @@ class Disturbance:
             return
         self.done = said
 
-    def _limit(self, root: int) -> bool:
+    def _limit(self, root: int, elapsed: float) -> bool:
+        """From some instant of a step's life on it gets no more than a little above what it has."""
         chosen = random.Random(self.case.name)
         label = chosen.choice(STEPS)
-        for pid, one in steps_at_work(root).items():
-            if one != label:
-                continue
-            try:
-                if self.case.what == "memory full":
-                    now = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-                    most = now + int(self.case.when * 64 * _MB)
-                    resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
-                else:
-                    most = (
-                        max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir())
-                        + 1
-                        + int(self.case.when * 8)
-                    )
-                    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
-            except (OSError, ValueError):
+        if not self._target:
+            found = [pid for pid, one in steps_at_work(root).items() if one == label]
+            if not found:
                 return False
-            self.done = f"{label}: {self.case.what} at {most}"
+            self._target = found[0]
+            self._due = elapsed + (0.3 + 0.6 * self.case.when) * self.usual.steps.get(label, 1.0)
+        if elapsed < self._due:
+            return False
+        room = chosen.random()
+        try:
+            if self.case.what == "memory full":
+                now = int(Path(f"/proc/{self._target}/statm").read_text().split()[0]) * resource.getpagesize()
+                most = now + int(room * 32 * _MB)
+                resource.prlimit(self._target, resource.RLIMIT_AS, (most, most))
+            else:
+                most = max(int(entry.name) for entry in Path(f"/proc/{self._target}/fd").iterdir()) + 1 + int(room * 6)
+                resource.prlimit(self._target, resource.RLIMIT_NOFILE, (most, most))
+        except (OSError, ValueError):  # it has ended
             return True
-        return False
+        self.done = f"{label}: {self.case.what} at {most}"
+        return True
 
 
 def watched(root: int, act: Callable[[int, float], bool], alive: Callable[[], bool], longest: float) -> float:
