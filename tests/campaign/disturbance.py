@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.campaign.world import Usual, World
 
 _MB: Final = 1 << 20
+_START: Final = 0.15
 
 
 def steps_at_work(root: int) -> dict[int, str]:
@@ -55,6 +56,14 @@ class Watch:
             self.seen[label] = (began, elapsed)
         return False
 
+    def first(self) -> float:
+        """When the first step was seen, seconds after the start of the command."""
+        return round(min((began for began, _ in self.seen.values()), default=0.0), 2)
+
+    def span(self) -> float:
+        """Seconds from the first step to the end of the last."""
+        return round(max((ended for _, ended in self.seen.values()), default=0.0) - self.first(), 2)
+
     def seconds(self) -> dict[str, float]:
         return {label: round(ended - began, 2) for label, (began, ended) in self.seen.items()}
 
@@ -71,6 +80,7 @@ class Disturbance:
     done: str = ""
     _due: float = 0.0
     _target: int = 0
+    _began: float = 0.0
     _back_at: float = 0.0
     _bring_back: Callable[[], object] | None = None
 
@@ -107,7 +117,7 @@ class Disturbance:
     def _kill(self, root: int, elapsed: float) -> bool:
         victim = self.case.victim
         if victim in {*SERVICES, "Prefect server"}:
-            if elapsed < self.case.when * self.usual.seconds:
+            if not self._is_time(root, elapsed):
                 return False
             service = self.world.services[victim]
             service.kill()
@@ -115,7 +125,7 @@ class Disturbance:
             self.done = f"{elapsed:.1f} s after the start, back {self.case.pause} s later"
             return False
         if victim in {"flow", "command", "worker", "flow run", "embedded Prefect"}:
-            if elapsed < self.case.when * self.usual.seconds:
+            if not self._is_time(root, elapsed):
                 return False
             pid = self._by_name(victim, root)
             if pid:
@@ -128,6 +138,15 @@ class Disturbance:
                 return False
             return bool(pid)
         return self._kill_step(root, elapsed)
+
+    def _is_time(self, root: int, elapsed: float) -> bool:
+        """One time in seven while everything starts, else from the first step on: how long the start takes changes most."""
+        when, usual = self.case.when, self.usual
+        if when < _START:
+            return elapsed >= when / _START * usual.first / 2
+        if not self._began and steps_at_work(self.worker() or root):
+            self._began = elapsed
+        return bool(self._began) and elapsed >= self._began + (when - _START) / (1 - _START) * usual.span
 
     def _by_name(self, victim: str, root: int) -> int:
         if victim in {"flow", "command"}:

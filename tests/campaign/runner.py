@@ -158,8 +158,9 @@ class Runner:
         ]
         assert not problems, problems
         found = Usual(
-            ended.summary["digest"], sorted(bench.tags()), ended.seconds, watch.seconds(), calls, bench.artifacts()
-        )
+            ended.summary["digest"], sorted(bench.tags()), ended.seconds, watch.first(), watch.span(), watch.seconds(),
+            calls, bench.artifacts(),
+        )  # fmt: skip
         if kind == "plain" and not (self.world.folder / "template").exists():
             shutil.copytree(bench.home / "prefect", self.world.folder / "template")
         first = next(iter(self.world.usual.values()), found)

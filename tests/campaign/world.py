@@ -133,6 +133,8 @@ class Usual:
     digest: str = ""
     tags: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    first: float = 0.0
+    span: float = 0.0
     steps: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
