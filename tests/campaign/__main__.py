@@ -187,7 +187,8 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.results = [path.absolute() for path in arguments.results]
     if arguments.render:
-        arguments.render.write_text(page.render(read(arguments.results)))
+        before = arguments.render.read_text() if arguments.render.exists() else ""
+        arguments.render.write_text(page.render(read(arguments.results), before))
         return 0
     if arguments.list:
         for case in chosen(arguments):

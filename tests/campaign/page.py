@@ -16,6 +16,7 @@ _OUTCOMES: Final = {
     "skipped": "this machine lacks what it needs",
     "error": "the campaign's own failure",
 }
+_WRITTEN: Final = "## What it found"
 _GOOD: Final = ("unharmed", "told", "resumed")
 
 
@@ -32,8 +33,8 @@ def counts(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def render(records: list[dict[str, Any]]) -> str:
-    """Markdown: what was tried, of whom, with which outcome."""
+def render(records: list[dict[str, Any]], before: str = "") -> str:
+    """Markdown: what was tried, of whom, with which outcome; what people wrote at the end of the page `before` stays."""
     seeds = ", ".join(sorted({str(record["seed"]) for record in records}))
     lines = [
         "# Campaign",
@@ -80,16 +81,19 @@ def render(records: list[dict[str, Any]]) -> str:
             )
             for record in problems
         ]
-    return "\n".join(lines) + "\n"
+    _, found, written = before.partition(_WRITTEN)
+    return "\n".join(lines) + "\n" + (f"\n{found}{written}" if found else "")
 
 
 def _table(title: str, records: list[dict[str, Any]], key: str) -> list[str]:
+    if not records:
+        return ["None yet."]
     outcomes = [outcome for outcome in _OUTCOMES if any(record["outcome"] == outcome for record in records)]
     lines = [f"| {title} | tried | survived | {' | '.join(outcomes)} |", f"|---|{'---|' * (len(outcomes) + 2)}"]
     names = list(dict.fromkeys(record[key] for record in sorted(records, key=lambda one: str(one[key]))))
     for name in [*names, None]:
         found = Counter(record["outcome"] for record in records if name is None or record[key] == name)
-        tried = sum(found.values()) - found["missed"] - found["skipped"]
+        tried = sum(found.values()) - found["missed"] - found["skipped"] - found["error"]
         row = [name or "all", str(tried), str(sum(found[one] for one in _GOOD)), *(str(found[one]) for one in outcomes)]
         lines.append(f"| {' | '.join(row)} |")
     return lines
