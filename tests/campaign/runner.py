@@ -156,15 +156,14 @@ class Runner:
             *leavings.files(bench.folder, bench.homes()),
             *bench.left_in_store(),
         ]
-        assert not problems, problems
         found = Usual(
             ended.summary["digest"], sorted(bench.tags()), ended.seconds, watch.first(), watch.span(), watch.seconds(),
-            calls, bench.artifacts(),
+            calls, bench.artifacts(), problems,
         )  # fmt: skip
         if kind == "plain" and not (self.world.folder / "template").exists():
             shutil.copytree(bench.home / "prefect", self.world.folder / "template")
         first = next(iter(self.world.usual.values()), found)
-        assert (found.digest, found.tags, found.artifacts) == (first.digest, first.tags, first.artifacts)
+        assert found.digest == first.digest, "each way to ship makes the same image"
         bench.remove()
         return found
 
