@@ -207,6 +207,8 @@ class Runner:
                 record = self._disturbed(nearer, usual)
                 if record["outcome"] != "missed":
                     break
+        record["problems"] += [f"a ship that nobody disturbed: {one}" for one in usual.problems]
+        usual.problems = []
         if record["problems"]:
             record["outcome"] = "failed"
         return {**case.dump(), **record, "seconds": round(time.monotonic() - began, 1)}

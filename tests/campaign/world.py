@@ -1,395 +1,329 @@
-"""Runs one case: a ship that is disturbed, what it said and left, and a ship after it that must end well."""
+"""What a lane has: a tiny model in a hub, a suite, the services behind proxies, and one ship that nobody disturbed."""
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
 
+import httpx
+import yaml
+
+from containers import suites
+from containers.contract import Kind, StoreLocation
+from containers.process import inherited, run
+from containers.settings import StoreSettings
+from containers.store import Store
 from flows.local import embedded
+from infra.settings import Settings
 from tests.campaign import leavings
-from tests.campaign.cases import Case
-from tests.campaign.disturbance import Disturbance, Watch, watched
-from tests.campaign.world import LONGEST, POOL, ROOT, Bench, Ended, Usual, World
-from tests.support import real_services
-from tests.support.processes import descendants
+from tests.support import api_client, real_services, s3_servers, tiny_llama, vllm_server
+from tests.support.fault_proxy import FaultProxy
+from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Iterator
 
-_TRIES: Final = 3  # until the victim was alive at the instant, or the call was made
-_MB: Final = 1 << 20
-_TMPFS: Final = 'mount -t tmpfs -o "size=$1,mode=0700" none "$2"; if [ -e "$3" ]; then cp -a "$3" "$2/prefect"; fi; shift 3; exec "$@"'
+    from tests.support.real_services import Service
 
-
-def documented_codes() -> frozenset[int]:
-    """The exit codes of docs/reference/exit-codes.md; 1 is a bug and no way to end."""
-    page = (ROOT / "docs/reference/exit-codes.md").read_text()
-    rows = re.findall(r"^\| (\d+)(?: to (\d+))? \|", page, re.MULTILINE)
-    return frozenset(code for first, last in rows for code in range(int(first), int(last or first) + 1)) - {1}
+ROOT: Final = Path(__file__).resolve().parents[2]
+REPOSITORY: Final = "org/tiny"
+POOL: Final = "campaign"
+_SAME: Final = (Kind.CHECKPOINT, Kind.GROUP)
+LONGEST: Final = 400.0  # seconds: a command that has not ended then hangs
 
 
-def in_namespace(size: int, folder: Path, template: Path) -> tuple[str, ...]:
-    """The words that run a command with a small file system at `folder`."""
-    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    return ("unshare", *user, "--mount", "sh", "-ec", _TMPFS, "sh", str(size), str(folder), str(template))
+def write_model(folder: Path) -> Path:
+    return tiny_llama.write_tiny_llama(folder, max_position_embeddings=2048)
 
 
-def can_mount(folder: Path) -> bool:
-    folder.mkdir(exist_ok=True)
-    try:
-        return (
-            subprocess.run(
-                [*in_namespace(1 << 20, folder, folder / "none"), "true"], capture_output=True, check=False
-            ).returncode
-            == 0
+def write_suite(folder: Path) -> Path:
+    """The smoke suite with one text, few prompts, no tasks, and limits that noise passes: the model is random."""
+    declared = yaml.safe_load(suites.read("smoke").files["suite.yaml"])
+    declared.pop("tasks")
+    declared |= {
+        "name": folder.name,
+        "serving": {"max_model_len": 512, "max_logprobs": 20},
+        "sanity": {
+            "max_tokens": 8,
+            "chat": ["w3 w4 w5"],
+            "completion": ["w5 w6"],
+            "repeats": 2,
+            "long_prompt_tokens": 256,
+            "concurrent": 2,
+        },
+    }
+    declared["fidelity"] |= {"text": ["text/*.txt"], "repeat": "text/one.txt"}
+    declared["gate"]["limits"] = {"kl_mean": {"at_most": 5.0}}
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "one.txt").write_text(" ".join(f"w{3 + number * 7 % 61}" for number in range(200)))
+    (folder / "suite.yaml").write_text(yaml.safe_dump(declared))
+    return folder
+
+
+@contextmanager
+def engines(folder: Path) -> Iterator[tuple[int, int]]:
+    """Two vLLMs, of the model and of what the quantize step makes of it; yields their ports."""
+    model, quantized = folder / "model", folder / "quantized"
+    if not quantized.exists():
+        run(
+            [*COMMAND, "quantize", f"file://{model}", "--output", str(quantized)],
+            env={
+                **inherited(),
+                "PYTHONPATH": str(ROOT),
+                "CARWRIGHT_HOME": str(folder / "quantizing"),
+                "CARWRIGHT_DEVICE": "cpu",
+            },
+            cwd=folder,
+            timeout=LONGEST,
         )
-    except OSError:
-        return False
+    with ExitStack() as stack, ThreadPoolExecutor(2) as both:
+
+        def start(name: str) -> int:
+            log = folder / f"engine-{name}" / "log"
+            log.parent.mkdir(exist_ok=True)
+            url = stack.enter_context(vllm_server.served(Settings(device="cpu"), folder / name, log))
+            return int(url.removesuffix("/v1").rpartition(":")[2])
+
+        ports = list(both.map(start, ("model", "quantized")))
+        yield ports[0], ports[1]
 
 
-class Pool:
-    """The worker of a case's deployment: its runs write to the case's bucket."""
+@contextmanager
+def toys() -> Iterator[tuple[int, int]]:
+    """Two toys in place of vLLMs, for who works on the campaign: what is said of them says nothing of vLLM."""
+    with (
+        openai_server(Behaviour(version="0.32.0")) as before,
+        openai_server(Behaviour(version="0.32.0", shift=0.05)) as after,
+    ):
+        ports = [int(url.removesuffix("/v1").rpartition(":")[2]) for url in (before, after)]
+        yield ports[0], ports[1]
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        bench = self._bench
-        home = bench.folder / "home-worker"
-        home.mkdir(exist_ok=True)
-        words = (
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            bench.name,
-            "--limit",
-            "1",
-        )
-        environment = bench.environment(home, PREFECT_WORKER_QUERY_SECONDS="1", PREFECT_WORKER_HEARTBEAT_SECONDS="5")
-        environment |= embedded.prefect_environment(home) | bench.world.prefect_client
-        with (bench.folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+COMMAND: Final = (sys.executable, "-m", "flows.cli.main")
 
-    def pid(self) -> int:
-        return self.process.pid if self.process else 0
 
-    def restart(self) -> None:
-        if self.process is not None:
-            self.process.wait(30)
-        self.start()
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; `code` below 0 is a signal, None that it had to be ended."""
 
-    def stop(self) -> None:
-        if self.process is None:
+    code: int | None
+    seconds: float
+    stdout: str
+    stderr: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.stdout))
+        except ValueError:
+            return {}
+
+
+@dataclass
+class Usual:
+    """A ship that nobody disturbed: what it came to, how long its steps took, how often each service was called."""
+
+    digest: str = ""
+    tags: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    first: float = 0.0
+    span: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # what it left; told with the first case
+
+
+class World:
+    """One lane; `shared` has the model, the suite and what `engines` wrote, `ports` are of its vLLMs."""
+
+    def __init__(self, folder: Path, shared: Path, ports: tuple[int, int] | None, store: str) -> None:
+        self.folder, self.shared, self.store_kind = folder, shared, store
+        self._stack = ExitStack()
+        self.store = real_services.Service("store", folder / "s3", real_services.STORES[store])
+        self.registry = real_services.Service("registry", folder / "registry", real_services.registry)
+        self.prefect = real_services.Service("Prefect server", folder / "prefect-home", real_services.prefect)
+        self.hub = real_services.HubBehindProxies(folder / "hub")
+        self.ports = ports
+        self.endpoints = [FaultProxy(port) for port in ports or ()]
+        self.usual: dict[str, Usual] = {}
+        self._deployed = False
+
+    def __enter__(self) -> Self:
+        for one in (self.store, self.registry, self.hub, *self.endpoints):
+            self._stack.enter_context(one)
+        self.hub.repositories.publish(REPOSITORY, self.shared / "model")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def services(self) -> dict[str, Service]:
+        return {"store": self.store, "registry": self.registry, "Prefect server": self.prefect}
+
+    @property
+    def proxies(self) -> dict[str, FaultProxy]:
+        found = {
+            "store": self.store.proxy,
+            "registry": self.registry.proxy,
+            "hub": self.hub.api,
+            "cdn": self.hub.cdn,
+            "Prefect API": self.prefect.proxy,
+        }
+        return found | dict(zip(("baseline", "candidate"), self.endpoints, strict=False))
+
+    def open_pool(self) -> None:
+        """A Prefect server with a work pool and the deployment of the chain; started once."""
+        if self._deployed:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            _end_tree(self.process.pid)
-            self.process.wait(30)
+        self._stack.enter_context(self.prefect)
+        with api_client.logged_in(f"{self.prefect.proxy.url}/api", self.login, 60) as client:
+            client.post("/work_pools/", json={"name": POOL, "type": "process"}).raise_for_status()
+        chain = {"name": POOL, "entrypoint": "flows.quantize_and_ship.quantize_and_ship", "work_pool": {"name": POOL}}
+        file = self.folder / "prefect.yaml"
+        file.write_text(yaml.safe_dump({"deployments": [chain], "pull": []}))
+        argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        environment = inherited() | embedded.prefect_environment(self.folder / "deploying") | self.prefect_client
+        run(argv, env=environment, cwd=ROOT, timeout=LONGEST)
+        block = (
+            "from flows.orchestrator.results import result_storage; result_storage()"  # as `carwright pools` makes it
+        )
+        run([sys.executable, "-c", block], env=environment | {"PYTHONPATH": str(ROOT)}, timeout=LONGEST)
+        self._deployed = True
+
+    @property
+    def login(self) -> str:
+        return (self.folder / "prefect-home" / "prefect" / "login").read_text().strip()
+
+    @property
+    def prefect_client(self) -> dict[str, str]:
+        return {"PREFECT_API_URL": f"{self.prefect.proxy.url}/api", "PREFECT_API_AUTH_STRING": self.login}
 
 
-def _end_tree(pid: int) -> None:
-    for one in [pid, *descendants(pid)]:
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
+class Bench:
+    """The folder of one case: homes, a bucket and a repository of its own."""
 
+    def __init__(self, world: World, name: str, *, own_engines: bool = False) -> None:
+        self.world, self.name, self.own_engines = world, name, own_engines
+        self.folder = world.folder / "cases" / name
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "tmp").mkdir(parents=True)
+        self.home = self.new_home("home")
+        self.repository = f"{name}/car"
 
-class Runner:
-    """Runs cases in a world, one after the other."""
+    def new_home(self, name: str) -> Path:
+        """A home with the database of a Prefect server that has run before: a new one takes many seconds to make."""
+        home = self.folder / name
+        home.mkdir(mode=0o700)
+        template = self.world.folder / "template"
+        if template.exists():
+            shutil.copytree(template, home / "prefect")
+        return home
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.codes = documented_codes()
-        self._broken: dict[str, str] = {}
+    def homes(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name.startswith("home")]
 
-    # A ship that nobody disturbs, for each way to ship, when it is first needed.
+    def environment(self, home: Path, **more: str) -> dict[str, str]:
+        world = self.world
+        return {
+            **inherited(),
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "200",
+            "TMPDIR": str(self.folder / "tmp"),
+            "CARWRIGHT_HOME": str(home),
+            "CARWRIGHT_DEVICE": "cpu",
+            "CARWRIGHT_HUB_ENDPOINT": world.hub.api.url,
+            "CARWRIGHT_STORE__ENDPOINT": world.store.proxy.url,
+            "CARWRIGHT_STORE__BUCKET": self.name,
+            "CARWRIGHT_STORE__ACCESS_KEY_ID": s3_servers.KEY,
+            "CARWRIGHT_STORE__SECRET_ACCESS_KEY": s3_servers.SECRET,
+            "CARWRIGHT_REGISTRY__ATTEMPTS": "4",
+            "CARWRIGHT_EVALUATE__ATTEMPTS": "3",
+            **more,
+        }
 
-    def usual(self, case: Case) -> Usual:
-        kind = "own" if case.own_engines else "pool" if case.by_deployment else "plain"
-        if kind in self._broken:
-            raise RuntimeError(f"no undisturbed ship of this kind ended well: {self._broken[kind]}")
-        if kind not in self.world.usual:
-            try:
-                self.world.usual[kind] = self._undisturbed(kind)
-            except AssertionError as error:
-                self._broken[kind] = str(error)
-                raise
-        return self.world.usual[kind]
+    def target(self, repository: str = "") -> str:
+        return f"127.0.0.1:{self.world.registry.proxy.port}/{repository or self.repository}"
 
-    def _undisturbed(self, kind: str) -> Usual:
-        sample = {"own": "serve", "pool": "worker", "plain": "flow"}[kind]
-        case = Case(f"usual-{kind}", "kill", sample, "", 0.0)
-        if case.by_deployment:
-            self.world.open_pool()
-        bench = Bench(self.world, case.name, own_engines=case.own_engines)
-        for proxy in self.world.proxies.values():
-            proxy.arm(None)
-        watch, pool = Watch(), Pool(bench)
-        try:
-            if case.by_deployment:
-                pool.start()
-            ended = self._ship(bench, case, act=lambda root, elapsed: watch(pool.pid() or root, elapsed))
-            calls = {name: len(proxy.calls) for name, proxy in self.world.proxies.items()}
-        finally:
-            pool.stop()
-        assert ended.code == 0, f"an undisturbed ship ended with {ended.code}:\n{ended.stderr[-3000:]}"
-        problems = [
-            *leavings.living(bench.folder),
-            *leavings.files(bench.folder, bench.homes()),
-            *bench.left_in_store(),
+    def arguments(self, *more: str, repository: str = "") -> list[str]:
+        chosen = [
+            "ship",
+            f"hf://{REPOSITORY}",
+            "--to",
+            self.target(repository),
+            "--suite",
+            str(self.world.shared / "tiny"),
         ]
-        found = Usual(
-            ended.summary["digest"], sorted(bench.tags()), ended.seconds, watch.first(), watch.span(), watch.seconds(),
-            calls, bench.artifacts(), problems,
-        )  # fmt: skip
-        if kind == "plain" and not (self.world.folder / "template").exists():
-            shutil.copytree(bench.home / "prefect", self.world.folder / "template")
-        first = next(iter(self.world.usual.values()), found)
-        assert (found.digest, found.tags, found.artifacts) == (first.digest, first.tags, first.artifacts)
-        bench.remove()
+        if not self.own_engines:
+            for name, proxy in zip(("baseline", "candidate"), self.world.endpoints, strict=True):
+                chosen += [f"--{name}-endpoint", f"{proxy.url}/v1"]
+        return [*chosen, "--json", *more]
+
+    def start(
+        self, *arguments: str, home: Path | None = None, prefix: tuple[str, ...] = (), **more: str
+    ) -> subprocess.Popen[str]:
+        """A command of Carwright's, as a person starts it."""
+        number = len(list(self.folder.glob("*.err")))
+        with (self.folder / f"{number}.out").open("w") as out, (self.folder / f"{number}.err").open("w") as err:
+            process = subprocess.Popen(
+                [*prefix, *COMMAND, *arguments],
+                cwd=self.folder,
+                env=self.environment(home or self.home, **more),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+            )
+        process.campaign = number  # type: ignore[attr-defined]
+        return process
+
+    def ended(self, process: subprocess.Popen[str], began: float, now: float) -> Ended:
+        number = process.campaign  # type: ignore[attr-defined]
+        out, err = (self.folder / f"{number}.{kind}" for kind in ("out", "err"))
+        return Ended(
+            process.returncode, round(now - began, 1), out.read_text(errors="replace"), err.read_text(errors="replace")
+        )
+
+    def tags(self, repository: str = "") -> dict[str, str]:
+        """The tags in the registry and their digests; asked without the proxy."""
+        base = f"http://127.0.0.1:{self.world.registry.proxy.upstream}/v2/{repository or self.repository}"
+        listed = httpx.get(f"{base}/tags/list", timeout=30)
+        names = (listed.json().get("tags") or []) if listed.status_code == 200 else []
+        accept = {"Accept": "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"}
+        heads = {name: httpx.head(f"{base}/manifests/{name}", headers=accept, timeout=30) for name in names}
+        return {name: head.headers.get("Docker-Content-Digest", str(head.status_code)) for name, head in heads.items()}
+
+    def open_store(self) -> Store:
+        settings = StoreSettings(
+            endpoint=f"http://127.0.0.1:{self.world.store.proxy.upstream}",
+            bucket=self.name,
+            access_key_id=s3_servers.SecretStr(s3_servers.KEY),
+            secret_access_key=s3_servers.SecretStr(s3_servers.SECRET),
+        )
+        return Store.open(StoreLocation(endpoint=settings.endpoint, bucket=self.name), settings)
+
+    def left_in_store(self) -> list[str]:
+        found = [f"result of a part {key}" for key in self.open_store().keys("results/shards")]
+        if self.world.store_kind == "rclone":
+            bucket = self.world.folder / "s3" / "data" / self.name
+            found += leavings.half_written(bucket)
+            found += [f"notice {path.relative_to(bucket)}" for path in bucket.glob("notices/**/*") if path.is_file()]
         return found
 
-    def _ship(
-        self,
-        bench: Bench,
-        case: Case,
-        *,
-        act: Callable[[int, float], bool] = lambda root, elapsed: True,
-        prefix: tuple[str, ...] = (),
-        home: Path | None = None,
-        repository: str = "",
-    ) -> Ended:
-        more = ("--profile", POOL) if case.by_deployment else ()
-        variables = self.world.prefect_client if case.by_deployment else {}
-        began = time.monotonic()
-        process = bench.start(*bench.arguments(*more, repository=repository), home=home, prefix=prefix, **variables)
-        watched(process.pid, act, lambda: process.poll() is None, LONGEST)
-        return self._end(bench, process, began)
+    def artifacts(self) -> list[str]:
+        """Names of what is stored and the same after every ship of the model; a measurement is not."""
+        store = self.open_store()
+        return sorted(f"{kind}/{one.fingerprint}" for kind in _SAME for one in store.manifests(kind))
 
-    def _end(self, bench: Bench, process: subprocess.Popen[str], began: float) -> Ended:
-        hangs = process.poll() is None
-        if hangs:
-            _end_tree(process.pid)
-            process.wait(60)
-        ended = bench.ended(process, began, time.monotonic())
-        return Ended(None, ended.seconds, ended.stdout, ended.stderr) if hangs else ended
-
-    def run(self, case: Case) -> dict[str, Any]:
-        """The record of the case, as it is kept."""
-        began = time.monotonic()
-        if case.by_deployment:
-            self.world.open_pool()
-        usual = self.usual(case)
-        if case.group == "beside":
-            record = self._beside(case, usual)
-        else:
-            record = {"outcome": "missed", "problems": []}
-            for attempt in range(_TRIES):
-                nearer = Case(**{**case.dump(), "when": case.when * 0.6**attempt})
-                record = self._disturbed(nearer, usual)
-                if record["outcome"] != "missed":
-                    break
-        record["problems"] += [f"a ship that nobody disturbed: {one}" for one in usual.problems]
-        usual.problems = []
-        if record["problems"]:
-            record["outcome"] = "failed"
-        return {**case.dump(), **record, "seconds": round(time.monotonic() - began, 1)}
-
-    def _disturbed(self, case: Case, usual: Usual) -> dict[str, Any]:
-        world = self.world
-        small = case.what in {"disk full", "store's disk full"}
-        if small and not can_mount(world.folder / "mounts"):
-            return {"outcome": "skipped", "problems": [], "why": "no file system can be mounted here"}
-        bench = Bench(world, case.name, own_engines=case.own_engines)
-        pool = Pool(bench)
-        disturbance = Disturbance(case, world, usual, pool.restart, pool.pid)
-        prefix: tuple[str, ...] = ()
-        problems: list[str] = []
-        try:
-            if case.by_deployment:
-                pool.start()
-            if case.what == "disk full":
-                template = world.folder / "template"
-                size = sum(path.stat().st_size for path in template.rglob("*")) + int(case.when * 3 * _MB) + (64 << 10)
-                prefix, disturbance.done = in_namespace(size, bench.home, template), f"{size} bytes"
-            if case.what == "store's disk full":
-                disturbance.done = self._shrink_store(int(case.when * 600_000) + 50_000)
-            disturbance.arm()
-            first = self._ship(bench, case, act=disturbance, prefix=prefix)
-            disturbance.disarm()
-            if case.what == "store's disk full":
-                world.store.kill()
-                world.store.begin = real_services.STORES[world.store_kind]
-                world.store.start()
-            if not disturbance.done:
-                return {"outcome": "missed", "problems": self._after(bench, case, usual, first, tried=False)}
-            problems += self._said(case, first, usual, bench)
-            second = self._ship(bench, case)
-            problems += self._ended_well(second, usual)
-        finally:
-            disturbance.disarm()
-            pool.stop()
-        problems += self._left(bench, case, usual, second)
-        outcome = "unharmed" if first.code == 0 else "resumed" if (first.code or 0) < 0 else "told"
-        record = {
-            "outcome": outcome, "where": disturbance.done, "first": _short(first), "second": _short(second), "problems": problems,
-        }  # fmt: skip
-        if problems:
-            record["shown"] = first.stderr[-2500:]
-            record["shown_then"] = second.stderr[-1500:] if second.code else ""
-        self._keep_or_remove(bench, problems)
-        return record
-
-    def _after(self, bench: Bench, case: Case, usual: Usual, only: Ended, *, tried: bool) -> list[str]:
-        del tried
-        problems = self._ended_well(only, usual)
-        self._keep_or_remove(bench, problems)
-        return [f"undisturbed: {one}" for one in problems] if not case.by_deployment or only.code != 0 else []
-
-    def _shrink_store(self, size: int) -> str:
-        store = self.world.store
-        store.kill()
-        data = store.folder / "data"
-        store.begin = lambda folder: real_services.rclone(folder, in_namespace(size, data, data / "none"))
-        store.start()
-        return f"{size} bytes"
-
-    def _said(self, case: Case, first: Ended, usual: Usual, bench: Bench) -> list[str]:
-        """What is wrong with how the disturbed ship ended, and with what it left running or published."""
-        problems = []
-        if first.code is None:
-            problems.append(f"hangs: not ended after {LONGEST:.0f} s")
-        elif first.code == 0:
-            problems += self._ended_well(first, usual)
-        elif first.code < 0:
-            if case.victim not in {"flow", "command"}:
-                problems.append(f"ended by signal {-first.code}")
-        elif first.code not in self.codes:
-            problems.append(f"undocumented exit code {first.code}")
-        if first.code and first.code > 0:
-            said = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
-            if len(said) != 1:
-                problems.append(f"{len(said)} lines that begin with error:")
-        if "Traceback (most recent call last)" in first.stderr:
-            problems.append("a traceback is shown")
-        if not case.by_deployment:  # there a run may go on
-            problems += [f"after the first: {one}" for one in leavings.living(bench.folder)]
-            if first.code is not None and first.code >= 0:
-                problems += [
-                    f"after the first: {one}" for one in leavings.files(bench.folder, bench.homes(), goes_on=True)
-                ]
-        wrong = {
-            tag: digest
-            for tag, digest in bench.tags().items()
-            if tag in usual.tags
-            and not tag.startswith("sha256-")
-            and tag.startswith("candidate") is False
-            and digest != usual.digest
-        }
-        if wrong:
-            problems.append(f"a tag of another image: {wrong}")
-        return problems
-
-    def _ended_well(self, ended: Ended, usual: Usual) -> list[str]:
-        if ended.code != 0:
-            return [f"the ship ended with {ended.code}: {_last(ended)}"]
-        if ended.summary.get("digest") != usual.digest:
-            return [f"another digest: {ended.summary.get('digest')}"]
-        return []
-
-    def _left(self, bench: Bench, case: Case, usual: Usual, last: Ended) -> list[str]:
-        found = leavings.living(bench.folder)
-        found += leavings.files(bench.folder, bench.homes())
-        store = bench.left_in_store()
-        if case.victim != "store":  # a server that was killed leaves its own files, which the next one removes
-            found += store
-        for home in bench.homes():
-            found += leavings.slots(home / "prefect" / "prefect.db")
-        if case.by_deployment:
-            found += leavings.slots(self.world.folder / "prefect-home" / "prefect" / "prefect.db")
-        if last.code == 0:
-            if sorted(bench.tags()) != usual.tags:
-                found.append(f"tags {sorted(bench.tags())}, not {usual.tags}")
-            if bench.artifacts() != usual.artifacts:
-                found.append(f"artifacts {bench.artifacts()}, not {usual.artifacts}")
-        return [f"left: {one}" for one in found]
-
-    def _beside(self, case: Case, usual: Usual) -> dict[str, Any]:
-        bench = Bench(self.world, case.name)
-        ships = {"two runs on one model": 2, "two runs in one folder": 2, "three runs on one store": 3}.get(
-            case.what, 1
-        )
-        started: list[tuple[subprocess.Popen[str], float, str]] = []
-        for number in range(ships):
-            home = (
-                bench.home if case.what == "two runs in one folder" or number == 0 else bench.new_home(f"home{number}")
-            )
-            repository = f"{case.name}/car{number}" if ships == 3 else bench.repository
-            if number:
-                time.sleep(case.when * usual.seconds / ships)
-            process = bench.start(*bench.arguments(repository=repository), home=home)
-            started.append((process, time.monotonic(), repository))
-        others: list[tuple[subprocess.Popen[str], float]] = []
-        if ships == 1:
-            time.sleep(case.when * usual.seconds)
-            swept = "sweep" in case.what
-            home = bench.new_home("home-sweeping") if swept else bench.home
-            others.append(
-                (
-                    bench.start("clean", "--older", "24h", *(["--shared-store"] if swept else []), home=home),
-                    time.monotonic(),
-                )
-            )
-        ends = []
-        for process, began, repository in started:
-            watched(process.pid, lambda root, elapsed: True, lambda one=process: one.poll() is None, LONGEST)
-            ends.append((self._end(bench, process, began), repository))
-        problems = []
-        for process, began in others:
-            watched(process.pid, lambda root, elapsed: True, lambda one=process: one.poll() is None, LONGEST)
-            ended = self._end(bench, process, began)
-            if ended.code != 0:
-                problems.append(f"clean ended with {ended.code}: {_last(ended)}")
-        for ended, repository in ends:
-            problems += self._ended_well(ended, usual)
-            if sorted(bench.tags(repository)) != usual.tags:
-                problems.append(f"tags {sorted(bench.tags(repository))}, not {usual.tags}")
-        bench.repository = ends[0][1]
-        second = self._ship(bench, case)
-        problems += [*self._ended_well(second, usual), *self._left(bench, case, usual, second)]
-        self._keep_or_remove(bench, problems)
-        return {
-            "outcome": "unharmed", "where": f"{case.when * usual.seconds:.1f} s", "first": _short(ends[-1][0]),
-            "second": _short(second), "problems": problems,
-        }  # fmt: skip
-
-    def _keep_or_remove(self, bench: Bench, problems: list[str]) -> None:
-        if not problems:
-            bench.remove()
-
-
-def _last(ended: Ended) -> str:
-    said = [line for line in ended.stderr.splitlines() if line.startswith("error: ")] or ended.stderr.splitlines()[-1:]
-    return said[-1][:400] if said else ""
-
-
-def _short(ended: Ended) -> dict[str, Any]:
-    return {"code": ended.code, "seconds": ended.seconds, "said": "" if ended.code == 0 else _last(ended)}
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.world.store_kind == "rclone":
+            shutil.rmtree(self.world.folder / "s3" / "data" / self.name, ignore_errors=True)
