@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 import yaml
+from pydantic import SecretStr
 
 from containers import suites
 from containers.contract import Kind, StoreLocation
@@ -305,8 +306,8 @@ class Bench:
         settings = StoreSettings(
             endpoint=f"http://127.0.0.1:{self.world.store.proxy.upstream}",
             bucket=self.name,
-            access_key_id=s3_servers.SecretStr(s3_servers.KEY),
-            secret_access_key=s3_servers.SecretStr(s3_servers.SECRET),
+            access_key_id=SecretStr(s3_servers.KEY),
+            secret_access_key=SecretStr(s3_servers.SECRET),
         )
         return Store.open(StoreLocation(endpoint=settings.endpoint, bucket=self.name), settings)
 
