@@ -10,6 +10,7 @@
 | 5    | the policy does not trust the model; nothing was served              | no      |
 | 75   | temporary: the network, a full disk, a service that is not there     | yes     |
 | 130  | interrupted (Ctrl-C or SIGTERM)                                      | no      |
+| 128+ | a signal ended a step: 128 + its number, such as 137 for SIGKILL     | no      |
 
 75 is EX_TEMPFAIL of sysexits.h; 130 is 128 + SIGINT, as shells report it.
 """
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_EXHAUSTED: Final = {
+    errno.ENOMEM: "memory",
+    errno.EMFILE: "open files",
+    errno.ENFILE: "open files",
+    errno.EAGAIN: "processes or threads",
+}
+# RuntimeErrors without an error number: CPython's (Modules/_threadmodule.c) and PyTorch's (c10/core/impl/alloc_cpu.cpp).
+_WORDS: Final = {"can't start new thread": "processes or threads", "can't allocate memory": "memory"}
 
 
 class Error(Exception):
@@ -110,6 +119,17 @@ class StepFailed(Error):
 def is_disk_full(error: OSError) -> bool:
     """Whether the system refused to write for want of space or quota."""
     return error.errno in _DISK_FULL
+
+
+def exhausted(error: BaseException) -> str:
+    """What this machine, or a limit of it, has no more of: memory, open files, processes or threads; empty for any other error."""
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        return _EXHAUSTED[error.errno]
+    if isinstance(error, RuntimeError):
+        return next((what for words, what in _WORDS.items() if words in str(error)), "")
+    return ""
 
 
 def faults(error: ValidationError) -> str:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from containers import network
 from containers.contract import Step, StepRequest, StepResult
-from containers.errors import BadInput, DiskFull, Error, Interrupted, faults, is_disk_full
+from containers.errors import BadInput, DiskFull, Error, Interrupted, Temporary, exhausted, faults, is_disk_full
 from containers.events import Reporter
 from containers.settings import StepSettings
 
@@ -67,13 +67,24 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
         write_result(arguments.result, result.model_copy(update={"timings": timings}))
     except Error as error:
         _fail(report, error)
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        _fail(report, DiskFull(f"no space left while {step} wrote {error.filename or 'a file'}", remedy="free some"))
     except KeyboardInterrupt:
         _fail(report, Interrupted(f"{step} was interrupted"))
+    except (OSError, MemoryError, RuntimeError) as error:
+        _fail(report, _want(step, error))
     sys.exit(0)
+
+
+def _want(step: Step, error: OSError | MemoryError | RuntimeError) -> Error:
+    """What the step lacked; raises the error itself where it is none of that."""
+    if isinstance(error, OSError) and is_disk_full(error):
+        return DiskFull(f"no space left while {step} wrote {error.filename or 'a file'}", remedy="free some")
+    if what := exhausted(error):
+        return Temporary(
+            f"{step} needed more {what} than this machine lets it have",
+            remedy="end other programs, or raise the limit (`ulimit -a`, or that of the container); it resumes",
+            doctor="memory" if what == "memory" else "",
+        )
+    raise error
 
 
 def _fail(report: Reporter, error: Error) -> NoReturn:

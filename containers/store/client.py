@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadErro
 
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.events import amount
-from containers.store.failures import check_listing, code, date, is_missing, skew, translated, unreachable
+from containers.store.failures import check_listing, code, date, is_missing, refuse_page, skew, translated, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +116,7 @@ class Bucket:
 
         key, secret = settings.access_key_id, settings.secret_access_key
         addressing = addressing_style(settings.addressing, own_endpoint=self._own_endpoint)
-        return boto3.client(
+        client = boto3.client(
             "s3",
             endpoint_url=endpoint,
             region_name=self._region,
@@ -124,6 +124,8 @@ class Bucket:
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             config=Config(**_CONFIG, s3={"payload_signing_enabled": False, **addressing}),
         )
+        client.meta.events.register("after-call.s3", refuse_page)
+        return client
 
     def ensure(self) -> None:
         """Check that the bucket answers to these keys; create it when it is missing."""

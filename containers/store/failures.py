@@ -22,11 +22,14 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from containers.errors import BadInput, DiskFull, Error, Temporary
+from containers.errors import BadInput, DiskFull, Error, Temporary, exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
+
+    from botocore.awsrequest import AWSResponse
+    from botocore.model import OperationModel
 
     from containers.digest import Digest
 
@@ -42,6 +45,7 @@ _CREDENTIALS: Final = {
 _FORBIDDEN: Final = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "BucketAlreadyExists"}
 _MISSING: Final = {"NoSuchKey", "NotFound"}
 _HOSTS_ONLY: Final = {"SecondLevelDomainForbidden", "PathStyleDomainForbidden"}  # Alibaba's and Tencent's word for it
+_REDIRECTED: Final = 300
 _OF_A_LISTING: Final = {
     "Name",
     "KeyCount",
@@ -122,6 +126,11 @@ def translated(doing: str, store: str) -> Iterator[None]:
             raise DiskFull(
                 f"{doing}: no space is left on this machine's disk{where}", remedy="free some space and run it again"
             ) from error
+        if what := exhausted(error):
+            raise Temporary(
+                f"{doing}: no more {what} on this machine",
+                remedy="end other programs or raise the limit, and run it again",
+            ) from error
         if error.filename is None:
             raise
         raise BadInput(f"{doing}: {error.filename}: {error.strerror}") from error
@@ -139,6 +148,21 @@ def translate(error: BotoCoreError | ClientError | ResponseParserError, doing: s
         if isinstance(error, kinds):
             return BadInput(message, remedy=remedy, doctor=doctor)
     return BadInput(message, remedy="check the settings of the store (CARWRIGHT_STORE__...)")
+
+
+def refuse_page(http_response: AWSResponse, model: OperationModel, **_: Any) -> None:
+    """botocore's `after-call` event: a web page with status 200 is no answer of S3's, and no write that it answers took place.
+
+    What has to be XML is told by its parser, and a listing by `check_listing`; all others would pass for empty successes.
+    Raises Temporary: where the address is wrong for good, opening the store has said so.
+    """
+    kind = http_response.headers.get("content-type", "")
+    if model.name != "ListObjectsV2" and http_response.status_code < _REDIRECTED and kind.startswith("text/html"):
+        raise Temporary(
+            f"a web page answers in the store's place to {model.name} ({http_response.url.partition('?')[0]})",
+            remedy="look for a proxy or a login page between here and the store, and run it again",
+            doctor="store",
+        )
 
 
 def unreachable(doing: str, store: str, why: str) -> Temporary:

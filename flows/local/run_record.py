@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from containers import private
+from containers.contract import Step
 from containers.errors import BadInput, Error, Interrupted
 from flows.release.summary import NotPromoted, Shipped
 from flows.runners.process import run_folders
+from flows.runners.process.launcher import SCRATCH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +38,7 @@ class RunRecord:
         for other in runs.glob(f"*/{_FILE}"):
             if json.loads(other.read_text()).get("state") == "running":
                 cls(other).update(state="killed")
+                _forget_scratch(other.parent)
         record = cls(run_folders.of_run(runs.parent, run) / _FILE)
         started = datetime.now(UTC).isoformat()
         record.update(model=request.model, state="running", started=started, request=request.dump(), command=command)
@@ -65,3 +69,11 @@ def outcome_of(folder: Path) -> Shipped:
         raise BadInput(
             f"the run {folder.name} has no outcome", remedy="`carwright runs` lists the runs and their states"
         ) from error
+
+
+def _forget_scratch(run: Path) -> None:
+    """Remove the temporary files of a killed run's steps, which end with it; a service that was kept may still use its own."""
+    kept = any((run.parents[1] / "services").glob("*.json"))
+    for scratch in run.glob(f"*/{SCRATCH}"):
+        if not (kept and scratch.parent.name.startswith(f"{Step.SERVE}-")):
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from containers.contract import Step
-from containers.errors import BadInput, Error
+from containers.errors import BadInput, Error, NotReady
 from containers.events import Event
 from containers.process import export
 from containers.settings import absolute
@@ -82,10 +82,13 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
                     **request.model_dump()
                 )
         except BaseException as error:
-            record.fail(error)
-            if isinstance(error, Error):
-                error.log = str(record.path.parent)
-            raise
+            told = _told(error, server)
+            record.fail(told)
+            if isinstance(told, Error):
+                told.log = str(record.path.parent)
+            if told is error:
+                raise
+            raise told from error
         finally:
             drain_workers()
         record.complete(shipped)
@@ -111,6 +114,17 @@ def choose_model(model: str, settings: Settings, stack: ExitStack, listener: Lis
         return DEMO, settings.model_copy(update={"hub_endpoint": hub, "hub_token": None})
     log(f"no model given: using the demo, {DEMO}, from {PUBLIC_HUB}")
     return DEMO, settings
+
+
+def _told(error: BaseException, server: embedded.PrefectServer) -> BaseException:
+    """What the run failed of: where the server of this command has ended, Prefect's own errors say nothing else."""
+    if isinstance(error, Error) or not isinstance(error, Exception) or server.child.poll() is None:
+        return error
+    return NotReady(
+        "the Prefect server of this run has ended while it ran",
+        remedy=f"start again: the run continues; the server's log is {server.child.log_file}",
+        doctor="memory",
+    )
 
 
 def _image_name(model: str, scheme: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -54,11 +55,21 @@ _WAITING: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
 
 @contextlib.contextmanager
 def api() -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect server; raises NotReady if it cannot be reached, BadInput if it rejects the login."""
+    """A client of the Prefect server.
+
+    Raises NotReady if it cannot be reached, is overrun or in trouble, or if something else answers in its place; BadInput if it
+    rejects the login.
+    """
     try:
         with get_client(sync_client=True) as client:
             yield client
     except httpx.HTTPStatusError as error:
+        if passes(error):
+            raise NotReady(
+                f"the Prefect server at {PREFECT_API_URL.value()} answers {error.response.status_code}",
+                remedy="see its log, or try again in a while",
+                doctor="prefect",
+            ) from error
         if error.response.status_code != httpx.codes.UNAUTHORIZED:
             raise
         raise BadInput(
@@ -70,6 +81,21 @@ def api() -> Iterator[SyncPrefectClient]:
         raise NotReady(
             f"the Prefect server cannot be reached: {error}", remedy="check PREFECT_API_URL", doctor="prefect"
         ) from error
+    except json.JSONDecodeError as error:
+        raise NotReady(
+            f"what answers at {PREFECT_API_URL.value()} is not the Prefect server: {error}",
+            remedy="check PREFECT_API_URL, and for a proxy or a login page before the server",
+            doctor="prefect",
+        ) from error
+
+
+def passes(error: httpx.HTTPStatusError) -> bool:
+    """Whether a server may answer otherwise after a while: it is overrun, or in trouble."""
+    status = error.response.status_code
+    return status >= httpx.codes.INTERNAL_SERVER_ERROR or status in {
+        httpx.codes.REQUEST_TIMEOUT,
+        httpx.codes.TOO_MANY_REQUESTS,
+    }
 
 
 def check_server() -> str:
@@ -95,9 +121,11 @@ def check_server() -> str:
 def find_deployment(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
     """The deployment `flow/name`; raises BadInput if the server has none of that name."""
     try:
-        return client.read_deployment_by_name(name)
-    except (ObjectNotFound, ValueError) as error:  # the second for a name without a slash
-        raise BadInput(f"the Prefect server has no deployment {name!r}", remedy=remedy) from error
+        if "/" in name:  # Prefect raises a ValueError without, as it does for an answer that it cannot read
+            return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        pass
+    raise BadInput(f"the Prefect server has no deployment {name!r}", remedy=remedy)
 
 
 @dataclass

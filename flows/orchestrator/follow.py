@@ -23,13 +23,14 @@ from prefect.states import Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
 from containers.events import Event
-from flows.orchestrator.child_runs import api, check_pool, check_server, find_deployment
+from flows.orchestrator.child_runs import api, check_pool, check_server, find_deployment, passes
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.run_artifacts import FAILURE, OUTCOME
 from flows.orchestrator.run_log import RunLog, level_name
 from flows.release.summary import NotPromoted, Shipped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
@@ -68,6 +69,8 @@ def start(deployment: str, parameters: dict[str, Any], listener: Listener) -> Fo
         try:
             run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
         except PrefectHTTPStatusError as error:
+            if passes(error):
+                raise
             raise BadInput(f"{deployment} does not take these parameters: {_detail(error)}") from error
     listener("run", Event(event="log", message=f"{run.name} of {deployment}: {run_url(run.id)}"))
     return FollowedRun(run.id, found.work_pool_name or "", listener)
@@ -119,13 +122,14 @@ class FollowedRun:
                 try:
                     with api() as client:
                         state = self._poll(client)
+                        left = self._left(client) if state.is_final() else {}
                 except (Temporary, httpx.HTTPStatusError) as error:
                     if isinstance(error, _NoWorker) or time.monotonic() - answered > _OUTAGE:
                         raise
                 else:
                     answered = time.monotonic()
                     if state.is_final():
-                        return self._outcome(state)
+                        return _outcome(state, left, run_url(self.run))
                 time.sleep(_POLL)
         except KeyboardInterrupt:
             self.cancel()
@@ -200,33 +204,34 @@ class FollowedRun:
                 event = Event(event="progress", task=artifact.description or "", done=done, total=100, unit="%")
                 self.listener(self._task(client, artifact.task_run_id), event)
 
-    def _outcome(self, state: State[Any]) -> Shipped:
-        with api() as client:
-            self._log(client)  # the last lines arrive after the final state
-            artifacts = client.read_artifacts(
-                artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=[OUTCOME, FAILURE])),
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.run])),
-            )
-        left = {artifact.type: artifact.data for artifact in artifacts}
-        if OUTCOME in left:
-            shipped = Shipped.model_validate(_decoded(left[OUTCOME]))
-            if not shipped.tags:
-                raise NotPromoted(shipped)
-            if state.is_completed():
-                return shipped
-        if state.is_cancelled():
-            raise Interrupted(
-                f"the run was cancelled: {state.message or ''}", remedy="another run continues from there"
-            )
-        if FAILURE in left:
-            raise Failure.model_validate(_decoded(left[FAILURE])).error()
-        where = f"see {run_url(self.run)}"
-        if state.is_crashed():
-            raise Temporary(f"the run crashed: {state.message}", remedy=f"another run continues from there; {where}")
-        raise Error(f"the run ended with the state {state.name}: {state.message}", remedy=where)
+    def _left(self, client: SyncPrefectClient) -> dict[str, Any]:
+        """What the run has published at its end, by type; passes the last lines of its log on, which arrive after its end."""
+        self._log(client)
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=[OUTCOME, FAILURE])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.run])),
+        )
+        return {artifact.type or "": artifact.data for artifact in artifacts}
 
     def _say(self, text: str, level: Any = "info") -> None:
         self.listener("run", Event(event="log", level=level, message=text))
+
+
+def _outcome(state: State[Any], left: Mapping[str, Any], url: str) -> Shipped:
+    if OUTCOME in left:
+        shipped = Shipped.model_validate(_decoded(left[OUTCOME]))
+        if not shipped.tags:
+            raise NotPromoted(shipped)
+        if state.is_completed():
+            return shipped
+    if state.is_cancelled():
+        raise Interrupted(f"the run was cancelled: {state.message or ''}", remedy="another run continues from there")
+    if FAILURE in left:
+        raise Failure.model_validate(_decoded(left[FAILURE])).error()
+    where = f"see {url}"
+    if state.is_crashed():
+        raise Temporary(f"the run crashed: {state.message}", remedy=f"another run continues from there; {where}")
+    raise Error(f"the run ended with the state {state.name}: {state.message}", remedy=where)
 
 
 def _decoded(data: Any) -> Any:

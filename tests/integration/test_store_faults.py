@@ -43,13 +43,17 @@ def manifest(store: Store, content: bytes) -> Manifest:
 
 @contextmanager
 def web(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A web server that answers to every GET and HEAD as it is told to; yields its URL."""
+    """A web server that answers to every GET, HEAD and PUT as it is told to; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer(self)
 
         def do_HEAD(self) -> None:
+            answer(self)
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
             answer(self)
 
         def log_message(self, *_: object) -> None: ...
@@ -126,7 +130,7 @@ def says(status: int, kind: str, text: str) -> Callable[[BaseHTTPRequestHandler]
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(text)))
         request.end_headers()
-        if request.command == "GET":
+        if request.command != "HEAD":
             request.wfile.write(text.encode())
 
     return answer
@@ -155,6 +159,27 @@ def test_what_is_no_s3_is_said(page: tuple[int, str, str]) -> None:
         with pytest.raises(BadInput, match="no S3 answers at this address") as caught:
             list(source.listing())
         assert "CARWRIGHT_SOURCE__ENDPOINT" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda bucket: bucket.size("key"),
+        lambda bucket: bucket.look("key"),
+        lambda bucket: bucket.read("key"),
+        lambda bucket: bucket.write("key", b"content"),
+        lambda bucket: bucket.write_new("key", b"content"),
+        lambda bucket: bucket.part("key", "upload", 1, b"content"),
+    ],
+)
+def test_a_page_in_the_store_s_place_is_no_success(ask: Callable[[Bucket], object]) -> None:
+    """As a portal or a proxy sends it while a run goes on: nothing was written, and it is tried again."""
+    page = "<!doctype html><html><head></head><body>Please log in</body></html>"
+    with web(says(200, "text/html; charset=utf-8", page)) as url:
+        settings = StoreSettings(endpoint=url, access_key_id="a", secret_access_key="b")  # type: ignore[arg-type]
+        # botocore itself makes a 500 of a write whose answer is no XML of S3's.
+        with pytest.raises(Temporary, match=r"a web page answers in the store's place|\(500\)"):
+            ask(Bucket(settings.location, settings))
 
 
 def test_a_gateway_whose_server_is_away_is_temporary() -> None:

@@ -53,7 +53,7 @@ def _serving(argv: list[str], port: int, folder: Path, expected: set[int]) -> It
 
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[StoreSettings]:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     keys = {"credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin", "Read", "Write", "List"]}
     (folder / "keys.json").write_text(json.dumps({"identities": [{"name": "tests", **keys}]}))
     ports = {

@@ -69,6 +69,20 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_temporary_files_of_a_killed_run_go_with_the_next(tmp_path: Path, *, kept: bool) -> None:
+    """But for a service that was kept, which may still use its own."""
+    runs = tmp_path / "runs"
+    RunRecord.begin(runs, "1", REQUESTS[1], "")
+    for step in ("quantize-abc", "serve-def"):
+        (runs / "1" / step / "scratch" / "folder").mkdir(parents=True)
+    if kept:
+        (tmp_path / "services").mkdir()
+        (tmp_path / "services" / "key.json").write_text("{}")
+    RunRecord.begin(runs, "2", REQUESTS[1], "")
+    assert [path.parent.name for path in runs.glob("*/*/scratch")] == (["serve-def"] if kept else [])
+
+
 def test_a_run_that_failed_says_why_and_how_to_go_on(runs: Path) -> None:
     shown = carwright("runs", "20260101").stdout
     lines = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in shown.splitlines() if line.strip())

@@ -34,6 +34,12 @@ PROGRAM = textwrap.dedent('''
                 return StepResult(step=request.step, metrics={"files": 1.0}, timings={"work": 0.5})
             case "disk":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/shard")
+            case "memory":
+                raise MemoryError
+            case "files":
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/x/shard")
+            case "threads":
+                raise RuntimeError("can't start new thread")
             case "read":
                 QuantizeParameters.read({"colour": "red"})
             case "wait":
@@ -91,6 +97,9 @@ def test_a_step_that_is_done(tmp_path: Path) -> None:
         ("Temporary", 75, "what is wrong"),
         ("NotReady", 75, "what is wrong"),
         ("disk", 75, "no space left while quantize wrote /x/shard"),
+        ("memory", 75, "quantize needed more memory than this machine lets it have"),
+        ("files", 75, "quantize needed more open files than this machine lets it have"),
+        ("threads", 75, "quantize needed more processes or threads than this machine lets it have"),
         ("read", 2, "not QuantizeParameters: colour: Extra inputs are not permitted"),
     ],
 )

@@ -109,6 +109,7 @@ def test_a_killed_step_is_named_by_its_signal() -> None:
     error = step_failure(Step.QUANTIZE, 137, [], "some output", "its log")
     assert "SIGKILL" in error.message
     assert not error.temporary
+    assert step_failure(Step.QUANTIZE, -9, [], "", "its log").exit_code == 137, "of a supervisor that was killed"
 
 
 def test_a_line_that_cannot_be_passed_on_is_remembered() -> None:

@@ -87,6 +87,10 @@ def _until_gone(pid: int) -> None:
     until(lambda: start_time(pid) is None, "the service has ended")
 
 
+def _scratch(services: ProcessServices) -> list[Path]:
+    return list(services.settings.home.glob("runs/*/*/scratch"))
+
+
 def test_started_found_and_ended(services: ProcessServices) -> None:
     heard: list[str] = []
     first = services.start(_request(), lambda event: heard.append(event.message))
@@ -98,6 +102,7 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     first.end()
     _until_gone(pid)
     assert not list(services.folder.iterdir())
+    assert not _scratch(services)
     second.end()
 
 
@@ -165,6 +170,7 @@ def test_a_service_that_fails_says_why_and_leaves_nothing(services: ProcessServi
         services.start(_request("broken"), lambda _: None)
     assert caught.value.exit_code == 2
     assert not list(services.folder.iterdir())
+    assert not _scratch(services)
 
 
 def test_what_is_kept_survives_until_it_is_stopped_by_name(services: ProcessServices) -> None:

@@ -109,3 +109,9 @@ def test_results_stay_in_their_corner(key: str) -> None:
     for call in (store.read_key, store.has_key, lambda name: store.write_key(name, b"")):
         with pytest.raises(BadInput, match="results"):
             call(key)
+
+
+def test_no_more_open_files_is_temporary() -> None:
+    """It is no fault of the file's that could not be opened."""
+    with pytest.raises(Temporary, match="no more open files on this machine"), translated("writing x", "s3"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/scratch/file")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
@@ -26,7 +28,6 @@ from infra.environments.environment import prepare
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
     from containers.events import OnEvent
     from infra.settings import Settings
@@ -42,6 +43,7 @@ class _State(BaseModel):
     owner_started: str
     keep: bool
     endpoint: Endpoint | None = None
+    folder: str = ""  # of its step
 
     @property
     def runs(self) -> bool:
@@ -50,6 +52,11 @@ class _State(BaseModel):
     @property
     def abandoned(self) -> bool:
         return not self.keep and start_time(self.owner) != self.owner_started
+
+    def forget_scratch(self) -> None:
+        """Remove its temporary files, once it has ended."""
+        if self.folder:
+            shutil.rmtree(Path(self.folder, SCRATCH), ignore_errors=True)
 
 
 @dataclass
@@ -83,6 +90,7 @@ class ProcessLease:
         stop_by_pid(self._state.pid, self._state.started)
         self._state_path.unlink(missing_ok=True)
         self._lease.unlink(missing_ok=True)
+        self._state.forget_scratch()
         if self._port is not None:
             self._port.close()
 
@@ -115,6 +123,7 @@ class ProcessServices:
             return ProcessLease(state.endpoint, True, path, state, lease, renewal.start(), _hold(state.endpoint))
         if state is not None:
             stop_by_pid(state.pid, state.started)
+            state.forget_scratch()
 
         environment = prepare(request.step, self.settings, on_event)
         if not ServeOptions.read(request.options).folder:
@@ -143,6 +152,7 @@ class ProcessServices:
             owner=os.getpid(),
             owner_started=start_time(os.getpid()) or "",
             keep=False,
+            folder=str(folder),
         )
         _write(path, state)
         renewal.start()
@@ -154,6 +164,7 @@ class ProcessServices:
             child.stop()
             path.unlink(missing_ok=True)
             lease.unlink(missing_ok=True)
+            state.forget_scratch()
             raise
         state = state.model_copy(update={"endpoint": endpoint})
         _write(path, state)
@@ -167,6 +178,8 @@ class ProcessServices:
                 continue
             if state is not None and stop_by_pid(state.pid, state.started):
                 stopped.append(state.endpoint.url if state.endpoint else state.key)
+            if state is not None:
+                state.forget_scratch()
             path.unlink(missing_ok=True)
             path.with_suffix(".lease").unlink(missing_ok=True)
         return stopped
