@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from containers.contract import Frozen, QuantizeParameters
+from containers.contract import Frozen
 from containers.errors import Error, faults
 from containers.foreign_values import visible_line
+from containers.parameters import QuantizeParameters
 from containers.plain_yaml import load_yaml
 
 if TYPE_CHECKING:

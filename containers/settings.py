@@ -1,4 +1,4 @@
-"""The settings of the steps: the tree, which step gets which, and how settings are read.
+"""The settings of the steps: the tree, and how settings are read. Which step gets which: `containers.step_variables`.
 
 Every setting is an environment variable (`CARWRIGHT_STORE__BUCKET`) or, for secrets, a file of the variable's name under
 /run/secrets. They are read at an entry point and passed down. Settings of the flow side only are in infra/settings.py,
@@ -7,7 +7,6 @@ whose tree extends this one and may also be given in a file carwright.toml.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -17,7 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
 )
 from pydantic_settings import (
@@ -29,14 +27,14 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from containers.contract import Step, StepRequest, StoreLocation
+from containers.contract import StoreLocation
 from containers.errors import BadInput, faults
-from containers.setting_names import PREFIX, GivenName, names_of_variables, refuse_unknown, settings_of
+from containers.setting_names import PREFIX, GivenName, names_of_variables, refuse_unknown
 from containers.setting_types import EndpointUrl, Secret, Token
-from containers.signing_settings import SigningSettings, hand_over_keys
+from containers.signing_settings import SigningSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 _SECRETS = Path("/run/secrets")
 
@@ -85,20 +83,6 @@ FLOW_SIDE: Final = tuple(
         *("EVALUATE__CONCURRENCY", "EVALUATE__REQUEST_TIMEOUT", "EVALUATE__ATTEMPTS"),
     )
 )
-
-# The sections and settings that each step gets, besides where it writes and how it logs.
-_EVERY_STEP: Final = ("home", "cache", "log_format")
-STEP_SETTINGS: Final[Mapping[Step, tuple[str, ...]]] = {
-    Step.DOWNLOAD: ("store", "source", "hub_endpoint", "hub_token", "http"),
-    Step.QUANTIZE: ("store",),
-    Step.PUSH: ("store", "registry", "docker_config", "http", "busybox", "sign"),
-    Step.SERVE: ("store", "registry", "docker_config", "http", "serve"),
-    Step.EVALUATE: ("store", "registry", "docker_config", "http", "evaluate", "hub_endpoint"),
-}
-_STORE: Final = frozenset({"store"})
-_SIGNING: Final = frozenset({"sign"})
-_OF_REGISTRIES: Final = frozenset({"registry", "docker_config"})
-
 
 Addressing = Literal["auto", "path", "virtual"]
 _ADDRESSING: Final = (
@@ -332,58 +316,6 @@ class StepSettings(BaseSettings):
     def check_names(cls, given: Iterable[GivenName]) -> None:
         """Raises BadInput for unknown names."""
         refuse_unknown(given, cls, ignored=COMPOSE + FLOW_SIDE, remedy=cls.remedy)
-
-
-# A step that uses the store's folder itself needs no keys. One that serves a modelcar may find the files of its layers there.
-_PLACE_OF_STORE: Final = (("store", "folder"), ("store", "direct"))
-_KEYS_OF_STORE: Final = (("store", "access_key_id"), ("store", "secret_access_key"))
-
-
-def step_variables(settings: StepSettings, request: StepRequest) -> tuple[dict[str, str], dict[str, str]]:
-    """The environment variables that a launcher passes to a step: plain settings, and separately the secrets.
-
-    They include only settings that the step uses and that are set: the step knows the defaults, and an image of another
-    version does not meet unknown names.
-    """
-    plain: dict[str, str] = {}
-    secret: dict[str, str] = {}
-    parts = parts_of(request)
-    here = settings.store.direct
-    for one in settings_of(StepSettings):
-        wanted = one.path[0] in parts or (here and _takes_a_modelcar(request) and one.path in _PLACE_OF_STORE)
-        if not wanted or not one.is_set(settings) or (here and one.path in _KEYS_OF_STORE):
-            continue
-        value = one.value(settings)
-        if isinstance(value, SecretStr):
-            secret[one.variable] = value.get_secret_value()
-        elif isinstance(value, tuple):
-            plain[one.variable] = json.dumps(value)
-        elif value is not None:
-            plain[one.variable] = str(value)
-    hand_over_keys(plain, secret)
-    return plain, secret
-
-
-def _takes_a_modelcar(request: StepRequest) -> bool:
-    fetches = request.step is Step.SERVE and request.options.get("stage") not in {"serve", "compare"}
-    return fetches and bool(request.parameters.get("reference"))
-
-
-def parts_of(request: StepRequest) -> tuple[str, ...]:
-    """The sections and settings that this very request needs: no secret goes to a step that has no use for it."""
-    return tuple(part for part in _EVERY_STEP + STEP_SETTINGS[request.step] if part not in _unused(request))
-
-
-def _unused(request: StepRequest) -> frozenset[str]:
-    if request.step is Step.EVALUATE and not request.options.get("tokenizer_reference"):
-        return _OF_REGISTRIES  # it reads a tokenizer there and nothing else, and it runs generated code
-    if request.step is Step.SERVE:
-        if request.options.get("folder") or request.options.get("stage") in {"serve", "compare"}:
-            return _STORE | _OF_REGISTRIES  # the model is there: what reads it and answers for it has no secret
-        return _STORE if request.parameters.get("reference") else _OF_REGISTRIES
-    if request.step is Step.PUSH and request.parameters.get("action") != "promote":
-        return _SIGNING
-    return frozenset()
 
 
 Tree = TypeVar("Tree", bound=BaseModel)

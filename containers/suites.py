@@ -10,9 +10,10 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from containers.contract import EvaluateOptions, EvaluateParameters, Frozen, Step
+from containers.contract import Frozen, Step
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
+from containers.parameters import EvaluateOptions, EvaluateParameters
 from containers.plain_yaml import load_yaml
 from containers.safe_path import path_fault
 

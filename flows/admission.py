@@ -37,7 +37,7 @@ class Admitted:
 
     @property
     def options(self) -> dict[str, JsonValue]:
-        """What binds a serve step to it (`containers.contract.ServeOptions`)."""
+        """What binds a serve step to it (`containers.parameters.ServeOptions`)."""
         files: dict[str, JsonValue] = {path: str(digest) for path, digest in self.trusted.files.items()}
         return {"policy": self.policy.dump(), "files": files}
 

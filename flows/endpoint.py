@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from containers.contract import Endpoint
 from containers.endpoint_key import REFUSED, needs_key
 from containers.errors import BadInput, Error, NotReady
 from containers.foreign_text import one_line
+from containers.parameters import Endpoint
 from containers.web.origins import Origin
 from flows.endpoint_request import get, send
 

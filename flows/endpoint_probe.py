@@ -21,7 +21,7 @@ from flows.endpoint_request import send
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from containers.contract import Endpoint
+    from containers.parameters import Endpoint
     from containers.settings import EvaluateSettings
     from containers.web.exchange import HttpLimits
 

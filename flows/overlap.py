@@ -14,8 +14,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from containers import download_feed
-from containers.contract import Kind, PushParameters, QuantizeOptions, Step, StepRequest, StepResult
+from containers.contract import Kind, Step, StepRequest, StepResult
 from containers.digest import Digest
+from containers.parameters import PushParameters, QuantizeOptions
 from containers.registry_limits import MODEL_LAYERS
 from containers.shard_feed import ShardFeed
 from flows.orchestrator.reporting import task_listener
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from prefect.futures import PrefectFuture
 
-    from containers.contract import QuantizeParameters, ResolvedSource
+    from containers.parameters import QuantizeParameters, ResolvedSource
     from flows.runtime import Runtime
 
 _PATIENCE: Final = 10.0  # seconds for layers on their way to stop before a run that fails goes on failing without that

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.states import Cancelled
 
 from containers.architectures import quantization
-from containers.contract import PushParameters
+from containers.parameters import PushParameters
 from flows.looking import in_looks
 from flows.orchestrator.approval import ask
 from flows.orchestrator.reporting import notify_failure, publish_gate, publish_outcome, publish_reason

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from containers import suites
-from containers.contract import (
-    ArtifactRef,
+from containers.contract import ArtifactRef, Step, StepRequest, StoreLocation
+from containers.fingerprints import VLLM_DISTRIBUTIONS, fingerprint_inputs, locked_vllm
+from containers.interpreter import versions
+from containers.parameters import (
     DownloadOptions,
     DownloadParameters,
     PushOptions,
@@ -19,12 +21,7 @@ from containers.contract import (
     QuantizeParameters,
     ServeOptions,
     ServeParameters,
-    Step,
-    StepRequest,
-    StoreLocation,
 )
-from containers.fingerprints import VLLM_DISTRIBUTIONS, fingerprint_inputs, locked_vllm
-from containers.interpreter import versions
 from flows.runners.backends import BACKENDS
 from flows.runners.step_container import image_name, serving_target
 from infra.environments.device import device
@@ -32,7 +29,8 @@ from infra.environments.device import device
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from containers.contract import Endpoint, PushedImage, ResolvedSource, Values
+    from containers.contract import Values
+    from containers.parameters import Endpoint, PushedImage, ResolvedSource
     from containers.suites import SuiteFiles
     from flows.admission import Admitted
     from flows.serving_plan import ServicePlan

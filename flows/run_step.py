@@ -18,8 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from containers.contract import Endpoint, ServeOptions, Step, StepRequest, StepResult
+from containers.contract import Step, StepRequest, StepResult
 from containers.errors import Error, Interrupted, NotReady
+from containers.parameters import Endpoint, ServeOptions
 from flows import runtime
 from flows.orchestrator.child_protocol import STEP_LOGGER, ChildOutcome, child_key, heartbeat_interval
 from flows.orchestrator.failure import Failure

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from containers import suites
-from containers.contract import BASES, DEFAULT_BASE, Frozen, GateProfile
+from containers.contract import Frozen, GateProfile
 from containers.errors import BadInput, Error, faults
 from containers.oci.reference import Reference, absolute_layout
+from containers.parameters import BASES, DEFAULT_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

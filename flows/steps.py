@@ -16,9 +16,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from containers import suites
-from containers.contract import (
-    ArtifactRef,
-    Kind,
+from containers.contract import ArtifactRef, Kind, StepRequest, StepResult
+from containers.events import Event
+from containers.parameters import (
     PromotedImage,
     PushedImage,
     PushOptions,
@@ -26,10 +26,7 @@ from containers.contract import (
     QuantizeOptions,
     QuantizeParameters,
     ResolvedSource,
-    StepRequest,
-    StepResult,
 )
-from containers.events import Event
 from containers.verdict import Verdict
 from flows import endpoint, load_format, measuring, overlap, parsers, served_elsewhere, serving_machine
 from flows.looking import until_decided

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import SecretStr
 
 from containers.setting_names import settings_of
-from containers.settings import STEP_SETTINGS
+from containers.step_variables import STEP_SETTINGS
 from infra.settings import Settings
 from infra.settings_file import NEVER, WITH
 

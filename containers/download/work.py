@@ -7,14 +7,7 @@ import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from containers.contract import (
-    DownloadOptions,
-    DownloadParameters,
-    Kind,
-    ResolvedSource,
-    Step,
-    StepResult,
-)
+from containers.contract import Kind, Step, StepResult
 from containers.download.checks import check_small_files, licence
 from containers.download.fetch import Fetcher
 from containers.download.origin import listing_digest, open_origin
@@ -24,6 +17,7 @@ from containers.download.transfer import Transfer
 from containers.download_feed import FeedWriter
 from containers.errors import BadInput
 from containers.fingerprints import fingerprint_inputs
+from containers.parameters import DownloadOptions, DownloadParameters, ResolvedSource
 from containers.sources import BucketSource, FolderSource, HubSource, parse
 from containers.store import Manifest, Store
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from types import TracebackType
 
-    from containers.contract import EvaluateOptions
+    from containers.parameters import EvaluateOptions
 
 T = TypeVar("T")
 

@@ -27,9 +27,9 @@ from containers.evaluate.measurement import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.fidelity_text import FidelityText, Sanity
     from containers.events import Reporter
+    from containers.parameters import EvaluateOptions, EvaluateParameters
 
 T = TypeVar("T")
 

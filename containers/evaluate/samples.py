@@ -22,8 +22,8 @@ from containers.verdict import Verdict
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from containers.contract import EvaluateParameters
     from containers.evaluate.declaration import ScoreGate
+    from containers.parameters import EvaluateParameters
     from containers.suites import SuiteFiles
     from containers.verdict import Decision
 

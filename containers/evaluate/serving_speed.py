@@ -20,9 +20,9 @@ from containers.verdict import Load, Serving
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from containers.contract import EvaluateOptions
     from containers.evaluate.client import Streamed
     from containers.events import Reporter
+    from containers.parameters import EvaluateOptions
 
 FILE: Final = "serving.json"
 _PROMPT: Final = 512  # tokens

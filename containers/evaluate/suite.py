@@ -16,7 +16,7 @@ from containers.verdict import Serving
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
+    from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.step import Context
     from containers.store import Store
     from containers.verdict import Verdict

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import tarfile
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions
     from containers.oci.types import Descriptor
+    from containers.parameters import EvaluateOptions
     from containers.settings import StepSettings
     from containers.store import Store
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from containers.contract import ArtifactRef, EvaluateOptions, EvaluateParameters, Kind, StepResult
+from containers.contract import ArtifactRef, Kind, StepResult
 from containers.digest import canonical_json
 from containers.endpoint_key import authorization
 from containers.errors import BadInput
 from containers.evaluate import kinds, look_parts, serving_speed
 from containers.evaluate.suite import Sizes, of_request
 from containers.fingerprints import fingerprint_inputs, locked_version
+from containers.parameters import EvaluateOptions, EvaluateParameters
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import PAGE_FILE, REPORT_FILE, VERDICT_FILE, Serving, Verdict
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pydantic import ValidationError
 
 from containers import in_toto
-from containers.contract import PromotedImage, PushedImage, PushOptions, PushParameters, Step, StepResult
+from containers.contract import Step, StepResult
 from containers.errors import BadInput, GateInconclusive, GateRefused
 from containers.labels import LABEL
 from containers.oci import referrers
@@ -22,6 +22,7 @@ from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.reference import Reference, check_tag
 from containers.oci.repository import ImmutableTag, found, image
 from containers.oci.source import StoredCheckpoint
+from containers.parameters import PromotedImage, PushedImage, PushOptions, PushParameters
 from containers.push.layers import push_layers
 from containers.push.signing import sign_promoted
 from containers.store import Store

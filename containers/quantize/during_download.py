@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from containers.contract import QuantizeOptions, QuantizeParameters
     from containers.download_feed import DownloadFeed
+    from containers.parameters import QuantizeOptions, QuantizeParameters
     from containers.quantize.groups import Group
     from containers.sha256 import Verification
     from containers.step import Context

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from containers.architectures import ArchitectureRecipe
-    from containers.contract import QuantizeParameters
+    from containers.parameters import QuantizeParameters
     from containers.quantize.checkpoint import Checkpoint, Files
     from containers.quantize.groups import Group, Part
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from containers.architectures import everywhere
-from containers.contract import QuantizeParameters
+from containers.parameters import QuantizeParameters
 from containers.quantize.obstacles import Obstacles
 
 if TYPE_CHECKING:

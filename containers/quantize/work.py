@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers import shard_feed
-from containers.contract import (
-    Kind,
-    QuantizedCheckpoint,
-    QuantizeOptions,
-    QuantizeParameters,
-    Step,
-    StepResult,
-)
+from containers.contract import Kind, Step, StepResult
 from containers.errors import BadInput, Temporary
 from containers.fingerprints import fingerprint_inputs
+from containers.parameters import QuantizedCheckpoint, QuantizeOptions, QuantizeParameters
 from containers.quantize.assemble import config_json, copied_files, index_json
 from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
 from containers.quantize.during_download import quantize_during_download

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from containers.contract import QuantizeOptions
     from containers.events import Progress
+    from containers.parameters import QuantizeOptions
     from containers.quantize.devices import Device
     from containers.quantize.groups import Group
     from containers.quantize.preflight import QuantizeJob

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import containers
-from containers.contract import QuantizeOptions, StepRequest
 from containers.errors import BadInput, StepFailed
 from containers.events import Event
+from containers.parameters import QuantizeOptions
 from containers.process import Child, inherited
 from containers.quantize.resources import cores, lanes_for
 from containers.quantize.worker import find_stored
-from containers.settings import step_variables
+from containers.step_variables import step_variables
 from containers.work_sharing import Dealer, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from containers.contract import StepRequest
     from containers.quantize.groups import Group
     from containers.quantize.preflight import QuantizeJob
     from containers.step import Context

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from containers import step
-from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest, StepResult
+from containers.contract import Step, StepRequest, StepResult
 from containers.hardware import gpus, processors
+from containers.parameters import Endpoint, ServeOptions, ServeParameters
 from containers.ports import claimed
 from containers.serve import loading, vllm_command
 from containers.serve.argument_check import check_arguments

@@ -17,7 +17,7 @@ from containers.serve import vllm_command
 from containers.serve.diagnosis import explain
 
 if TYPE_CHECKING:
-    from containers.contract import ServeParameters
+    from containers.parameters import ServeParameters
     from containers.serve.vllm_command import InstalledVllm
     from containers.step import Context
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from containers.contract import ServerStart
 from containers.errors import BadInput, Interrupted, NotReady
 from containers.heartbeat import LeaseWatch
+from containers.parameters import ServerStart
 from containers.ports import LOOPBACK, beside, listens_alone
 from containers.process import Child
 from containers.serve.diagnosis import explain, last
@@ -25,8 +25,8 @@ from containers.serve_health import HEALTH_TIMEOUT, health_url
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from containers.contract import ServeOptions
     from containers.events import Reporter
+    from containers.parameters import ServeOptions
 
 _POLL: Final = 0.25  # seconds between two health checks
 _WATCH: Final = 1.0  # seconds between two looks at the lease

@@ -12,7 +12,7 @@ from containers.trust.verify import check
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from containers.contract import ServeOptions, ServeParameters
+    from containers.parameters import ServeOptions, ServeParameters
     from containers.step import Context
 
 

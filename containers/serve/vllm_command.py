@@ -19,7 +19,7 @@ from containers.process import inherited
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from containers.contract import ServeParameters
+    from containers.parameters import ServeParameters
     from containers.settings import StepSettings
 
 PLUGIN: Final = Path(__file__).with_name("plugin")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from containers.contract import DEFAULT_BASE, Kind
+from containers.contract import Kind
 from containers.errors import BadInput
 from containers.events import amount
 from containers.oci.access import open_push_cache, open_repository
@@ -25,6 +25,7 @@ from containers.oci.prepare import open_bases, registry_layer_bytes
 from containers.oci.reference import Reference
 from containers.oci.source import CheckpointFolder, StoredCheckpoint
 from containers.oci.verify import verify as verify_reference
+from containers.parameters import DEFAULT_BASE
 from containers.registry_limits import MODEL_LAYERS
 from containers.trust.verify import check as check_trust
 from flows.cli import terminal

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from containers.architectures import quantization
-from containers.contract import QuantizeOptions
 from containers.errors import Temporary
+from containers.parameters import QuantizeOptions
 from flows.admission import admit
 from flows.cli import terminal
 from flows.cli.options import Device, takes_options_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from containers.contract import QuantizeParameters
+    from containers.parameters import QuantizeParameters
 
 app = typer.Typer()
 

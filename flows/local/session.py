@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers import suites
-from containers.contract import ArtifactRef, Kind, QuantizeOptions, ResolvedSource, ServeParameters
+from containers.contract import ArtifactRef, Kind
 from containers.errors import BadInput
 from containers.events import Event
 from containers.oci.access import resolve
 from containers.oci.reference import Reference, absolute_layout
+from containers.parameters import QuantizeOptions, ResolvedSource, ServeParameters
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
 from flows import endpoint, endpoint_probe, load_format, measuring, parsers, serving_machine
@@ -28,7 +29,8 @@ from infra.environments.device import check as check_device
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from containers.contract import QuantizeParameters, StepRequest, StepResult
+    from containers.contract import StepRequest, StepResult
+    from containers.parameters import QuantizeParameters
     from containers.store import Store
     from flows.admission import Admitted
     from flows.requests import Requests

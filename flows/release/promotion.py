@@ -25,7 +25,8 @@ from flows.release.summary import Shipped
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from containers.contract import ArtifactRef, PromotedImage, PushedImage, QuantizeParameters, ResolvedSource
+    from containers.contract import ArtifactRef
+    from containers.parameters import PromotedImage, PushedImage, QuantizeParameters, ResolvedSource
     from containers.store import Store
     from containers.verdict import Verdict
     from flows.release.report import ReportLocation

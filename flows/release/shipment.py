@@ -20,7 +20,7 @@ from infra.environments.device import device
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from containers.contract import PushedImage, QuantizeParameters, ResolvedSource
+    from containers.parameters import PushedImage, QuantizeParameters, ResolvedSource
     from containers.store import Manifest
     from containers.suites import SuiteFiles
     from containers.verdict import Decision, Verdict

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from containers.contract import ServeOptions, Step
+from containers.contract import Step
 from containers.errors import NotTrusted
+from containers.parameters import ServeOptions
 
 if TYPE_CHECKING:
-    from containers.contract import Endpoint, StepRequest
+    from containers.contract import StepRequest
     from containers.errors import Error
     from containers.events import OnEvent
+    from containers.parameters import Endpoint
 
 
 class Lease(Protocol):

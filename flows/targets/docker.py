@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from containers.contract import ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput
+from containers.parameters import ServeParameters
 from flows.targets.description import MODULE, USER, Rendered, RenderedFile, command, pairs, unpinned
 from flows.targets.hosts import since
 from flows.targets.size import GIB

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from containers.contract import BASES
 from containers.errors import Error
+from containers.parameters import BASES
 from flows.runtime import current
 from flows.ship_request import ShipRequest
 from flows.watching import changes, records

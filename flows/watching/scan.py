@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
 
-from containers.contract import BASES, Frozen
+from containers.contract import Frozen
 from containers.digest import Digest
 from containers.errors import BadInput, Error
 from containers.oci.access import open_repository
 from containers.oci.reference import Reference
 from containers.oci.repository import found, image
+from containers.parameters import BASES
 from containers.trust.policy import Policy
 from containers.trust.verify import check_base
 from flows.watching import changes, records

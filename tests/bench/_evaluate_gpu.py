@@ -31,8 +31,10 @@ from typing import TYPE_CHECKING, Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from containers import suites
-from containers.contract import (
-    ArtifactRef,
+from containers.contract import ArtifactRef, Step, StepRequest, StepResult, StoreLocation, Values
+from containers.evaluate.client import Client
+from containers.events import Reporter
+from containers.parameters import (
     DownloadParameters,
     Endpoint,
     EvaluateOptions,
@@ -40,14 +42,7 @@ from containers.contract import (
     ResolvedSource,
     ServeOptions,
     ServeParameters,
-    Step,
-    StepRequest,
-    StepResult,
-    StoreLocation,
-    Values,
 )
-from containers.evaluate.client import Client
-from containers.events import Reporter
 from containers.ports import claimed
 from containers.process import Child, inherited, run
 from containers.serve.server import VllmServer

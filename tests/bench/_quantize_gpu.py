@@ -25,8 +25,8 @@ import torch
 from compressed_tensors.utils import impl_backend
 from safetensors import safe_open
 
-from containers.contract import QuantizeParameters
 from containers.digest import Digest
+from containers.parameters import QuantizeParameters
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device
 from containers.quantize.group_quantizer import quantize_group

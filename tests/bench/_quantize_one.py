@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from containers.contract import QuantizeParameters
 from containers.digest import Digest
+from containers.parameters import QuantizeParameters
 from containers.quantize.assemble import config_json, index_json, quantization_config
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device

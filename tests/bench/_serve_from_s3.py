@@ -21,9 +21,10 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from containers.contract import Kind, ServeOptions, ServeParameters, Step, StoreLocation
+from containers.contract import Kind, Step, StoreLocation
 from containers.digest import Digest
 from containers.events import Reporter
+from containers.parameters import ServeOptions, ServeParameters
 from containers.ports import claimed
 from containers.process import inherited, run
 from containers.serve.server import VllmServer

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.table import Table
 
-from containers.contract import PushParameters, QuantizeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.events import Reporter
+from containers.parameters import PushParameters, QuantizeParameters
 from containers.process import export, run
 from containers.serve.models import unpacked
 from containers.step import Context

@@ -25,9 +25,10 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from rich.console import Console
 from rich.table import Table
 
-from containers.contract import DownloadOptions, DownloadParameters, Step, StepRequest, StoreLocation
+from containers.contract import Step, StepRequest, StoreLocation
 from containers.download.work import work
 from containers.events import Reporter
+from containers.parameters import DownloadOptions, DownloadParameters
 from containers.process import Child, inherited, run
 from containers.step import Context
 from containers.store import Store

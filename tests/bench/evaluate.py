@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.table import Table
 
-from containers.contract import EvaluateOptions, ServeOptions, ServeParameters, Step
+from containers.contract import Step
 from containers.evaluate.client import Client
 from containers.events import Event, Reporter
 from containers.fingerprints import locked_version
+from containers.parameters import EvaluateOptions, ServeOptions, ServeParameters
 from containers.ports import claimed
 from containers.process import inherited, run
 from containers.serve.server import VllmServer

@@ -22,7 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from containers.contract import PushParameters, QuantizeParameters, Step
+from containers.contract import Step
+from containers.parameters import PushParameters, QuantizeParameters
 from containers.process import export, inherited, run
 from flows.local import embedded
 from flows.local.ship import drain_workers

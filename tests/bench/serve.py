@@ -23,9 +23,10 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from containers.contract import ServeOptions, ServeParameters, Step
+from containers.contract import Step
 from containers.events import Event, Reporter
 from containers.fingerprints import locked_version
+from containers.parameters import ServeOptions, ServeParameters
 from containers.ports import claimed
 from containers.process import run
 from containers.serve.server import VllmServer

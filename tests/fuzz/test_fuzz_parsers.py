@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containers.checkpoint_files import weight_map
-from containers.contract import QuantizeParameters
 from containers.digest import Digest
 from containers.download.checks import licence
 from containers.download.hub import listed
@@ -36,6 +35,7 @@ from containers.oci.mounted import tree_from
 from containers.oci.tree import model_fault
 from containers.oci.types import CONFIG, MANIFEST, Descriptor, ImageConfig, ImageManifest, parse_manifest, parse_tags
 from containers.oci.validate import ChunkReader, check_image, listed_files
+from containers.parameters import QuantizeParameters
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from containers import suites
-from containers.contract import ServeParameters, Step
+from containers.contract import Step
 from containers.evaluate import kinds
 from containers.evaluate.harness.benchmark import command
 from containers.evaluate.kinds.benchmarks import BenchmarkSuite
 from containers.fingerprints import locked_version
+from containers.parameters import ServeParameters
 from containers.process import run
 from containers.serve.vllm_command import InstalledVllm, environment
 from flows.release.card import render

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from containers.contract import DownloadParameters, Endpoint, ServeParameters, Step, StepRequest, StepResult
+from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, NotReady, Temporary
+from containers.parameters import DownloadParameters, Endpoint, ServeParameters
 from containers.process import run
 from containers.step import result_line
 from flows.runners.kubernetes import services as kubernetes_services

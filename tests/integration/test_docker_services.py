@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import docker
 import pytest
 
-from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.digest import Digest
 from containers.errors import BadInput, Error, NotTrusted, StepFailed
 from containers.heartbeat import LEASE_KEPT
+from containers.parameters import ServeOptions, ServeParameters
 from flows.cli.housekeeping import services as services_of
 from flows.runners.docker import services as docker_services
 from flows.runners.docker.services import DockerServices

@@ -13,8 +13,9 @@ import docker
 import httpx
 import pytest
 
-from containers.contract import Kind, PushedImage, PushParameters, ServeOptions, ServeParameters, Step, StepRequest
+from containers.contract import Kind, Step, StepRequest
 from containers.errors import NotReady
+from containers.parameters import PushedImage, PushParameters, ServeOptions, ServeParameters
 from containers.store import FileEntry, Manifest, Store
 from flows.runners.docker.launcher import DockerLauncher
 from flows.runners.docker.services import DockerServices

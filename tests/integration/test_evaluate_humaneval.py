@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import EvaluateOptions
 from containers.errors import BadInput
 from containers.evaluate import humaneval, humaneval_plus, sandbox
 from containers.evaluate.client import Client
 from containers.evaluate.confined.answer_code import extract_code as written_code
 from containers.evaluate.humaneval import Solution
 from containers.evaluate.sandbox import Limits, Outcome, Sandbox
+from containers.parameters import EvaluateOptions
 from tests.support.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import EvaluateOptions, Step
+from containers.contract import Step
 from containers.evaluate.load.declaration import LoadSection, Saturation
 from containers.evaluate.load.generator import Generator
 from containers.events import Reporter
 from containers.fingerprints import locked_vllm
+from containers.parameters import EvaluateOptions
 from infra.environments.environment import prepare
 from infra.settings import Settings
 from tests.support.openai_server import Behaviour, openai_server

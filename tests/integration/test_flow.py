@@ -18,13 +18,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from containers import in_toto
 from containers.architectures import quantization
-from containers.contract import (
-    Kind,
-    QuantizeOptions,
-    ResolvedSource,
-)
+from containers.contract import Kind
 from containers.digest import Digest
 from containers.errors import BadInput, StepFailed
+from containers.parameters import QuantizeOptions, ResolvedSource
 from containers.store import FileEntry, Store
 from flows.local import embedded
 from flows.release.summary import NotPromoted

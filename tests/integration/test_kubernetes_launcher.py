@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import (
-    DownloadParameters,
-    Endpoint,
-    PushParameters,
-    ServeParameters,
-    Step,
-    StepRequest,
-    StepResult,
-)
+from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, NotTrusted, StepFailed, Temporary
+from containers.parameters import DownloadParameters, Endpoint, PushParameters, ServeParameters
 from containers.step import result_line
 from flows.runners.kubernetes import services as kubernetes_services
 from flows.runners.kubernetes.launcher import KubernetesLauncher

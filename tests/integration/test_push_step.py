@@ -12,23 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers import in_toto
-from containers.contract import (
-    ArtifactRef,
-    Kind,
-    PromotedImage,
-    PushedImage,
-    PushOptions,
-    PushParameters,
-    Step,
-    StepRequest,
-    StepResult,
-    StoreLocation,
-)
+from containers.contract import ArtifactRef, Kind, Step, StepRequest, StepResult, StoreLocation
 from containers.digest import Digest
 from containers.oci import referrers
 from containers.oci.access import open_repository, resolve
 from containers.oci.layer import LayerHasher
 from containers.oci.unpack import unpack
+from containers.parameters import PromotedImage, PushedImage, PushOptions, PushParameters
 from containers.shard_feed import ShardFeed, publish
 from containers.store import FileEntry, Manifest, Store
 from containers.trust.attach import find_bundles

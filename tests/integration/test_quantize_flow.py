@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from containers.contract import PushParameters, QuantizeOptions, QuantizeParameters
+from containers.parameters import PushParameters, QuantizeOptions, QuantizeParameters
 from tests.support.prefect_api import prefect_api
 from tests.support.quantize_world import SHARDS, open_world, put_aside, workers_of
 from tests.support.waiting import until

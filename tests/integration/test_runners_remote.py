@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from containers.contract import QuantizeOptions, QuantizeParameters, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput, NotReady, StepFailed
 from containers.events import Event
+from containers.parameters import QuantizeOptions, QuantizeParameters, ServeParameters
 from flows.cli.housekeeping import services as services_of
 from flows.requests import fingerprint
 from flows.runtime import Runtime, open_runtime, use

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from containers.contract import Endpoint, Kind, ServeOptions, ServeParameters, Step, StepRequest, StepResult
+from containers.contract import Kind, Step, StepRequest, StepResult
 from containers.errors import BadInput, NotReady
+from containers.parameters import Endpoint, ServeOptions, ServeParameters
 from containers.process import Child, inherited, run, start_time
 from containers.serve.vllm_command import PLUGIN
 from containers.store import FileEntry, Manifest, Store

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput, NotTrusted
 from containers.events import Reporter
 from containers.oci.reference import Reference
+from containers.parameters import ServeOptions, ServeParameters
 from containers.serve.models import unpacked
 from containers.serve.trust import check_files, check_image
 from containers.step import Context

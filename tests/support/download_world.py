@@ -8,9 +8,10 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from containers.contract import DownloadOptions, DownloadParameters, ResolvedSource, Step, StepRequest, StoreLocation
+from containers.contract import Step, StepRequest, StoreLocation
 from containers.download.work import work
 from containers.events import Event, Reporter
+from containers.parameters import DownloadOptions, DownloadParameters, ResolvedSource
 from containers.step import Context
 from containers.store import Manifest, Store
 from infra.settings import Settings

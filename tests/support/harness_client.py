@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from containers import suites
-from containers.contract import EvaluateOptions
 from containers.errors import Error
 from containers.evaluate.declaration import parse
 from containers.evaluate.harness.run import Harness
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
 from containers.evaluate.looks import Progress
 from containers.events import Reporter
+from containers.parameters import EvaluateOptions
 from containers.settings import EvaluateSettings, StepSettings
 
 

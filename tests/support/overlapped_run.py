@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from containers.contract import PushParameters, QuantizeParameters
+from containers.parameters import PushParameters, QuantizeParameters
 from containers.process import export
 from flows.local import embedded
 from flows.local.ship import close_abandoned_runs, drain_workers

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from containers.contract import Endpoint, Kind, PromotedImage, PushedImage, ResolvedSource, StepRequest, StepResult
+from containers.contract import Kind, StepRequest, StepResult
 from containers.digest import Digest
 from containers.fingerprints import fingerprint_inputs
+from containers.parameters import Endpoint, PromotedImage, PushedImage, ResolvedSource
 from containers.store import FileEntry, Manifest, Store
 from containers.verdict import Score, Verdict
 

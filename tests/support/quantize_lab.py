@@ -24,7 +24,7 @@ from llmcompressor import model_free_ptq
 from llmcompressor.entrypoints.model_free.lifecycle import calibrate_weight, initialize_quantized_linear
 from safetensors import safe_open
 
-from containers.contract import QuantizeParameters
+from containers.parameters import QuantizeParameters
 from containers.quantize.assemble import config_json, copied_files, index_json, quantization_config
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.devices import open_device

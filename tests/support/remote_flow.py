@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
-from containers.contract import Endpoint
+from containers.parameters import Endpoint
 from flows import runtime
 from flows.run_step import run_step
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from containers.contract import Kind, PushedImage, QuantizeParameters, ResolvedSource, Step
+from containers.contract import Kind, Step
 from containers.digest import Digest
+from containers.parameters import PushedImage, QuantizeParameters, ResolvedSource
 from containers.store import FileEntry, Manifest
 from containers.suites import SuiteFiles
 from containers.verdict import Score, Verdict

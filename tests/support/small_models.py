@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from containers.architectures import quantization
-from containers.contract import QuantizeParameters
 from containers.errors import BadInput
+from containers.parameters import QuantizeParameters
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare

@@ -6,9 +6,10 @@ import io
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from containers.contract import ServeOptions, ServeParameters, Step
+from containers.contract import Step
 from containers.events import Reporter
 from containers.fingerprints import locked_version
+from containers.parameters import ServeOptions, ServeParameters
 from containers.ports import claimed
 from containers.process import run
 from containers.serve import vllm_command

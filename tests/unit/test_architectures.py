@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from containers.architectures import architectures, everywhere, quantization, recipe_of
-from containers.contract import QuantizeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
+from containers.parameters import QuantizeParameters
 from containers.quantize.recipe import check_entries, matches
 
 

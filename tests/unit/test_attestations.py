@@ -15,9 +15,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from containers import in_toto
-from containers.contract import PushedImage, ResolvedSource, Step
+from containers.contract import Step
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.parameters import PushedImage, ResolvedSource
 from containers.store import FileEntry, Manifest
 from containers.suites import SuiteFiles
 from containers.verdict import Score, Verdict

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput
-from containers.settings import StepSettings, StoreSettings, step_variables
+from containers.settings import StepSettings, StoreSettings
+from containers.step_variables import step_variables
 from infra.settings import Settings
 
 if TYPE_CHECKING:

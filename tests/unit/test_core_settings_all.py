@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput
 from containers.setting_names import PREFIX, Setting, settings_of
-from containers.settings import COMPOSE, FLOW_SIDE, STEP_SETTINGS, StepSettings, step_variables
+from containers.settings import COMPOSE, FLOW_SIDE, StepSettings
+from containers.step_variables import STEP_SETTINGS, step_variables
 from flows.cli.main import app
 from flows.local.dry_run.site import Site
 from infra.settings import Settings

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from containers import errors
-from containers.contract import (
-    ArtifactRef,
-    Kind,
-    PushParameters,
-    QuantizeParameters,
-    Step,
-    StepRequest,
-    StepResult,
-)
+from containers.contract import ArtifactRef, Kind, Step, StepRequest, StepResult
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput, Error, StepFailed
+from containers.parameters import PushParameters, QuantizeParameters
 
 ONES = Digest("1" * 64)
 CHECKPOINT = ArtifactRef(kind=Kind.CHECKPOINT, fingerprint="a" * 64, digest=ONES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from containers.contract import Endpoint
 from containers.errors import BadInput
+from containers.parameters import Endpoint
 from containers.settings import EvaluateSettings
 from flows.endpoint_probe import check_replicas, features
 from tests.support.balancer import balancer

@@ -11,7 +11,6 @@ import pytest
 from pydantic import SecretStr
 
 from containers import suites
-from containers.contract import EvaluateOptions
 from containers.endpoint_key import authorization
 from containers.errors import BadInput, NotReady, Temporary
 from containers.evaluate import client as client_module
@@ -20,6 +19,7 @@ from containers.evaluate.judge import judge
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.measure import measure
 from containers.events import Reporter
+from containers.parameters import EvaluateOptions
 from containers.settings import EvaluateSettings
 from tests.support.openai_server import Behaviour, openai_server
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import EvaluateOptions
 from containers.errors import BadInput, Error
 from containers.evaluate import client as clients
 from containers.evaluate.client import Client
+from containers.parameters import EvaluateOptions
 from containers.settings import HttpSettings
 from flows.endpoint import find, vllm_version
 from tests.support.hostile import Asked, answer, dripping, endless, hostile

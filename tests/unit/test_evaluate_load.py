@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers import suites
-from containers.contract import EvaluateOptions
 from containers.errors import BadInput, Temporary
 from containers.evaluate import kinds
 from containers.evaluate.kinds.load import LoadSuite
@@ -22,6 +21,7 @@ from containers.evaluate.load.measurement import LoadMeasured, SpeedMeasurement
 from containers.evaluate.load.measures import LATENCIES, MEASURES
 from containers.evaluate.suite import Sizes
 from containers.events import Reporter
+from containers.parameters import EvaluateOptions
 from containers.suites import SuiteFiles
 from containers.verdict import Verdict
 from flows.release.card import check, render

@@ -6,10 +6,10 @@ import io
 
 import pytest
 
-from containers.contract import EvaluateOptions, ServerStart
 from containers.errors import BadInput
 from containers.evaluate import serving_speed
 from containers.events import Reporter
+from containers.parameters import EvaluateOptions, ServerStart
 from containers.verdict import Load, Serving
 from flows.release.card import check, render
 from tests.support.cards import FACTS

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from containers import suites
-from containers.contract import ArtifactRef, EvaluateOptions, Kind, ServeParameters
+from containers.contract import ArtifactRef, Kind
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.evaluate import tokenizer
+from containers.parameters import EvaluateOptions, ServeParameters
 from containers.store import FileEntry, Manifest
 from flows.requests import Subject
 from infra.settings import Settings

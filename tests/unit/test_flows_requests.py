@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import Endpoint, ServeParameters, StoreLocation
+from containers.contract import StoreLocation
 from containers.fingerprints import locked_vllm
+from containers.parameters import Endpoint, ServeParameters
 from containers.suites import makes_load
 from flows.requests import Requests, Subject, fingerprint, inference_server
 from infra.settings import DockerSettings, FlowServeSettings, KubernetesSettings, PlacementSettings, Settings

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from containers.contract import Endpoint
 from containers.errors import Interrupted
+from containers.parameters import Endpoint
 from flows.run_step import advertised, ended_with_parent
 
 

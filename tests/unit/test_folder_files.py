@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import QuantizeParameters
 from containers.digest import Digest
 from containers.download.folder import FolderOrigin
 from containers.download.selection import Remote
@@ -17,6 +16,7 @@ from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.oci.push_cache import PushCache
 from containers.oci.source import CheckpointFolder
+from containers.parameters import QuantizeParameters
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare

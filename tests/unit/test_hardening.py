@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from containers.contract import EvaluateParameters, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.digest import Digest
 from containers.errors import BadInput
+from containers.parameters import EvaluateParameters, ServeParameters
 from flows.local.dry_run.site import Site
 from flows.orchestrator.work_pools import POOLS, Host
 from flows.runners.docker.container_spec import step_spec

@@ -15,15 +15,9 @@ import pytest
 import yaml
 from prefect.workers.base import BaseJobConfiguration
 
-from containers.contract import (
-    DownloadParameters,
-    EvaluateParameters,
-    ServeParameters,
-    Step,
-    StepRequest,
-    StoreLocation,
-)
+from containers.contract import Step, StepRequest, StoreLocation
 from containers.digest import Digest
+from containers.parameters import DownloadParameters, EvaluateParameters, ServeParameters
 from containers.signing_settings import SigningSettings
 from flows.orchestrator.postgres import NAME, PASSWORD_FILE
 from flows.requests import Requests

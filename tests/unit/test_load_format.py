@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput, Temporary
 from containers.events import Reporter
+from containers.parameters import Endpoint, ServeOptions, ServeParameters
 from containers.ports import claimed
 from containers.process import inherited
 from containers.serve import loading

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer.main
 
-from containers.contract import Kind, QuantizeParameters, ResolvedSource, ServeParameters, Step, StoreLocation
+from containers.contract import Kind, Step, StoreLocation
 from containers.errors import BadInput
+from containers.parameters import QuantizeParameters, ResolvedSource, ServeParameters
 from containers.settings import StoreSettings
 from containers.store import Store
 from flows.cli.main import app

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import ArtifactRef, Kind, ServeParameters, StoreLocation
+from containers.contract import ArtifactRef, Kind, StoreLocation
 from containers.digest import Digest
+from containers.parameters import ServeParameters
 from containers.verdict import Verdict
 from flows.looking import in_looks, until_decided
 from flows.requests import Requests, Subject

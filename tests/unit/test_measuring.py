@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import Endpoint, ServeParameters, StoreLocation
+from containers.contract import StoreLocation
 from containers.errors import BadInput, Error, NotReady, StepFailed
+from containers.parameters import Endpoint, ServeParameters
 from flows import measuring
 from flows.requests import Requests, Subject
 from infra.settings import Settings

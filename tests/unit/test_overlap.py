@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from containers.contract import PushParameters, QuantizeOptions, QuantizeParameters, ResolvedSource, StoreLocation
-from containers.settings import RegistrySettings, step_variables
+from containers.contract import StoreLocation
+from containers.parameters import PushParameters, QuantizeOptions, QuantizeParameters, ResolvedSource
+from containers.settings import RegistrySettings
+from containers.step_variables import step_variables
 from flows.overlap import NO_LAYERS, pushing_layers
 from flows.requests import Requests, fingerprint
 from infra.settings import PlacementSettings, Settings

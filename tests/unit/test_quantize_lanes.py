@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from containers.checkpoint_files import CheckpointFile
-from containers.contract import QuantizeOptions
 from containers.digest import Digest
 from containers.errors import BadInput, Temporary
+from containers.parameters import QuantizeOptions
 from containers.quantize.groups import Group
 from containers.quantize.schemes import scheme_named
 from containers.quantize.worker import chosen, run_lanes

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from containers.architectures import quantization
-from containers.contract import QuantizeParameters
 from containers.errors import BadInput
+from containers.parameters import QuantizeParameters
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare

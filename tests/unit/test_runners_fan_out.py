@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import QuantizeOptions, QuantizeParameters, Step, StepRequest, StepResult
+from containers.contract import Step, StepRequest, StepResult
 from containers.errors import StepFailed, Temporary
+from containers.parameters import QuantizeOptions, QuantizeParameters
 from flows.runners.remote import fan_out
 from infra.settings import PlacementSettings, Settings
 

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from containers.contract import ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import StepFailed
+from containers.parameters import ServeParameters
 from containers.process import start_time
 from flows.runners.process import services as process_services
 from flows.runners.process.services import ProcessServices

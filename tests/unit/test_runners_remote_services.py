@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.states import Cancelling, Completed, Running
 
-from containers.contract import Endpoint, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.fingerprints import fingerprint_inputs
+from containers.parameters import Endpoint, ServeParameters
 from containers.settings import StoreSettings
 from flows.orchestrator import child_runs
 from flows.runners.remote import services as remote_services

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from containers.contract import QuantizeParameters
 from containers.errors import BadInput
+from containers.parameters import QuantizeParameters
 from containers.quantize.checkpoint import FolderFiles
 from containers.quantize.preflight import prepare
 from containers.safetensors import Tensor, read_header

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import ServeParameters
 from containers.errors import BadInput
 from containers.events import Reporter
+from containers.parameters import ServeParameters
 from containers.serve.argument_check import check_arguments
 from containers.serve.vllm_command import InstalledVllm
 from containers.settings import StepSettings

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containers.contract import ServeOptions, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.digest import Digest
 from containers.errors import NotTrusted
 from containers.events import Reporter
+from containers.parameters import ServeOptions, ServeParameters
 from containers.serve.__main__ import work
-from containers.settings import StepSettings, step_variables
+from containers.settings import StepSettings
 from containers.step import Context
+from containers.step_variables import step_variables
 from infra.settings import Settings
 
 if TYPE_CHECKING:

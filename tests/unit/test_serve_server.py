@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from containers.contract import ServeOptions
 from containers.errors import BadInput, Interrupted, NotReady
 from containers.events import Reporter
+from containers.parameters import ServeOptions
 from containers.ports import claimed
 from containers.process import inherited
 from containers.serve.server import VllmServer

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from containers.contract import ServeParameters
 from containers.errors import BadInput
+from containers.parameters import ServeParameters
 from containers.serve import vllm_command
 from containers.serve.vllm_command import InstalledVllm, command, environment
 from containers.settings import ServeSettings, StepSettings

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers import heartbeat, shard_feed
-from containers.contract import PushOptions, PushParameters, Step, StepRequest, StoreLocation
+from containers.contract import Step, StepRequest, StoreLocation
 from containers.digest import Digest
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Reporter
 from containers.oci.access import open_repository
 from containers.oci.layer import LayerHasher
+from containers.parameters import PushOptions, PushParameters
 from containers.push.work import work
 from containers.settings import StepSettings, StoreSettings
 from containers.shard_feed import ShardFeed, publish, shards

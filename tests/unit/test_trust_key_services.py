@@ -8,8 +8,8 @@ import pytest
 
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput
-from containers.settings import step_variables
 from containers.signing_settings import SigningSettings
+from containers.step_variables import step_variables
 from containers.trust.key_services import translated
 from containers.trust.keys import PrivateKey
 from containers.trust.signers import key_files, open_signers

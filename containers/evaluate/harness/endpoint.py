@@ -27,10 +27,10 @@ from containers.web.origins import Origin
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from containers.contract import EvaluateOptions
     from containers.evaluate.harness.benchmark import Benchmark
     from containers.evaluate.harness.confined_tokenizer import ConfinedTokenizer
     from containers.events import Reporter
+    from containers.parameters import EvaluateOptions
 
 _MOST_STOPS = 4  # stop strings that the API takes; answers are cut here at the others
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions
     from containers.evaluate.harness.benchmark import Benchmark
     from containers.evaluate.harness.confined_tokenizer import ConfinedTokenizer
     from containers.evaluate.measurement import Scored
     from containers.events import Reporter
+    from containers.parameters import EvaluateOptions
     from containers.settings import StepSettings
     from containers.step import Context
     from containers.store import Store

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.suite import Judgement, Sizes
+    from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.step import Context
     from containers.store import Store
     from containers.suites import SuiteFiles

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.harness.benchmark import Benchmark
     from containers.evaluate.harness.run import Ran
     from containers.evaluate.suite import Sizes
+    from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.step import Context
     from containers.store import Store
     from containers.suites import SuiteFiles

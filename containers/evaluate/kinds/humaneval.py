@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.humaneval import Problem, Solution
     from containers.evaluate.sandbox import Outcome
     from containers.evaluate.suite import Judgement, Sizes
+    from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.settings import EvaluateSettings
     from containers.step import Context
     from containers.store import Store

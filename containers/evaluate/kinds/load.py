@@ -20,8 +20,8 @@ from containers.evaluate.suite import Judgement
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.suite import Sizes
+    from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.step import Context
     from containers.store import Store
     from containers.suites import SuiteFiles

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from containers.contract import EvaluateOptions, EvaluateParameters
     from containers.evaluate.suite import Judgement, Sizes
     from containers.evaluate.tool_calling.checker import Call
     from containers.evaluate.tool_calling.questions import Question
     from containers.events import Progress
+    from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.step import Context
     from containers.store import Store
     from containers.suites import SuiteFiles

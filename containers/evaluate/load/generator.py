@@ -28,9 +28,9 @@ from containers.process import Child, inherited
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from containers.contract import EvaluateOptions
     from containers.evaluate.load.declaration import LoadSection
     from containers.events import Reporter
+    from containers.parameters import EvaluateOptions
 
 _PROGRAM: Final = Path(__file__).with_name("vllm_load.py")
 _ROUND: Final = "carwright-round "

@@ -18,7 +18,7 @@ from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.process import inherited
-from containers.settings import parts_of, step_variables
+from containers.step_variables import parts_of, step_variables
 from flows.runners.docker import seccomp
 from flows.runners.step_container import makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, RESULT

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from containers import private
-from containers.contract import Endpoint, ServeOptions, ServeParameters, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
@@ -27,6 +27,7 @@ from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Rene
 from containers.oci.answers import UnknownHost
 from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
+from containers.parameters import Endpoint, ServeOptions, ServeParameters
 from containers.ports import LOOPBACK
 from flows.runners.docker.container_spec import SECRETS, VOLUME, WORK, labels, payload, refuse_folders, step_spec
 from flows.runners.docker.launcher import Follower, ended_badly, engine_login, ensure_image, image_of

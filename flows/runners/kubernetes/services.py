@@ -10,10 +10,11 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Endpoint, ServeOptions, Step
+from containers.contract import Step
 from containers.errors import Error
 from containers.fingerprints import fingerprint_inputs
 from containers.labels import KUBERNETES_LABEL
+from containers.parameters import Endpoint, ServeOptions
 from containers.serve_health import is_healthy
 from containers.step import parse_result_line
 from flows.runners.kubernetes import manifests

@@ -13,7 +13,8 @@ from containers.contract import Step
 from containers.errors import BadInput
 from containers.process import Child, inherited
 from containers.safe_path import name_fault
-from containers.settings import absolute, step_variables
+from containers.settings import absolute
+from containers.step_variables import step_variables
 from containers.suites import makes_load
 from flows.runners.process import run_folders
 from flows.runners.step_protocol import LOG, REQUEST, RESULT, StepOutput, read_result

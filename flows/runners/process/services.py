@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from containers import private
-from containers.contract import Endpoint, ServeOptions, Step, StepRequest
+from containers.contract import Step, StepRequest
 from containers.errors import BadInput, Error
 from containers.fingerprints import fingerprint_inputs
 from containers.heartbeat import LEASE_INTERVAL, LEASE_KEPT, LEASE_SECONDS, Renewal
+from containers.parameters import Endpoint, ServeOptions
 from containers.ports import beside
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy

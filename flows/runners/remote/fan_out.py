@@ -10,9 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.contract import Kind, QuantizeOptions
+from containers.contract import Kind
 from containers.errors import BadInput, Interrupted
 from containers.events import Event
+from containers.parameters import QuantizeOptions
 from containers.work_sharing import Dealer, Workers
 from flows.orchestrator.child_runs import POLL, Children
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from containers.contract import QuantizeOptions, QuantizeParameters, Step
+from containers.contract import Step
 from containers.errors import BadInput
+from containers.parameters import QuantizeOptions, QuantizeParameters
 from containers.store import Store
 from flows.orchestrator.child_runs import Children
 from flows.runners.remote.fan_out import FanOut

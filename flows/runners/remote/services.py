@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from containers.contract import Endpoint, StepRequest
+from containers.contract import StepRequest
 from containers.errors import Error, NotReady
 from containers.fingerprints import fingerprint_inputs
+from containers.parameters import Endpoint
 from containers.serve_health import is_healthy
 from containers.store import Store
 from flows.orchestrator.child_protocol import child_key
