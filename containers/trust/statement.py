@@ -45,7 +45,7 @@ class ForeignStatement(BaseModel):
         """Raises BadInput, naming `what`, for anything else than a statement of a known version."""
         value = parse_object(payload, what, _LIMITS)
         kind = value.get("_type")
-        if kind not in {STATEMENT, _OLDER}:
+        if kind not in (STATEMENT, _OLDER):
             raise BadInput(
                 f"{what} is no in-toto statement of a known version ({shown(str(kind))})",
                 remedy=f"statements of the type {STATEMENT} are read",

@@ -150,6 +150,7 @@ def sign(
 
 
 def _sign_folder(folder: Path, signers: Sequence[Signer | KeylessSigner], *, as_json: bool) -> None:
+    from containers.trust.attach import KeySigner
     from containers.trust.model_signing import SIGNATURE_FILE, sign_folder
     from containers.trust.signing import statement_signer
 
@@ -158,8 +159,9 @@ def _sign_folder(folder: Path, signers: Sequence[Signer | KeylessSigner], *, as_
     signer = statement_signer(signers[0])
     done = sign_folder(folder, signer)
     if as_json:
+        whose = str(signer.key.public.fingerprint) if isinstance(signer, KeySigner) else signer.name
         terminal.document(
-            {"folder": str(folder), "signature": SIGNATURE_FILE, "signed_by": signer.name, "already_there": not done}
+            {"folder": str(folder), "signature": SIGNATURE_FILE, "signed_by": whose, "already_there": not done}
         )
         return
     word = "is now" if done else "was already"

@@ -166,6 +166,7 @@ async def _hand_back(kind: str, seconds: float, there: asyncio.StreamReader, wri
     while head.startswith((b"HTTP/1.1 100", b"HTTP/1.0 100")):
         writer.write(head)
         head = await there.readuntil(b"\r\n\r\n")
+    head = _closing(head)  # no server has to say so, and a client that keeps the connection would find it closed
     if kind == "lost":
         _reset(writer)
         return
@@ -230,7 +231,7 @@ def _answer(kind: str) -> bytes:
 
 
 def _closing(head: bytes) -> bytes:
-    """The head of a request whose connection carries no other; an upgrade stays one."""
+    """The head of a request or an answer whose connection carries no other; an upgrade stays one."""
     if re.search(rb"(?im)^upgrade:", head):
         return head
     lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith((b"connection:", b"keep-alive:"))]

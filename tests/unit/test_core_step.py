@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 PROGRAM = textwrap.dedent('''
     import errno, os, sys, time
     from containers import errors, step
-    from containers.contract import QuantizeParameters, Step, StepResult
+    from containers.contract import Step, StepResult
+    from containers.parameters import QuantizeParameters
 
     def work(request, context):
         """Do what the parameters say."""

@@ -16,12 +16,14 @@ from containers import suites
 from containers.contract import Step, StepRequest
 from containers.digest import canonical_json
 from containers.evaluate import kinds
+from containers.evaluate.load.measurement import SpeedMeasurement
 from containers.evaluate.measurement import Measured
 from containers.evaluate.samples import Samples
 from containers.evaluate.suite import Sizes
 from containers.verdict import REPORT_FILE, VERDICT_FILE, Verdict
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "evaluate"
+READERS = {"fidelity": Measured.read, "load": SpeedMeasurement.read}  # the others store the samples of their questions
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -45,8 +47,7 @@ def test_there_is_a_golden_suite_of_each_kind() -> None:
 @pytest.mark.parametrize("name", ["baseline", "candidate"])
 def test_a_stored_measurement_is_the_same_bytes_again(kind: str, name: str) -> None:
     folder = GOLDEN / kind / name
-    read = Measured.read(folder) if kind == "fidelity" else Samples.read(folder)
-    assert read.files() == contents(folder)
+    assert READERS.get(kind, Samples.read)(folder).files() == contents(folder)
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
