@@ -94,7 +94,7 @@ class Buildah:
             argv.append("--no-cache")
         argv += ["--file", str(context / "Containerfile"), str(context)]
         if os.geteuid() == 0:
-            argv = ["unshare", "--net", "--", *argv]
+            argv = ["unshare", "--net", "--mount", "--", *argv]  # what a failed build leaves mounted ends with it
 
         lines: list[str] = []
 

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.integration
 COMMON = """
 import json, os, subprocess, sys
 from pathlib import Path
-from containers.contract import Kind, ServeOptions, ServeParameters, Step, StepRequest, StoreLocation
+from containers.contract import Kind, Step, StepRequest, StoreLocation
+from containers.parameters import ServeOptions, ServeParameters
 from containers.settings import StoreSettings
 from containers.store import Store
 from flows.runners.process.launcher import step_environment
