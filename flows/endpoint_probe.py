@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
@@ -33,6 +34,7 @@ REPLICAS: Final = 16
 # Mean difference of log-probabilities, in nats, between two answers to one question. vLLM differs from itself by 0.003 on a GPU and by
 # nothing on a CPU, and the demo in FP8 from its baseline by 0.19 (docs/measurements/evaluation.md).
 _ALIKE: Final = 0.05
+_PATIENCE: Final = 10.0  # seconds for all questions together: most servers answer each in milliseconds
 _TEXT: Final = "The capital of France is Paris, and the capital of Japan is Tokyo. Water boils at 100 degrees."
 
 
@@ -67,14 +69,19 @@ class _BusyError(Exception):
 
 
 class _Probe:
-    """Asks one endpoint. An answer that is not what was asked for is an empty object."""
+    """Asks one endpoint. An answer that is not what was asked for is an empty object. After `_PATIENCE` seconds nothing more is
+    asked: of a server that is slow or hangs the measurement says what is wrong, and is not to wait for 48 answers before.
+    """
 
     def __init__(self, endpoint: Endpoint, limits: HttpLimits | None, settings: EvaluateSettings | None) -> None:
         self._endpoint, self._limits, self._settings = endpoint, limits, settings
         self._origin = Origin.of(endpoint.url)
         self._root = endpoint.url.removesuffix("/v1")
+        self._until = time.monotonic() + _PATIENCE
 
     def _json(self, request: httpx.Request) -> dict[str, Any]:
+        if time.monotonic() > self._until:
+            raise _BusyError
         try:
             answer = send(request, self._origin, self._limits, self._settings)
         except (httpx.HTTPError, Error) as error:

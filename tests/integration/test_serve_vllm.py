@@ -14,6 +14,7 @@ import pytest
 
 from containers.contract import Kind, Step, StepRequest, StepResult
 from containers.errors import BadInput, NotReady
+from containers.heartbeat import Renewal
 from containers.parameters import Endpoint, ServeOptions, ServeParameters
 from containers.process import Child, inherited, run, start_time
 from containers.serve.vllm_command import PLUGIN
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 _SLOW = 600.0  # seconds: a start takes 20 to 40 on two free cores
+_LEASE = 20.0  # seconds that the pair lives without a renewal
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,7 @@ class Served:
 
     child: Child
     folder: Path
+    renewal: Renewal | None = None
 
     @property
     def lease(self) -> Path:
@@ -82,7 +85,9 @@ class Served:
         return answer
 
 
-def _prepared(environment: Environment, folder: Path, request: StepRequest, **variables: str) -> Served:
+def _prepared(
+    environment: Environment, folder: Path, request: StepRequest, *, lease: float = _SLOW, **variables: str
+) -> Served:
     """A run of the step that starts when its child is entered."""
     folder.mkdir(parents=True)
     served = Served(
@@ -103,7 +108,7 @@ def _prepared(environment: Environment, folder: Path, request: StepRequest, **va
     )
     served.lease.touch()
     options = ServeOptions.read(request.options).model_copy(
-        update={"lease": str(served.lease), "lease_seconds": _SLOW, "log_file": str(folder / "engine.log")}
+        update={"lease": str(served.lease), "lease_seconds": lease, "log_file": str(folder / "engine.log")}
     )
     request = request.model_copy(update={"options": options.dump()})
     (folder / "request.json").write_text(request.model_dump_json())
@@ -146,12 +151,14 @@ def pair(environment: Environment, folder: Path) -> Iterator[tuple[Served, Serve
             "CARWRIGHT_STORE__ACCESS_KEY_ID": settings.access_key_id.get_secret_value(),
             "CARWRIGHT_STORE__SECRET_ACCESS_KEY": settings.secret_access_key.get_secret_value(),
         }
-        fp8 = _prepared(environment, folder / "fp8", _modelcar(folder, "fp8"))
+        fp8 = _prepared(environment, folder / "fp8", _modelcar(folder, "fp8"), lease=_LEASE)
+        fp8.renewal = Renewal(fp8.lease.touch, 1.0, "lease").start()
         with fp8.child, _prepared(environment, folder / "bf16", request, **keys).child as child:
             bf16 = Served(child, folder / "bf16")
             fp8.wait_ready()
             bf16.wait_ready()
             yield fp8, bf16
+        fp8.renewal.stop()
 
 
 def _below(pid: int) -> list[tuple[int, str]]:
@@ -264,8 +271,9 @@ def test_a_lease_that_nobody_renews_ends_it_all(pair: tuple[Served, Served]) -> 
     fp8, _ = pair
     processes = _below(fp8.child.pid)
     assert len(processes) >= 4  # the step, a supervisor, vLLM and its engine
-    os.utime(fp8.lease, (1, 1))
-    assert fp8.child.wait(30) == 0
+    assert fp8.renewal is not None
+    fp8.renewal.stop()
+    assert fp8.child.wait(_LEASE + 30) == 0
     _until_gone(processes)
     assert "the lease was not renewed" in fp8.child.tail
 
