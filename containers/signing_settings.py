@@ -39,21 +39,21 @@ class SigningSettings(BaseModel):
     )
     folder: Path | None = Field(
         default=None,
-        description="folder with such keys where promotion runs, each NAME.key with its password in NAME.password; "
+        description="folder with such keys on the machine that promotes, each NAME.key with its password in NAME.password; "
         "docker.signing_volume and kubernetes.signing_secret set it",
     )
     uri: str = Field(
         default="",
-        description="keys in a token (pkcs11:token=NAME;id=%02) or a service (awskms:alias/NAME, ...), with spaces between",
+        description="keys in a token (pkcs11:token=NAME;id=%02) or a service (awskms:alias/NAME, ...), separated by spaces",
     )
     pkcs11_module: Path | None = Field(
-        default=None, description="library of the maker of the token (PKCS #11), where promotion runs"
+        default=None, description="PKCS #11 library of the token, on the machine that promotes"
     )
     pin: SecretStr | None = Field(default=None, description="PIN of the token")
     client: SecretStr | None = Field(
         default=None,
-        description="lines NAME=VALUE: variables for the client of the service or the library of the token; unset: those here that "
-        "begin with AWS_, GOOGLE_, AZURE_ or VAULT_, as the service of `uri` has them",
+        description="variables for the client of the service or the library of the token, as lines NAME=VALUE; unset: the AWS_, GOOGLE_, "
+        "AZURE_ or VAULT_ variables set here, by the service of `uri`",
     )
     command: tuple[str, ...] = Field(
         default=(),
@@ -65,14 +65,15 @@ class SigningSettings(BaseModel):
     )
     keyless: str | None = Field(
         default=None,
-        description="sign with a certificate for an identity token: `public`, or a file with a Sigstore's client trust "
-        "configuration",
+        description="sign without a key, by a certificate for an identity token: `public` (Sigstore's public instance), or a file with "
+        "the client trust configuration of another",
     )
     identity_token: Token = Field(
-        default=None, description="OIDC token for that, with the audience sigstore; unset: that of the CI job or cloud"
+        default=None,
+        description="OIDC token for keyless signing, with the audience sigstore; unset: the one of the CI job or cloud",
     )
     identity_token_file: Path | None = Field(
-        default=None, description="file with such a token, read each time: one that a cluster keeps new"
+        default=None, description="file with such a token, read anew each time, such as one that a cluster renews"
     )
 
 

@@ -94,12 +94,13 @@ class SuiteFiles(Frozen):
 
 def makes_load(request: StepRequest) -> bool:
     """Whether the request puts load on an endpoint, for which its step needs vLLM's load generator."""
-    if request.step is not Step.EVALUATE or request.parameters.get("action") != "measure":
+    measures = request.step is Step.EVALUATE and request.parameters.get("action") == "measure"
+    if not measures or not request.options.get("endpoint"):
         return False
     options = EvaluateOptions.read(request.options)
     name = EvaluateParameters.read(request.parameters).suite
     files = SuiteFiles(name=name, files=options.suite_files) if options.suite_files else read(name)
-    return bool(options.endpoint) and files.measures_speed
+    return files.measures_speed
 
 
 def names() -> list[str]:

@@ -113,11 +113,11 @@ class ServingOptions(Parameters):
         str, AfterValidator(_parser), CommandLine(metavar="NAME", default="by architecture")
     ] = Field(
         default="",
-        description="vLLM's parser that takes calls of tools out of answers; none for none. Measured: only if the suite needs it.",
+        description="vLLM's parser of tool calls; `none` leaves it out. A measurement has one only if the suite needs it.",
     )
     reasoning_parser: Annotated[
         str, AfterValidator(_parser), CommandLine(metavar="NAME", default="by architecture")
-    ] = Field(default="", description="vLLM's parser that takes the thinking out of answers, likewise.")
+    ] = Field(default="", description="vLLM's parser of thinking, likewise.")
     concurrency: Annotated[int, CommandLine(default="the setting evaluate.concurrency")] = Field(
         default=0, ge=0, description="Concurrent requests to the measured model."
     )

@@ -131,8 +131,7 @@ class DockerSettings(Section):
     )
     signing_volume: str = Field(
         default="",
-        description="volume of the engine with the keys that sign (NAME.key, NAME.password): the container that promotes mounts "
-        "it, and nothing else",
+        description="volume of the engine with signing keys (NAME.key, NAME.password); only the container that promotes mounts it",
     )
 
     def outside(self, reference: str) -> str:
@@ -161,12 +160,12 @@ class KubernetesSettings(Section):
     )
     signing_secret: str = Field(
         default="",
-        description="Secret of the namespace with the keys that sign (NAME.key, NAME.password): the pod that promotes mounts it, "
-        "and the flow never reads it",
+        description="Secret of the namespace with signing keys (NAME.key, NAME.password); only the pod that promotes mounts it, and "
+        "the flow never reads it",
     )
     signing_account: str = Field(
         default="",
-        description="service account of the pod that promotes, for a key management service that knows it; empty: as of every step",
+        description="service account of the pod that promotes, which a key management service lets sign; empty: that of every step",
     )
     gpu_resource: str = Field(
         default="nvidia.com/gpu", description="resource name of a GPU in the cluster; its taint is tolerated"

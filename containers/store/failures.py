@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import time
 from contextlib import contextmanager
 from datetime import UTC
@@ -150,14 +151,19 @@ def translate(error: BotoCoreError | ClientError | ResponseParserError, doing: s
     return BadInput(message, remedy="check the settings of the store (CARWRIGHT_STORE__...)")
 
 
+_OF_S3: Final = re.compile(r"etag$|x-amz").match
+
+
 def refuse_page(http_response: AWSResponse, model: OperationModel, **_: Any) -> None:
     """botocore's `after-call` event: a web page with status 200 is no answer of S3's, and no write that it answers took place.
 
     What has to be XML is told by its parser, and a listing by `check_listing`; all others would pass for empty successes.
+    A store may call an answer or an object HTML, too; its own answers carry an ETag or a header of Amazon's.
     Raises Temporary: where the address is wrong for good, opening the store has said so.
     """
-    kind = http_response.headers.get("content-type", "")
-    if model.name != "ListObjectsV2" and http_response.status_code < _REDIRECTED and kind.startswith("text/html"):
+    headers = {name.lower(): value for name, value in http_response.headers.items()}
+    page = headers.get("content-type", "").startswith("text/html") and not any(map(_OF_S3, headers))
+    if page and model.name != "ListObjectsV2" and http_response.status_code < _REDIRECTED:
         raise Temporary(
             f"a web page answers in the store's place to {model.name} ({http_response.url.partition('?')[0]})",
             remedy="look for a proxy or a login page between here and the store, and run it again",

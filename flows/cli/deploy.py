@@ -64,11 +64,15 @@ Listen = Annotated[str, typer.Option(help="Address on the host; vLLM asks nobody
 Argument = Annotated[list[str] | None, typer.Option("--argument", help="One more argument for vLLM; may be repeated.")]
 ToolCallParser = Annotated[
     str,
-    typer.Option(metavar="NAME", help="vLLM's parser of tool calls; none for none.", show_default="by architecture"),
+    typer.Option(
+        metavar="NAME", help="vLLM's parser of tool calls; `none` leaves it out.", show_default="by architecture"
+    ),
 ]
 ReasoningParser = Annotated[
     str,
-    typer.Option(metavar="NAME", help="vLLM's parser of thinking; none for none.", show_default="by architecture"),
+    typer.Option(
+        metavar="NAME", help="vLLM's parser of thinking; `none` leaves it out.", show_default="by architecture"
+    ),
 ]
 StorageOption = Annotated[Storage, typer.Option("--storage", help="How KServe gets at the model.")]
 Namespace = Annotated[

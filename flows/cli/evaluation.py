@@ -133,8 +133,8 @@ def report(  # noqa: PLR0917 - typer makes options of them
         typer.Option(
             "--export",
             metavar="FORMAT",
-            help="Print the scores instead: every-eval-ever (JSON) or hf-eval-results (YAML for .eval_results/); or write those for "
-            "Kubeflow's model catalog into the folder --output: kubeflow-catalog.",
+            help="Print the scores instead, as every-eval-ever (JSON) or hf-eval-results (YAML for .eval_results/); or, as "
+            "kubeflow-catalog, write them into the folder --output for Kubeflow's model catalog.",
         ),
     ] = "",
     model_id: Annotated[

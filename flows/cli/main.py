@@ -43,7 +43,7 @@ app = typer.Typer(
     name="carwright",
     help="Turn this model, this revision, this recipe into a served, measured, shippable FP8 model.",
     epilog="Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 the gate could not decide, 5 not trusted by "
-    "the policy, 75 temporary (try again), 130 interrupted, 128 + N a step was ended by signal N, 1 a bug.",
+    "the policy, 75 temporary (try again), 130 interrupted, 128 + N signal N ended a step, 1 a bug.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

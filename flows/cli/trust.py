@@ -71,7 +71,7 @@ def new(
 
 @keys.command()
 def show() -> None:
-    """Print the public keys of the settings that sign (sign.key_file, sign.uri and the like), for policies.
+    """Print the public keys that belong to the signing settings (sign.key_file, sign.uri and the like), for policies.
 
     A token or a key management service is asked for its own.
     """
@@ -119,8 +119,8 @@ def sign(
 ) -> None:
     """Sign an image, or the files of a folder, with the keys in the settings (sign.key_file and its like).
 
-    With sign.keyless it is signed for an OIDC token, as a CI job has one: with a certificate of minutes, and an entry in a
-    transparency log. What is signed already is left alone. Promotion does the same by itself.
+    With sign.keyless, a CI job's OIDC token signs: with a certificate that is valid for minutes, and an entry in a transparency
+    log. What is signed already is left alone. Promotion does the same by itself.
     """
     from containers.oci.access import open_repository, read_manifest
     from containers.trust import signing

@@ -72,7 +72,8 @@ def _forms(secrets: set[str]) -> re.Pattern[str] | None:
     for secret in secrets:
         parts = secret.split()
         # The variables of `sign.client` are lines NAME=VALUE.
-        for one in {secret, secret.strip(), *parts, *(part.partition("=")[2] for part in parts)}:
+        values = [value for name, _, value in (part.partition("=") for part in parts) if name.isidentifier()]
+        for one in {secret, secret.strip(), *parts, *values}:
             if len(one) >= _SHORTEST:
                 escaped = json.dumps(one)[1:-1]
                 forms |= {one, escaped, json.dumps(escaped)[1:-1], quote(one), quote(one, safe="")}

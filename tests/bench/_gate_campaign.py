@@ -10,7 +10,7 @@ thing wrong with it. Everything is measured through the step's harness, on serve
 
 FOLDER/results.jsonl gets a line for each measurement; what is in it is not measured again. After `--stop-after` seconds no
 further server is started, and the exit code is 75 if something is left: run the same command again. `--render` judges what
-is there and prints the section of docs/measurements/evaluation.md.
+is there and prints the section of docs/measurements/gate.md.
 
 A vLLM and an llm-compressor of the user's own: CARWRIGHT_SERVE__PYTHON, CARWRIGHT_QUANTIZE__PYTHON; `--evaluate` names a Python
 with lm-evaluation-harness, `--model` and `--fp8` the two checkpoints, where they are there already.

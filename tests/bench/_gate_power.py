@@ -1,4 +1,4 @@
-"""How often the gate decides what, by simulation: the tables of docs/measurements/evaluation.md.
+"""How often the gate decides what, by simulation: the tables of docs/measurements/gate.md.
 
     python -m tests.bench._gate_power [benchmarks|suites|single|seeds|looks|shape|noise|more]
 

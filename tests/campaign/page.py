@@ -39,10 +39,10 @@ def render(records: list[dict[str, Any]], before: str = "") -> str:
     lines = [
         "# Campaign",
         "",
-        "Ships of a tiny model with real services (an S3 server, docker-registry, the hub's API, Prefect, vLLM on the CPU), each of them",
-        "disturbed once at an instant or a call that a seed chooses. Written by",
-        f"`python -m tests.campaign --render` from its results; seed {seeds}. After every case are looked at: processes, ports, locks,",
-        "leases, slots, temporary files, half-written objects, tags and artifacts.",
+        "Ships of a tiny model with real services (an S3 server, docker-registry, the hub's API, Prefect, vLLM on the CPU). Each is",
+        "disturbed once, at an instant or a call that a seed chooses. After every case these are checked for leftovers: processes, ports,",
+        "locks, leases, slots, temporary files, half-written objects, tags and artifacts. `python -m tests.campaign --render` writes this",
+        f"page from the results; seed {seeds}.",
         "",
         *(f"- {outcome}: {meaning}" for outcome, meaning in _OUTCOMES.items()),
         "",
@@ -55,13 +55,13 @@ def render(records: list[dict[str, Any]], before: str = "") -> str:
         "",
         "## Faults",
         "",
-        "One call, three in a row, or all from one on.",
+        "One call fails, or three in a row, or all from one on.",
         "",
         *_table("of", [record for record in records if record["group"] == "fault"], "victim"),
         "",
         *_table("kind", [record for record in records if record["group"] == "fault"], "what"),
         "",
-        "Kinds: " + "; ".join(f"*{kind}*, {meaning}" for kind, meaning in KINDS.items()) + ".",
+        *(f"- {kind}: {meaning}" for kind, meaning in KINDS.items()),
         "",
         "## Beside each other",
         "",
@@ -71,7 +71,7 @@ def render(records: list[dict[str, Any]], before: str = "") -> str:
         str(record["first"]["code"]) for record in records if record["outcome"] == "told" and record.get("first")
     )
     if codes:
-        lines += ["", "Exit codes of the ships that told what happened: " + ", ".join(f"{code} {number} times" for code, number in sorted(codes.items())) + "."]  # fmt: skip
+        lines += ["", "Exit codes of the ships that told what happened: " + ", ".join(f"{code} ({number})" for code, number in sorted(codes.items())) + "."]  # fmt: skip
     problems = [record for record in records if record["problems"]]
     if problems:
         lines += ["", "## Problems", "", "| case | victim | what | problems |", "|---|---|---|---|"]

@@ -138,7 +138,7 @@ def log_probabilities(judged: Sequence[Sequence[Pair]]) -> Iterator[str]:
     yield (
         f"Log-probabilities were used for {len(rest)} of {len(judged)} candidates. Their difference minus the plain one is "
         f"{np.mean(smooth) - np.mean(plain):+.2f} points on average over {len(residual):,} pairs of answers, with a standard "
-        f"error of {residual.std() / np.sqrt(len(residual)):.2f} if they were all other questions."
+        f"error of {residual.std() / np.sqrt(len(residual)):.2f} if all questions were different."
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.bench import _gate_power
 from tests.support.gate_simulation import simulated
 
-PAGE = (Path(__file__).parents[2] / "docs" / "measurements" / "evaluation.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "measurements" / "gate.md").read_text()
 ROW = re.compile(
     r"^\| ([\d,]+) \([\w-]+\) \| (\d+)% \| ([\d.]+) \| ([\d.]+)% \| ([\d.]+)% \| ([\d.]+)% \|$", re.MULTILINE
 )
