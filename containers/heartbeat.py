@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LEASE_INTERVAL: Final = 10.0  # seconds between two renewals of a service's lease
 LEASE_SECONDS: Final = 60.0  # that it lasts without one: several may be missed, and it still ends soon enough
 LEASE_KEPT: Final = 4102444800.0  # 2100-01-01 UTC: the time of "renewal" of a lease that is kept for good
+_DAY: Final = 86_400.0  # seconds
+_LAST: Final = 2.0**31 - 1  # of file systems whose times end in 2038, such as XFS without bigtime: they write this one
 
 
 class Renewal:
@@ -58,6 +60,11 @@ class Renewal:
                 self._renew()
 
 
+def stays(renewed: float) -> bool:
+    """Whether this is the time of a lease that is kept for good, whatever an engine makes of time zones."""
+    return abs(renewed - LEASE_KEPT) <= _DAY or renewed == _LAST
+
+
 class LeaseWatch:
     """Whether a lease has run out: it is gone, or was not renewed for `seconds` since it was first looked at. Without a path it
     never does, nor when it is kept for good.
@@ -78,7 +85,7 @@ class LeaseWatch:
             return True
         if renewed != self._last:
             self._last, self._changed = renewed, self._clock()
-        return renewed != LEASE_KEPT and self._clock() - self._changed > self._seconds
+        return not stays(renewed) and self._clock() - self._changed > self._seconds
 
 
 class Beat(BaseModel):

@@ -248,7 +248,7 @@ class Child:
     `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
     gets the same bytes, of which it keeps the last (`containers.rotating_log`). With `detached` the program outlives this process
     and must have a lease of its own; its output then goes to `log_file` alone, all of it. The file is this user's. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
-    how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1 leaves it this process's.
+    how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1 leaves it this process's. `holds` are open files, such as locks, that are the program's, too.
     """
 
     argv: Sequence[str]
@@ -259,6 +259,7 @@ class Child:
     detached: bool = False
     grace: float = 10.0
     umask: int = -1
+    holds: Sequence[int] = ()
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL), init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _reader: threading.Thread | None = field(default=None, init=False)
@@ -284,6 +285,7 @@ class Child:
             stdout=output,
             stderr=subprocess.STDOUT,
             umask=self.umask,
+            pass_fds=self.holds,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
         )
         if self.detached:

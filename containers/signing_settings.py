@@ -98,7 +98,9 @@ def hand_over_keys(plain: dict[str, str], secret: dict[str, str]) -> None:
 
 def _of_clients(uris: str) -> dict[str, str]:
     prefixes = tuple({_OF_CLIENTS[one] for uri in uris.split() if (one := uri.partition(":")[0]) in _OF_CLIENTS})
-    return {name: value for name, value in inherited(*prefixes).items() if prefixes and name.startswith(prefixes)}
+    found = {name: value for name, value in inherited(*prefixes).items() if prefixes and name.startswith(prefixes)}
+    # One of several lines would not be read as one; no client takes such.
+    return {name: value for name, value in found.items() if len(value.splitlines()) <= 1}
 
 
 def pem_text(text: str) -> str:

@@ -48,6 +48,7 @@ NEVER: Final[Mapping[str, str]] = {
     "CARWRIGHT_SIGN__KEYLESS": "it says who gets your identity token",
     "CARWRIGHT_SIGN__IDENTITY_TOKEN_FILE": "whatever is in that file would be sent",
     "CARWRIGHT_SERVE__PYTHON": "it is a program that is run",
+    "CARWRIGHT_EVALUATE__LOAD_PYTHON": "it is a program that is run",
 }
 _TABLES: Final = frozenset({"CARWRIGHT_DOCKER__EXTRA_HOSTS", "CARWRIGHT_DOCKER__REGISTRY_ALIASES"})
 

@@ -17,6 +17,7 @@ from containers.trust.dsse import IN_TOTO
 from containers.trust.statement import MODEL, SIGNATURE, ForeignStatement, name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date, datetime
 
     from containers.digest import Digest
@@ -96,13 +97,14 @@ def _judged(bundle: Bundle, digest: Digest, policy: Policy, today: date) -> Said
 
 
 def _of_an_identity(envelope: Envelope, where: str, digest: Digest, policy: Policy) -> Said | str:
-    identity, found = identity_of(envelope, where, policy)
+    known, found = identities_of(envelope, where, policy)
     statement = ForeignStatement.parse(found.payload, f"the statement of {where}")
     name = name_of(statement.predicate_type)
     if statement.predicate_type != MODEL and not statement.is_about(digest):
         return f"{where} ({name}) is about {statement.subjects}, not about this image"
-    if fault := identity_not_trusted(identity, found, statement.predicate_type):
-        return f"{where} ({name}): {fault}"
+    identity = trusted_identity(known, found, statement.predicate_type)
+    if isinstance(identity, str):
+        return f"{where} ({name}): {identity}"
     return Said(
         statement.predicate_type,
         statement.predicate,
@@ -114,8 +116,8 @@ def _of_an_identity(envelope: Envelope, where: str, digest: Digest, policy: Poli
     )
 
 
-def identity_of(envelope: Envelope, where: str, policy: Policy) -> tuple[Identity, Certified]:
-    """Who of the policy's identities signed a bundle with a certificate, and what was signed.
+def identities_of(envelope: Envelope, where: str, policy: Policy) -> tuple[tuple[Identity, ...], Certified]:
+    """Those of the policy's identities that fit who signed a bundle with a certificate, at least one, and what was signed.
 
     Raises NotTrusted for a bundle that does not hold, and for one by anybody else.
     """
@@ -125,9 +127,8 @@ def identity_of(envelope: Envelope, where: str, policy: Policy) -> tuple[Identit
     if found.payload_type != IN_TOTO:
         raise NotTrusted(f"{where} holds no statement ({shown(found.payload_type)})")
     fitting = [one for one in policy.identities if one.fits(found.subject)]
-    for one in fitting:
-        if one.issuer == found.issuer:
-            return one, found
+    if known := tuple(one for one in fitting if one.issuer == found.issuer):
+        return known, found
     if fitting:
         wanted = f"and the issuer of {fitting[0].name!r} is {fitting[0].issuer}"
     else:
@@ -135,7 +136,13 @@ def identity_of(envelope: Envelope, where: str, policy: Policy) -> tuple[Identit
     raise NotTrusted(f"{where} is signed by {found.who}, {wanted}")
 
 
-def identity_not_trusted(identity: Identity, found: Certified, predicate_type: str) -> str:
+def trusted_identity(known: Sequence[Identity], found: Certified, predicate_type: str) -> Identity | str:
+    """The first of the identities whose signature counts; if there is none, why that of the first does not."""
+    faults = [_identity_not_trusted(one, found, predicate_type) for one in known]
+    return next((one for one, fault in zip(known, faults, strict=True) if not fault), faults[0])
+
+
+def _identity_not_trusted(identity: Identity, found: Certified, predicate_type: str) -> str:
     """Why what the identity signed does not count; empty if it does."""
     if identity.statements and predicate_type not in identity.statements:
         return f"{identity.name!r} may not sign a {name_of(predicate_type)}"

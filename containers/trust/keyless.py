@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _DEADLINE: Final = 120.0  # seconds for what services must do; the library itself waits for ever
 _LIMITS: Final = Limits(size=1 << 20, values=1 << 14)
-_SERVICES: Final = ("caUrls", "rekorTlogUrls", "tsaUrls")
+# The library reads the names of fields in either spelling.
+_SERVICES: Final = ("caUrls", "ca_urls", "rekorTlogUrls", "rekor_tlog_urls", "tsaUrls", "tsa_urls")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _BUSY: Final = 429
 _NOBODY: Final = "the services of the Sigstore"
@@ -104,12 +105,19 @@ def _check_services(config: str) -> None:
         services = signing.get(section)
         for one in services if isinstance(services, list) else []:
             url = str(one.get("url")) if isinstance(one, dict) else ""
-            parts = urlsplit(url)
-            if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+            if not _is_safe(url):
                 raise BadInput(
                     f"the trust configuration names {shown(url)}, which is not reached by https",
                     remedy="correct `signingConfig` in it: an identity token is sent there",
                 )
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
 def _open(config: str, token: str) -> Session:

@@ -21,7 +21,7 @@ from containers.errors import BadInput, NotTrusted
 from containers.foreign_json import read_at_most
 from containers.foreign_values import shown
 from containers.trust.dsse import IN_TOTO, LIMITS, pae, read_bundle
-from containers.trust.evidence import identity_not_trusted, identity_of, not_trusted, signer_of
+from containers.trust.evidence import identities_of, not_trusted, signer_of, trusted_identity
 from containers.trust.statement import MODEL, ForeignStatement, write
 
 if TYPE_CHECKING:
@@ -137,9 +137,12 @@ def read_signature(path: Path, policy: Policy, now: datetime | None = None) -> t
 def _trusted(envelope: Envelope, policy: Policy, what: str, now: datetime) -> tuple[str, bytes]:
     """Who signed a bundle, and what; raises NotTrusted unless the policy trusts them for a model."""
     if envelope.certified:
-        identity, found = identity_of(envelope, what, policy)
-        if fault := identity_not_trusted(identity, found, MODEL):
-            raise NotTrusted(f"{what}: {fault}", remedy="get the model with a signature by an identity that is trusted")
+        known, found = identities_of(envelope, what, policy)
+        identity = trusted_identity(known, found, MODEL)
+        if isinstance(identity, str):
+            raise NotTrusted(
+                f"{what}: {identity}", remedy="get the model with a signature by an identity that is trusted"
+            )
         return f"{identity.name}: {found.who}", found.payload
     key = signer_of(envelope.message, envelope.signature, policy)
     if key is None or envelope.payload_type != IN_TOTO:

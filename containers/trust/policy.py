@@ -83,8 +83,8 @@ class PolicyKey(Frozen):
 class Identity(Frozen):
     """Somebody who is trusted without a key: whom certificates name as `subject`, on the word of `issuer`.
 
-    `issuer` is compared as it is. In `subject`, `*` stands for anything, and the whole of it must fit; where it names a host or a
-    domain, that must be written out. `since` and `until` are held against the time that the transparency log gives a signature, so
+    `issuer` is compared as it is. In `subject`, `*` stands for anything, and the whole of it must fit; the host of an address and the
+    domain of an e-mail address must be written out, and a pattern of the one never fits the other. `since` and `until` are held against the time that the transparency log gives a signature, so
     what was signed in time stays trusted.
     """
 
@@ -101,13 +101,15 @@ class Identity(Frozen):
             raise ValueError("the issuer is compared as it is, without `*`")
         scheme, colon, rest = self.subject.partition("://")
         fixed = scheme + rest.partition("/")[0] if colon else self.subject.rpartition("@")[2]
-        if "*" in fixed:
+        # Of `*@refs/heads/main` the part behind the @ is no domain, but the end of everybody's workflow.
+        if "*" in fixed or (not colon and "*" in self.subject and "/" in fixed):
             raise ValueError("the subject must name its host or domain without `*`, or it is anybody's")
         return self
 
     def fits(self, subject: str) -> bool:
         """Whether a certificate's subject is this one."""
-        return fnmatch.fnmatchcase(subject, self.subject.replace("[", "[[]").replace("?", "[?]"))
+        alike = ("://" in subject) == ("://" in self.subject)
+        return alike and fnmatch.fnmatchcase(subject, self.subject.replace("[", "[[]").replace("?", "[?]"))
 
     def why_not(self, logged: date) -> str:
         """Why what was signed on that day does not count; empty if it does."""

@@ -79,9 +79,10 @@ def key_files(settings: SigningSettings) -> dict[str, str]:
 
     Raises BadInput as `open_signers` does, and for keys that are no files.
     """
-    if settings.command or settings.uri:
+    if settings.command or settings.uri or settings.keyless is not None:
         raise BadInput(
-            "CARWRIGHT_SIGN__COMMAND and CARWRIGHT_SIGN__URI do not sign here: they name what is on this machine",
+            "CARWRIGHT_SIGN__COMMAND, CARWRIGHT_SIGN__URI and CARWRIGHT_SIGN__KEYLESS do not sign here: what they name is of this "
+            "machine",
             remedy="unset them, or give a key with CARWRIGHT_SIGN__KEY_FILE",
         )
     open_signers(settings)

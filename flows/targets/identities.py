@@ -23,12 +23,13 @@ def identities_for(policy: Policy, *statements: str) -> tuple[Identity, ...]:
 def matcher(identity: Identity) -> dict[str, str]:
     """Issuer and subject as policy-controller, Kyverno and Conforma all have them; a pattern is a regular expression of Go's.
 
-    It is anchored, since they look for it anywhere in a subject.
+    It is anchored, since they look for it anywhere in a subject. That of an e-mail address fits no address of a workflow.
     """
     subject = identity.subject
     if "*" not in subject:
         return {"issuer": identity.issuer, "subject": subject}
-    return {"issuer": identity.issuer, "subjectRegExp": f"^{'.*'.join(_escaped(part) for part in subject.split('*'))}$"}
+    anything = ".*" if "://" in subject else "[^/]*"
+    return {"issuer": identity.issuer, "subjectRegExp": f"^{anything.join(map(_escaped, subject.split('*')))}$"}
 
 
 def _escaped(text: str) -> str:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from containers.heartbeat import LEASE_KEPT
+from containers.heartbeat import stays
 from containers.process import start_time
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def is_kept(container: Container) -> bool:
     if not container.state().running:
         return False
     renewed = container.modified(LEASE)
-    return renewed is not None and renewed >= LEASE_KEPT - 86400  # a day, whatever the engine makes of time zones
+    return renewed is not None and stays(renewed)
 
 
 @cache

@@ -31,7 +31,11 @@ _TAIL: Final = 1 << 20  # bytes of the end of a log
 _FILES: Final = 200  # of one run
 _TEXT: Final = frozenset({".log", ".json", ".jsonl", ".txt", ".yaml"})
 _SHORTEST: Final = 4  # characters: what is shorter is a word of many texts
-_PREFIXES: Final = ("CARWRIGHT_", "HF_", "AWS_", "PREFECT_", "PIP_", "UV_", "DOCKER_")  # of what runs are configured by
+# Of what runs are configured by, those that sign among them.
+_PREFIXES: Final = (
+    *("CARWRIGHT_", "HF_", "AWS_", "PREFECT_", "PIP_", "UV_", "DOCKER_"),
+    *("AZURE_", "GOOGLE_", "VAULT_", "SIGSTORE_"),
+)
 _SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|AUTH|LOGIN|WEBHOOK", re.IGNORECASE)
 
 
@@ -66,7 +70,10 @@ def _forms(secrets: set[str]) -> re.Pattern[str] | None:
     """All spellings of the secrets, the longest first."""
     forms: set[str] = set()
     for secret in secrets:
-        for one in {secret, secret.strip(), *secret.split()}:
+        parts = secret.split()
+        # The variables of `sign.client` are lines NAME=VALUE.
+        values = [value for name, _, value in (part.partition("=") for part in parts) if name.isidentifier()]
+        for one in {secret, secret.strip(), *parts, *values}:
             if len(one) >= _SHORTEST:
                 escaped = json.dumps(one)[1:-1]
                 forms |= {one, escaped, json.dumps(escaped)[1:-1], quote(one), quote(one, safe="")}

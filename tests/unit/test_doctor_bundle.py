@@ -99,6 +99,14 @@ def test_no_secret_is_in_it(home: Path, tmp_path: Path) -> None:
     assert (tmp_path / "bundle.zip").stat().st_mode & 0o077 == 0
 
 
+def test_what_a_key_service_is_asked_with_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it in the setting, by the line, or in the variables that its client reads."""
+    monkeypatch.setenv("VAULT_TOKEN", "canary-of-vault")
+    said = "denied to canary-of-vault and canary-of-aws"
+    write(tmp_path / "bundle.zip", tmp_path, {"x.txt": said}, ["AWS_REGION=eu\nAWS_SECRET_ACCESS_KEY=canary-of-aws"])
+    assert texts(tmp_path / "bundle.zip")["x.txt"] == "denied to *** and ***"
+
+
 def test_nothing_is_overwritten(home: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle.zip").write_text("mine")
     for path in (tmp_path / "bundle.zip", tmp_path / "nowhere" / "bundle.zip"):

@@ -250,6 +250,16 @@ def test_an_answer_with_another_function_or_type_is_named() -> None:
         question([{"other": {}}])
     with pytest.raises(BadInput, match=r"the parameter 'a' of 'weather.get' .* has the type 'Bigint'"):
         question(parameters={"type": "dict", "properties": {"a": {"type": "Bigint"}}, "required": []})
+    with pytest.raises(BadInput, match=r"has the type \['string', 'null'\]"):
+        question(parameters={"type": "dict", "properties": {"a": {"type": ["string", "null"]}}, "required": []})
+    with pytest.raises(BadInput, match=r"has the type \{'type': 'string'\}"):
+        question(
+            parameters={
+                "type": "dict",
+                "properties": {"a": {"type": "array", "items": {"type": {"type": "string"}}}},
+                "required": [],
+            }
+        )
 
 
 def declared(**more: Any) -> SuiteFiles:

@@ -62,6 +62,7 @@ def test_a_page_in_the_server_s_place_is_told() -> None:
             start("quantize-and-ship/local", {}, lambda name, event: None)
 
 
-def test_a_name_without_a_slash_is_no_deployment() -> None:
-    with answering(200, b"{}"), client_of() as client, pytest.raises(BadInput, match="no deployment 'local'"):
-        find_deployment(client, "local")
+@pytest.mark.parametrize("name", ["local", "quantize-and-ship/local/now"])
+def test_a_name_without_its_one_slash_is_no_deployment(name: str) -> None:
+    with answering(200, b"{}"), client_of() as client, pytest.raises(BadInput, match=f"no deployment '{name}'"):
+        find_deployment(client, name)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from containers.process import Child, inherited
+from containers.process import Child, inherited, run, start_time, stop_by_pid
 from flows.runners.process import run_folders
 from tests.support.waiting import until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 AT_WORK = """
 import sys, time
@@ -19,6 +16,17 @@ from pathlib import Path
 from flows.runners.process import run_folders
 print(run_folders.of_run(Path(sys.argv[1]), sys.argv[2]), flush=True)
 time.sleep(600)
+"""
+
+
+LEAVES_ONE_BEHIND = """
+import sys
+from pathlib import Path
+from containers.process import Child, inherited
+from flows.runners.process import run_folders
+folder = run_folders.of_run(Path(sys.argv[1]), sys.argv[2])
+child = Child(["sleep", "600"], inherited(), detached=True, holds=run_folders.marks(folder)).start()
+print(child.pid, flush=True)
 """
 
 
@@ -55,6 +63,24 @@ def test_a_run_that_goes_on_stays_until_its_process_ends(tmp_path: Path) -> None
             earlier(tmp_path, f"r{number}", 0)
         run_folders.of_run(tmp_path, "first")
         assert folder.is_dir()
+    run_folders.of_run(tmp_path, "second")
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_service_that_outlives_its_run_stays_until_it_ends(tmp_path: Path) -> None:
+    """Its log and its temporary files are there."""
+    pid = int(run([sys.executable, "-c", LEAVES_ONE_BEHIND, str(tmp_path), "kept"], cwd=Path.cwd()).stdout)
+    started = start_time(pid)
+    assert started is not None
+    folder = tmp_path / "runs" / "kept"
+    try:
+        os.utime(folder, (1, 1))
+        for number in range(60):
+            earlier(tmp_path, f"r{number}", 0)
+        run_folders.of_run(tmp_path, "first")
+        assert folder.is_dir()
+    finally:
+        stop_by_pid(pid, started)
     run_folders.of_run(tmp_path, "second")
     assert not folder.exists()
 

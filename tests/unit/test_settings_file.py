@@ -43,6 +43,12 @@ ATTACKS = [
     ('[kubernetes]\nimage = "evil.example/{target}"', "kubernetes.image"),
     ('[quantize]\npython = "./python"', "quantize.python"),
     ('[serve]\npython = "./python"', "serve.python"),
+    ('[evaluate]\nload_python = "./python"', "evaluate.load_python"),
+    ('[sign]\ncommand = ["./sign"]', "sign.command"),
+    ('[sign]\nclient = "AWS_PROFILE=theirs"', "sign.client"),
+    ('[sign]\npkcs11_module = "./module.so"', "sign.pkcs11_module"),
+    ('[sign]\nkeyless = "config.json"', "sign.keyless"),
+    ('[sign]\nidentity_token_file = "/etc/passwd"', "sign.identity_token_file"),
 ]
 
 

@@ -63,6 +63,7 @@ def test_the_clients_variables_go_to_the_promote_step_alone(monkeypatch: pytest.
     """As a secret, those of the service that is asked, or those that are given; and none where no service signs."""
     for name in ("AWS_REGION", "AWS_SECRET_ACCESS_KEY", "VAULT_TOKEN"):
         monkeypatch.setenv(name, f"of {name}")
+    monkeypatch.setenv("AWS_NOTES", "one line\nPATH=/of/the/second")
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     settings = Settings(sign={"uri": "awskms:alias/models"})
     plain, secret = step_variables(settings, PROMOTE)
@@ -123,3 +124,5 @@ def test_the_keys_of_the_settings_as_files(tmp_path: Path) -> None:
     assert key_files(SigningSettings()) == {}
     with pytest.raises(BadInput, match="do not sign here"):
         key_files(SigningSettings(uri="awskms:alias/models"))
+    with pytest.raises(BadInput, match="KEYLESS do not sign here"):  # it would ship unsigned, and say nothing
+        key_files(SigningSettings(keyless="public", key_file=KEYS / "cosign.key", password=PASSWORD))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
 from containers.errors import BadInput
-from containers.in_toto import PROVENANCE
+from containers.in_toto import BOM, PROVENANCE
+from containers.trust.certified import Certified
+from containers.trust.dsse import IN_TOTO
+from containers.trust.evidence import trusted_identity
 from containers.trust.policy import Identity, Policy
+from containers.trust.statement import SIGNATURE
 
 FOLDER = Path(__file__).parents[1] / "golden" / "trust"
 WHO = "identities:\n  - name: ci\n    issuer: https://token.example\n    subject: https://github.com/org/*\n"
@@ -54,6 +58,8 @@ def test_a_policy_carries_its_keys() -> None:
         (WHO.replace("github.com", "*.com"), "line 2: identities.0: the subject must name its host or domain"),
         (WHO.replace("https://github.com/org/*", "'*'"), "must name its host or domain"),
         (WHO.replace("https://github.com/org/*", "someone@*"), "must name its host or domain"),
+        (WHO.replace("https://github.com/org/*", "'*@refs/heads/main'"), "must name its host or domain"),
+        (WHO.replace("https://github.com/org/*", "'*/ship.yaml'"), "must name its host or domain"),
         (WHO.replace("https://token.example", "https://*.example"), "the issuer is compared as it is"),
         (
             f"{KEY}{WHO.replace('name: ci', 'name: release')}trusted_root: public\n",
@@ -94,6 +100,7 @@ def test_a_key_has_its_time() -> None:
         ("*@example.com", "someone@example.com.evil.example", False),
         ("*@example.com", "someone@evil-example.com", False),
         ("someone@example.com", "xsomeone@example.com", False),
+        ("*@example.com", "https://github.com/evil/r/.github/workflows/w.yaml@refs/heads/x@example.com", False),
     ],
 )
 def test_the_whole_of_a_subject_must_fit(pattern: str, subject: str, fits: bool) -> None:
@@ -106,6 +113,17 @@ def test_an_identity_is_held_against_the_time_of_signing() -> None:
     assert one.why_not(date(2026, 6, 30)) == ""
     assert "was trusted until 2026-06-30" in one.why_not(date(2026, 7, 1))
     assert "trusted from 2026-01-01" in one.why_not(date(2025, 12, 31))
+
+
+def test_of_several_identities_that_fit_the_one_that_may_sign_counts() -> None:
+    """A wide pattern for signatures hid the narrow one for provenance below it."""
+    subject, issuer = "https://github.com/org/repo/ship.yaml@refs/heads/main", "https://token.example"
+    wide = Identity(name="all", issuer=issuer, subject="https://github.com/org/*", statements=("signature",))
+    narrow = Identity(name="ship", issuer=issuer, subject=subject, statements=("provenance",))
+    found = Certified(b"", IN_TOTO, subject, issuer, datetime(2026, 1, 1, tzinfo=UTC))
+    assert trusted_identity((wide, narrow), found, SIGNATURE) is wide
+    assert trusted_identity((wide, narrow), found, PROVENANCE) is narrow
+    assert trusted_identity((wide, narrow), found, BOM) == "'all' may not sign a bom"
 
 
 def test_the_public_root_travels_with_the_policy() -> None:

@@ -1,7 +1,7 @@
 """The folders of runs in a home: `runs/<run>`, with the requests, results and logs of its steps, and its record.
 
 The newest 50 stay, and so does what a process is at work in: it holds a shared lock (flock(2)) on the folder's file `.in-use`,
-which the system lets go of when the process ends in whatever way. A folder without that file is of an earlier version, and
+which the system lets go of when the process ends in whatever way. A service that outlives it holds the same lock. A folder without that file is of an earlier version, and
 goes a day after it was written to last.
 """
 
@@ -41,6 +41,12 @@ def of_run(home: Path, run: str) -> Path:
             _held[str(folder)] = mark
             prune(folder.parent)
     return folder
+
+
+def marks(folder: Path) -> tuple[int, ...]:
+    """The open file of this process's lock on the folder of a run, for a program that goes on in it afterwards."""
+    held = _held.get(str(folder))
+    return () if held is None else (held,)
 
 
 def prune(runs: Path) -> None:

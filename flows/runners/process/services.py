@@ -22,6 +22,7 @@ from containers.parameters import Endpoint, ServeOptions
 from containers.ports import beside
 from containers.process import Child, start_time, stop_by_pid
 from containers.serve_health import is_healthy
+from flows.runners.process import run_folders
 from flows.runners.process.launcher import SCRATCH, left, run_folder, run_in, step_command, step_environment, where
 from flows.runners.service import has_policy, stage
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, last_error, read_result
@@ -145,6 +146,7 @@ class ProcessServices:
             umask=private.UMASK,
             # Only what is meant to stay may outlive this process; anything else ends with it at once, lease or not.
             detached=keep,
+            holds=run_folders.marks(folder.parent) if keep else (),
         ).start()
         state = _State(
             key=key,
