@@ -139,7 +139,7 @@ def _check_types(function: Function | None, called: str, where: str) -> None:
         if kinds[0] in NESTED:
             items = schema.get("items")
             kinds.append(items.get("type") if isinstance(items, dict) else None)
-        if unknown := [kind for kind in kinds if kind not in TYPES]:
+        if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in TYPES]:
             raise BadInput(
                 f"the parameter {name!r} of {called!r} in {where} has the type {unknown[0]!r}",
                 remedy=f"known are {', '.join(TYPES)}",
