@@ -121,7 +121,7 @@ def check_server() -> str:
 def find_deployment(client: SyncPrefectClient, name: str, *, remedy: str = _DEPLOY) -> DeploymentResponse:
     """The deployment `flow/name`; raises BadInput if the server has none of that name."""
     try:
-        if "/" in name:  # Prefect raises a ValueError without, as it does for an answer that it cannot read
+        if name.count("/") == 1:  # Prefect raises a ValueError otherwise, as it does for an answer that it cannot read
             return client.read_deployment_by_name(name)
     except ObjectNotFound:
         pass

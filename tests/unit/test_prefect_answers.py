@@ -62,6 +62,7 @@ def test_a_page_in_the_server_s_place_is_told() -> None:
             start("quantize-and-ship/local", {}, lambda name, event: None)
 
 
-def test_a_name_without_a_slash_is_no_deployment() -> None:
-    with answering(200, b"{}"), client_of() as client, pytest.raises(BadInput, match="no deployment 'local'"):
-        find_deployment(client, "local")
+def test_a_name_of_one_part_or_three_is_no_deployment() -> None:
+    for name in ("local", "quantize-and-ship/local/again"):
+        with answering(200, b"{}"), client_of() as client, pytest.raises(BadInput, match=f"no deployment '{name}'"):
+            find_deployment(client, name)

@@ -214,7 +214,8 @@ class DockerServices:
         NotTrusted where they are not what was signed.
         """
         asked = stage(request, "compare")
-        spec = step_spec(self.settings, asked, image_of(self.settings, request.step), f"{server.name}-compare")
+        name = f"{server.name}-compare-{secrets.token_hex(2)}"  # several runs may find one server
+        spec = step_spec(self.settings, asked, image_of(self.settings, request.step), name)
         spec = replace(
             spec, labels={**labels(request), "server": server.name, "part": "compare"}, network="none", gpus=0
         )
