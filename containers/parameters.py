@@ -1,6 +1,7 @@
 """What each step takes and gives: parameters, which are part of a result's fingerprint; options, which are not; and values.
 
-`containers.contract` has the request and the result that carry them.
+`containers.contract` has the request and the result that carry them. What is excluded at its default is younger than the rest: a
+step in an older image, which refuses names that it does not know, goes on working where it is not used.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class ServeOptions(Values):
     lease_seconds: float = 60.0
     log_file: str = ""
     devices: tuple[str, ...] = ()
-    load_format: str = ""
+    load_format: str = Field(default="", exclude_if=operator.not_)
     policy: str = ""
     files: dict[str, Digest] = Field(default_factory=dict)
 
@@ -215,7 +216,7 @@ class ServerStart(Frozen):
     weights_per_gpu: int
     cache_tokens: int
     seconds: float
-    load_format: str = ""  # that it was given
+    load_format: str = Field(default="", exclude_if=operator.not_)  # that it was given
 
 
 class Endpoint(Values):
@@ -277,5 +278,5 @@ class EvaluateOptions(Values):
     load_levels: tuple[int, ...] = ()
     gpus: int = Field(default=0, ge=0)
     server_start: ServerStart | None = None
-    hardware: str = ""
-    emulated_fp8: bool = False
+    hardware: str = Field(default="", exclude_if=operator.not_)
+    emulated_fp8: bool = Field(default=False, exclude_if=operator.not_)

@@ -150,7 +150,7 @@ def check_model(
     try:
         listed = get(f"{base}/models", origin, limits, settings).json()["data"]
         longest = next((one.get("max_model_len") for one in listed if one["id"] == endpoint.served_model_name), None)
-        if isinstance(longest, int) and 0 < longest < length:
+        if type(longest) is int and 0 < longest < length:
             raise BadInput(
                 f"{base} serves {endpoint.served_model_name} with a context of {longest} tokens, and {length} are needed",
                 remedy=f"serve it with --max-model-len {length} or more",
@@ -158,7 +158,7 @@ def check_model(
         other = vocabulary and (not takes(vocabulary - 1) or takes(vocabulary + _BEYOND))
     except httpx.HTTPError as error:
         raise NotReady(f"{base} does not answer: {error}", remedy="see the server's log") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{base} does not answer as vLLM does", remedy=_BASE) from error
     if other:
         raise BadInput(

@@ -35,6 +35,7 @@ REPLICAS: Final = 16
 # nothing on a CPU, and the demo in FP8 from its baseline by 0.19 (docs/measurements/evaluation.md).
 _ALIKE: Final = 0.05
 _PATIENCE: Final = 10.0  # seconds for all questions together: most servers answer each in milliseconds
+_LEAST: Final = 1e6  # nats: vLLM's own word for impossible is -9999; NaN and infinities are no answer
 _TEXT: Final = "The capital of France is Paris, and the capital of Japan is Tokyo. Water boils at 100 degrees."
 
 
@@ -116,9 +117,9 @@ class _Probe:
                 "token_logprobs"
             ]
             found = tuple(float(one) for one in values[1:-1])
-        except (KeyError, IndexError, TypeError, ValueError):
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError):
             return ()
-        return found if len(found) > 4 else ()
+        return found if len(found) > 4 and all(abs(one) < _LEAST for one in found) else ()
 
     def listed(self) -> tuple[str, int, str]:
         """What the server says of the model: the names that it serves, its context length, and what it was loaded from."""

@@ -28,6 +28,7 @@ from infra.environments.device import device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from containers.contract import Values
     from containers.parameters import Endpoint, PushedImage, ResolvedSource
@@ -129,14 +130,17 @@ def _server_name(settings: Settings) -> str:
         return f"vllm by {settings.placement.serve}"
     images = BACKENDS[settings.launcher].images(settings)
     if images is None and settings.serve.python is not None:
-        found = versions(settings.serve.python, VLLM_DISTRIBUTIONS)
-        return " ".join(next(iter(found.items()), ("vllm", "of unknown version")))
+        return _vllm_of(settings.serve.python)
     if images is None:
         return locked_vllm(cuda=device(settings) == "cuda")
     on_gpus = bool(settings.resources.of(Step.SERVE).gpus)
     if on_gpus and serving_target(settings) == "serve":  # whose version its builder knows
         return f"vllm of {image_name(images, Step.SERVE, settings)}"
     return locked_vllm(cuda=on_gpus)
+
+
+def _vllm_of(python: Path) -> str:
+    return " ".join(next(iter(versions(python, VLLM_DISTRIBUTIONS).items()), ("vllm", "of unknown version")))
 
 
 @dataclass(frozen=True)
@@ -243,9 +247,16 @@ class Requests:
         return self._request(Step.EVALUATE, parameters, options=files.options(**where))
 
     def _server(self, subject: Subject, files: SuiteFiles) -> str:
-        """The server by which a measurement is named: where times are measured, with the hardware, that of no other machine."""
+        """The server by which a measurement is named: where times are measured, with what changes times and no answers, and with the
+        hardware, that of no other machine.
+        """
         name = inference_server(self.settings, subject.parameters)
         if files.measures_speed:
+            name += f" --max-model-len={subject.parameters.max_model_len}"
+            if taken := subject.parameters.gpu_memory_utilization:
+                name += f" --gpu-memory-utilization={taken:g}"
+            if (own := self.settings.evaluate.load_python) is not None:
+                name += f" load by {_vllm_of(own)}"
             name += f" on {subject.hardware or f'the hardware of the run {self.run}'}"
         return name
 

@@ -53,6 +53,24 @@ def located(settings: Settings, plans: Plans) -> Plans:
     return plans.model_copy(update=found)
 
 
+def check_alike(baseline: ServicePlan, candidate: ServicePlan) -> None:
+    """Raises BadInput where a suite of speed could not compare the two: what they are served on is not alike."""
+    both = (baseline, candidate)
+    if bool(baseline.endpoint) != bool(candidate.endpoint):
+        (there,) = (one.role for one in both if one.endpoint)
+        raise BadInput(
+            f"times from different hardware are not compared: only the {there} is at an endpoint, whose hardware is not known",
+            remedy="give endpoints for both, or for neither",
+        )
+    sizes = [one.tensor_parallel_size * one.pipeline_parallel_size for one in both]
+    where = [f"{size} x {one.gpu}" if one.gpu else "processors" for size, one in zip(sizes, both, strict=True)]
+    if where[0] != where[1]:
+        raise BadInput(
+            f"times from different hardware are not compared: the baseline would be served on {where[0]}, the candidate on {where[1]}",
+            remedy=f"give both as many GPUs: --tensor-parallel-size {max(sizes)}",
+        )
+
+
 def check_memory(config: Mapping[str, Any], weights: int, settings: Settings, length: int) -> None:
     """Raises BadInput for a model that cannot be held by the memory that its service gets without GPUs, `weights` bytes as
     its files are.

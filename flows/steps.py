@@ -199,7 +199,8 @@ class Steps:
             self.runtime.listener("plan", Event(event="log", message=line))
 
         gpus = serving_machine.gpus(settings, say)
-        length = max(request.max_model_len, suites.read(request.suite).max_model_len)
+        suite = suites.read(request.suite)
+        length = max(request.max_model_len, suite.max_model_len)
         run = self.runtime.run
         elsewhere = served_elsewhere.plans(
             request, source.config, length, settings, run, lambda: inference_server(settings)
@@ -216,10 +217,11 @@ class Steps:
             elsewhere=elsewhere,
         )
         if len(elsewhere) < 2:
-            plans = plans.saying(parsers.arguments(source.config, request, suites.read(request.suite).parsers))
+            plans = plans.saying(parsers.arguments(source.config, request, suite.parsers))
         plans = load_format.of_both(plans, gpus, request.vllm_argument, settings)
         plans = serving_machine.located(settings, plans)
-        if suites.read(request.suite).measures_speed:
+        if suite.measures_speed:
+            serving_machine.check_alike(plans.baseline, plans.candidate)
             plans = plans.one_by_one()
         for one in (plans.baseline, plans.candidate):
             say(str(one))

@@ -14,15 +14,17 @@ from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.evaluate import gate
-from containers.evaluate.looks import AT_ONCE, Progress
+from containers.evaluate.looks import Progress
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from containers.evaluate.declaration import ScoreGate
+    from containers.evaluate.looks import Look
     from containers.parameters import EvaluateParameters
     from containers.suites import SuiteFiles
     from containers.verdict import Decision
@@ -118,11 +120,11 @@ def judge(
     baseline: Samples,
     sizes: Sizes | None = None,
     *,
-    progress: Progress = AT_ONCE,
+    looks: Sequence[Look] = (),
 ) -> SamplesReport:
     """The gate over every benchmark; raises BadInput when the two did not answer the same questions.
 
-    In a suite with looks both hold all that was measured so far, and `progress` says at which look that is.
+    `looks` are those of the suite, if it has any; then both hold all that was measured so far.
     """
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.suite_digest != files.digest:
@@ -132,6 +134,7 @@ def judge(
     before = {one.key: one for one in baseline.benchmarks}
     if before.keys() != {one.key for one in candidate.benchmarks} or candidate.look != baseline.look:
         raise BadInput("candidate and baseline were not measured on the same benchmarks", remedy="measure both again")
+    progress = Progress.at(looks, candidate.look)
     report = gate.assess(
         [
             gate.Pair(

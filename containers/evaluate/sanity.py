@@ -38,14 +38,23 @@ async def health(client: Client) -> Check:
 
 async def served(client: Client, needed: int) -> int:
     """The length that the endpoint offers, in tokens; raises BadInput for another model or too short a context."""
-    models: list[dict[str, Any]] = (await client.get(f"{client.base}/models")).get("data", [])
+    listing = await client.get(f"{client.base}/models")
+    models = listing.get("data") if isinstance(listing, dict) else None
+    if not isinstance(models, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("id"), str) for one in models
+    ):
+        raise BadInput(
+            f"{client.base}/models does not list models",
+            remedy="give the base URL of an OpenAI API: http://HOST:PORT/v1",
+        )
     offered = {model["id"]: model for model in models}
     if client.model not in offered:
         raise BadInput(
             f"{client.base} serves {', '.join(sorted(offered)) or 'nothing'}, and not {client.model!r}",
             remedy="give the name that the model is served under",
         )
-    length = int(offered[client.model].get("max_model_len") or 0)
+    said = offered[client.model].get("max_model_len")
+    length: int = said if type(said) is int and said > 0 else 0  # only vLLM says it
     if length and length < needed:
         raise BadInput(
             f"{client.base} serves {client.model} with a context of {length} tokens, and the suite needs {needed}",

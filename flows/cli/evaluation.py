@@ -190,6 +190,8 @@ def _export(  # noqa: PLR0917 - the options of the command
     from flows.release import report as reports
 
     folder = output if form == exports.FOLDER else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is no folder", remedy="give --output a folder, which may be new")
     _writable(folder / "metadata.json" if folder is not None and folder.is_dir() else output)
     if _reference(what):
         said = statements.of_reference(

@@ -22,7 +22,7 @@ from flows.local import embedded
 from flows.looking import until_decided
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
-from flows.serving_plan import model_facts, plan
+from flows.serving_plan import ServicePlan, model_facts, plan
 from flows.targets.model import read_config
 from infra.environments.device import check as check_device
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from flows.requests import Requests
     from flows.runners.service import Lease
     from flows.runtime import Listener, Runtime
-    from flows.serving_plan import ServicePlan
     from flows.ship_request import ServingOptions
     from infra.settings import Settings
 
@@ -200,6 +199,8 @@ class Session:
             for role, what in (("baseline", baseline), ("candidate", candidate))
         }
         stored = any(isinstance(one, str) and one.startswith(_STORED) for one in found.values())
+        if not stored and suites.read(suite).measures_speed:
+            serving_machine.check_alike(*(_plan_of(role, one) for role, one in found.items()))
 
         def measure(look: int) -> tuple[MeasuredSubject, MeasuredSubject]:
             theirs, mine = (
@@ -291,3 +292,8 @@ class Session:
             parameters = ServeParameters(reference=str(found.reference), served_model_name=found.name)
             subject = Subject(found.role, str(found.reference.digest), parameters, {})
         return subject.planned(found.plan, found.serving)
+
+
+def _plan_of(role: str, found: str | Located) -> ServicePlan:
+    """How a model is served that was located, or that is at an endpoint."""
+    return found.plan if isinstance(found, Located) else ServicePlan(role=role, max_model_len=0, endpoint=found)

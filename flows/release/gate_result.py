@@ -27,6 +27,8 @@ def predicate(shipment: Shipment) -> dict[str, Any]:
     """The verdict about what was shipped. `passedTests` and the others name the measures and rows that decide something."""
     verdict, request = shipment.verdict, shipment.request
     tests = dict(shipment.decisions) | {_name(one): one.decision for one in verdict.scores if one.decision is not None}
+    under_load = verdict.speed.rows if verdict.speed is not None else ()
+    tests |= {f"{row.load}: {row.measure}": row.decision for row in under_load if row.decision is not None}
     grounds = grounds_for_promotion(verdict.decision, override=request.override_gate, profile=request.gate_profile)
     return {
         **verdict.dump(),

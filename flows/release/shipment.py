@@ -82,13 +82,14 @@ class RunFacts:
     @classmethod
     def of(cls, run: str, steps: Iterable[StepSummary], request: ShipRequest, settings: Settings) -> RunFacts:
         listed = tuple(steps)
+        whole = [(step.name.partition(" ")[0], step.state) for step in listed]  # "evaluate 2" is its second look
         elsewhere = {"baseline": request.baseline_endpoint, "evaluate": request.candidate_endpoint}
         ran = dict.fromkeys(
             one
-            for step in listed
-            if step.state != "cached"
-            for one in _STEPS.get(step.name, ())
-            if one is not Step.SERVE or not elsewhere.get(step.name)  # somebody else served it
+            for name, state in whole
+            if state != "cached"
+            for one in _STEPS.get(name, ())
+            if one is not Step.SERVE or not elsewhere.get(name)  # somebody else served it
         )
         return cls(
             id=run,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from containers import suites
+from flows.endpoint_probe import REPLICAS
 from tests.support.command_line import CommandLine
 from tests.support.openai_server import Behaviour, openai_server
 
@@ -93,8 +94,10 @@ def test_what_a_look_leaves_open_is_measured_further(carwright: CommandLine, tmp
     assert told["scores"][0]["samples"] == 60
     assert told["reasons"][0] in (tmp_path / "page.html").read_text()
     completions = [path for path in behaviour.paths if path.endswith("/completions")]
-    # Two choices to each question, and to those of the first look again, to know the noise.
-    assert len(completions) == 2 * 60 + 2 * 20
+    # Two choices to each question, and to those of the first look again, to know the noise; and before each of the two
+    # measurements of a look the probes, which look at what the endpoint can do and whether it is one.
+    probes = 2 * 2 * (1 + REPLICAS)
+    assert len(completions) == 2 * 60 + 2 * 20 + probes
 
 
 def test_a_stored_measurement_is_compared_without_its_endpoint(carwright: CommandLine, suite: Path) -> None:

@@ -21,7 +21,7 @@ from containers.errors import BadInput
 from containers.parameters import PushedImage, ResolvedSource
 from containers.store import FileEntry, Manifest
 from containers.suites import SuiteFiles
-from containers.verdict import Score, Verdict
+from containers.verdict import Score, Speed, SpeedRow, Verdict
 from flows.release import attestations
 from flows.release.gate_result import decisions
 from flows.release.ml_bom import document, licences
@@ -336,6 +336,20 @@ def test_a_suite_that_names_no_data_set_has_none() -> None:
     assert {one["type"] for one in bom["components"]} == {"machine-learning-model", "library"}
 
 
+def test_the_objectives_of_a_suite_of_speed_are_tests() -> None:
+    row = SpeedRow(load="4/s", measure="ttft_p50", baseline=100, candidate=120, lower=1.1, upper=1.3)
+    rows = (
+        row.model_copy(update={"slo": "at most 500", "decision": "pass"}),
+        row.model_copy(update={"load": "saturation", "slo": "at most 1 of the baseline's", "decision": "refuse"}),
+        row.model_copy(update={"measure": "tpot_p50"}),
+    )
+    speed = Speed(hardware="", generator="vllm 1", prompt_tokens=1, output_tokens=2, rounds=3, rows=rows)
+    verdict = Verdict(decision="refuse", subject=str(IMAGE), suite="own", speed=speed)
+    said = told(in_toto.TEST_RESULT, shipment(verdict=verdict, decisions={}))["predicate"]
+    assert (said["passedTests"], said["failedTests"]) == (["4/s: ttft_p50"], ["saturation: ttft_p50"])
+    assert said["warnedTests"] == []
+
+
 def test_a_step_is_told_where_it_ran() -> None:
     """The lock of its environment as a process, the image's name in containers, and nothing of another pool's machine."""
     here = Settings(launcher="process", device="cpu")
@@ -349,6 +363,17 @@ def test_a_step_is_told_where_it_ran() -> None:
     asked = shipment().request.model_copy(update={"candidate_endpoint": "http://127.0.0.1:8000/v1"})
     measured = [StepSummary(name="evaluate", state="done", seconds=1, what="")]
     assert [one.step for one in RunFacts.of("r", measured, asked, here).environments] == [Step.EVALUATE]
+    resumed = [
+        StepSummary(name=name, state=state, seconds=1, what="")
+        for name, state in (
+            ("baseline", "cached"),
+            ("evaluate", "cached"),
+            ("baseline 2", "done"),
+            ("evaluate 2", "done"),
+        )
+    ]
+    ran = [one.step for one in RunFacts.of("r", resumed, shipment().request, here).environments]
+    assert ran == [Step.SERVE, Step.EVALUATE]  # of second looks, too
     own = here.model_copy(update={"serve": here.serve.model_copy(update={"python": "/opt/vllm/bin/python"})})
     assert Environment.of(Step.SERVE, own) == Environment(Step.SERVE, "process")
     there = Settings.model_validate({"placement": {"quantize": "run-step/gpu"}})

@@ -51,6 +51,14 @@ def test_a_folder_for_the_catalog_is_written_and_written_again(shipped: CommandL
     assert [one["ttft_p50"] for one in model.performance.values()] == [20.0]
 
 
+def test_a_file_in_the_folders_place_stays(shipped: CommandLine) -> None:
+    (shipped.folder / "catalog").write_text("mine")
+    done = shipped("report", "--export", "kubeflow-catalog", "-o", "catalog")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "catalog is no folder" in done.stderr
+    assert (shipped.folder / "catalog").read_text() == "mine"
+
+
 def test_without_a_folder_nothing_is_written(shipped: CommandLine) -> None:
     done = shipped("report", "--export", "kubeflow-catalog")
     assert (done.returncode, done.stdout) == (2, "")

@@ -6,8 +6,10 @@ import pytest
 from pydantic import SecretStr
 
 from containers.errors import BadInput, NotReady
+from containers.parameters import Endpoint
 from containers.settings import EvaluateSettings
 from flows.endpoint import ForeignServer, check_apart, check_model, check_same, check_version, find, vllm_version
+from tests.support.hostile import answer, hostile
 from tests.support.openai_server import Behaviour, openai_server
 from tests.support.ports import free_port
 
@@ -131,3 +133,12 @@ def test_one_model_is_not_compared_with_itself() -> None:
     check_apart({"baseline": toy, "candidate": more})
     with pytest.raises(BadInput, match="baseline and candidate are the same model toy at"):
         check_apart({"baseline": toy, "candidate": toy})
+
+
+def test_a_listing_without_end_to_its_depth_is_bad_input() -> None:
+    """As `find` has it, which may have seen another answer before."""
+    deep = b'{"data": ' + b"[" * 100_000
+    with hostile(lambda _, send: send(answer(body=deep))) as server:
+        endpoint = Endpoint(url=f"{server.url}/v1", served_model_name="toy", server="somebody's")
+        with pytest.raises(BadInput, match="does not answer as vLLM does"):
+            check_model(endpoint, 64, 0)

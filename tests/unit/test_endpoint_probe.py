@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from pydantic import SecretStr
 
@@ -10,6 +13,7 @@ from containers.parameters import Endpoint
 from containers.settings import EvaluateSettings
 from flows.endpoint_probe import check_replicas, features
 from tests.support.balancer import balancer
+from tests.support.hostile import answer, hostile
 from tests.support.openai_server import Behaviour, openai_server
 
 
@@ -66,3 +70,11 @@ def test_a_mixed_set_is_found_and_said(other: Behaviour, said: str) -> None:
         with pytest.raises(BadInput, match=said) as caught:
             check_replicas(served(url))
         assert "the address of one of them" in caught.value.remedy
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("-inf"), 1.7e308, "x", None, [1], {}])
+def test_what_is_no_log_probability_is_none(value: Any) -> None:
+    said = json.dumps({"choices": [{"logprobs": {"token_logprobs": [None, *[value] * 9]}}]}).encode()
+    with hostile(lambda _, send: send(answer(body=said))) as server:
+        assert not features(served(f"{server.url}/v1")).log_probabilities
+        check_replicas(served(f"{server.url}/v1"))

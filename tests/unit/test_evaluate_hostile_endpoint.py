@@ -11,6 +11,7 @@ import pytest
 from containers.errors import BadInput, Error
 from containers.evaluate import client as clients
 from containers.evaluate.client import Client
+from containers.evaluate.sanity import served
 from containers.parameters import EvaluateOptions
 from containers.settings import HttpSettings
 from flows.endpoint import find, vllm_version
@@ -64,6 +65,28 @@ def test_an_endpoint_that_never_ends(attack: Any, how: str) -> None:
 
     with hostile(attack) as server, pytest.raises(Error):
         asyncio.run(ask(server.url))
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [[], "models", None, {"data": {}}, {"data": ["m"]}, {"data": [{}]}, {"data": [{"id": ["m"]}]}, {"data": []}],
+)
+def test_a_listing_in_another_form_is_bad_input(listing: Any) -> None:
+    with pytest.raises(BadInput, match=r"does not list models|serves nothing"):
+        asyncio.run(length_of(listing))
+
+
+@pytest.mark.parametrize(
+    ("said", "length"), [(4096, 4096), ("many", 0), ([1], 0), (True, 0), (-1, 0), (float("inf"), 0)]
+)
+def test_a_length_that_is_no_number_is_not_known(said: Any, length: int) -> None:
+    assert asyncio.run(length_of({"data": [{"id": "m", "max_model_len": said}]})) == length
+
+
+async def length_of(listing: Any) -> int:
+    with hostile(lambda _, send: send(answer(body=json.dumps(listing).encode()))) as server:
+        async with Client(options(server.url).model_copy(update={"request_timeout": 60.0})) as client:
+            return await served(client, 64)
 
 
 @pytest.mark.parametrize("look", [find, vllm_version])

@@ -101,6 +101,8 @@ def test_the_suites_that_ship_are_of_this_kind() -> None:
         ),
         (("prompt_tokens: 64", "prompt_tokens: 250"), "prompt and answer have 266 tokens"),
         (("rounds: 5", "rounds: 2"), "greater than or equal to 3"),
+        (("rates: [1, 4]", "rates: [1, .inf]"), "less than or equal to 10000"),
+        (("seconds: 5", "seconds: 1.0e+300"), "less than or equal to 86400"),
         (("seconds", "second"), "did you mean seconds"),
     ],
 )
@@ -304,6 +306,8 @@ def test_loads_are_measured_in_turn_after_a_warm_up(tmp_path: Path) -> None:
         ("said['total_output_tokens'] -= 1", BadInput, "counts 7 output_tokens where 8 were asked for"),
         ("said['total_input_tokens'] += 2", BadInput, "counts 18 prompt_tokens where 16"),
         ("del said['itl_p99']", BadInput, "does not say what it measured"),
+        ("said['ttft_p50'] = float('nan')", BadInput, "does not say what it measured"),
+        ("said['output_throughput'] = float('inf')", BadInput, "does not say what it measured"),
         ("sys.exit(3)", Temporary, "ended with code 3"),
         ("results = results[:2]", Temporary, "ended after 3 of 7 rounds"),
     ],

@@ -234,6 +234,28 @@ def test_a_wrong_declaration_is_told_when_the_suite_is_read(tmp_path: Path) -> N
         Look(questions=0)
 
 
+def test_a_suite_that_is_measured_at_once_altogether_has_nothing_to_look_at_again(tmp_path: Path) -> None:
+    one = {"key": "a", "title": "A", "task": "a", "metric": "acc,none", "num_fewshot": 0, "api": "completions"}
+    one |= {"max_length": 64, "samples": 9, "data_set": "a", "at_once": True}
+    suite = {
+        "schema_version": 1,
+        "name": "mine",
+        "description": "",
+        "serving": {"max_model_len": 64},
+        "benchmarks": [one],
+    }
+    assert BenchmarkDeclaration.model_validate(suite).looks == ()
+    with pytest.raises(ValidationError, match="the looks after the first have nothing to ask"):
+        BenchmarkDeclaration.model_validate(suite | {"looks": [{"questions": 0.5}, {}]})
+
+
+def test_a_measurement_of_the_suite_before_it_had_looks_is_one_of_another_version(tmp_path: Path) -> None:
+    files = declared(tmp_path)
+    before = part(files, 0, {"sums": {"a": 1.0, "b": 0.0}}).model_copy(update={"suite_digest": SUBJECT})
+    with pytest.raises(BadInput, match="the candidate was measured with another version of the suite mine"):
+        kinds.load(files).judge(stored(tmp_path / "old", before), stored(tmp_path / "older", before), Sizes())
+
+
 def test_a_benchmark_may_be_measured_whole_in_the_first_look() -> None:
     first, second = (Progress(LOOKS, number).of(at_once=True) for number in (1, 2))
     assert first is not None

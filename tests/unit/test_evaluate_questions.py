@@ -113,3 +113,13 @@ def test_a_question_that_was_answered_several_times_has_its_mean_score() -> None
     assert questions.averaged(drawn).scores == {"a/0": 0.75, "a/1": 0.25}
     assert questions.averaged(drawn).reported == 50
     assert questions.averaged(drawn[:1]) is drawn[0]
+
+
+def test_a_task_of_which_a_look_asks_nothing_does_not_count() -> None:
+    """To the harness no numbers are all questions: it asks one, whose score is left out."""
+    part = {"small": [], "large": [3, 4]}
+    assert questions.asked_of(part) == {"small": [0], "large": [3, 4]}
+    answers = found(small=[sample(0, 1.0)], large=[sample(3, 1.0), sample(4, 0.0)])
+    scored = questions.scored(ONE, questions.of_part(answers, part), "suite", "", count=2)
+    assert scored.scores == {"large/3": 1.0, "large/4": 0.0}
+    assert len(answers["samples"]["small"]) == 1

@@ -262,6 +262,14 @@ def test_an_answer_with_another_function_or_type_is_named() -> None:
         )
 
 
+@pytest.mark.parametrize("kind", [["string", "null"], {}, None, 7])
+def test_a_type_that_is_no_name_is_told(kind: Any) -> None:
+    """JSON schema has lists of types; BFCL's checker knows none."""
+    for schema in ({"type": kind}, {"type": "array", "items": {"type": kind}}):
+        with pytest.raises(BadInput, match=r"the parameter 'a' of 'weather.get' .* has the type"):
+            question(parameters={"type": "dict", "properties": {"a": schema}, "required": []})
+
+
 def declared(**more: Any) -> SuiteFiles:
     suite = suites.read("bfcl-small")
     text = suite.files["suite.yaml"]

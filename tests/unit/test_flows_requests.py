@@ -10,7 +10,7 @@ import pytest
 
 from containers.contract import StoreLocation
 from containers.fingerprints import locked_vllm
-from containers.parameters import Endpoint, ServeParameters
+from containers.parameters import Endpoint, ServeParameters, ServerStart
 from containers.suites import makes_load
 from flows.requests import Requests, Subject, fingerprint, inference_server
 from infra.settings import DockerSettings, FlowServeSettings, KubernetesSettings, PlacementSettings, Settings
@@ -86,6 +86,15 @@ def test_a_vllm_of_the_users_own_names_what_it_answers(tmp_path: Path, monkeypat
     assert inference_server(none) == "vllm of unknown version"
 
 
+def test_times_under_the_load_of_another_generator_are_measured_anew() -> None:
+    """They would not be compared, and a stored measurement could never be replaced."""
+    store = StoreLocation(endpoint="http://127.0.0.1:1", bucket="b")
+    subject = Subject("baseline", "sha256:1", ServeParameters(served_model_name="m"), {}, hardware="1 x H100")
+    own = Settings(evaluate={"load_python": sys.executable})
+    names = {fingerprint(Requests("r", store, one).measure(subject, "speed")) for one in (Settings(), own)}
+    assert len(names) == 2
+
+
 def test_what_changes_answers_is_part_of_the_name() -> None:
     """Other arguments, and layers spread over groups of GPUs; the tensor parallel size has a field of its own."""
     settings = Settings(serve=FlowServeSettings(engine="vllm 0.32.0"))
@@ -107,6 +116,34 @@ def test_times_are_named_by_the_machine_and_where_it_is_not_known_by_the_run() -
     assert named("r", known, "speed") != named("r", replace(known, hardware="1 x H100 (machine 76543210)"), "speed")
     assert named("r", subject, "speed") != named("s", subject, "speed")
     assert named("r", subject, "smoke") == named("s", known, "smoke")
+
+
+def test_times_are_named_by_what_changes_them_and_no_answers() -> None:
+    requests = Requests("r", StoreLocation(endpoint="http://127.0.0.1:1", bucket="b"), Settings())
+
+    def named(suite: str, **more: float) -> str:
+        parameters = ServeParameters(served_model_name="m", **more)
+        return fingerprint(
+            requests.measure(Subject("baseline", "sha256:1", parameters, {}, hardware="1 x H100"), suite)
+        )
+
+    ways = ({}, {"max_model_len": 4096}, {"gpu_memory_utilization": 0.5})
+    assert len({named("speed", **way) for way in ways}) == 3
+    assert len({named("smoke", **way) for way in ways}) == 1
+
+
+def test_a_step_of_an_older_image_is_told_of_nothing_that_it_does_not_need() -> None:
+    """It refuses names that it does not know."""
+    requests = Requests("r", StoreLocation(endpoint="http://127.0.0.1:1", bucket="b"), Settings())
+    subject = Subject("baseline", "sha256:1", ServeParameters(served_model_name="m"), {}, devices=("0",))
+    start = ServerStart(weights_per_gpu=1, cache_tokens=1, seconds=1.0)
+    served = Endpoint(url="http://127.0.0.1:1/v1", served_model_name="m", server="vllm 1", start=start)
+    measured = requests.measure(subject, "smoke", served)
+    younger = {"load_format", "hardware", "emulated_fp8", "look"}
+    for said in (requests.serve(subject).options, measured.options, measured.parameters):
+        assert younger.isdisjoint(said)
+    assert measured.options["server_start"] == {"weights_per_gpu": 1, "cache_tokens": 1, "seconds": 1.0}
+    assert requests.serve(replace(subject, load_format="fastsafetensors")).options["load_format"] == "fastsafetensors"
 
 
 def test_a_suite_of_speed_is_told_the_hardware_and_makes_no_load_beside_its_own() -> None:

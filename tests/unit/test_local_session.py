@@ -156,6 +156,15 @@ def test_a_comparison_in_looks_goes_on_until_it_is_decided(bench: Bench, tmp_pat
     assert "measure" not in bench.launcher.asked
 
 
+@pytest.mark.parametrize("baseline", ["hf://a/70B", "http://127.0.0.1:9/v1"])
+def test_a_suite_of_speed_fetches_nothing_for_times_that_cannot_be_compared(bench: Bench, baseline: str) -> None:
+    """The one needs more GPUs than the other, or is served nobody knows where."""
+    with pytest.raises(BadInput, match="times from different hardware are not compared"):
+        bench.session.judge("hf://a/8B", baseline, "speed", ServingOptions())
+    assert set(bench.launcher.asked) == {"resolve"}
+    assert not bench.services.requests
+
+
 def test_nothing_is_fetched_before_both_are_known_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     driver(tmp_path, monkeypatch, TWO.splitlines(keepends=True)[0])

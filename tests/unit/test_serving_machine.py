@@ -95,6 +95,32 @@ def test_the_hardware_is_known_before_where_it_is_this_machines(
     assert bool(found) == bool(what)
 
 
+def of(role: str, gpus: int = 0, **more: str) -> ServicePlan:
+    gpu = {"gpu": "H100", "tensor_parallel_size": gpus} if gpus else {}
+    return ServicePlan.model_validate({"role": role, "max_model_len": 1, **gpu, **more})
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "said", "remedy"),
+    [
+        (of("baseline", 2), of("candidate", 1), "on 2 x H100, the candidate on 1 x H100", "--tensor-parallel-size 2"),
+        (of("baseline"), of("candidate", endpoint="http://a/v1"), "only the candidate is at an endpoint", "for both"),
+        (of("baseline", 1), of("candidate", 1), "", ""),
+        (of("baseline"), of("candidate"), "", ""),
+        (of("baseline", endpoint="http://b/v1"), of("candidate", endpoint="http://a/v1"), "", ""),
+    ],
+)
+def test_times_that_could_not_be_compared_are_not_measured(
+    baseline: ServicePlan, candidate: ServicePlan, said: str, remedy: str
+) -> None:
+    if not said:
+        serving_machine.check_alike(baseline, candidate)
+        return
+    with pytest.raises(BadInput, match=said) as caught:
+        serving_machine.check_alike(baseline, candidate)
+    assert remedy in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("said", "weights", "bytes_"),
     [

@@ -87,6 +87,17 @@ def scored(
     )
 
 
+def asked_of(part: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The questions of each task as the harness takes them: none at all would be all to it, so it gets the first one instead."""
+    return {task: list(numbers) or [0] for task, numbers in part.items()}
+
+
+def of_part(found: Mapping[str, Any], part: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The harness's results without what was asked of a task only because of `asked_of`."""
+    samples = {task: [] if task in part and not part[task] else rows for task, rows in found["samples"].items()}
+    return {**found, "samples": samples}
+
+
 def averaged(drawn: Sequence[Scored], *, told: bool = False) -> Scored:
     """One benchmark that was answered several times: the mean score of each question, with the number of answers if `told`."""
     first = drawn[0]

@@ -101,7 +101,9 @@ class Harness:
                     continue
                 tasks = manager.load([one.task])["tasks"]
                 part = {name: progress.asked(name, len(task.eval_docs)) for name, task in tasks.items()}
-                whole = {} if self._whole(part, tasks) else {"samples": part}
+                if not any(part.values()):
+                    continue
+                whole = {} if self._whole(part, tasks) else {"samples": questions.asked_of(part)}
                 model = make(one, options, tokenizer, report, key)
 
                 def ask(one: Benchmark, model: Any, **some: Any) -> Mapping[str, Any]:
@@ -124,7 +126,7 @@ class Harness:
                 each = [
                     questions.scored(
                         one,
-                        found,
+                        questions.of_part(found, part),
                         self.files.name,
                         one.category or self.category,
                         tasks,

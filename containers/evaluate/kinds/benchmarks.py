@@ -38,7 +38,10 @@ class BenchmarkDeclaration(ScoredDeclaration):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_benchmarks(self.benchmarks, self.serving.max_model_len)
-        check_looks(self.looks, max(len(one.seeds) or 1 for one in self.benchmarks if not one.at_once))
+        answers = [len(one.seeds) or 1 for one in self.benchmarks if not one.at_once]
+        if self.looks and not answers:
+            raise ValueError("every benchmark is measured at_once, so the looks after the first have nothing to ask")
+        check_looks(self.looks, max(answers, default=1))
         return self
 
 

@@ -64,7 +64,7 @@ class LoadSuite:
             suite=self.declared.name,
             suite_digest=self.files.digest,
             subject=parameters.subject,
-            server=parameters.server.removesuffix(f" on {options.hardware}"),
+            server=parameters.server.rpartition(" on ")[0] or parameters.server,  # the hardware has its own field
             server_version=version,
             hardware=options.hardware,
             emulated_fp8=options.emulated_fp8,

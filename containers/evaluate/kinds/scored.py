@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from containers.evaluate import look_parts, page
-from containers.evaluate.looks import Progress
 from containers.evaluate.samples import judge
 from containers.evaluate.suite import Judgement
 
@@ -24,5 +23,5 @@ def judge_samples(  # noqa: PLR0917 - a suite's rules, and two measurements
 ) -> Judgement:
     """Read two measurements and judge them, with the report and its page; raises BadInput as `judge` and `look_parts.read`."""
     mine, theirs = (look_parts.together(look_parts.read(folder)) for folder in (candidate, baseline))
-    report = judge(files, rules, mine, theirs, sizes, progress=Progress.at(looks, mine.look))
+    report = judge(files, rules, mine, theirs, sizes, looks=looks)
     return Judgement(report.verdict, report, page.render_gate(report))

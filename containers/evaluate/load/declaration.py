@@ -10,8 +10,9 @@ from containers.contract import Frozen
 from containers.evaluate.declaration import Declaration, Positive
 from containers.evaluate.load.measures import LATENCIES, MEASURES, THROUGHPUTS
 
-SATURATION: Final = "saturation"
 _FEWEST: Final = 4  # requests of a round: a percentile of fewer is none
+_MOST: Final = 10_000  # requests a second: more than one process sends
+_LONGEST: Final = 86_400  # seconds
 
 
 class Saturation(Frozen):
@@ -30,8 +31,8 @@ class LoadSection(Frozen):
 
     prompt_tokens: Positive
     output_tokens: Annotated[int, Field(ge=2)]
-    rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    seconds: Annotated[float, Field(gt=0)] = 20.0
+    rates: tuple[Annotated[float, Field(gt=0, le=_MOST)], ...] = ()
+    seconds: Annotated[float, Field(gt=0, le=_LONGEST)] = 20.0
     saturation: Saturation | None = None
     rounds: Annotated[int, Field(ge=3, le=50)] = 5
     warmup: Positive = 8

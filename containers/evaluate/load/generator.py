@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError, field_validator
+from pydantic import FiniteFloat, ValidationError, field_validator
 
 from containers.contract import Frozen
 from containers.errors import BadInput, Interrupted, Temporary
@@ -46,9 +46,9 @@ class RoundResult(Frozen):
     failed: int
     total_input_tokens: int
     total_output_tokens: int
-    request_throughput: float
-    output_throughput: float
-    latencies: dict[str, float]
+    request_throughput: FiniteFloat
+    output_throughput: FiniteFloat
+    latencies: dict[str, FiniteFloat]
     errors: tuple[str, ...] = ()
 
     @field_validator("completed", "failed", "total_input_tokens", "total_output_tokens", mode="before")
