@@ -113,17 +113,18 @@ def _shown(row: Interval) -> list[float]:
 def bars(rows: Sequence[Bar], *, title: str) -> str:
     """Baseline above candidate, each pair on its own scale from zero."""
     parts = []
-    for number, row in enumerate(rows):
-        y = number * 44 + 14
+    for place, row in enumerate(rows):
+        y = place * 44 + 14
         largest = max(row.baseline, row.candidate) or 1.0
-        reach = _WIDTH - _LABEL - 190
+        reach = _WIDTH - _LABEL - 220
         parts.append(_text(0, y + 14, row.name))
         for offset, value, colour in ((0, row.baseline, "base"), (16, row.candidate, "plain")):
             width = max(value / largest * reach, 1.0)
             parts.append(
                 f'<rect x="{_LABEL}" y="{y + offset}" width="{width:.1f}" height="13" fill="{_COLOURS[colour]}"/>'
             )
-            said = f"{value:.3g} {row.unit}, {'baseline' if colour == 'base' else 'candidate'}"
+            number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+            said = f"{number} {row.unit}, {'baseline' if colour == 'base' else 'candidate'}"
             parts.append(_text(_LABEL + width + 6, y + offset + 11, said))
     return _svg(parts, 44 * len(rows) + 10, title)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate.load.measurement import SpeedMeasurement
-from containers.evaluate.load.measures import MEASURES, title
+from containers.evaluate.load.measures import MEASURES, shown, title
 from containers.evaluate.suite import Sizes
 from containers.verdict import Decision, Speed, SpeedRow, Verdict, decide_by_limit
 
@@ -176,8 +176,8 @@ def _told(row: SpeedRow, of_what: str, where: str, *, more: bool) -> str:
         else "The noise hides whether the candidate is slower or faster"
     )
     return (
-        f"{told} on {where}: {row.candidate:,.4g} {of_what}, baseline "
-        f"{row.baseline:,.4g} (ratio {row.ratio:.2f}, {row.lower:.2f} to {row.upper:.2f})."
+        f"{told} on {where}: {shown(row.candidate)} {of_what}, baseline "
+        f"{shown(row.baseline)} (ratio {row.ratio:.2f}, {row.lower:.2f} to {row.upper:.2f})."
     )
 
 
@@ -194,13 +194,13 @@ def _reasons(
         measured = (
             f"{row.ratio:.3f} ({row.lower:.3f} to {row.upper:.3f})"
             if slo.relative
-            else f"{row.candidate:,.4g} ({min(values):,.4g} to {max(values):,.4g})"
+            else f"{shown(row.candidate)} ({shown(min(values))} to {shown(max(values))})"
         )
         assert row.decision is not None
         found.append(f"{title(slo.measure)} at {_at(row.load)}, {slo}, {words[row.decision]}: {measured}.")
     if any(row.decision == "inconclusive" for _, row in decided):
         found.append(
-            f"To decide, measure on a quiet machine, or with more rounds than {declared.load.rounds} or longer ones "
-            "(load.rounds, load.seconds) in a copy of the suite."
+            f"To decide, measure by a copy of the suite on a quiet machine, with more rounds than {declared.load.rounds} or longer "
+            "ones (load.rounds, load.seconds): what was measured by this suite is not measured again."
         )
     return found

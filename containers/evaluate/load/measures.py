@@ -26,3 +26,8 @@ def title(measure: str) -> str:
         return "Requests/s" if measure == THROUGHPUTS[0] else "Output tokens/s"
     kind, _, percentile = measure.partition("_")
     return f"{KINDS[kind]}, {percentile}, ms"
+
+
+def shown(value: float) -> str:
+    """A number for people, to four digits: 0.866, 64.89, 17,740."""
+    return f"{float(f'{value:.4g}'):,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

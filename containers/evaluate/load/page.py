@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from containers.evaluate import plots
-from containers.evaluate.load.measures import KINDS, title
+from containers.evaluate.load.measures import KINDS, shown, title
 from containers.evaluate.page import environment
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def _told(row: SpeedRow) -> dict[str, Any]:
     return {
         "load": row.load,
         "title": title(row.measure),
-        "baseline": f"{row.baseline:,.4g}",
-        "candidate": f"{row.candidate:,.4g}",
+        "baseline": shown(row.baseline),
+        "candidate": shown(row.candidate),
         "ratio": f"{row.ratio:.2f} ({row.lower:.2f} to {row.upper:.2f})",
         "slo": row.slo,
         "decision": row.decision or "",
