@@ -134,7 +134,7 @@ def export_folder(verdict: Verdict, reference: str, now: int, model_id: str = ""
 def _check(form: str, verdict: Verdict) -> None:
     if form not in _NAMES:
         raise BadInput(f"there is no export format {form!r}", remedy=f"give one of {', '.join(_NAMES)}")
-    if not any(True for _ in benchmarks(verdict)):
+    if not any(True for _ in benchmarks(verdict)) and not (form == FOLDER and verdict.speed):
         raise BadInput(
             f"the suite {verdict.suite} has no benchmark over a data set", remedy="evaluate with a suite that has one"
         )

@@ -7,12 +7,13 @@ performance.ndjson an artifact of its own, whose `id` is unique and whose other 
 since 1970. The names that its pages filter and sort by are in
 clients/ui/frontend/src/concepts/modelCatalog/const.ts: `hardware_count`, `requests_per_second` (a double).
 
-Only what was measured is told. A catalog's `ttft_mean` or `hardware_type` is not in a verdict, so neither is here.
+Only what was measured is told. A catalog's `ttft_mean` is not in a verdict, so it is not here; `hardware_type` is of suites of speed.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest, canonical_json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FILES: Final = ("metadata.json", "evaluations.ndjson", "performance.ndjson")
 _ANSWER: Final = 64  # tokens of each answer when the speed is measured (containers/evaluate/serving_speed.py)
 _PROMPT: Final = 512  # and of each prompt, likewise
+_HARDWARE: Final = re.compile(r"(\d{1,4}) x (.+?)(?: \(machine [0-9a-f]+\))?")  # as `containers.hardware` writes it
 _AVERAGE: Final = "Average"  # the title of the average over all benchmarks (containers/evaluate/gate.py)
 
 
@@ -72,14 +74,39 @@ def _evaluations(verdict: Verdict) -> Iterator[dict[str, Any]]:
 
 
 def _performance(verdict: Verdict) -> Iterator[dict[str, Any]]:
-    """One record for each load of the candidate, as `containers.verdict.Serving` tells it. Another measurement of speed that a
-    verdict may hold one day has its place here.
-    """
+    """One record for each load of the candidate: of a suite of speed, else of the short look at how fast its GPUs answer."""
+    for told in (*_under_load(verdict), *_while_measured(verdict)):
+        # By what was measured: the same verdict gives the same record, which the loader then has already.
+        yield {"id": Digest.of(canonical_json({"subject": verdict.subject, **told})).hex[:32], **told}
+
+
+def _under_load(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """What a suite of speed measured (`containers.verdict.Speed`), by load: times in milliseconds under their names there."""
+    if verdict.speed is None:
+        return
+    speed, hardware = verdict.speed, _HARDWARE.fullmatch(verdict.speed.hardware)
+    loads: dict[str, dict[str, float]] = {}
+    for row in speed.rows:
+        loads.setdefault(row.load, {})[row.measure] = float(row.candidate)
+    for load, measures in loads.items():
+        yield {
+            **({"hardware_count": int(hardware[1]), "hardware_type": hardware[2]} if hardware else {}),
+            "load": load,
+            "mean_input_tokens": speed.prompt_tokens,
+            "mean_output_tokens": speed.output_tokens,
+            **measures,
+            "engine": verdict.server,
+            "generator": speed.generator,
+        }
+
+
+def _while_measured(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """What a GPU answered before its benchmarks (`containers.verdict.Serving`)."""
     for serving in verdict.serving:
         if serving.role != "candidate":
             continue
         for load in serving.loads:
-            told: dict[str, Any] = {
+            yield {
                 "hardware_count": serving.gpus,
                 "concurrency": load.requests,
                 "mean_input_tokens": _PROMPT,
@@ -90,8 +117,6 @@ def _performance(verdict: Verdict) -> Iterator[dict[str, Any]]:
                 "ttft_p50": load.first_token_seconds * 1000,  # milliseconds, as the catalog's other times
                 "engine": verdict.server,
             }
-            # By what was measured: the same verdict gives the same record, which the loader then has already.
-            yield {"id": Digest.of(canonical_json({"subject": verdict.subject, **told})).hex[:32], **told}
 
 
 def _lines(records: Iterator[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import parse_eval_result_entries
 
 from containers.errors import BadInput
-from containers.verdict import Load, Score, Serving, Verdict
+from containers.verdict import Load, Score, Serving, Speed, SpeedRow, Verdict
 from flows.release.exports import export, export_folder
 from tests.support.kubeflow_catalog import LoadedModel, load
 
@@ -171,6 +171,38 @@ def test_kubeflows_loader_takes_the_folder_of_a_model(tmp_path: Path) -> None:
     assert second["requests_per_second"] == 10.0
     again = written(tmp_path, VERDICT.model_copy(update={"serving": (SERVED,)}))
     assert list(again.performance) == [first["id"], second["id"]]  # the same measurement is the same artifact
+
+
+def test_the_catalog_takes_what_a_suite_of_speed_measured(tmp_path: Path) -> None:
+    """Each load is an artifact, with the percentiles under the names of serving benchmarks; a verdict of speed has no scores."""
+    rows = tuple(
+        SpeedRow(load=load, measure=measure, baseline=9.0, candidate=value, lower=0.5, upper=2.0)
+        for load, measure, value in (
+            ("4/s", "ttft_p99", 64.89),
+            ("4/s", "output_tokens_per_second", 486.0),
+            ("saturation", "ttft_p99", 480.5),
+        )
+    )
+    where = "2 x NVIDIA H100 80GB HBM3 (machine 59957533)"
+    speed = Speed(
+        hardware=where, generator="vllm bench serve", prompt_tokens=512, output_tokens=128, rounds=3, rows=rows
+    )
+    model = written(tmp_path, VERDICT.model_copy(update={"scores": (), "speed": speed}))
+    assert model.accuracy == {}
+    first, second = model.performance.values()
+    assert {name: value for name, value in first.items() if name != "id"} == {
+        "model_id": "models/llama-fp8",
+        "hardware_count": 2,
+        "hardware_type": "NVIDIA H100 80GB HBM3",
+        "load": "4/s",
+        "mean_input_tokens": 512,
+        "mean_output_tokens": 128,
+        "ttft_p99": 64.89,
+        "output_tokens_per_second": 486.0,
+        "engine": "vllm 0.23.0",
+        "generator": "vllm bench serve",
+    }
+    assert (second["load"], second["ttft_p99"]) == ("saturation", 480.5)
 
 
 def test_where_no_speed_was_measured_there_is_no_file_of_it(tmp_path: Path) -> None:
