@@ -121,9 +121,11 @@ class Identity(Frozen):
 
 
 class Requirements(Frozen):
-    """`statements` that must be there and signed; `signers`: by how many different keys or identities each."""
+    """`statements` that must be there and signed, at least one, or everything would pass; `signers`: by how many different keys
+    or identities each.
+    """
 
-    statements: tuple[StatementName, ...] = (NAMES["signature"],)
+    statements: tuple[StatementName, ...] = Field(default=(NAMES["signature"],), min_length=1)
     signers: int = Field(default=1, ge=1, le=16)
 
 

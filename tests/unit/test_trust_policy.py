@@ -34,6 +34,7 @@ def test_a_policy_carries_its_keys() -> None:
     ("text", "fragment"),
     [
         (f"{KEY}requires:\n  statements: []\n", "line 4: requires: there is no such field; did you mean require?"),
+        (f"{KEY}require:\n  statements: []\n", "require.statements: "),
         (f"{KEY}require:\n  statments: []\n", "line 5: require.statments: .*did you mean statements"),
         (f"{KEY}require:\n  statements: [provenence]\n", "line 5: require.statements.0: 'provenence' is none of"),
         (f"{KEY}gate:\n  decisions: [good]\n", "line 5: gate.decisions.0"),
