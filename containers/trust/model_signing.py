@@ -65,8 +65,8 @@ def statement(name: str, files: Mapping[str, Digest]) -> bytes:
 
 
 def signable(files: Mapping[str, Digest]) -> dict[str, Digest]:
-    """Without what a signature leaves out: git's own files."""
-    return {path: digest for path, digest in files.items() if path.partition("/")[0] not in _IGNORED}
+    """Without what a signature leaves out: git's own files, and a signature of the folder that the model came from."""
+    return {path: digest for path, digest in files.items() if path.partition("/")[0] not in _LEFT_OUT}
 
 
 def listed_in(told: ForeignStatement, what: str) -> dict[str, Digest]:
