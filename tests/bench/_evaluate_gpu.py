@@ -386,7 +386,7 @@ def main() -> None:
             started = time.monotonic()
             try:
                 parts[part]()
-            except Exception:  # noqa: BLE001 -- an hour of a lent GPU is not lost for one part that fails
+            except Exception:  # noqa: BLE001 -- an hour on a GPU is not lost for one part that fails
                 say("failed", part=part, trace=traceback.format_exc())
             say("part", part=part, seconds=round(time.monotonic() - started, 1))
 

@@ -220,7 +220,7 @@ def main() -> None:
     for attempt in attempts:
         try:
             attempt()
-        except Exception:  # noqa: BLE001 -- an hour of a lent GPU is not lost for one part that fails
+        except Exception:  # noqa: BLE001 -- an hour on a GPU is not lost for one part that fails
             say("failed", trace=traceback.format_exc())
 
 

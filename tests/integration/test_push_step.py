@@ -360,17 +360,24 @@ def test_several_platforms(lab: Lab, tmp_path: Path) -> None:
     assert (tmp_path / "model/onnx/config.json").read_bytes() == (lab.source / "onnx/config.json").read_bytes()
 
 
+def pushed_for_promotion(
+    lab: Lab, target: str, **more: Any
+) -> tuple[PushedImage, PushParameters, dict[str, ArtifactRef]]:
+    """A modelcar at `target`, and what promotes it to the tag v1: the parameters, a verdict and documents."""
+    _, result, _ = lab.run(PushParameters(target=target, **more), checkpoint=lab.checkpoint)
+    pushed = PushedImage.read(result.values)
+    provenance = statements(target, pushed.digest)["provenance"]
+    inputs = {
+        "verdict": lab.verdict(str(pushed.digest), "pass"),
+        "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
+    }
+    return pushed, PushParameters(action="promote", reference=pushed.reference, tags=("v1",)), inputs
+
+
 def test_promotion_signs_before_it_tags(lab: Lab, tmp_path: Path) -> None:
     """The image, its files and the statement, once; with a key that cannot be opened nothing is promoted."""
     with LocalRegistry(tmp_path / "registry") as address:
-        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car", also=("raw",)), checkpoint=lab.checkpoint)
-        pushed = PushedImage.read(result.values)
-        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
-        inputs = {
-            "verdict": lab.verdict(str(pushed.digest), "pass"),
-            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
-        }
-        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        pushed, promote, inputs = pushed_for_promotion(lab, f"{address}/org/car", also=("raw",))
         lab.environment |= {
             "CARWRIGHT_SIGN__KEY": (KEYS / "carwright.key").read_text(),
             "CARWRIGHT_SIGN__PASSWORD": "no",
@@ -400,14 +407,7 @@ def test_a_token_signs_a_promotion(lab: Lab, tmp_path: Path) -> None:
     """All of it, by a key that never leaves the token; again nothing is signed; with a wrong PIN nothing is promoted."""
     token = SoftToken.make(tmp_path / "token")
     with LocalRegistry(tmp_path / "registry") as address:
-        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car"), checkpoint=lab.checkpoint)
-        pushed = PushedImage.read(result.values)
-        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
-        inputs = {
-            "verdict": lab.verdict(str(pushed.digest), "pass"),
-            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
-        }
-        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        pushed, promote, inputs = pushed_for_promotion(lab, f"{address}/org/car")
         lab.environment |= token.variables() | {"CARWRIGHT_SIGN__PIN": "13579"}
         code, _, said = lab.run(promote, **inputs)
         assert code == 2
@@ -432,14 +432,7 @@ def test_a_token_signs_a_promotion(lab: Lab, tmp_path: Path) -> None:
 def test_promotion_signs_for_a_token(lab: Lab, tmp_path: Path) -> None:
     """Without a key; with a token that has expired nothing is promoted, and no token is in what the step says."""
     with LocalRegistry(tmp_path / "registry") as address, LocalSigstore() as sigstore:
-        _, result, _ = lab.run(PushParameters(target=f"{address}/org/car"), checkpoint=lab.checkpoint)
-        pushed = PushedImage.read(result.values)
-        provenance = statements(f"{address}/org/car", pushed.digest)["provenance"]
-        inputs = {
-            "verdict": lab.verdict(str(pushed.digest), "pass"),
-            "card": lab.documents({"README.md": b"card", "provenance.json": provenance}),
-        }
-        promote = PushParameters(action="promote", reference=pushed.reference, tags=("v1",))
+        pushed, promote, inputs = pushed_for_promotion(lab, f"{address}/org/car")
         sigstore.write(tmp_path)
         lab.environment["CARWRIGHT_SIGN__KEYLESS"] = json.dumps(sigstore.trust_config())
         for token, told in ((sigstore.token(exp=1_700_000_000), "token expired at 2023-11-14"), (sigstore.token(), "")):
