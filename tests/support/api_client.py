@@ -5,12 +5,32 @@ from __future__ import annotations
 import uuid
 
 import httpx
+from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_exponential
+
+TRIES = 6  # as many as Prefect's own client makes
+
+
+class Patient(httpx.HTTPTransport):
+    """Asks again after a 503, which is how the server says that its database is busy and that nothing was written."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        again = Retrying(
+            retry=retry_if_result(lambda answer: answer.status_code == httpx.codes.SERVICE_UNAVAILABLE),
+            wait=wait_exponential(max=10),
+            stop=stop_after_attempt(TRIES),
+            before_sleep=lambda state: state.outcome.result().close() if state.outcome else None,
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        answer = again(super().handle_request, request)
+        assert isinstance(answer, httpx.Response)
+        return answer
 
 
 def logged_in(api: str, login: str, timeout: float = 30) -> httpx.Client:
     """`api` is the base of its paths, `login` user:password; raises what httpx raises when the login is refused."""
     user, _, password = login.partition(":")
     auth, name = (user, password), str(uuid.uuid4())
-    told = httpx.get(f"{api}/csrf-token", params={"client": name}, auth=auth, timeout=timeout).raise_for_status().json()
-    headers = {"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": told["token"]}
-    return httpx.Client(base_url=api, auth=auth, headers=headers, timeout=timeout)
+    client = httpx.Client(base_url=api, auth=auth, timeout=timeout, transport=Patient())
+    told = client.get("/csrf-token", params={"client": name}).raise_for_status().json()
+    client.headers.update({"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": told["token"]})
+    return client
