@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import httpx
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_exponential
@@ -29,8 +30,9 @@ class Patient(httpx.HTTPTransport):
 def logged_in(api: str, login: str, timeout: float = 30) -> httpx.Client:
     """`api` is the base of its paths, `login` user:password; raises what httpx raises when the login is refused."""
     user, _, password = login.partition(":")
-    auth, name = (user, password), str(uuid.uuid4())
-    client = httpx.Client(base_url=api, auth=auth, timeout=timeout, transport=Patient())
-    told = client.get("/csrf-token", params={"client": name}).raise_for_status().json()
-    client.headers.update({"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": told["token"]})
-    return client
+    name = str(uuid.uuid4())
+    settings: dict[str, Any] = {"base_url": api, "auth": (user, password), "timeout": timeout}
+    with httpx.Client(**settings, transport=Patient()) as first:
+        told = first.get("/csrf-token", params={"client": name}).raise_for_status().json()
+    headers = {"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": told["token"]}
+    return httpx.Client(**settings, transport=Patient(), headers=headers)
