@@ -161,6 +161,8 @@ class Buildah:
     def remove_all(self) -> None:
         """Remove the storage, unmounting folders that overlay had mounted."""
         run(self.argv("rmi", "--all", "--force"), env=_environment(), check=False)
+        # As root buildah binds this folder to itself, and leaves it so when nothing was built: no stat() shows it.
+        run(["umount", str(self.folder / "root" / "overlay")], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _scratch(self) -> Path:
