@@ -27,7 +27,7 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
-class Limits:
+class JsonLimits:
     """`size` in bytes, `values` in objects, arrays and what they hold, `depth` in objects and arrays inside each other.
 
     `finite`: NaN and infinities are refused.
@@ -42,16 +42,16 @@ class Limits:
 # A safetensors header, and the index that lists every tensor of a checkpoint. Of the published mixtures of experts the
 # largest have about 140,000 tensors (61 layers of 384 experts), which is 24 MB were it all in one file; the dense 405B has
 # 1,138. A header needs 8 values for each tensor that is a matrix: 262,144 tensors.
-TENSORS: Final = Limits(size=32 << 20, values=2 << 20)
+TENSORS: Final = JsonLimits(size=32 << 20, values=2 << 20)
 # config.json and its like: 100 kB where the modules that are not quantized are listed one by one.
-CONFIGURATION: Final = Limits(size=8 << 20, values=1 << 18, finite=False)
+CONFIGURATION: Final = JsonLimits(size=8 << 20, values=1 << 18, finite=False)
 # Manifests, indexes and configurations of images: registries must take 4 MiB (distribution specification 1.1).
-DOCUMENT: Final = Limits(size=8 << 20, values=1 << 18)
+DOCUMENT: Final = JsonLimits(size=8 << 20, values=1 << 18)
 # A page of a hub's or a registry's listing.
-LISTING: Final = Limits(size=32 << 20, values=1 << 20)
+LISTING: Final = JsonLimits(size=32 << 20, values=1 << 20)
 
 
-def parse_json(content: bytes | str, what: str, limits: Limits = DOCUMENT, *, remedy: str = "") -> Any:
+def parse_json(content: bytes | str, what: str, limits: JsonLimits = DOCUMENT, *, remedy: str = "") -> Any:
     """The value of a JSON text; raises BadInput, which says `what` is wrong, for one that is not JSON within `limits`."""
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
 
@@ -85,7 +85,7 @@ def parse_json(content: bytes | str, what: str, limits: Limits = DOCUMENT, *, re
     return value
 
 
-def parse_object(content: bytes | str, what: str, limits: Limits = DOCUMENT, *, remedy: str = "") -> dict[str, Any]:
+def parse_object(content: bytes | str, what: str, limits: JsonLimits = DOCUMENT, *, remedy: str = "") -> dict[str, Any]:
     """The same for a JSON object; raises BadInput for any other value, too."""
     value = parse_json(content, what, limits, remedy=remedy)
     if not isinstance(value, dict):
@@ -93,7 +93,7 @@ def parse_object(content: bytes | str, what: str, limits: Limits = DOCUMENT, *, 
     return value
 
 
-def read_at_most(limits: Limits, read: Callable[[int], bytes]) -> bytes:
+def read_at_most(limits: JsonLimits, read: Callable[[int], bytes]) -> bytes:
     """What `read(size)` gives, up to one byte more than `parse_json` takes: it then refuses it."""
     parts: list[bytes] = []
     left = limits.size + 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from containers.foreign_json import Limits, parse_object
+from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ FILES: Final[Mapping[str, str]] = {
 }
 NAMES: Final = {title: title.partition(".")[0] for title in FILES.values()}  # what a promotion calls each file
 # A checkpoint of a thousand files has a provenance of 250 kB and a bill of materials of 400 kB.
-LIMITS: Final = Limits(size=16 << 20, values=1 << 19)
+LIMITS: Final = JsonLimits(size=16 << 20, values=1 << 19)
 _VERSION: Final = re.compile(r"/v?[0-9][0-9.]*$")
 
 

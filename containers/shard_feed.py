@@ -29,7 +29,7 @@ _IDLE: Final = 1800.0  # seconds without a shard: the quantization may be waitin
 _POLL: Final = 0.5  # seconds between two looks
 
 
-class _Run(Beat):
+class _RunBeat(Beat):
     """Whether the quantization has ended, and whether it has failed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class ShardFeed:
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
         self._name = name
-        self._writer = BeatWriter(store, _key(name), _Run(beat=time.time_ns()), _INTERVAL)
+        self._writer = BeatWriter(store, _key(name), _RunBeat(beat=time.time_ns()), _INTERVAL)
 
     def __enter__(self) -> Self:
         with contextlib.suppress(Error):
@@ -79,7 +79,7 @@ def publish(store: Store, name: str, shard: FileEntry) -> None:
 
 def shards(store: Store, name: str) -> Iterator[FileEntry]:
     """Each shard of the feed once, as they come, until it ends. Raises Temporary when the run fails or goes silent."""
-    watch = BeatWatch(store, _key(name), _Run)
+    watch = BeatWatch(store, _key(name), _RunBeat)
     seen: set[str] = set()
     came = time.monotonic()
     while True:

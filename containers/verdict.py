@@ -131,7 +131,7 @@ class SpeedRow(Values):
         return self.load, measure, f"{self.baseline:,.4g}", f"{self.candidate:,.4g}", ratio
 
 
-class Speed(Values):
+class SpeedComparison(Values):
     """How fast both answered under load, on the same `hardware` (empty where that is not known), and in a sentence or two."""
 
     hardware: str
@@ -164,7 +164,9 @@ class Verdict(Values):
     serving: tuple[Serving, ...] = Field(
         default=(), exclude_if=operator.not_, description="baseline and candidate, where they were on GPUs"
     )
-    speed: Speed | None = Field(default=None, exclude_if=operator.not_, description="of a suite that puts load on both")
+    speed: SpeedComparison | None = Field(
+        default=None, exclude_if=operator.not_, description="of a suite that puts load on both"
+    )
     look: int = Field(default=0, exclude_if=operator.not_)
     looks: int = Field(default=0, exclude_if=operator.not_)
 

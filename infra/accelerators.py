@@ -39,10 +39,15 @@ class Gpu(Frozen):
     capability: tuple[int, int] = (0, 0)
 
     @property
+    def old_driver(self) -> bool:
+        """Whether its driver is older than the locked CUDA builds need; False for a version that is not known."""
+        major = self.driver.partition(".")[0]
+        return major.isdecimal() and int(major) < MINIMUM_DRIVER
+
+    @property
     def unusable(self) -> str:
         """Why the locked CUDA builds do not run on it; empty when they do."""
-        major = self.driver.partition(".")[0]
-        if major.isdecimal() and int(major) < MINIMUM_DRIVER:
+        if self.old_driver:
             return f"its driver {self.driver} is too old for CUDA 13, which needs {MINIMUM_DRIVER} or newer"
         if (0, 0) < self.capability < MINIMUM_CAPABILITY:
             needed = ".".join(map(str, MINIMUM_CAPABILITY))

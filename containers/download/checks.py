@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.download.selection import Selection
-    from containers.foreign_json import Limits
+    from containers.foreign_json import JsonLimits
 
 _FRONT: Final = 1 << 20  # bytes of a model card that may be its front matter
 # Several: `license: [mit, apache-2.0]`, or an item in each of the lines that follow.
@@ -72,6 +72,6 @@ def licence(folder: Path) -> str | list[str] | None:
     return next(iter(named or found), None)
 
 
-def _read(path: Path, limits: Limits) -> bytes:
+def _read(path: Path, limits: JsonLimits) -> bytes:
     with path.open("rb") as file:
         return read_at_most(limits, file.read)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containers.digest import Digest
-    from containers.download.origin import Origin
+    from containers.download.origin import FileOrigin
     from containers.download.selection import Remote
     from containers.download_feed import FeedWriter
     from containers.events import Progress, Reporter
@@ -40,7 +40,7 @@ class Fetcher:
     """
 
     def __init__(  # noqa: PLR0917
-        self, origin: Origin, store: Store, folder: Path, report: Reporter, parallel: int, feed: FeedWriter
+        self, origin: FileOrigin, store: Store, folder: Path, report: Reporter, parallel: int, feed: FeedWriter
     ) -> None:
         self._origin = origin
         self._store = store

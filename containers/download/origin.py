@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from containers.sources import Source
 
 
-class Origin(Protocol):
+class FileOrigin(Protocol):
     """A place with files. Methods raise BadInput for what the user can fix, and Temporary."""
 
     @property
@@ -39,7 +39,7 @@ class Origin(Protocol):
         """The file itself, where it lies on this machine already, under a name that is good within the block."""
 
 
-def open_origin(source: Source, settings: StepSettings, say: Callable[[str], object]) -> Origin:
+def open_origin(source: Source, settings: StepSettings, say: Callable[[str], object]) -> FileOrigin:
     """The place that a source names; `say` reports long waits."""
     # Late imports: a step pays for the client that it uses.
     if isinstance(source, HubSource):

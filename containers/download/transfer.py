@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-    from containers.download.origin import Origin
+    from containers.download.origin import FileOrigin
     from containers.download.selection import Remote
 
 _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
@@ -34,7 +34,7 @@ class Transfer:
     Raises what the source raises, and Interrupted.
     """
 
-    def __init__(self, origin: Origin, say: Callable[[str], object], stopping: threading.Event) -> None:
+    def __init__(self, origin: FileOrigin, say: Callable[[str], object], stopping: threading.Event) -> None:
         self._origin = origin
         self._say = say
         self._stopping = stopping

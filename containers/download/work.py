@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from containers.contract import StepRequest
-    from containers.download.origin import Origin
+    from containers.download.origin import FileOrigin
     from containers.download.selection import Selection
     from containers.sources import Source
     from containers.step import Context
@@ -122,7 +122,7 @@ def download(source: Source, request: StepRequest, context: Context) -> StepResu
         return _result(source, manifest, options, metrics)
 
 
-def _select(source: Source, origin: Origin) -> Selection:
+def _select(source: Source, origin: FileOrigin) -> Selection:
     commit = source.revision if isinstance(source, HubSource) else None
     selection = select(origin.files(commit), _name(source))
     _check_pin(source, selection)

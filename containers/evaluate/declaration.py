@@ -21,7 +21,14 @@ Positive = Annotated[int, Field(gt=0)]
 Points = Annotated[float, Field(ge=0, le=100)]
 
 
-class Serving(Frozen):
+class ChatMessage(Frozen):
+    """A message of a conversation, as OpenAI's API has it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ServingNeeds(Frozen):
     """What the endpoint must support: `max_model_len` tokens, and the `parsers` that take calls or thinking out of answers."""
 
     max_model_len: Positive
@@ -34,7 +41,7 @@ class Declaration(Frozen):
     schema_version: Literal[1]
     name: str
     description: str
-    serving: Serving
+    serving: ServingNeeds
 
 
 class ScoreGate(Frozen):

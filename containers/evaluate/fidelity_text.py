@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.evaluate.declaration import Declaration, Positive, Serving, parse
+from containers.evaluate.declaration import ChatMessage, Declaration, Positive, ServingNeeds, parse
 from containers.evaluate.fidelity_gate import FidelityGate
 from containers.evaluate.harness.benchmark import Benchmark, check_benchmarks
 
@@ -18,15 +18,10 @@ if TYPE_CHECKING:
     from containers.suites import SuiteFiles
 
 
-class FidelityServing(Serving):
+class FidelityServing(ServingNeeds):
     """`max_logprobs` is vLLM's --max-logprobs, which must allow fidelity.top_k."""
 
     max_logprobs: Positive = 20
-
-
-class Message(Frozen):
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 class Sanity(Frozen):
@@ -45,7 +40,7 @@ class Fidelity(Frozen):
     top_k: Annotated[int, Field(gt=0, le=20)] = 20
     repeat: str
     skip: Annotated[int, Field(ge=0)] = 1
-    chat_template: tuple[Message, ...] = Field(min_length=1)
+    chat_template: tuple[ChatMessage, ...] = Field(min_length=1)
 
 
 class FidelityDeclaration(Declaration):

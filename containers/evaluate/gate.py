@@ -31,7 +31,7 @@ from pydantic import Field
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.evaluate.answer_margins import smooth_differences
-from containers.evaluate.looks import AT_ONCE, Progress
+from containers.evaluate.looks import AT_ONCE, LookProgress
 from containers.evaluate.paired import bounds, normal_bounds
 from containers.verdict import Decision, Score
 
@@ -113,7 +113,7 @@ class GateReport(Frozen):
     categories: tuple[Comparison, ...] = Field(default=(), exclude_if=operator.not_)
 
 
-def assess(pairs: Sequence[Pair], gate: ScoreGate, progress: Progress = AT_ONCE) -> GateReport:
+def assess(pairs: Sequence[Pair], gate: ScoreGate, progress: LookProgress = AT_ONCE) -> GateReport:
     """The verdict over a suite: every benchmark against its margin and, where there are several, their averages too.
     `progress` says at which look, if the suite has looks.
 
@@ -219,7 +219,7 @@ def compare(
     tests: int,
     clusters: Mapping[str, str] | None = None,
     margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
-    progress: Progress = AT_ONCE,
+    progress: LookProgress = AT_ONCE,
 ) -> Comparison:
     """One benchmark from the scores of its questions by identity; `clusters` and `margins` as in `Pair`.
 

@@ -62,7 +62,7 @@ class Solution(Frozen):
     answer: str = ""
 
 
-class Sampling(Frozen):
+class CodeSampling(Frozen):
     """How answers are drawn: `samples` for each problem; the reference card has 50 at temperature 0.2.
 
     `api`: chat asks for a script in a markdown block, as EvalPlus does; completions has the prompt continued, which is
@@ -88,7 +88,7 @@ def problems() -> dict[str, Problem]:
 
 
 async def solutions(
-    client: Client, problem: Problem, sampling: Sampling, cut: list[str] | None = None
+    client: Client, problem: Problem, sampling: CodeSampling, cut: list[str] | None = None
 ) -> list[Solution]:
     """The model's answers, which define the function. Nothing here parses them: that is done in the sandbox.
 

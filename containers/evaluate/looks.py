@@ -79,14 +79,14 @@ def check_looks(looks: Sequence[Look], answers: int) -> None:
 
 
 @dataclass(frozen=True)
-class Progress:
+class LookProgress:
     """At which look a comparison is, from 1; without looks all is measured at once."""
 
     looks: tuple[Look, ...] = ()
     number: int = 0
 
     @classmethod
-    def at(cls, looks: Sequence[Look], number: int) -> Progress:
+    def at(cls, looks: Sequence[Look], number: int) -> LookProgress:
         """Raises BadInput for a look that the suite does not have."""
         if (number > 0) != bool(looks) or number > len(looks):
             raise BadInput(
@@ -112,7 +112,7 @@ class Progress:
         passing, refusing = (NormalDist().cdf(boundaries(known, 1 - one)[self.number - 1]) for one in at_once)
         return passing, refusing
 
-    def of(self, *, at_once: bool) -> Progress | None:
+    def of(self, *, at_once: bool) -> LookProgress | None:
         """That of a benchmark which is measured with the others, or `at_once` in the first look; None where nothing is left of it."""
         if not at_once or not self.looks:
             return self
@@ -145,7 +145,7 @@ class Progress:
         return f"look {self.number} of {len(self.looks)} ({self.looks[self.number - 1]})" if self.looks else "one look"
 
 
-AT_ONCE: Final = Progress()
+AT_ONCE: Final = LookProgress()
 
 
 @cache

@@ -49,7 +49,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One line: a value with its bounds at each place, from left to right. A `dashed` one is the tail of another."""
 
     name: str
@@ -129,7 +129,7 @@ def bars(rows: Sequence[Bar], *, title: str) -> str:
     return _svg(parts, 44 * len(rows) + 10, title)
 
 
-def lines(rows: Sequence[Line], places: Sequence[str], *, title: str, axis: str, unit: str) -> str:
+def lines(rows: Sequence[Curve], places: Sequence[str], *, title: str, axis: str, unit: str) -> str:
     """Lines over places of equal distance, with bounds as vertical bars, on one logarithmic scale; all values are above zero."""
     height, left, right, top, bottom = 300, 70, _WIDTH - 200, 24, 240
     shown = [value for row in rows for value in (*row.lower, *row.upper, *row.values)]

@@ -14,7 +14,7 @@ from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
 from containers.evaluate import gate
-from containers.evaluate.looks import Progress
+from containers.evaluate.looks import LookProgress
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
@@ -134,7 +134,7 @@ def judge(
     before = {one.key: one for one in baseline.benchmarks}
     if before.keys() != {one.key for one in candidate.benchmarks} or candidate.look != baseline.look:
         raise BadInput("candidate and baseline were not measured on the same benchmarks", remedy="measure both again")
-    progress = Progress.at(looks, candidate.look)
+    progress = LookProgress.at(looks, candidate.look)
     report = gate.assess(
         [
             gate.Pair(
@@ -184,7 +184,7 @@ def judge(
     )
 
 
-def _told(decision: Decision, progress: Progress) -> tuple[str, ...]:
+def _told(decision: Decision, progress: LookProgress) -> tuple[str, ...]:
     """At which look it was decided, or that it is open."""
     if not progress.looks:
         return ()

@@ -45,7 +45,7 @@ _GRACE: Final = 5.0  # seconds that the judge has to say that the time is over
 _NO_TEST: Final = "def check(candidate): pass"
 
 
-class Limits(Frozen):
+class SandboxLimits(Frozen):
     """`wall` and `cpu` in seconds; `memory`, `file` and `answer`, all that a program answers, in bytes."""
 
     wall: float = 20.0
@@ -65,12 +65,12 @@ class Sandbox:
     """A sandbox that works on this machine; create it with `find`. `bwrap` is empty for the container's sandbox."""
 
     bwrap: str
-    limits: Limits
+    limits: SandboxLimits
 
     @classmethod
-    def find(cls, limits: Limits | None = None, *, kind: Kind = "auto") -> Sandbox:
+    def find(cls, limits: SandboxLimits | None = None, *, kind: Kind = "auto") -> Sandbox:
         """The first sandbox that works here; raises BadInput if none does, or not the requested kind."""
-        limits = limits or Limits()
+        limits = limits or SandboxLimits()
         missing = []
         if kind != "container":
             bwrap = shutil.which("bwrap")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from containers.foreign_json import Limits
+    from containers.foreign_json import JsonLimits
     from containers.oci.push_cache import PushCache
     from containers.store import Manifest, Store
     from containers.streams import OpenStream
@@ -118,7 +118,7 @@ class CheckpointFolder:
         """Nothing can be told: whoever met them says that the file changed."""
 
 
-def read_small(source: Source, path: str, limits: Limits) -> bytes:
+def read_small(source: Source, path: str, limits: JsonLimits) -> bytes:
     """A file of the checkpoint, up to what `parse_json` takes; raises BadInput when it is missing."""
     if not any(one.path == path for one in source.files):
         raise BadInput(f"the checkpoint has no {path}", remedy="give a checkpoint folder in Hugging Face layout")

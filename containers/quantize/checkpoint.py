@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from containers.foreign_json import Limits
+    from containers.foreign_json import JsonLimits
     from containers.store import FileEntry, Manifest, Store
     from containers.streams import Stream
 
@@ -139,7 +139,7 @@ def read_checkpoint(files: Files) -> Checkpoint:
     return Checkpoint(tuple(listing.values()), config, index, shards, left_out)
 
 
-def read_small(files: Files, file: CheckpointFile, limits: Limits) -> bytes:
+def read_small(files: Files, file: CheckpointFile, limits: JsonLimits) -> bytes:
     """All of a small file, up to what `parse_json` takes."""
     with files.open(file) as stream:
         return read_at_most(limits, stream.read)

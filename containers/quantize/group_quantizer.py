@@ -86,14 +86,14 @@ def quantize_group(
     each piece that is done; what it raises ends the work. Raises what `files` raises, torch.OutOfMemoryError, and
     BadInput for a shard that ends early or a tensor that cannot be quantized; `file` is then worthless.
     """
-    run = _Run(group, files, device)
+    run = _GroupRun(group, files, device)
     with ShardWriter(file, group.path, group.output, encode(group.output.tensors)) as sink:
         stages = [run.read, run.check, *[run.compute] * device.threads, lambda: run.write(sink, on_bytes)]
         run_stages(stages, [run.incoming, run.checked, run.outgoing])
         return sink.finish()
 
 
-class _Run:
+class _GroupRun:
     """The stages of one group and the channels between them."""
 
     def __init__(self, group: Group, files: Files, device: Device) -> None:

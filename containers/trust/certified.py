@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from containers.errors import BadInput, NotTrusted
-from containers.foreign_json import Limits, parse_object
+from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown, visible_line
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CONFIG: Final = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 _ROOT: Final = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 _SIGNING: Final = "signing_config.v0.2.json"
 _INSTANCE: Final = "https://tuf-repo-cdn.sigstore.dev"
-_LIMITS: Final = Limits(size=1 << 20, values=1 << 14)
+_LIMITS: Final = JsonLimits(size=1 << 20, values=1 << 14)
 _ISSUER, _ISSUER_V2 = (f"1.3.6.1.4.1.57264.1.{number}" for number in (1, 8))  # sigstore/fulcio, docs/oid-info.md
 _OTHER_NAME: Final = "1.3.6.1.4.1.57264.1.7"
 # What the library says, by a part of it, and what we say in its place. Tests hold each against the library that is locked.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import canonical_json
 from containers.errors import BadInput
-from containers.foreign_json import Limits, parse_object
+from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 IN_TOTO: Final = "application/vnd.in-toto+json"
 # A provenance that lists each file of a checkpoint of 200 shards has 100 kB, a bill of materials some more.
 SIZE: Final = 16 << 20  # bytes of a bundle
-LIMITS: Final = Limits(size=SIZE, values=1 << 10)
+LIMITS: Final = JsonLimits(size=SIZE, values=1 << 10)
 _OLDER: Final = "application/vnd.dev.sigstore.bundle"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from containers.errors import BadInput, NotTrusted, Temporary
-from containers.foreign_json import Limits, parse_object
+from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
 from containers.identity_token import AUDIENCE, ambient_token, check_token
 from containers.signing_settings import config_text, read_text
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _DEADLINE: Final = 120.0  # seconds for what services must do; the library itself waits for ever
-_LIMITS: Final = Limits(size=1 << 20, values=1 << 14)
+_LIMITS: Final = JsonLimits(size=1 << 20, values=1 << 14)
 # The library reads the names of fields in either spelling.
 _SERVICES: Final = ("caUrls", "ca_urls", "rekorTlogUrls", "rekor_tlog_urls", "tsaUrls", "tsa_urls")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")

@@ -136,11 +136,11 @@ class BaseModels(Frozen):
     revisions: tuple[str, ...] = ()
 
 
-class Recipe(Frozen):
+class RecipeRule(Frozen):
     schemes: tuple[str, ...] = ()
 
 
-class Gate(Frozen):
+class GateRule(Frozen):
     """What the gate must have decided, by which suites; empty: any. Without `override` a person's word does not count."""
 
     decisions: tuple[Decision, ...] = ("pass",)
@@ -171,8 +171,8 @@ class Policy(Frozen):
     require: Requirements = Requirements()
     repositories: tuple[str, ...] = ()
     base: BaseModels | None = None
-    recipe: Recipe | None = None
-    gate: Gate | None = None
+    recipe: RecipeRule | None = None
+    gate: GateRule | None = None
     max_age_days: int | None = Field(default=None, ge=1)
     base_images: tuple[BaseImage, ...] | None = None
     deny: tuple[Digest, ...] = ()
@@ -235,8 +235,8 @@ def _fields(place: tuple[int | str, ...]) -> list[str]:
         "identities": Identity,
         "require": Requirements,
         "base": BaseModels,
-        "recipe": Recipe,
-        "gate": Gate,
+        "recipe": RecipeRule,
+        "gate": GateRule,
         "base_images": BaseImage,
     }.get(str(place[0]) if place else "", Policy)
     return list(model.model_fields)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.foreign_json import Limits, parse_object
+from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
 from containers.in_toto import BOM, PROVENANCE, STATEMENT, TEST_RESULT
 from containers.trust.dsse import SIZE
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _OLDER: Final = "https://in-toto.io/Statement/v0.1"  # as cosign 2 writes it
-_LIMITS: Final = Limits(size=SIZE, values=1 << 18)
+_LIMITS: Final = JsonLimits(size=SIZE, values=1 << 18)
 
 SIGNATURE: Final = "https://sigstore.dev/cosign/sign/v1"
 MODEL: Final = "https://model_signing/signature/v1.0"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from containers.store import Store
-    from flows.retention.report import Report
+    from flows.retention.report import SweepReport
 
 app = typer.Typer()
 
@@ -157,7 +157,7 @@ def _stop_and_remove(settings: Settings, say: Console, *, everything: bool, dry_
 
 def _sweep_store(
     settings: Settings, older: timedelta, keep_gb: float | None, *, shared: bool, dry_run: bool
-) -> Report | None:
+) -> SweepReport | None:
     """Sweep this folder's own store, or, if asked to, the one that other machines reach; None where there is none."""
     if settings.store.endpoint is not None:
         if not shared:
@@ -194,7 +194,7 @@ def _leftovers(settings: Settings, older: timedelta, *, dry_run: bool) -> list[t
     return rows
 
 
-def _show(swept: Report | None, rows: list[tuple[str, ...]], *, dry_run: bool) -> None:
+def _show(swept: SweepReport | None, rows: list[tuple[str, ...]], *, dry_run: bool) -> None:
     from flows.retention.report import HEADINGS
 
     if swept is not None and (table := swept.rows()):

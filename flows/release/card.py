@@ -20,7 +20,7 @@ from containers.digest import Digest
 from containers.errors import BadInput
 from containers.events import amount
 from containers.foreign_values import code, markdown, visible_line
-from containers.verdict import Decision, Score, Serving, Speed
+from containers.verdict import Decision, Score, Serving, SpeedComparison
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _LABEL: Final = (
@@ -110,7 +110,7 @@ class CardFacts(Frozen):
     scores: tuple[Score, ...] = ()
     commands: tuple[str, ...] = ()
     serving: tuple[Serving, ...] = ()
-    speed: Speed | None = None
+    speed: SpeedComparison | None = None
     podman_image: str
     kserve_image: str
 

@@ -81,7 +81,7 @@ def _performance(verdict: Verdict) -> Iterator[dict[str, Any]]:
 
 
 def _under_load(verdict: Verdict) -> Iterator[dict[str, Any]]:
-    """What a suite of speed measured (`containers.verdict.Speed`), by load: times in milliseconds under their names there."""
+    """What a suite of speed measured (`containers.verdict.SpeedComparison`), by load: times in milliseconds under their names there."""
     if verdict.speed is None:
         return
     speed, hardware = verdict.speed, _HARDWARE.fullmatch(verdict.speed.hardware)

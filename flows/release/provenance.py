@@ -19,7 +19,7 @@ from containers.labels import URI
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flows.release.shipment import Environment, Shipment
+    from flows.release.shipment import Shipment, StepEnvironment
 
 BUILD_TYPE: Final = f"{URI}quantize-and-ship/v1"
 BUILDER: Final = f"{URI}builder/v1"
@@ -96,7 +96,7 @@ def _dependencies(shipment: Shipment) -> Iterator[dict[str, Any]]:
             yield {"name": "inference server", "uri": f"pkg:pypi/{engine['name']}@{quote(engine['version'])}"}
 
 
-def _environment(one: Environment) -> dict[str, str]:
+def _environment(one: StepEnvironment) -> dict[str, str]:
     told = {"step": one.step.value, "launcher": one.launcher, "placement": one.placement, "image": one.image}
     return {name: value for name, value in told.items() if value}
 

@@ -43,7 +43,7 @@ _STEPS: Final[Mapping[str, tuple[Step, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Environment:
+class StepEnvironment:
     """What a step ran in: `launcher` started it, or `placement` names the deployment that did. `lock` is the digest of the
     hash lock that its environment was made from, `image` the image's name; either is empty where it is not known here.
     """
@@ -55,7 +55,7 @@ class Environment:
     lock: Digest | None = None
 
     @classmethod
-    def of(cls, step: Step, settings: Settings) -> Environment:
+    def of(cls, step: Step, settings: Settings) -> StepEnvironment:
         if placed := getattr(settings.placement, step.value):
             return cls(step, placement=placed)  # the worker's settings decide the rest
         template = BACKENDS[settings.launcher].images(settings)
@@ -77,7 +77,7 @@ class RunFacts:
     id: str = ""
     version: str = ""
     states: tuple[tuple[str, str], ...] = ()
-    environments: tuple[Environment, ...] = ()
+    environments: tuple[StepEnvironment, ...] = ()
 
     @classmethod
     def of(cls, run: str, steps: Iterable[StepSummary], request: ShipRequest, settings: Settings) -> RunFacts:
@@ -95,7 +95,7 @@ class RunFacts:
             id=run,
             version=_version(),
             states=tuple((step.name, step.state) for step in listed),
-            environments=tuple(Environment.of(step, settings) for step in ran),
+            environments=tuple(StepEnvironment.of(step, settings) for step in ran),
         )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Statement:
+class AttachedStatement:
     """A file, the digest of its referrer and that of the image; `run` is the run of this folder that attached it, if one did."""
 
     content: bytes
@@ -46,7 +46,7 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FoundReferrer:
     digest: Digest
     file: Descriptor
     sequence: int
@@ -61,7 +61,7 @@ def of_reference(
     name: str,
     chosen: str = "",
     before: tuple[str, str] | None = None,
-) -> Statement:
+) -> AttachedStatement:
     """A file attached to an image; `name` is what promotion calls its referrer, `chosen` the referrer's digest.
 
     `before` are the type and the title that an older version attached it under, which are looked for where there is no other.
@@ -80,12 +80,12 @@ def of_reference(
             )
         recorded = dict(_recorded(settings.home, subject, name))
         pick = _pick(found, recorded, wanted, reference, title)
-        return Statement(read_small(repository, pick.file), pick.digest, subject, recorded.get(pick.digest, ""))
+        return AttachedStatement(read_small(repository, pick.file), pick.digest, subject, recorded.get(pick.digest, ""))
 
 
-def _find(repository: Repository, subject: Digest, artifact_type: str, title: str) -> list[_Found]:
+def _find(repository: Repository, subject: Digest, artifact_type: str, title: str) -> list[_FoundReferrer]:
     return [
-        _Found(one.digest, layer, referrers.sequence(manifest))
+        _FoundReferrer(one.digest, layer, referrers.sequence(manifest))
         for one, manifest in referrers.manifests(repository, subject, artifact_type)
         for layer in manifest.layers
         if layer.annotations.get(referrers.TITLE) == title
@@ -93,8 +93,8 @@ def _find(repository: Repository, subject: Digest, artifact_type: str, title: st
 
 
 def _pick(
-    found: list[_Found], recorded: dict[Digest, str], wanted: Digest | None, reference: str, title: str
-) -> _Found:
+    found: list[_FoundReferrer], recorded: dict[Digest, str], wanted: Digest | None, reference: str, title: str
+) -> _FoundReferrer:
     if wanted is not None:
         for one in found:
             if one.digest == wanted:
@@ -118,7 +118,7 @@ def _pick(
     return found[0]
 
 
-def _choose(found: list[_Found]) -> str:
+def _choose(found: list[_FoundReferrer]) -> str:
     listed = sorted(found, key=lambda one: (one.sequence, one.digest))
     lines = [f"--attached {one.digest}  (number {one.sequence}, {one.file.size} bytes)" for one in listed[:20]]
     return "choose one that you know, by its digest:\n" + "\n".join(lines)

@@ -20,7 +20,7 @@ HEADINGS = ("", "kind", "age", "own", "shared", "why", "what")
 
 
 @dataclass(frozen=True)
-class Report:
+class SweepReport:
     """A sweep, and sentences about what a person should look at."""
 
     swept: Swept
@@ -79,7 +79,7 @@ class Report:
         }
 
 
-def sweep(store: Store, older: timedelta, *, keep_gb: float | None = None, dry_run: bool = False) -> Report:
+def sweep(store: Store, older: timedelta, *, keep_gb: float | None = None, dry_run: bool = False) -> SweepReport:
     """Remove what nothing needs. Raises BadInput and Temporary as `containers.store.sweep.Sweep` does."""
     keep = None if keep_gb is None else int(keep_gb * 1e9)
     swept = store.sweep(lambda: Roots(store), older=older, keep_bytes=keep, delete=not dry_run)
@@ -92,7 +92,7 @@ def sweep(store: Store, older: timedelta, *, keep_gb: float | None = None, dry_r
         notes.append(
             f"{amount(swept.after, 'B')} stay, which is more than --keep-gb: it is needed, in use, or too young"
         )
-    return Report(swept, tuple(notes), dry_run)
+    return SweepReport(swept, tuple(notes), dry_run)
 
 
 def _row(verb: str, kind: str, fates: Iterable[Fate]) -> tuple[str, ...]:

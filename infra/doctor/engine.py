@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, Error
+from infra.accelerators import gpus
 from infra.container_engine.inspection import inspect_engine
-from infra.doctor.gpu import gpus, wants_gpus
+from infra.doctor.gpu import wants_gpus
 from infra.doctor.line import Line, failed, ok, skipped, wrong
 
 if TYPE_CHECKING:

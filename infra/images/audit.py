@@ -29,7 +29,7 @@ _ECOSYSTEM: Final = "PyPI"
 _ANY: Final = f"upstream@sha256:{'0' * 64}"  # what upstream's image holds is not looked at, whichever it is
 
 
-class Finding(Frozen):
+class Vulnerability(Frozen):
     """One vulnerability of one locked package; `images` have it, `fixed` are the versions that do not."""
 
     id: str
@@ -41,7 +41,7 @@ class Finding(Frozen):
     images: tuple[str, ...]
 
 
-def audit(targets: Iterable[Target], osv: Path, root: Path = ROOT) -> list[Finding]:
+def audit(targets: Iterable[Target], osv: Path, root: Path = ROOT) -> list[Vulnerability]:
     """What the data say of the packages in the bills of materials of these images, by package. Raises BadInput for data that cannot be read, or where
     no record is about PyPI: an empty answer would mean nothing.
     """
@@ -50,14 +50,14 @@ def audit(targets: Iterable[Target], osv: Path, root: Path = ROOT) -> list[Findi
         for package in inputs_of(target, vllm=_ANY, root=root).components():
             if package.ecosystem == _ECOSYSTEM:
                 installed.setdefault((package.name, package.version), []).append(target.name)
-    found: dict[tuple[str, str, str], Finding] = {}
+    found: dict[tuple[str, str, str], Vulnerability] = {}
     about = 0
     for where, record in _records(osv):
         for affected in _affected(record, where):
             about += 1
             for (name, version), images in installed.items():
                 if name == affected.name and affected.holds(version):
-                    found[record["id"], name, version] = Finding(
+                    found[record["id"], name, version] = Vulnerability(
                         id=str(record["id"]),
                         aliases=tuple(map(str, record.get("aliases") or ())),
                         package=name,

@@ -16,7 +16,7 @@ from containers.evaluate import humaneval, humaneval_plus, sandbox
 from containers.evaluate.client import Client
 from containers.evaluate.confined.answer_code import extract_code as written_code
 from containers.evaluate.humaneval import Solution
-from containers.evaluate.sandbox import Limits, Outcome, Sandbox
+from containers.evaluate.sandbox import Outcome, Sandbox, SandboxLimits
 from containers.parameters import EvaluateOptions
 from tests.support.openai_server import Behaviour, openai_server
 
@@ -30,7 +30,7 @@ PROBLEMS = humaneval.problems()
 
 @pytest.fixture(scope="module")
 def box() -> Sandbox:
-    return Sandbox.find(Limits(wall=60.0))
+    return Sandbox.find(SandboxLimits(wall=60.0))
 
 
 def passed(box: Sandbox, written: dict[str, str]) -> set[str]:
@@ -59,7 +59,9 @@ def test_a_slow_answer_does_not_hold_up_the_next_problem(monkeypatch: pytest.Mon
             return Outcome(passed=False, detail="")
 
     found = asyncio.run(
-        humaneval.score(Box("", Limits()), PROBLEMS, {first: [Solution(code="slow")], second: [Solution(code="quick")]})
+        humaneval.score(
+            Box("", SandboxLimits()), PROBLEMS, {first: [Solution(code="slow")], second: [Solution(code="quick")]}
+        )
     )
     assert {name: [one.passed for one in outcomes] for name, outcomes in found.items()} == {
         first: [True],
@@ -205,7 +207,7 @@ ATTACKS = [(kind, name) for kind in ("bubblewrap", "container") for name in REAC
 @pytest.fixture(scope="module")
 def boxes() -> dict[str, Sandbox]:
     """Both sandboxes; the second one is what a step's container has, where the engine lets no namespace be made."""
-    limits = Limits(wall=4.0, cpu=2)
+    limits = SandboxLimits(wall=4.0, cpu=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "in_container", lambda: True)
         return {
@@ -324,7 +326,7 @@ def test_completions_are_asked_for_as_declared() -> None:
 
     async def ask(url: str) -> list[Solution]:
         async with Client(EvaluateOptions(endpoint=url, served_model_name="toy")) as client:
-            sampling = humaneval.Sampling(api="completions", max_tokens=64)
+            sampling = humaneval.CodeSampling(api="completions", max_tokens=64)
             return await humaneval.solutions(client, PROBLEMS["HumanEval/0"], sampling)
 
     with openai_server(behaviour) as url:
@@ -340,7 +342,7 @@ def test_samples_are_asked_for_without_a_seed() -> None:
             asked.append({"path": path, **body})
             return {"choices": [{"message": {"content": "x"}}] * given}
 
-    sampling, given = humaneval.Sampling(samples=50, temperature=0.2), 50
+    sampling, given = humaneval.CodeSampling(samples=50, temperature=0.2), 50
     assert len(asyncio.run(humaneval.solutions(Asked(), PROBLEMS["HumanEval/0"], sampling))) == 50  # type: ignore[arg-type]
     (one,) = asked
     assert (one["path"], one["n"], one["temperature"], one["top_p"]) == ("chat/completions", 50, 0.2, 0.95)

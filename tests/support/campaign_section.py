@@ -10,7 +10,7 @@ import numpy as np
 from containers.evaluate.answer_margins import smooth_differences
 from containers.evaluate.declaration import ScoreGate
 from containers.evaluate.gate import Pair, assess
-from containers.evaluate.looks import Look, Progress
+from containers.evaluate.looks import Look, LookProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -84,9 +84,9 @@ def _assessed(found: Sequence[Pair]) -> tuple[GateReport, Any]:
 def in_looks(found: Sequence[Pair]) -> tuple[Decision, int]:
     """The decision where half of the questions are asked first, and at which look it fell."""
     for number in range(1, len(LOOKS) + 1):
-        progress = Progress(LOOKS, number)
+        progress = LookProgress(LOOKS, number)
         asked = {
-            one.title: [key for part in range(1, number + 1) for key in _part(one, Progress(LOOKS, part))]
+            one.title: [key for part in range(1, number + 1) for key in _part(one, LookProgress(LOOKS, part))]
             for one in found
         }
         decision = assess([_some(one, asked[one.title]) for one in found], GATE, progress).decision
@@ -95,7 +95,7 @@ def in_looks(found: Sequence[Pair]) -> tuple[Decision, int]:
     return decision, number
 
 
-def _part(one: Pair, progress: Progress) -> list[str]:
+def _part(one: Pair, progress: LookProgress) -> list[str]:
     names = sorted(one.baseline)
     return [names[number] for number in progress.asked(one.title, len(names))]
 

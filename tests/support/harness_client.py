@@ -17,7 +17,7 @@ from containers.errors import Error
 from containers.evaluate.declaration import parse
 from containers.evaluate.harness.run import Harness
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
-from containers.evaluate.looks import Progress
+from containers.evaluate.looks import LookProgress
 from containers.events import Reporter
 from containers.parameters import EvaluateOptions
 from containers.settings import EvaluateSettings, StepSettings
@@ -40,7 +40,7 @@ def ran(scenario: dict[str, Any]) -> dict[str, Any]:
             tokenizer,
             declared.category,
             repeated=repeated,
-            progress=Progress.at(declared.looks, scenario.get("look", 0)),
+            progress=LookProgress.at(declared.looks, scenario.get("look", 0)),
         )
         try:
             found = harness.run(options, Reporter(io.StringIO()))

@@ -12,7 +12,7 @@ import numpy as np
 
 from containers.evaluate import gate, paired
 from containers.evaluate.answer_margins import smooth_differences
-from containers.evaluate.looks import AT_ONCE, Look, Progress
+from containers.evaluate.looks import AT_ONCE, Look, LookProgress
 from tests.support.gate_simulation import SCORE, with_margins
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run(
             drawn[key] = generated(rng, one.samples, max(differing, loss / 100), loss, most, lasting=share)
     decision: Decision = "inconclusive"
     for number, look in enumerate(looks or (once,), start=1):
-        progress = Progress(looks, number) if looks else AT_ONCE
+        progress = LookProgress(looks, number) if looks else AT_ONCE
         rows, answers = [], 0
         for one in declared.benchmarks:
             count = one.samples if one.at_once else int(np.ceil(one.samples * look.questions))
@@ -141,7 +141,7 @@ def _judged(
     drawn: _Choices | _Generated,
     count: int,
     times: int,
-    progress: Progress,
+    progress: LookProgress,
 ) -> Comparison:
     tests = len(declared.benchmarks) + 1
     passing, refusing = progress.levels(declared.gate.confidence, tests)
@@ -157,7 +157,7 @@ def _judged(
     return gate.decided(one.title, count, scores, (100 * low, 100 * high), declared.gate.margin, expected=expected)
 
 
-def _decided(declared: BenchmarkDeclaration, rows: Sequence[Comparison], progress: Progress) -> Decision:
+def _decided(declared: BenchmarkDeclaration, rows: Sequence[Comparison], progress: LookProgress) -> Decision:
     averaged = [at for at, one in enumerate(declared.benchmarks) if one.averaged]
     mean = gate.average(
         "Average",

@@ -10,7 +10,7 @@ from containers.parameters import PushedImage, QuantizeParameters, ResolvedSourc
 from containers.store import FileEntry, Manifest
 from containers.suites import SuiteFiles
 from containers.verdict import Score, Verdict
-from flows.release.shipment import Environment, RunFacts, Shipment
+from flows.release.shipment import RunFacts, Shipment, StepEnvironment
 from flows.ship_request import ShipRequest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -69,10 +69,10 @@ def shipment(**changes: Any) -> Shipment:
             version="0.3.0",
             states=(("download", "cached"), ("quantize", "done")),
             environments=(
-                Environment(Step.QUANTIZE, "process", lock=Digest("ef" * 32)),
-                Environment(Step.PUSH, "docker", image=f"reg.example.com/push@sha256:{'12' * 32}"),
-                Environment(Step.SERVE, "docker", image="carwright/serve-cpu:latest"),
-                Environment(Step.EVALUATE, placement="run-step/gpu"),
+                StepEnvironment(Step.QUANTIZE, "process", lock=Digest("ef" * 32)),
+                StepEnvironment(Step.PUSH, "docker", image=f"reg.example.com/push@sha256:{'12' * 32}"),
+                StepEnvironment(Step.SERVE, "docker", image="carwright/serve-cpu:latest"),
+                StepEnvironment(Step.EVALUATE, placement="run-step/gpu"),
             ),
         ),
     }  # fmt: skip

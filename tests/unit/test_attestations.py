@@ -21,11 +21,11 @@ from containers.errors import BadInput
 from containers.parameters import PushedImage, ResolvedSource
 from containers.store import FileEntry, Manifest
 from containers.suites import SuiteFiles
-from containers.verdict import Score, Speed, SpeedRow, Verdict
+from containers.verdict import Score, SpeedComparison, SpeedRow, Verdict
 from flows.release import attestations
 from flows.release.gate_result import decisions
 from flows.release.ml_bom import document, licences
-from flows.release.shipment import Environment, RunFacts, Shipment
+from flows.release.shipment import RunFacts, Shipment, StepEnvironment
 from flows.release.summary import StepSummary
 from infra.images.targets import ROOT
 from infra.settings import Settings
@@ -343,7 +343,7 @@ def test_the_objectives_of_a_suite_of_speed_are_tests() -> None:
         row.model_copy(update={"load": "saturation", "slo": "at most 1 of the baseline's", "decision": "refuse"}),
         row.model_copy(update={"measure": "tpot_p50"}),
     )
-    speed = Speed(hardware="", generator="vllm 1", prompt_tokens=1, output_tokens=2, rounds=3, rows=rows)
+    speed = SpeedComparison(hardware="", generator="vllm 1", prompt_tokens=1, output_tokens=2, rounds=3, rows=rows)
     verdict = Verdict(decision="refuse", subject=str(IMAGE), suite="own", speed=speed)
     said = told(in_toto.TEST_RESULT, shipment(verdict=verdict, decisions={}))["predicate"]
     assert (said["passedTests"], said["failedTests"]) == (["4/s: ttft_p50"], ["saturation: ttft_p50"])
@@ -375,11 +375,11 @@ def test_a_step_is_told_where_it_ran() -> None:
     ran = [one.step for one in RunFacts.of("r", resumed, shipment().request, here).environments]
     assert ran == [Step.SERVE, Step.EVALUATE]  # of second looks, too
     own = here.model_copy(update={"serve": here.serve.model_copy(update={"python": "/opt/vllm/bin/python"})})
-    assert Environment.of(Step.SERVE, own) == Environment(Step.SERVE, "process")
+    assert StepEnvironment.of(Step.SERVE, own) == StepEnvironment(Step.SERVE, "process")
     there = Settings.model_validate({"placement": {"quantize": "run-step/gpu"}})
-    assert Environment.of(Step.QUANTIZE, there) == Environment(Step.QUANTIZE, placement="run-step/gpu")
+    assert StepEnvironment.of(Step.QUANTIZE, there) == StepEnvironment(Step.QUANTIZE, placement="run-step/gpu")
     boxed = Settings.model_validate({"launcher": "docker", "docker": {"image": "reg.example.com/{target}:1"}})
-    assert Environment.of(Step.DOWNLOAD, boxed) == Environment(
+    assert StepEnvironment.of(Step.DOWNLOAD, boxed) == StepEnvironment(
         Step.DOWNLOAD, "docker", image="reg.example.com/download:1"
     )
 

@@ -153,13 +153,13 @@ GPUS = Settings(resources=ResourcesSettings(serve=Resources(gpus=1)))
 @_LINE(
     ("said", "settings", "state", "words"),
     [
-        ("NVIDIA H100 80GB HBM3, 580.95.05, 9.0, 81559", GPUS, "ok", "NVIDIA H100 80GB HBM3 (80 GiB, compute capability 9.0)"),
-        ("NVIDIA H100 80GB HBM3, 535.183.01, 9.0, 81559", GPUS, "problem", "driver 580 or later"),
-        ("NVIDIA H100 80GB HBM3, 535.183.01, 9.0, 81559", Settings(), "warning", "driver 580 or later"),
-        ("Tesla V100-SXM2-16GB, 580.95.05, 7.0, 16384", GPUS, "problem", "Tesla V100-SXM2-16GB is too old"),
-        ("NVIDIA A100, 580.95.05, 8.0, 40960", GPUS, "warning", "no FP8 arithmetic"),
-        ("NVIDIA H100, 580.95.05, 9.0, 81559\nTesla T4, 580.95.05, 7.5, 15360", GPUS, "warning", "Tesla T4 has no FP8"),
-        ("something else", GPUS, "problem", "nvidia-smi does not work"),
+        ("0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 81559, 580.95.05, 9.0", GPUS, "ok", "NVIDIA H100 80GB HBM3 (80 GiB, compute capability 9.0)"),
+        ("0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 81559, 535.183.01, 9.0", GPUS, "problem", "driver 580 or later"),
+        ("0, GPU-1, NVIDIA H100 80GB HBM3, 81559, 81559, 535.183.01, 9.0", Settings(), "warning", "driver 580 or later"),
+        ("0, GPU-1, Tesla V100-SXM2-16GB, 16384, 16384, 580.95.05, 7.0", GPUS, "problem", "Tesla V100-SXM2-16GB is too old"),
+        ("0, GPU-1, NVIDIA A100, 40960, 40960, 580.95.05, 8.0", GPUS, "warning", "no FP8 arithmetic"),
+        ("0, GPU-1, NVIDIA H100, 81559, 81559, 580.95.05, 9.0\n0, GPU-1, Tesla T4, 15360, 15360, 580.95.05, 7.5", GPUS, "warning", "Tesla T4 has no FP8"),
+        ("something else", GPUS, "problem", "there is none here"),
     ],
     ids=["good", "old driver", "old driver, not used", "old GPU", "without FP8", "two", "nonsense"],
 )  # fmt: skip
@@ -178,9 +178,23 @@ def test_a_driver_that_does_not_answer(programs: Path) -> None:
 
 def test_a_driver_too_old_to_be_asked_is_to_be_renewed(programs: Path) -> None:
     """Before 510 it does not know the compute capability, and refuses the question."""
-    program(programs, "nvidia-smi", "echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2")
+    refused = "echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2"
+    answer = "echo '0, GPU-1, NVIDIA A100, 40960, 40000, 470.82.01'"
+    program(programs, "nvidia-smi", f'case "$*" in *compute_cap*) {refused};; *) {answer};; esac')
     line = gpu.gpu(GPUS)
     assert (line.state, line.remedy) == ("problem", "install driver 580 or later")
+
+
+def test_a_gpu_that_is_hidden_is_not_examined(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy for a card that is too old works."""
+    old, new = (
+        "0, GPU-1, Tesla V100, 16384, 16000, 580.95.05, 7.0",
+        "1, GPU-2, NVIDIA H100, 81559, 81000, 580.95.05, 9.0",
+    )
+    program(programs, "nvidia-smi", f"cat <<'END'\n{old}\n{new}\nEND")
+    assert "CUDA_VISIBLE_DEVICES" in gpu.gpu(GPUS).remedy
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu.gpu(GPUS).state == "ok"
 
 
 def test_no_gpu(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +292,7 @@ def test_a_rootless_engine() -> None:
     ],
 )
 def test_gpus_in_containers(programs: Path, info: dict[str, Any], state: str, words: str) -> None:
-    program(programs, "nvidia-smi", "echo 'NVIDIA H100, 580.95.05, 9.0, 81559'")
+    program(programs, "nvidia-smi", "echo '0, GPU-1, NVIDIA H100, 81559, 81559, 580.95.05, 9.0'")
     with answering(said_by_engine("1.45", **info)) as served:
         settings = docker_at(served.url.replace("http", "tcp"))
         line = engine.engine_gpu(settings.model_copy(update={"resources": GPUS.resources}))

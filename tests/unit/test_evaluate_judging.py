@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from containers.evaluate.confined import plain_data
-from containers.evaluate.sandbox import Limits, Sandbox
+from containers.evaluate.sandbox import Sandbox, SandboxLimits
 
-BOX = Sandbox("", Limits(wall=20.0, cpu=1, answer=1 << 20))
+BOX = Sandbox("", SandboxLimits(wall=20.0, cpu=1, answer=1 << 20))
 TEST = """
 def check(candidate):
     assert candidate([1, 2, 3]) == [3, 2, 1], "numbers"

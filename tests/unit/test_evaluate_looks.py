@@ -18,7 +18,7 @@ from containers.evaluate import kinds, look_parts, samples
 from containers.evaluate.declaration import ScoreGate
 from containers.evaluate.gate import Pair, assess
 from containers.evaluate.kinds.benchmarks import BenchmarkDeclaration
-from containers.evaluate.looks import AT_ONCE, Look, Progress, boundaries, check_looks
+from containers.evaluate.looks import AT_ONCE, Look, LookProgress, boundaries, check_looks
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.suite import Sizes
 from containers.suites import SHIPPED
@@ -51,7 +51,7 @@ def test_one_look_is_what_it_was_without_looks() -> None:
 
 
 def test_the_levels_of_looks_fall_to_little_more_than_those_of_one() -> None:
-    levels = [Progress(LOOKS, number).levels(0.95, 8) for number in range(1, 5)]
+    levels = [LookProgress(LOOKS, number).levels(0.95, 8) for number in range(1, 5)]
     for side, at_once in zip(zip(*levels, strict=True), AT_ONCE.levels(0.95, 8), strict=True):
         assert sorted(side, reverse=True) == list(side)
         assert side[-1] > at_once
@@ -76,19 +76,19 @@ def test_looks_that_make_no_sense_are_told(looks: tuple[Look, ...], said: str) -
 
 
 def test_each_question_is_asked_in_one_look_and_each_seed_too() -> None:
-    parts = [Progress(LOOKS, number).asked("gsm8k", 1319) for number in (1, 2, 3)]
+    parts = [LookProgress(LOOKS, number).asked("gsm8k", 1319) for number in (1, 2, 3)]
     assert [len(part) for part in parts] == [660, 659, 1319]
     assert sorted(parts[0] + parts[1]) == parts[2] == list(range(1319))
     assert parts[0] == sorted(parts[0])
     assert 250 < sum(number < 660 for number in parts[0]) < 410  # about half of each half: no prefix
-    assert Progress(LOOKS, 1).asked("gsm8k", 1319) == parts[0]
-    assert [Progress(LOOKS, number).seeds(SEEDS) for number in (1, 2, 3, 4)] == [
+    assert LookProgress(LOOKS, 1).asked("gsm8k", 1319) == parts[0]
+    assert [LookProgress(LOOKS, number).seeds(SEEDS) for number in (1, 2, 3, 4)] == [
         SEEDS[:1],
         SEEDS[:1],
         SEEDS[1:4],
         SEEDS[4:8],
     ]
-    assert Progress(LOOKS, 4).seeds(SEEDS[:3]) == Progress(LOOKS, 3).seeds(()) == ()
+    assert LookProgress(LOOKS, 4).seeds(SEEDS[:3]) == LookProgress(LOOKS, 3).seeds(()) == ()
     assert AT_ONCE.seeds(SEEDS) == SEEDS
     assert AT_ONCE.asked("gsm8k", 3) == [0, 1, 2]
 
@@ -104,14 +104,14 @@ def test_an_early_look_does_not_pass_what_seems_to_lose_too_much() -> None:
     """15 of 400 lost, 5 won: 2.5 points, which says little of 400 questions. At the last look the average decides."""
     pairs = [pair("large", 20_000, 100, 100), pair("other", 20_000, 100, 100), pair("small", 400, 15, 5)]
     gate = ScoreGate(margin_average=2.0)
-    early = assess(pairs, gate, Progress(LOOKS, 2))
+    early = assess(pairs, gate, LookProgress(LOOKS, 2))
     assert early.decision == "inconclusive"
     assert any(reason.startswith("small:") and "not decided" in reason for reason in early.reasons)
-    assert assess(pairs, gate, Progress(LOOKS, 4)).decision == "pass"
+    assert assess(pairs, gate, LookProgress(LOOKS, 4)).decision == "pass"
     assert assess(pairs, gate).decision == "pass"
     clear = [*pairs[:2], pair("small", 400, 5, 5)]
-    assert assess(clear, gate, Progress(LOOKS, 2)).decision == "pass"
-    assert assess([*pairs[:2], pair("small", 400, 60, 5)], gate, Progress(LOOKS, 1)).decision == "refuse"
+    assert assess(clear, gate, LookProgress(LOOKS, 2)).decision == "pass"
+    assert assess([*pairs[:2], pair("small", 400, 60, 5)], gate, LookProgress(LOOKS, 1)).decision == "refuse"
 
 
 def declared(tmp_path: Path, looks: str = "[{questions: 0.5}, {}, {answers: 3}]") -> suites.SuiteFiles:
@@ -184,7 +184,7 @@ def test_the_verdict_says_at_which_look_it_was_decided(tmp_path: Path) -> None:
     def answers(look: int, flips: float) -> dict[str, dict[str, float]]:
         found = {}
         for key in ("sums", "choices"):
-            asked = Progress(BenchmarkDeclaration.model_validate(_yaml(files)).looks, look).asked(key, 400)
+            asked = LookProgress(BenchmarkDeclaration.model_validate(_yaml(files)).looks, look).asked(key, 400)
             found[key] = {str(number): float((number % 3 > 0) != (rng.random() < flips)) for number in asked}
         return found
 
@@ -222,9 +222,9 @@ def test_a_look_is_part_of_a_measurements_name_and_none_is_not(tmp_path: Path) -
     assert files.first_look == 1
     assert suites.read("smoke").first_look == 0
     with pytest.raises(BadInput, match="the request is for look 0, and the suite has 4"):
-        Progress.at(LOOKS, 0)
+        LookProgress.at(LOOKS, 0)
     with pytest.raises(BadInput, match="the request is for look 5, and the suite has 4"):
-        Progress.at(LOOKS, 5)
+        LookProgress.at(LOOKS, 5)
 
 
 def test_a_wrong_declaration_is_told_when_the_suite_is_read(tmp_path: Path) -> None:
@@ -257,12 +257,12 @@ def test_a_measurement_of_the_suite_before_it_had_looks_is_one_of_another_versio
 
 
 def test_a_benchmark_may_be_measured_whole_in_the_first_look() -> None:
-    first, second = (Progress(LOOKS, number).of(at_once=True) for number in (1, 2))
+    first, second = (LookProgress(LOOKS, number).of(at_once=True) for number in (1, 2))
     assert first is not None
     assert first.seeds(SEEDS) == SEEDS
     assert first.asked("aime25", 30) == list(range(30))
     assert second is None
-    assert Progress(LOOKS, 2).of(at_once=False) == Progress(LOOKS, 2)
+    assert LookProgress(LOOKS, 2).of(at_once=False) == LookProgress(LOOKS, 2)
     assert AT_ONCE.of(at_once=True) is AT_ONCE
 
 
@@ -277,7 +277,7 @@ def test_a_benchmark_may_be_measured_whole_in_the_first_look() -> None:
     ],
 )
 def test_the_values_of_the_documentation_are_those_of_the_code(title: str, looks: tuple[Look, ...]) -> None:
-    levels = [Progress(looks, number).levels(0.95, 8) for number in range(1, len(looks) + 1)] or [
+    levels = [LookProgress(looks, number).levels(0.95, 8) for number in range(1, len(looks) + 1)] or [
         AT_ONCE.levels(0.95, 8)
     ]
     cells = (", ".join(f"{NormalDist().inv_cdf(one):.2f}" for one in side) for side in zip(*levels, strict=True))

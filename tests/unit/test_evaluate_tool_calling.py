@@ -15,7 +15,7 @@ from containers.errors import BadInput
 from containers.evaluate import kinds
 from containers.evaluate.kinds.tool_calling import ToolCallingSuite, wrong
 from containers.evaluate.suite import Sizes
-from containers.evaluate.tool_calling.asking import Sampling, called, request, written
+from containers.evaluate.tool_calling.asking import CallSampling, called, request, written
 from containers.evaluate.tool_calling.checker import Call, fault
 from containers.evaluate.tool_calling.questions import Question, read_questions
 from containers.events import Reporter
@@ -131,7 +131,7 @@ def test_a_parameter_that_the_answer_needs_may_not_be_left_out() -> None:
 
 
 def test_functions_go_into_tools_as_json_schema() -> None:
-    body = request(question(), Sampling(max_tokens=9))
+    body = request(question(), CallSampling(max_tokens=9))
     (tool,) = body["tools"]
     assert (tool["type"], tool["function"]["name"]) == ("function", "weather_get")
     assert tool["function"]["parameters"] == {
@@ -149,7 +149,7 @@ def test_functions_go_into_tools_as_json_schema() -> None:
 
 def test_prompted_the_functions_stand_in_the_system_prompt_after_an_example() -> None:
     example = {"question": "Hello?", "calls": [{"function": "f", "parameters": {"a": 1}}]}
-    sampling = Sampling.model_validate({"calls": "prompted", "example": example})
+    sampling = CallSampling.model_validate({"calls": "prompted", "example": example})
     system, asked, answered, last = request(question(), sampling)["messages"]
     assert '"name": "weather.get"' in system["content"]
     assert system["content"].startswith("You are an expert in composing functions.")

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from containers.errors import BadInput
-from containers.foreign_json import CONFIGURATION, DOCUMENT, LISTING, TENSORS, Limits, parse_json, parse_object
+from containers.foreign_json import CONFIGURATION, DOCUMENT, LISTING, TENSORS, JsonLimits, parse_json, parse_object
 from containers.oci.types import MANIFEST, ImageConfig, ImageManifest, Index, parse_manifest, parse_tags
 
-_SMALL = Limits(size=1 << 20, values=1000)
+_SMALL = JsonLimits(size=1 << 20, values=1000)
 _DIGEST = "sha256:" + "0" * 64
 _BLOB = {"mediaType": "t", "digest": _DIGEST, "size": 1}
 
@@ -88,7 +88,7 @@ def test_an_attack_is_bad_input(attack: str) -> None:
 @pytest.mark.parametrize(
     "limits", [TENSORS, CONFIGURATION, DOCUMENT, LISTING], ids=["tensors", "config", "oci", "list"]
 )
-def test_every_limit_is_below_what_hurts(limits: Limits) -> None:
+def test_every_limit_is_below_what_hurts(limits: JsonLimits) -> None:
     """One value over each: refused before it is parsed."""
     with pytest.raises(BadInput, match="values"):
         parse_json(b"[" + b"0," * limits.values + b"0]", "x", limits)

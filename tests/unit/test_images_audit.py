@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from containers.errors import BadInput
 from flows.cli.main import app
-from infra.images.audit import Finding, audit
+from infra.images.audit import Vulnerability, audit
 from infra.images.targets import Target
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Images:
     targets: list[Target]
     root: Path
 
-    def audit(self, osv: Path) -> list[Finding]:
+    def audit(self, osv: Path) -> list[Vulnerability]:
         return audit(self.targets, osv, self.root)
 
 

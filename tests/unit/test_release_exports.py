@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import parse_eval_result_entries
 
 from containers.errors import BadInput
-from containers.verdict import Load, Score, Serving, Speed, SpeedRow, Verdict
+from containers.verdict import Load, Score, Serving, SpeedComparison, SpeedRow, Verdict
 from flows.release.exports import export, export_folder
 from tests.support.kubeflow_catalog import LoadedModel, load
 
@@ -184,7 +184,7 @@ def test_the_catalog_takes_what_a_suite_of_speed_measured(tmp_path: Path) -> Non
         )
     )
     where = "2 x NVIDIA H100 80GB HBM3 (machine 59957533)"
-    speed = Speed(
+    speed = SpeedComparison(
         hardware=where, generator="vllm bench serve", prompt_tokens=512, output_tokens=128, rounds=3, rows=rows
     )
     model = written(tmp_path, VERDICT.model_copy(update={"scores": (), "speed": speed}))

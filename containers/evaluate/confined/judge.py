@@ -25,7 +25,7 @@ class Failed(BaseException):
     """The program did not answer, or not with data. No exception that a test could mean to catch."""
 
 
-class Candidate:
+class AnswerProcess:
     """The process with the model's code, at the two descriptors `questions` and `answers`."""
 
     def __init__(self, questions: int, answers: int, most: int, wall: float) -> None:
@@ -73,7 +73,7 @@ class Candidate:
         return line
 
 
-def verdict(order: dict[str, str], candidate: Candidate) -> dict[str, Any]:
+def verdict(order: dict[str, str], candidate: AnswerProcess) -> dict[str, Any]:
     """`passed`, and in `detail` why not."""
     sys.stdout = sys.stderr = io.StringIO()  # what a test prints is no verdict
     try:

@@ -54,7 +54,7 @@ def main() -> NoReturn:
     os.close(questions[0])
     os.close(answers[1])
     system_calls.allow_only(child)
-    candidate = judge.Candidate(questions[1], answers[0], limits["answer"], limits["wall"])
+    candidate = judge.AnswerProcess(questions[1], answers[0], limits["answer"], limits["wall"])
     verdict = judge.verdict(json.loads(os.fdopen(0, "rb").read()), candidate)
     with contextlib.suppress(OSError):
         os.kill(child, signal.SIGKILL)

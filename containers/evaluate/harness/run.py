@@ -22,7 +22,7 @@ from containers.evaluate import tokenizer
 from containers.evaluate.harness import data, questions, task_files
 from containers.evaluate.harness.benchmark import command
 from containers.evaluate.harness.confined_tokenizer import confined_tokenizer
-from containers.evaluate.looks import AT_ONCE, Progress
+from containers.evaluate.looks import AT_ONCE, LookProgress
 from containers.evaluate.measurement import RequestCounts
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Harness:
     tokenizer: Path | None = None
     category: str = ""
     repeated: int = 0
-    progress: Progress = AT_ONCE
+    progress: LookProgress = AT_ONCE
 
     def run(self, options: EvaluateOptions, report: Reporter) -> Ran:
         """Run every benchmark.
@@ -255,7 +255,7 @@ def run_benchmarks(  # noqa: PLR0917 - a suite, what it declares, and where thin
     context: Context,
     category: str = "",
     repeated: int = 0,
-    progress: Progress = AT_ONCE,
+    progress: LookProgress = AT_ONCE,
 ) -> Ran:
     """Run them at the endpoint, with the tokenizer of what is measured; raises as `Harness.run` does."""
     folder = tokenizer.materialize(options, store, context.settings, context.scratch / "tokenizer")

@@ -15,7 +15,7 @@ from containers.evaluate.declaration import ScoredDeclaration, parse
 from containers.evaluate.harness.benchmark import Benchmark, check_benchmarks
 from containers.evaluate.harness.run import Harness, run_benchmarks
 from containers.evaluate.kinds.scored import judge_samples
-from containers.evaluate.looks import Look, Progress, check_looks
+from containers.evaluate.looks import Look, LookProgress, check_looks
 from containers.evaluate.samples import Samples
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class BenchmarkSuite:
     def measure(
         self, parameters: EvaluateParameters, options: EvaluateOptions, store: Store, context: Context
     ) -> dict[str, bytes]:
-        progress = Progress.at(self.declared.looks, parameters.look)
+        progress = LookProgress.at(self.declared.looks, parameters.look)
         key = authorization(context.settings.evaluate, options.endpoint)
         length = asyncio.run(_served(options, self.declared.serving.max_model_len, key))
         ran = run_benchmarks(

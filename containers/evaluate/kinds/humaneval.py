@@ -35,7 +35,7 @@ _REPEATED = 16  # problems, a tenth of them
 class HumanEvalDeclaration(ScoredDeclaration):
     """With `plus` the same answers are also run on HumanEval+'s inputs."""
 
-    humaneval: humaneval.Sampling
+    humaneval: humaneval.CodeSampling
     plus: bool = False
 
 

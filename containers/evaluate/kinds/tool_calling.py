@@ -18,7 +18,7 @@ from containers.evaluate.kinds.scored import judge_samples
 from containers.evaluate.measure import gather
 from containers.evaluate.measurement import RequestCounts, Scored
 from containers.evaluate.samples import Samples
-from containers.evaluate.tool_calling.asking import Sampling, ask
+from containers.evaluate.tool_calling.asking import CallSampling, ask
 from containers.evaluate.tool_calling.checker import fault
 from containers.evaluate.tool_calling.questions import read_questions
 
@@ -62,7 +62,7 @@ class Category(Frozen):
         return self
 
 
-class ToolCalling(Sampling):
+class ToolCalling(CallSampling):
     """How the questions are asked, and which."""
 
     categories: Annotated[tuple[Category, ...], Field(min_length=1)]
@@ -80,7 +80,7 @@ class ToolCallingDeclaration(ScoredDeclaration):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _CategoryResult:
     """What became of a category: the score of each question, why some are wrong, and how often the server differed from itself."""
 
     scores: dict[str, float]
@@ -118,7 +118,7 @@ class ToolCallingSuite:
     async def _measured(self, parameters: EvaluateParameters, options: EvaluateOptions, context: Context) -> Samples:
         questions = self.questions()
         key = authorization(context.settings.evaluate, options.endpoint)
-        found: dict[str, _Found] = {}
+        found: dict[str, _CategoryResult] = {}
         async with Client(options, headers=key) as client:
             length = await sanity.served(client, self.declared.serving.max_model_len)
             total = sum(len(one) + _repeated(one) for one in questions.values())
@@ -139,7 +139,7 @@ class ToolCallingSuite:
 
     async def _asked(
         self, client: Client, category: Category, questions: Sequence[Question], progress: Progress
-    ) -> _Found:
+    ) -> _CategoryResult:
         """All questions of a category, and then the first of them once more."""
 
         async def one(question: Question) -> tuple[str, bool]:
@@ -151,7 +151,7 @@ class ToolCallingSuite:
         faults = [why for why, _ in answered]
         some = questions[: _repeated(questions)]
         again = [why for why, _ in await gather([one(question) for question in some])]
-        return _Found(
+        return _CategoryResult(
             scores={question.id: float(not why) for question, why in zip(questions, faults, strict=True)},
             faults=Counter(filter(None, faults)),
             cut=sum(cut for _, cut in answered),
@@ -186,7 +186,7 @@ def wrong(expected: str, question: Question, calls: tuple[Call, ...] | None) -> 
     return "" if expected == "some" else fault(question, calls)
 
 
-def _told(category: Category, found: _Found) -> str:
+def _told(category: Category, found: _CategoryResult) -> str:
     right = sum(found.scores.values())
     reasons = ", ".join(f"{count} {why}" for why, count in found.faults.most_common())
     return f"{category.title}: {right:.0f} of {len(found.scores)} right" + (f" ({reasons})" if reasons else "")

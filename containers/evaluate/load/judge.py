@@ -17,7 +17,7 @@ from containers.errors import BadInput
 from containers.evaluate.load.measurement import SpeedMeasurement
 from containers.evaluate.load.measures import MEASURES, shown, title
 from containers.evaluate.suite import Sizes
-from containers.verdict import Decision, Speed, SpeedRow, Verdict, decide_by_limit
+from containers.verdict import Decision, SpeedComparison, SpeedRow, Verdict, decide_by_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def judge(
             reasons=(*sentences, *_reasons(decided, candidate, declared)),
             server=candidate.server,
             baseline_server=baseline.server,
-            speed=Speed(
+            speed=SpeedComparison(
                 hardware=candidate.hardware,
                 generator=candidate.generator,
                 prompt_tokens=candidate.prompt_tokens,

@@ -58,9 +58,9 @@ def _latency(report: SpeedReport, kind: str, words: str) -> str:
     return plots.lines(rows, places, title=f"{words} against load", axis="requests a second", unit="ms")
 
 
-def _line(name: str, colour: str, one: SpeedMeasurement, measure: str) -> plots.Line:
+def _line(name: str, colour: str, one: SpeedMeasurement, measure: str) -> plots.Curve:
     values = [[max(round_[measure], _SMALLEST) for round_ in load.rounds] for load in one.loads]
-    return plots.Line(
+    return plots.Curve(
         name,
         [statistics.median(found) for found in values],
         [min(found) for found in values],

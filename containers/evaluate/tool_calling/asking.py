@@ -22,7 +22,7 @@ from containers.evaluate import replies
 from containers.evaluate.client import Rejected
 from containers.evaluate.tool_calling.checker import Call
 from containers.evaluate.tool_calling.questions import NESTED, TYPES
-from containers.foreign_json import Limits, parse_json
+from containers.foreign_json import JsonLimits, parse_json
 from containers.foreign_text import one_line
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from containers.evaluate.client import Client
     from containers.evaluate.tool_calling.questions import Function, Question
 
-_ANSWER: Final = Limits(size=1 << 18, values=1 << 14, depth=32)
+_ANSWER: Final = JsonLimits(size=1 << 18, values=1 << 14, depth=32)
 _LIST: Final = re.compile(r"\[\s*\{")  # where a list of calls begins
 _SYSTEM: Final = """You are an expert in composing functions.\
 You are given a question and a set of possible functions. Based on the question, you will need to make one or more \
@@ -70,7 +70,7 @@ class Example(Frozen):
         ]
 
 
-class Sampling(Frozen):
+class CallSampling(Frozen):
     """How questions are asked: `max_tokens` is the longest answer, which is greedy."""
 
     calls: Literal["native", "prompted"] = "native"
@@ -84,7 +84,7 @@ class Sampling(Frozen):
         return self
 
 
-def request(question: Question, sampling: Sampling) -> dict[str, Any]:
+def request(question: Question, sampling: CallSampling) -> dict[str, Any]:
     """The body of a request for one greedy answer, without the model's name."""
     messages = [one.model_dump() for one in question.messages]
     # No seed: vLLM 0.32 on a CPU ends when a seeded prompt is read in pieces.
@@ -100,7 +100,7 @@ def request(question: Question, sampling: Sampling) -> dict[str, Any]:
     return body
 
 
-async def ask(client: Client, question: Question, sampling: Sampling) -> tuple[tuple[Call, ...] | None, bool]:
+async def ask(client: Client, question: Question, sampling: CallSampling) -> tuple[tuple[Call, ...] | None, bool]:
     """The calls of the model's answer, None where there is nothing that could be read as calls, and whether it was cut at the token limit.
 
     Raises BadInput for a server that takes no `tools`.

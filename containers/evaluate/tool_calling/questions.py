@@ -8,13 +8,14 @@ parameter may be left out. Format: https://github.com/ShishirPatil/gorilla, berk
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, ValidationError
 
 from containers.contract import Frozen
 from containers.errors import BadInput, faults
-from containers.foreign_json import Limits, parse_object
+from containers.evaluate.declaration import ChatMessage
+from containers.foreign_json import JsonLimits, parse_object
 
 if TYPE_CHECKING:
     from containers.suites import SuiteFiles
@@ -31,15 +32,10 @@ TYPES: Final = {
     "any": "string",
 }
 NESTED: Final = ("array", "tuple")  # whose `items` have a type, too
-_LINE: Final = Limits(size=1 << 20, values=1 << 16)
+_LINE: Final = JsonLimits(size=1 << 20, values=1 << 16)
 
 
-class Message(Frozen):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class Parameters(Frozen):
+class FunctionParameters(Frozen):
     """`properties` by name, each a JSON schema; of those only what decides is read."""
 
     model_config = Frozen.model_config | {"extra": "ignore"}
@@ -55,7 +51,7 @@ class Function(Frozen):
 
     name: str = Field(min_length=1)
     description: str = ""
-    parameters: Parameters
+    parameters: FunctionParameters
     declared: dict[str, Any]
 
     @property
@@ -68,7 +64,7 @@ class Question(Frozen):
     """`answers` are the right calls, each a function's name with the values that its parameters may have."""
 
     id: str
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: tuple[ChatMessage, ...] = Field(min_length=1)
     functions: tuple[Function, ...] = Field(min_length=1)
     answers: tuple[tuple[str, dict[str, list[Any]]], ...] = ()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweptContainer:
     """One container and what becomes of it; `why` is for people."""
 
     name: str
@@ -40,7 +40,7 @@ class Swept:
     why: str
 
 
-def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | None = None) -> list[Swept]:
+def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | None = None) -> list[SweptContainer]:
     """Look at every container of the project and remove, unless `dry_run`, what nobody waits for.
 
     `goes_on` says whether a flow run (by its id) has not ended, None when that cannot be found out; by default the
@@ -66,9 +66,9 @@ def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | N
     return found
 
 
-def _swept(container: Container, wanted: bool, why: str) -> Swept:  # noqa: FBT001
+def _swept(container: Container, wanted: bool, why: str) -> SweptContainer:  # noqa: FBT001
     labels = container.labels
-    return Swept(container.name, labels.get("run", ""), labels.get("step", ""), removed=not wanted, why=why)
+    return SweptContainer(container.name, labels.get("run", ""), labels.get("step", ""), removed=not wanted, why=why)
 
 
 def _judge(engine: ContainerEngine, container: Container, ask: Asked) -> tuple[bool, str]:
