@@ -13,6 +13,9 @@ from containers.foreign_json import TENSORS, parse_object
 if TYPE_CHECKING:
     from containers.digest import Digest
 
+CONFIG: Final = "config.json"  # every checkpoint in the format of transformers has it
+SHARD_SUFFIX: Final = ".safetensors"
+INDEX_SUFFIX: Final = ".safetensors.index.json"
 PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 # The spellings that are in use: LICENSE.txt, LICENCE, THIRD_PARTY_NOTICES, Notice, USE_POLICY.md, Acceptable-Use-Policy.

@@ -7,6 +7,7 @@ or `error`) and `time` (RFC 3339, UTC).
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -42,6 +43,11 @@ class Event(BaseModel):
     done: float = 0
     total: float = 0
     unit: str = ""
+
+    @property
+    def severity(self) -> int:
+        """The level as a number of the module `logging`."""
+        return logging.getLevelNamesMapping()[self.level.upper()]
 
     @classmethod
     def parse(cls, line: str) -> Event:

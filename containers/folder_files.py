@@ -94,7 +94,7 @@ class SourceFolder:
 
     def _check(self, path: str, mode: int, target: Path) -> None:
         if not any(target.is_relative_to(allowed) for allowed in self._allowed):
-            where = shown(str(target)) if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "something that is no file"
+            where = shown(str(target)) if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "something that is not a file"
             raise BadInput(
                 f"{shown(path)} is a link that leads out of {self.root}, to {where}",
                 remedy="replace the link with a copy of the file (`cp -rL` copies a whole folder so); only links within the "
@@ -108,7 +108,7 @@ class SourceFolder:
     def _unreadable(self, path: str, error: OSError) -> BadInput:
         return BadInput(
             f"cannot read {self.root / shown(path)}: {error.strerror}",
-            remedy="a link must lead to a file that is there, and the file must be readable",
+            remedy="a link must lead to a file that exists, and the file must be readable",
         )
 
 

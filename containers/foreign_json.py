@@ -26,6 +26,9 @@ _DIGITS: Final = 100  # of a whole number; transformers itself writes 10**30 as 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+INT64_MAX: Final = 2**63 - 1  # no size, offset or side of a tensor is larger
+
+
 @dataclass(frozen=True)
 class JsonLimits:
     """`size` in bytes, `values` in objects, arrays and what they hold, `depth` in objects and arrays inside each other.

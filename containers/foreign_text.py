@@ -1,6 +1,6 @@
 r"""Makes text that others wrote fit to be shown: names, server errors, reports, and URLs that hold a secret.
 
-A terminal obeys escape sequences (ECMA-48) and the controls of C1, and shows text behind a bidirectional override in another
+A terminal obeys escape sequences (ECMA-48) and the controls of C1, and shows text after a bidirectional override in another
 order (Unicode Standard Annex 9; "Trojan Source", CVE-2021-42574). A log takes whatever follows a line break for an entry of
 its own. So no such character leaves Carwright as itself: it is shown as its escape, `\x1b` or `\u202e`.
 
@@ -13,8 +13,8 @@ import re
 import unicodedata
 from typing import Final
 
-_MASK: Final = "***"
-# Userinfo of a URL (RFC 3986, 3.2.1). Behind the scheme nothing but the userinfo can hold an @ before the first slash.
+MASK: Final = "***"
+# Userinfo of a URL (RFC 3986, 3.2.1). After the scheme nothing but the userinfo can hold an @ before the first slash.
 _USERINFO: Final = re.compile(r"(ssh)?://[^\s/?#'\"<>@]*(?:@[^\s/?#'\"<>@]*)*@(?=[^\s@])")
 _HEADER: Final = re.compile(r"(?i)\b(basic|bearer) +[a-z0-9+/=._~-]{8,}")  # some servers repeat what they were sent
 # Parameters that are a credential by themselves: presigned links of S3, Google and Azure, tokens of registries and hubs.
@@ -34,7 +34,7 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    r"""The same for what is one thing, such as a name or a server's word: a line break is shown as `\n`, the rest is cut."""
+    r"""The same for what is one thing, such as a name or a server's answer: a line break is shown as `\n`, the rest is cut."""
     short = text if len(text) <= limit else f"{text[:limit]}..."
     return _visible(masked(short), keep="")
 
@@ -42,15 +42,15 @@ def one_line(text: str, limit: int = 300) -> str:
 def masked(text: str) -> str:
     """`text` with `***` for the login in a URL, for signatures and tokens in its query, and for Authorization headers."""
     if "=" in text:
-        text = _PARAMETER.sub(rf"\g<name>{_MASK}", text)
-    text = _HEADER.sub(rf"\1 {_MASK}", text)
+        text = _PARAMETER.sub(rf"\g<name>{MASK}", text)
+    text = _HEADER.sub(rf"\1 {MASK}", text)
     return _USERINFO.sub(_login, text) if "://" in text else text
 
 
 def _login(found: re.Match[str]) -> str:
     """The user of ssh://user@host is no secret; that of any other scheme may be a token."""
     named = found[1] is not None and found[0].count("@") == 1 and found[0].count(":") == 1
-    return found[0] if named else f"{found[1] or ''}://{_MASK}@"
+    return found[0] if named else f"{found[1] or ''}://{MASK}@"
 
 
 def code_span(text: str) -> str:

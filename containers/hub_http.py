@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 from huggingface_hub import constants, get_session, get_token
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # documented by its docstring
 
 from containers.errors import BadInput
 from containers.web.exchange import REDIRECTS, Exchange, Pages
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from containers.web.exchange import HttpLimits
 
 PUBLIC: Final = Origin("https", "huggingface.co", 443)
+BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})  # codes that huggingface_hub retries (utils/_http.py)
 
 _AGENT: Final = f"carwright; hf_hub/{version('huggingface-hub')}"
 _TIMEOUT: Final = httpx2.Timeout(30.0)  # seconds without a byte; the client itself would wait for ever
@@ -113,3 +115,15 @@ class HubHttp:
         ours = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **headers}
         login = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         return session.build_request(method, address, headers={**ours, **login})
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds: the hub's own RateLimit header (its documentation, "Rate limits"), or Retry-After; None without either.
+
+    Retry-After's other form, a date, is not used by the hub.
+    """
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    after = headers.get("Retry-After", "")
+    return float(after) if after.isascii() and after.isdigit() else None

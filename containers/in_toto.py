@@ -96,9 +96,9 @@ def read(content: bytes, what: str, subject: Digest | None = None) -> Statement:
 def _parsed(content: bytes, what: str) -> dict[str, Any]:
     told = parse_object(content, what, LIMITS)
     if told.get("_type") != STATEMENT:
-        raise BadInput(f"{what} is no statement of in-toto v1: its _type is {shown(str(told.get('_type')))}")
+        raise BadInput(f"{what} is not a statement of in-toto v1: its _type is {shown(str(told.get('_type')))}")
     if not isinstance(told.get("predicateType"), str) or not isinstance(told.get("predicate"), dict):
-        raise BadInput(f"{what} is no statement of in-toto v1: it has no predicate")
+        raise BadInput(f"{what} is not a statement of in-toto v1: it has no predicate")
     return told
 
 
@@ -107,4 +107,4 @@ def _subjects(told: dict[str, Any], what: str) -> set[str]:
     try:
         return {str(one["digest"]["sha256"]) for one in told["subject"]}
     except (KeyError, TypeError) as error:
-        raise BadInput(f"{what} is no statement of in-toto v1: a subject has no sha256 digest") from error
+        raise BadInput(f"{what} is not a statement of in-toto v1: a subject has no sha256 digest") from error

@@ -32,5 +32,5 @@ def versions(python: Path | str, names: Iterable[str]) -> dict[str, str]:
         done = run([str(python), "-c", _ASK, *names], timeout=_TIMEOUT)
     except ProcessFailed as error:
         said = error.output.strip().splitlines()[-1:] or [f"it ended with code {error.code}"]
-        raise BadInput(f"{python} is no working Python: {said[0]}", remedy="name the interpreter itself") from error
+        raise BadInput(f"{python} is not a working Python: {said[0]}", remedy="name the interpreter itself") from error
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)

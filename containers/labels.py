@@ -11,6 +11,8 @@ LABEL: Final = "dev.carwright."  # in front of annotations of OCI manifests and 
 KUBERNETES_LABEL: Final = "carwright.dev/"  # in front of labels of Kubernetes objects
 URI: Final = "https://carwright.dev/"  # in front of types in statements, which are URIs
 
+FLOW_RUNS: Final = f"{LABEL}flow-runs"  # on containers of flow runs that workers start; its value is the project
+
 # The files of a model layer: canonical JSON of [[path, size, sha256], ...]. What `verify` compares and what ties the
 # modelcar to the raw artifact.
 FILES: Final = f"{LABEL}files"

@@ -16,7 +16,7 @@ from containers.process import export, inherited
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _PROXIES: Final = frozenset(f"{kind}_proxy" for kind in ("http", "https", "all"))
 # httpx and OpenSSL read the first, requests, botocore and pip the second, curl the third.
 _BUNDLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -43,7 +43,7 @@ def completed(variables: Mapping[str, str]) -> dict[str, str]:
     if proxies:
         given = variables.get("no_proxy") or variables.get("NO_PROXY") or ""
         hosts = [host.strip() for host in given.split(",") if host.strip()]
-        hosts += [host for host in _LOOPBACK if host not in hosts and "*" not in hosts]
+        hosts += [host for host in LOOPBACK_NAMES if host not in hosts and "*" not in hosts]
         added |= dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
     bundles = {name: variables[name] for name in _BUNDLES if variables.get(name)}
     for name, path in bundles.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
-from containers.foreign_json import TENSORS, parse_object
+from containers.foreign_json import INT64_MAX, TENSORS, parse_object
 from containers.foreign_values import shown
 from containers.git_lfs import POINTER_MAX, is_lfs_pointer, lfs_pointer
 
@@ -29,7 +29,6 @@ ITEM_SIZE: Final = {
 LENGTH: Final = 8  # bytes of the length in front
 _RANK: Final = 64  # dimensions; what torch and NumPy take
 _NAME: Final = 1024  # characters; names of modules have about 60
-_LARGEST: Final = 2**63 - 1  # a side of a shape, an offset
 _REMEDY: Final = "the file is damaged or incomplete: download it again"
 
 
@@ -128,7 +127,7 @@ def _tensor(path: str, name: str, entry: Any) -> Tensor:
         or not isinstance(shape, list)
         or not isinstance(offsets, list)
         or len(offsets) != 2
-        or not all(type(number) is int and 0 <= number <= _LARGEST for number in (*shape, *offsets))
+        or not all(type(number) is int and 0 <= number <= INT64_MAX for number in (*shape, *offsets))
     ):
         raise _broken(path, f"describes the tensor {shown(name)} in a way that is not safetensors")
     if dtype not in ITEM_SIZE:

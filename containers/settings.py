@@ -36,7 +36,7 @@ from containers.signing_settings import SigningSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SECRETS = Path("/run/secrets")
+SECRETS: Final = Path("/run/secrets")  # a file for each secret of a step in a container
 
 # Variables of infra/compose.yaml and infra/compose.gpu.yaml, which are no settings.
 COMPOSE: Final = tuple(
@@ -157,7 +157,8 @@ class HttpSettings(Section):
     """How long and how slowly registries, hubs and endpoints may send, so that none of them holds a step for ever."""
 
     deadline: Annotated[float, Field(gt=0)] = Field(
-        default=300.0, description="time limit in seconds for an answer that is no file: a manifest, a listing, a token"
+        default=300.0,
+        description="time limit in seconds for an answer that is not a file: a manifest, a listing, a token",
     )
     min_rate: Annotated[float, Field(ge=0)] = Field(
         default=1000.0, description="least bytes per second of a file's transfer, measured over `rate_window`; 0: any"
@@ -227,7 +228,7 @@ class StepSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
         extra="forbid",
         populate_by_name=True,
     )

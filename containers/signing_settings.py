@@ -124,4 +124,4 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", remedy="check the file's name and its mode") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is no text", remedy="check the file's name") from error
+        raise BadInput(f"{path} is not text", remedy="check the file's name") from error

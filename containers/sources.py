@@ -15,9 +15,10 @@ from containers.errors import BadInput
 _NAME: Final = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO: Final = re.compile(rf"({_NAME})/({_NAME})")
 _LISTED: Final = re.compile(r"(.*)#(sha256:[0-9a-f]{64})")  # a revision may hold a # of its own
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Bucket names: S3 user guide, "Bucket naming rules".
 _BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+HUB: Final = "hf://"
 _REMEDY: Final = "write hf://org/name, hf://org/name@revision, file:///folder or s3://bucket/prefix"
 
 
@@ -38,14 +39,14 @@ class HubSource:
 
     @property
     def pinned(self) -> bool:
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+        return self.revision is not None and COMMIT.fullmatch(self.revision) is not None
 
     def at(self, commit: str, listing: Digest | None = None) -> HubSource:
         return HubSource(self.repo, commit, listing)
 
     def __str__(self) -> str:
         return (
-            f"hf://{self.repo}"
+            f"{HUB}{self.repo}"
             + (f"@{self.revision}" if self.revision else "")
             + (f"#{self.listing}" if self.listing else "")
         )
@@ -127,7 +128,7 @@ def _hub(text: str, rest: str) -> HubSource:
         )
     if revision != revision.strip() or ".." in revision:
         raise BadInput(f"not a revision: {revision!r}", remedy="give a branch, a tag or a commit")
-    if listing is not None and not _COMMIT.fullmatch(revision):
+    if listing is not None and not COMMIT.fullmatch(revision):
         raise BadInput(f"{text!r} has a digest of a listing, but no commit", remedy=_REMEDY)
     return HubSource(repo, revision or None, listing)
 

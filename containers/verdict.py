@@ -15,6 +15,9 @@ from containers.contract import GateProfile, Values
 Decision = Literal["pass", "refuse", "inconclusive"]
 Grounds = Literal["pass", "override", "profile"]
 
+# A decision in the words of in-toto's test result.
+TEST_RESULTS: Final[dict[Decision, str]] = {"pass": "PASSED", "inconclusive": "WARNED", "refuse": "FAILED"}
+
 # The files of a verdict's artifact, which promotion attaches to the image as they are.
 VERDICT_FILE: Final = "verdict.json"
 REPORT_FILE: Final = "report.json"
@@ -81,6 +84,11 @@ class Load(Values):
     output_tokens_per_second: float
     total_tokens_per_second: float
     first_token_seconds: float
+
+
+# Tokens of each prompt and answer when the speed of a server is measured.
+SPEED_PROMPT: Final = 512
+SPEED_ANSWER: Final = 64
 
 
 class Serving(Values):

@@ -54,7 +54,7 @@ def admit(what: str, policy: Path | None, settings: Settings, say: Callable[[str
     rules = Policy.read(chosen)
     if what.startswith(_SOURCES):
         raise NotTrusted(
-            f"the policy {chosen} is set, and {what} is no image that could be signed",
+            f"the policy {chosen} is set, and {what} is not an image that could be signed",
             remedy="serve a modelcar: `carwright ship` makes one and signs it",
         )
     reference = absolute_layout(what)

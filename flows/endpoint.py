@@ -89,7 +89,7 @@ class ForeignServer:
             return None
         return NotReady(
             f"the server at {self.endpoint.url} has ended while it was measured",
-            remedy="see its own log, start it and run the same command again: everything but this measurement is found",
+            remedy="see its own log, start it and run the same command again: everything but this measurement is reused",
         )
 
     def end(self) -> None:
@@ -122,7 +122,7 @@ def check_version(
     if not f"{server} ".startswith(f"vllm {now} "):
         raise BadInput(
             f"{endpoint.url} is served by vLLM {now}, and was not when the run began: {server}",
-            remedy="let the server be until the run has ended, and run again",
+            remedy="leave the server as it is until the run has ended, and run again",
         )
 
 

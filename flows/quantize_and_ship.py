@@ -9,7 +9,6 @@ from prefect.states import Cancelled
 
 from containers.architectures import quantization
 from containers.parameters import PushParameters
-from flows.looking import in_looks
 from flows.orchestrator.approval import ask
 from flows.orchestrator.reporting import notify_failure, publish_gate, publish_outcome, publish_reason
 from flows.orchestrator.results import STORAGE
@@ -19,6 +18,7 @@ from flows.release.report import publish_page
 from flows.release.summary import NotPromoted, Shipped
 from flows.requests import Subject
 from flows.runtime import current
+from flows.sequential_looks import in_looks
 from flows.ship_request import ShipRequest, takes_fields_of
 from flows.steps import Steps
 from flows.watching import outcome

@@ -7,7 +7,6 @@ tells it to, or is silent for too long.
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from prefect.logging import get_run_logger
 
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import Error, Interrupted, NotReady
+from containers.network import LOOPBACK_NAMES
 from containers.parameters import Endpoint, ServeOptions
 from flows import runtime
 from flows.orchestrator.child_protocol import STEP_LOGGER, ChildOutcome, child_key, heartbeat_interval
@@ -33,13 +33,7 @@ if TYPE_CHECKING:
     from containers.store import Store
 
 POLL: Final = 2.0  # seconds between two reads of the parent's heartbeat, and of the service's state
-_LOOPBACK: Final = ("127.0.0.1", "0.0.0.0", "localhost")  # noqa: S104 - compared with
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
+_HERE: Final = (*LOOPBACK_NAMES, "0.0.0.0")  # noqa: S104 - compared with
 
 
 @flow(name="run-step", flow_run_name="{label}", persist_result=False, validate_parameters=False)
@@ -93,7 +87,7 @@ def _serve(request: StepRequest, now: runtime.Runtime, key: str, listen: OnEvent
 def advertised(endpoint: Endpoint, host: str) -> Endpoint:
     """The endpoint with the host name that other machines use, if one is set."""
     url = urlsplit(endpoint.url)
-    if not host or url.hostname not in _LOOPBACK:
+    if not host or url.hostname not in _HERE:
         return endpoint
     return endpoint.model_copy(update={"url": urlunsplit(url._replace(netloc=f"{host}:{url.port}"))})
 
@@ -110,7 +104,7 @@ def _listener(heartbeat: Heartbeat) -> OnEvent:
         if event.event == "progress":
             heartbeat.progress(event)
         else:
-            logger.log(_LEVELS[event.level], event.text())
+            logger.log(event.severity, event.text())
 
     return listen
 

@@ -66,7 +66,7 @@ _OWN_ARGUMENTS: Final = (
 def _argument(text: str) -> str:
     name = text.partition("=")[0].replace("_", "-")
     if not text.startswith("--") or any(mark in text for mark in "\n\r\0"):
-        raise ValueError(f"{text!r} is no argument of vLLM: write --NAME or --NAME=VALUE")
+        raise ValueError(f"{text!r} is not an argument of vLLM: write --NAME or --NAME=VALUE")
     if name in _OWN_ARGUMENTS:
         raise ValueError(f"Carwright gives {name} itself; its own option has the same name, if there is one")
     return text
@@ -74,7 +74,7 @@ def _argument(text: str) -> str:
 
 def _parser(text: str) -> str:
     if text and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", text):
-        raise ValueError(f"{text!r} is no name of a parser: write one that vLLM knows, or none")
+        raise ValueError(f"{text!r} is not the name of a parser: write one that vLLM knows, or none")
     return text
 
 
@@ -117,7 +117,7 @@ class ServingOptions(Parameters):
     )
     reasoning_parser: Annotated[
         str, AfterValidator(_parser), CommandLine(metavar="NAME", default="by architecture")
-    ] = Field(default="", description="vLLM's parser of thinking, likewise.")
+    ] = Field(default="", description="vLLM's parser of reasoning, likewise.")
     concurrency: Annotated[int, CommandLine(default="the setting evaluate.concurrency")] = Field(
         default=0, ge=0, description="Concurrent requests to the measured model."
     )
@@ -136,7 +136,7 @@ class ShipOptions(ServingOptions):
         description="Module to keep unquantized, besides those of the architecture's recipe: a name, or re:EXPRESSION; repeatable.",
     )
     ignore_only: tuple[str, ...] = Field(
-        default=(), description="Module to keep unquantized, in place of the architecture's recipe; repeatable."
+        default=(), description="Module to keep unquantized, instead of the architecture's recipe; repeatable."
     )
     override_gate: Annotated[str, CommandLine(metavar="REASON")] = Field(
         default="", description="Promote against the gate's verdict; the reason is recorded."

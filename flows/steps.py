@@ -29,7 +29,6 @@ from containers.parameters import (
 )
 from containers.verdict import Verdict
 from flows import endpoint, load_format, measuring, overlap, parsers, served_elsewhere, serving_machine
-from flows.looking import until_decided
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
@@ -38,6 +37,7 @@ from flows.release.shipment import RunFacts
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
+from flows.sequential_looks import until_decided
 from flows.serving_plan import Plans, plan_both
 
 if TYPE_CHECKING:

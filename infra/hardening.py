@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-USER: Final = (
-    1001  # of our images and modelcars; a modelcar and its reader must be of one user (flows.runners.docker.services)
-)
+# Of our images and modelcars: who reads /proc/<pid>/root of a modelcar must be its user (ptrace(2), access mode check).
+USER: Final = 1001
 DROPPED: Final = ("ALL",)
 NO_NEW_PRIVILEGES: Final = "no-new-privileges"
 

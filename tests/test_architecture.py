@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.architecture import STEPS, check, cycles, sources
+from tests.support.architecture import STEPS, check, class_names_twice, cycles, sources
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,13 @@ def test_labels_have_one_namespace(root: Path) -> None:
     spelled = re.compile(r"(io|dev)\.carwright\.|carwright\.dev/")
     found = [path for path, text in sources(root) if spelled.search(text)]
     assert found == ["containers/labels.py"]
+
+
+def test_no_two_classes_share_a_name(root: Path) -> None:
+    """Nowhere in the product, private ones included."""
+    assert not class_names_twice(sources(root))
+    planted = {"flows/a.py": "class One: ...", "infra/b.py": "def f():\n    class One: ..."}
+    assert class_names_twice(planted.items()) == ["One: flows/a.py, infra/b.py"]
 
 
 def test_every_module_is_seen(root: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from containers.checkpoint_files import weight_map
-from containers.download.selection import INDEX_SUFFIX
+from containers.checkpoint_files import CONFIG, INDEX_SUFFIX, weight_map
 from containers.errors import BadInput
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown
@@ -36,7 +35,7 @@ def check_small_files(selection: Selection, folder: Path, source: str) -> None:
                 if is_lfs_pointer(stream.read(POINTER_MAX)):
                     raise lfs_pointer(f"{source}: {file.path}")
     remedy = "fix the file at its source, or use another revision"
-    parse_object(_read(folder / "config.json", CONFIGURATION), f"{source}: config.json", CONFIGURATION, remedy=remedy)
+    parse_object(_read(folder / CONFIG, CONFIGURATION), f"{source}: config.json", CONFIGURATION, remedy=remedy)
     names = {file.path for file in selection.taken}
     for path in sorted(names):
         if not path.endswith(INDEX_SUFFIX):

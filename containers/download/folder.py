@@ -49,7 +49,7 @@ class FolderOrigin:
 
     def _folder(self) -> SourceFolder:
         if not self._path.is_dir():
-            raise BadInput(f"there is no folder {self._path}", remedy="check the path behind file://")
+            raise BadInput(f"there is no folder {self._path}", remedy="check the path after file://")
         return SourceFolder(self._path)
 
 

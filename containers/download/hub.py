@@ -8,7 +8,6 @@ The client's `hf_hub_download` writes to a temporary file of its own and removes
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
@@ -21,8 +20,9 @@ from containers.download.hub_errors import translated
 from containers.download.retries import StartOver, retrying
 from containers.download.selection import Remote
 from containers.errors import BadInput, Temporary
-from containers.foreign_json import LISTING, parse_json
+from containers.foreign_json import INT64_MAX, LISTING, parse_json
 from containers.hub_http import HubHttp
+from containers.sources import COMMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,10 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _NO_ADDRESS: Final = (404, 405, 501)
 _FILES_MAX: Final = 100_000  # of a repository; the hub itself advises against more
-_LARGEST: Final = 2**63 - 1  # bytes of a file
 
 
 class HubOrigin:
@@ -62,7 +60,7 @@ class HubOrigin:
         path = self._source.repo + (f"/revision/{quote(revision, safe='')}" if revision else "")
         found = parse_json(self._get(self._http.address(path)).content, f"the answer of {self._endpoint}", LISTING)
         commit = found.get("sha") if isinstance(found, dict) else None
-        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise BadInput(f"{self._endpoint} names no commit of {self._source}", remedy="check CARWRIGHT_HUB_ENDPOINT")
         return commit
 
@@ -176,7 +174,7 @@ def _remote(entry: Any) -> Remote:
     """One entry of a listing; raises KeyError, TypeError, ValueError or AttributeError for what is none."""
     path, large = entry["path"], entry.get("lfs")
     size, named = (large or entry)["size"], (large or entry)["oid"]
-    if type(size) is not int or not 0 <= size <= _LARGEST or not isinstance(path, str) or not isinstance(named, str):
+    if type(size) is not int or not 0 <= size <= INT64_MAX or not isinstance(path, str) or not isinstance(named, str):
         raise ValueError("the listing has a file without a path, a size or a hash")
     return Remote(path, size, sha256=Digest(named)) if large else Remote(path, size, git=named)
 

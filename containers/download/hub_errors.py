@@ -16,17 +16,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # documented by its docstring
 
 from containers.download.retries import Busy
 from containers.errors import BadInput, Error, Temporary
+from containers.hub_http import BUSY, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from containers.sources import HubSource
 
-_BUSY: Final = {408, 429, 500, 502, 503, 504}  # those that huggingface_hub retries (utils/_http.py)
 _ENDPOINT: Final = "check CARWRIGHT_HUB_ENDPOINT (HF_ENDPOINT)"
 _LOG_IN: Final = "set HF_TOKEN or run `hf auth login`"
 
@@ -60,7 +59,7 @@ def translated(source: HubSource, endpoint: str) -> Iterator[None]:
 
 def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
     status, page, doctor = error.response.status_code, f"{endpoint}/{source.repo}", ""
-    if status in _BUSY:
+    if status in BUSY:
         return Busy(
             f"the hub is busy or failing ({status} from {endpoint})",
             remedy="wait a moment; a second run continues from here",
@@ -91,15 +90,3 @@ def _answered(error: HfHubHTTPError, source: HubSource, endpoint: str) -> Error:
         message = f"the hub refuses {source} with code {status}"
         remedy, doctor = f"check that the token may read models; {_ENDPOINT}", "hub"
     return BadInput(message, remedy=remedy, doctor=doctor)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds: the hub's own RateLimit header (its documentation, "Rate limits"), or Retry-After; None without either.
-
-    Retry-After's other form, a date, is not used by the hub.
-    """
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    after = headers.get("Retry-After", "")
-    return float(after) if after.isascii() and after.isdigit() else None

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from containers.checkpoint_files import PICKLE_SUFFIXES, is_hidden, is_legal, never_belongs
+from containers.checkpoint_files import CONFIG, INDEX_SUFFIX, PICKLE_SUFFIXES, is_hidden, is_legal, never_belongs
 from containers.errors import BadInput
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ _TOKENIZERS: Final = (
     {"vocab.txt"},
     {"tekken.json"},
 )
-INDEX_SUFFIX: Final = ".safetensors.index.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -142,7 +141,7 @@ def _check(selection: Selection, source: str) -> None:
         )
     if not weights:
         raise BadInput(f"{source} has no safetensors files", remedy="give a source with a checkpoint in safetensors")
-    if "config.json" not in names:
+    if CONFIG not in names:
         raise BadInput(
             f"{source} has no config.json",
             remedy="give a checkpoint in Hugging Face layout: config.json, tokenizer and weights in one folder",

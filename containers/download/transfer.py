@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
 _LEAST_RATE: Final = 100.0  # bytes per second over a round of attempts that all failed
-_GRACE: Final = 60.0  # seconds of a round that bring nothing: pauses between attempts
+_GRACE: Final = 60.0  # seconds of a round in which nothing arrives: pauses between attempts
 _HEADERS_MAX: Final = 256 << 20  # bytes of the headers of a checkpoint, which are kept until they are announced
 
 

@@ -1,4 +1,4 @@
-"""The work of the step: resolve a source, or bring a pinned one into the store as a checkpoint."""
+"""The work of the step: resolve a source, or write a pinned one to the store as a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from containers.checkpoint_files import CONFIG
 from containers.contract import Kind, Step, StepResult
 from containers.download.checks import check_small_files, licence
 from containers.download.fetch import Fetcher
@@ -69,7 +70,7 @@ def resolve(source: Source, context: Context) -> ResolvedSource:
 
 def _configuration(pinned: Source, selection: Selection, context: Context) -> dict[str, JsonValue]:
     """The model's config.json, which says how it can be served; empty for what the download will refuse with its reasons."""
-    file = next((one for one in selection.taken if one.path == "config.json"), None)
+    file = next((one for one in selection.taken if one.path == CONFIG), None)
     if file is None or file.size > _CONFIG_LIMIT:
         return {}
     origin = open_origin(pinned, context.settings, context.report.log)

@@ -64,7 +64,7 @@ def check_looks(looks: Sequence[Look], answers: int) -> None:
     the last one has all questions.
     """
     if len(looks) == 1:
-        raise ValueError("one look is no sequence: give two or more, or none")
+        raise ValueError("a sequence needs two looks or more: give more, or none")
     for before, after in pairwise(looks):
         more_questions = after.questions > before.questions and after.answers == before.answers
         more_answers = after.questions == before.questions == 1 and after.answers > before.answers

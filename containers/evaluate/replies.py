@@ -1,7 +1,7 @@
 """Answers of the completions APIs, held against what was asked for.
 
 A server that leaves something out (the prompt's log-probabilities, one of several answers, a count of tokens) would give a
-score of something else without a word: so whatever a suite computes is read here, and what is missing is bad input.
+score of something else, and nothing would say so: so whatever a suite computes is read here, and what is missing is bad input.
 """
 
 from __future__ import annotations

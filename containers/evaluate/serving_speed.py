@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.evaluate.client import Client
-from containers.verdict import Load, Serving
+from containers.verdict import SPEED_ANSWER, SPEED_PROMPT, Load, Serving
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from containers.parameters import EvaluateOptions
 
 FILE: Final = "serving.json"
-_PROMPT: Final = 512  # tokens
-_ANSWER: Final = 64  # tokens
 _ALONE: Final = 4  # rounds where few requests would say little
 _TOKENS: Final = (100, 20_000)  # ids that every vocabulary of a language model has, beyond its special tokens
 
@@ -66,8 +64,8 @@ async def _level(client: Client, level: int) -> Load:
     for _ in range(rounds):
         answers += await asyncio.gather(*(_one(client, chosen) for _ in range(level)))
     seconds = time.monotonic() - started
-    tokens = sum(_counted(one, "completion_tokens", _ANSWER) for one in answers)
-    prompts = sum(_counted(one, "prompt_tokens", _PROMPT) for one in answers)
+    tokens = sum(_counted(one, "completion_tokens", SPEED_ANSWER) for one in answers)
+    prompts = sum(_counted(one, "prompt_tokens", SPEED_PROMPT) for one in answers)
     return Load(
         requests=level,
         output_tokens_per_second=round(tokens / seconds, 1),
@@ -89,9 +87,9 @@ def _counted(answer: Streamed, what: str, asked: int) -> int:
 
 async def _one(client: Client, chosen: random.Random) -> Streamed:
     body: dict[str, Any] = {
-        "prompt": [chosen.randrange(*_TOKENS) for _ in range(_PROMPT)],
-        "max_tokens": _ANSWER,
-        "min_tokens": _ANSWER,
+        "prompt": [chosen.randrange(*_TOKENS) for _ in range(SPEED_PROMPT)],
+        "max_tokens": SPEED_ANSWER,
+        "min_tokens": SPEED_ANSWER,
         "ignore_eos": True,
         "temperature": 0,
     }

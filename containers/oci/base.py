@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Final
 from containers.digest import Digest
 from containers.errors import BadInput
 from containers.oci import busybox, minimal
-from containers.oci.layer import MEDIA_TYPE, ROOT
+from containers.oci.layer import ROOT
 from containers.oci.mounted import refuse, tree_of
 from containers.oci.repository import Blob, Repository, image, read_config
-from containers.oci.types import EPOCH, Descriptor, History, ImageConfig, Platform, RootFs, RunConfig
+from containers.oci.types import (
+    DOCKER_TAR,
+    DOCKER_TAR_GZIP,
+    EPOCH,
+    TAR,
+    TAR_GZIP,
+    Descriptor,
+    History,
+    ImageConfig,
+    Platform,
+    RootFs,
+    RunConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,10 +32,7 @@ if TYPE_CHECKING:
 
 USER: Final = "1001"
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DOCKER_LAYERS: Final = {
-    "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
-}
+_DOCKER_LAYERS: Final = {DOCKER_TAR: TAR, DOCKER_TAR_GZIP: TAR_GZIP}
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def _made(name: str, platform: Platform, content: bytes, created_by: str) -> Bas
             "history": (History(created=EPOCH, created_by=created_by),),
         }
     )
-    layer = Descriptor(media_type=MEDIA_TYPE, digest=digest, size=len(content))
+    layer = Descriptor(media_type=TAR, digest=digest, size=len(content))
     return Base(name, config, (layer,), (Blob.of(content, f"base ({platform})"),))
 
 
@@ -106,7 +115,7 @@ def image_base(repository: Repository, platform: str) -> Base:
 
 def _layer_type(layer: Descriptor, what: str) -> str:
     kind = _DOCKER_LAYERS.get(layer.media_type, layer.media_type)
-    if not kind.startswith("application/vnd.oci.image.layer.v1.tar"):
+    if not kind.startswith(TAR):
         raise BadInput(f"the base {what} has a layer of type {kind}", remedy="choose another base image")
     return kind
 

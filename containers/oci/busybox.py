@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, Error
+from containers.oci import apt
 from containers.oci.base_tar import FILE, FOLDER, LINK, base_tar
 from containers.process import run
 
@@ -174,22 +175,8 @@ def _fetch(pinned: Pinned) -> bytes:
 def _download(uri: str, pinned: Pinned) -> bytes:
     with tempfile.TemporaryDirectory(prefix="carwright-apt-") as scratch:
         root = Path(scratch)
-        for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
-            (root / folder).mkdir(parents=True)
-        (root / "sources.list").write_text(f"deb [trusted=yes] {uri} {RELEASE} main\n")
-        options = {
-            "Dir::State": root / "state",
-            "Dir::State::status": root / "status",
-            "Dir::Cache": root / "cache",
-            "Dir::Etc::sourcelist": root / "sources.list",
-            "Dir::Etc::sourceparts": root / "parts",
-            "APT::Architecture": pinned.architecture,
-            "APT::Architectures": pinned.architecture,
-            "APT::Sandbox::User": "",
-            "Acquire::Languages": "none",
-        }
-        (root / "status").touch()
-        argv = ["apt-get", "-q", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
+        flags = apt.separate(root, f"deb [trusted=yes] {uri} {RELEASE} main\n", pinned.architecture)
+        argv = ["apt-get", "-q", *flags]
         run([*argv, "update"], timeout=180)
         run([*argv, "download", f"busybox-static={VERSION}"], timeout=180, cwd=root)
         package = next(root.glob("busybox-static_*.deb")).read_bytes()

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from containers.settings import StepSettings
 
 _TOKEN_USER: Final = "<token>"  # noqa: S105 -- what a helper answers as user name when the secret is an identity token
-_DOCKER_HUB: Final = ("docker.io", "registry-1.docker.io", "index.docker.io")
+DOCKER_HUB: Final = "docker.io"
+DOCKER_HUB_API: Final = "registry-1.docker.io"  # where what references call docker.io answers
+_DOCKER_HUB: Final = (DOCKER_HUB, DOCKER_HUB_API, "index.docker.io")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ _GLOBAL_MAX: Final = 8  # headers for all members in front of one
 _RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ")  # the length of a pax record, itself included
 _DECIMAL: Final = re.compile(r"[0-9]{1,19}")
 _DIGITS: Final = re.compile(rb"[0-9]{32}")  # more than any number in a record has
-_NEAR: Final = 1 << 20  # bytes that are read over rather than asked for again behind them
+_NEAR: Final = 1 << 20  # bytes that are read over rather than asked for again after them
 
 
 class HeaderBudget:
@@ -72,7 +72,7 @@ def open_tar(file: Stream, mode: str) -> tarfile.TarFile:
 
 
 def members(tar: tarfile.TarFile, largest: int, budget: HeaderBudget) -> Iterator[tarfile.TarInfo]:
-    """Every member of a tar from `open_tar`, and nothing but zeros behind the last. None has more than `largest` bytes."""
+    """Every member of a tar from `open_tar`, and nothing but zeros after the last. None has more than `largest` bytes."""
     while True:
         try:
             member = tar.next()
@@ -194,7 +194,7 @@ def _odd(member: tarfile.TarInfo, largest: int) -> Iterator[str]:
     if not 0 <= member.size <= largest:
         yield f"says that it has {member.size} bytes, and its layer holds {largest} at most"
     if "\0" in member.name or "\0" in member.linkname or not (member.name or member.isdir()):
-        yield "is no name of a file"
+        yield "is not the name of a file"
     for name in (member.name, member.linkname):
         if len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX or name.count("/") > _PARTS_MAX:
             yield "has a name that is too long for a file system"
@@ -203,7 +203,7 @@ def _odd(member: tarfile.TarInfo, largest: int) -> Iterator[str]:
     if "size" in pax and not _DECIMAL.fullmatch(pax["size"]):
         yield "has a size that only some readers can read"
     if member.size and (member.isdir() or member.issym() or member.islnk() or member.isdev()):
-        yield "has contents and is no file, which readers take differently"
+        yield "has contents and is not a file, which readers take differently"
 
 
 def _odd_for_all(tar: tarfile.TarFile) -> str:

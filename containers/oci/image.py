@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Final
 
 from containers.digest import Digest, canonical_json
 from containers.labels import FILES, LABEL
-from containers.oci.layer import MEDIA_TYPE, ROOT
-from containers.oci.types import CONFIG, EPOCH, MANIFEST, Descriptor, History, ImageConfig, ImageManifest, Index, RootFs
+from containers.oci.layer import ROOT
+from containers.oci.types import (
+    CONFIG,
+    EPOCH,
+    MANIFEST,
+    TAR,
+    Descriptor,
+    History,
+    ImageConfig,
+    ImageManifest,
+    Index,
+    RootFs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,11 +62,11 @@ def model_layer(files: Sequence[CheckpointFile], digest: Digest, size: int) -> D
             "olot.layer.content.name": files[0].path.rpartition("/")[2],
             "olot.layer.content.type": "file",
         }
-    return Descriptor(media_type=MEDIA_TYPE, digest=digest, size=size, annotations=annotations)
+    return Descriptor(media_type=TAR, digest=digest, size=size, annotations=annotations)
 
 
 def card_layer(digest: Digest, size: int) -> Descriptor:
-    return Descriptor(media_type=MEDIA_TYPE, digest=digest, size=size, annotations={CARD: "true"})
+    return Descriptor(media_type=TAR, digest=digest, size=size, annotations={CARD: "true"})
 
 
 def compose(base: Base, layers: Sequence[Descriptor], annotations: Mapping[str, str]) -> Image:

@@ -6,21 +6,21 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
+from containers.oci.types import DOCKER_TAR, DOCKER_TAR_GZIP, TAR, TAR_GZIP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from containers.oci.types import Descriptor
 
-_TAR: Final = "application/vnd.oci.image.layer.v1.tar"
-_GZIP: Final = (_TAR + "+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip")
-PLAIN: Final = (_TAR, "application/vnd.docker.image.rootfs.diff.tar")
+_GZIP: Final = (TAR_GZIP, DOCKER_TAR_GZIP)
+PLAIN: Final = (TAR, DOCKER_TAR)
 # Weights shrink by a third and programs to a third; deflate reaches 1:1032 with what says nothing. Small layers may be
 # all zeros: nobody is hurt by 64 MiB.
 _RATIO: Final = 50
 _ALWAYS: Final = 64 << 20
 _OUT: Final = 1 << 20  # bytes inflated at once
-_IN: Final = 16 << 10  # bytes given at once: zlib copies what is behind the end of a member, and there may be many
+_IN: Final = 16 << 10  # bytes given at once: zlib copies what follows the end of a member, and there may be many
 
 
 def largest_inflated(layer: Descriptor) -> int:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from containers.streams import OpenStream
 
 ROOT: Final = "models"
-MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 CHUNK: Final = 1 << 20  # bytes read at a time
 _BLOCK: Final = 512
 _NAME_MAX: Final = 255  # bytes of one path component, Linux

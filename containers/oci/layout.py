@@ -246,7 +246,7 @@ def _open(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, f"{path.name} is no file")
+        raise OSError(errno.EINVAL, f"{path.name} is not a file")
     return os.fdopen(handle, "rb")
 
 

@@ -196,7 +196,7 @@ def _checkpoint_rules(files: Mapping[str, int], read: Callable[[str], bytes]) ->
         _judge(
             "no-pointers",
             not pointers,
-            f"git-LFS pointers in place of files: {shown(', '.join(pointers[:5])) or 'none'}",
+            f"git-LFS pointers instead of files: {shown(', '.join(pointers[:5])) or 'none'}",
         )
     )
     tokenizer = any(path.rpartition("/")[2].startswith(("tokenizer", "vocab", "spiece")) for path in paths)

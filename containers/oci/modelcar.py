@@ -154,7 +154,7 @@ class Push:
         )
 
     def _also_raw(self, layers: Sequence[_Sent], digest: Digest, content: bytes, media_type: str, tag: str) -> bool:
-        """Bring the raw artifact, if it was asked for; whether anything had to be sent for it."""
+        """Write the raw artifact, if it was asked for; whether anything had to be sent for it."""
         if not self._plan.raw:
             return False
         files = [(file, layer) for _, layer, held in layers for file in held]

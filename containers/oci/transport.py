@@ -28,6 +28,7 @@ from tenacity import (
 from containers.errors import BadInput, Error
 from containers.oci import answers
 from containers.oci.answers import RetryableError
+from containers.oci.credentials import DOCKER_HUB, DOCKER_HUB_API
 from containers.oci.login import Login
 from containers.web.exchange import ERROR, Exchange
 from containers.web.origins import Origin, resolve
@@ -47,7 +48,7 @@ class Transport:
     def __init__(self, registry: str, repository: str, settings: StepSettings, *, actions: str = "pull") -> None:
         loopback = _LOOPBACK.fullmatch(registry) is not None
         plain = loopback or registry in settings.registry.plain_http
-        self._host = "registry-1.docker.io" if registry == "docker.io" else registry
+        self._host = DOCKER_HUB_API if registry == DOCKER_HUB else registry
         self.registry = registry
         self.attempts = settings.registry.attempts
         self._repository = repository

@@ -36,7 +36,7 @@ _READER: Final = (1001, 0)  # user and group that a modelcar is read as, unless 
 
 @dataclass(frozen=True, slots=True)
 class ImageFault:
-    """Why an image is no modelcar: the member of a layer, by its name there, and what is wrong with it."""
+    """Why an image is not a modelcar: the member of a layer, by its name there, and what is wrong with it."""
 
     layer: Digest | None
     member: str
@@ -140,7 +140,7 @@ def _plain_faults(member: tarfile.TarInfo, path: str) -> Iterator[str]:
     if member.type not in (tarfile.REGTYPE, tarfile.DIRTYPE):
         yield "is neither a file nor a folder"
     if path in ("", ROOT) and not member.isdir():
-        yield "is no folder"
+        yield "is not a folder"
     if path and member.name.removeprefix("./").removeprefix("/").rstrip("/") != path:
         yield "is not a plain path"
     if any(".xattr." in key and ".xattr.security." not in key for key in member.pax_headers):
@@ -150,7 +150,7 @@ def _plain_faults(member: tarfile.TarInfo, path: str) -> Iterator[str]:
     try:
         check_path(path or ROOT)
     except BadInput as error:
-        yield f"is no name for a file: {error.message}"
+        yield f"is not a name for a file: {error.message}"
 
 
 def clean(name: str) -> str:
@@ -213,7 +213,7 @@ class _OverlayLayer:
         for above in _above(path):
             there = self.own.setdefault(above, Node("folder", self.digest))
             if there.kind != "folder":
-                self._fault(member.name, f"is below {above!r}, which is no folder")
+                self._fault(member.name, f"is below {above!r}, which is not a folder")
                 return
         self.own[path] = node
         self.effort.spend(0, len(self.own) + len(self.lower))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput
-from containers.foreign_json import LISTING, parse_object
+from containers.foreign_json import INT64_MAX, LISTING, parse_object
 from containers.foreign_values import shown
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -22,9 +22,12 @@ EMPTY: Final = "application/vnd.oci.empty.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 EMPTY_CONTENT: Final = b"{}"
+TAR: Final = "application/vnd.oci.image.layer.v1.tar"
+TAR_GZIP: Final = f"{TAR}+gzip"
+DOCKER_TAR: Final = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_TAR_GZIP: Final = f"{DOCKER_TAR}.gzip"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 EPOCH: Final = "1970-01-01T00:00:00Z"
-_LARGEST: Final = 2**63 - 1  # bytes of a blob
 
 
 class Document(BaseModel):
@@ -76,7 +79,7 @@ class Platform(Document):
 class Descriptor(Document):
     media_type: str = Field(alias="mediaType", min_length=1)
     digest: Digest
-    size: int = Field(ge=0, le=_LARGEST)
+    size: int = Field(ge=0, le=INT64_MAX)
     annotations: dict[str, str] = {}
     artifact_type: str | None = Field(default=None, alias="artifactType")
     platform: Platform | None = None
@@ -152,7 +155,7 @@ def parse_tags(content: bytes, what: str) -> tuple[str, ...]:
     """The tags of a page of a registry's list (distribution specification 1.1, "Listing tags"); raises BadInput."""
     tags = parse_object(content, what, LISTING).get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise BadInput(f"{what} are no list of tags", remedy="check the registry's address")
+        raise BadInput(f"{what} are not a list of tags", remedy="check the registry's address")
     return tuple(tags)
 
 

@@ -52,7 +52,7 @@ def unpack(
 
     The folder appears in one step when everything in it is verified; a run that broke off goes on with the layers that
     are missing; a folder that holds that image already is left alone. `on_bytes` gets bytes as they are written. `supply`
-    may bring the files of a layer from elsewhere. Raises
+    may supply the files of a layer from elsewhere. Raises
     BadInput for damage, for an image without /models, and for one that an engine would not mount as it is written here,
     be it on another platform (`containers.oci.tree`); DiskFull.
     """
@@ -111,7 +111,7 @@ def _unpack_layers(
     members: dict[int, Members] = {}
     budget = HeaderBudget()
 
-    def bring(number: int) -> None:
+    def unpack_one(number: int) -> None:
         layer = manifest.layers[number]
         stamp = done / layer.digest.hex
         if stamp.exists():
@@ -127,9 +127,9 @@ def _unpack_layers(
 
     ordered = _ordered(check_layers(manifest))
     for number in range(ordered):
-        bring(number)
+        unpack_one(number)
     with ThreadPoolExecutor(parallel, thread_name_prefix="unpack") as pool:
-        futures = [pool.submit(bring, number) for number in range(ordered, len(manifest.layers))]
+        futures = [pool.submit(unpack_one, number) for number in range(ordered, len(manifest.layers))]
         try:
             for one in futures:
                 one.result()

@@ -5,25 +5,22 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from containers.digest import Digest
 from containers.errors import BadInput
-from containers.foreign_json import parse_json
+from containers.foreign_json import INT64_MAX, parse_json
 from containers.labels import FILES
 from containers.oci.headers import HeaderBudget, members, open_tar
 from containers.oci.inflate import inflated, largest_inflated
 from containers.oci.layer import Layer, LayerFile, check_path
-from containers.oci.types import ImageConfig, ImageManifest
+from containers.oci.types import TAR, ImageConfig, ImageManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from containers.oci.repository import Repository
     from containers.oci.types import Descriptor
-
-_TAR: Final = "application/vnd.oci.image.layer.v1.tar"
-_LARGEST: Final = 2**63 - 1  # bytes of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ def _listed_file(entry: Any, where: str) -> ListedFile:
     if not isinstance(entry, list) or len(entry) != 3:
         raise odd
     path, size, digest = entry
-    if not isinstance(path, str) or type(size) is not int or not 0 <= size <= _LARGEST or not isinstance(digest, str):
+    if not isinstance(path, str) or type(size) is not int or not 0 <= size <= INT64_MAX or not isinstance(digest, str):
         raise odd
     check_path(path)
     return ListedFile(path, size, Digest.parse(digest))
@@ -68,7 +65,7 @@ def check_image(manifest: ImageManifest, config: bytes) -> ImageConfig:
         raise BadInput(f"{len(manifest.layers)} layers and {with_layer} entries of history")
     seen: set[str] = set()
     for layer, diff_id in zip(manifest.layers, parsed.rootfs.diff_ids, strict=True):
-        if layer.media_type == _TAR and layer.digest != diff_id:
+        if layer.media_type == TAR and layer.digest != diff_id:
             raise BadInput(f"the uncompressed layer {layer.digest} has another diff id: {diff_id}")
         for file in listed_files(layer):
             if file.path in seen:

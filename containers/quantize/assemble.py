@@ -6,7 +6,7 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.quantize.checkpoint import CONFIG, INDEX_SUFFIX, SHARD_SUFFIX
+from containers.checkpoint_files import CONFIG, INDEX_SUFFIX, SHARD_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

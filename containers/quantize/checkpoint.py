@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from containers.checkpoint_files import CheckpointFile, never_belongs, weight_map
+from containers.checkpoint_files import CONFIG, INDEX_SUFFIX, SHARD_SUFFIX, CheckpointFile, never_belongs, weight_map
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from containers.store import FileEntry, Manifest, Store
     from containers.streams import Stream
 
-CONFIG: Final = "config.json"
-INDEX_SUFFIX: Final = ".safetensors.index.json"
-SHARD_SUFFIX: Final = ".safetensors"
 _READERS: Final = 8  # headers read at once
 _TENSORS_MAX: Final = 1 << 20  # of a checkpoint; the largest mixtures of experts have 140,000
 _REMEDY: Final = "fetch the checkpoint again"

@@ -87,10 +87,10 @@ def quantize_group(
     BadInput for a shard that ends early or a tensor that cannot be quantized; `file` is then worthless.
     """
     run = _GroupRun(group, files, device)
-    with ShardWriter(file, group.path, group.output, encode(group.output.tensors)) as sink:
-        stages = [run.read, run.check, *[run.compute] * device.threads, lambda: run.write(sink, on_bytes)]
+    with ShardWriter(file, group.path, group.output, encode(group.output.tensors)) as writer:
+        stages = [run.read, run.check, *[run.compute] * device.threads, lambda: run.write(writer, on_bytes)]
         run_stages(stages, [run.incoming, run.checked, run.outgoing])
-        return sink.finish()
+        return writer.finish()
 
 
 class _GroupRun:
@@ -136,13 +136,13 @@ class _GroupRun:
         if self._computing.last():
             self.outgoing.close()
 
-    def write(self, sink: ShardWriter, on_bytes: Callable[[int], None]) -> None:
+    def write(self, writer: ShardWriter, on_bytes: Callable[[int], None]) -> None:
         for done in self.outgoing:
             done.ready()
             if done.sound is not None and not bool(done.sound):
                 raise unsound(done.name, self.group.path)
             for offset, content in done.pieces:
-                sink.write(offset, memoryview(content.numpy()))
+                writer.write(offset, memoryview(content.numpy()))
             on_bytes(done.size)
 
 

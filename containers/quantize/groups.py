@@ -38,7 +38,7 @@ EXPERTS: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_
 class Part:
     """A tensor of the source, or one expert's part of it, under the name that it gets.
 
-    `start` and `stop` are bytes behind the source's header. `kept` says why it is copied; None means quantized.
+    `start` and `stop` are bytes after the source's header. `kept` says why it is copied; None means quantized.
     """
 
     name: str
@@ -206,4 +206,4 @@ def _ignoring(module: str) -> str:
     if leaf in STACKED:
         block = parent.rpartition(".")[2]
         return f"ignore 're:.*{block}.*': vLLM asks for the experts of a layer by the name of their block"
-    return f"add {module!r}, or a regex behind 're:' that matches it, to the ignore list"
+    return f"add {module!r}, or a regex after 're:' that matches it, to the ignore list"

@@ -37,7 +37,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A scheme and the modules that it leaves alone: names, or regexes behind `re:` that match from the start."""
+    """A scheme and the modules that it leaves alone: names, or regexes after `re:` that match from the start."""
 
     scheme: Scheme
     ignore: tuple[str, ...]

@@ -59,7 +59,7 @@ class ShardWriter:
         self._put(0, memoryview(front))
 
     def write(self, offset: int, piece: memoryview) -> None:
-        """Write a piece at `offset` behind the header; its memory must not change afterwards."""
+        """Write a piece at `offset` after the header; its memory must not change afterwards."""
         self._put(self._start + offset, piece)
 
     def finish(self) -> WrittenShard:

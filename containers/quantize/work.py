@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers import shard_feed
+from containers.checkpoint_files import CONFIG
 from containers.contract import Kind, Step, StepResult
 from containers.errors import BadInput, Temporary
 from containers.fingerprints import fingerprint_inputs
 from containers.parameters import QuantizedCheckpoint, QuantizeOptions, QuantizeParameters
 from containers.quantize.assemble import config_json, copied_files, index_json
-from containers.quantize.checkpoint import CONFIG, FolderFiles, StoredFiles
+from containers.quantize.checkpoint import FolderFiles, StoredFiles
 from containers.quantize.during_download import quantize_during_download
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare

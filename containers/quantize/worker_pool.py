@@ -52,7 +52,7 @@ class WorkerPool:
         self._lines: queue.SimpleQueue[tuple[_Worker, Event]] = queue.SimpleQueue()
 
     def run(self, groups: Sequence[Group], devices: Sequence[str]) -> None:
-        """Bring these groups into the store, with a worker for each of `devices` (a device may be named twice)."""
+        """Write these groups into the store, with a worker for each of `devices` (a device may be named twice)."""
         sizes = {group.path: group.source.size for group in groups}
         count = min(len(devices), len(groups))
         with (

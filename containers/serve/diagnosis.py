@@ -83,7 +83,7 @@ def _no_gpu(match: re.Match[str]) -> Error:
 def _old(match: re.Match[str]) -> Error:
     return BadInput(
         f"driver and GPU are too old for this vLLM's CUDA: {match['detail'].strip()}",
-        remedy="renew NVIDIA's driver (the locked build needs 580 and compute capability 7.5), or bring a vLLM that runs with it: "
+        remedy="renew NVIDIA's driver (the locked build needs 580 and compute capability 7.5), or use a vLLM that runs with it: "
         "CARWRIGHT_SERVE__PYTHON, in containers CARWRIGHT_SERVE__GPU_IMAGE=serve",
     )
 

@@ -144,7 +144,7 @@ def _check_plain(mounted: Path) -> None:
 
 def _not_plain(path: Path) -> BadInput:
     return BadInput(
-        f"{path}, as the container engine mounted it, is neither a file nor a folder: this is no modelcar",
+        f"{path}, as the container engine mounted it, is neither a file nor a folder: this is not a modelcar",
         remedy=REMEDY,
     )
 

@@ -24,7 +24,9 @@ def check_image(parameters: ServeParameters, options: ServeOptions, context: Con
     if not options.policy or options.folder or options.stage in {"serve", "compare"}:
         return
     if not parameters.reference:
-        raise NotTrusted("a policy is set, and the model is no image that could be signed", remedy="serve a modelcar")
+        raise NotTrusted(
+            "a policy is set, and the model is not an image that could be signed", remedy="serve a modelcar"
+        )
     trusted = check(parameters.reference, Policy.load(options.policy), context.settings)
     for name, keys in trusted.signed.items():
         context.report.log(f"{name}: signed by {', '.join(keys)}")

@@ -87,7 +87,7 @@ def _without_body(error: ClientError) -> bool:
 def check_listing(answer: Mapping[str, Any], store: str) -> None:
     """Raises BadInput where what was answered to a listing is none: any web page that is XML would pass for an empty bucket."""
     if not _OF_A_LISTING & answer.keys():
-        raise no_s3("listing", "the answer is no listing", store)
+        raise no_s3("listing", "the answer is not a listing", store)
 
 
 def no_s3(doing: str, why: str, store: str) -> BadInput:
@@ -227,7 +227,7 @@ def _bad_input(error: ClientError, status: int, doing: str, store: str) -> BadIn
         if name in names:
             return BadInput(message, remedy=remedy, doctor=doctor)
     if name.isdigit() and status != 403 and not _without_body(error):  # 403 is also what a guard before an S3 says
-        return no_s3(doing, f"status {status} without a word of S3", store)
+        return no_s3(doing, f"status {status} and nothing of S3 in the answer", store)
     for names, remedy, doctor in _ALSO_WITHOUT_BODY:
         if name in names:
             return BadInput(message, remedy=remedy, doctor=doctor)

@@ -250,7 +250,7 @@ class Store:
             remove_leftovers(folder)
         at_once = min(_STREAMS, max(1, len(manifest.files)))
 
-        def bring(entry: FileEntry) -> None:
+        def restore(entry: FileEntry) -> None:
             path = folder / entry.path
             with translated(f"reading {path}", self._bucket.name):
                 kept = path.is_file() and path.stat().st_size == entry.size and digest_of(path) == entry.sha256
@@ -260,7 +260,7 @@ class Store:
                 on_bytes(entry.size)
 
         with ThreadPoolExecutor(at_once, thread_name_prefix="store-files") as pool:
-            futures = [pool.submit(bring, entry) for entry in manifest.files]
+            futures = [pool.submit(restore, entry) for entry in manifest.files]
             try:
                 for future in futures:
                     future.result()
@@ -278,7 +278,7 @@ class Store:
         return manifest
 
     def path(self, digest: Digest, size: int) -> Path | None:
-        """The file of a blob, not checked; None where the store is no folder here, or has no such blob of that size."""
+        """The file of a blob, not checked; None where the store is not a folder here, or has no such blob of that size."""
         if not isinstance(self._bucket, FolderBucket) or not self.has_blob(digest, size):
             return None
         return self._bucket.path(key_of(digest))

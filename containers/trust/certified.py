@@ -76,7 +76,7 @@ def read_root(text: str, what: str) -> str:
     inner = value.get("trustedRoot") if value.get("mediaType") == CONFIG else value
     if not isinstance(inner, dict) or inner.get("mediaType") != _ROOT:
         raise BadInput(
-            f"{what} is no trusted root of a Sigstore ({shown(str(value.get('mediaType')))})",
+            f"{what} is not a trusted root of a Sigstore ({shown(str(value.get('mediaType')))})",
             remedy=f"give a file with the media type {_ROOT}, or with {CONFIG}",
         )
     root = json.dumps(inner)
@@ -190,7 +190,7 @@ def _reason(error: Exception, bundle: Bundle | None) -> str:
     text = _one_line(error)
     if "certificate chain" in text and bundle is not None and (late := _too_late(bundle)):
         return late
-    other = "does not hold" if bundle is not None else "is no bundle with a certificate that can be read"
+    other = "does not hold" if bundle is not None else "is not a bundle with a certificate that can be read"
     return f"{next((ours for part, ours in _SAID if part in text), other)} ({shown(text)})"
 
 

@@ -17,12 +17,13 @@ from containers.digest import canonical_json
 from containers.errors import BadInput
 from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
+from containers.in_toto import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from containers.trust.keys import PublicKey
 
 BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
-IN_TOTO: Final = "application/vnd.in-toto+json"
+IN_TOTO: Final = MEDIA_TYPE
 # A provenance that lists each file of a checkpoint of 200 shards has 100 kB, a bill of materials some more.
 SIZE: Final = 16 << 20  # bytes of a bundle
 LIMITS: Final = JsonLimits(size=SIZE, values=1 << 10)

@@ -162,7 +162,7 @@ def _of_a_key(payload: bytes, where: str, key: PolicyKey, digest: Digest, policy
 def _simple(one: simplesigning.SimpleSignature, where: str, digest: Digest, policy: Policy, today: date) -> Said | str:
     key = signer_of(one.payload, one.signature, policy)
     if key is None:
-        return f"{where} is no good signature by any key of the policy"
+        return f"{where} is not a good signature by any key of the policy"
     try:
         if not one.names(digest):
             return f"{where} is about another image"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from containers.signing_settings import SigningSettings
 
-# By scheme: what holds the key, and the package that asks it where Carwright does not bring one.
+# By scheme: what holds the key, and the package that asks it where Carwright has none.
 _SERVICES: Final = {
     "hsm": ("the token", ""),
     "awskms": ("AWS KMS", ""),
@@ -226,7 +226,7 @@ def _of_others(error: Exception, scheme: str) -> tuple[type[Error], str, str]:
     if isinstance(error, UnsupportedLibraryError):
         return (
             BadInput,
-            f"Carwright does not bring {package or 'its client'}",
+            f"Carwright does not include {package or 'its client'}",
             "let cosign sign: CARWRIGHT_SIGN__COMMAND (docs/trust.md)"
             + (f"; or install {package} where `carwright sign` runs" if package else ""),
         )

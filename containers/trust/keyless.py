@@ -15,6 +15,7 @@ from containers.errors import BadInput, NotTrusted, Temporary
 from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
 from containers.identity_token import AUDIENCE, ambient_token, check_token
+from containers.network import LOOPBACK_NAMES
 from containers.signing_settings import config_text, read_text
 from containers.trust import certified
 from containers.trust.dsse import IN_TOTO
@@ -32,7 +33,6 @@ _DEADLINE: Final = 120.0  # seconds for what services must do; the library itsel
 _LIMITS: Final = JsonLimits(size=1 << 20, values=1 << 14)
 # The library reads the names of fields in either spelling.
 _SERVICES: Final = ("caUrls", "ca_urls", "rekorTlogUrls", "rekor_tlog_urls", "tsaUrls", "tsa_urls")
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _BUSY: Final = 429
 _NOBODY: Final = "the services of the Sigstore"
 
@@ -117,7 +117,7 @@ def _is_safe(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_NAMES)
 
 
 def _open(config: str, token: str) -> Session:

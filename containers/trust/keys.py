@@ -51,7 +51,7 @@ class PublicKey:
         if len(blocks) != 1 or "PUBLIC KEY" not in blocks[0][0]:
             found = ", ".join(kind for kind, _ in blocks) or "nothing"
             raise BadInput(
-                f"{what} is no public key in PEM ({found})", remedy="give the file that begins with BEGIN PUBLIC KEY"
+                f"{what} is not a public key in PEM ({found})", remedy="give the file that begins with BEGIN PUBLIC KEY"
             )
         try:
             key = serialization.load_pem_public_key(blocks[0][1].encode())

@@ -93,7 +93,7 @@ def _resource(value: Any, what: str) -> tuple[str, Digest]:
         name, digest = value.get("name"), value.get("digest")
         if isinstance(name, str) and isinstance(digest, str):
             return name, Digest(digest)
-    raise BadInput(f"{what} lists something that is no file with a sha256 digest", remedy="sign the model again")
+    raise BadInput(f"{what} lists something that is not a file with a sha256 digest", remedy="sign the model again")
 
 
 def sign_folder(folder: Path, signer: StatementSigner) -> bool:
@@ -177,7 +177,7 @@ def hash_folder(folder: Path, *, links: bool = False) -> dict[str, Digest]:
     Raises BadInput for a link, unless `links` has them followed, and for anything else that is neither file nor folder.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder", remedy="give the folder with the checkpoint")
+        raise BadInput(f"{folder} is not a folder", remedy="give the folder with the checkpoint")
     names = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
     kept = {name: path for name, path in sorted(names.items()) if name.partition("/")[0] not in _LEFT_OUT}
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashing leaves Python to other threads

@@ -101,7 +101,7 @@ class Identity(Frozen):
             raise ValueError("the issuer is compared as it is, without `*`")
         scheme, colon, rest = self.subject.partition("://")
         fixed = scheme + rest.partition("/")[0] if colon else self.subject.rpartition("@")[2]
-        # Of `*@refs/heads/main` the part behind the @ is no domain, but the end of everybody's workflow.
+        # Of `*@refs/heads/main` the part after the @ is no domain, but the end of everybody's workflow.
         if "*" in fixed or (not colon and "*" in self.subject and "/" in fixed):
             raise ValueError("the subject must name its host or domain without `*`, or it is anybody's")
         return self
@@ -141,7 +141,7 @@ class RecipeRule(Frozen):
 
 
 class GateRule(Frozen):
-    """What the gate must have decided, by which suites; empty: any. Without `override` a person's word does not count."""
+    """What the gate must have decided, by which suites; empty: any. Without `override` nobody may overrule it."""
 
     decisions: tuple[Decision, ...] = ("pass",)
     suites: tuple[str, ...] = ()
@@ -184,7 +184,7 @@ class Policy(Frozen):
 
         value = load_yaml(text, what)
         if not isinstance(value, dict):
-            raise BadInput(f"{what} is no mapping of fields", remedy=_REMEDY)
+            raise BadInput(f"{what} is not a mapping of fields", remedy=_REMEDY)
         try:
             policy = cls.model_validate(value)
         except ValidationError as error:

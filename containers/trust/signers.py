@@ -119,7 +119,7 @@ def signature_of(signer: Signer, message: bytes) -> bytes:
     made = signer.sign(message)
     if not signer.public.verifies(made, message):
         raise BadInput(
-            f"what the signer made is no signature of the key {signer.public.fingerprint.short}",
+            f"what the signer made is not a signature of the key {signer.public.fingerprint.short}",
             remedy="it signs with another key than the public key that is given for it, or in another way",
         )
     return made

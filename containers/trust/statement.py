@@ -47,7 +47,7 @@ class ForeignStatement(BaseModel):
         kind = value.get("_type")
         if kind not in (STATEMENT, _OLDER):
             raise BadInput(
-                f"{what} is no in-toto statement of a known version ({shown(str(kind))})",
+                f"{what} is not an in-toto statement of a known version ({shown(str(kind))})",
                 remedy=f"statements of the type {STATEMENT} are read",
             )
         try:
@@ -55,7 +55,7 @@ class ForeignStatement(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = shown(".".join(map(str, first["loc"])))
-            raise BadInput(f"{what} is no in-toto statement: {where}: {shown(first['msg'])}") from error
+            raise BadInput(f"{what} is not an in-toto statement: {where}: {shown(first['msg'])}") from error
 
     def is_about(self, digest: Digest) -> bool:
         """Whether one of the subjects has this digest."""

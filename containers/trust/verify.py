@@ -17,6 +17,7 @@ from containers.trust.evidence import Evidence, collect
 from containers.trust.model_signing import compare, listed_in, signable
 from containers.trust.policy import matches
 from containers.trust.statement import MODEL, SIGNATURE, name_of
+from containers.verdict import TEST_RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SIGNED_AT: Final = "signedAt"  # in the predicate of an image's signature
 _SKEW: Final = timedelta(hours=24)  # by which two clocks may differ: time zones that somebody got wrong, no more
 _FAULTS: Final = 5  # that are told
-_RESULTS: Final = {"PASSED": "pass", "FAILED": "refuse", "WARNED": "inconclusive"}  # of in-toto's test-result
+_DECISIONS: Final[Mapping[str, str]] = {result: decision for decision, result in TEST_RESULTS.items()}
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _check_verdict(one: Said, policy: Policy, what: str) -> None:
     assert policy.gate is not None
     told = one.predicate
     result = str(told.get("result", ""))
-    decisions = {_RESULTS.get(result, result), str(told.get("decision") or _RESULTS.get(result, result))}
+    decisions = {_DECISIONS.get(result, result), str(told.get("decision") or _DECISIONS.get(result, result))}
     if not decisions <= {*policy.gate.decisions} and not (policy.gate.override and told.get("override")):
         decided = shown(" and ".join(sorted(decisions)))
         _refuse(what, f"the gate's decision is {decided}", "gate.decisions", policy.gate.decisions)

@@ -12,6 +12,7 @@ import typer
 
 from containers.events import amount
 from flows.cli import housekeeping, modelcars, terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from flows.retention.report import SweepReport
 
 app = typer.Typer()
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @app.command()
@@ -124,7 +123,7 @@ def unpin(
     what: Annotated[str, typer.Argument(help="As it was pinned; of a fingerprint, its beginning is enough.")],
     json_: Json = False,
 ) -> None:
-    """Take a pin back: the next `carwright clean` judges by age again."""
+    """Remove a pin; `carwright clean` then judges by age again."""
     from flows.retention import pins
 
     with _store() as store:

@@ -14,6 +14,7 @@ import typer
 from containers.errors import BadInput
 from flows.admission import admit
 from flows.cli import terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from flows.cli.trust import PolicyFile  # noqa: TC001 -- typer reads the annotation
 from flows.targets import TARGETS
 from flows.targets.target import DeploymentAttempt, ModelSource, Storage, TargetOptions
@@ -53,14 +54,13 @@ ModelFolder = Annotated[
     Path | None,
     typer.Option("--model", help="Folder with the model's config.json: the registry is then not asked at all."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Name = Annotated[
     str, typer.Option(help="Name of the deployment and of the model in requests.", show_default="the repository's")
 ]
 Image = Annotated[str, typer.Option(help="The engine's image, best by digest.", show_default="the target's own")]
 From = Annotated[str, typer.Option("--from", help="registry/repository that the target pulls from: a mirror.")]
 Port = Annotated[int, typer.Option(help="Port on the host (docker, podman, compose).")]
-Listen = Annotated[str, typer.Option(help="Address on the host; vLLM asks nobody for a key.")]
+Listen = Annotated[str, typer.Option(help="Address on the host; vLLM does not ask for a key.")]
 Argument = Annotated[list[str] | None, typer.Option("--argument", help="One more argument for vLLM; may be repeated.")]
 ToolCallParser = Annotated[
     str,
@@ -71,7 +71,7 @@ ToolCallParser = Annotated[
 ReasoningParser = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="vLLM's parser of thinking; `none` leaves it out.", show_default="by architecture"
+        metavar="NAME", help="vLLM's parser of reasoning; `none` leaves it out.", show_default="by architecture"
     ),
 ]
 StorageOption = Annotated[Storage, typer.Option("--storage", help="How KServe gets at the model.")]
@@ -292,9 +292,9 @@ def deploy(  # noqa: PLR0917 -- typer makes options of them
     policy: PolicyFile = None,
     json_: Json = False,
 ) -> None:
-    """Serve a modelcar, by digest: started, waited for, asked something, and rolled back when it does not answer.
+    """Serve a modelcar by digest: start it, wait until it answers a request, and roll back if it does not.
 
-    With a policy only what passes it is deployed: exit code 5 says why it does not.
+    With a policy, only a model that passes it is deployed. Exit code 5: it did not; the message says why.
     """
     from flows.targets.description import describe
 

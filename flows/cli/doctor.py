@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from containers.errors import BadInput
 from containers.setting_names import settings_of
 from flows.cli import terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ def doctor(
     bundle: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a new zip file for who helps from afar: this report, settings, versions, and the end of the logs "
+            help="Also write a new zip file for somebody who helps remotely: this report, settings, versions, and the end of the logs "
             "of the newest runs, all without secrets.",
             metavar="FILE",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    json_: Json = False,
 ) -> None:
     """Check this machine and the services that the settings name; one line each says what to do. Exit code 2 for a problem.
 

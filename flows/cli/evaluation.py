@@ -16,7 +16,7 @@ from containers.foreign_text import clean
 from containers.oci import referrers
 from containers.verdict import CARD_FILE, PAGE_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 from flows.cli import terminal
-from flows.cli.options import Device, takes_options_of
+from flows.cli.options import Device, Json, Verbose, takes_options_of
 from flows.ship_request import ServingOptions
 from infra.settings import Settings
 
@@ -28,8 +28,6 @@ app = typer.Typer()
 Suite = Annotated[
     str, typer.Option(help=f"The suite to measure by: {', '.join(suites.names())}, or a folder with one of your own.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")]
 Attached = Annotated[
     str,
@@ -191,7 +189,7 @@ def _export(  # noqa: PLR0917 - the options of the command
 
     folder = output if form == exports.FOLDER else None
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is no folder", remedy="give --output a folder, which may be new")
+        raise BadInput(f"{folder} is not a folder", remedy="give --output a folder, which may be new")
     _writable(folder / "metadata.json" if folder is not None and folder.is_dir() else output)
     if _reference(what):
         said = statements.of_reference(

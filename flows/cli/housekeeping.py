@@ -12,6 +12,7 @@ import typer
 
 from containers.errors import BadInput
 from flows.cli import terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from flows.orchestrator.prefect_import import import_prefect
 from flows.runners.backends import BACKENDS
 from infra.settings import Settings
@@ -25,7 +26,7 @@ app = typer.Typer()
 @app.command()
 def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    json_: Json = False,
 ) -> None:
     """Remove containers of ended runs from the container engine at CARWRIGHT_DOCKER__HOST; active runs keep theirs."""
     from flows.runners.docker import sweeper

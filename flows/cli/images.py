@@ -12,6 +12,7 @@ import typer
 from containers.errors import BadInput, Error
 from containers.events import Event, amount
 from flows.cli import terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from infra.images.builders import Builder
 from infra.settings import Settings
 
@@ -49,7 +50,6 @@ BuilderOption = Annotated[
 Vllm = Annotated[str, typer.Option(help="Upstream's vLLM image by digest; the image serve is built from it.")]
 Source = Annotated[str, typer.Option(help="URL of the source code, for the image's label.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every build instruction.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 def _targets(names: list[str] | None) -> list[Target]:
@@ -105,7 +105,7 @@ def audit(
 ) -> None:
     """Say which locked Python packages have known vulnerabilities, by data that you give; exits with 2 if any has.
 
-    Nothing is fetched. Debian's packages are not looked at: debsecan knows what Debian has mended.
+    Nothing is fetched. Debian's packages are not looked at: debsecan knows what Debian has fixed.
     """
     from infra.images.audit import audit as look
 
@@ -114,7 +114,7 @@ def audit(
         print(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
     for one in found if not json_ else ():
         names = ", ".join((one.id, *one.aliases))
-        mended = f"; mended in {', '.join(one.fixed)}" if one.fixed else ""
+        mended = f"; fixed in {', '.join(one.fixed)}" if one.fixed else ""
         terminal.line(f"{one.package} {one.version}: {names}: {one.summary}{mended} (in {', '.join(one.images)})")
     if found:
         raise BadInput(
@@ -122,7 +122,7 @@ def audit(
             remedy="lock newer versions (`make lock LOCK=--upgrade`), or judge them and go on",
         )
     if not json_:
-        terminal.line("none of the locked packages has a vulnerability that the data know")
+        terminal.line("none of the locked packages has a vulnerability that the data knows")
 
 
 @app.command()

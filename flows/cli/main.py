@@ -31,6 +31,8 @@ from flows.cli import (
     trust,
     watch,
 )
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
+from flows.runners.process.run_folders import summaries
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,8 +103,6 @@ PANELS = {
     "Run the project": ("doctor", "settings", "clean", "pin", "unpin", "sweep", "pools", "run", "images", "dry-run"),
 }
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-
 
 @app.command()
 def runs(
@@ -117,7 +117,7 @@ def runs(
     json_: Json = False,
 ) -> None:
     """List the runs of this folder and their outcomes, or show one."""
-    paths = sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)
+    paths = summaries(Settings().home)
     paths = [path for path in paths if path.parent.name.startswith(run)][: None if run else number]
     records = [{"run": path.parent.name, **json.loads(path.read_text())} for path in paths]
     if run and len(records) != 1:

@@ -27,13 +27,14 @@ def metrics(
     """Print runs, steps, bytes and verdicts as Prometheus metrics."""
     from containers.store import Store
     from flows.local import embedded
+    from flows.runners.process.run_folders import summaries
     from flows.runtime import location
     from flows.watching.metrics import exposition
 
     with ExitStack() as stack:
         settings = stack.enter_context(embedded.store(Settings()))
         store = Store.open(location(settings), settings.store)
-        text = exposition(store, (settings.home / "runs").glob("*/summary.json"))
+        text = exposition(store, summaries(settings.home))
     if output is None:
         print(text, end="")
     else:
@@ -49,5 +50,5 @@ def _replace(path: Path, text: str) -> None:
         Path(file.name).replace(path)
     except OSError as error:
         raise BadInput(
-            f"cannot write {path}: {error.strerror}", remedy="name a file in a folder that is there"
+            f"cannot write {path}: {error.strerror}", remedy="name a file in a folder that exists"
         ) from error

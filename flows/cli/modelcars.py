@@ -30,6 +30,7 @@ from containers.registry_limits import MODEL_LAYERS
 from containers.trust.verify import check as check_trust
 from flows.cli import terminal
 from flows.cli.housekeeping import age
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from flows.cli.trust import PolicyFile, policy_of, show_trusted, verify_folder
 from infra.settings import Settings
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 
 

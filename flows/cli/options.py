@@ -1,4 +1,4 @@
-"""Options that several commands have: those made from a model's fields, and the device."""
+"""Options that several commands have: those made from a model's fields, and a few by themselves."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
     typer.Option(

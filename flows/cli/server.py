@@ -10,6 +10,7 @@ import typer
 from containers.errors import BadInput
 from containers.setting_names import names_of_variables
 from flows.cli import terminal
+from flows.cli.options import Json, Verbose  # noqa: TC001 -- typer reads the annotation
 from flows.orchestrator.prefect_import import import_prefect
 from infra.settings import IMAGES, Settings
 
@@ -58,8 +59,8 @@ def run(
             "--param", "-p", help="Parameter, NAME=VALUE; VALUE is parsed as JSON if possible, else used as text."
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")] = False,
+    json_: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Start a run of a deployment of the chain and follow it to its end; Ctrl-C cancels it."""
     start(deployment, parameters(parameter or []), as_json=json_, verbose=verbose)
@@ -70,7 +71,7 @@ def approve(
     run: Annotated[str, typer.Argument(help="Id of the run; without one, list the runs that wait.")] = "",
     reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "",
     refuse: Annotated[bool, typer.Option("--refuse", help="Refuse the release.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    json_: Json = False,
 ) -> None:
     """Answer a run that waits for approval (`ship --approval`), on the server of PREFECT_API_URL."""
     import_prefect()

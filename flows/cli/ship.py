@@ -8,12 +8,10 @@ import typer
 
 from containers.errors import BadInput
 from flows.cli import server, terminal
-from flows.cli.options import Device, on_device, takes_options_of
+from flows.cli.options import Device, Json, Verbose, on_device, takes_options_of
 from flows.ship_request import ShipRequest
 from infra.settings import Settings
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Profile = Annotated[
     str,
     typer.Option(

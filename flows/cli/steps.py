@@ -15,7 +15,7 @@ from containers.errors import Temporary
 from containers.parameters import QuantizeOptions
 from flows.admission import admit
 from flows.cli import terminal
-from flows.cli.options import Device, takes_options_of
+from flows.cli.options import Device, Json, Verbose, takes_options_of
 from flows.cli.trust import PolicyFile, check_signed, signed_files
 from flows.ship_request import ServingOptions
 
@@ -36,8 +36,6 @@ Model = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the files into this folder.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 MaxModelLen = Annotated[int, typer.Option(help="Context length in tokens.")]
 
 
@@ -91,7 +89,7 @@ def quantize(  # noqa: PLR0917 - typer makes options of them
         ),
     ] = None,
     ignore_only: Annotated[
-        list[str] | None, typer.Option(help="Module to keep unquantized, in place of the architecture's recipe.")
+        list[str] | None, typer.Option(help="Module to keep unquantized, instead of the architecture's recipe.")
     ] = None,
     device: Annotated[
         str | None,
@@ -148,7 +146,7 @@ def serve(  # noqa: PLR0917 - typer makes options of them
 ) -> None:
     """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C.
 
-    With a policy only what passes it is served: exit code 5 says why it does not.
+    With a policy, only a model that passes it is served. Exit code 5: it did not; the message says why.
     """
     from flows.cli.session import session as open_session
 

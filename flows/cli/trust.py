@@ -16,6 +16,7 @@ from containers.signing_settings import read_text
 from containers.trust.policy import Policy, Requirements
 from containers.trust.statement import SIGNATURE
 from flows.cli import terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 keys = typer.Typer(name="keys", help="Make keys that sign models.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 PolicyFile = Annotated[
     Path | None,
     typer.Option("--policy", help="Policy file that the model must pass.", show_default="the setting trust.policy"),

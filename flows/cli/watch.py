@@ -12,6 +12,7 @@ import typer
 
 from containers.errors import BadInput, Error, Temporary
 from flows.cli import terminal
+from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from flows.orchestrator.prefect_import import import_prefect
 from infra.settings import Settings
 
@@ -25,7 +26,6 @@ app = typer.Typer()
 Models = Annotated[
     Path | None, typer.Option(help="File with the watched models.", show_default="infra/models.yaml, or the setting's")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from containers import sources, suites
-from containers.checkpoint_files import never_belongs
+from containers.checkpoint_files import CONFIG, never_belongs
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
 from containers.foreign_json import CONFIGURATION, parse_object, read_at_most
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.ship_request import ShipRequest
-
-_CONFIG = "config.json"
 
 
 def check_given(request: ShipRequest) -> None:
@@ -47,13 +45,13 @@ def check_source(model: str) -> None:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise BadInput(f"there is no folder {folder}", remedy="check the path behind file://")
+        raise BadInput(f"there is no folder {folder}", remedy="check the path after file://")
     files = SourceFolder(folder)
     sizes = {file.path: file.state.st_size for file in files.files(never_belongs)}
     weights = [path for path in sizes if path.endswith(".safetensors")]
-    if not weights or _CONFIG not in sizes:
+    if not weights or CONFIG not in sizes:
         raise BadInput(
-            f"{folder} has no {'safetensors files' if not weights else _CONFIG}",
+            f"{folder} has no {'safetensors files' if not weights else CONFIG}",
             remedy="give a checkpoint in Hugging Face layout: config.json, tokenizer and weights (safetensors) in one folder",
         )
     for path in weights:
@@ -61,8 +59,8 @@ def _check_folder(folder: Path) -> None:
             with files.open(path) as file:
                 if is_lfs_pointer(file.read(POINTER_MAX)):
                     raise lfs_pointer(f"{folder}/{path}")
-    with files.open(_CONFIG) as file:
-        parse_object(read_at_most(CONFIGURATION, file.read), f"{folder}/{_CONFIG}", CONFIGURATION)
+    with files.open(CONFIG) as file:
+        parse_object(read_at_most(CONFIGURATION, file.read), f"{folder}/{CONFIG}", CONFIGURATION)
 
 
 def _check_endpoint(url: str) -> None:

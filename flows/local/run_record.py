@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from containers import private
 from containers.contract import Step
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.ship_request import ShipRequest
-
-_FILE: Final = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,11 @@ class RunRecord:
 
         The caller holds the run lock, so any run still marked as running was killed.
         """
-        for other in runs.glob(f"*/{_FILE}"):
+        for other in runs.glob(f"*/{run_folders.SUMMARY}"):
             if json.loads(other.read_text()).get("state") == "running":
                 cls(other).update(state="killed")
                 _forget_scratch(other.parent)
-        record = cls(run_folders.of_run(runs.parent, run) / _FILE)
+        record = cls(run_folders.of_run(runs.parent, run) / run_folders.SUMMARY)
         started = datetime.now(UTC).isoformat()
         record.update(model=request.model, state="running", started=started, request=request.dump(), command=command)
         return record
@@ -64,7 +62,7 @@ class RunRecord:
 def outcome_of(folder: Path) -> Shipped:
     """What the run with that folder came to; raises BadInput where it came to nothing."""
     try:
-        return Shipped.model_validate(json.loads((folder / _FILE).read_text())["shipped"])
+        return Shipped.model_validate(json.loads((folder / run_folders.SUMMARY).read_text())["shipped"])
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(
             f"the run {folder.name} has no outcome", remedy="`carwright runs` lists the runs and their states"

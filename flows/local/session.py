@@ -19,9 +19,9 @@ from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
 from flows import endpoint, endpoint_probe, load_format, measuring, parsers, serving_machine
 from flows.local import embedded
-from flows.looking import until_decided
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
+from flows.sequential_looks import until_decided
 from flows.serving_plan import ServicePlan, model_facts, plan
 from flows.targets.model import read_config
 from infra.environments.device import check as check_device

@@ -13,10 +13,12 @@ from containers.errors import BadInput, Error, NotReady
 from containers.events import Event
 from containers.process import export
 from containers.settings import absolute
+from containers.sources import HUB
 from flows.local import embedded
 from flows.local.given import check_given
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
+from infra import demo
 from infra.environments import device, environment
 from infra.environments.ahead import prepare_ahead
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
     from infra.settings import Settings
 
-DEMO = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO = f"{HUB}{demo.NAME}"
 PUBLIC_HUB = "https://huggingface.co"
 _DRAIN = 10.0  # seconds for the last log lines of a run to reach the Prefect server
 _PROBE = 3.0  # seconds to find out whether the public hub can be reached

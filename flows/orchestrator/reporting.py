@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from flows.serving_plan import Plans
     from flows.ship_request import ShipRequest
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact; each costs a request
 _SHORT = 2.0  # seconds; a shorter task gets no progress artifact
 
@@ -97,7 +96,7 @@ def task_listener(runtime: Runtime) -> Iterator[Callable[[Event], None]]:
         if event.event == "progress":
             artifacts.show(event)
         else:
-            logger.log(_LEVELS[event.level], event.text())
+            logger.log(event.severity, event.text())
 
     yield listen
 

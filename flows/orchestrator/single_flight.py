@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 _PREFIX: Final = "carwright-"
-_LOOK: Final = 1.0  # seconds: whoever is still waiting then waits for somebody
+_POLL: Final = 1.0  # seconds: whoever is still waiting then waits for somebody
 _LEASE: Final = 60.0  # seconds, Prefect's minimum; renewed while the block runs
 
 
@@ -37,15 +37,15 @@ def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
     acquired = threading.Event()
-    looking = threading.Thread(target=copy_context().run, args=(_tell_of_others, name, acquired, say), daemon=True)
-    looking.start()
+    watching = threading.Thread(target=copy_context().run, args=(_tell_of_others, name, acquired, say), daemon=True)
+    watching.start()
     try:
         with concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False):
             acquired.set()
             yield
     finally:
         acquired.set()
-        looking.join()
+        watching.join()
     # After success the waiting runs find the artifact, so the limit is no longer needed.
     with contextlib.suppress(ObjectNotFound, httpx.HTTPError), get_client(sync_client=True) as client:
         client.delete_global_concurrency_limit_by_name(name)
@@ -53,7 +53,7 @@ def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None
 
 def _tell_of_others(name: str, acquired: threading.Event, say: Callable[[str], None]) -> None:
     """Say it once that somebody else holds the slot, if this run waits for it."""
-    while not acquired.wait(_LOOK):
+    while not acquired.wait(_POLL):
         with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
             if _is_held(client, name) and not acquired.is_set():
                 say("another run is making the same artifact, or was killed at it: waiting for it")

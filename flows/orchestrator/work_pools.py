@@ -22,7 +22,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.variables import Variable
 
-from containers.labels import LABEL
+from containers.labels import FLOW_RUNS
 from flows.orchestrator.child_runs import api
 from flows.orchestrator.results import result_storage
 from flows.runners.step_container import has_registry
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 CPU: Final = "carwright-cpu"
 GPU: Final = "carwright-gpu"
-FLOW_RUNS: Final = f"{LABEL}flow-runs"  # label of the containers that workers start; its value is the project
 SILENT: Final = timedelta(seconds=90)  # three heartbeats of 30 s, the shortest interval that Prefect allows
 _SILENCE: Final = "Carwright: a flow run that fell silent has crashed"
 

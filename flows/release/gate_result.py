@@ -7,20 +7,16 @@ and `gate_profile`, `override` and `promoted_by`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from containers.foreign_json import TENSORS, parse_object
-from containers.verdict import REPORT_FILE, decide_by_limit, grounds_for_promotion
+from containers.verdict import REPORT_FILE, TEST_RESULTS, decide_by_limit, grounds_for_promotion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from containers.verdict import Decision, Score
     from flows.release.shipment import Shipment
-
-_RESULTS: Final[Mapping[Decision, str]] = {"pass": "PASSED", "inconclusive": "WARNED", "refuse": "FAILED"}
 
 
 def predicate(shipment: Shipment) -> dict[str, Any]:
@@ -35,7 +31,7 @@ def predicate(shipment: Shipment) -> dict[str, Any]:
         "gate_profile": request.gate_profile,
         "override": request.override_gate,
         "promoted_by": grounds or "",
-        "result": _RESULTS[verdict.decision],
+        "result": TEST_RESULTS[verdict.decision],
         "configuration": [{"name": f"suite {shipment.suite.name}", "digest": {"sha256": shipment.suite.digest.hex}}],
         "passedTests": sorted(name for name, decision in tests.items() if decision == "pass"),
         "warnedTests": sorted(name for name, decision in tests.items() if decision == "inconclusive"),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from containers.digest import Digest, canonical_json
 from containers.oci.reference import Reference
+from containers.verdict import SPEED_ANSWER, SPEED_PROMPT
 from flows.release.benchmarks import benchmarks
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from containers.verdict import Verdict
 
 FILES: Final = ("metadata.json", "evaluations.ndjson", "performance.ndjson")
-_ANSWER: Final = 64  # tokens of each answer when the speed is measured (containers/evaluate/serving_speed.py)
-_PROMPT: Final = 512  # and of each prompt, likewise
 _HARDWARE: Final = re.compile(r"(\d{1,4}) x (.+?)(?: \(machine [0-9a-f]+\))?")  # as `containers.hardware` writes it
 _AVERAGE: Final = "Average"  # the title of the average over all benchmarks (containers/evaluate/gate.py)
 
@@ -109,9 +108,9 @@ def _while_measured(verdict: Verdict) -> Iterator[dict[str, Any]]:
             yield {
                 "hardware_count": serving.gpus,
                 "concurrency": load.requests,
-                "mean_input_tokens": _PROMPT,
-                "mean_output_tokens": _ANSWER,
-                "requests_per_second": load.output_tokens_per_second / _ANSWER,
+                "mean_input_tokens": SPEED_PROMPT,
+                "mean_output_tokens": SPEED_ANSWER,
+                "requests_per_second": load.output_tokens_per_second / SPEED_ANSWER,
                 "output_tokens_per_second": load.output_tokens_per_second,
                 "total_tokens_per_second": load.total_tokens_per_second,
                 "ttft_p50": load.first_token_seconds * 1000,  # milliseconds, as the catalog's other times

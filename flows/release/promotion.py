@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from containers import in_toto, suites
-from containers.checkpoint_files import is_licence
+from containers.checkpoint_files import CONFIG, is_licence
 from containers.contract import Kind
 from containers.digest import Digest, canonical_json
 from containers.foreign_json import CONFIGURATION, parse_object
+from containers.sources import HUB
 from containers.store import FileEntry, Manifest
 from containers.verdict import BOM_FILE, CARD_FILE, REPORT_FILE, VERDICT_FILE, grounds_for_promotion
 from flows.release import attestations, card, gate_result, ml_bom
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
     from infra.settings import DeploySettings
 
-_HUB: Final = "hf://"
 _ARCHITECTURES: Final = 16
 
 
@@ -161,7 +161,7 @@ class Release:
         config = _config(store, before)
         base, revision = self._base()
         quantization: Any = after.metadata.get("quantization") or {}
-        link = _licence_link(before, base, revision) if self.source.source.startswith(_HUB) else ""
+        link = _licence_link(before, base, revision) if self.source.source.startswith(HUB) else ""
         return card.CardFacts(
             name=f"{base.rpartition('/')[2]}-{_suffix(self.recipe.scheme)}",
             base_model=base,
@@ -197,8 +197,8 @@ class Release:
 
     def _base(self) -> tuple[str, str]:
         """Name and revision of the base model; for a source other than the hub, the folder's name and the digest."""
-        name = self.source.source.removeprefix(_HUB).partition("@")[0].rstrip("/")
-        if self.source.source.startswith(_HUB):
+        name = self.source.source.removeprefix(HUB).partition("@")[0].rstrip("/")
+        if self.source.source.startswith(HUB):
             return name, self.source.commit or self.source.revision or "main"
         return name.rpartition("/")[2], str(self.before.digest)
 
@@ -228,7 +228,7 @@ def _digests(documents: dict[str, bytes]) -> list[list[str]]:
 
 
 def _config(store: Store, checkpoint: Manifest) -> dict[str, Any]:
-    entry = next((one for one in checkpoint.files if one.path == "config.json"), None)
+    entry = next((one for one in checkpoint.files if one.path == CONFIG), None)
     if entry is None:
         return {}
     return parse_object(store.read_bytes(entry.sha256), "config.json of the checkpoint", CONFIGURATION)

@@ -18,6 +18,7 @@ from containers.foreign_text import one_line
 from containers.oci import referrers
 from containers.oci.access import open_repository, read_manifest
 from containers.oci.repository import read_small
+from flows.runners.process.run_folders import summaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ def _choose(found: list[_FoundReferrer]) -> str:
 
 def _recorded(home: Path, subject: Digest, name: str) -> Iterator[tuple[Digest, str]]:
     """The referrers that runs of this folder attached to an image when they promoted it, with the run; the latest first."""
-    for path in sorted((home / "runs").glob("*/summary.json"), reverse=True):
+    for path in summaries(home):
         try:
             shipped: Any = json.loads(path.read_text()).get("shipped") or {}
             if shipped.get("digest") == str(subject) and (digest := (shipped.get("attached") or {}).get(name)):

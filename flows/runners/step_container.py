@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
+from containers.settings import SECRETS as SECRETS_FOLDER
 from containers.suites import makes_load
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
     from infra.settings import Settings
+
+WORK: Final = "/run/carwright"  # the request, and where a step writes
+SECRETS: Final = str(SECRETS_FOLDER)
+LOGINS: Final = "registry-logins.json"  # among the secrets
 
 
 def image_name(template: str, step: Step, settings: Settings) -> str:

@@ -83,7 +83,7 @@ def read_result(content: bytes | None, step: Step) -> StepResult:
 def step_failure(step: Step, code: int, said: Sequence[Event], tail: str, where: str) -> StepFailed | Interrupted:
     """Turn an exit code and the step's last words into the error to raise; `where` says where its log is.
 
-    A code below 0 is Python's word for a signal that ended the supervisor, and the step with it.
+    A code below 0 is Python's code for a signal that ended the supervisor, and the step with it.
     """
     code = 128 - code if code < 0 else code
     if said:

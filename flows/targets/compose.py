@@ -12,14 +12,14 @@ from containers.errors import BadInput, Error
 from containers.labels import LABEL
 from containers.process import Completed, ProcessFailed, inherited, run
 from containers.serve_health import HEALTH_TIMEOUT, STARTUP_PERIOD, health_url, startup_tries
-from flows.targets.description import MODULE, USER, Rendered, RenderedFile, unpinned
+from flows.targets.description import MODULE, Rendered, RenderedFile, unpinned
 from flows.targets.docker import MODELS
 from flows.targets.hosts import LAST_LINES, PULL, note_rollback, reached, since, wait
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
 from flows.targets.text import yaml
-from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, USER, pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 NAME_MAX: Final = 50  # KServe adds "-predictor" and more, and a DNS label has 63 characters (RFC 1123)
-USER: Final = 1001  # of the modelcar; a reader of /proc/<pid>/root must be the same (ptrace(2), access mode check)
 SLOWEST: Final = 50_000_000  # bytes a second at which weights are expected to be there, at the very least
 PORT: Final = 8000
 CPU_IMAGE: Final = f"{IMAGES}/serve-cpu:latest"
@@ -262,7 +261,7 @@ def check_name(name: str) -> str:
     """The name itself; raises BadInput when Kubernetes would refuse it."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > NAME_MAX:
         raise BadInput(
-            f"{name!r} is no name for a deployment",
+            f"{name!r} is not a name for a deployment",
             remedy=f"use lower case letters, digits and -, beginning with a letter, at most {NAME_MAX}",
         )
     return name

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 from containers.contract import Step, StepRequest
 from containers.errors import BadInput
 from containers.parameters import ServeParameters
-from flows.targets.description import MODULE, USER, Rendered, RenderedFile, command, pairs, unpinned
+from flows.targets.description import MODULE, Rendered, RenderedFile, command, pairs, unpinned
 from flows.targets.hosts import since
 from flows.targets.size import GIB
 from flows.targets.smoke import ask
 from flows.targets.target import DeploymentTarget, RolloutResult
-from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, pids
+from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS_OF_A_MODELCAR, USER, pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable

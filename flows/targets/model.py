@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
+from containers.checkpoint_files import CONFIG
 from containers.contract import Frozen
 from containers.errors import BadInput
 from containers.folder_files import SourceFolder
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from containers.oci.reference import Reference
     from infra.settings import Settings
 
-CONFIG: Final = "config.json"
 _ARCHITECTURES: Final = 16
 _DTYPES: Final = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 # State-space and linear-attention layers keep a state per sequence instead of keys and values per token.
@@ -60,7 +60,7 @@ class ModelFacts(Frozen):
     weights: int = Field(gt=0)
     weights_from: str
     notes: tuple[str, ...] = ()
-    raw: bool = Field(default=False, description="read from a raw artifact, which is no image")
+    raw: bool = Field(default=False, description="read from a raw artifact, which is not an image")
 
 
 def of_reference(reference: str, settings: Settings) -> tuple[ModelFacts, Reference]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from flows.targets.description import USER, Rendered, RenderedFile, unpinned
+from flows.targets.description import Rendered, RenderedFile, unpinned
 from flows.targets.kserve import (
     MODELS,
     environment,
@@ -21,7 +21,7 @@ from flows.targets.kserve import (
 )
 from flows.targets.target import DeploymentTarget
 from flows.targets.text import yaml
-from infra.hardening import of_pod_container
+from infra.hardening import USER, of_pod_container
 
 if TYPE_CHECKING:
     from flows.targets.description import Deployment

@@ -58,7 +58,7 @@ def image_of(deployment: Deployment) -> str:
 
 
 def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[str, ...]]:
-    """What comes behind `podman run`; `model` is the image of the modelcar as podman knows it."""
+    """What follows `podman run`; `model` is the image of the modelcar as podman knows it."""
     gpus = pairs("--device", devices(deployment))
     return [
         ("--name", deployment.name),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput
 from containers.in_toto import PROVENANCE, TEST_RESULT
 from containers.trust.statement import SIGNATURE, name_of
+from containers.verdict import TEST_RESULTS
 from flows.targets import identities
 from flows.targets.description import Rendered, RenderedFile
 from flows.targets.identities import identities_for
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _NAME: Final = "carwright"
 _CONFORMA: Final = "oci::quay.io/enterprise-contract/ec-release-policy:latest"  # Conforma's own rules
-_RESULTS: Final = {"pass": "PASSED", "refuse": "FAILED", "inconclusive": "WARNED"}
 _CANNOT: Final = {
     "ilab": "ilab copies models with --remove-signatures and asks no policy: verify the model before it is fetched there "
     "(`carwright verify REFERENCE --policy FILE`), or its files afterwards (`carwright verify FOLDER`)",
@@ -216,7 +216,7 @@ def _attestation(predicate_type: str, policy: Policy) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name_of(predicate_type).rpartition("/")[2], "predicateType": predicate_type}
     rules = []
     if predicate_type == TEST_RESULT and policy.gate:
-        rules.append(f"predicate: result: {_any([_RESULTS[one] for one in policy.gate.decisions])}")
+        rules.append(f"predicate: result: {_any([TEST_RESULTS[one] for one in policy.gate.decisions])}")
     if predicate_type == PROVENANCE and policy.recipe and policy.recipe.schemes:
         rules.append(f"predicate: buildDefinition: externalParameters: scheme: {_any(policy.recipe.schemes)}")
     if predicate_type == PROVENANCE and policy.base and policy.base.sources:

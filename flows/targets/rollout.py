@@ -1,4 +1,4 @@
-"""Bring a model to a cluster with KServe: apply, wait until the new one serves, ask it something, or put the old back.
+"""Deploy a model to a cluster with KServe: apply, wait until the new one serves, ask it something, or put the old back.
 
 The old pod serves until the new one is ready (`maxUnavailable: 0`), so `Ready` alone proves nothing: the Deployment behind
 the InferenceService must be that of what was applied, and have no pod of the old kind left, as `kubectl rollout status`
@@ -16,6 +16,7 @@ from containers.errors import BadInput, Error, NotReady, Temporary
 from flows.targets.smoke import ask
 from flows.targets.target import RolloutResult
 from infra.cluster import MANAGER, Conflict, is_going, refusal
+from infra.cluster.client import CANNOT_START
 from infra.cluster.managed_fields import applied_by, overlay, split
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from infra.cluster import Cluster
 
-_HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 _CRASHES: Final = 3  # restarts after which a container is not waited for any longer
 # What a deployment does without where another manager has set it: how many replicas there are, and what a person reads.
 _YIELDED: Final = (
@@ -39,7 +39,7 @@ _SOURCE: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"  # K
 @dataclass
 class Rollout:
     """One attempt. Times are in seconds: `timeout` for all of it, `gpu_patience` for a node with enough free GPUs (a
-    cluster that grows by itself may bring one), `refusal_patience` for a service that KServe calls invalid (it does so
+    cluster that grows by itself may add one), `refusal_patience` for a service that KServe calls invalid (it does so
     too while it has not seen the runtime that came a moment before), `poll` between two looks. With `force_conflicts`
     fields that other managers have set are taken from them.
     """
@@ -125,7 +125,7 @@ class Rollout:
         return any(model.get("runtime") == self.runtime["metadata"]["name"] for model in models)
 
     def _wait(self, deadline: float) -> str:
-        """The service's URL, once the new one serves behind it; raises NotReady or BadInput with the cluster's own words."""
+        """The service's URL, once the new one serves behind it; raises NotReady or BadInput with the cluster's own message."""
         while True:
             service = self.cluster.get("InferenceService", self.name)
             if service is None:
@@ -218,7 +218,7 @@ class Rollout:
     def _check_container(self, pod: str, container: dict[str, Any]) -> None:
         reason = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
         message = ((container.get("state") or {}).get("waiting") or {}).get("message", "")
-        if reason in _HOPELESS:
+        if reason in CANNOT_START:
             raise BadInput(
                 f"{container['name']} of {pod} cannot start: {reason}: {message}",
                 remedy="check the name of the image, and the login that the cluster has for its registry",
@@ -269,7 +269,7 @@ def _not_ready(status: dict[str, Any]) -> str:
 
 
 def _invalid(status: dict[str, Any]) -> str:
-    """KServe's word that the service does not fit its runtime (pkg/apis/serving/v1beta1: TransitionStatus).
+    """KServe's statement that the service does not fit its runtime (pkg/apis/serving/v1beta1: TransitionStatus).
 
     `BlockedByFailedLoad` is none: it comes with the first crash of a container, which may start better the next time.
     """

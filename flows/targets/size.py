@@ -166,7 +166,7 @@ def indivisible(model: ModelFacts, size: int) -> str:
 
 def _check_length(model: ModelFacts, length: int) -> None:
     if length < 1:
-        raise BadInput(f"--max-model-len {length} is no length")
+        raise BadInput(f"--max-model-len {length} is not a length")
     if model.longest and length > model.longest:
         raise BadInput(
             f"--max-model-len {length} is more than the {model.longest} tokens that the model was made for",

@@ -22,13 +22,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers  # type: ignore[attr-defined]  # documented
+from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # documented
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from containers.checkpoint_files import CONFIG
 from containers.contract import Frozen
 from containers.errors import BadInput, Temporary
 from containers.foreign_json import LISTING, parse_json
-from containers.hub_http import HubHttp
+from containers.hub_http import BUSY, HubHttp, retry_after
 from containers.web.limits import TooSlow
 from flows.watching.listing import ListingDifference, difference, not_a_hub, read_page
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 _ATTEMPTS: Final = 4
 _MAX_WAIT: Final = 300.0  # seconds: the hub counts requests over five minutes; a longer wait is an error
-_BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})  # those that huggingface_hub retries (utils/_http.py)
 
 
 class NotFoundOnHub(BadInput):
@@ -134,7 +134,7 @@ class HubClient:
         answer = self._send(self._address(f"{repository}/commits/{commit}"), repository, commit)
         commits = parse_json(answer.content, f"the history of {repository}", LISTING)
         if not isinstance(commits, list) or not all(isinstance(one, dict) for one in commits):
-            raise not_a_hub(self.endpoint, TypeError("the history is no list"))
+            raise not_a_hub(self.endpoint, TypeError("the history is not a list"))
         if any(one.get("id") == ancestor for one in commits):
             return True
         return None if "next" in answer.links else False
@@ -152,7 +152,7 @@ class HubClient:
 
     def check_access(self, repository: str, commit: str) -> None:
         """Raises NotFoundOnHub if this token may not read the files of a gated repository, whose listing is public."""
-        url = hf_hub_url(repository, "config.json", revision=commit, endpoint=self.endpoint)
+        url = hf_hub_url(repository, CONFIG, revision=commit, endpoint=self.endpoint)
         with _translated(self.endpoint, repository, commit):
             answer = self._http.head(url)
             if answer.is_error:
@@ -210,7 +210,7 @@ class HubClient:
             raise _RetryableHubError(
                 f"the hub does not answer ({self.endpoint}): {error or type(error).__name__}", hub_wide=True
             ) from error
-        if answer.status_code in _BUSY:
+        if answer.status_code in BUSY:
             self._honour_rate_limit(answer)
             raise _RetryableHubError(
                 f"the hub is busy or failing ({answer.status_code} from {self.endpoint})",
@@ -232,15 +232,7 @@ class HubClient:
 
     def _honour_rate_limit(self, answer: httpx2.Response) -> None:
         """Make every thread wait for as long as the answer demands."""
-        limit = parse_ratelimit_headers(answer.headers)
-        after = answer.headers.get("Retry-After", "")
-        asked = (
-            float(limit.reset_in_seconds)
-            if limit is not None
-            else float(after)
-            if after.isascii() and after.isdigit()
-            else 0.0
-        )
+        asked = retry_after(answer.headers) or 0.0
         with self._lock:
             if asked > _MAX_WAIT:
                 self._unavailable = HubUnavailable(

@@ -54,7 +54,7 @@ def read_page(content: bytes, endpoint: str) -> dict[str, str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise not_a_hub(endpoint, error) from error
     if not all(isinstance(text, str) for text in (*files, *files.values())):
-        raise not_a_hub(endpoint, TypeError("a path or a hash is no text"))
+        raise not_a_hub(endpoint, TypeError("a path or a hash is not text"))
     return files
 
 

@@ -12,13 +12,13 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from containers.contract import Frozen, GateProfile
 from containers.errors import BadInput, Error
 from containers.oci.reference import Reference
+from containers.sources import HUB
 from flows.ship_request import ShipOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHIPPED: Final = Path(__file__).parents[2] / "infra" / "models.yaml"
-_HUB: Final = "hf://"
 
 
 def _target(text: str) -> str:
@@ -77,7 +77,7 @@ class WatchedModel(ShipOptions):
     @property
     def repository(self) -> str:
         """`org/name` on the hub."""
-        return self.model.removeprefix(_HUB)
+        return self.model.removeprefix(HUB)
 
 
 class Models(Frozen):

@@ -37,6 +37,8 @@ T = TypeVar("T")
 MANAGER: Final = "carwright"  # by which server-side apply knows our fields
 _TIMEOUT: Final = 30.0  # seconds for one answer
 _PAUSE: Final = 0.5  # seconds between two looks
+# Why a container waits, where waiting does not help (kubelet, pkg/kubelet/images and pkg/kubelet/kuberuntime).
+CANNOT_START: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 _KINDS: Final[dict[str, Any]] = {
     "Job": Job,
     "Secret": Secret,
@@ -182,7 +184,7 @@ class Cluster:
         return True
 
     def wait_until_gone(self, kind: str, name: str) -> None:
-        """Return when an object that is being deleted is no more, or is a new one; raises StillThere."""
+        """Return when an object that is being deleted is gone, or is a new one; raises StillThere."""
         patience = self._settings.patience
         deadline = time.monotonic() + patience
         while (found := self.get(kind, name)) is not None and is_going(found):
@@ -252,7 +254,7 @@ class Cluster:
             if isinstance(error.__context__, httpx2.HTTPStatusError):
                 raise _explain(doing, kind, error.__context__) from error.__context__
             raise BadInput(
-                f"cannot {doing}: what answers at {self._config.cluster.server} is no Kubernetes API",
+                f"cannot {doing}: what answers at {self._config.cluster.server} is not a Kubernetes API",
                 remedy=f"correct the address in {place(self._config)}",
             ) from error
 
@@ -266,12 +268,12 @@ class Cluster:
                 )
             if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
                 return BadInput(
-                    f"cannot {doing}: {self._config.cluster.server} speaks no TLS",
+                    f"cannot {doing}: {self._config.cluster.server} does not speak TLS",
                     remedy=f"correct the address in {place(self._config)}",
                 )
         if isinstance(error, httpx2.UnsupportedProtocol):
             return BadInput(
-                f"cannot {doing}: {self._config.cluster.server!r} is no address of a cluster",
+                f"cannot {doing}: {self._config.cluster.server!r} is not the address of a cluster",
                 remedy=f"write it as https://host:port in {place(self._config)}",
             )
         return Away(

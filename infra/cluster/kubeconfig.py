@@ -62,7 +62,9 @@ def _of_file(path: Path) -> KubeConfig:
     except OSError as error:
         raise BadInput(f"no cluster to talk to: {path}: {error.strerror}", remedy=_SET) from error
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is no kubeconfig: {_short(error)}", remedy="`kubectl config view` reads it") from error
+        raise BadInput(
+            f"{path} is not a kubeconfig: {_short(error)}", remedy="`kubectl config view` reads it"
+        ) from error
 
 
 def place(config: SingleConfig) -> str:

@@ -166,7 +166,7 @@ class ContainerEngine:
         """What the spec asks for, on podman without its seccomp profile.
 
         podman takes a profile as a file of its own machine only; its default one (containers-common, seccomp.json) allows the
-        calls that Docker's does not and that a spec brings a profile for.
+        calls that Docker's does not and that a spec has a profile for.
         """
         own = [option for option in spec.security if not option.startswith("seccomp=")]
         if len(own) == len(spec.security):

@@ -18,14 +18,13 @@ from urllib.parse import quote
 
 from containers import private
 from containers.errors import BadInput
-from containers.foreign_text import clean
+from containers.foreign_text import MASK, clean
 from containers.process import inherited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-MASK: Final = "***"
 _RUNS: Final = 3  # the newest ones
 _TAIL: Final = 1 << 20  # bytes of the end of a log
 _FILES: Final = 200  # of one run
@@ -57,7 +56,7 @@ def write(path: Path, home: Path, contents: Mapping[str, str], secrets: Iterable
                 names.append(name)
     except OSError as error:
         raise BadInput(
-            f"the bundle {path} cannot be written: {error.strerror}", remedy="give a new file in a folder that is there"
+            f"the bundle {path} cannot be written: {error.strerror}", remedy="give a new file in a folder that exists"
         ) from error
     return tuple(names)
 

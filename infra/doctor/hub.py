@@ -18,9 +18,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # documented
 
+from containers.checkpoint_files import CONFIG
 from containers.foreign_json import parse_object
 from containers.foreign_text import one_line
 from containers.hub_http import HubHttp
+from containers.sources import HUB
 from containers.web.limits import TooSlow
 from infra.doctor.line import Line, ok, wrong
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 _DEADLINE: Final = 10.0  # seconds for one answer
 _NETWORK: Final = "check the network and the proxy (HTTPS_PROXY); folders, S3 and the demo work without a hub"
 _LOG_IN: Final = "set HF_TOKEN to a valid token, or run `hf auth login`"
-_FILE: Final = "config.json"  # every checkpoint has it; the listing of a gated model is public, its files are not
 
 
 def hub(settings: Settings, model: str = "") -> Line:
@@ -86,11 +87,12 @@ def _identity(http: HubHttp, *, known: bool) -> str:
 
 def _access(http: HubHttp, model: str) -> Line | None:
     """Why the model cannot be read; None if it can."""
-    repository, _, revision = model.removeprefix("hf://").partition("@")
+    repository, _, revision = model.removeprefix(HUB).partition("@")
     page = f"{http.endpoint}/{repository}"
     try:
-        url = hf_hub_url(repository, _FILE, revision=revision or None, endpoint=http.endpoint)
+        url = hf_hub_url(repository, CONFIG, revision=revision or None, endpoint=http.endpoint)
         about = repository + (f"/revision/{quote(revision, safe='')}" if revision else "")
+        # The listing of a gated model is public, its files are not.
         for answer in (http.get(http.address(about)), http.head(url)):
             if answer.is_error:
                 hf_raise_for_status(answer)
@@ -107,7 +109,7 @@ def _access(http: HubHttp, model: str) -> Line | None:
     except RevisionNotFoundError:
         text, remedy = f"{repository} has no revision {revision!r}", f"its branches and tags are at {page}/tree/main"
     except EntryNotFoundError:
-        text, remedy = f"{model} has no {_FILE}", "give a model whose checkpoint is in the format of transformers"
+        text, remedy = f"{model} has no {CONFIG}", "give a model whose checkpoint is in the format of transformers"
     else:
         return None
     return _wrong(text, remedy)
@@ -130,5 +132,5 @@ def _wrong(text: str, remedy: str) -> Line:
 
 def _offline(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "name the bundle of your own certificate authority in SSL_CERT_FILE"
+        return "name the bundle of your own certificate authority in SSL_CERTCONFIG"
     return _NETWORK

@@ -114,7 +114,7 @@ def _affected(record: dict[str, Any], where: str) -> Iterator[_Affected]:
             versions = frozenset(map(str, one.get("versions") or ()))
             yield _Affected(name=normalized(str(package["name"])), versions=versions, ranges=tuple(spans))
     except (AttributeError, KeyError, TypeError, InvalidVersion) as error:
-        raise BadInput(f"{where} is no record in the OSV format: {error}") from error
+        raise BadInput(f"{where} is not a record in the OSV format: {error}") from error
 
 
 def _spans(events: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -155,5 +155,5 @@ def _records(osv: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _record(content: bytes, where: str) -> dict[str, Any]:
     record = parse_object(content, where, DOCUMENT)
     if "id" not in record:
-        raise BadInput(f"{where} is no record in the OSV format: it has no id")
+        raise BadInput(f"{where} is not a record in the OSV format: it has no id")
     return record

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput, Temporary
 from containers.events import Event
+from containers.oci import apt
 from containers.process import ProcessFailed, run
 
 if TYPE_CHECKING:
@@ -178,28 +179,12 @@ def _apt(release: str, near: Path | None = None) -> Iterator[tuple[Callable[[str
     mirrors = _mirrors()
     with tempfile.TemporaryDirectory(prefix=".carwright-apt-", dir=near) as scratch:
         root = Path(scratch)
-        for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
-            (root / folder).mkdir(parents=True)
-        (root / "status").touch()
         trust = f"signed-by={_KEYRING}" if _KEYRING.is_file() else "trusted=yes"
         lines = []
         for uri in mirrors:
             suites = (f"{release}-security",) if uri.endswith("-security") else (release, f"{release}-updates")
             lines += [f"deb [arch={ARCHITECTURE} {trust}] {uri} {suite} main\n" for suite in suites]
-        (root / "sources.list").write_text("".join(lines))
-        options = {
-            "Dir::State": root / "state",
-            "Dir::State::status": root / "status",
-            "Dir::Cache": root / "cache",
-            "Dir::Etc::sourcelist": root / "sources.list",
-            "Dir::Etc::sourceparts": root / "parts",
-            "APT::Architecture": ARCHITECTURE,
-            "APT::Architectures": ARCHITECTURE,
-            "APT::Sandbox::User": "",
-            "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
-        }
-        flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        flags = apt.separate(root, "".join(lines), ARCHITECTURE)
 
         def call(program: str) -> list[str]:
             return [program, "-q", *flags]

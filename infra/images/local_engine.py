@@ -78,7 +78,7 @@ def remove_image(engine: ContainerEngine, one: OldImage) -> bool:
 def add_health(archive: Path) -> None:
     """Add the HEALTHCHECK that the history names to an image in `docker save` layout, if it has one.
 
-    The new settings are put behind the old ones in the tar: when it is unpacked, the later file counts.
+    The new settings follow the old ones in the tar: when it is unpacked, the later file counts.
     """
     with tarfile.open(archive) as there:
         manifests = json.loads(_read(there, "manifest.json"))

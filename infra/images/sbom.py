@@ -1,8 +1,8 @@
 """The bill of materials of an image: CycloneDX 1.7 (cyclonedx.org/docs/1.7/json), from what the image is made from.
 
 Python packages come from the hash locks, Debian packages from base.lock or, where a base has more, from its own record
-(dpkg's status). It has no time: the same inputs give the same bytes, so it lies in the image at `PLACE`, where scanners find
-it, and `carwright images sbom` prints the same.
+(dpkg's status). It has no time: the same inputs give the same bytes, so it lies in the image at /opt/carwright/sbom.cdx.json
+(Containerfile), where scanners find it, and `carwright images sbom` prints the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from infra.images.targets import Target
 
 FILE: Final = "sbom.cdx.json"
-PLACE: Final = f"/opt/carwright/{FILE}"
 _DISTRIBUTION: Final = "debian-12"
 _FIELD: Final = re.compile(r"(?m)^(Package|Status|Version): (.*)$")
 
@@ -67,7 +66,7 @@ class Component:
 
 
 def components(packages: Iterable[Package], debs: Iterable[Deb], status: str = "") -> list[Component]:
-    """What is installed in an image, sorted; `status` is dpkg's record of a base that brings packages of its own."""
+    """What is installed in an image, sorted; `status` is dpkg's record of a base that has packages of its own."""
     found = {
         ("PyPI", one.name): Component("PyPI", one.name, one.version, tuple(sorted(one.hashes))) for one in packages
     }

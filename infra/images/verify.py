@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from infra.images.targets import Target
 
 _PIECE = 1 << 20
-_SHOWN = 40  # differences that are listed; more say no more
+_SHOWN = 40  # differences that are listed; more say nothing new
 
 
 @dataclass(frozen=True)

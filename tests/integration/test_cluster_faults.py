@@ -447,7 +447,10 @@ def test_a_certificate_of_another_authority(authorities: Path, tmp_path: Path) -
 
 def test_a_server_without_tls(started: Any, tmp_path: Path) -> None:
     path = kubeconfig(KubeApi(url=started(lambda _: None).url.replace("http:", "https:")), tmp_path)
-    with Cluster.open(KubernetesSettings(kubeconfig=path)) as cluster, pytest.raises(BadInput, match="speaks no TLS"):
+    with (
+        Cluster.open(KubernetesSettings(kubeconfig=path)) as cluster,
+        pytest.raises(BadInput, match="does not speak TLS"),
+    ):
         cluster.list("Pod", {})
 
 

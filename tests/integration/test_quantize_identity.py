@@ -31,7 +31,7 @@ MODELS = (
 UNFIT = {
     ("odd", "FP8_BLOCK"),
     ("large-rows", "FP8_BLOCK"),
-}  # columns that are no multiple of 128: vLLM takes none
+}  # columns that are not a multiple of 128: vLLM takes none
 CASES = [
     (model, scheme)
     for scheme in ("FP8_DYNAMIC", "FP8_BLOCK", "W8A8")

@@ -170,6 +170,6 @@ def test_kms_that_does_not_answer_is_temporary(kms: Kms) -> None:
         ("azurekms://v.vault.azure.net/keys/k/1", "azure-identity"),
         ("hashivault://k", "hvac"),
     ):
-        with pytest.raises(Error, match=f"Carwright does not bring {package}") as caught:
+        with pytest.raises(Error, match=f"Carwright does not include {package}") as caught:
             open_signers(SigningSettings(uri=uri))
         assert caught.value.exit_code == BadInput.exit_code

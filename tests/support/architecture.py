@@ -209,3 +209,13 @@ def sources(root: Path) -> Iterator[tuple[str, str]]:
     for top in TOPS:
         for file in sorted((root / top).rglob("*.py")):
             yield file.relative_to(root).as_posix(), file.read_text()
+
+
+def class_names_twice(modules: Iterable[tuple[str, str]]) -> list[str]:
+    """Classes of one name in several modules: whoever reads the name has to ask which one is meant."""
+    where: dict[str, list[str]] = {}
+    for path, text in modules:
+        for node in ast.walk(ast.parse(text, path)):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(path)
+    return [f"{name}: {', '.join(paths)}" for name, paths in sorted(where.items()) if len(paths) > 1]

@@ -33,7 +33,7 @@ KINDS: Final = {
     "429": "answered 429, with Retry-After",
     "cut": "the answer ends in its middle",
     "flipped": "one byte of the answer is another",
-    "page": "a web page in place of the answer, as a portal or proxy sends",
+    "page": "a web page instead of the answer, as a portal or proxy sends",
 }
 _WORDS: Final = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
 _PAGE: Final = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"

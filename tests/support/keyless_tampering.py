@@ -160,7 +160,7 @@ KEYLESS: Final = tuple(
         ("forge: the certificate of somebody else", _keyless(_certificate_of_another), _TAMPERED),
         ("forge: a key in the certificate's place", _edit(lambda v: v.update(verificationMaterial={"publicKey": {"hint": "a"}, "tlogEntries": []})), "no good signature by any key"),
         ("forge: a key beside the certificate", _edit(lambda v: v["verificationMaterial"].update(publicKey={"hint": "a"})), "both a key and a certificate"),
-        ("forge: half of the certificate", _edit(lambda v: v["verificationMaterial"]["certificate"].update(rawBytes="AAAA")), "is no bundle with a certificate that can be read"),
+        ("forge: half of the certificate", _edit(lambda v: v["verificationMaterial"]["certificate"].update(rawBytes="AAAA")), "is not a bundle with a certificate that can be read"),
         ("log: the root does not know it", _without("tlogs"), "in a transparency log that the trusted root does not know"),
         ("log: the root does not know the certificate log", _without("ctlogs"), "in no certificate log of the trusted root"),
         ("log: the entry is taken away", _edit(lambda v: v["verificationMaterial"].update(tlogEntries=[])), "has not one entry in the transparency log"),

@@ -55,7 +55,7 @@ def test_a_file_in_the_folders_place_stays(shipped: CommandLine) -> None:
     (shipped.folder / "catalog").write_text("mine")
     done = shipped("report", "--export", "kubeflow-catalog", "-o", "catalog")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "catalog is no folder" in done.stderr
+    assert "catalog is not a folder" in done.stderr
     assert (shipped.folder / "catalog").read_text() == "mine"
 
 

@@ -33,17 +33,17 @@ def without(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ("{", "is no kubeconfig"),
-        ("", "is no kubeconfig"),
-        ("a: [", "is no kubeconfig"),
-        ("\0", "is no kubeconfig"),
-        ("[]", "is no kubeconfig"),
+        ("{", "is not a kubeconfig"),
+        ("", "is not a kubeconfig"),
+        ("a: [", "is not a kubeconfig"),
+        ("\0", "is not a kubeconfig"),
+        ("[]", "is not a kubeconfig"),
         (without("clusters"), "'clusters' is missing"),
         (without("users"), "no cluster or user of that name"),
         (without("current-context"), "No current context"),
         (config() | {"current-context": "other"}, "Context 'other' not found"),
         (config() | {"clusters": [{"name": "d", "cluster": {}}]}, "no cluster or user of that name"),
-        (config() | {"clusters": [{"name": "c", "cluster": {"server": 1}}]}, "is no kubeconfig"),
+        (config() | {"clusters": [{"name": "c", "cluster": {"server": 1}}]}, "is not a kubeconfig"),
         (config({"certificate-authority": "gone.crt"}), "certificate-authority: there is no file {folder}/gone.crt"),
         (config({"certificate-authority": "config"}), "{folder}/config holds no certificate"),
         (config({"certificate-authority-data": "?"}), "a certificate in it cannot be used"),
@@ -80,7 +80,7 @@ def test_a_program_that_should_fetch_the_login(tmp_path: Path, command: list[str
 def test_an_address_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "config"
     path.write_text(yaml.safe_dump(config({"server": "127.0.0.1:6443"})))
-    with Cluster.open(KubernetesSettings(kubeconfig=path)) as cluster, pytest.raises(BadInput, match="is no address"):
+    with Cluster.open(KubernetesSettings(kubeconfig=path)) as cluster, pytest.raises(BadInput, match="is not the address"):
         cluster.list("Pod", {})
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from containers.download.hub_errors import retry_after
 from containers.download.retries import ATTEMPTS, Busy, retrying
 from containers.errors import BadInput, Temporary
+from containers.hub_http import retry_after
 
 
 @pytest.mark.parametrize(

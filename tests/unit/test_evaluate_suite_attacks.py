@@ -66,7 +66,7 @@ TASKS = [
     ("dataset_path: ./script.py/../x", "dataset_path is"),
     ("dataset_path: https://example.org/x", "dataset_path is"),
     ("dataset_path: [a]", "dataset_path is"),
-    ("include: /etc/passwd", "include has the path '/etc/passwd', which is no file of the suite"),
+    ("include: /etc/passwd", "include has the path '/etc/passwd', which is not a file of the suite"),
     ("include: ../../other/task.yaml", "include has the path"),
     ("include: [../mine.jsonl, ~/x]", "include has the path '~/x'"),
     ("include: nothing", "include has the path 'nothing'"),

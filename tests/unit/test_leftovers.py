@@ -122,7 +122,7 @@ def test_lint_and_verify_find_a_pointer(
     monkeypatch.setattr("containers.oci.source.is_lfs_pointer", lambda _: False)
     push_folder(checkpoint, f"oci:{checkpoint.parent}/car:v1", settings)
     (found,) = [one for one in lint(f"oci:{checkpoint.parent}/car:v1", settings) if one.rule == "no-pointers"]
-    assert (found.level, found.message) == ("error", f"git-LFS pointers in place of files: {SHARD}")
+    assert (found.level, found.message) == ("error", f"git-LFS pointers instead of files: {SHARD}")
     checked = verify(f"oci:{checkpoint.parent}/car:v1", settings, open_push_cache(settings))
     assert [(one.kind, one.path) for one in checked.differences] == [("pointer", SHARD)]
 

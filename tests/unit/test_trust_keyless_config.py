@@ -12,10 +12,12 @@ from containers.errors import BadInput
 from containers.trust import certified
 from containers.trust.keyless import KeylessSigner
 
-NOW = int(time.time())
-TOKEN = jwt.encode(
-    {"iss": "https://issuer.example", "sub": "s", "aud": "sigstore", "iat": NOW, "exp": NOW + 300}, "k" * 32, "HS256"
-)
+
+def token() -> str:
+    """Made when it is used: this module may be imported long before its tests run."""
+    now = int(time.time())
+    claims = {"iss": "https://issuer.example", "sub": "s", "aud": "sigstore", "iat": now, "exp": now + 300}
+    return jwt.encode(claims, "k" * 32, "HS256")
 
 
 @pytest.mark.parametrize("name", ["caUrls", "ca_urls", "rekorTlogUrls", "rekor_tlog_urls", "tsaUrls", "tsa_urls"])
@@ -25,4 +27,4 @@ def test_no_service_is_asked_in_the_open(name: str, url: str) -> None:
     config = json.loads(certified.public_config())
     config["signingConfig"][name] = [{"url": url}]
     with pytest.raises(BadInput, match="which is not reached by https"):
-        KeylessSigner(json.dumps(config), TOKEN)
+        KeylessSigner(json.dumps(config), token())

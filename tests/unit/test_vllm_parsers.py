@@ -86,7 +86,7 @@ def test_a_needed_parser_that_nobody_knows_is_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["a b", "--x", "x\ny", "a;b", "x" * 65])
 def test_a_name_is_a_name(name: str) -> None:
-    with pytest.raises(BadInput, match="is no name of a parser"):
+    with pytest.raises(BadInput, match="is not the name of a parser"):
         ServingOptions.read({"tool_call_parser": name})
 
 

@@ -47,7 +47,7 @@ class AnswerProcess:
         except BrokenPipeError:
             raise Failed("the program ended before its test did") from None
         except (ValueError, TypeError, RecursionError, MemoryError) as error:
-            raise Failed(f"the program's answer is no plain data: {error}") from None
+            raise Failed(f"the program's answer is not plain data: {error}") from None
         if isinstance(found, dict) and found.keys() == {"value"}:
             return found["value"]
         if isinstance(found, dict) and found.keys() == {"raised"}:

@@ -40,7 +40,7 @@ def _simple(value: Any) -> Any:
     for module, name in (("decimal", "Decimal"), ("fractions", "Fraction")):  # imported only where a program has them
         if type(value).__module__ == module and type(value).__name__ == name:
             return {name: str(value)}
-    raise NotPlain(f"a value of type {type(value).__name__} is no plain data")
+    raise NotPlain(f"a value of type {type(value).__name__} is not plain data")
 
 
 _SIMPLE: Final[dict[type, Any]] = {

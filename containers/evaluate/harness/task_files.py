@@ -1,4 +1,4 @@
-"""Tasks that a suite brings along: lm-evaluation-harness would run code that their YAML names, so they are checked first.
+"""Tasks that come with a suite: lm-evaluation-harness would run code that their YAML names, so they are checked first.
 
 Refused are functions and classes of a task (`!function`, `class`), metrics and data sets that are programs, and paths and
 includes that leave the suite. Whatever the harness's own tasks do is part of that package.
@@ -80,11 +80,11 @@ def _checked(files: SuiteFiles, path: str) -> Iterator[str]:
     for field, name, value in _fields(task, ""):
         if name in _REFUSED and value not in (False, None):
             raise BadInput(
-                f"{what}: {field} is not for tasks of a suite, which cannot bring code", remedy="leave it out"
+                f"{what}: {field} is not for tasks of a suite, which cannot contain code", remedy="leave it out"
             )
         if name == "dataset_path" and not (isinstance(value, str) and _DATA_SET.fullmatch(value)):
             raise BadInput(
-                f"{what}: {field} is {value!r}, and is no data set of the hub and no format",
+                f"{what}: {field} is {value!r}, and is neither a data set of the hub nor a format",
                 remedy="name one of the hub (`org/name`), or `json` with dataset_kwargs.data_files inside the suite",
             )
         if name == "data_files":
@@ -94,7 +94,7 @@ def _checked(files: SuiteFiles, path: str) -> Iterator[str]:
     for one in _texts(task.get("include", ()) if isinstance(task, dict) else ()):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), one))
         if one.startswith(("/", "~")) or target not in files.files:
-            raise BadInput(f"{what}: include has the path {one!r}, which is no file of the suite", remedy=_INSIDE)
+            raise BadInput(f"{what}: include has the path {one!r}, which is not a file of the suite", remedy=_INSIDE)
         yield target
 
 

@@ -178,7 +178,7 @@ def _repeated(questions: Sequence[Question]) -> int:
 
 
 def wrong(expected: str, question: Question, calls: tuple[Call, ...] | None) -> str:
-    """What is wrong with an answer, empty for a right one. What cannot be read as calls is no call, as with BFCL."""
+    """What is wrong with an answer, empty for a right one. What cannot be read as calls does not count as a call, as with BFCL."""
     if expected == "none":
         return "a call" if calls else ""
     if not calls:

@@ -110,7 +110,7 @@ def _question(one: dict[str, Any], known: dict[str, Any] | None, where: str) -> 
     if not isinstance(truth, list) or (known is not None and not truth):
         raise BadInput(f"{where} has no answer", remedy="the file of answers needs a ground_truth for its id")
     if not all(isinstance(call, dict) and len(call) == 1 for call in truth):
-        raise BadInput(f"an answer of {where} is no call of one function")
+        raise BadInput(f"an answer of {where} is not a call of one function")
     try:
         question = Question(
             id=name,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 COMPOSE: Final = Path(infra.__file__).parent / "compose.yaml"
 # Labels of containers; their value is the project.
-FLOW_RUNS: Final = f"{LABEL}flow-runs"  # as flows.orchestrator.work_pools sets it
 STEPS: Final = f"{LABEL}project"  # as infra.container_engine sets it
 SERVICES: Final = ("objectstore", "registry", "hub", "prefect", "worker")
 ONCE: Final = ("deployments",)  # ends when its work is done

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from containers.errors import BadInput
+from containers.labels import FLOW_RUNS
 from containers.process import export
 from flows.local.dry_run import compose
 from flows.local.dry_run.site import Database
@@ -54,10 +55,10 @@ def hand_over(stack: Stack, keys: Mapping[str, str]) -> None:
 
 def down(site: Site, log: Callable[[str], None], *, volumes: bool) -> None:
     """Stop and remove every container of the project, including flow runs and steps; with `volumes` also its data."""
-    if runs := compose.labelled(compose.FLOW_RUNS, site.project):
+    if runs := compose.labelled(FLOW_RUNS, site.project):
         log(f"ending {len(runs)} flow runs")
         compose.docker("stop", "--time", "30", *runs, timeout=120)
-    if left := compose.labelled(compose.FLOW_RUNS, site.project) + compose.labelled(compose.STEPS, site.project):
+    if left := compose.labelled(FLOW_RUNS, site.project) + compose.labelled(compose.STEPS, site.project):
         compose.docker("rm", "--force", "--volumes", *left)
     everything = site.model_copy(
         update={"database": Database.POSTGRES}

@@ -20,7 +20,7 @@ from containers.oci.reference import Reference
 from containers.process import inherited
 from containers.step_variables import parts_of, step_variables
 from flows.runners.docker import seccomp
-from flows.runners.step_container import makes_user_namespaces
+from flows.runners.step_container import LOGINS, SECRETS, WORK, makes_user_namespaces
 from flows.runners.step_protocol import REQUEST, RESULT
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 VOLUME: Final = "/run"
-WORK: Final = "/run/carwright"
-SECRETS: Final = "/run/secrets"
 SIGNING: Final = "/run/signing"  # where a volume or a Secret with keys is mounted, to promote alone
 _NCCL: Final = "NCCL_"
-_LOGINS: Final = "registry-logins.json"
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's id, in a run of a worker
 
 
@@ -118,7 +115,7 @@ def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]
 
         secret |= {"CARWRIGHT_HUB_TOKEN": token} if (token := get_token()) else {}
     if _logins_variable(settings, request):
-        secret[_LOGINS] = json.dumps({"auths": _logins(settings, request)})
+        secret[LOGINS] = json.dumps({"auths": _logins(settings, request)})
     folders = ("carwright", "carwright/alive", "carwright/home", "carwright/scratch", "secrets")
     return {
         **dict.fromkeys(folders),
@@ -129,7 +126,7 @@ def payload(settings: Settings, request: StepRequest) -> dict[str, bytes | None]
 
 def _logins_variable(settings: Settings, request: StepRequest) -> dict[str, str]:
     if _logins(settings, request):
-        return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"{SECRETS}/{_LOGINS}"}
+        return {"CARWRIGHT_REGISTRY__AUTH_FILE": f"{SECRETS}/{LOGINS}"}
     return {}
 
 

@@ -6,18 +6,19 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from containers.contract import Step, StepRequest, StepResult
 from containers.errors import BadInput, Error, Temporary
+from containers.network import LOOPBACK_NAMES
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.private import opener
 from containers.process import inherited
-from flows.runners.docker.container_spec import VOLUME, WORK, payload, refuse_folders, step_spec
+from flows.runners.docker.container_spec import VOLUME, payload, refuse_folders, step_spec
 from flows.runners.process.launcher import run_folder
-from flows.runners.step_container import has_registry, image_name, image_step
+from flows.runners.step_container import WORK, has_registry, image_name, image_step
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import ALIVE, ALIVE_INTERVAL
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from containers.events import OnEvent
     from infra.container_engine import Container, ContainerEngine, State
     from infra.settings import Settings
-
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def engine_login(where: Reference, settings: Settings) -> dict[str, str] | None:
 def check_addresses(settings: Settings) -> None:
     """Raises BadInput where the steps' containers could not reach this machine's loopback interface, and have to."""
     docker, endpoint = settings.docker, settings.store.endpoint or ""
-    if urlsplit(endpoint).hostname not in _LOOPBACK:
+    if urlsplit(endpoint).hostname not in LOOPBACK_NAMES:
         return
     engine = urlsplit(docker.host or inherited("DOCKER_").get("DOCKER_HOST", ""))
     if docker.network != "host" or engine.scheme not in {"", "unix", "npipe"}:

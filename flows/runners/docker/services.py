@@ -29,10 +29,11 @@ from containers.oci.mounted import check_mounted
 from containers.oci.reference import Reference
 from containers.parameters import Endpoint, ServeOptions, ServeParameters
 from containers.ports import LOOPBACK
-from flows.runners.docker.container_spec import SECRETS, VOLUME, WORK, labels, payload, refuse_folders, step_spec
+from flows.runners.docker.container_spec import VOLUME, labels, payload, refuse_folders, step_spec
 from flows.runners.docker.launcher import Follower, ended_badly, engine_login, ensure_image, image_of
 from flows.runners.process.launcher import run_folder
 from flows.runners.service import has_policy, stage
+from flows.runners.step_container import SECRETS, WORK
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
 from infra.container_engine import Spec, connect
 from infra.container_engine.ownership import LEASE, is_alive, is_kept
@@ -320,7 +321,7 @@ class DockerServices:
         try:
             check.start()
             if check.wait().code != 0:
-                raise BadInput(f"{image} is no modelcar: /models is missing or empty", remedy="see `carwright lint`")
+                raise BadInput(f"{image} is not a modelcar: /models is missing or empty", remedy="see `carwright lint`")
         finally:
             engine.remove(check.name)
         modelcar = engine.create(replace(spec, name=f"{server.name}-model", command=_LINK, volumes=("/mnt",)))

@@ -23,6 +23,7 @@ from flows.runners.kubernetes.manifests import CONTAINER, FETCH, check, job, lab
 from flows.runners.service import serves
 from flows.runners.step_protocol import StepOutput
 from infra.cluster import Cluster, is_going, refusal
+from infra.cluster.client import CANNOT_START
 
 if TYPE_CHECKING:
     from containers.contract import StepRequest
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _POLL: Final = 1.0  # seconds
-_HOPELESS: Final = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ImagePullBackOff")
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _waiting(status: dict[str, Any], state: dict[str, Any]) -> str:
     """Why a pod does not run yet; raises BadInput for what waiting does not mend."""
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _HOPELESS:
+    if reason in CANNOT_START:
         raise BadInput(
             f"the step's image cannot be started: {reason}: {message}",
             remedy="check CARWRIGHT_KUBERNETES__IMAGE, and the login that the cluster has for its registry",

@@ -10,7 +10,15 @@ from containers.errors import BadInput
 from containers.labels import KUBERNETES_LABEL
 from flows.runners.docker.container_spec import SIGNING, environment, payload, promotes, refuse_folders
 from flows.runners.service import serves, stage
-from flows.runners.step_container import has_registry, image_name, image_step, makes_user_namespaces
+from flows.runners.step_container import (
+    LOGINS,
+    SECRETS,
+    WORK,
+    has_registry,
+    image_name,
+    image_step,
+    makes_user_namespaces,
+)
 from flows.runners.step_protocol import REQUEST
 from infra.hardening import of_pod_container
 from infra.settings import KUBERNETES_DEFAULTS
@@ -22,9 +30,6 @@ if TYPE_CHECKING:
 CONTAINER: Final = "step"
 FETCH: Final = "fetch"  # the init container of a service
 REQUESTS: Final = "/run/request"
-WORK: Final = "/run/carwright"
-LOGINS: Final = "registry-logins.json"
-SECRETS: Final = "/run/secrets"
 _FETCH_REQUEST: Final = "fetch.json"
 
 

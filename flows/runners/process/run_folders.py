@@ -20,6 +20,7 @@ from containers import private
 if TYPE_CHECKING:
     from pathlib import Path
 
+SUMMARY: Final = "summary.json"  # the record of a run (flows.local.run_record)
 _KEPT: Final = 50
 _MARK: Final = ".in-use"
 _OLD: Final = 86_400.0  # seconds
@@ -41,6 +42,11 @@ def of_run(home: Path, run: str) -> Path:
             _held[str(folder)] = mark
             prune(folder.parent)
     return folder
+
+
+def summaries(home: Path) -> list[Path]:
+    """The records of all runs of a home, the newest first."""
+    return sorted((home / "runs").glob(f"*/{SUMMARY}"), reverse=True)
 
 
 def marks(folder: Path) -> tuple[int, ...]:

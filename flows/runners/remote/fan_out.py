@@ -34,7 +34,7 @@ _FINAL: Final = (BadInput.exit_code, Interrupted.exit_code)
 
 
 class FanOut:
-    """Brings every group of one request into the store, and then its artifact.
+    """Writes every group of one request into the store, and then its artifact.
 
     A child run that dies, or is silent, loses what it had not finished to the others. Raises StepFailed at once when one
     says that the input is bad, Interrupted when one is cancelled, Temporary when they keep dying.
@@ -77,7 +77,7 @@ class FanOut:
             self._finished_seconds += child.seconds
 
         with Workers(dealer, self._start, self._stored, self._lost, _FINAL, finished) as workers:
-            # While one of them waits for a place in the work pool, another one would only wait behind it.
+            # While one of them waits for a place in the work pool, another one would only queue after it.
             while workers.poll(full=any(child.waiting for child in workers.working.values())):
                 time.sleep(POLL)
 

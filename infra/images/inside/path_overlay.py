@@ -1,4 +1,4 @@
-"""Put a folder at the end of this Python's path, behind all that it has.
+"""Put a folder at the end of this Python's path, after all that it has.
 
 python path_overlay.py FOLDER
 """

@@ -10,8 +10,8 @@ from containers.contract import ArtifactRef, Kind, StoreLocation
 from containers.digest import Digest
 from containers.parameters import ServeParameters
 from containers.verdict import Verdict
-from flows.looking import in_looks, until_decided
 from flows.requests import Requests, Subject
+from flows.sequential_looks import in_looks, until_decided
 from infra.settings import Settings
 
 if TYPE_CHECKING:
