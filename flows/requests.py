@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from containers.parameters import Endpoint, PushedImage, ResolvedSource
     from containers.suites import SuiteFiles
     from flows.admission import Admitted
-    from flows.serving_plan import ServicePlan
+    from flows.serving.plan import ServicePlan
     from flows.ship_request import ServingOptions
     from infra.settings import Settings
 
@@ -52,7 +52,7 @@ class Subject:
     """Something that can be served and measured: a modelcar by digest, or a checkpoint of the store.
 
     `tokenizer` is the checkpoint that a modelcar was made from, if the store has it. `devices` are the GPUs to serve on,
-    `load_format` how vLLM reads the weights (`flows.load_format`) and `concurrency` the requests at once to measure with; empty
+    `load_format` how vLLM reads the weights (`flows.serving.load_format`) and `concurrency` the requests at once to measure with; empty
     and 0 leave them to the machine, vLLM and the settings. What somebody else serves has an `endpoint` and the name of its
     `server`. `hardware` is what it will be served on, empty where that is not known.
     """

@@ -91,7 +91,7 @@ class Parameters(Frozen):
 
 
 class ServingOptions(Parameters):
-    """How models are served to be measured. 0 leaves it to the plan (`flows.serving_plan`)."""
+    """How models are served to be measured. 0 leaves it to the plan (`flows.serving.plan`)."""
 
     max_model_len: Annotated[int, CommandLine(default="what the suite needs")] = Field(
         default=0, ge=0, description="Context length in tokens; raised if the suite needs more."

@@ -28,7 +28,7 @@ from containers.parameters import (
     ResolvedSource,
 )
 from containers.verdict import Verdict
-from flows import endpoint, load_format, measuring, overlap, parsers, served_elsewhere, serving_machine
+from flows import measuring, overlap
 from flows.orchestrator.pending import Pending
 from flows.orchestrator.reporting import publish_plan, task_listener
 from flows.orchestrator.single_flight import one_at_a_time
@@ -38,7 +38,8 @@ from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
 from flows.runtime import current
 from flows.sequential_looks import until_decided
-from flows.serving_plan import Plans, plan_both
+from flows.serving import endpoint, load_format, machine, parsers, served_elsewhere
+from flows.serving.plan import Plans, plan_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +199,7 @@ class Steps:
             get_run_logger().info("plan: %s", line)
             self.runtime.listener("plan", Event(event="log", message=line))
 
-        gpus = serving_machine.gpus(settings, say)
+        gpus = machine.gpus(settings, say)
         suite = suites.read(request.suite)
         length = max(request.max_model_len, suite.max_model_len)
         run = self.runtime.run
@@ -206,7 +207,7 @@ class Steps:
             request, source.config, length, settings, run, lambda: inference_server(settings)
         )
         if not gpus and len(elsewhere) < 2:
-            serving_machine.check_memory(source.config, source.weights, settings, length)
+            machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(
             source.config,
             source.weights,
@@ -219,9 +220,9 @@ class Steps:
         if len(elsewhere) < 2:
             plans = plans.saying(parsers.arguments(source.config, request, suite.parsers))
         plans = load_format.of_both(plans, gpus, request.vllm_argument, settings)
-        plans = serving_machine.located(settings, plans)
+        plans = machine.located(settings, plans)
         if suite.measures_speed:
-            serving_machine.check_alike(plans.baseline, plans.candidate)
+            machine.check_alike(plans.baseline, plans.candidate)
             plans = plans.one_by_one()
         for one in (plans.baseline, plans.candidate):
             say(str(one))

@@ -17,12 +17,13 @@ from containers.oci.reference import Reference, absolute_layout
 from containers.parameters import QuantizeOptions, ResolvedSource, ServeParameters
 from containers.settings import absolute
 from containers.verdict import PAGE_FILE, Verdict
-from flows import endpoint, endpoint_probe, load_format, measuring, parsers, serving_machine
+from flows import measuring
 from flows.local import embedded
 from flows.requests import Subject, fingerprint
 from flows.runtime import open_runtime
 from flows.sequential_looks import until_decided
-from flows.serving_plan import ServicePlan, model_facts, plan
+from flows.serving import endpoint, endpoint_probe, load_format, machine, parsers
+from flows.serving.plan import ServicePlan, model_facts, plan
 from flows.targets.model import read_config
 from infra.environments.device import check as check_device
 
@@ -200,7 +201,7 @@ class Session:
         }
         stored = any(isinstance(one, str) and one.startswith(_STORED) for one in found.values())
         if not stored and suites.read(suite).measures_speed:
-            serving_machine.check_alike(*(_plan_of(role, one) for role, one in found.items()))
+            machine.check_alike(*(_plan_of(role, one) for role, one in found.items()))
 
         def measure(look: int) -> tuple[MeasuredSubject, MeasuredSubject]:
             theirs, mine = (
@@ -261,13 +262,13 @@ class Session:
         self, role: str, config: Mapping[str, Any], weights: int, length: int, serving: ServingOptions
     ) -> ServicePlan:
         settings = self.runtime.settings
-        gpus = serving_machine.gpus(settings, lambda line: self._say(f"plan: {line}"))
+        gpus = machine.gpus(settings, lambda line: self._say(f"plan: {line}"))
         if not gpus:
-            serving_machine.check_memory(config, weights, settings, length)
+            machine.check_memory(config, weights, settings, length)
         concurrency = serving.concurrency or settings.evaluate.concurrency
         made = plan(role, model_facts(config, weights), gpus, serving, length, concurrency=concurrency)
         made = load_format.chosen(made, gpus, serving.vllm_argument, settings)
-        made = made.model_copy(update={"hardware": serving_machine.hardware(settings, made)})
+        made = made.model_copy(update={"hardware": machine.hardware(settings, made)})
         self._say(f"plan: {made}")
         return made
 

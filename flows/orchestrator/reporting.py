@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flows.release.report import ReportLocation
     from flows.release.summary import Shipped
     from flows.runtime import Runtime
-    from flows.serving_plan import Plans
+    from flows.serving.plan import Plans
     from flows.ship_request import ShipRequest
 
 _PROGRESS_INTERVAL = 2.0  # seconds between two updates of a progress artifact; each costs a request

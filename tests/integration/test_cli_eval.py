@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from containers import suites
-from flows.endpoint_probe import REPLICAS
+from flows.serving.endpoint_probe import REPLICAS
 from tests.support.command_line import CommandLine
 from tests.support.openai_server import Behaviour, openai_server
 

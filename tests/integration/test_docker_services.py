@@ -260,7 +260,7 @@ def test_an_image_without_models_is_refused_as_kserve_refuses_it(
     api.tag(pattern, name, "latest")
     pushed = [line["aux"]["Digest"] for line in api.push(name, "latest", stream=True, decode=True) if "aux" in line]
     try:
-        with pytest.raises(BadInput, match="no modelcar"):
+        with pytest.raises(BadInput, match="not a modelcar"):
             world.start(reference=f"{name}@{pushed[-1]}")
     finally:
         api.remove_image(f"{name}:latest")

@@ -229,7 +229,7 @@ def test_no_signed_model_is_needed_without_a_policy(scene: Scene, tmp_path: Path
     ]
     (tmp_path / "p.yaml").write_text("keys: [{name: a, file: a.pub}]\n")
     shutil.copy(KEYS / "other.pub", tmp_path / "a.pub")
-    with pytest.raises(NotTrusted, match="no image that could be signed"):
+    with pytest.raises(NotTrusted, match="not an image that could be signed"):
         admit("hf://org/model", tmp_path / "p.yaml", scene.settings, said.append)
 
 

@@ -397,7 +397,7 @@ REGISTRY: Final = (
     Tampering("registry", "forge: a statement of more bytes than are read", lambda s: s.replace("bom", b'"' + b"x" * (17 << 20) + b'"'), "more than the 16777216 that are read"),
     Tampering("registry", "downgrade: a bundle of an older version", _edit("provenance", _set("mediaType", to="application/vnd.dev.sigstore.bundle+json;version=0.1")), "another version"),
     Tampering("registry", "downgrade: a provenance of another version", _as("provenance", "https://slsa.dev/provenance/v0.2"), _MISSING.format("provenance")),
-    Tampering("registry", "downgrade: a statement of an unknown version", _as("verdict", "https://in-toto.io/Statement/v9"), "no in-toto statement of a known version"),
+    Tampering("registry", "downgrade: a statement of an unknown version", _as("verdict", "https://in-toto.io/Statement/v9"), "not an in-toto statement of a known version"),
     Tampering("registry", "downgrade: the older signature alone, which has no date", _only_older_tag, "says when it was made"),
     Tampering("registry", "keys: the key is revoked", _revoked, "is revoked"),
     Tampering("registry", "keys: the key has expired", _policy("file: carwright.pub", "file: carwright.pub\n    until: 2020-01-01"), "expired on 2020-01-01"),

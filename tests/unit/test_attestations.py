@@ -387,8 +387,8 @@ def test_a_step_is_told_where_it_ran() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"_type": "https://in-toto.io/Statement/v0.1"}, "no statement of in-toto v1: its _type"),
-        ({"_type": None}, "no statement of in-toto v1: its _type"),
+        ({"_type": "https://in-toto.io/Statement/v0.1"}, "not a statement of in-toto v1: its _type"),
+        ({"_type": None}, "not a statement of in-toto v1: its _type"),
         ({"predicate": []}, "it has no predicate"),
         ({"predicateType": 5}, "it has no predicate"),
         ({"predicateType": "https://slsa.dev/provenance/v2"}, r"another version than https://slsa\.dev/provenance/v1"),

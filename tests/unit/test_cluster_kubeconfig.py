@@ -80,7 +80,10 @@ def test_a_program_that_should_fetch_the_login(tmp_path: Path, command: list[str
 def test_an_address_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "config"
     path.write_text(yaml.safe_dump(config({"server": "127.0.0.1:6443"})))
-    with Cluster.open(KubernetesSettings(kubeconfig=path)) as cluster, pytest.raises(BadInput, match="is not the address"):
+    with (
+        Cluster.open(KubernetesSettings(kubeconfig=path)) as cluster,
+        pytest.raises(BadInput, match="is not the address"),
+    ):
         cluster.list("Pod", {})
 
 

@@ -8,7 +8,15 @@ from pydantic import SecretStr
 from containers.errors import BadInput, NotReady
 from containers.parameters import Endpoint
 from containers.settings import EvaluateSettings
-from flows.endpoint import ForeignServer, check_apart, check_model, check_same, check_version, find, vllm_version
+from flows.serving.endpoint import (
+    ForeignServer,
+    check_apart,
+    check_model,
+    check_same,
+    check_version,
+    find,
+    vllm_version,
+)
 from tests.support.hostile import answer, hostile
 from tests.support.openai_server import Behaviour, openai_server
 from tests.support.ports import free_port

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from containers.errors import BadInput
 from containers.parameters import Endpoint
 from containers.settings import EvaluateSettings
-from flows.endpoint_probe import check_replicas, features
+from flows.serving.endpoint_probe import check_replicas, features
 from tests.support.balancer import balancer
 from tests.support.hostile import answer, hostile
 from tests.support.openai_server import Behaviour, openai_server

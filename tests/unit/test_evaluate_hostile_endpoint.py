@@ -14,7 +14,7 @@ from containers.evaluate.client import Client
 from containers.evaluate.sanity import served
 from containers.parameters import EvaluateOptions
 from containers.settings import HttpSettings
-from flows.endpoint import find, vllm_version
+from flows.serving.endpoint import find, vllm_version
 from tests.support.hostile import Asked, answer, dripping, endless, hostile
 
 if TYPE_CHECKING:

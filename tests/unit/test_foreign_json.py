@@ -150,6 +150,6 @@ def test_what_a_manifest_has_beyond_the_specification_is_kept() -> None:
 
 @pytest.mark.parametrize("tags", [{"a": 1}, 5, "v1", ["v1", 2]])
 def test_tags_that_are_none(tags: object) -> None:
-    with pytest.raises(BadInput, match="no list of tags"):
+    with pytest.raises(BadInput, match="not a list of tags"):
         parse_tags(json.dumps({"tags": tags}).encode(), "the tags of x")
     assert parse_tags(b'{"tags": null}', "x") == ()

@@ -128,11 +128,11 @@ def test_a_withdrawn_record_says_nothing(images: Images, tmp_path: Path) -> None
         (b"[]", "JSON object"),
         (b"{}", "it has no id"),
         (b'{"id": "X", "affected": [{"package": {"ecosystem": "Debian:12", "name": "bash"}}]}', "about a package of PyPI"),
-        (b'{"id": "X", "affected": [1]}', "no record in the OSV format"),
-        (b'{"id": "X", "affected": [{"package": {"ecosystem": "PyPI"}}]}', "no record in the OSV format"),
+        (b'{"id": "X", "affected": [1]}', "not a record in the OSV format"),
+        (b'{"id": "X", "affected": [{"package": {"ecosystem": "PyPI"}}]}', "not a record in the OSV format"),
         (
             json.dumps(record(**span({"introduced": "evil"}))).encode(),
-            "no record in the OSV format",
+            "not a record in the OSV format",
         ),
     ],
 )  # fmt: skip
@@ -148,5 +148,5 @@ def test_the_command_names_what_it_finds_in_the_real_locks(tmp_path: Path) -> No
     (tmp_path / "one.json").write_text(json.dumps(about))
     ended = CliRunner().invoke(app, ["images", "audit", str(tmp_path / "one.json"), "push"])
     assert "CVE-2026-0001" in ended.stdout
-    assert "mended in 99 (in push)" in ended.stdout
+    assert "fixed in 99 (in push)" in ended.stdout
     assert isinstance(ended.exception, BadInput)

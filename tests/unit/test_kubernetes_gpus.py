@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from containers.errors import BadInput
-from flows import serving_machine
+from flows.serving import machine
 from infra.settings import Settings
 from tests.support.kube_api import KubeApi, allowed, kube_api, kubeconfig
 
@@ -50,7 +50,7 @@ def planned_for(api: KubeApi, folder: Path, **settings: Any) -> tuple[list[tuple
     said: list[str] = []
     wanted = {"launcher": "kubernetes", "resources": {"serve": {"gpus": 2}}} | settings
     cluster = {"kubeconfig": kubeconfig(api, folder)} | wanted.pop("kubernetes", {})
-    found = serving_machine.gpus(Settings(**wanted, kubernetes=cluster), said.append)
+    found = machine.gpus(Settings(**wanted, kubernetes=cluster), said.append)
     assert all(gpu.index == -1 and gpu.free == gpu.memory for gpu in found)
     return [(gpu.name, gpu.memory >> 20) for gpu in found], said
 

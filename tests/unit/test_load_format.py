@@ -21,9 +21,9 @@ from containers.serve.__main__ import work
 from containers.serve.server import VllmServer
 from containers.settings import ServeSettings, StepSettings
 from containers.step import Context
-from flows import load_format
-from flows.load_format import FAST, chosen
-from flows.serving_plan import Plans, ServicePlan
+from flows.serving import load_format
+from flows.serving.load_format import FAST, chosen
+from flows.serving.plan import Plans, ServicePlan
 from infra.accelerators import Gpu
 from infra.settings import FlowServeSettings, PlacementSettings, Settings
 from tests.support.environment_desk import Desk

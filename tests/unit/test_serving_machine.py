@@ -8,9 +8,9 @@ import pytest
 
 from containers.errors import BadInput
 from containers.hardware import processors
-from flows import serving_machine
 from flows.runners.backends import BACKENDS
-from flows.serving_plan import ServicePlan, model_facts
+from flows.serving import machine
+from flows.serving.plan import ServicePlan, model_facts
 from infra.memory import memory
 from infra.settings import FlowServeSettings, PlacementSettings, ResourcesSettings, Settings
 
@@ -28,25 +28,25 @@ def test_what_does_not_fit_is_refused_with_what_would_hold_it() -> None:
     """141.1 GB of weights, 4 GiB of cache and 1.5 GiB beside them are 147.0 GB, or 137 GiB."""
     settings = Settings(**DOCKER, serve=FlowServeSettings(kv_cache_gib=4))
     with pytest.raises(BadInput, match=r"needs 147\.0 GB on processors .*and there are 68\.7 GB") as caught:
-        serving_machine.check_memory(LLAMA_70B, WEIGHTS, settings, 2048)
+        machine.check_memory(LLAMA_70B, WEIGHTS, settings, 2048)
     assert "CARWRIGHT_RESOURCES__SERVE__MEMORY_GIB=137 would do" in caught.value.remedy
     assert "2 x H200" in caught.value.remedy
-    serving_machine.check_memory(LLAMA_70B, 60 * GIB, Settings(**DOCKER), 2048)
+    machine.check_memory(LLAMA_70B, 60 * GIB, Settings(**DOCKER), 2048)
     with pytest.raises(BadInput):
-        serving_machine.check_memory(LLAMA_70B, 62 * GIB, Settings(**DOCKER), 2048)
+        machine.check_memory(LLAMA_70B, 62 * GIB, Settings(**DOCKER), 2048)
 
 
 def test_this_machines_memory_counts_without_containers() -> None:
     here = memory().total
-    serving_machine.check_memory({}, 1, Settings(), 2048)
+    machine.check_memory({}, 1, Settings(), 2048)
     with pytest.raises(BadInput, match="does not fit the memory") as caught:
-        serving_machine.check_memory(LLAMA_70B, here, Settings(), 2048)
+        machine.check_memory(LLAMA_70B, here, Settings(), 2048)
     assert "on processors, a machine with" in caught.value.remedy
 
 
 def test_a_model_that_cannot_be_sized_still_has_weights() -> None:
     with pytest.raises(BadInput) as caught:
-        serving_machine.check_memory({"model_type": "mamba"}, 100 * GIB, Settings(**DOCKER), 2048)
+        machine.check_memory({"model_type": "mamba"}, 100 * GIB, Settings(**DOCKER), 2048)
     assert "GPUs" not in caught.value.remedy
 
 
@@ -68,10 +68,10 @@ def test_the_room_is_the_services_limit_where_one_is_known(settings: Settings, r
 
 def test_what_another_pool_serves_is_not_judged_here() -> None:
     settings = Settings(placement=PlacementSettings(serve="run-step/gpu"))
-    serving_machine.check_memory(LLAMA_70B, 10**15, settings, 2048)
-    assert serving_machine.gpus(settings, print) == ()
+    machine.check_memory(LLAMA_70B, 10**15, settings, 2048)
+    assert machine.gpus(settings, print) == ()
     named = {"serve": {"gpu": "H100", "gpus": 2}}
-    there = serving_machine.gpus(settings.model_copy(update={"resources": ResourcesSettings(**named)}), print)
+    there = machine.gpus(settings.model_copy(update={"resources": ResourcesSettings(**named)}), print)
     assert [(one.index, one.name, one.memory) for one in there] == [(-1, "H100", 81_559 << 20)] * 2
 
 
@@ -90,7 +90,7 @@ def test_the_hardware_is_known_before_where_it_is_this_machines(
     settings: Settings, plan: dict[str, object], what: str
 ) -> None:
     """Times are compared and found again by it: a text that might be wrong would be worse than none."""
-    found = serving_machine.hardware(settings, ServicePlan(role="baseline", max_model_len=1, **plan))
+    found = machine.hardware(settings, ServicePlan(role="baseline", max_model_len=1, **plan))
     assert found.startswith(what)
     assert bool(found) == bool(what)
 
@@ -114,10 +114,10 @@ def test_times_that_could_not_be_compared_are_not_measured(
     baseline: ServicePlan, candidate: ServicePlan, said: str, remedy: str
 ) -> None:
     if not said:
-        serving_machine.check_alike(baseline, candidate)
+        machine.check_alike(baseline, candidate)
         return
     with pytest.raises(BadInput, match=said) as caught:
-        serving_machine.check_alike(baseline, candidate)
+        machine.check_alike(baseline, candidate)
     assert remedy in caught.value.remedy
 
 
@@ -140,9 +140,9 @@ def test_times_that_could_not_be_compared_are_not_measured(
     ],
 )
 def test_weights_are_held_in_sixteen_bits(said: dict[str, object], weights: int, bytes_: int) -> None:
-    assert serving_machine.in_sixteen_bits(said, weights) == bytes_
+    assert machine.in_sixteen_bits(said, weights) == bytes_
 
 
 def test_weights_that_are_not_known_are_not_judged() -> None:
     assert model_facts(LLAMA_70B, 0) is None
-    serving_machine.check_fits(None, 0, 1, Settings(), 2048)
+    machine.check_fits(None, 0, 1, Settings(), 2048)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from containers.errors import BadInput, NotReady
-from flows.serving_plan import ServicePlan, model_facts, plan, plan_both, quantized, what_would_fit
+from flows.serving.plan import ServicePlan, model_facts, plan, plan_both, quantized, what_would_fit
 from flows.ship_request import ServingOptions
 from flows.targets.size import gpu_memory
 from infra.accelerators import Gpu

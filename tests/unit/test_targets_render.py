@@ -223,7 +223,7 @@ def test_names(text: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["7b", "A", "a_b", "a" * 51, "-a", "a-"])
 def test_names_that_kubernetes_refuses(name: str) -> None:
     """Refused here, with what is allowed."""
-    with pytest.raises(BadInput, match="no name for a deployment"):
+    with pytest.raises(BadInput, match="not a name for a deployment"):
         build(
             of_folder(GOLDEN / "demo"),
             Reference.parse(f"{DEMO}@sha256:{'1' * 64}"),

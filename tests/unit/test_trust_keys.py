@@ -91,7 +91,7 @@ def test_what_is_no_private_key(text: str, fragment: str) -> None:
 
 
 def test_a_private_key_is_no_public_one() -> None:
-    with pytest.raises(BadInput, match="no public key in PEM"):
+    with pytest.raises(BadInput, match="not a public key in PEM"):
         PublicKey.parse((KEYS / "cosign.key").read_text(), "the policy's key")
 
 
@@ -148,7 +148,7 @@ def test_a_command_signs(tmp_path: Path) -> None:
     (signer,) = open_signers(SigningSettings(command=(str(program),), public_key=public.stdout))
     assert signer.public.verifies(signature_of(signer, b"m"), b"m")
     (other,) = open_signers(SigningSettings(command=(str(program),), public_key=str(KEYS / "cosign.pub")))
-    with pytest.raises(BadInput, match="no signature of the key"):
+    with pytest.raises(BadInput, match="not a signature of the key"):
         signature_of(other, b"m")
     program.write_text("#!/bin/sh\necho no token >&2; exit 3\n")
     with pytest.raises(BadInput, match="no token"):

@@ -44,7 +44,7 @@ def test_a_policy_carries_its_keys() -> None:
         ("require: {}\n", "line 1: keys: nobody is trusted"),
         ("keys:\n  - name: a\n    fil: x\n", "line 3: keys.0.fil: .*did you mean file"),
         ("keys:\n  - name: a\n    file: missing.pub\n", "cannot read .*missing.pub"),
-        ("keys:\n  - name: a\n    file: cosign.key\n", "line 2: keys.0: .*no public key"),
+        ("keys:\n  - name: a\n    file: cosign.key\n", "line 2: keys.0: .*not a public key"),
         (f"{KEY}  - name: release\n    file: other.pub\n", "line 4: keys.1: 'release' is there twice"),
         (
             f"{KEY}base_images:\n  - repository: a\n    keys: [nobody]\n",
@@ -66,7 +66,7 @@ def test_a_policy_carries_its_keys() -> None:
             f"{KEY}{WHO.replace('name: ci', 'name: release')}trusted_root: public\n",
             "line 5: identities.0: 'release' is there",
         ),
-        ("[]", "no mapping"),
+        ("[]", "not a mapping"),
         ("keys: [", "is not YAML: line 1"),
         ("version: 2\n" + KEY, "line 1: version"),
     ],

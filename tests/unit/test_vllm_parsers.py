@@ -12,7 +12,7 @@ from containers.errors import BadInput
 from containers.oci.reference import Reference
 from containers.suites import SuiteFiles
 from containers.vllm_parsers import Parsers, architecture, choose, known
-from flows.parsers import arguments
+from flows.serving.parsers import arguments
 from flows.ship_request import ServingOptions
 from flows.targets.description import DeploymentRequest, build
 from flows.targets.model import of_folder

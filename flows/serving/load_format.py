@@ -20,7 +20,7 @@ from flows.targets.size import GB
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flows.serving_plan import Plans, ServicePlan
+    from flows.serving.plan import Plans, ServicePlan
     from infra.accelerators import Gpu
     from infra.settings import Settings
 

@@ -17,7 +17,7 @@ from containers.contract import Frozen
 from containers.errors import BadInput, Error
 from containers.foreign_text import one_line
 from containers.web.origins import Origin
-from flows.endpoint_request import send
+from flows.serving.endpoint_request import send
 
 if TYPE_CHECKING:
     from collections.abc import Callable

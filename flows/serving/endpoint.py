@@ -13,7 +13,7 @@ from containers.errors import BadInput, Error, NotReady
 from containers.foreign_text import one_line
 from containers.parameters import Endpoint
 from containers.web.origins import Origin
-from flows.endpoint_request import get, send
+from flows.serving.endpoint_request import get, send
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

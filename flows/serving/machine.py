@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.errors import BadInput
 from containers.hardware import processors, this_machine
 from flows.runners.backends import BACKENDS, named_gpus
-from flows.serving_plan import model_facts, what_would_fit
+from flows.serving.plan import model_facts, what_would_fit
 from flows.targets.size import GB, GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flows.serving_plan import Plans, ServicePlan
+    from flows.serving.plan import Plans, ServicePlan
     from flows.targets.model import ModelFacts
     from infra.accelerators import Gpu
     from infra.settings import Settings

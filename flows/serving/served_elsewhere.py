@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flows import endpoint, endpoint_probe
-from flows.serving_plan import ServicePlan, vocabulary
+from flows.serving import endpoint, endpoint_probe
+from flows.serving.plan import ServicePlan, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

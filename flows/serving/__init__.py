@@ -1,0 +1,1 @@
+"""How and where models are served to be measured: the plan for the GPUs, and servers that somebody else runs."""
