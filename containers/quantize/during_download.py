@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from containers.checkpoint_files import CheckpointFile
 from containers.download_feed import FeedReader
 from containers.quantize.channel import StoppedError
+from containers.quantize.config_cache import remembered_config
 from containers.quantize.preflight import prepare
-from containers.quantize.remembered import remembered_config
 from containers.quantize.worker import StoredShards, quantize_groups
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from containers.fingerprints import fingerprint_inputs
 from containers.parameters import QuantizedCheckpoint, QuantizeOptions, QuantizeParameters
 from containers.quantize.assemble import config_json, copied_files, index_json
 from containers.quantize.checkpoint import FolderFiles, StoredFiles
+from containers.quantize.config_cache import remembered_config
 from containers.quantize.during_download import quantize_during_download
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
-from containers.quantize.remembered import remembered_config
 from containers.quantize.worker import StoredShards, find_stored, quantize_groups
 from containers.quantize.worker_pool import WorkerPool, worker_devices
 from containers.store import FileEntry, Manifest, Store

@@ -10,7 +10,7 @@ from containers.events import amount
 from flows.cli import terminal
 from flows.cli.options import on_device
 from flows.cli.plan_view import show_plan_tables
-from flows.local.given import check_source
+from flows.local.early_checks import check_source
 from flows.local.session import open_session
 from flows.local.ship import choose_model
 from infra.settings import Settings

@@ -15,7 +15,7 @@ from containers.process import export
 from containers.settings import absolute
 from containers.sources import HUB
 from flows.local import embedded
-from flows.local.given import check_given
+from flows.local.early_checks import check_request
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
 from infra import demo
@@ -40,7 +40,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
     Raises the error of the step that failed. Nothing keeps running, except the model if the request says `keep`.
     """
     log = _logger(listener, "carwright")
-    check_given(request)
+    check_request(request)
     command = request.command() + (" --profile docker" if settings.launcher == "docker" else "")
     settings, request = absolute(settings), request.absolute()
     with ExitStack() as stack:

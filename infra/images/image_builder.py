@@ -16,7 +16,7 @@ from containers.errors import DiskFull, is_disk_full
 from containers.events import Event, amount
 from infra.container_engine.client import connect
 from infra.environments.pip_indexes import PipIndexes
-from infra.images import debian, local_engine, room
+from infra.images import debian, disk_space, local_engine
 from infra.images.buildah import Buildah, Built
 from infra.images.context import Inputs, inputs_of, lay_out
 from infra.images.targets import ROOT
@@ -88,7 +88,7 @@ class ImageBuilder:
         storage = self.storage()
         absent = [target for target in targets if storage.find(self.stored_name(target)) is None]
         names = ", ".join(target.name for target in absent)
-        room.check(self.cache, room.needed(absent, budget()), f"building {names}")
+        disk_space.check(self.cache, disk_space.needed(absent, budget()), f"building {names}")
 
     def storage(self) -> Buildah:
         return Buildah.open_storage(self.cache / "storage")

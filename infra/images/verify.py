@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.images import room
+from infra.images import disk_space
 from infra.images.buildah import Buildah, Built
 from infra.images.context import lay_out, revision
 from infra.images.image_builder import budget
@@ -46,7 +46,7 @@ class RebuiltTwice:
 def verify(builder: ImageBuilder, target: Target, *, fresh: bool = True) -> RebuiltTwice:
     """Build twice and compare; without `fresh` both stand on the cache's base. Raises what a build raises."""
     builder.cache.mkdir(parents=True, exist_ok=True)
-    room.check(builder.cache, room.needed_twice(target, budget()), f"building {target.name} twice")
+    disk_space.check(builder.cache, disk_space.needed_twice(target, budget()), f"building {target.name} twice")
     inputs = builder.inputs(target)
     inputs = replace(inputs, commit=revision(inputs))  # once: somebody may commit between the two builds
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=builder.cache) as scratch:

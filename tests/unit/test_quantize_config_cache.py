@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from containers.contract import StoreLocation
-from containers.quantize import remembered
-from containers.quantize.remembered import remembered_config
+from containers.quantize import config_cache
+from containers.quantize.config_cache import remembered_config
 from containers.settings import StoreSettings
 from containers.store import Store
 
@@ -32,7 +32,7 @@ def test_a_config_is_made_once_for_a_recipe(tmp_path: Path, monkeypatch: pytest.
         made.append({"scheme": scheme.name, "ignore": list(ignore), "half": 0.5, "none": None})
         return made[-1]
 
-    monkeypatch.setattr(remembered, "quantization_config", make)
+    monkeypatch.setattr(config_cache, "quantization_config", make)
     jobs = (job("lm_head"), job(), job(scheme="W8A8"), job(library="2"))
     first = [remembered_config(one, store) for one in jobs]
     assert first == made

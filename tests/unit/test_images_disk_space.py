@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from containers.errors import DiskFull
-from infra.images import context, room
+from infra.images import context, disk_space
 from infra.images.context import inputs_of, labels
 from infra.images.image_builder import ImageBuilder, budget
 from infra.images.targets import CPU, find
@@ -30,11 +30,11 @@ class Usage(NamedTuple):
 def test_what_was_seen_to_be_taken_is_asked_for() -> None:
     """docs/measurements/images.md."""
     (serve,), (quantize,) = find(["serve-cuda"]), find(["quantize-cuda"])
-    assert 10 * GB <= room.needed(find(CPU), budget()) <= 13 * GB
-    assert 29.6 * GB <= room.needed([serve], budget()) <= 35 * GB
-    assert 40.6 * GB <= room.needed_twice(serve, budget()) <= 60 * GB
-    assert 30.8 * GB <= room.needed_twice(quantize, budget()) <= 35 * GB
-    assert room.needed([], budget()) == 0
+    assert 10 * GB <= disk_space.needed(find(CPU), budget()) <= 13 * GB
+    assert 29.6 * GB <= disk_space.needed([serve], budget()) <= 35 * GB
+    assert 40.6 * GB <= disk_space.needed_twice(serve, budget()) <= 60 * GB
+    assert 30.8 * GB <= disk_space.needed_twice(quantize, budget()) <= 35 * GB
+    assert disk_space.needed([], budget()) == 0
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from containers.errors import BadInput
 from containers.quantize.schemes import SCHEMES
 from containers.scheme_names import NAMES
-from flows.local.given import check_given
+from flows.local.early_checks import check_request
 from flows.local.ship import ship
 from flows.ship_request import ShipRequest
 from infra.settings import Settings
@@ -49,29 +49,29 @@ def test_nothing_is_started_for_what_no_run_could_use(
 def test_a_folder_is_looked_into(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     request = ShipRequest(model=f"file://{checkpoint}")
-    check_given(request)
+    check_request(request)
     shard = checkpoint / "model-00001-of-00002.safetensors"
     content = shard.read_bytes()
     shard.write_bytes(POINTER)
     with pytest.raises(BadInput, match="is a git-LFS pointer"):
-        check_given(request)
+        check_request(request)
     shard.write_bytes(content)
     (checkpoint / "config.json").write_text("{")
     with pytest.raises(BadInput, match=r"config\.json is not JSON"):
-        check_given(request)
+        check_request(request)
     (checkpoint / "config.json").unlink()
     with pytest.raises(BadInput, match=r"has no config\.json"):
-        check_given(request)
+        check_request(request)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has no safetensors files"):
-        check_given(ShipRequest(model=f"file://{tmp_path}"))
+        check_request(ShipRequest(model=f"file://{tmp_path}"))
 
 
 def test_what_only_servers_know_is_left_to_the_run() -> None:
     for given in ({"model": MODEL}, {"model": ""}, {"model": "s3://bucket/x"}, {"model": MODEL, "to": "quay.io/a/b"}):
-        check_given(ShipRequest.model_validate(given))
+        check_request(ShipRequest.model_validate(given))
 
 
 def test_the_names_of_schemes_are_those_that_are_served() -> None:

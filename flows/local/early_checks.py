@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flows.ship_request import ShipRequest
 
 
-def check_given(request: ShipRequest) -> None:
+def check_request(request: ShipRequest) -> None:
     """Raises BadInput for the first thing that no run could do anything with."""
     check_scheme(request.scheme)
     suites.read(request.suite)
