@@ -14,6 +14,9 @@ from containers.process import ProcessFailed, TimedOut, inherited, run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What the locked CUDA builds run on: CUDA 13 (its release notes' table of drivers, and of the architectures it compiles for).
+MINIMUM_DRIVER: Final = 580
+MINIMUM_CAPABILITY: Final = (7, 5)
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _MACHINE_ID: Final = Path("/etc/machine-id")  # machine-id(5)
 _TIMEOUT: Final = 30.0  # seconds for nvidia-smi

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from containers.contract import Frozen
 from containers.errors import BadInput
+from containers.hardware import MINIMUM_CAPABILITY, MINIMUM_DRIVER
 from containers.process import ProcessFailed, TimedOut, inherited, run
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ _FIELDS: Final = ("index", "uuid", "name", "memory.total", "memory.free", "drive
 UNKNOWN_FIELD: Final = "is not a valid field to query"  # what a driver before 510 says of compute_cap
 _MIB: Final = 1 << 20
 _TIMEOUT: Final = 30.0  # seconds; without persistence mode the driver first wakes the cards
-# What the locked CUDA builds run on: CUDA 13 (its release notes' table of drivers, and of the architectures it compiles for).
-MINIMUM_DRIVER: Final = 580
-MINIMUM_CAPABILITY: Final = (7, 5)
 
 
 class Gpu(Frozen):

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from containers.errors import BadInput, Error, NotReady, Temporary
+from containers.hardware import MINIMUM_CAPABILITY, MINIMUM_DRIVER
 
 _LAST: Final = 8  # lines of an unknown end that are shown
 _WIDTH: Final = 300  # characters of each: vLLM prints its configuration in one line
@@ -83,7 +84,8 @@ def _no_gpu(match: re.Match[str]) -> Error:
 def _old(match: re.Match[str]) -> Error:
     return BadInput(
         f"driver and GPU are too old for this vLLM's CUDA: {match['detail'].strip()}",
-        remedy="renew NVIDIA's driver (the locked build needs 580 and compute capability 7.5), or use a vLLM that runs with it: "
+        remedy=f"renew NVIDIA's driver (the locked build needs {MINIMUM_DRIVER}, and compute capability "
+        f"{'.'.join(map(str, MINIMUM_CAPABILITY))}), or use a vLLM that runs with it: "
         "CARWRIGHT_SERVE__PYTHON, in containers CARWRIGHT_SERVE__GPU_IMAGE=serve",
     )
 

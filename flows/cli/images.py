@@ -114,8 +114,8 @@ def audit(
         print(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
     for one in found if not json_ else ():
         names = ", ".join((one.id, *one.aliases))
-        mended = f"; fixed in {', '.join(one.fixed)}" if one.fixed else ""
-        terminal.line(f"{one.package} {one.version}: {names}: {one.summary}{mended} (in {', '.join(one.images)})")
+        fixed = f"; fixed in {', '.join(one.fixed)}" if one.fixed else ""
+        terminal.line(f"{one.package} {one.version}: {names}: {one.summary}{fixed} (in {', '.join(one.images)})")
     if found:
         raise BadInput(
             f"{len(found)} known vulnerabilities in the locked packages",

@@ -1,6 +1,6 @@
 """The GPUs of this machine, and whether their driver and they themselves are recent enough for the GPU images.
 
-What the images need is in infra/accelerators.py. FP8 arithmetic comes with compute capability 8.9; vLLM serves FP8 weights on
+What the images need is in containers/hardware.py. FP8 arithmetic comes with compute capability 8.9; vLLM serves FP8 weights on
 older GPUs with other arithmetic.
 """
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
 from containers.errors import BadInput
-from infra.accelerators import MINIMUM_CAPABILITY, MINIMUM_DRIVER, gpus
+from containers.hardware import MINIMUM_CAPABILITY, MINIMUM_DRIVER
+from infra.accelerators import gpus
 from infra.doctor.line import Line, ok, wrong
 
 if TYPE_CHECKING:
