@@ -13,6 +13,7 @@ from containers.errors import BadInput
 from containers.evaluate import replies
 from containers.evaluate.client import Rejected, Streamed
 from containers.evaluate.measurement import Check
+from containers.serve_health import HEALTH_PATH
 
 if TYPE_CHECKING:
     from containers.evaluate.client import Client
@@ -28,7 +29,7 @@ async def health(client: Client) -> Check:
     A gateway before it may hide the check; whether the model is served shows in what follows.
     """
     try:
-        await client.get(f"{client.root}/health")
+        await client.get(f"{client.root}{HEALTH_PATH}")
     except Rejected as error:
         if error.status not in _HIDDEN:
             raise

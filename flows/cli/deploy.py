@@ -57,7 +57,7 @@ ModelFolder = Annotated[
 Name = Annotated[
     str, typer.Option(help="Name of the deployment and of the model in requests.", show_default="the repository's")
 ]
-Image = Annotated[str, typer.Option(help="The engine's image, best by digest.", show_default="the target's own")]
+Image = Annotated[str, typer.Option(help="vLLM's image, best by digest.", show_default="the target's own")]
 From = Annotated[str, typer.Option("--from", help="registry/repository that the target pulls from: a mirror.")]
 Port = Annotated[int, typer.Option(help="Port on the host (docker, podman, compose).")]
 Listen = Annotated[str, typer.Option(help="Address on the host; vLLM does not ask for a key.")]

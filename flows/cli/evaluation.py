@@ -16,7 +16,7 @@ from containers.foreign_text import clean
 from containers.oci import referrers
 from containers.verdict import CARD_FILE, PAGE_FILE, PROVENANCE_FILE, VERDICT_FILE, Verdict, grounds_for_promotion
 from flows.cli import terminal
-from flows.cli.options import Device, Json, Verbose, takes_options_of
+from flows.cli.options import Device, Json, Output, Verbose, takes_options_of
 from flows.ship_request import ServingOptions
 from infra.settings import Settings
 
@@ -28,7 +28,6 @@ app = typer.Typer()
 Suite = Annotated[
     str, typer.Option(help=f"The suite to measure by: {', '.join(suites.names())}, or a folder with one of your own.")
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")]
 Attached = Annotated[
     str,
     typer.Option(metavar="DIGEST", help="The referrer to take, if several differ: whoever may push can attach one."),

@@ -12,7 +12,7 @@ import typer
 from containers.errors import BadInput, Error
 from containers.events import Event, amount
 from flows.cli import terminal
-from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
+from flows.cli.options import Json, Output  # noqa: TC001 -- typer reads the annotation
 from infra.images.builders import Builder
 from infra.settings import Settings
 
@@ -128,9 +128,7 @@ def audit(
 @app.command()
 def sbom(
     target: Annotated[str, typer.Argument(help="Image by name.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
-    ] = None,
+    output: Output = None,
     base: Base = "",
     vllm: Vllm = "",
 ) -> None:

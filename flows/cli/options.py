@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_origin
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show the libraries' output.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,

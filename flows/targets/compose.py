@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def render(deployment: Deployment) -> Rendered:
     """`<name>.compose.yaml` with the services `model` and `vllm`."""
-    image = deployment.engine(deployment.images.docker_image)
+    image = deployment.vllm_image(deployment.images.docker_image)
     vllm: dict[str, Any] = {
         "image": image,
         "labels": {f"{LABEL}reference": deployment.hub},  # another model is another container of vLLM, too
@@ -85,16 +85,16 @@ def deploy(deployment: Deployment, home: Path, say: Callable[[str], None], *, ti
     started = time.monotonic()
     file = render(deployment).files[0]
     path = private.folder(home.resolve(), "deployments") / file.name
-    engine = _Compose((*_program(), "--project-name", deployment.name, "--file", str(path)))
-    before = path.read_text() if path.exists() and engine.states() else None
+    project = _Compose((*_program(), "--project-name", deployment.name, "--file", str(path)))
+    before = path.read_text() if path.exists() and project.states() else None
     path.write_text(file.text)
     url = f"http://{reached(deployment)}:{deployment.port}"
     try:
-        engine.up()
-        wait(url, timeout, lambda: "running" in engine.states(), engine.log, say)
+        project.up()
+        wait(url, timeout, lambda: "running" in project.states(), project.log, say)
         answer = ask(url, deployment.name, say)
     except BaseException as error:
-        note_rollback(error, engine.back(path, before))
+        note_rollback(error, project.back(path, before))
         raise
     return RolloutResult(
         name=deployment.name, url=url, answer=answer, changed=before != file.text, seconds=since(started)

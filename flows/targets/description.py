@@ -71,8 +71,8 @@ class Deployment(Frozen):
     arguments: tuple[str, ...] = ()
     images: DeploySettings = Field(default=DeploySettings(), exclude=True)
 
-    def engine(self, on_gpu: str) -> str:
-        """The engine's image: the one asked for, or the target's own for GPUs, or Carwright's for the CPU."""
+    def vllm_image(self, on_gpu: str) -> str:
+        """The vLLM image: the one asked for, or the target's own for GPUs, or Carwright's for the CPU."""
         return self.image or (on_gpu if self.on_gpu else CPU_IMAGE)
 
     @property
@@ -93,7 +93,7 @@ class Deployment(Frozen):
             )
         if self.model.raw:
             raise BadInput(
-                f"{self.reference} is a raw artifact, which no engine can start or mount",
+                f"{self.reference} is a raw artifact, which no container engine can start or mount",
                 remedy="give the modelcar; only rhel-ai takes raw files",
             )
         return self.reference
@@ -236,7 +236,7 @@ def build(
 def _chosen(parsers: Parsers) -> str:
     said = " ".join(one for one in parsers.arguments if "=" in one)
     return (
-        f"vLLM is told {said}, which this architecture's models need; an engine's image that is too old for it does not start: "
+        f"vLLM is told {said}, which this architecture's models need; a vLLM image that is too old for it does not start: "
         "name another, or none, by --tool-call-parser and --reasoning-parser"
     )
 
@@ -293,7 +293,7 @@ def pairs(option: str, values: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def unpinned(image: str) -> tuple[str, ...]:
-    """The note for an engine image that may move."""
+    """The note for a vLLM image that may move."""
     if "@sha256:" in image:
         return ()
-    return (f"the engine's image {image} is named by tag and can move: give --image NAME@sha256:... to pin it too",)
+    return (f"the vLLM image {image} is named by tag and can move: give --image NAME@sha256:... to pin it too",)

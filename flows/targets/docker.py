@@ -30,7 +30,7 @@ MODELS: Final = "/proc/1/root/models"  # the modelcar is process 1 of the pid na
 
 def render(deployment: Deployment) -> Rendered:
     """A shell script of two `docker run` commands."""
-    image = deployment.engine(deployment.images.docker_image)
+    image = deployment.vllm_image(deployment.images.docker_image)
     name, model = deployment.name, f"{deployment.name}-model"
     gpus = [("--gpus", str(deployment.gpus))] if deployment.on_gpu else []
     script = "#!/bin/sh\nset -eu\n\n# The model: files and `sleep`, nothing else.\n"

@@ -22,7 +22,7 @@ GPU: Final = "nvidia.com/gpu"
 
 
 def image_for(deployment: Deployment) -> str:
-    return deployment.engine(deployment.images.kserve_image)
+    return deployment.vllm_image(deployment.images.kserve_image)
 
 
 def render(deployment: Deployment, mode: Storage = "oci", namespace: str = "") -> Rendered:
@@ -49,12 +49,12 @@ def objects(
 
 
 def runtime_name(image: str, *, on_gpu: bool) -> str:
-    """One runtime for each engine image: a new image never touches what serves by an older one."""
+    """One runtime for each vLLM image: a new image never touches what serves by an older one."""
     return f"vllm-{'cuda' if on_gpu else 'cpu'}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
 
 
 def serving_runtime(image: str, where: dict[str, str], *, on_gpu: bool) -> dict[str, Any]:
-    """What all models on one engine image share; what depends on the model is in the InferenceService."""
+    """What all models on one vLLM image share; what depends on the model is in the InferenceService."""
     annotations = {"openshift.io/display-name": f"vLLM {'NVIDIA GPU' if on_gpu else 'CPU'} ServingRuntime for KServe"}
     if on_gpu:
         annotations["opendatahub.io/recommended-accelerators"] = f'["{GPU}"]'

@@ -53,8 +53,8 @@ def render(deployment: Deployment) -> Rendered:
 
 
 def image_of(deployment: Deployment) -> str:
-    """The engine's image by its full name."""
-    return deployment.engine(deployment.images.podman_image)
+    """The vLLM image by its full name."""
+    return deployment.vllm_image(deployment.images.podman_image)
 
 
 def run_arguments(deployment: Deployment, image: str, model: str) -> list[tuple[str, ...]]:

@@ -168,13 +168,13 @@ class Rollout:
         return ""
 
     def _asked_for(self, deployment: dict[str, Any]) -> bool:
-        """Whether a Deployment is of the model, the engine and the arguments that were applied."""
+        """Whether a Deployment is of the model, the runtime and the arguments that were applied."""
         template, model = deployment["spec"]["template"], self.service["spec"]["predictor"]["model"]
         annotations = (template.get("metadata") or {}).get("annotations") or {}
-        engine = self.runtime["spec"]["containers"][0]
-        (container,) = (one for one in template["spec"]["containers"] if one["name"] == engine["name"])
+        runtime = self.runtime["spec"]["containers"][0]
+        (container,) = (one for one in template["spec"]["containers"] if one["name"] == runtime["name"])
         there = (annotations.get(_SOURCE), container.get("image"), (container.get("args") or [])[-len(model["args"]) :])
-        return bool(there == (model["storageUri"], engine["image"], model["args"]))
+        return bool(there == (model["storageUri"], runtime["image"], model["args"]))
 
     def _look_at_status(self, status: dict[str, Any], now: float) -> None:
         """Raises when KServe goes on saying that the service is invalid; crashes are for the pods to tell."""
