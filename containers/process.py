@@ -245,15 +245,18 @@ def start_talking(argv: Sequence[str], env: Mapping[str, str], errors: BinaryIO)
 class Child:
     """A program under a supervisor: it ends when `stop` is called, or when this process ends in whatever way.
 
-    `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file`
-    gets the same bytes, of which it keeps the last (`containers.rotating_log`). With `detached` the program outlives this process
-    and must have a lease of its own; its output then goes to `log_file` alone, all of it. The file is this user's. Without `cwd` the supervisor gives it an empty folder, which goes with it. `grace` is
-    how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1 leaves it this process's. `holds` are open files, such as locks, that are the program's, too.
+    `on_line` gets each line of its standard error (and of its standard output, which is merged into it); `log_file` gets
+    the same bytes, of which it keeps the last (`containers.rotating_log`). With `detached` the program outlives this
+    process and must have a lease of its own; its output then goes to `log_file` alone, all of it. The file is this user's.
+    Without `cwd` the supervisor gives it an empty folder, which goes with it; with `scratch` the `cwd` goes with it, even
+    if this process is killed. `grace` is how many seconds lie between SIGTERM and SIGKILL, `umask` the program's own; -1
+    leaves it this process's. `holds` are open files, such as locks, that are the program's, too.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path | None = None
+    scratch: bool = False
     log_file: Path | None = None
     on_line: Callable[[str], None] | None = None
     detached: bool = False
@@ -266,7 +269,9 @@ class Child:
 
     def start(self) -> Self:
         """Start it; returns at once. Raises BadInput when the log file cannot be written."""
-        flags = [*(["--detached"] if self.detached else []), *([] if self.cwd else ["--scratch"])]
+        flags = ["--detached"] if self.detached else []
+        if self.cwd is None or self.scratch:
+            flags.append("--scratch" if self.cwd is None else "--scratch-here")
         flags.append(f"--grace={self.grace}")
         argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *flags, "--", *self.argv]
         log: RotatingLog | None = None

@@ -1,8 +1,9 @@
 """Runs one command and leaves nothing of it behind, whatever happens to the process that asked for it.
 
-    python supervisor.py [--detached] [--scratch] --grace=SECONDS -- COMMAND [ARGUMENT ...]
+    python supervisor.py [--detached] [--scratch | --scratch-here] --grace=SECONDS -- COMMAND [ARGUMENT ...]
 
-What is ended gets SIGTERM and, `--grace` seconds later, SIGKILL. With `--scratch` the command's working directory is a new empty folder, which is removed when the command has ended.
+What is ended gets SIGTERM and, `--grace` seconds later, SIGKILL. With `--scratch` the command's working directory is a new
+empty folder, which is removed when the command has ended; with `--scratch-here` the present one is removed then.
 Unless detached, standard input is a pipe from the parent: when it closes, the parent has gone (SIGKILL included) and
 the command is ended. The supervisor is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER), so that descendants which
 left their process group are found and ended too. It exits with the command's code, or 128 + the signal's number.
@@ -102,12 +103,15 @@ def _become(command: list[str], supervisor: int) -> NoReturn:
 def main(arguments: list[str]) -> int:
     options, command = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     (grace,) = (float(option.partition("=")[2]) for option in options if option.startswith("--grace="))
-    if "--scratch" not in options:
+    if "--scratch-here" in options:
+        scratch = Path.cwd()
+    elif "--scratch" in options:
+        # Not by tempfile, whose import takes longer than all of this.
+        scratch = Path(os.environ.get("TMPDIR") or "/tmp", f"carwright-{os.urandom(8).hex()}")  # noqa: S108 - mkdir fails if it is there
+        scratch.mkdir(mode=0o700)
+        os.chdir(scratch)
+    else:
         return _supervise(command, grace, detached="--detached" in options)
-    # Not by tempfile, whose import takes longer than all of this.
-    scratch = Path(os.environ.get("TMPDIR") or "/tmp", f"carwright-{os.urandom(8).hex()}")  # noqa: S108 - mkdir fails if it is there
-    scratch.mkdir(mode=0o700)
-    os.chdir(scratch)
     try:
         return _supervise(command, grace, detached="--detached" in options)
     finally:

@@ -362,7 +362,7 @@ def check_pool(pool: str, patience: float) -> None:
     """Wait until a worker of the pool is live; raises NotReady after `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
-        why = _not_ready(pool)
+        why = pool_problem(pool)
         if not why:
             return
         if time.monotonic() > deadline:
@@ -370,7 +370,8 @@ def check_pool(pool: str, patience: float) -> None:
         time.sleep(POLL)
 
 
-def _not_ready(pool: str) -> str:
+def pool_problem(pool: str) -> str:
+    """Why nothing in the pool would start a run now; empty when a worker is live, and for a run without a pool."""
     if not pool:
         return ""
     with api() as client:

@@ -17,13 +17,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Cancelling
 
 from containers.errors import BadInput, Error, Interrupted, NotReady, Temporary
 from containers.events import Event
-from flows.orchestrator.child_runs import api, check_pool, check_server, find_deployment, passes
+from flows.orchestrator.child_runs import api, check_pool, check_server, find_deployment, passes, pool_problem
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.run_artifacts import FAILURE, OUTCOME
 from flows.orchestrator.run_log import RunLog, level_name
@@ -105,6 +105,7 @@ class FollowedRun:
     _lines: RunLog = field(init=False)
     _shown_progress: dict[UUID, float] = field(default_factory=dict)
     _state: str = ""
+    _worker_missed: bool = False
     _pool_checked: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -123,6 +124,11 @@ class FollowedRun:
                     with api() as client:
                         state = self._poll(client)
                         left = self._left(client) if state.is_final() else {}
+                except ObjectNotFound as error:
+                    raise Temporary(
+                        "the run was deleted on the Prefect server while it was followed",
+                        remedy="another run continues from what it had stored",
+                    ) from error
                 except (Temporary, httpx.HTTPStatusError) as error:
                     if isinstance(error, _NoWorker) or time.monotonic() - answered > _OUTAGE:
                         raise
@@ -166,7 +172,16 @@ class FollowedRun:
         ):
             self._pool_checked = time.monotonic()
             self._check_worker(client)
+        elif state.is_running() and time.monotonic() - self._pool_checked > _OUTAGE:
+            self._pool_checked = time.monotonic()
+            self._miss_worker()
         return state
+
+    def _miss_worker(self) -> None:
+        """Warn once when nobody may be left to say how the run ends; it goes on where a worker only lost its server."""
+        if not self._worker_missed and (why := pool_problem(self.pool)):
+            self._worker_missed = True
+            self._say(f"{why}: if the run died with its worker, its state here stays {self._state}", "warning")
 
     def _check_worker(self, client: SyncPrefectClient) -> None:
         try:
@@ -186,7 +201,10 @@ class FollowedRun:
 
     def _task(self, client: SyncPrefectClient, task_run: UUID) -> str:
         if task_run not in self._names:
-            name = client.read_task_run(task_run).name
+            try:
+                name = client.read_task_run(task_run).name
+            except ObjectNotFound:  # a task run is recorded from an event, which may come after its first log line
+                return "run"
             self._names[task_run] = name.partition(" ")[0]
         return self._names[task_run]
 

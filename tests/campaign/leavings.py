@@ -6,6 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ _HALF_WRITTEN: Final = (
     "*.incomplete",
     "*.tmp",
 )
-_PREFECT_S: Final = "runner_storage"  # Prefect's workers make an empty folder in it for every run, and leave it
+_EVER: Final = datetime(1, 1, 2, tzinfo=UTC)
+# Prefect's workers make an empty folder for every run and leave it; one that is killed leaves its notes about its runs, too.
+_PREFECT_S: Final = ("runner_storage", "prefect-workspace-attempt-")
 
 
 def processes(folder: Path) -> dict[int, str]:
@@ -52,9 +55,14 @@ def living(folder: Path, seconds: float = 20.0) -> list[str]:
 def files(case: Path, homes: list[Path], *, goes_on: bool = False) -> list[str]:
     """Temporary files, folders of ended steps, records of services, and locks that somebody holds.
 
-    A run that `goes_on` later keeps what it has downloaded of a file.
+    A run that `goes_on` later keeps what it has downloaded of a file. A short program (`containers.process.run`) runs in
+    an empty folder, which stays if the command is killed just then; nothing is in it, so it is not counted.
     """
-    scratch = [path for path in sorted((case / "tmp").rglob("*")) if path.is_file() or _PREFECT_S not in path.parts]
+    scratch = [
+        path
+        for path in sorted((case / "tmp").rglob("*"))
+        if not (path.relative_to(case / "tmp").parts[0].startswith(_PREFECT_S) or _is_empty_scratch(path))
+    ]
     found = [f"temporary {path.relative_to(case)}" for path in scratch]
     for home in homes:
         here = home.relative_to(case)
@@ -73,6 +81,10 @@ def files(case: Path, homes: list[Path], *, goes_on: bool = False) -> list[str]:
     return found
 
 
+def _is_empty_scratch(path: Path) -> bool:
+    return path.name.startswith("carwright-") and path.is_dir() and not any(path.iterdir())
+
+
 def half_written(bucket: Path) -> list[str]:
     """What a server of a folder has left of uploads that never ended."""
     return [
@@ -80,13 +92,14 @@ def half_written(bucket: Path) -> list[str]:
     ]
 
 
-def slots(database: Path) -> list[str]:
-    """Runs that Prefect believes to go on, and slots of concurrency limits that are taken."""
+def slots(database: Path, since: datetime = _EVER) -> list[str]:
+    """Runs since then that Prefect believes to go on, and slots of concurrency limits that are taken."""
     if not database.exists():
         return []
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as opened:
         final = "('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED')"
-        runs = opened.execute(f"select name, state_type from flow_run where state_type not in {final}").fetchall()
+        asked = f"select name, state_type from flow_run where state_type not in {final} and created >= ?"
+        runs = opened.execute(asked, (f"{since.astimezone(UTC):%Y-%m-%d %H:%M:%S}",)).fetchall()
         limits = opened.execute("select name, active_slots from concurrency_limit_v2 where active_slots > 0").fetchall()
     opened.close()
     return [f"flow run {name} is {state}" for name, state in runs] + [

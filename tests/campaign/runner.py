@@ -79,7 +79,12 @@ class Pool:
             "--limit",
             "1",
         )
-        environment = bench.environment(home, PREFECT_WORKER_QUERY_SECONDS="1", PREFECT_WORKER_HEARTBEAT_SECONDS="5")
+        environment = bench.environment(
+            home,
+            PREFECT_WORKER_QUERY_SECONDS="1",
+            PREFECT_WORKER_HEARTBEAT_SECONDS="5",
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30",  # as in the runs of `carwright pools`
+        )
         environment |= embedded.prefect_environment(home) | bench.world.prefect_client
         with (bench.folder / "worker.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -89,6 +94,11 @@ class Pool:
 
     def pid(self) -> int:
         return self.process.pid if self.process else 0
+
+    def keep(self) -> None:
+        """Start it again if it has ended by itself, as the restart policy of its container would."""
+        if self.process is not None and self.process.poll() is not None:
+            self.start()
 
     def restart(self) -> None:
         if self.process is not None:
@@ -146,7 +156,7 @@ class Runner:
         try:
             if case.by_deployment:
                 pool.start()
-            ended = self._ship(bench, case, act=lambda root, elapsed: watch(pool.pid() or root, elapsed))
+            ended = self._ship(bench, case, pool, act=lambda root, elapsed: watch(pool.pid() or root, elapsed))
             calls = {name: len(proxy.calls) for name, proxy in self.world.proxies.items()}
         finally:
             pool.stop()
@@ -171,6 +181,7 @@ class Runner:
         self,
         bench: Bench,
         case: Case,
+        pool: Pool,
         *,
         act: Callable[[int, float], bool] = lambda root, elapsed: True,
         prefix: tuple[str, ...] = (),
@@ -181,7 +192,13 @@ class Runner:
         variables = self.world.prefect_client if case.by_deployment else {}
         began = time.monotonic()
         process = bench.start(*bench.arguments(*more, repository=repository), home=home, prefix=prefix, **variables)
-        watched(process.pid, act, lambda: process.poll() is None, LONGEST)
+
+        def alive() -> bool:
+            if case.by_deployment and case.victim != "worker":  # the disturbance brings that one back
+                pool.keep()
+            return process.poll() is None
+
+        watched(process.pid, act, alive, LONGEST)
         return self._end(bench, process, began)
 
     def _end(self, bench: Bench, process: subprocess.Popen[str], began: float) -> Ended:
@@ -233,7 +250,7 @@ class Runner:
             if case.what == "store's disk full":
                 disturbance.done = self._shrink_store(int(case.when * 600_000) + 50_000)
             disturbance.arm()
-            first = self._ship(bench, case, act=disturbance, prefix=prefix)
+            first = self._ship(bench, case, pool, act=disturbance, prefix=prefix)
             disturbance.disarm()
             if case.what == "store's disk full":
                 world.store.kill()
@@ -242,7 +259,7 @@ class Runner:
             if not disturbance.done:
                 return {"outcome": "missed", "problems": self._after(bench, case, usual, first, tried=False)}
             problems += self._said(case, first, usual, bench)
-            second = self._ship(bench, case)
+            second = self._ship(bench, case, pool)
             problems += self._ended_well(second, usual)
         finally:
             disturbance.disarm()
@@ -324,7 +341,7 @@ class Runner:
         for home in bench.homes():
             found += leavings.slots(home / "prefect" / "prefect.db")
         if case.by_deployment:
-            found += leavings.slots(self.world.folder / "prefect-home" / "prefect" / "prefect.db")
+            found += leavings.slots(self.world.folder / "prefect-home" / "prefect" / "prefect.db", bench.began)
         if last.code == 0:
             if sorted(bench.tags()) != usual.tags:
                 found.append(f"tags {sorted(bench.tags())}, not {usual.tags}")
@@ -373,7 +390,7 @@ class Runner:
             if sorted(bench.tags(repository)) != usual.tags:
                 problems.append(f"tags {sorted(bench.tags(repository))}, not {usual.tags}")
         bench.repository = ends[0][1]
-        second = self._ship(bench, case)
+        second = self._ship(bench, case, Pool(bench))
         problems += [*self._ended_well(second, usual), *self._left(bench, case, usual, second)]
         self._keep_or_remove(bench, problems)
         return {

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -194,10 +195,9 @@ class World:
         argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         environment = inherited() | embedded.prefect_environment(self.folder / "deploying") | self.prefect_client
         run(argv, env=environment, cwd=ROOT, timeout=LONGEST)
-        block = (
-            "from flows.orchestrator.results import result_storage; result_storage()"  # as `carwright pools` makes it
-        )
-        run([sys.executable, "-c", block], env=environment | {"PYTHONPATH": str(ROOT)}, timeout=LONGEST)
+        # As `carwright pools` does, but for its own pools: the block for results, and the automation that ends silent runs.
+        rest = "from flows.orchestrator.work_pools import prepare; prepare(None, print, ())"
+        run([sys.executable, "-c", rest], env=environment | {"PYTHONPATH": str(ROOT)}, timeout=LONGEST)
         self._deployed = True
 
     @property
@@ -214,6 +214,7 @@ class Bench:
 
     def __init__(self, world: World, name: str, *, own_engines: bool = False) -> None:
         self.world, self.name, self.own_engines = world, name, own_engines
+        self.began = datetime.now(UTC)
         self.folder = world.folder / "cases" / name
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "tmp").mkdir(parents=True)

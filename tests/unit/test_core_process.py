@@ -172,10 +172,12 @@ def test_what_the_program_leaves_is_ended_with_it(tmp_path: Path) -> None:
 
 
 PARENT = textwrap.dedent("""
-    import sys, time
+    import os, sys, time
+    from pathlib import Path
     from containers.process import Child, inherited
-    detached = sys.argv[1] == "detached"
-    child = Child(sys.argv[2:], inherited(), detached=detached).start()
+    scratch = os.environ.get("SCRATCH")
+    own = {"cwd": Path(scratch), "scratch": True} if scratch else {}
+    child = Child(sys.argv[2:], inherited(), detached=sys.argv[1] == "detached", **own).start()
     print(child.pid, flush=True)
     time.sleep(600)
 """)
@@ -196,6 +198,19 @@ def test_nothing_outlives_a_parent_that_dies(tmp_path: Path, number: signal.Sign
     started.send_signal(number)
     started.communicate()
     until(lambda: all_gone([*family, supervisor]), "the family has ended")
+
+
+def test_its_temporary_files_go_when_the_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    (scratch / "deep").mkdir(parents=True)
+    (scratch / "deep/half-done").touch()
+    monkeypatch.setenv("SCRATCH", str(scratch))
+    started, _ = parent("attached", family_argv(tmp_path))
+    pids(tmp_path)
+    assert (scratch / "deep/half-done").exists()
+    started.kill()
+    started.communicate()
+    until(lambda: not scratch.exists(), "the folder has gone")
 
 
 def test_a_detached_program_outlives_its_parent(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import http.server
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from containers.errors import BadInput, NotReady
+from containers.errors import BadInput, NotReady, Temporary
+from flows.orchestrator import follow
 from flows.orchestrator.child_runs import api as client_of
 from flows.orchestrator.child_runs import check_server, find_deployment
-from flows.orchestrator.follow import start
+from flows.orchestrator.follow import FollowedRun, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,3 +69,40 @@ def test_a_page_in_the_server_s_place_is_told() -> None:
 def test_a_name_without_its_one_slash_is_no_deployment(name: str) -> None:
     with answering(200, b"{}"), client_of() as client, pytest.raises(BadInput, match=f"no deployment '{name}'"):
         find_deployment(client, name)
+
+
+def test_a_run_that_was_deleted_is_told() -> None:
+    with answering(404, b"{}"), pytest.raises(Temporary, match="the run was deleted"):
+        FollowedRun(uuid4(), "pool", lambda name, event: None).wait()
+
+
+class LateTaskRuns:
+    """A server whose first log line of a task comes before the task run itself."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def read_task_run(self, task_run: Any) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            raise ObjectNotFound(http_exc=Exception(task_run))
+        return type("TaskRun", (), {"name": "push to somewhere"})
+
+
+def test_a_log_line_may_come_before_its_task_run() -> None:
+    run, client, task_run = FollowedRun(uuid4(), "pool", lambda name, event: None), LateTaskRuns(), uuid4()
+    assert [run._task(client, task_run) for _ in range(3)] == ["run", "push", "push"]
+    assert client.asked == 2
+
+
+def test_a_run_without_a_live_worker_is_missed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may be left to say how it ends, and following it must not look as if all were well."""
+    said: list[str] = []
+    monkeypatch.setattr(follow, "pool_problem", lambda pool: f"the work pool {pool} has no live worker (1 registered)")
+    run = FollowedRun(uuid4(), "gpu", lambda name, event: said.append(event.message))
+    run._state = "Running"
+    run._miss_worker()
+    run._miss_worker()
+    assert said == [
+        "the work pool gpu has no live worker (1 registered): if the run died with its worker, its state here stays Running"
+    ]

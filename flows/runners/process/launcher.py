@@ -63,6 +63,7 @@ def run_in(environment: Environment, settings: Settings, request: StepRequest, o
         argv=step_command(environment, request, folder),
         env=step_environment(settings, request, environment, folder),
         cwd=folder / SCRATCH,
+        scratch=True,
         log_file=folder / LOG,
         on_line=output.line,
         umask=-1 if request.step is Step.PUSH else private.UMASK,  # a pushed folder is the user's, and so is its mode

@@ -142,6 +142,7 @@ class ProcessServices:
             argv=step_command(environment, asked, folder),
             env=step_environment(self.settings, request, environment, folder),
             cwd=folder / SCRATCH,
+            scratch=True,
             log_file=folder / LOG,
             umask=private.UMASK,
             # Only what is meant to stay may outlive this process; anything else ends with it at once, lease or not.
