@@ -10,7 +10,7 @@ because a loss may sit in few questions. The bound that passes counts half a que
 question more as won: where few make up the difference, the spread that was seen is too small. And both are moved by the skewness
 of the differences, as the modified t statistic of Johnson is (JASA 73, 1978, 536-544; Hall, JRSS B 54, 1992, 221-228): mostly lost
 questions make a small loss and a small spread occur together, so that normal bounds pass too often and refuse too rarely, the
-more so the stricter the level (tests.bench._gate_power `level`: at 0.19 %, that of an early look, up to 0.6 % passed).
+more so the stricter the level (tests.bench._gate_power `level`: at 0.19 %, that of an early look, up to 0.6 % passed without it).
 
 Questions that are not independent (instructions of one prompt, one question in several subsets) share a cluster. They
 count for as many fewer questions as their differences vary together: the design effect (Rao and Scott, Biometrics 48,

@@ -44,10 +44,10 @@ _SIZES: Final = (
 )
 _LOSSES: Final = (0.0, 0.5, 2.0, 4.0)
 _RUNS: Final = 4000
-_SUITE_RUNS: Final = 2000
+_SUITE_RUNS: Final = 1000
 _RICH_RUNS: Final = 400  # each question is drawn
 _LOOK_RUNS: Final = 2000  # standard error at most 1.1 points, 0.5 at 5 %
-_LEVEL_RUNS: Final = 10_000
+_LEVEL_RUNS: Final = 5000
 _SUITES: Final = ("openllm-v1", "openllm-v2", "multilingual-mmlu")
 _SEED: Final = 1
 
@@ -130,7 +130,7 @@ def of_single() -> Iterator[str]:
 
 
 def of_level() -> Iterator[str]:
-    """One benchmark that loses exactly 2 points, its margin. Passed and refused in percent of 10,000 runs."""
+    """One benchmark that loses exactly 2 points, its margin. Passed and refused in percent of 5,000 runs."""
     yield "| questions | answered | answers that differ | at 5%: pass, refuse | at 0.94%: pass, refuse | at 0.19%: pass, refuse |"
     yield "| ---: | --- | ---: | ---: | ---: | ---: |"
     (one,) = [one for one in _declared("openllm-v1").benchmarks if one.key == "winogrande"]
