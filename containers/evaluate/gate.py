@@ -8,8 +8,8 @@ The rule `pooled`. To pass, the average and the average of each category must sh
 (non-inferiority), each at the full level: a candidate that is really worse in one of them slips through with at most
 `1 - confidence` (an intersection-union test needs no correction; Berger, Technometrics 24, 1982, 295-300). A single
 benchmark is not asked to show it, because a few hundred questions cannot; a suite of one benchmark is that one's average.
-To refuse, one test is enough, so there the level is divided by the number of tests (Bonferroni): a candidate that loses no
-more than its margins is refused with at most `1 - confidence` over the whole suite. Between the two lies doubt: a benchmark
+To refuse, one test is enough, so there the level is divided over the tests (`containers.evaluate.error_shares`): a candidate that
+loses no more than its margins is refused with at most `1 - confidence` over the whole suite. Between the two lies doubt: a benchmark
 that lost more than its margin, and more than nothing at the same corrected level, keeps the suite from passing.
 
 The rule `each`: every benchmark and the average must show it.
@@ -30,9 +30,9 @@ from pydantic import Field
 
 from containers.contract import Frozen
 from containers.errors import BadInput
-from containers.evaluate.answer_margins import smooth_differences
+from containers.evaluate.answer_margins import interval
+from containers.evaluate.error_shares import even_tests
 from containers.evaluate.looks import AT_ONCE, LookProgress
-from containers.evaluate.paired import bounds, normal_bounds
 from containers.verdict import Decision, Score
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Pair:
 
     `clusters` names what dependent questions share; questions without an entry are independent. `margins` are the answer
     margins of baseline and candidate, in nats, where log-probabilities were kept. One that is not `averaged` has too few
-    questions to be part of an average.
+    questions to be part of an average. `declared` is the number of questions of the suite, of which a look may ask a part; 0 where
+    all were asked.
     """
 
     title: str
@@ -60,6 +61,12 @@ class Pair:
     clusters: Mapping[str, str] = field(default_factory=dict)
     margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
     averaged: bool = True
+    declared: int = 0
+
+    @property
+    def questions(self) -> int:
+        """How many the whole benchmark has."""
+        return self.declared or len(self.baseline)
 
 
 class Comparison(Frozen):
@@ -122,41 +129,34 @@ def assess(pairs: Sequence[Pair], gate: ScoreGate, progress: LookProgress = AT_O
     together = [at for at, pair in enumerate(pairs) if pair.averaged]
     several = len(pairs) > 1 and bool(together)
     shared = _categories(pairs) if gate.rule == "pooled" else {}
-    tests = len(pairs) + several + len(shared)
-    rows = [
-        compare(
+    tests, whole = even_tests([pair.questions for pair in pairs], several + len(shared))
+
+    def compared(pair: Pair, part: float) -> Comparison:
+        return compare(
             pair.title,
             pair.baseline,
             pair.candidate,
             margin=gate.margin if pair.margin is None else pair.margin,
             confidence=gate.confidence,
-            tests=tests,
+            tests=part,
             clusters=pair.clusters,
             margins=pair.margins,
             progress=progress,
         )
-        for pair in pairs
+
+    rows = [compared(pair, part) for pair, part in zip(pairs, tests, strict=True)]
+    # The same at the level of an average, for those that have another one.
+    parts = [
+        row if part == whole or not (several or shared) else compared(pair, whole)
+        for pair, row, part in zip(pairs, rows, tests, strict=True)
     ]
     groups = correlated(pairs)
-    categories = [
-        average(
-            f"Average of {name}",
-            [rows[at] for at in places],
-            margin=gate.margin_category,
-            groups=[groups[at] for at in places],
-        )
-        for name, places in shared.items()
-    ]
-    mean = (
-        average(
-            "Average",
-            [rows[at] for at in together],
-            margin=gate.margin_average,
-            groups=[groups[at] for at in together],
-        )
-        if several
-        else None
-    )
+
+    def averaged(title: str, places: Sequence[int], margin: float) -> Comparison:
+        return average(title, [parts[at] for at in places], margin=margin, groups=[groups[at] for at in places])
+
+    categories = [averaged(f"Average of {name}", places, gate.margin_category) for name, places in shared.items()]
+    mean = averaged("Average", together, gate.margin_average) if several else None
     report = decide(rows, mean, categories=categories, pooled=gate.rule == "pooled", early=progress.early)
     described = [*zip(pairs, rows, strict=True)]
     described += [(Pair("", {}, {}, category=name), row) for name, row in zip(shared, categories, strict=True)]
@@ -216,12 +216,13 @@ def compare(
     *,
     margin: float,
     confidence: float,
-    tests: int,
+    tests: float,
     clusters: Mapping[str, str] | None = None,
     margins: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
     progress: LookProgress = AT_ONCE,
 ) -> Comparison:
-    """One benchmark from the scores of its questions by identity; `clusters` and `margins` as in `Pair`.
+    """One benchmark from the scores of its questions by identity; `clusters` and `margins` as in `Pair`, `tests` as in
+    `paired.levels`.
 
     Raises BadInput when the two did not answer the same questions: an incomplete sample set never passes.
     """
@@ -238,29 +239,25 @@ def compare(
     shared = None
     if clusters:
         shared = np.unique([clusters.get(key, f"alone {key}") for key in keys], return_inverse=True)[1]
-    passing, refusing = progress.levels(confidence, tests)
-    each = None
+    sides = None
     if all(margins):
         if any(one.keys() != baseline.keys() for one in margins):
             counts = " and ".join(str(len(one)) for one in margins)
             raise BadInput(
                 f"{title}: {len(keys)} questions, and log-probabilities of {counts}", remedy="measure both again"
             )
-        lead, trail = (np.array([one[key] for key in keys], np.float64) for one in margins)
-        if not (np.isfinite(lead).all() and np.isfinite(trail).all()):
+        sides = (np.array([margins[0][key] for key in keys]), np.array([margins[1][key] for key in keys]))
+        if not all(np.isfinite(one).all() for one in sides):
             raise BadInput(f"{title}: some log-probabilities are not numbers", remedy="measure both again")
-        each = smooth_differences((before, after), (lead, trail), shared)
-    if each is None:
-        lower, upper = bounds(before, after, passing=passing, refusing=refusing, clusters=shared)
-    else:
-        lower, upper = normal_bounds(each, passing=passing, refusing=refusing, clusters=shared)
+    passing, refusing = progress.levels(confidence, tests)
+    found = interval((before, after), sides, passing=passing, refusing=refusing, clusters=shared)
     return decided(
         title,
         len(keys),
         (float(before.mean()) * 100, float(after.mean()) * 100),
-        (lower * 100, upper * 100),
+        (found.lower * 100, found.upper * 100),
         margin,
-        expected=None if each is None else float(each.mean()) * 100,
+        expected=None if found.expected is None else found.expected * 100,
     )
 
 

@@ -100,9 +100,9 @@ class LookProgress:
         """Whether more can be measured."""
         return self.number < len(self.looks)
 
-    def levels(self, confidence: float, tests: int) -> tuple[float, float]:
-        """The one-sided confidences of the bound that passes and of the one that refuses, in a suite of so many tests, so that
-        over all looks the errors are those of `paired.levels`.
+    def levels(self, confidence: float, tests: float) -> tuple[float, float]:
+        """The one-sided confidences of the bound that passes and of the one that refuses, so that over all looks the errors are those
+        of `paired.levels`.
         """
         at_once = levels(confidence, tests)
         if not self.looks:

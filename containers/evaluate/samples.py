@@ -20,7 +20,7 @@ from containers.evaluate.suite import Sizes
 from containers.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from containers.evaluate.declaration import ScoreGate
@@ -121,10 +121,12 @@ def judge(
     sizes: Sizes | None = None,
     *,
     looks: Sequence[Look] = (),
+    questions: Mapping[str, int] | None = None,
 ) -> SamplesReport:
     """The gate over every benchmark; raises BadInput when the two did not answer the same questions.
 
-    `looks` are those of the suite, if it has any; then both hold all that was measured so far.
+    `looks` are those of the suite, if it has any; then both hold all that was measured so far, and `questions` says how many each
+    benchmark has in all, by key.
     """
     for name, one in (("candidate", candidate), ("baseline", baseline)):
         if one.suite_digest != files.digest:
@@ -148,6 +150,7 @@ def judge(
                 clusters=one.clusters,
                 margins=(before[one.key].margins, one.margins),
                 averaged=one.averaged,
+                declared=(questions or {}).get(one.key, 0),
             )
             for one in candidate.benchmarks
         ],

@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal, norm
 from scipy.stats import t as student
 
 from containers.evaluate import gate, paired
-from containers.evaluate.answer_margins import smooth_differences
+from containers.evaluate.answer_margins import interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def answers(rng: np.random.Generator, samples: int, differing: float, loss: floa
     return rng.multinomial(samples, [lost, differing - lost, 1 - differing], runs).astype(float)
 
 
-def compared(drawn: NDArray[np.float64], *, margin: float, confidence: float, tests: int) -> Sequence[Comparison]:
+def compared(drawn: NDArray[np.float64], *, margin: float, confidence: float, tests: float) -> Sequence[Comparison]:
     """What the gate says of each row of `answers`."""
     lost, won, count = drawn[:, 0], drawn[:, 1], drawn.sum(axis=1)
     z_low, z_high = (NormalDist().inv_cdf(level) for level in paired.levels(confidence, tests))
@@ -56,7 +56,7 @@ def compared(drawn: NDArray[np.float64], *, margin: float, confidence: float, te
 
 
 def simulated(
-    *, samples: int, differing: float, loss: float, margin: float, confidence: float, tests: int, runs: int, seed: int
+    *, samples: int, differing: float, loss: float, margin: float, confidence: float, tests: float, runs: int, seed: int
 ) -> dict[Decision, float]:
     """The share of `runs` simulated benchmarks that each decision has."""
     drawn = answers(np.random.default_rng(seed), samples, differing, loss, runs)
@@ -111,7 +111,7 @@ def sampled(
     return each
 
 
-def judged(title: str, each: NDArray[np.float64], margin: float, confidence: float, tests: int) -> Comparison:
+def judged(title: str, each: NDArray[np.float64], margin: float, confidence: float, tests: float) -> Comparison:
     """One sampled benchmark of these differences."""
     passing, refusing = paired.levels(confidence, tests)
     bounds = paired.normal_bounds(each, passing=passing, refusing=refusing)
@@ -124,16 +124,12 @@ def judged_margins(
     margins: tuple[NDArray[np.float64], NDArray[np.float64]],
     margin: float,
     confidence: float,
-    tests: int,
+    tests: float,
 ) -> Comparison:
     """One benchmark of these margins, as `gate.compare` judges it."""
     before, after = ((one > 0).astype(float) for one in margins)
     passing, refusing = paired.levels(confidence, tests)
-    each = smooth_differences((before, after), margins)
-    if each is None:
-        low, high = paired.bounds(before, after, passing=passing, refusing=refusing)
-    else:
-        low, high = paired.normal_bounds(each, passing=passing, refusing=refusing)
+    found = interval((before, after), margins, passing=passing, refusing=refusing)
     scores = (100 * float(before.mean()), 100 * float(after.mean()))
-    expected = None if each is None else 100 * float(each.mean())
-    return gate.decided(title, len(before), scores, (100 * low, 100 * high), margin, expected=expected)
+    expected = None if found.expected is None else 100 * found.expected
+    return gate.decided(title, len(before), scores, (100 * found.lower, 100 * found.upper), margin, expected=expected)

@@ -85,17 +85,24 @@ def test_identical_answers_are_bounded_too() -> None:
 
 
 def test_partial_credit_has_normal_bounds() -> None:
-    """The lower one of a sample in which half a question more is lost, the upper one of the sample as it is."""
+    """Of a sample in which half a question more is lost, or won, moved by the skewness: that of what was lost, and that of this
+    sample.
+    """
     rng = np.random.default_rng(2)
     base, mine = rng.uniform(size=50), rng.uniform(size=50)
     each = mine - base
     lower, upper = bounds(base, mine, passing=0.975, refusing=0.975)
     weights = np.array([1.0] * 50 + [0.5])
-    more = np.array([*each, -1.0])
-    mean = np.average(more, weights=weights)
-    spread = math.sqrt(np.average((more - mean) ** 2, weights=weights) / 50)
-    assert lower == pytest.approx(mean - norm.ppf(0.975) * spread)
-    assert upper == pytest.approx(each.mean() + norm.ppf(0.975) * each.std(ddof=1) / math.sqrt(50))
+    z = norm.ppf(0.975)
+    for found, extra, side in ((lower, -1.0, -1), (upper, 1.0, 1)):
+        more = np.array([*each, extra])
+        mean = np.average(more, weights=weights)
+        variance = np.average((more - mean) ** 2, weights=weights)
+        third = (
+            np.average((more - mean) ** 3, weights=weights) if side > 0 else min(np.mean((each - each.mean()) ** 3), 0)
+        )
+        expected = mean + side * z * math.sqrt(variance / 50) + third / variance * (1 + 2 * z**2) / 300
+        assert found == pytest.approx(expected)
 
 
 def test_partial_credit_that_is_the_same_is_bounded_too() -> None:
@@ -103,7 +110,7 @@ def test_partial_credit_that_is_the_same_is_bounded_too() -> None:
     rates = np.linspace(0.1, 0.9, 164)
     lower, upper = bounds(rates, rates, passing=0.95, refusing=0.95)
     assert -0.02 < lower < -0.005
-    assert upper == 0
+    assert 0.005 < upper < 0.03
 
 
 def sampled(rng: np.random.Generator, loss: float, *, concentrated: bool, runs: int) -> np.ndarray:
@@ -125,7 +132,7 @@ def test_a_sampled_benchmark_at_the_margin_passes_as_rarely_as_promised(concentr
     zero = np.zeros(164)
     lost, honest = (sampled(rng, loss, concentrated=concentrated, runs=2000) for loss in (0.02, 0.0))
     low = [bounds(zero, each, passing=0.95, refusing=0.975)[0] for each in lost]
-    assert np.mean(np.array(low) > -0.02) <= 0.07
+    assert np.mean(np.array(low) > -0.02) <= 0.055
     found = [bounds(zero, each, passing=0.95, refusing=0.975) for each in honest]
     assert np.mean([low > -0.02 for low, _ in found]) > 0.9
     assert np.mean([high < -0.02 for _, high in found]) == 0

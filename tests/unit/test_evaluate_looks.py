@@ -61,7 +61,7 @@ def test_the_levels_of_looks_fall_to_little_more_than_those_of_one() -> None:
 @pytest.mark.parametrize(
     ("looks", "said"),
     [
-        ((Look(),), "a sequence needs two looks"),
+        ((Look(),), "one look is no sequence"),
         ((Look(questions=0.5), Look(questions=0.75)), "the last look asks all questions"),
         ((Look(questions=0.5), Look(questions=0.5)), "each look asks more questions"),
         ((Look(questions=0.5), Look(questions=1, answers=2)), "each look asks more questions"),
@@ -101,8 +101,8 @@ def pair(title: str, count: int, lost: int, won: int) -> Pair:
 
 
 def test_an_early_look_does_not_pass_what_seems_to_lose_too_much() -> None:
-    """15 of 400 lost, 5 won: 2.5 points, which says little of 400 questions. At the last look the average decides."""
-    pairs = [pair("large", 20_000, 100, 100), pair("other", 20_000, 100, 100), pair("small", 400, 15, 5)]
+    """15 of 400 lost, 6 won: 2.25 points, which says little of 400 questions. At the last look the average decides."""
+    pairs = [pair("large", 20_000, 100, 100), pair("other", 20_000, 100, 100), pair("small", 400, 15, 6)]
     gate = ScoreGate(margin_average=2.0)
     early = assess(pairs, gate, LookProgress(LOOKS, 2))
     assert early.decision == "inconclusive"
@@ -273,12 +273,13 @@ def test_a_benchmark_may_be_measured_whole_in_the_first_look() -> None:
         ("half of the questions, all", (Look(questions=0.5), Look())),
         ("all, 8 answers", (Look(), Look(answers=8))),
         ("half, all, 8 answers", (Look(questions=0.5), Look(), Look(answers=8))),
+        ("half, all, 8, 32 answers", (Look(questions=0.5), Look(), Look(answers=8), Look(answers=32))),
         ("3 answers, 8 answers (`reasoning`)", (Look(answers=3), Look(answers=8))),
     ],
 )
 def test_the_values_of_the_documentation_are_those_of_the_code(title: str, looks: tuple[Look, ...]) -> None:
-    levels = [LookProgress(looks, number).levels(0.95, 8) for number in range(1, len(looks) + 1)] or [
-        AT_ONCE.levels(0.95, 8)
+    levels = [LookProgress(looks, number).levels(0.95, 5.3) for number in range(1, len(looks) + 1)] or [
+        AT_ONCE.levels(0.95, 5.3)
     ]
     cells = (", ".join(f"{NormalDist().inv_cdf(one):.2f}" for one in side) for side in zip(*levels, strict=True))
     assert f"| {title} | {' | '.join(cells)} |" in REFERENCE

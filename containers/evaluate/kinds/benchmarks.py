@@ -87,7 +87,9 @@ class BenchmarkSuite:
         ).files()
 
     def judge(self, candidate: Path, baseline: Path, sizes: Sizes) -> Judgement:
-        return judge_samples(self.files, self.declared.gate, candidate, baseline, sizes, self.declared.looks)
+        # A look may ask a part of them; without looks all were answered.
+        questions = {one.key: one.samples for one in self.declared.benchmarks if self.declared.looks}
+        return judge_samples(self.files, self.declared.gate, candidate, baseline, sizes, self.declared.looks, questions)
 
 
 async def _served(options: EvaluateOptions, needed: int, key: Mapping[str, str]) -> int:
