@@ -158,7 +158,7 @@ def _globs(policy: Policy) -> list[str]:
 
 def _policy_controller(policy: Policy) -> Rendered:
     """Sigstore's policy-controller from 0.13 on, which reads bundles (ClusterImagePolicy, policy.sigstore.dev/v1beta1)."""
-    wanted = _required(policy)
+    wanted = policy.demanded
     shared = [one for one in policy.keys if all(one in keys_for(policy, each) for each in wanted)]
     people = identities_for(policy, *wanted)
     if not shared and not people:
@@ -206,12 +206,6 @@ def _policy_controller(policy: Policy) -> Rendered:
     return Rendered(files=(RenderedFile(name="policy-controller.yaml", text=yaml(*documents)),), notes=tuple(notes))
 
 
-def _required(policy: Policy) -> tuple[str, ...]:
-    implied = [PROVENANCE] if policy.base or policy.recipe else []
-    implied += [TEST_RESULT] if policy.gate else []
-    return tuple(dict.fromkeys((*policy.require.statements, *implied)))
-
-
 def _attestation(predicate_type: str, policy: Policy) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name_of(predicate_type).rpartition("/")[2], "predicateType": predicate_type}
     rules = []
@@ -243,7 +237,7 @@ def _expression(pattern: str) -> str:
 
 def _kyverno(policy: Policy) -> Rendered:
     """Kyverno's ClusterPolicy (kyverno.io/v1): with keys over cosign's older signatures, with identities over bundles."""
-    keys, people = keys_for(policy, SIGNATURE), identities_for(policy, *_required(policy))
+    keys, people = keys_for(policy, SIGNATURE), identities_for(policy, *policy.demanded)
     if keys and policy.identities:
         raise BadInput(
             "Kyverno reads keys in one format and identities in another, and cannot ask for one or the other",
@@ -267,7 +261,7 @@ def _kyverno(policy: Policy) -> Rendered:
         rule = {
             "type": "SigstoreBundle",
             **shared,
-            "attestations": [{"type": one, "attestors": attestors} for one in _required(policy)],
+            "attestations": [{"type": one, "attestors": attestors} for one in policy.demanded],
         }
         notes = [
             "Kyverno finds bundles through the registry's referrers API, and not under the fallback tag",
@@ -328,7 +322,7 @@ def _conforma(policy: Policy) -> Rendered:
                 {
                     "name": _NAME,
                     "policy": [_CONFORMA],
-                    "ruleData": {"allowed_predicate_types": [one for one in _required(policy) if one != SIGNATURE]},
+                    "ruleData": {"allowed_predicate_types": [one for one in policy.demanded if one != SIGNATURE]},
                     "config": {"include": ["slsa_provenance_available"]},
                 }
             ],
