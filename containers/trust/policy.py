@@ -89,13 +89,15 @@ class Identity(Frozen):
 
     `issuer` is compared as it is. In `subject`, `*` stands for anything, and before its end for anything without an `@`; the whole of
     it must fit. The host of an address and the domain of an e-mail address must be written out, and a pattern of the one never
-    fits the other. `since` and `until` are held against the time that the transparency log gives a signature, so what was signed
+    fits the other. `repository`, compared as it is, is the one whose build it was: a workflow that others may call signs under one
+    name for all of them. `since` and `until` are held against the time that the transparency log gives a signature, so what was signed
     in time stays trusted.
     """
 
     name: str = Field(min_length=1)
     issuer: str = Field(min_length=1)
     subject: str = Field(min_length=1)
+    repository: str = ""
     statements: tuple[StatementName, ...] = ()
     since: date | None = None
     until: date | None = None

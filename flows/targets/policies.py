@@ -64,6 +64,12 @@ def _unsaid(target: str, policy: Policy) -> Iterator[str]:
     dates = [(one.since, one.until) for one in policy.keys] + [(one.since, one.until) for one in policy.identities]
     if any(any(one) for one in dates):
         yield "since and until of keys and identities"
+    if policy.repositories and target == "kyverno":
+        yield "repositories: what is pulled from elsewhere is not looked at"
+    if policy.repositories and target == "conforma":
+        yield "repositories"
+    if any(one.repository for one in policy.identities):
+        yield "repository of identities"
     if target == "podman" and policy.keys and policy.identities:
         yield "identities beside keys: what they alone have signed is refused"
 

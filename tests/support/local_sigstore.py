@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 AUDIENCE: Final = "sigstore"
 REQUEST_TOKEN: Final = "request"  # what GitHub's runner gives a job, to ask for tokens with
-_ISSUER, _ISSUER_V2 = (
-    x509.ObjectIdentifier(f"1.3.6.1.4.1.57264.1.{number}") for number in (1, 8)
+_ISSUER, _ISSUER_V2, _REPOSITORY = (
+    x509.ObjectIdentifier(f"1.3.6.1.4.1.57264.1.{number}") for number in (1, 8, 12)
 )  # fulcio, oid-info.md
 _SCTS: Final = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")  # RFC 6962, 3.3
 _LIFE: Final = timedelta(minutes=10)
@@ -246,6 +246,10 @@ class LocalSigstore:
             .add_extension(x509.UnrecognizedExtension(_ISSUER, issuer), critical=False)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V2, _tagged(0x0C, issuer)), critical=False)
         )
+        if repository := claims.get("repository"):
+            builder = builder.add_extension(
+                x509.UnrecognizedExtension(_REPOSITORY, _tagged(0x0C, repository.encode())), critical=False
+            )
         before = builder.sign(self.ca_key, hashes.SHA256()).tbs_certificate_bytes
         listed = x509.UnrecognizedExtension(_SCTS, _tagged(0x04, self._timestamped(before)))
         return builder.add_extension(listed, critical=False).sign(self.ca_key, hashes.SHA256())
