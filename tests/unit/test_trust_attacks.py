@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
+from containers.digest import Digest
 from containers.errors import BadInput, Error, NotTrusted
 from containers.events import Reporter
+from containers.in_toto import PROVENANCE
 from containers.oci.access import open_repository, resolve
 from containers.oci.repository import found
 from containers.oci.types import INDEX, ImageManifest, Index, Platform, parse_manifest
@@ -21,11 +23,11 @@ from containers.parameters import ServeOptions
 from containers.serve.trust import check_files
 from containers.step import Context
 from containers.trust import signing
-from containers.trust.attach import attach
+from containers.trust.attach import attach, find_bundles
 from containers.trust.model_signing import check_folder, listed_in, sign_folder, statement
 from containers.trust.policy import Identity, Policy
 from containers.trust.signing import statement_signer
-from containers.trust.statement import ForeignStatement
+from containers.trust.statement import ForeignStatement, write
 from containers.trust.verify import check, check_base
 from flows.cli.main import app
 from flows.watching import scan
@@ -205,6 +207,25 @@ def test_the_provenance_of_two_bases_is_held_against_the_policy_whole(model: Sig
         }
     }
     _refused_as(other(model, tmp_path), told, "its base model is hf://evil/model")
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_no_statement_about_another_image_is_signed(model: SignedModel, tmp_path: Path, *, also: bool) -> None:
+    """Whoever gives a statement to be attached here would have it signed for an image that was never looked at."""
+    made, digest = other(model, tmp_path), Digest("0" * 64)
+    subjects = [("m", made.digest), ("m", digest)] if also else [("m", digest)]
+    said = {"provenance": write(subjects, PROVENANCE, {})}
+    with pytest.raises(BadInput, match=f"about {digest}"):
+        sign(made, Settings(), statements=said)
+    with open_repository(made.reference, Settings()) as repository:
+        assert find_bundles(repository, made.digest) == ()
+
+
+def test_no_list_of_files_is_signed_as_a_statement(model: SignedModel, tmp_path: Path) -> None:
+    """What a model's files are is read from the image."""
+    made = other(model, tmp_path)
+    with pytest.raises(BadInput, match="lists files"):
+        sign(made, Settings(), statements={"model": statement("m", {"config.json": made.digest})})
 
 
 @pytest.mark.parametrize("source", ["file:///models/org@x/../../evil", "hf://org/../evil/model"])
