@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from containers.checkpoint_files import weight_map
-from containers.download.selection import INDEX_SUFFIX
+from containers.checkpoint_parts import INDEX_SUFFIX
 from containers.errors import BadInput
 from containers.foreign_json import CONFIGURATION, TENSORS, parse_object, read_at_most
 from containers.foreign_values import shown

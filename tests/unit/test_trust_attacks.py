@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
+from containers.contract import Kind
 from containers.digest import Digest
 from containers.errors import BadInput, Error, NotTrusted
 from containers.events import Reporter
@@ -22,6 +23,8 @@ from containers.oci.types import INDEX, ImageManifest, Index, Platform, parse_ma
 from containers.parameters import ServeOptions
 from containers.serve.trust import check_files
 from containers.step import Context
+from containers.store import Manifest
+from containers.store.manifest import FileEntry
 from containers.trust import signing
 from containers.trust.attach import attach, find_bundles
 from containers.trust.model_signing import check_folder, listed_in, sign_folder, statement
@@ -30,6 +33,7 @@ from containers.trust.signing import statement_signer
 from containers.trust.statement import ForeignStatement, write
 from containers.trust.verify import check, check_base
 from flows.cli.main import app
+from flows.cli.trust import check_signed
 from flows.watching import scan
 from infra.settings import Settings
 from tests.support.trust_world import COMMIT, KEYS, POLICY, SignedModel, policy, push, sign, signer, statements
@@ -359,3 +363,25 @@ def test_a_file_whose_name_is_no_text(model: SignedModel) -> None:
     (model.checkpoint / os.fsdecode(b"\xff.json")).touch()
     with pytest.raises(Error, match="cannot be written"):
         sign_folder(model.checkpoint, statement_signer(signer()))
+
+
+def test_a_source_cannot_leave_out_what_was_signed() -> None:
+    """Pickles and code stay behind, as ever; a configuration that is gone is missed."""
+    left = ("pytorch_model.bin", "modeling.py", ".gitignore")
+    kept = ("config.json", "generation_config.json", "model.safetensors")
+    wanted = {name: Digest.of(name.encode()) for name in (*kept, *left)}
+    files = [FileEntry(path=one, size=1, sha256=wanted[one]) for one in kept]
+    whole = Manifest(kind=Kind.CHECKPOINT, fingerprint="0" * 64, files=tuple(files))
+    check_signed(whole, wanted, "hf://org/model")
+    with pytest.raises(NotTrusted, match=r"generation_config\.json is missing"):
+        check_signed(whole.model_copy(update={"files": (files[0], files[2])}), wanted, "hf://org/model")
+
+
+def test_what_a_folder_does_not_answer_is_said(model: SignedModel, tmp_path: Path) -> None:
+    sign_folder(model.checkpoint, statement_signer(signer()))
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    shutil.copy(KEYS / "carwright.pub", tmp_path)
+    ended = CliRunner().invoke(app, ["verify", str(model.checkpoint), "--policy", str(tmp_path / "policy.yaml")])
+    assert ended.exit_code == 0
+    told = " ".join(ended.output.split())
+    assert "does not answer the policy's provenance, verdict, bom, base, recipe, gate, max_age_days" in told
