@@ -252,6 +252,14 @@ def _refused_as(made: SignedModel, provenance: dict[str, Any], fragment: str, ru
         check(made.reference, policy(rules), Settings())
 
 
+def test_a_field_has_one_spelling() -> None:
+    """Other verifiers read `predicateType` alone."""
+    told = json.loads(write([("m", Digest("0" * 64))], PROVENANCE, {}))
+    told["predicate_type"] = told.pop("predicateType")
+    with pytest.raises(BadInput, match="predicateType: Field required"):
+        ForeignStatement.parse(json.dumps(told).encode(), "it")
+
+
 # A layout whose index.json is somebody else's
 
 
