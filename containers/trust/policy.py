@@ -161,7 +161,7 @@ class Recipe(Frozen):
 
 
 class Gate(Frozen):
-    """What the gate must have decided, by which suites; left out: any. Without `override` a person's word does not count."""
+    """What the gate must have decided, by which suites (names or digests); left out: any. Without `override` a person's word does not count."""
 
     decisions: tuple[Decision, ...] = Field(default=("pass",), min_length=1)
     suites: Patterns = ()
@@ -193,7 +193,7 @@ class Policy(Frozen):
     base: BaseModels | None = None
     recipe: Recipe | None = None
     gate: Gate | None = None
-    max_age_days: int | None = Field(default=None, ge=1)
+    max_age_days: int | None = Field(default=None, ge=1, le=999_999)
     base_images: tuple[BaseImage, ...] | None = None
     deny: tuple[Digest, ...] = ()
 

@@ -88,14 +88,14 @@ def _about(files: dict[str, Digest], evidence: Evidence) -> Evidence:
 
 
 def check_base(repository: Repository, digest: Digest, policy: Policy, now: datetime | None = None) -> None:
-    """Raises NotTrusted unless the policy, if it has rules for base images, lets modelcars be built on this one."""
+    """Raises NotTrusted for a denied base image, and, if the policy has rules for base images, for one that they do not allow."""
+    what = f"the base image {repository.reference.target}@{digest}"
+    _check_denied(repository, digest, policy, what, "build on another one")
     if policy.base_images is None:
         return
     moment = now or datetime.now(UTC)
-    what = f"the base image {repository.reference.target}@{digest}"
     place = repository.reference.name if repository.reference.registry else str(repository.reference.target)
     rules = [one for one in policy.base_images if matches(place, (one.repository,))]
-    _check_denied(repository, digest, policy, what, "build on another one")
     if not rules:
         raise NotTrusted(
             f"{what} is under none of the policy's base_images: {', '.join(one.repository for one in policy.base_images)}",
@@ -203,8 +203,11 @@ def _check_verdict(one: Said, policy: Policy, what: str) -> None:
     if told.get("override") and not policy.gate.override:
         _refuse(what, "a person promoted it against the gate", "gate.override", ("false",))
     suite = str(_mapping(told.get("suite")).get("name") or told.get("suite") or "")
-    if not matches(suite, policy.gate.suites):
-        _refuse(what, f"it was measured by the suite {shown(suite)}", "gate.suites", policy.gate.suites)
+    configured = [one for one in _listing(told.get("configuration")) if one.get("name") == f"suite {suite}"]
+    digests = [f"sha256:{_mapping(one.get('digest')).get('sha256')}" for one in configured]
+    if not any(matches(text, policy.gate.suites) for text in (suite, *digests)):
+        found = " ".join((suite, *digests))
+        _refuse(what, f"it was measured by the suite {shown(found)}", "gate.suites", policy.gate.suites)
 
 
 def _check_age(evidence: Evidence, policy: Policy, what: str, now: datetime) -> None:

@@ -56,8 +56,9 @@ def _unsaid(target: str, policy: Policy) -> Iterator[str]:
         yield from (f"the {name_of(one)}" for one in sorted(statements))
     if target in {"podman", "kyverno", "conforma"}:
         yield from (name for name in ("base", "recipe", "gate") if getattr(policy, name))
-    elif policy.base and policy.base.revisions:
-        yield "base.revisions"
+    else:
+        yield from ("base.revisions",) if policy.base and policy.base.revisions else ()
+        yield from ("gate.suites",) if policy.gate and policy.gate.suites else ()
     if policy.require.signers > 1 and target in {"podman", "conforma"}:
         yield f"signers: {policy.require.signers}"
     yield from (name for name in ("max_age_days", "deny", "base_images") if getattr(policy, name))

@@ -75,12 +75,13 @@ def other(model: SignedModel, tmp_path: Path) -> SignedModel:
     ("text", "fragment"),
     [
         (f"{KEY}deny: ['sha256:{'0' * 64}']\nmax_age_days: 3\ndeny: []\n", "line 6.*deny is there twice"),
+        (f"{KEY}max_age_days: 9999999999999\n", "line 4: max_age_days"),
         (f"{KEY}require:\n  signers: 2\n  statements: [verdict]\n  signers: 1\n", "line 7.*signers is there twice"),
         (f"{KEY}    statements: [verdict]\n    statements: []\n", "line 5.*statements is there twice"),
     ],
 )
-def test_a_rule_that_is_there_twice_is_refused(text: str, fragment: str) -> None:
-    """The later one would silently win, and the one above it would look as if it held."""
+def test_a_rule_that_would_not_hold_is_refused(text: str, fragment: str) -> None:
+    """Of two the later one would silently win, and the one above it would look as if it held."""
     with pytest.raises(BadInput, match=fragment):
         Policy.parse(text, "p.yaml", KEYS)
 
@@ -186,6 +187,8 @@ def test_an_index_around_a_denied_image_is_denied(model: SignedModel) -> None:
             check(around, denied, Settings())
         with pytest.raises(NotTrusted, match="deny list"):
             check_base(repository, digest, denied)
+        with pytest.raises(NotTrusted, match="deny list"):  # without rules for base images, too
+            check_base(repository, digest, policy(f"{KEY}deny: ['{digest}']\n"))
 
 
 @pytest.mark.parametrize("kind", ["index", "manifest"])
@@ -258,6 +261,17 @@ def test_a_field_has_one_spelling() -> None:
     told["predicate_type"] = told.pop("predicateType")
     with pytest.raises(BadInput, match="predicateType: Field required"):
         ForeignStatement.parse(json.dumps(told).encode(), "it")
+
+
+def test_a_suite_is_known_by_its_digest(model: SignedModel, tmp_path: Path) -> None:
+    """A folder may be called as a suite that Carwright brings."""
+    made, ours, easy = other(model, tmp_path), Digest("1" * 64), Digest("2" * 64)
+    told = {"suite": "smoke", "configuration": [{"name": "suite smoke", "digest": {"sha256": easy.hex}}]}
+    sign(made, Settings(), statements=statements(str(made.target), made.digest, verdict=told))
+    assert check(made.reference, policy(), Settings()).digest == made.digest
+    assert check(made.reference, policy(POLICY.replace("[smoke]", f"['{easy}']")), Settings()).digest == made.digest
+    with pytest.raises(NotTrusted, match=f"by the suite smoke {easy}"):
+        check(made.reference, policy(POLICY.replace("[smoke]", f"['{ours}']")), Settings())
 
 
 # A layout whose index.json is somebody else's
