@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from containers.trust.keyless import KeylessSigner
 from tests.support.local_sigstore import LocalSigstore
 from tests.support.tampering import STRICT, Scene, Tampering, edited, in_payload, in_signature
@@ -73,6 +75,18 @@ def _issued(scene: KeylessScene) -> None:
 def _of_another_sigstore(scene: KeylessScene) -> None:
     with LocalSigstore() as other:
         scene.replace("verdict", signer_of(other).bundle(scene.statement("verdict")))
+
+
+def _for_servers(scene: KeylessScene) -> None:
+    """The authority also issues certificates for something else, for the same name."""
+    from sigstore.dsse import Statement
+
+    scene.sigstore.usage = ExtendedKeyUsageOID.SERVER_AUTH
+    try:
+        made = signer_of(scene.sigstore)._session.sign_dsse(Statement(scene.statement("verdict")))
+    finally:
+        scene.sigstore.usage = ExtendedKeyUsageOID.CODE_SIGNING
+    scene.replace("verdict", made.to_json().encode())
 
 
 def _late(scene: KeylessScene) -> None:
@@ -172,6 +186,7 @@ KEYLESS: Final = tuple(
         ("forge: the certificate of somebody else", _keyless(_certificate_of_another), _TAMPERED),
         ("forge: a key in the certificate's place", _edit(lambda v: v.update(verificationMaterial={"publicKey": {"hint": "a"}, "tlogEntries": []})), "no good signature by any key"),
         ("forge: a key beside the certificate", _edit(lambda v: v["verificationMaterial"].update(publicKey={"hint": "a"})), "both a key and a certificate"),
+        ("forge: a certificate that is not for signing code", _keyless(_for_servers), "does not contain `code signing`"),
         ("forge: half of the certificate", _edit(lambda v: v["verificationMaterial"]["certificate"].update(rawBytes="AAAA")), "is no bundle with a certificate that can be read"),
         ("log: the root does not know it", _without("tlogs"), "in a transparency log that the trusted root does not know"),
         ("log: the root does not know the certificate log", _without("ctlogs"), "in no certificate log of the trusted root"),

@@ -80,6 +80,7 @@ class LocalSigstore:
     log_delay: int = 0
     issues: str = ""  # the issuer that certificates name, where it is not this one
     also: str = ""  # a second subject in certificates
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CODE_SIGNING  # what certificates are for
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)  # by path: what is answered instead
     said: list[str] = field(default_factory=list)  # the paths that were asked for
     token_key: ec.EllipticCurvePrivateKey = field(default_factory=_new)
@@ -239,7 +240,7 @@ class LocalSigstore:
             .not_valid_before(now)
             .not_valid_after(now + _LIFE)
             .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([self.usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(above, critical=False)
             .add_extension(x509.SubjectAlternativeName([name, *second]), critical=True)

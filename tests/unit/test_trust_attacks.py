@@ -32,6 +32,7 @@ from containers.trust.policy import Identity, Policy
 from containers.trust.signing import statement_signer
 from containers.trust.statement import ForeignStatement, write
 from containers.trust.verify import check, check_base
+from flows.admission import admit
 from flows.cli.main import app
 from flows.cli.trust import check_signed
 from flows.watching import scan
@@ -310,6 +311,15 @@ def test_a_tag_that_moves_after_the_policy_was_asked(model: SignedModel, tmp_pat
         app, ["verify", str(model.target.tagged("1")), "--key", f"{KEYS}/carwright.pub", "--json"]
     )
     assert json.loads(ended.stdout)["digest"] == str(model.digest)
+
+
+def test_a_policy_that_nobody_gave_here_is_named(model: SignedModel, tmp_path: Path) -> None:
+    """`signed by release` says little where the folder that one stands in says who that is."""
+    (tmp_path / "policy.yaml").write_text(KEY)
+    shutil.copy(KEYS / "carwright.pub", tmp_path)
+    said: list[str] = []
+    assert admit(model.reference, None, Settings(trust={"policy": tmp_path / "policy.yaml"}), said.append) is not None
+    assert said == [f"policy: {tmp_path}/policy.yaml", "signature: signed by release"]
 
 
 def test_a_base_whose_tag_moves_while_it_is_asked_about(model: SignedModel, tmp_path: Path, monkeypatch: Any) -> None:
