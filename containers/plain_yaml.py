@@ -34,11 +34,11 @@ _PLAIN: Final = frozenset(
 )
 
 
-def load_yaml(text: str, what: str) -> Any:
+def load_yaml(text: str, what: str, *, once: bool = False) -> Any:
     """The data of a YAML text; raises BadInput, which names the text as `what` and the field, for anything else.
 
     Refused are: no YAML, tags that stand for code or objects (`!function`), and a text that is too long, too deep or, by
-    aliases, too large.
+    aliases, too large. With `once` also a field that is in one mapping twice, of which YAML's readers take the last.
     """
     if len(text) > _LONGEST:
         raise BadInput(f"{what} has more than {_LONGEST} characters", remedy="move data out of it")
@@ -46,7 +46,7 @@ def load_yaml(text: str, what: str) -> Any:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return None
-        _check(node, what)
+        _check(node, what, once=once)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         at = getattr(error, "problem_mark", None)
@@ -58,8 +58,8 @@ def load_yaml(text: str, what: str) -> Any:
         raise _too_deep(what) from None
 
 
-def _check(root: yaml.Node, what: str) -> None:
-    """Raises BadInput for a tag, and for what is too deep or too large."""
+def _check(root: yaml.Node, what: str, *, once: bool) -> None:
+    """Raises BadInput for a tag, for what is too deep or too large, and with `once` for a field that is there twice."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, field: str, depth: int) -> int:
@@ -71,6 +71,8 @@ def _check(root: yaml.Node, what: str) -> None:
                 "for code",
                 remedy="write the value itself: text, a number, a list or a mapping",
             )
+        if once and isinstance(node, yaml.MappingNode):
+            _check_once(node, what)
         if id(node) not in sizes:
             sizes[id(node)] = _MOST  # as large when it is met inside itself
             sizes[id(node)] = 1 + sum(size(one, name, depth + 1) for one, name in _inside(node, field))
@@ -78,6 +80,17 @@ def _check(root: yaml.Node, what: str) -> None:
 
     if size(root, "", 0) > _MOST:
         raise BadInput(f"{what} stands for more than {_MOST} values", remedy="use fewer aliases")
+
+
+def _check_once(node: yaml.MappingNode, what: str) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        name = str(key.value)
+        if name in seen:
+            raise BadInput(
+                f"{what}, line {key.start_mark.line + 1}: {name} is there twice", remedy="only one of them would count"
+            )
+        seen.add(name)
 
 
 def _inside(node: yaml.Node, field: str) -> Iterator[tuple[yaml.Node, str]]:

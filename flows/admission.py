@@ -51,6 +51,8 @@ def admit(what: str, policy: Path | None, settings: Settings, say: Callable[[str
     if chosen is None:
         say(UNCHECKED)
         return None
+    if policy is None:  # a carwright.toml in this folder may have set it, and the folder may be somebody else's
+        say(f"policy: {chosen}")
     rules = Policy.read(chosen)
     if what.startswith(_SOURCES):
         raise NotTrusted(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from containers.checkpoint_files import CONFIG, INDEX_SUFFIX, PICKLE_SUFFIXES, is_hidden, is_legal, never_belongs
+from containers.checkpoint_files import CONFIG, is_hidden
+from containers.checkpoint_parts import PICKLES, why_left
 from containers.errors import BadInput
 
 if TYPE_CHECKING:
@@ -15,28 +15,6 @@ if TYPE_CHECKING:
 
     from containers.digest import Digest
 
-_WHY: Final = {
-    **dict.fromkeys(PICKLE_SUFFIXES, "a pickle"),
-    **dict.fromkeys((".gguf", ".ggml"), "weights for llama.cpp"),
-    **dict.fromkeys((".onnx", ".onnx_data", ".ort"), "weights for ONNX"),
-    **dict.fromkeys(
-        (".h5", ".keras", ".msgpack", ".tflite", ".ot", ".mlmodel", ".npz"), "weights for another framework"
-    ),
-    ".py": "code; Carwright runs none that comes with a model",
-}
-_PICKLES: Final = "a pickle"
-_DATA: Final = frozenset({".safetensors", ".json", ".jinja", ".tiktoken"})
-_TOKENIZER_PARTS: Final = frozenset(
-    {
-        "merges.txt",
-        "vocab.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "source.spm",
-        "target.spm",
-    }
-)
 # Either of these is a whole tokenizer.
 _TOKENIZERS: Final = (
     {"tokenizer.json"},
@@ -89,7 +67,7 @@ def select(files: Iterable[Remote], source: str) -> Selection:
         twice = next(one.path for one, other in pairwise(listed) if one.path == other.path)
         raise BadInput(f"{source} lists {twice!r} twice", remedy="the source is damaged or hostile")
     for file in listed:
-        why = _why_not(file.path, names)
+        why = why_left(file.path, names)
         if why is None:
             _plain(file.path, source)
             taken.append(file)
@@ -100,30 +78,6 @@ def select(files: Iterable[Remote], source: str) -> Selection:
     return selection
 
 
-def _why_not(path: str, names: set[str]) -> str | None:
-    """Why a file is not taken; None when it is."""
-    name = PurePosixPath(path).name
-    suffix = PurePosixPath(name.lower()).suffix
-    if is_hidden(path):
-        return "hidden"
-    if never_belongs(path):
-        return "a secret, or what a tool has left"
-    if is_legal(name) or name == "README.md" or name in _TOKENIZER_PARTS:
-        return None
-    if name.endswith(".bin.index.json"):
-        return "the index of pickles"
-    if _second_copy(path, name, names):
-        return "a second copy of the weights, in another layout"
-    return None if suffix in _DATA else _WHY.get(suffix, "not a part of a checkpoint")
-
-
-def _second_copy(path: str, name: str, names: set[str]) -> bool:
-    """Whether this is a vendor's own file beside the same weights in Hugging Face layout (Mistral's repositories)."""
-    folder = path.removesuffix(name)
-    layout = {f"{folder}model.safetensors", f"{folder}model{INDEX_SUFFIX}"}
-    return name.startswith("consolidated") and name.endswith(".safetensors") and bool(layout & names)
-
-
 def _plain(path: str, source: str) -> None:
     """A path is joined to folders later: refuse what could lead out of them."""
     if any(part in {"", ".", ".."} for part in path.split("/")) or "\\" in path or not path.isprintable():
@@ -132,7 +86,7 @@ def _plain(path: str, source: str) -> None:
 
 def _check(selection: Selection, source: str) -> None:
     names = {file.path for file in selection.taken}
-    pickles = [file.path for file, why in selection.skipped if why == _PICKLES]
+    pickles = [file.path for file, why in selection.skipped if why == PICKLES]
     weights = any(file.weights for file in selection.taken)
     if not weights and pickles:
         raise BadInput(

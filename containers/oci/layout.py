@@ -98,8 +98,12 @@ class Layout:
         return actual
 
     def get(self, what: str) -> StoredManifest | None:
-        entry = next((one for one in self._index().manifests if what in (str(one.digest), _name(one))), None)
-        if entry is None and ":" in what:  # a manifest of an index is a blob that index.json does not name
+        by_digest = (
+            ":" in what
+        )  # no tag holds a colon, but an entry of somebody else's index.json may be called by a digest
+        entries = self._index().manifests
+        entry = next((one for one in entries if what == (str(one.digest) if by_digest else _name(one))), None)
+        if entry is None and by_digest:  # a manifest of an index is a blob that index.json does not name
             digest = Digest.parse(what)
             if self.blob_size(digest) is None:
                 return None

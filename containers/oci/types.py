@@ -21,6 +21,8 @@ CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+_IMAGES: Final = (MANIFEST, DOCKER_MANIFEST)
+_INDEXES: Final = (INDEX, DOCKER_LIST)
 EMPTY_CONTENT: Final = b"{}"
 TAR: Final = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP: Final = f"{TAR}+gzip"
@@ -148,7 +150,19 @@ class ImageConfig(Document):
 def parse_manifest(content: bytes, what: str) -> ImageManifest | Index:
     """A manifest or an index, by its shape; raises BadInput for anything else (image manifests version 1 included)."""
     value = parse_object(content, what)
-    return Index.of(value, what) if "manifests" in value else ImageManifest.of(value, what)
+    is_index = "manifests" in value
+    # One digest must be one image to every program that reads it (CVE-2021-41190; image specification, "mediaType").
+    if is_index and ("layers" in value or "config" in value):
+        raise BadInput(
+            f"{what} is both an image and an index",
+            remedy="programs would read different images from it: push it again",
+        )
+    if value.get("mediaType") in (_IMAGES if is_index else _INDEXES):
+        raise BadInput(
+            f"{what} says that it is {'an image' if is_index else 'an index'}, and is {'an index' if is_index else 'none'}",
+            remedy="programs would read different images from it: push it again",
+        )
+    return Index.of(value, what) if is_index else ImageManifest.of(value, what)
 
 
 def parse_tags(content: bytes, what: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from containers.errors import NotTrusted
-from containers.trust.model_signing import compare, hash_folder, signable
+from containers.trust.model_signing import compare, hash_folder
 from containers.trust.policy import Policy
 from containers.trust.verify import check
 
@@ -41,5 +41,5 @@ def check_files(model: Path, options: ServeOptions, context: Context) -> None:
                 remedy="push the model with `carwright push`, which lists them",
             )
         return
-    compare(hash_folder(model, links=True), signable(options.files), str(model))
+    compare(hash_folder(model, links=True, whole=True), options.files, str(model))
     context.report.log(f"{len(options.files)} files are what was signed")

@@ -33,6 +33,7 @@ _INSTANCE: Final = "https://tuf-repo-cdn.sigstore.dev"
 _LIMITS: Final = JsonLimits(size=1 << 20, values=1 << 14)
 _ISSUER, _ISSUER_V2 = (f"1.3.6.1.4.1.57264.1.{number}" for number in (1, 8))  # sigstore/fulcio, docs/oid-info.md
 _OTHER_NAME: Final = "1.3.6.1.4.1.57264.1.7"
+_REPOSITORY: Final = "1.3.6.1.4.1.57264.1.12"  # Source Repository URI
 # What the library says, by a part of it, and what we say in its place. Tests hold each against the library that is locked.
 _SAID: Final = (
     ("exactly one log entry", "has not one entry in the transparency log"),
@@ -56,13 +57,16 @@ _SAID: Final = (
 
 @dataclass(frozen=True)
 class Certified:
-    """A statement that somebody signed: who, by which issuer's word, and when the log saw it."""
+    """A statement that somebody signed: who, by which issuer's word, and when the log saw it. `repository` is whose build it was, if
+    the certificate says it.
+    """
 
     payload: bytes
     payload_type: str
     subject: str
     issuer: str
     logged: datetime
+    repository: str = ""
 
     @property
     def who(self) -> str:
@@ -130,7 +134,7 @@ def verify(content: bytes, root: str, what: str) -> Certified:
         bundle = Bundle.from_json(content)
         holder = _Holder()
         kind, payload = verifier(root).verify_dsse(bundle, holder)
-        return Certified(payload, kind, holder.subject, holder.issuer, _logged(bundle))
+        return Certified(payload, kind, holder.subject, holder.issuer, _logged(bundle), holder.repository)
     except NotTrusted as error:
         raise NotTrusted(f"{what}: {error.message}", remedy=error.remedy) from error
     except Exception as error:  # whatever a hostile bundle makes the library raise, it is not verified
@@ -142,9 +146,11 @@ class _Holder:
 
     subject = ""
     issuer = ""
+    repository = ""
 
     def verify(self, cert: Certificate) -> None:
         self.subject, self.issuer = identity_of(cert)
+        self.repository = repository_of(cert)
 
 
 def identity_of(certificate: Certificate) -> tuple[str, str]:
@@ -169,6 +175,14 @@ def identity_of(certificate: Certificate) -> tuple[str, str]:
             remedy="certificates of Sigstore's authorities have one; this one is by another",
         )
     return found[0], issuers.pop()
+
+
+def repository_of(certificate: Certificate) -> str:
+    """Whose build it was, as a certificate names it; empty for one that does not."""
+    from cryptography import x509
+
+    extensions = (one.value for one in certificate.extensions if one.oid.dotted_string == _REPOSITORY)
+    return next((_text(one.value) for one in extensions if isinstance(one, x509.UnrecognizedExtension)), "")
 
 
 def _text(der: bytes) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from containers.errors import BadInput, NotTrusted
-from containers.foreign_values import shown
+from containers.foreign_values import shown, visible_line
 from containers.trust import certified, simplesigning
 from containers.trust.attach import find_bundles
 from containers.trust.dsse import IN_TOTO
@@ -146,6 +146,9 @@ def _identity_not_trusted(identity: Identity, found: Certified, predicate_type: 
     """Why what the identity signed does not count; empty if it does."""
     if identity.statements and predicate_type not in identity.statements:
         return f"{identity.name!r} may not sign a {name_of(predicate_type)}"
+    if identity.repository and identity.repository != found.repository:
+        whose = visible_line(found.repository) or "one that the certificate does not name"
+        return f"{identity.name!r} signs for the repository {identity.repository}, and this was built for {whose}"
     return identity.why_not(found.logged.date())
 
 

@@ -53,6 +53,7 @@ class KeylessSigner:
         certificate = _served(self._session._signing_cert)  # noqa: SLF001
         try:
             self._subject, self._issuer = certified.identity_of(certificate)
+            self._repository = certified.repository_of(certificate)
         except NotTrusted as error:
             raise BadInput(f"the certificate that was issued cannot be used: {error.message}") from error
 
@@ -62,14 +63,15 @@ class KeylessSigner:
         return f"{self._subject} ({self._issuer})"
 
     def made(self, envelope: Envelope, what: str) -> bool:
-        """Whether a bundle is signed for the same identity, and holds."""
+        """Whether a bundle is signed for the same identity, in a build for the same repository, and holds."""
         if not envelope.certified:
             return False
         try:
             found = certified.verify(envelope.certified, self._root, what)
         except NotTrusted:
             return False
-        return found.payload_type == IN_TOTO and (found.subject, found.issuer) == (self._subject, self._issuer)
+        whose = (found.subject, found.issuer, found.repository)
+        return found.payload_type == IN_TOTO and whose == (self._subject, self._issuer, self._repository)
 
     def bundle(self, statement: bytes) -> bytes:
         """A bundle around the statement; raises BadInput and Temporary as the constructor does."""

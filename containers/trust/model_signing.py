@@ -38,7 +38,6 @@ _IGNORED: Final = (
     ".github",
     ".gitignore",
 )  # as the specification's tool leaves out by itself
-_LEFT_OUT: Final = (*_IGNORED, SIGNATURE_FILE)
 _CHUNK: Final = 1 << 20
 _AT_ONCE: Final = 8  # files
 
@@ -46,6 +45,12 @@ _AT_ONCE: Final = 8  # files
 def statement(name: str, files: Mapping[str, Digest]) -> bytes:
     """The statement about a model's files, given by their paths; the same for the same files."""
     listed = dict(sorted(signable(files).items()))
+    for path in listed:
+        if not path.isprintable() and not _is_utf8(path):
+            raise BadInput(
+                f"the name of {shown(path)} cannot be written into a signature: it is not UTF-8",
+                remedy="rename the file",
+            )
     root = hashlib.sha256(b"".join(bytes.fromhex(digest.hex) for digest in listed.values()))
     return write(
         [(name, Digest(root.hexdigest()))],
@@ -66,7 +71,19 @@ def statement(name: str, files: Mapping[str, Digest]) -> bytes:
 
 def signable(files: Mapping[str, Digest]) -> dict[str, Digest]:
     """Without what a signature leaves out: git's own files, and a signature of the folder that the model came from."""
-    return {path: digest for path, digest in files.items() if path.partition("/")[0] not in _LEFT_OUT}
+    return {path: digest for path, digest in files.items() if not _is_left_out(path)}
+
+
+def _is_left_out(path: str) -> bool:
+    return path == SIGNATURE_FILE or path.partition("/")[0] in _IGNORED
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def listed_in(told: ForeignStatement, what: str) -> dict[str, Digest]:
@@ -74,7 +91,7 @@ def listed_in(told: ForeignStatement, what: str) -> dict[str, Digest]:
     if told.predicate_type != MODEL:
         raise BadInput(f"{what} is a statement of another kind ({shown(told.predicate_type)})")
     serialization, resources = told.predicate.get("serialization"), told.predicate.get("resources")
-    if not isinstance(serialization, dict) or not isinstance(resources, list):
+    if not isinstance(serialization, dict) or not isinstance(resources, list) or not resources:
         raise BadInput(f"{what} lists no files", remedy="sign the model again")
     if serialization.get("method") != "files" or serialization.get("hash_type") != "sha256":
         raise BadInput(
@@ -101,7 +118,10 @@ def sign_folder(folder: Path, signer: StatementSigner) -> bool:
 
     Raises BadInput for a folder that cannot be read, and for links and other things in it that are no files.
     """
-    payload = statement(folder.resolve().name, hash_folder(folder))
+    files = hash_folder(folder)
+    if not files:
+        raise BadInput(f"{folder} holds no files to sign", remedy="give the folder with the checkpoint")
+    payload = statement(folder.resolve().name, files)
     message = pae(IN_TOTO, payload)
     path = folder / SIGNATURE_FILE
     if path.exists():
@@ -136,6 +156,11 @@ def read_signature(path: Path, policy: Policy, now: datetime | None = None) -> t
 
 def _trusted(envelope: Envelope, policy: Policy, what: str, now: datetime) -> tuple[str, bytes]:
     """Who signed a bundle, and what; raises NotTrusted unless the policy trusts them for a model."""
+    if policy.require.signers > 1:
+        raise NotTrusted(
+            f"{what} has one signature, and {policy.require.signers} signers are wanted",
+            remedy="check the image, which more can sign, or give a policy for folders",
+        )
     if envelope.certified:
         known, found = identities_of(envelope, what, policy)
         identity = trusted_identity(known, found, MODEL)
@@ -171,15 +196,15 @@ def _differs(what: str, path: str, how: str) -> NotTrusted:
     )
 
 
-def hash_folder(folder: Path, *, links: bool = False) -> dict[str, Digest]:
-    """The digest of every file under a folder by its path, the signature and git's own files left out.
+def hash_folder(folder: Path, *, links: bool = False, whole: bool = False) -> dict[str, Digest]:
+    """The digest of every file under a folder by its path; unless it is the `whole`, the signature and git's own files left out.
 
     Raises BadInput for a link, unless `links` has them followed, and for anything else that is neither file nor folder.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder", remedy="give the folder with the checkpoint")
     names = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
-    kept = {name: path for name, path in sorted(names.items()) if name.partition("/")[0] not in _LEFT_OUT}
+    kept = {name: path for name, path in sorted(names.items()) if whole or not _is_left_out(name)}
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashing leaves Python to other threads
         return dict(zip(kept, pool.map(lambda path: _digest(path, links=links), kept.values()), strict=True))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -22,13 +23,14 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from containers.contract import Frozen
 from containers.digest import Digest, canonical_json
 from containers.errors import BadInput, Error, faults
+from containers.in_toto import PROVENANCE, TEST_RESULT
 from containers.signing_settings import read_text
 from containers.trust.keys import PublicKey
-from containers.trust.statement import NAMES
+from containers.trust.statement import MODEL, NAMES, SIGNATURE
 from containers.verdict import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 P = TypeVar("P", bound="Policy")
@@ -44,6 +46,8 @@ def _statement(text: str) -> str:
 
 
 StatementName = Annotated[str, AfterValidator(_statement)]
+# What is allowed. A list with nothing in it would read as if nothing were, so it is refused: what is left out allows all.
+Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class PolicyKey(Frozen):
@@ -83,14 +87,17 @@ class PolicyKey(Frozen):
 class Identity(Frozen):
     """Somebody who is trusted without a key: whom certificates name as `subject`, on the word of `issuer`.
 
-    `issuer` is compared as it is. In `subject`, `*` stands for anything, and the whole of it must fit; the host of an address and the
-    domain of an e-mail address must be written out, and a pattern of the one never fits the other. `since` and `until` are held against the time that the transparency log gives a signature, so
-    what was signed in time stays trusted.
+    `issuer` is compared as it is. In `subject`, `*` stands for anything, and before its end for anything without an `@`; the whole of
+    it must fit. The host of an address and the domain of an e-mail address must be written out, and a pattern of the one never
+    fits the other. `repository`, compared as it is, is the one whose build it was: a workflow that others may call signs under one
+    name for all of them. `since` and `until` are held against the time that the transparency log gives a signature, so what was signed
+    in time stays trusted.
     """
 
     name: str = Field(min_length=1)
     issuer: str = Field(min_length=1)
     subject: str = Field(min_length=1)
+    repository: str = ""
     statements: tuple[StatementName, ...] = ()
     since: date | None = None
     until: date | None = None
@@ -109,7 +116,20 @@ class Identity(Frozen):
     def fits(self, subject: str) -> bool:
         """Whether a certificate's subject is this one."""
         alike = ("://" in subject) == ("://" in self.subject)
-        return alike and fnmatch.fnmatchcase(subject, self.subject.replace("[", "[[]").replace("?", "[?]"))
+        return alike and re.fullmatch(self.expression(re.escape), subject, re.DOTALL) is not None
+
+    def expression(self, escape: Callable[[str], str]) -> str:
+        """The subject as a regular expression, without anchors; `escape` makes text of it that means itself.
+
+        Branches and tags are named by whoever may push one, so in `.../*@refs/heads/main` no `@` may be within the `*`: a
+        branch could be called `x@refs/heads/main`.
+        """
+        first, *rest = self.subject.split("*")
+        inner = "[^@]*" if "://" in self.subject else "[^@/]*"
+        last = len(rest) - 1
+        return escape(first) + "".join(
+            (".*" if number == last and not text else inner) + escape(text) for number, text in enumerate(rest)
+        )
 
     def why_not(self, logged: date) -> str:
         """Why what was signed on that day does not count; empty if it does."""
@@ -130,21 +150,23 @@ class Requirements(Frozen):
 
 
 class BaseModels(Frozen):
-    """Where models may come from: patterns of sources (`hf://org/*`), and of revisions or commits; empty: any."""
+    """Where models may come from: patterns of sources (`hf://org/*`), and of revisions or commits; left out: any."""
 
-    sources: tuple[str, ...] = ()
-    revisions: tuple[str, ...] = ()
+    sources: Patterns = ()
+    revisions: Patterns = ()
 
 
 class RecipeRule(Frozen):
-    schemes: tuple[str, ...] = ()
+    schemes: Patterns = ()
 
 
 class GateRule(Frozen):
-    """What the gate must have decided, by which suites; empty: any. Without `override` nobody may overrule it."""
+    """What the gate must have decided, by which suites (names or digests); left out: any. Without `override` nobody may
+    overrule it.
+    """
 
-    decisions: tuple[Decision, ...] = ("pass",)
-    suites: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = Field(default=("pass",), min_length=1)
+    suites: Patterns = ()
     override: bool = False
 
 
@@ -169,11 +191,11 @@ class Policy(Frozen):
     trusted_root: str = ""
     revoked: tuple[Digest, ...] = ()
     require: Requirements = Requirements()
-    repositories: tuple[str, ...] = ()
+    repositories: Patterns = ()
     base: BaseModels | None = None
     recipe: RecipeRule | None = None
     gate: GateRule | None = None
-    max_age_days: int | None = Field(default=None, ge=1)
+    max_age_days: int | None = Field(default=None, ge=1, le=999_999)
     base_images: tuple[BaseImage, ...] | None = None
     deny: tuple[Digest, ...] = ()
 
@@ -182,13 +204,18 @@ class Policy(Frozen):
         """A policy out of YAML; key files are read from `folder`. Raises BadInput with the line and the field."""
         from containers.plain_yaml import load_yaml  # the serve step gets JSON, and needs no YAML
 
-        value = load_yaml(text, what)
+        value = load_yaml(text, what, once=True)
         if not isinstance(value, dict):
             raise BadInput(f"{what} is not a mapping of fields", remedy=_REMEDY)
         try:
             policy = cls.model_validate(value)
         except ValidationError as error:
             raise BadInput(f"{what}, {_first(text, error)}", remedy=_REMEDY) from error
+        for place in _without_value(value):
+            raise BadInput(
+                f"{what}, line {_line(text, place)}: {'.'.join(map(str, place))}: it has no value, and would demand nothing",
+                remedy="give it one, `{}` for a section with the values that are usual, or leave it out",
+            )
         if not policy.keys and not policy.identities:
             raise BadInput(f"{what}, line {_line(text, ('keys',))}: keys: nobody is trusted", remedy=_NOBODY)
         return _with_root(_with_keys(policy, text, what, folder), text, what, folder)
@@ -197,6 +224,19 @@ class Policy(Frozen):
     def read(cls, path: Path) -> Self:
         """The policy in a file, with the keys that it names beside it; raises BadInput."""
         return cls.parse(read_text(path), str(path), path.expanduser().absolute().parent)
+
+    @property
+    def demanded(self) -> tuple[str, ...]:
+        """The predicates that must be there: those that it names, and those that a section of it is about.
+
+        The signature of a model's files says nothing of an image's digest, and an image may list files that it does not hold. So
+        where that would be all, the image's own signature is demanded, too.
+        """
+        found = [*self.require.statements]
+        found += [PROVENANCE] if self.base or self.recipe else []
+        found += [TEST_RESULT] if self.gate else []
+        found += [SIGNATURE] if self.max_age_days or {*found} <= {MODEL} else []
+        return tuple(dict.fromkeys(found))
 
     def dump(self) -> str:
         """As JSON that needs no other file, for a step that cannot read them."""
@@ -222,10 +262,22 @@ def _first(text: str, error: ValidationError) -> str:
     place = first["loc"]
     field = ".".join(map(str, place)) or "the whole"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "too_short":
+        message = "the list is empty; leave the field out where it is to say nothing"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(place[-1]), _fields(place[:-1]), n=1)
         message = "there is no such field" + (f"; did you mean {near[0]}?" if near else "")
     return f"line {_line(text, place)}: {field}: {message}"
+
+
+def _without_value(value: Any, place: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """The places of fields that have none, as where all lines below one are comments."""
+    if value is None:
+        yield place
+    for name, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    ):
+        yield from _without_value(inner, (*place, name))
 
 
 def _fields(place: tuple[int | str, ...]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from containers.errors import BadInput
+from containers.foreign_values import shown
 from containers.oci import referrers
 from containers.oci.raw import ARTIFACT, holds_files_of
 from containers.oci.repository import image
@@ -13,7 +15,7 @@ from containers.trust.attach import Attached, KeySigner, attach, find_bundles
 from containers.trust.dsse import IN_TOTO
 from containers.trust.keyless import KeylessSigner, open_keyless
 from containers.trust.signers import open_signers
-from containers.trust.statement import SIGNATURE, ForeignStatement, name_of, write
+from containers.trust.statement import MODEL, SIGNATURE, ForeignStatement, name_of, write
 from containers.trust.verify import SIGNED_AT, files_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def sign(
     tag. The files that a modelcar lists are signed by themselves, too (`containers.trust.model_signing`), beside its raw artifact
     as well.
     """
+    _check_statements(statements, digest)
     known = find_bundles(repository, digest)
     all_ = [statement_signer(one) for one in signers]
     made = [*_signed(repository, digest, statements, all_, known, now or datetime.now(UTC), renew=renew)]
@@ -58,6 +61,22 @@ def sign(
                 for one in all_
             ]
     return tuple(made)
+
+
+def _check_statements(statements: Sequence[bytes], digest: Digest) -> None:
+    """Raises BadInput for a statement that says something of another image: a signature counts wherever it is attached."""
+    for number, content in enumerate(statements, start=1):
+        what = f"the statement {number} to sign"
+        read = ForeignStatement.parse(content, what)
+        if read.predicate_type == MODEL:
+            raise BadInput(f"{what} lists files, and what the image holds is signed by itself", remedy="leave it out")
+        others = [one for one in read.subject if one.digest.get("sha256") != digest.hex]
+        if others:
+            named = shown(f"sha256:{others[0].digest.get('sha256', '?')}")
+            raise BadInput(
+                f"{what} ({shown(name_of(read.predicate_type))}) is about {named}, and {digest} is signed here",
+                remedy="sign a statement with the image that it is about, and with no other",
+            )
 
 
 def open_all(settings: SigningSettings) -> tuple[Signer | KeylessSigner, ...]:

@@ -34,7 +34,7 @@ class _Subject(BaseModel):
 class ForeignStatement(BaseModel):
     """A statement that somebody signed, of any predicate; fields that the specification does not know are kept out of the way."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
     kind: str = Field(alias="_type")
     subject: tuple[_Subject, ...] = Field(min_length=1)
     predicate_type: str = Field(alias="predicateType", min_length=1)

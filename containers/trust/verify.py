@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
+from containers import sources
 from containers.errors import BadInput, NotTrusted
 from containers.foreign_values import shown
 from containers.in_toto import PROVENANCE, TEST_RESULT
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from containers.oci.repository import Repository
     from containers.settings import StepSettings
     from containers.trust.evidence import Said
-    from containers.trust.policy import Policy
+    from containers.trust.policy import BaseModels, Policy
 
 SIGNED_AT: Final = "signedAt"  # in the predicate of an image's signature
 _SKEW: Final = timedelta(hours=24)  # by which two clocks may differ: time zones that somebody got wrong, no more
@@ -55,8 +57,7 @@ def check_image(repository: Repository, digest: Digest, policy: Policy, now: dat
     moment = now or datetime.now(UTC)
     what = f"{repository.reference.target}@{digest}"
     place = repository.reference.name if repository.reference.registry else str(repository.reference.target)
-    if digest in policy.deny:
-        raise NotTrusted(f"{what} is on the policy's deny list", remedy="serve another version of the model")
+    _check_denied(repository, digest, policy, what, "serve another version of the model")
     if not matches(place, policy.repositories):
         raise NotTrusted(
             f"{place} is none of the policy's repositories: {', '.join(policy.repositories)}",
@@ -88,15 +89,14 @@ def _about(files: dict[str, Digest], evidence: Evidence) -> Evidence:
 
 
 def check_base(repository: Repository, digest: Digest, policy: Policy, now: datetime | None = None) -> None:
-    """Raises NotTrusted unless the policy, if it has rules for base images, lets modelcars be built on this one."""
+    """Raises NotTrusted for a denied base image, and, if the policy has rules for base images, for one that they do not allow."""
+    what = f"the base image {repository.reference.target}@{digest}"
+    _check_denied(repository, digest, policy, what, "build on another one")
     if policy.base_images is None:
         return
     moment = now or datetime.now(UTC)
-    what = f"the base image {repository.reference.target}@{digest}"
     place = repository.reference.name if repository.reference.registry else str(repository.reference.target)
     rules = [one for one in policy.base_images if matches(place, (one.repository,))]
-    if digest in policy.deny:
-        raise NotTrusted(f"{what} is on the policy's deny list", remedy="build on another one")
     if not rules:
         raise NotTrusted(
             f"{what} is under none of the policy's base_images: {', '.join(one.repository for one in policy.base_images)}",
@@ -112,6 +112,18 @@ def check_base(repository: Repository, digest: Digest, policy: Policy, now: date
         )
 
 
+def _check_denied(repository: Repository, digest: Digest, policy: Policy, what: str, remedy: str) -> None:
+    """Raises NotTrusted for an image on the deny list, and for an index with one in it."""
+    looked = (
+        {digest}
+        if digest in policy.deny or not policy.deny
+        else {one.digest for one, _ in images(repository, str(digest))}
+    )
+    for one in sorted(looked & {*policy.deny}):
+        inside = "" if one == digest else f", as the image {one} in it"
+        raise NotTrusted(f"{what} is on the policy's deny list{inside}", remedy=remedy)
+
+
 def files_of(repository: Repository, digest: Digest) -> dict[str, Digest]:
     """The model's files as the image's manifest, which its digest proves, lists them; empty where it lists none."""
     return {
@@ -124,11 +136,7 @@ def files_of(repository: Repository, digest: Digest) -> dict[str, Digest]:
 
 def _signed(evidence: Evidence, policy: Policy, what: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each required statement with who signed it: a key by its name, an identity also by what its certificate says."""
-    required = [*policy.require.statements]
-    required += [PROVENANCE] if policy.base or policy.recipe else []
-    required += [TEST_RESULT] if policy.gate else []
-    required += [SIGNATURE] if policy.max_age_days else []
-    for predicate_type in dict.fromkeys(required):
+    for predicate_type in policy.demanded:
         signers = {one.key: one.by for one in evidence.of(predicate_type)}
         keys = tuple(sorted(signers))
         if len(keys) < policy.require.signers:
@@ -152,20 +160,37 @@ def _check_provenance(one: Said, policy: Policy, what: str) -> None:
     definition = _mapping(one.predicate.get("buildDefinition"))
     asked = _mapping(definition.get("externalParameters"))
     materials = _listing(definition.get("resolvedDependencies"))
-    # What was resolved counts, and what was asked for where a statement does not say it.
-    base = next((one for one in materials if one.get("name", "base model") == "base model" and one.get("uri")), {})
-    source, revision = str(base.get("uri") or asked.get("model", "")), str(asked.get("revision", ""))
-    source = re.split("[@#]", source, maxsplit=1)[0]
-    revision = revision or ("main" if source.startswith("hf://") else "")  # the hub's own default
-    commits = [str(commit) for commit in (_mapping(base.get("digest")).get("gitCommit"),) if commit]
+    named = [one for one in materials if one.get("name") == "base model" and one.get("uri")]
+    others = [one for one in materials if "name" not in one and one.get("uri")]
     if policy.base is not None:
-        if not source or not matches(source, policy.base.sources):
-            _refuse(what, f"its base model is {shown(source)}", "base.sources", policy.base.sources)
-        if not any(matches(text, policy.base.revisions) for text in (revision, *commits)):
-            _refuse(what, f"its base's revision is {shown(revision or '?')}", "base.revisions", policy.base.revisions)
+        # What was resolved counts, and what was asked for where a statement does not say it.
+        for base in named or others[:1] or [{}]:
+            _check_base_model(base, asked, policy.base, what)
     scheme = str(asked.get("scheme", ""))
     if policy.recipe is not None and not matches(scheme, policy.recipe.schemes):
         _refuse(what, f"its recipe is {shown(scheme)}", "recipe.schemes", policy.recipe.schemes)
+
+
+def _check_base_model(base: Mapping[str, Any], asked: Mapping[str, Any], rule: BaseModels, what: str) -> None:
+    uri, revision = str(base.get("uri") or asked.get("model", "")), str(asked.get("revision", ""))
+    source = _place(uri)
+    revision = revision or ("main" if source.startswith("hf://") else "")  # the hub's own default
+    commits = [str(commit) for commit in (_mapping(base.get("digest")).get("gitCommit"),) if commit]
+    if not source or not matches(source, rule.sources):
+        _refuse(what, f"its base model is {shown(source or uri)}", "base.sources", rule.sources)
+    if not any(matches(text, rule.revisions) for text in (revision, *commits)):
+        _refuse(what, f"its base's revision is {shown(revision or '?')}", "base.revisions", rule.revisions)
+
+
+def _place(uri: str) -> str:
+    """A source without what pins it; empty for one that leads out of where it seems to be."""
+    try:
+        parsed = sources.parse(uri)
+    except BadInput:  # another builder's
+        place = re.split("[@#]", uri, maxsplit=1)[0]
+    else:
+        place = f"hf://{parsed.repo}" if isinstance(parsed, sources.HubSource) else str(replace(parsed, listing=None))
+    return "" if ".." in unquote(uri).split("/") else place
 
 
 def _check_verdict(one: Said, policy: Policy, what: str) -> None:
@@ -179,27 +204,37 @@ def _check_verdict(one: Said, policy: Policy, what: str) -> None:
     if told.get("override") and not policy.gate.override:
         _refuse(what, "a person promoted it against the gate", "gate.override", ("false",))
     suite = str(_mapping(told.get("suite")).get("name") or told.get("suite") or "")
-    if not matches(suite, policy.gate.suites):
-        _refuse(what, f"it was measured by the suite {shown(suite)}", "gate.suites", policy.gate.suites)
+    configured = [one for one in _listing(told.get("configuration")) if one.get("name") == f"suite {suite}"]
+    digests = [f"sha256:{_mapping(one.get('digest')).get('sha256')}" for one in configured]
+    if not any(matches(text, policy.gate.suites) for text in (suite, *digests)):
+        found = " ".join((suite, *digests))
+        _refuse(what, f"it was measured by the suite {shown(found)}", "gate.suites", policy.gate.suites)
 
 
 def _check_age(evidence: Evidence, policy: Policy, what: str, now: datetime) -> None:
-    """The newest date counts: the transparency log's where there is one. A date in the future is no date."""
+    """The newest date of each signer counts: the transparency log's where there is one. A date in the future is no date.
+
+    As many as must have signed must have signed lately: one of several alone does not make an old image new.
+    """
     if policy.max_age_days is None:
         return
-    told = [one.logged or _moment(one.predicate.get(SIGNED_AT)) for one in evidence.of(SIGNATURE)]
-    dates = [one for one in told if one is not None]
-    if not dates:
+    told = [(one.key, one.logged or _moment(one.predicate.get(SIGNED_AT))) for one in evidence.of(SIGNATURE)]
+    newest_of: dict[str, datetime] = {}
+    for signer, date in told:
+        if date is not None:
+            newest_of[signer] = max(date, newest_of.get(signer, date))
+    dates = sorted(newest_of.values(), reverse=True)
+    if len(dates) < policy.require.signers:
         raise NotTrusted(
-            f"{what}: no signature of it says when it was made, and the policy has max_age_days",
+            f"{what}: {'no signature of it says' if not dates else 'too few signatures of it say'} when it was made, and the policy has max_age_days",
             remedy="sign it with `carwright sign`, whose signatures have a date",
         )
-    newest = max(dates)
-    if newest > now + _SKEW:
+    if dates[0] > now + _SKEW:
         raise NotTrusted(
-            f"{what} was signed on {newest.date()}, and today is {now.date()}: one of two clocks is wrong",
+            f"{what} was signed on {dates[0].date()}, and today is {now.date()}: one of two clocks is wrong",
             remedy="set the clock of this machine, or of the one that signed and sign again",
         )
+    newest = dates[policy.require.signers - 1]
     if now - newest > timedelta(days=policy.max_age_days):
         raise NotTrusted(
             f"{what} was signed on {newest.date()}, more than the policy's {policy.max_age_days} days ago",

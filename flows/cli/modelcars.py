@@ -16,7 +16,7 @@ from rich.text import Text
 from containers.contract import Kind
 from containers.errors import BadInput
 from containers.events import amount
-from containers.oci.access import open_push_cache, open_repository
+from containers.oci.access import open_push_cache, open_repository, resolve
 from containers.oci.candidates import find_candidates, mark_pushed, remove
 from containers.oci.lint import lint as lint_reference
 from containers.oci.modelcar import Push
@@ -151,9 +151,11 @@ def verify(
     if Path(reference).is_dir():
         verify_folder(Path(reference), rules, as_json=json_)
         return
-    trusted = check_trust(reference, rules, settings) if rules is not None else None
+    # By digest: a tag may move between the look at the signatures and the one at the bytes.
+    pinned = str(Reference.parse(reference).at(resolve(reference, settings)))
+    trusted = check_trust(pinned, rules, settings) if rules is not None else None
     with terminal.measured("verify", 0) as advance:
-        result = verify_reference(reference, settings, open_push_cache(settings), against=against, on_bytes=advance)
+        result = verify_reference(pinned, settings, open_push_cache(settings), against=against, on_bytes=advance)
     if json_:
         print(
             json.dumps(

@@ -14,7 +14,7 @@ from containers import private
 from containers.errors import BadInput
 from containers.signing_settings import read_text
 from containers.trust.policy import Policy, Requirements
-from containers.trust.statement import SIGNATURE
+from containers.trust.statement import MODEL, SIGNATURE, name_of
 from flows.cli import terminal
 from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
 from infra.settings import Settings
@@ -193,10 +193,22 @@ def verify_folder(folder: Path, policy: Policy | None, *, as_json: bool) -> None
     if policy is None:
         raise BadInput(f"{folder} is a folder, and its signature needs a key", remedy="give --key or --policy")
     signer = check_folder(folder, policy)
+    _say_not_asked(policy)
     if as_json:
         terminal.document({"folder": str(folder), "signed_by": signer})
     else:
         terminal.line(f"{folder}: every file is what {signer} signed")
+
+
+def _say_not_asked(policy: Policy) -> None:
+    """Files have no more than a signature: a rule of the policy about anything else is not a rule about them."""
+    rules = ("repositories", "base", "recipe", "gate", "max_age_days", "deny")
+    unasked = [name_of(one) for one in policy.require.statements if one not in {SIGNATURE, MODEL}]
+    unasked += [name for name in rules if getattr(policy, name)]
+    if unasked:
+        terminal.err.print(
+            f"note: a signature of files does not answer the policy's {', '.join(unasked)}: `carwright verify REFERENCE` does"
+        )
 
 
 def signed_files(
@@ -217,12 +229,16 @@ def signed_files(
         raise BadInput(f"where is the signature of {source}?", remedy=f"give its {SIGNATURE_FILE} with --signature")
     path = signature or Path(source.removeprefix("file://")) / SIGNATURE_FILE
     signer, files = read_signature(path, rules)
+    _say_not_asked(rules)
     terminal.err.print(f"{path}: {len(files)} files, signed by {signer}")
     return files
 
 
 def check_signed(manifest: Manifest, wanted: dict[str, Digest], what: str) -> None:
-    """Raises NotTrusted unless everything that was downloaded was signed; what was left out counts for nothing."""
+    """Raises NotTrusted unless everything that was downloaded was signed, and all is there that a download takes of what was signed."""
+    from containers.checkpoint_parts import why_left
     from containers.trust.model_signing import compare
 
-    compare({one.path: one.sha256 for one in manifest.files}, wanted, what, whole=False)
+    found = {one.path: one.sha256 for one in manifest.files}
+    taken = {path: digest for path, digest in wanted.items() if path in found or why_left(path, wanted) is None}
+    compare(found, taken, what)

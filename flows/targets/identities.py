@@ -28,8 +28,7 @@ def matcher(identity: Identity) -> dict[str, str]:
     subject = identity.subject
     if "*" not in subject:
         return {"issuer": identity.issuer, "subject": subject}
-    anything = ".*" if "://" in subject else "[^/]*"
-    return {"issuer": identity.issuer, "subjectRegExp": f"^{anything.join(map(_escaped, subject.split('*')))}$"}
+    return {"issuer": identity.issuer, "subjectRegExp": f"^{identity.expression(_escaped)}$"}
 
 
 def _escaped(text: str) -> str:

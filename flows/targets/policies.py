@@ -56,14 +56,21 @@ def _unsaid(target: str, policy: Policy) -> Iterator[str]:
         yield from (f"the {name_of(one)}" for one in sorted(statements))
     if target in {"podman", "kyverno", "conforma"}:
         yield from (name for name in ("base", "recipe", "gate") if getattr(policy, name))
-    elif policy.base and policy.base.revisions:
-        yield "base.revisions"
+    else:
+        yield from ("base.revisions",) if policy.base and policy.base.revisions else ()
+        yield from ("gate.suites",) if policy.gate and policy.gate.suites else ()
     if policy.require.signers > 1 and target in {"podman", "conforma"}:
         yield f"signers: {policy.require.signers}"
     yield from (name for name in ("max_age_days", "deny", "base_images") if getattr(policy, name))
     dates = [(one.since, one.until) for one in policy.keys] + [(one.since, one.until) for one in policy.identities]
     if any(any(one) for one in dates):
         yield "since and until of keys and identities"
+    if policy.repositories and target == "kyverno":
+        yield "repositories: what is pulled from elsewhere is not looked at"
+    if policy.repositories and target == "conforma":
+        yield "repositories"
+    if any(one.repository for one in policy.identities):
+        yield "repository of identities"
     if target == "podman" and policy.keys and policy.identities:
         yield "identities beside keys: what they alone have signed is refused"
 
@@ -158,7 +165,7 @@ def _globs(policy: Policy) -> list[str]:
 
 def _policy_controller(policy: Policy) -> Rendered:
     """Sigstore's policy-controller from 0.13 on, which reads bundles (ClusterImagePolicy, policy.sigstore.dev/v1beta1)."""
-    wanted = _required(policy)
+    wanted = policy.demanded
     shared = [one for one in policy.keys if all(one in keys_for(policy, each) for each in wanted)]
     people = identities_for(policy, *wanted)
     if not shared and not people:
@@ -206,12 +213,6 @@ def _policy_controller(policy: Policy) -> Rendered:
     return Rendered(files=(RenderedFile(name="policy-controller.yaml", text=yaml(*documents)),), notes=tuple(notes))
 
 
-def _required(policy: Policy) -> tuple[str, ...]:
-    implied = [PROVENANCE] if policy.base or policy.recipe else []
-    implied += [TEST_RESULT] if policy.gate else []
-    return tuple(dict.fromkeys((*policy.require.statements, *implied)))
-
-
 def _attestation(predicate_type: str, policy: Policy) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name_of(predicate_type).rpartition("/")[2], "predicateType": predicate_type}
     rules = []
@@ -243,7 +244,7 @@ def _expression(pattern: str) -> str:
 
 def _kyverno(policy: Policy) -> Rendered:
     """Kyverno's ClusterPolicy (kyverno.io/v1): with keys over cosign's older signatures, with identities over bundles."""
-    keys, people = keys_for(policy, SIGNATURE), identities_for(policy, *_required(policy))
+    keys, people = keys_for(policy, SIGNATURE), identities_for(policy, *policy.demanded)
     if keys and policy.identities:
         raise BadInput(
             "Kyverno reads keys in one format and identities in another, and cannot ask for one or the other",
@@ -267,7 +268,7 @@ def _kyverno(policy: Policy) -> Rendered:
         rule = {
             "type": "SigstoreBundle",
             **shared,
-            "attestations": [{"type": one, "attestors": attestors} for one in _required(policy)],
+            "attestations": [{"type": one, "attestors": attestors} for one in policy.demanded],
         }
         notes = [
             "Kyverno finds bundles through the registry's referrers API, and not under the fallback tag",
@@ -328,7 +329,7 @@ def _conforma(policy: Policy) -> Rendered:
                 {
                     "name": _NAME,
                     "policy": [_CONFORMA],
-                    "ruleData": {"allowed_predicate_types": [one for one in _required(policy) if one != SIGNATURE]},
+                    "ruleData": {"allowed_predicate_types": [one for one in policy.demanded if one != SIGNATURE]},
                     "config": {"include": ["slsa_provenance_available"]},
                 }
             ],

@@ -115,9 +115,10 @@ def _base(base: str, settings: Settings) -> _Base:
     try:
         reference = Reference.parse(base)
         with open_repository(reference, settings) as repository:
-            stored, _ = image(repository, reference.what, _PLATFORM)
+            top = found(repository, reference.what).digest  # asked for once: a tag may move between two answers
+            stored, _ = image(repository, str(top), _PLATFORM)
             if settings.trust.policy is not None:
-                check_base(repository, found(repository, reference.what).digest, Policy.read(settings.trust.policy))
+                check_base(repository, top, Policy.read(settings.trust.policy))
     except Error as error:
         return _Base(base, error=error)
     return _Base(str(reference.at(stored.digest)), str(stored.digest))

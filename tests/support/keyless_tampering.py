@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from containers.trust.keyless import KeylessSigner
 from tests.support.local_sigstore import LocalSigstore
 from tests.support.tampering import STRICT, Scene, Tampering, edited, in_payload, in_signature
@@ -16,6 +18,7 @@ from tests.support.tampering import STRICT, Scene, Tampering, edited, in_payload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+REPOSITORY: Final = "https://ci.example/org/repo"
 SUBJECT: Final = "https://ci.example/org/repo/ship.yaml@refs/heads/main"
 _KEYS: Final = "keys:\n  - name: release\n    file: carwright.pub\n"
 _BUILD: Final = """\
@@ -23,6 +26,7 @@ identities:
   - name: ci
     issuer: ISSUER
     subject: https://ci.example/org/repo/*@refs/heads/main
+    repository: https://ci.example/org/repo
 trusted_root: trusted_root.json
 """
 
@@ -39,8 +43,8 @@ class KeylessScene(Scene):
         self.beside = {"trusted_root.json": json.dumps(self.sigstore.trusted_root())}
 
 
-def signer_of(sigstore: LocalSigstore, subject: str = SUBJECT) -> KeylessSigner:
-    return KeylessSigner(json.dumps(sigstore.trust_config()), sigstore.token(subject))
+def signer_of(sigstore: LocalSigstore, subject: str = SUBJECT, repository: str = REPOSITORY) -> KeylessSigner:
+    return KeylessSigner(json.dumps(sigstore.trust_config()), sigstore.token(subject, repository=repository or None))
 
 
 def _keyless(act: Callable[[KeylessScene], None]) -> Callable[[Scene], None]:
@@ -56,6 +60,13 @@ def _by(subject: str) -> Callable[[Scene], None]:
     return _keyless(lambda s: s.replace("verdict", signer_of(s.sigstore, subject).bundle(s.statement("verdict"))))
 
 
+def _called_from(repository: str) -> Callable[[Scene], None]:
+    """The verdict is signed by the trusted workflow, which another repository has called."""
+    return _keyless(
+        lambda s: s.replace("verdict", signer_of(s.sigstore, SUBJECT, repository).bundle(s.statement("verdict")))
+    )
+
+
 def _issued(scene: KeylessScene) -> None:
     scene.sigstore.issues = "https://else.example"
     _by(SUBJECT)(scene)
@@ -64,6 +75,18 @@ def _issued(scene: KeylessScene) -> None:
 def _of_another_sigstore(scene: KeylessScene) -> None:
     with LocalSigstore() as other:
         scene.replace("verdict", signer_of(other).bundle(scene.statement("verdict")))
+
+
+def _for_servers(scene: KeylessScene) -> None:
+    """The authority also issues certificates for something else, for the same name."""
+    from sigstore.dsse import Statement
+
+    scene.sigstore.usage = ExtendedKeyUsageOID.SERVER_AUTH
+    try:
+        made = signer_of(scene.sigstore)._session.sign_dsse(Statement(scene.statement("verdict")))
+    finally:
+        scene.sigstore.usage = ExtendedKeyUsageOID.CODE_SIGNING
+    scene.replace("verdict", made.to_json().encode())
 
 
 def _late(scene: KeylessScene) -> None:
@@ -151,6 +174,9 @@ KEYLESS: Final = tuple(
     for what, act, found in (
         ("forge: signed for another subject", _by("https://ci.example/else/repo/ship.yaml@refs/heads/main"), "who is none of 'ci'"),
         ("forge: signed on another branch", _by("https://ci.example/org/repo/ship.yaml@refs/heads/dev"), "who is none of 'ci'"),
+        ("forge: signed on a branch whose name ends as the trusted one's", _by("https://ci.example/org/repo/ship.yaml@refs/heads/x@refs/heads/main"), "who is none of 'ci'"),
+        ("forge: the trusted workflow, called from another repository", _called_from("https://ci.example/fork/repo"), "and this was built for https://ci.example/fork/repo"),
+        ("forge: the trusted workflow, for nobody knows whom", _called_from(""), "built for one that the certificate does not name"),
         ("forge: a subject that begins as the trusted one does", _by(f"{SUBJECT}-else"), "who is none of 'ci'"),
         ("forge: a subject with the trusted one in it", _by(f"https://else.example/{SUBJECT}"), "who is none of 'ci'"),
         ("forge: signed on the word of another issuer", _keyless(_issued), "and the issuer of 'ci' is"),
@@ -160,6 +186,7 @@ KEYLESS: Final = tuple(
         ("forge: the certificate of somebody else", _keyless(_certificate_of_another), _TAMPERED),
         ("forge: a key in the certificate's place", _edit(lambda v: v.update(verificationMaterial={"publicKey": {"hint": "a"}, "tlogEntries": []})), "no good signature by any key"),
         ("forge: a key beside the certificate", _edit(lambda v: v["verificationMaterial"].update(publicKey={"hint": "a"})), "both a key and a certificate"),
+        ("forge: a certificate that is not for signing code", _keyless(_for_servers), "does not contain `code signing`"),
         ("forge: half of the certificate", _edit(lambda v: v["verificationMaterial"]["certificate"].update(rawBytes="AAAA")), "is not a bundle with a certificate that can be read"),
         ("log: the root does not know it", _without("tlogs"), "in a transparency log that the trusted root does not know"),
         ("log: the root does not know the certificate log", _without("ctlogs"), "in no certificate log of the trusted root"),
@@ -171,9 +198,9 @@ KEYLESS: Final = tuple(
         ("log: a checkpoint that it did not sign", _entry(_checkpoint), "in a transparency log that the trusted root does not know"),
         ("log: a time that it did not sign", _entry(_later), "a time that the transparency log did not sign"),
         ("time: logged when the certificate had ended", _keyless(_late), "was logged at"),
-        ("time: signed after the identity was given up", _policy("heads/main\n", "heads/main\n    until: 2020-01-01\n"), "was trusted until 2020-01-01"),
-        ("time: signed before the identity was trusted", _policy("heads/main\n", "heads/main\n    since: 2099-01-01\n"), "is trusted from 2099-01-01"),
-        ("identities: it may not sign verdicts", _policy("heads/main\n", "heads/main\n    statements: [signature, provenance, bom, model]\n"), "may not sign a verdict"),
+        ("time: signed after the identity was given up", _policy("org/repo\n", "org/repo\n    until: 2020-01-01\n"), "was trusted until 2020-01-01"),
+        ("time: signed before the identity was trusted", _policy("org/repo\n", "org/repo\n    since: 2099-01-01\n"), "is trusted from 2099-01-01"),
+        ("identities: it may not sign verdicts", _policy("org/repo\n", "org/repo\n    statements: [signature, provenance, bom, model]\n"), "may not sign a verdict"),
         ("replay: the verdict of another image by the same build", lambda s: s.replace("verdict", s.bundles(s.other)["verdict"]), "not about this image"),
         ("replay: the model of another image by the same build", lambda s: s.replace("model", s.bundles(s.other)["model"]), "was signed"),
         ("strip: the verdict is taken away", lambda s: s.replace("verdict", None), "has no verdict signed as the policy demands"),

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 AUDIENCE: Final = "sigstore"
 REQUEST_TOKEN: Final = "request"  # what GitHub's runner gives a job, to ask for tokens with
-_ISSUER, _ISSUER_V2 = (
-    x509.ObjectIdentifier(f"1.3.6.1.4.1.57264.1.{number}") for number in (1, 8)
+_ISSUER, _ISSUER_V2, _REPOSITORY = (
+    x509.ObjectIdentifier(f"1.3.6.1.4.1.57264.1.{number}") for number in (1, 8, 12)
 )  # fulcio, oid-info.md
 _SCTS: Final = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")  # RFC 6962, 3.3
 _LIFE: Final = timedelta(minutes=10)
@@ -80,6 +80,7 @@ class LocalSigstore:
     log_delay: int = 0
     issues: str = ""  # the issuer that certificates name, where it is not this one
     also: str = ""  # a second subject in certificates
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CODE_SIGNING  # what certificates are for
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)  # by path: what is answered instead
     said: list[str] = field(default_factory=list)  # the paths that were asked for
     token_key: ec.EllipticCurvePrivateKey = field(default_factory=_new)
@@ -239,13 +240,17 @@ class LocalSigstore:
             .not_valid_before(now)
             .not_valid_after(now + _LIFE)
             .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([self.usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(above, critical=False)
             .add_extension(x509.SubjectAlternativeName([name, *second]), critical=True)
             .add_extension(x509.UnrecognizedExtension(_ISSUER, issuer), critical=False)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V2, _tagged(0x0C, issuer)), critical=False)
         )
+        if repository := claims.get("repository"):
+            builder = builder.add_extension(
+                x509.UnrecognizedExtension(_REPOSITORY, _tagged(0x0C, repository.encode())), critical=False
+            )
         before = builder.sign(self.ca_key, hashes.SHA256()).tbs_certificate_bytes
         listed = x509.UnrecognizedExtension(_SCTS, _tagged(0x04, self._timestamped(before)))
         return builder.add_extension(listed, critical=False).sign(self.ca_key, hashes.SHA256())

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 from containers.digest import Digest
 from containers.oci.access import open_repository
 from containers.oci.repository import Blob, found, read_small
-from containers.oci.types import EMPTY, EMPTY_CONTENT, INDEX, Descriptor, ImageManifest, Index
-from containers.trust import simplesigning
+from containers.oci.types import EMPTY, EMPTY_CONTENT, INDEX, Descriptor, ImageManifest, Index, Platform
+from containers.trust import signing, simplesigning
 from containers.trust.attach import CONTENT, PREDICATE_TYPE
 from containers.trust.dsse import BUNDLE, IN_TOTO, Envelope, pae, write_bundle
 from containers.trust.statement import NAMES, SIGNATURE, write
-from tests.support.trust_world import POLICY, SignedModel, signer, statements
+from tests.support.trust_world import POLICY, SignedModel, sign, signer, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -292,6 +292,41 @@ def _retagged(scene: Scene) -> None:
     scene.reference = f"{scene.model.target}:1"
 
 
+def _one_of_two_renews(scene: Scene) -> None:
+    """Two signed long ago, and whoever has the key of one signs again."""
+    _policy("    file: carwright.pub\n", "    file: carwright.pub\n  - name: second\n    file: cosign.pub\n")(scene)
+    _policy("require:", "require:\n  signers: 2")(scene)
+    _dated(-40)(scene)
+    sign(scene.model, scene.settings, [signer("cosign")])
+
+
+def _lists_anothers_files(scene: Scene) -> None:
+    """An image of somebody else's, with the signature of the model's files that it lists, where the policy asks for that alone."""
+    scene.policy = "keys:\n  - name: release\n    file: carwright.pub\nrequire:\n  statements: [model]\n"
+    bundle = scene.bundles()["model"]
+    _retagged(scene)
+    with open_repository(scene.reference, scene.settings, write=True) as repository:
+        digest = found(repository, "1").digest
+        entry = _refer(repository, digest, "model", bundle)
+        repository.put(Index(manifests=(entry,), media_type=INDEX).encode(), INDEX, f"sha256-{digest.hex}")
+
+
+def _denied_in_an_index(scene: Scene) -> None:
+    """The index around a denied image is signed, too."""
+    scene.policy = f"keys:\n  - name: release\n    file: carwright.pub\ndeny: ['{scene.model.digest}']\n"
+    with open_repository(scene.model.reference, scene.settings, write=True) as repository:
+        inner = found(repository, str(scene.model.digest)).descriptor
+        entry = inner.model_copy(update={"platform": Platform(architecture="amd64", os="linux")})
+        digest = repository.put(Index(manifests=(entry,), media_type=INDEX).encode(), INDEX, "1")
+        signing.sign(repository, digest, (), [signer()])
+    scene.reference = str(scene.model.target.at(digest))
+
+
+def _beside_git(folder: Path) -> None:
+    (folder / ".github").mkdir()
+    (folder / ".github" / "modeling.py").write_text("import os")
+
+
 def blob_file(scene: Scene, digest: Digest) -> Path:
     """The file in which a registry or a layout keeps a blob."""
     found_ = [
@@ -415,9 +450,12 @@ REGISTRY: Final = (
     Tampering("registry", "says otherwise: another recipe", _changed(provenance=_asked(scheme="INT4")), "its recipe is"),
     Tampering("registry", "says otherwise: a provenance that says nothing", _changed(provenance={"buildDefinition": {}}), "its base model is"),
     Tampering("registry", "time: signed more days ago than are allowed", _dated(-40), "more than the policy's 30 days ago"),
+    Tampering("registry", "time: one of two signers has signed again lately", _one_of_two_renews, "more than the policy's 30 days ago"),
     Tampering("registry", "time: signed in the future", _dated(40), "one of two clocks is wrong"),
     Tampering("registry", "time: a date that is none", lambda s: s.replace("signature", bundled(write([("m", s.model.digest)], SIGNATURE, {"signedAt": "soon"}))), "says when it was made"),
     Tampering("registry", "image: its digest is denied", lambda s: _policy("max_age_days", f"deny: ['{s.model.digest}']\nmax_age_days")(s), "deny list"),
+    Tampering("registry", "image: an index with one that is denied", _denied_in_an_index, "deny list, as the image"),
+    Tampering("registry", "image: it lists the files of a signed model", _lists_anothers_files, "has no signature signed as the policy demands"),
     Tampering("registry", "image: from another repository", _policy("max_age_days", "repositories: ['quay.io/org/*']\nmax_age_days"), "none of the policy's repositories"),
     Tampering("registry", "image: the tag moved to one that is not signed", _retagged, "nothing signed is attached"),
 )  # fmt: skip
@@ -438,6 +476,7 @@ HOST: Final = (
     Tampering("serving host", "config.json is replaced", _host(lambda f: (f / "config.json").write_text("{}") and None), "was signed"),
     Tampering("serving host", "a tokenizer is replaced", _host(lambda f: (f / "tokenizer.json").write_text("[]") and None), "was signed"),
     Tampering("serving host", "a file is added", _host(lambda f: (f / "modeling.py").write_text("import os") and None), "modeling.py was not signed"),
+    Tampering("serving host", "a file is added where git keeps its own", _host(_beside_git), "modeling.py was not signed"),
     Tampering("serving host", "a file is taken away", _host(lambda f: (f / "LICENSE").unlink()), "LICENSE is missing"),
     Tampering("serving host", "a weight becomes a link to another file", _host(_linked_away), "was signed"),
 )  # fmt: skip

@@ -324,6 +324,12 @@ def test_what_a_program_cannot_say_is_refused(target: str, who: str, told: str) 
 def test_what_a_program_leaves_out_is_said() -> None:
     dated = BUILD.replace('main"}', 'main", until: 2027-01-01}')
     assert "since and until of keys and identities" in rendered("policy-controller", dated)[1]
+    built = BUILD.replace('main"}', 'main", repository: "https://github.com/org/repo"}')
+    for target in ("policy-controller", "kyverno", "conforma"):
+        assert "repository of identities" in rendered(target, built)[1]
+    assert "gate.suites" in rendered("policy-controller", KEY, "gate: {suites: [openllm-v1]}\n")[1]
+    for target in ("kyverno", "conforma"):
+        assert ", repositories" in rendered(target, KEY)[1]
     assert "identities beside keys" in rendered("podman", KEY + BUILD)[1]
     assert "cosign's older signature alone" in rendered("podman", PERSON)[1]
     demand = json.dumps(rendered("podman", KEY + BUILD)[0])
