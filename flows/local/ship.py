@@ -17,6 +17,7 @@ from flows.local import embedded
 from flows.local.given import check_given
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
+from flows.runners.step_container import check_signing
 from infra.environments import device, environment
 from infra.environments.ahead import prepare_ahead
 
@@ -168,9 +169,10 @@ def drain_workers() -> None:
 
 
 def _prepare_containers(request: ShipRequest, settings: Settings, listener: Listener) -> None:
-    """Check the target and the images before anything starts, and remove containers of killed runs."""
+    """Check the target, the keys and the images before anything starts, and remove containers of killed runs."""
     if not request.to or request.to.startswith("oci:"):
         raise BadInput("steps in containers can only push to a registry", remedy="name one: --to registry/repository")
+    check_signing(settings)
     if settings.launcher == "docker":
         from flows.runners.docker.launcher import ensure_images
         from flows.runners.docker.sweeper import sweep

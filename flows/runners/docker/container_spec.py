@@ -20,7 +20,7 @@ from containers.oci.reference import Reference
 from containers.process import inherited
 from containers.step_variables import parts_of, step_variables
 from flows.runners.docker import seccomp
-from flows.runners.step_container import makes_user_namespaces
+from flows.runners.step_container import makes_user_namespaces, refuse_key_folder
 from flows.runners.step_protocol import REQUEST, RESULT
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
@@ -81,11 +81,8 @@ def environment(settings: Settings, request: StepRequest, keys: str = "") -> dic
 
     `keys` names the volume or Secret with keys that is mounted where the step promotes.
     """
-    if settings.sign.folder is not None and promotes(request):
-        raise BadInput(
-            f"CARWRIGHT_SIGN__FOLDER, {settings.sign.folder}, is of this machine, and promotion runs in a container",
-            remedy="set CARWRIGHT_DOCKER__SIGNING_VOLUME or CARWRIGHT_KUBERNETES__SIGNING_SECRET, or CARWRIGHT_SIGN__KEY_FILE",
-        )
+    if promotes(request):
+        refuse_key_folder(settings)
     here = settings.model_copy(
         update={
             "log_format": "json",
