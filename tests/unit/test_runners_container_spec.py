@@ -16,7 +16,7 @@ from containers.contract import Step, StepRequest
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.signing_settings import SigningSettings
 from flows.runners.docker import container_spec, seccomp
-from flows.runners.docker.container_spec import environment, labels, payload, step_spec
+from flows.runners.docker.container_spec import environment, labels, payload, step_spec, with_identity
 from flows.runners.docker.launcher import check_addresses, image_of
 from flows.runners.step_container import image_step
 from flows.runtime import Runtime
@@ -162,6 +162,20 @@ def test_a_run_that_could_not_sign_is_refused_when_it_begins(
     runtime = Runtime(made, none, none, none, none, "run")
     with pytest.raises(BadInput, match="SIGNING_VOLUME") if refused else nullcontext():
         Steps(runtime).check("smoke")
+
+
+def test_the_token_of_a_ci_job_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the environment and the secrets of a container together, and not at all where nothing is signed."""
+    tokens = iter(("the first", "the second"))
+    monkeypatch.setattr("id.detect_credential", lambda _: next(tokens))
+    given = settings().model_copy(update={"sign": SigningSettings(keyless="public")})
+    other = StepRequest(step=Step.PUSH, run="r")
+    assert with_identity(given, other) is given
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    once = with_identity(given, promote)
+    assert "the first" not in repr(step_spec(once, promote, "image"))
+    assert payload(once, promote)["secrets/CARWRIGHT_SIGN__IDENTITY_TOKEN"] == b"the first"
+    assert next(tokens) == "the second"
 
 
 def test_limits_are_by_step() -> None:

@@ -13,11 +13,14 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import SecretStr
+
 from containers.contract import Step
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.process import inherited
+from containers.signing_settings import identity_token
 from containers.step_variables import parts_of, step_variables
 from flows.runners.docker import seccomp
 from flows.runners.step_container import makes_user_namespaces, refuse_key_folder
@@ -73,6 +76,18 @@ def labels(request: StepRequest) -> dict[str, str]:
 def promotes(request: StepRequest) -> bool:
     """Whether it is the step that signs."""
     return request.step is Step.PUSH and request.parameters.get("action") == "promote"
+
+
+def with_identity(settings: Settings, request: StepRequest) -> Settings:
+    """The settings to make the parts of one container from: where it signs without a key, with the identity token.
+
+    It is asked for here, once: each part would ask for one of its own, and some issuers give only one. Raises BadInput.
+    """
+    sign = settings.sign
+    if sign.keyless is None or not promotes(request):
+        return settings
+    given = {"identity_token": SecretStr(identity_token(sign)), "identity_token_file": None}
+    return settings.model_copy(update={"sign": sign.model_copy(update=given)})
 
 
 def environment(settings: Settings, request: StepRequest, keys: str = "") -> dict[str, str]:
