@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,9 +118,11 @@ def runs(
     json_: Json = False,
 ) -> None:
     """List the runs of this folder and their outcomes, or show one."""
-    paths = sorted((Settings().home / "runs").glob("*/summary.json"), reverse=True)
-    paths = [path for path in paths if path.parent.name.startswith(run)][: None if run else number]
-    records = [{"run": path.parent.name, **json.loads(path.read_text())} for path in paths]
+    from flows.local import run_record
+
+    known = sorted(run_record.records(Settings().home / "runs"), key=operator.itemgetter(0), reverse=True)
+    known = [(path, one) for path, one in known if path.parent.name.startswith(run)][: None if run else number]
+    records = [{"run": path.parent.name, **one} for path, one in known]
     if run and len(records) != 1:
         raise BadInput(
             f"{len(records)} runs of this folder have names that begin with {run!r}",
@@ -129,7 +132,7 @@ def runs(
         print(json.dumps(records[0] if run else records, indent=2))
         return
     if run:
-        terminal.show_table(("", ""), [(Text(name, "bold"), text) for name, text in _facts(records[0], paths[0])])
+        terminal.show_table(("", ""), [(Text(name, "bold"), text) for name, text in _facts(records[0], known[0][0])])
         return
     if not records:
         terminal.out.print("no runs yet in this folder")
