@@ -13,7 +13,7 @@ from containers.errors import BadInput, Error, NotReady
 from containers.events import Event
 from containers.process import export
 from containers.settings import absolute
-from flows.local import embedded
+from flows.local import client_logging, embedded
 from flows.local.given import check_given
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
@@ -58,16 +58,15 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         request = request.model_copy(update={"model": model, "to": target})
 
         # Prefect reads its settings once, when it is imported.
-        export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server))
+        export(embedded.prefect_environment(settings.home.resolve()) | {**server.client, **client_logging.ENVIRONMENT})
         import_prefect()
-        from prefect.logging.configuration import setup_logging
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows import runtime
         from flows.orchestrator.results import result_storage
         from flows.quantize_and_ship import quantize_and_ship
 
-        setup_logging()
+        client_logging.set_up()
         server.wait()
         close_abandoned_runs()
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -131,15 +130,6 @@ def _told(error: BaseException, server: embedded.PrefectServer) -> BaseException
 def _image_name(model: str, scheme: str) -> str:
     name = model.rstrip("/").rpartition("/")[2].partition("@")[0]
     return f"{name}-{scheme.replace('_', '-')}".lower()
-
-
-def _client_environment(server: embedded.PrefectServer) -> dict[str, str]:
-    return {
-        **server.client,
-        "PREFECT_LOGGING_LEVEL": "INFO",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the steps' own messages
-        "PREFECT_LOGGING_HANDLERS_API_LEVEL": "DEBUG",
-    }
 
 
 def close_abandoned_runs() -> None:
