@@ -259,8 +259,8 @@ class EvaluateParameters(Values):
 
 class EvaluateOptions(Values):
     """`endpoint` is the base of the OpenAI API (`http://127.0.0.1:8000/v1`); `request_timeout` is in seconds; a request
-    is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path. The
-    tokenizer of what is measured comes from `tokenizer`, its checkpoint in the store, or from the modelcar
+    is sent `attempts` times at most. `suite_files` carries a suite that does not ship with the project, by path; with
+    `suite_stored` only its declaration, and the store has all of it as the blob `suite_digest` (`containers.suites`). The tokenizer of what is measured comes from `tokenizer`, its checkpoint in the store, or from the modelcar
     `tokenizer_reference`; weights are not read. With `load_levels`, numbers of requests at once, the speed is measured, too:
     of the baseline or the candidate (`role`), on so many `gpus`, by a server that said `server_start` of itself. A suite of
     speed is told what the model is served on (`hardware`, empty where that is not known) and whether FP8 is emulated there.
@@ -272,6 +272,7 @@ class EvaluateOptions(Values):
     request_timeout: float = Field(default=300.0, gt=0)
     attempts: int = Field(default=4, ge=1)
     suite_files: dict[str, str] = Field(default_factory=dict)
+    suite_stored: bool = Field(default=False, exclude_if=operator.not_)
     tokenizer: ArtifactRef | None = None
     tokenizer_reference: str = ""
     role: str = ""

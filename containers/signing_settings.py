@@ -77,6 +77,14 @@ class SigningSettings(BaseModel):
     )
 
 
+def identity_token(settings: SigningSettings) -> str:
+    """The token for keyless signing: the one given, else that of the file, else that of the CI job or cloud. Raises BadInput."""
+    if settings.identity_token is not None:
+        return str(settings.identity_token.get_secret_value())
+    file = settings.identity_token_file
+    return read_text(file).strip() if file is not None else ambient_token()
+
+
 def hand_over_keys(plain: dict[str, str], secret: dict[str, str]) -> None:
     """Put the contents of key files in the place of their names, since a step may run where the files are not; and add what
     the client of a key management service reads from the environment here, which no step inherits.

@@ -6,6 +6,7 @@ the user's own, its contents; its meaning is up to the evaluate step.
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,16 @@ from containers.plain_yaml import load_yaml
 from containers.safe_path import path_fault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from containers.contract import StepRequest
 
 SHIPPED = Path(__file__).parent / "evaluate" / "suites"
 DECLARATION = "suite.yaml"
-_LIMIT = 4_000_000  # bytes: a suite travels inside a request
+_LIMIT = 4_000_000  # characters: a suite is held in memory
+_CARRIED = (
+    64 << 10
+)  # bytes of JSON that a request carries: a Secret of Kubernetes takes 1 MiB, a run of Prefect 512 KiB
 
 
 class SuiteFiles(Frozen):
@@ -46,8 +52,13 @@ class SuiteFiles(Frozen):
             )
 
     @property
+    def content(self) -> bytes:
+        """All files in one; `of_content` reads it."""
+        return canonical_json(self.files)
+
+    @property
     def digest(self) -> Digest:
-        return Digest.of(canonical_json(self.files))
+        return Digest.of(self.content)
 
     @property
     def max_model_len(self) -> int:
@@ -87,9 +98,27 @@ class SuiteFiles(Frozen):
         """The parameters of an evaluate request for this suite."""
         return EvaluateParameters.model_validate({"suite": self.name, "suite_digest": self.digest, **more})
 
-    def options(self, **more: object) -> EvaluateOptions:
-        """The options of an evaluate request: a suite of the user's own travels with it."""
-        return EvaluateOptions.model_validate({"suite_files": {} if self.shipped else self.files, **more})
+    def options(self, keep: Callable[[bytes], object] | None = None, **more: object) -> EvaluateOptions:
+        """The options of an evaluate request: a suite of the user's own travels with it.
+
+        Of a large one only the declaration does. The rest goes to the store, by `keep`, as the blob with the suite's digest; without
+        `keep` all of it is in the request.
+        """
+        if self.shipped:
+            return EvaluateOptions.model_validate(more)
+        if keep is None or len(self.content) <= _CARRIED:
+            return EvaluateOptions.model_validate({"suite_files": self.files, **more})
+        keep(self.content)
+        declared = {path: text for path, text in self.files.items() if path == DECLARATION}
+        return EvaluateOptions.model_validate({"suite_files": declared, "suite_stored": True, **more})
+
+    @classmethod
+    def of_content(cls, name: str, content: bytes) -> SuiteFiles:
+        """A suite from the store; raises BadInput for what is none."""
+        try:
+            return cls.model_validate({"name": name, "files": json.loads(content)})
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"what the store has as the suite {name} is none", remedy="start the run again") from error
 
 
 def makes_load(request: StepRequest) -> bool:

@@ -27,7 +27,7 @@ from flows.runners.step_container import image_name, serving_target
 from infra.environments.device import device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from containers.contract import Values
@@ -145,11 +145,15 @@ def _vllm_of(python: Path) -> str:
 
 @dataclass(frozen=True)
 class Requests:
-    """Makes the requests of one run: `run` identifies it, `store` is where its artifacts are."""
+    """Makes the requests of one run: `run` identifies it, `store` is where its artifacts are.
+
+    `keep` puts bytes there that are too many for a request; without it requests carry them.
+    """
 
     run: str
     store: StoreLocation
     settings: Settings
+    keep: Callable[[bytes], object] | None = None
 
     def resolve(self, model: str, revision: str | None = None) -> StepRequest:
         source = f"{model}@{revision}" if revision else model
@@ -244,7 +248,7 @@ class Requests:
                 where["tokenizer"] = subject.tokenizer
             else:
                 where["tokenizer_reference"] = subject.parameters.reference
-        return self._request(Step.EVALUATE, parameters, options=files.options(**where))
+        return self._request(Step.EVALUATE, parameters, options=files.options(self.keep, **where))
 
     def _server(self, subject: Subject, files: SuiteFiles) -> str:
         """The server by which a measurement is named: where times are measured, with what changes times and no answers, and with the
@@ -263,7 +267,7 @@ class Requests:
     def check(self, suite: str) -> StepRequest:
         """Check whether the suite can be used here. Raises BadInput for an unknown name."""
         files = suites.read(suite)
-        return self._request(Step.EVALUATE, files.parameters(action="check"), options=files.options())
+        return self._request(Step.EVALUATE, files.parameters(action="check"), options=files.options(self.keep))
 
     def judge(
         self,
@@ -286,7 +290,7 @@ class Requests:
         for look, (mine, theirs) in enumerate(looks, start=1):
             which = f"-{look}" if look > 1 else ""
             inputs |= {f"candidate{which}": mine, f"baseline{which}": theirs}
-        return self._request(Step.EVALUATE, parameters, inputs, files.options())
+        return self._request(Step.EVALUATE, parameters, inputs, files.options(self.keep))
 
     def _request(
         self,

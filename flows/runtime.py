@@ -70,7 +70,7 @@ class Runtime:
     @property
     def requests(self) -> Requests:
         """Makes the requests of this run."""
-        return Requests(self.run, self.location, self.settings)
+        return Requests(self.run, self.location, self.settings, self.store.put_bytes)
 
 
 def location(settings: Settings) -> StoreLocation:

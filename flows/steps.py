@@ -36,6 +36,7 @@ from flows.overlap import NO_LAYERS, LayersAhead
 from flows.release.shipment import RunFacts
 from flows.release.summary import Timeline
 from flows.requests import fingerprint, inference_server
+from flows.runners.step_container import check_signing
 from flows.runtime import current
 from flows.sequential_looks import until_decided
 from flows.serving import endpoint, load_format, machine, parsers, served_elsewhere
@@ -156,8 +157,9 @@ class Steps:
         return self.runtime.requests
 
     def check(self, suite: str) -> None:
-        """Check that the suite can be used, before any work is done; the default suite needs no check."""
-        if suite != "smoke":
+        """Check that the suite can be used, and that promotion would find its keys, before any work is done."""
+        check_signing(self.runtime.settings)
+        if suite != "smoke":  # the default, which needs no check
             _run(effect_step, self.requests.check(suite), "check", f"check the suite {suite}", [])
 
     def resolve(self, model: str, revision: str | None) -> tuple[ResolvedSource, Done]:

@@ -14,8 +14,10 @@ from containers.suites import SuiteFiles, read
 from containers.verdict import Serving
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from containers.digest import Digest
     from containers.parameters import EvaluateOptions, EvaluateParameters
     from containers.step import Context
     from containers.store import Store
@@ -61,11 +63,16 @@ class Suite(Protocol):
         """
 
 
-def of_request(parameters: EvaluateParameters, options: EvaluateOptions) -> SuiteFiles:
-    """The files of the requested suite; raises BadInput if they do not match its digest."""
-    files = (
-        SuiteFiles(name=parameters.suite, files=options.suite_files) if options.suite_files else read(parameters.suite)
-    )
+def of_request(
+    parameters: EvaluateParameters, options: EvaluateOptions, stored: Callable[[Digest], bytes]
+) -> SuiteFiles:
+    """The files of the requested suite; raises BadInput if they do not match its digest. `stored` reads a blob of the store."""
+    if options.suite_stored:
+        files = SuiteFiles.of_content(parameters.suite, stored(parameters.suite_digest))
+    elif options.suite_files:
+        files = SuiteFiles(name=parameters.suite, files=options.suite_files)
+    else:
+        files = read(parameters.suite)
     if files.digest != parameters.suite_digest:
         raise BadInput(
             f"the suite {files.name} here is {files.digest}, but the request names {parameters.suite_digest}",

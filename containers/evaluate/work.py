@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from containers.contract import StepRequest
+    from containers.digest import Digest
     from containers.evaluate.suite import Suite
     from containers.step import Context
 
@@ -29,7 +30,7 @@ def work(request: StepRequest, context: Context) -> StepResult:
     """Measure a served model, judge a candidate against its baseline, or check that a suite can be used."""
     parameters = EvaluateParameters.read(request.parameters)
     if parameters.action == "check":
-        _suite(request).check(context)
+        _suite(request, context).check(context)
         return StepResult(step=request.step)
     store = Store.open(request.store, context.settings.store)
     fingerprint = request.fingerprint(fingerprint_inputs(request.step, parameters.action))
@@ -41,13 +42,18 @@ def work(request: StepRequest, context: Context) -> StepResult:
     if manifest is not None:
         context.report.log(f"found the stored {kind.value} {fingerprint[:12]}")
     else:
-        manifest = _keep(store, kind, fingerprint, make(request, _suite(request), store, context))
+        manifest = _keep(store, kind, fingerprint, make(request, _suite(request, context), store, context))
     return _result(request, store, manifest)
 
 
-def _suite(request: StepRequest) -> Suite:
+def _suite(request: StepRequest, context: Context) -> Suite:
     """The requested suite; raises BadInput if it does not match its digest or is invalid."""
-    return kinds.load(of_request(EvaluateParameters.read(request.parameters), EvaluateOptions.read(request.options)))
+
+    def stored(digest: Digest) -> bytes:
+        return Store.open(request.store, context.settings.store).read_bytes(digest)
+
+    parameters, options = EvaluateParameters.read(request.parameters), EvaluateOptions.read(request.options)
+    return kinds.load(of_request(parameters, options, stored))
 
 
 def _measure(request: StepRequest, suite: Suite, store: Store, context: Context) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from containers.errors import BadInput
@@ -40,9 +40,9 @@ class Candidate:
 
 
 def mark_pushed(repository: Repository, digest: Digest) -> None:
-    """Attach the time of the first push, since neither the image (always 1970) nor a registry's API tells it."""
+    """Attach the time of the first push, by the clock of the place, since neither the image (always 1970) nor an API tells it."""
     if not referrers.attached(repository, digest, PUSHED):
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = repository.now().isoformat(timespec="seconds")
         with suppress(ImmutableTag):  # then nothing tells the age, and a candidate of unknown age is never removed
             referrers.attach(repository, digest, PUSHED, (), {_CREATED: now})
 
@@ -51,7 +51,7 @@ def find_candidates(repository: Repository, older: timedelta) -> tuple[Candidate
     """Candidates that never passed and were pushed longer ago than `older`; never one that any other tag needs."""
     tags = repository.tags()
     kept = set(_kept(repository, [tag for tag in tags if not _OWN.fullmatch(tag)]))
-    now = datetime.now(UTC)
+    now = repository.now()
     found: list[Candidate] = []
     for tag in tags:
         stored = repository.get(tag) if _CANDIDATE.fullmatch(tag) else None

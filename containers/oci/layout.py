@@ -14,6 +14,7 @@ import os
 import stat
 import uuid
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from containers.digest import Digest, canonical_json
@@ -118,6 +119,9 @@ class Layout:
         entry = Descriptor(media_type=media_type, digest=digest, size=len(content))
         self._change(lambda entries: _with(entries, entry, check_tag(tag) if tag else ""))
         return digest
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     def tags(self) -> tuple[str, ...]:
         return tuple(sorted({name for one in self._index().manifests if (name := _name(one))}))

@@ -11,6 +11,8 @@ import random
 import re
 import time
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
@@ -139,6 +141,15 @@ class Registry:
                 remedy="the registry changes contents; use one that preserves digests",
             )
         return digest
+
+    def now(self) -> datetime:
+        """As the registry says it in every answer (RFC 9110, 6.6.1); this machine's where one says nothing that can be read."""
+        answer = self._transport.request("GET", f"{self._url}/tags/list?n=1", accept=(200, 404))
+        with suppress(ValueError):
+            told = parsedate_to_datetime(answer.headers.get("Date", ""))
+            if told.tzinfo is not None:
+                return told
+        return datetime.now(UTC)
 
     def tags(self) -> tuple[str, ...]:
         found: set[str] = set()

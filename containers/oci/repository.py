@@ -12,6 +12,7 @@ from containers.oci.types import Descriptor, ImageConfig, ImageManifest, Index, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from containers.oci.reference import Reference
 
@@ -83,6 +84,9 @@ class Repository(Protocol):
 
     def put(self, content: bytes, media_type: str, tag: str = "") -> Digest:
         """Store a manifest, under a tag too if one is given."""
+
+    def now(self) -> datetime:
+        """What time it is there: ages are counted by one clock, whoever asks from which machine."""
 
     def tags(self) -> tuple[str, ...]:
         """Every tag, sorted."""

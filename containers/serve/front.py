@@ -8,7 +8,6 @@ vLLM listens on a socket in a folder that only this user can enter.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -26,28 +25,41 @@ _BACKLOG: Final = 2048  # connections that wait to be taken, as many as uvicorn 
 def passing_on(listening: socket.socket, target: Path) -> Iterator[None]:
     """Take connections of a bound socket until the block ends. One that finds nobody at `target` is closed."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(
-        asyncio.start_server(
-            lambda reader, writer: _connection(reader, writer, target), sock=listening, backlog=_BACKLOG, limit=_PIECE
-        )
-    )
-    thread = threading.Thread(target=loop.run_forever, daemon=True, name="front")
+    taken: set[asyncio.Task[None]] = set()
+
+    def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = loop.create_task(_connection(reader, writer, target))  # asyncio's own complains when it is cancelled
+        taken.add(task)
+        task.add_done_callback(taken.discard)
+        task.add_done_callback(lambda _: writer.close())  # also of one that was cancelled before it began
+
+    server = loop.run_until_complete(asyncio.start_server(take, sock=listening, backlog=_BACKLOG, limit=_PIECE))
+    ending = asyncio.Event()
+    thread = threading.Thread(target=_run, args=(loop, server, ending), daemon=True, name="front")
     thread.start()
     try:
         yield
-    finally:
-        asyncio.run_coroutine_threadsafe(_close(server), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+    finally:  # a second signal may end the wait, and the thread goes on to the end of its work by itself
+        loop.call_soon_threadsafe(ending.set)
         thread.join()
+
+
+def _run(loop: asyncio.AbstractEventLoop, server: asyncio.Server, ending: asyncio.Event) -> None:
+    try:
+        loop.run_until_complete(_serve(server, ending))
+    finally:
         loop.close()
 
 
-async def _close(server: asyncio.Server) -> None:
+async def _serve(server: asyncio.Server, ending: asyncio.Event) -> None:
+    await ending.wait()
     server.close()
-    open_ones = asyncio.all_tasks() - {asyncio.current_task()}
-    for one in open_ones:
-        one.cancel()
-    await asyncio.gather(*open_ones, return_exceptions=True)
+    # Again and again: a connection that was taken just now becomes a task of its own a moment later.
+    while open_ones := asyncio.all_tasks() - {asyncio.current_task()}:
+        for one in open_ones:
+            one.cancel()
+        await asyncio.gather(*open_ones, return_exceptions=True)
+    await asyncio.sleep(0)  # what they closed is closed in the loop's next round
 
 
 async def _connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Path) -> None:
@@ -61,8 +73,6 @@ async def _connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         for one in (writer, there):
             if one is not None:
                 one.transport.abort() if one.transport.get_write_buffer_size() else one.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from containers.errors import BadInput, NotTrusted, Temporary
 from containers.foreign_json import JsonLimits, parse_object
 from containers.foreign_values import shown
-from containers.identity_token import AUDIENCE, ambient_token, check_token
+from containers.identity_token import AUDIENCE, check_token
 from containers.network import LOOPBACK_NAMES
-from containers.signing_settings import config_text, read_text
+from containers.signing_settings import config_text, identity_token
 from containers.trust import certified
 from containers.trust.dsse import IN_TOTO
 
@@ -86,12 +86,10 @@ def open_keyless(settings: SigningSettings) -> tuple[KeylessSigner, ...]:
     """The signer of the settings, if they ask for one; raises BadInput and Temporary as `KeylessSigner` does."""
     if settings.keyless is None:
         return ()
-    token = settings.identity_token.get_secret_value() if settings.identity_token is not None else None
-    if token is None and settings.identity_token_file is not None:
-        token = read_text(settings.identity_token_file).strip()
+    token = identity_token(settings)
     config = config_text(settings.keyless)
     config = certified.public_config() if config == certified.PUBLIC else config
-    return (KeylessSigner(config, token or ambient_token()),)
+    return (KeylessSigner(config, token),)
 
 
 def _check_services(config: str) -> None:

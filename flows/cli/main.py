@@ -32,7 +32,6 @@ from flows.cli import (
     watch,
 )
 from flows.cli.options import Json  # noqa: TC001 -- typer reads the annotation
-from flows.runners.process.run_folders import summaries
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,9 +116,11 @@ def runs(
     json_: Json = False,
 ) -> None:
     """List the runs of this folder and their outcomes, or show one."""
-    paths = summaries(Settings().home)
-    paths = [path for path in paths if path.parent.name.startswith(run)][: None if run else number]
-    records = [{"run": path.parent.name, **json.loads(path.read_text())} for path in paths]
+    from flows.local import run_record
+
+    every = run_record.records(Settings().home)
+    known = [(path, one) for path, one in every if path.parent.name.startswith(run)][: None if run else number]
+    records = [{"run": path.parent.name, **one} for path, one in known]
     if run and len(records) != 1:
         raise BadInput(
             f"{len(records)} runs of this folder have names that begin with {run!r}",
@@ -129,7 +130,7 @@ def runs(
         print(json.dumps(records[0] if run else records, indent=2))
         return
     if run:
-        terminal.show_table(("", ""), [(Text(name, "bold"), text) for name, text in _facts(records[0], paths[0])])
+        terminal.show_table(("", ""), [(Text(name, "bold"), text) for name, text in _facts(records[0], known[0][0])])
         return
     if not records:
         terminal.out.print("no runs yet in this folder")

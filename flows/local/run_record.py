@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from flows.runners.process import run_folders
 from flows.runners.process.launcher import SCRATCH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from flows.ship_request import ShipRequest
@@ -33,10 +35,11 @@ class RunRecord:
 
         The caller holds the run lock, so any run still marked as running was killed.
         """
-        for other in runs.glob(f"*/{run_folders.SUMMARY}"):
-            if json.loads(other.read_text()).get("state") == "running":
-                cls(other).update(state="killed")
-                _forget_scratch(other.parent)
+        for other, known in records(runs.parent):
+            if known.get("state") == "running":
+                with contextlib.suppress(FileNotFoundError):  # as in `records`
+                    cls(other).update(state="killed")
+                    _forget_scratch(other.parent)
         record = cls(run_folders.of_run(runs.parent, run) / run_folders.SUMMARY)
         started = datetime.now(UTC).isoformat()
         record.update(model=request.model, state="running", started=started, request=request.dump(), command=command)
@@ -57,6 +60,15 @@ class RunRecord:
     def update(self, **values: Any) -> None:
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
         private.write(self.path, json.dumps(known | values, indent=2) + "\n")
+
+
+def records(home: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each record of a home folder, with its file, newest first. What cannot be read is passed over: another process may just have removed that run, as too old."""
+    for path in run_folders.summaries(home):
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(path.read_text())
+            if isinstance(known, dict):
+                yield path, known
 
 
 def outcome_of(folder: Path) -> Shipped:

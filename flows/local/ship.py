@@ -14,10 +14,11 @@ from containers.events import Event
 from containers.process import export
 from containers.settings import absolute
 from containers.sources import HUB
-from flows.local import embedded
+from flows.local import client_logging, embedded
 from flows.local.early_checks import check_request
 from flows.local.run_record import RunRecord
 from flows.orchestrator.prefect_import import import_prefect
+from flows.runners.step_container import check_signing
 from infra import demo
 from infra.environments import device, environment
 from infra.environments.ahead import prepare_ahead
@@ -59,16 +60,15 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
         request = request.model_copy(update={"model": model, "to": target})
 
         # Prefect reads its settings once, when it is imported.
-        export(embedded.prefect_environment(settings.home.resolve()) | _client_environment(server))
+        export(embedded.prefect_environment(settings.home.resolve()) | {**server.client, **client_logging.ENVIRONMENT})
         import_prefect()
-        from prefect.logging.configuration import setup_logging
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows import runtime
         from flows.orchestrator.results import result_storage
         from flows.quantize_and_ship import quantize_and_ship
 
-        setup_logging()
+        client_logging.set_up()
         server.wait()
         close_abandoned_runs()
         run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -134,15 +134,6 @@ def _image_name(model: str, scheme: str) -> str:
     return f"{name}-{scheme.replace('_', '-')}".lower()
 
 
-def _client_environment(server: embedded.PrefectServer) -> dict[str, str]:
-    return {
-        **server.client,
-        "PREFECT_LOGGING_LEVEL": "INFO",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the steps' own messages
-        "PREFECT_LOGGING_HANDLERS_API_LEVEL": "DEBUG",
-    }
-
-
 def close_abandoned_runs() -> None:
     """Mark runs of killed processes as crashed, and free what they held. The caller holds the run lock, so no other run is alive."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -170,9 +161,10 @@ def drain_workers() -> None:
 
 
 def _prepare_containers(request: ShipRequest, settings: Settings, listener: Listener) -> None:
-    """Check the target and the images before anything starts, and remove containers of killed runs."""
+    """Check the target, the keys and the images before anything starts, and remove containers of killed runs."""
     if not request.to or request.to.startswith("oci:"):
         raise BadInput("steps in containers can only push to a registry", remedy="name one: --to registry/repository")
+    check_signing(settings)
     if settings.launcher == "docker":
         from flows.runners.docker.launcher import ensure_images
         from flows.runners.docker.sweeper import sweep

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.flows import Flow
 
     from containers.events import Event
-    from containers.verdict import Score, Verdict
+    from containers.verdict import Score, SpeedRow, Verdict
     from flows.release.report import ReportLocation
     from flows.release.summary import Shipped
     from flows.runtime import Runtime
@@ -118,7 +118,7 @@ def publish_plan(plans: Plans) -> None:
 
 
 def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipRequest) -> None:
-    """Show the decision with its reasons, the scores and the link to the report, before anything is promoted."""
+    """Show the decision with its reasons, the scores or the speed, and the link to the report, before anything is promoted."""
     lines = [f"# {verdict.decision.upper()} by {verdict.suite}", ""]
     lines += [f"- {one_line(reason, limit=2000)}" for reason in verdict.reasons]
     decided = promotion_exception(verdict, request.override_gate, request.gate_profile)
@@ -134,6 +134,12 @@ def publish_gate(verdict: Verdict, page: ReportLocation | None, request: ShipReq
     if verdict.scores:
         create_table_artifact(
             key="scores", table=[_row(one) for one in verdict.scores], description=f"Accuracy by {verdict.suite}"
+        )
+    if verdict.speed is not None:
+        create_table_artifact(
+            key="speed",
+            table=[_speed_row(one) for one in verdict.speed.rows if one.shown],
+            description=f"Speed by {verdict.suite}, load by {one_line(verdict.speed.generator)}",
         )
     if page is not None:
         create_markdown_artifact(
@@ -155,6 +161,19 @@ def _row(score: Score) -> dict[str, Any]:
         "difference": f"{score.difference:+.2f}",
         "interval": "" if score.lower is None or score.upper is None else f"{score.lower:+.2f} to {score.upper:+.2f}",
         "decision": (score.decision or "") + (" (a gain beyond noise)" if score.gain_beyond_noise else ""),
+    }
+
+
+def _speed_row(row: SpeedRow) -> dict[str, Any]:
+    load, measure, baseline, candidate, ratio = row.cells()
+    return {
+        "load": load,
+        "measure": measure,
+        "baseline": baseline,
+        "quantized": candidate,
+        "quantized / baseline": ratio,
+        "objective": row.slo,
+        "decision": row.decision or "",
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
+from containers import suites
 from containers.contract import Step
 from containers.digest import Digest
 from containers.fingerprints import lock_of
@@ -55,12 +56,13 @@ class StepEnvironment:
     lock: Digest | None = None
 
     @classmethod
-    def of(cls, step: Step, settings: Settings) -> StepEnvironment:
+    def of(cls, step: Step, settings: Settings, *, image_of: Step | None = None) -> StepEnvironment:
+        """`image_of` is the step whose image it ran in, where that is not its own."""
         if placed := getattr(settings.placement, step.value):
             return cls(step, placement=placed)  # the worker's settings decide the rest
         template = BACKENDS[settings.launcher].images(settings)
         if template is not None:
-            return cls(step, settings.launcher, image=image_name(template, step, settings))
+            return cls(step, settings.launcher, image=image_name(template, image_of or step, settings))
         own = {Step.SERVE: settings.serve.python, Step.QUANTIZE: settings.quantize.python}
         if own.get(step) is not None:  # an environment of the user's own
             return cls(step, settings.launcher)
@@ -84,8 +86,10 @@ class RunFacts:
         listed = tuple(steps)
         whole = [(step.name.partition(" ")[0], step.state) for step in listed]  # "evaluate 2" is its second look
         elsewhere = {"baseline": request.baseline_endpoint, "evaluate": request.candidate_endpoint}
-        ran = dict.fromkeys(
-            one
+        # Speed is measured in the image that has the load generator, and judged in its own (`step_container.image_step`).
+        loads = suites.read(request.suite).measures_speed
+        ran = (
+            (one, Step.SERVE if loads and one is Step.EVALUATE and name != "judge" else one)
             for name, state in whole
             if state != "cached"
             for one in _STEPS.get(name, ())
@@ -95,7 +99,9 @@ class RunFacts:
             id=run,
             version=_version(),
             states=tuple((step.name, step.state) for step in listed),
-            environments=tuple(StepEnvironment.of(step, settings) for step in ran),
+            environments=tuple(
+                dict.fromkeys(StepEnvironment.of(step, settings, image_of=image) for step, image in ran)
+            ),
         )
 
 

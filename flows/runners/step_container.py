@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
+from containers.errors import BadInput
 from containers.settings import SECRETS as SECRETS_FOLDER
 from containers.suites import makes_load
 
@@ -52,3 +53,18 @@ def has_registry(image: str) -> bool:
 def makes_user_namespaces(request: StepRequest) -> bool:
     """Whether it runs bubblewrap, around a model's programs: the default seccomp profile of engines forbids what that does."""
     return request.step is Step.EVALUATE and request.parameters.get("action", "measure") == "measure"
+
+
+def check_signing(settings: Settings) -> None:
+    """Raises BadInput where a run with these settings would promote in a container and is to sign with a folder of this machine."""
+    if settings.launcher != "process" and not settings.placement.deployment(Step.PUSH):
+        refuse_key_folder(settings)
+
+
+def refuse_key_folder(settings: Settings) -> None:
+    """Raises BadInput if keys lie in a folder of this machine, which no container has."""
+    if settings.sign.folder is not None:
+        raise BadInput(
+            f"CARWRIGHT_SIGN__FOLDER, {settings.sign.folder}, is of this machine, and promotion runs in a container",
+            remedy="set CARWRIGHT_DOCKER__SIGNING_VOLUME or CARWRIGHT_KUBERNETES__SIGNING_SECRET, or CARWRIGHT_SIGN__KEY_FILE",
+        )

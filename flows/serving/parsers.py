@@ -38,6 +38,10 @@ def arguments(config: Mapping[str, Any], wanted: ServingOptions, needed: Sequenc
             raise BadInput(
                 f"the suite needs a {kind} parser, and none is known for the architecture {shown(name) or 'of this model'}",
                 remedy=f"name the one that the model's card names: --{kind}-parser NAME"
-                + (", or take a suite whose `calls` are prompted (bfcl-small)" if kind == "tool-call" else ""),
+                + (
+                    ", or take a suite whose `calls` are prompted (bfcl-small)"
+                    if kind == "tool-call"
+                    else ", or `none` for a model that does not think"
+                ),
             )
     return (*Parsers(tool_call=chosen["tool-call"], reasoning=chosen["reasoning"]).arguments, *given)

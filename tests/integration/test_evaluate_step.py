@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,17 @@ def test_an_edited_suite_is_measured_anew(runner: Runner) -> None:
     edited = {**runner.suite.files, "text/03-third.txt": "Another line.\n"}
     runner.suite = runner.suite.model_copy(update={"files": edited})
     assert measured(runner, "sha256:" + "5" * 64, Behaviour()).fingerprint != first.fingerprint
+
+
+def test_a_large_suite_comes_out_of_the_store(runner: Runner, tmp_path: Path) -> None:
+    """A copy of a suite with its data: the request stays small."""
+    shutil.copytree(suites.SHIPPED / "bfcl", tmp_path / "bfcl")
+    copied = suites.read(str(tmp_path / "bfcl"))
+    assert not copied.shipped
+    store = Store.open(runner.location, runner.settings)
+    check = copied.parameters(action="check")
+    assert isinstance(runner.run(check, copied.options(store.put_bytes)), StepResult), runner.done
+    assert (tmp_path / "request.json").stat().st_size < 10_000
 
 
 def test_judge_needs_two_measurements(runner: Runner) -> None:

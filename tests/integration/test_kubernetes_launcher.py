@@ -68,6 +68,23 @@ def request(source: str = "hf://acme/tiny") -> StepRequest:
     return StepRequest(step=Step.DOWNLOAD, run="run-1", parameters=DownloadParameters(source=source).dump())
 
 
+def test_the_token_of_a_ci_job_is_asked_for_once(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever a Job, its pod and its Secret are made of."""
+    asked: list[str] = []
+
+    def detect(audience: str) -> str:
+        asked.append(audience)
+        return "a-token"
+
+    monkeypatch.setattr("id.detect_credential", detect)
+    api, launcher = serve(Kubelet(says(result_line(DONE)), state(terminated={"exitCode": 0})))
+    launcher.settings.sign.keyless = "public"
+    promote = PushParameters(action="promote", reference=f"r.example.com/m@sha256:{'1' * 64}", tags=("a",))
+    launcher.run(StepRequest(step=Step.PUSH, run="run-1", parameters=promote.dump()), lambda _: None)
+    assert asked == ["sigstore"]
+    assert ("create", "secrets") in {(verb, what.partition("/")[0]) for verb, what in api.requests}
+
+
 def test_the_result_comes_out_of_the_log(serve: Any) -> None:
     """Lines are passed on as they come, the result is not one of them, and the Secret goes with the step's end."""
     kubelet = Kubelet(

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 from containers.errors import BadInput, Temporary
 from containers.oci import referrers
 from containers.oci.access import open_push_cache, open_repository, resolve
-from containers.oci.candidates import find_candidates
+from containers.oci.candidates import find_candidates, mark_pushed
 from containers.oci.referrers import Attachment
 from containers.oci.unpack import unpack
 from containers.oci.verify import verify
@@ -325,6 +326,29 @@ def test_pages_of_tags(checkpoint: Path, settings: StepSettings) -> None:
                 repository.put(stored.content, stored.media_type, f"v{number}")
             assert len(repository.tags()) == 9
             assert find_candidates(repository, older=timedelta(0)) == ()
+
+
+def test_the_age_of_a_candidate_is_counted_by_the_registry_s_clock(
+    checkpoint: Path, settings: StepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the clocks of the machine that pushed and of the one that cleans say; by their own it was pushed just now."""
+    hour = 3600.0
+
+    def there(date: str) -> None:
+        monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda *_: date)
+
+    with registry_double() as registry:
+        pushed = push_folder(checkpoint, f"{registry.address}/org/car", settings)
+        with open_repository(f"{registry.address}/org/car", settings, write=True) as repository:
+            there("Sat, 01 Jan 2000 00:00:00 GMT")
+            mark_pushed(repository, pushed.digest)
+            there("Sat, 01 Jan 2000 03:00:00 GMT")
+            assert find_candidates(repository, timedelta(hours=4)) == ()
+            (found,) = find_candidates(repository, timedelta(hours=2))
+            assert found.pushed == datetime(2000, 1, 1, tzinfo=UTC)
+            for odd in ("", "yesterday", "Sat, 01 Jan 2000 03:00:00 -0000"):
+                there(odd)
+                assert abs(repository.now().timestamp() - time.time()) < hour
 
 
 def test_no_registry_there(checkpoint: Path, settings: StepSettings) -> None:

@@ -384,6 +384,21 @@ def test_a_step_is_told_where_it_ran() -> None:
     )
 
 
+def test_speed_is_measured_in_the_image_that_serves_and_judged_in_its_own() -> None:
+    boxed = Settings.model_validate({"launcher": "docker", "docker": {"image": "reg.example.com/{target}:1"}})
+    steps = [StepSummary(name=name, state="done", seconds=1, what="") for name in ("baseline", "evaluate", "judge")]
+
+    def images(suite: str, settings: Settings) -> list[tuple[Step, str]]:
+        asked = shipment().request.model_copy(update={"suite": suite})
+        return [(one.step, one.image) for one in RunFacts.of("r", steps, asked, settings).environments]
+
+    serve = (Step.SERVE, "reg.example.com/serve-cpu:1")
+    evaluate = (Step.EVALUATE, "reg.example.com/evaluate:1")
+    assert images("speed", boxed) == [serve, (Step.EVALUATE, "reg.example.com/serve-cpu:1"), evaluate]
+    assert images("smoke", boxed) == [serve, evaluate]
+    assert images("speed", Settings(launcher="process", device="cpu")) == [(Step.SERVE, ""), (Step.EVALUATE, "")]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -81,6 +82,34 @@ def test_temporary_files_of_a_killed_run_go_with_the_next(tmp_path: Path, *, kep
         (tmp_path / "services" / "key.json").write_text("{}")
     RunRecord.begin(runs, "2", REQUESTS[1], "")
     assert [path.parent.name for path in runs.glob("*/*/scratch")] == (["serve-def"] if kept else [])
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]"], ids=["a folder", "half a record", "no record"])
+def test_a_record_that_cannot_be_read_stops_nobody(runs: Path, left: str) -> None:
+    """As of a run that another process of this folder removes meanwhile, or of a machine that lost its power."""
+    path = runs / "20260101T000001" / "summary.json"
+    if left:
+        path.parent.mkdir()
+        path.write_text(left)
+    else:
+        path.mkdir(parents=True)
+    RunRecord.begin(runs, "20260104T000000", REQUESTS[1], "")
+    listed = json.loads(carwright("runs", "--json").stdout)
+    assert [one["state"] for one in listed] == ["running", "killed", "killed", "failed: the store is away"]
+
+
+def test_a_run_that_is_removed_while_it_is_marked_as_killed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a worker that keeps the newest 50."""
+    before = RunRecord.update
+
+    def update(self: RunRecord, **values: Any) -> None:
+        if values == {"state": "killed"}:
+            shutil.rmtree(self.path.parent)
+        before(self, **values)
+
+    monkeypatch.setattr(RunRecord, "update", update)
+    RunRecord.begin(runs, "20260104T000000", REQUESTS[1], "")
+    assert sorted(path.name for path in runs.iterdir()) == ["20260101T000000", "20260102T000000", "20260104T000000"]
 
 
 def test_a_run_that_failed_says_why_and_how_to_go_on(runs: Path) -> None:

@@ -46,6 +46,19 @@ def test_nothing_is_started_for_what_no_run_could_use(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("launcher", ["docker", "kubernetes"])
+def test_keys_that_no_container_would_find_are_told_before_anything_is_started(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(
+        home=tmp_path / "home", cache=tmp_path / "cache", launcher=launcher, sign={"folder": tmp_path / "keys"}
+    )
+    with pytest.raises(BadInput, match=r"keys, is of this machine, and promotion runs in a container"):
+        ship(ShipRequest(model=MODEL, to="registry.example.com/tiny"), settings, lambda *_: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_looked_into(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     request = ShipRequest(model=f"file://{checkpoint}")

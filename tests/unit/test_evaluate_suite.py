@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers import suites
+from containers.contract import Step, StepRequest
+from containers.digest import Digest
 from containers.errors import BadInput
 from containers.evaluate import kinds, suite
 from containers.evaluate.kinds.benchmarks import BenchmarkSuite
 from containers.evaluate.kinds.fidelity import FidelitySuite
 from containers.evaluate.kinds.humaneval import HumanEvalSuite
+from containers.parameters import EvaluateOptions
+from containers.suites import SuiteFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,7 +196,11 @@ def test_an_edited_suite_has_another_digest() -> None:
 def test_a_step_with_another_version_of_the_suite_refuses() -> None:
     parameters = edited("repeats: 2", "repeats: 4").parameters(subject="x")
     with pytest.raises(BadInput, match="the request names sha256:"):
-        suite.of_request(parameters, SMOKE.options())
+        suite.of_request(parameters, SMOKE.options(), nowhere)
+
+
+def nowhere(digest: Digest) -> bytes:
+    raise AssertionError(f"nothing was put into a store, least of all {digest}")
 
 
 def test_a_suite_of_the_users_own_travels_with_the_request(tmp_path: Path) -> None:
@@ -202,9 +210,41 @@ def test_a_suite_of_the_users_own_travels_with_the_request(tmp_path: Path) -> No
         (folder / path).write_text(text)
     files = suites.read(str(folder))
     assert not files.shipped
-    sent = suite.of_request(files.parameters(subject="x"), files.options())
+    sent = suite.of_request(files.parameters(subject="x"), files.options(), nowhere)
     assert FidelitySuite.read(sent).declared.name == "mine"
     assert SMOKE.options().suite_files == {}
+
+
+def test_a_large_suite_goes_through_the_store() -> None:
+    """By its digest; its name, and whether it makes load, are the same as before."""
+    large = SuiteFiles(name="mine", files={**SMOKE.files, "data/questions.jsonl": "{}\n" * 50_000})
+    store: dict[Digest, bytes] = {}
+
+    def keep(content: bytes) -> None:
+        store[Digest.of(content)] = content
+
+    small = large.model_copy(update={"files": SMOKE.files})
+    assert small.options(keep) == small.options()
+    assert store == {}
+    parameters, options = large.parameters(action="measure", subject="x"), large.options(keep, endpoint="http://e/v1")
+    assert len(options.model_dump_json()) < 5000
+    assert list(store) == [large.digest]
+    assert suite.of_request(parameters, options, store.__getitem__) == large
+    assert suite.of_request(parameters, large.options(), nowhere) == large  # as it is in requests of other versions
+    request = StepRequest(step=Step.EVALUATE, run="r", parameters=parameters.dump(), options=options.dump())
+    whole = request.model_copy(update={"options": large.options().dump()})
+    assert request.fingerprint({}) == whole.fingerprint({})
+    assert not suites.makes_load(request)
+    speed = SuiteFiles(name="fast", files={**large.files, "suite.yaml": suites.read("speed").files["suite.yaml"]})
+    how = {"parameters": speed.parameters().dump(), "options": speed.options(keep, endpoint="http://e/v1").dump()}
+    assert suites.makes_load(request.model_copy(update=how))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b'{"suite.yaml": 1}', b"[" * 100_000, b'{"../x": ""}'])
+def test_what_is_no_suite_in_the_store_is_bad_input(content: bytes) -> None:
+    parameters = SMOKE.parameters(subject="x").model_copy(update={"suite_digest": Digest.of(content)})
+    with pytest.raises(BadInput, match="suite"):
+        suite.of_request(parameters, EvaluateOptions(suite_stored=True), lambda _: content)
 
 
 def test_a_suite_that_is_not_there_is_bad_input(tmp_path: Path) -> None:

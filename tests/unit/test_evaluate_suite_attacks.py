@@ -105,7 +105,7 @@ def test_a_path_out_of_a_suite_is_bad_input(path: str) -> None:
     assert f"the file {path!r} of the suite mine {path_fault(path)}" in raised.value.message
     parameters = suites.read("smoke").parameters(suite="mine", subject="x")
     with pytest.raises(BadInput, match="of the suite mine"):
-        suite.of_request(parameters, suites.read("smoke").options(suite_files={path: "x"}))
+        suite.of_request(parameters, suites.read("smoke").options(suite_files={path: "x"}), lambda _: b"")
 
 
 @pytest.mark.parametrize("path", ["suite.yaml", "tasks/a b.yaml", "texte/übung.txt", "a/b/c.d", "...", "a..b"])

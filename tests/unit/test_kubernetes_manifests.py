@@ -17,11 +17,12 @@ from prefect.workers.base import BaseJobConfiguration
 
 from containers.contract import Step, StepRequest, StoreLocation
 from containers.digest import Digest
+from containers.errors import BadInput
 from containers.parameters import DownloadParameters, EvaluateParameters, ServeParameters
 from containers.signing_settings import SigningSettings
 from flows.orchestrator.postgres import NAME, PASSWORD_FILE
 from flows.requests import Requests
-from flows.runners.kubernetes.manifests import job, secret
+from flows.runners.kubernetes.manifests import check, job, secret
 from infra.settings import KubernetesSettings, Settings
 from tests.support.kube_api import allowed
 
@@ -75,6 +76,14 @@ def test_every_pod_fits_the_strictest_level_of_pod_security(settings: Settings, 
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert not any("hostPort" in port for port in container.get("ports", ()))
+
+
+def test_a_request_that_no_secret_takes_is_refused_before_anything_is_made() -> None:
+    """The API server would say it of the Secret, when the Job is there already."""
+    check(REQUESTS[1])
+    large = REQUESTS[1].model_copy(update={"options": {"suite_files": {"suite.yaml": "x" * 1_000_000}}})
+    with pytest.raises(BadInput, match="a Secret of a cluster takes 1000000"):
+        check(large)
 
 
 def test_only_who_asks_for_bubblewrap_leaves_it(settings: Settings) -> None:

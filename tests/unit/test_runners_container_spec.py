@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,9 +16,11 @@ from containers.contract import Step, StepRequest
 from containers.errors import BadInput, DiskFull, Error, Temporary
 from containers.signing_settings import SigningSettings
 from flows.runners.docker import container_spec, seccomp
-from flows.runners.docker.container_spec import environment, labels, payload, step_spec
+from flows.runners.docker.container_spec import environment, labels, payload, step_spec, with_identity
 from flows.runners.docker.launcher import check_addresses, image_of
 from flows.runners.step_container import image_step
+from flows.runtime import Runtime
+from flows.steps import Steps
 from infra.container_engine.failures import refusal, translated_errors
 from infra.container_engine.ownership import is_alive, owner
 from infra.settings import FlowServeSettings, Settings
@@ -137,6 +140,42 @@ def test_a_folder_with_keys_of_this_machine_is_not_for_a_container(tmp_path: Pat
     with pytest.raises(BadInput, match="is of this machine, and promotion runs in a container"):
         step_spec(given, StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"}), "image")
     assert step_spec(given, StepRequest(step=Step.PUSH, run="r"), "image")
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"launcher": "docker"}, True),
+        ({"launcher": "kubernetes"}, True),
+        ({"launcher": "process"}, False),
+        ({"launcher": "docker", "placement": {"push": "run-step/signs"}}, False),  # where other settings count
+        ({"launcher": "docker", "sign": {}}, False),
+    ],
+    ids=str,
+)
+def test_a_run_that_could_not_sign_is_refused_when_it_begins(
+    given: dict[str, Any], refused: bool, tmp_path: Path
+) -> None:
+    """With the check of its suite, before anything is resolved or downloaded."""
+    made = Settings.model_validate({"sign": {"folder": tmp_path}, **given})
+    none: Any = None  # it uses nothing but the settings
+    runtime = Runtime(made, none, none, none, none, "run")
+    with pytest.raises(BadInput, match="SIGNING_VOLUME") if refused else nullcontext():
+        Steps(runtime).check("smoke")
+
+
+def test_the_token_of_a_ci_job_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the environment and the secrets of a container together, and not at all where nothing is signed."""
+    tokens = iter(("the first", "the second"))
+    monkeypatch.setattr("id.detect_credential", lambda _: next(tokens))
+    given = settings().model_copy(update={"sign": SigningSettings(keyless="public")})
+    other = StepRequest(step=Step.PUSH, run="r")
+    assert with_identity(given, other) is given
+    promote = StepRequest(step=Step.PUSH, run="r", parameters={"action": "promote"})
+    once = with_identity(given, promote)
+    assert "the first" not in repr(step_spec(once, promote, "image"))
+    assert payload(once, promote)["secrets/CARWRIGHT_SIGN__IDENTITY_TOKEN"] == b"the first"
+    assert next(tokens) == "the second"
 
 
 def test_limits_are_by_step() -> None:

@@ -50,6 +50,9 @@ class Health(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer.allow_reuse_port = True
 server = http.server.HTTPServer(("127.0.0.1", 0), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
+if request["parameters"]["served_model_name"] == "talks":
+    for _ in range(17):
+        print("x" * (1 << 20), flush=True)
 print(json.dumps({{"event": "log", "message": "loading"}}), file=sys.stderr, flush=True)
 while "loading" not in open(os.path.join(os.path.dirname(result), "{LOG}")).read():
     time.sleep(0.01)
@@ -105,6 +108,15 @@ def test_started_found_and_ended(services: ProcessServices) -> None:
     assert not list(services.folder.iterdir())
     assert not _scratch(services)
     second.end()
+
+
+def test_what_it_says_after_its_log_was_rotated_is_heard(services: ProcessServices) -> None:
+    """Which begins a new file after 16 MiB, as those of vLLM reach while it loads for long."""
+    heard: list[str] = []
+    lease = services.start(_request("talks"), lambda event: heard.append(event.message))
+    assert list(services.settings.home.glob(f"runs/*/*/{LOG}.1"))
+    assert heard[-1] == "loading"
+    lease.end()
 
 
 def test_one_that_is_found_is_compared_under_a_policy(services: ProcessServices) -> None:

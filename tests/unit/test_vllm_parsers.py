@@ -82,6 +82,7 @@ def test_a_needed_parser_that_nobody_knows_is_asked_for() -> None:
         BadInput, match="needs a reasoning parser, and none is known for the architecture of this model"
     ):
         arguments({}, ServingOptions(), ("reasoning",))
+    assert arguments({}, ServingOptions.read({"reasoning_parser": "none"}), ("reasoning",)) == ()  # it does not think
 
 
 @pytest.mark.parametrize("name", ["a b", "--x", "x\ny", "a;b", "x" * 65])
@@ -93,6 +94,7 @@ def test_a_name_is_a_name(name: str) -> None:
 def test_suites_say_which_parsers_they_need() -> None:
     assert suites.read("bfcl").parsers == ("tool-call",)
     assert suites.read("bfcl-small").parsers == ()
+    assert suites.read("reasoning").parsers == ("reasoning",)
     for text in ("", "serving: 5", "serving: {parsers: 5}", "serving: {parsers: [1]}"):
         assert SuiteFiles(name="own", files={"suite.yaml": text}).parsers == ()
 

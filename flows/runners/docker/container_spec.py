@@ -13,14 +13,17 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import SecretStr
+
 from containers.contract import Step
 from containers.errors import BadInput
 from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.process import inherited
+from containers.signing_settings import identity_token
 from containers.step_variables import parts_of, step_variables
 from flows.runners.docker import seccomp
-from flows.runners.step_container import LOGINS, SECRETS, WORK, makes_user_namespaces
+from flows.runners.step_container import LOGINS, SECRETS, WORK, makes_user_namespaces, refuse_key_folder
 from flows.runners.step_protocol import REQUEST, RESULT
 from infra.container_engine import Spec
 from infra.container_engine.ownership import owner
@@ -72,17 +75,26 @@ def promotes(request: StepRequest) -> bool:
     return request.step is Step.PUSH and request.parameters.get("action") == "promote"
 
 
+def with_identity(settings: Settings, request: StepRequest) -> Settings:
+    """The settings to make the parts of one container from: where it signs without a key, with the identity token.
+
+    It is asked for here, once: each part would ask for one of its own, and some issuers give only one. Raises BadInput.
+    """
+    sign = settings.sign
+    if sign.keyless is None or not promotes(request):
+        return settings
+    given = {"identity_token": SecretStr(identity_token(sign)), "identity_token_file": None}
+    return settings.model_copy(update={"sign": sign.model_copy(update=given)})
+
+
 def environment(settings: Settings, request: StepRequest, keys: str = "") -> dict[str, str]:
     """The settings that the step needs and that are no secrets, less what concerns this machine alone; and to serve on GPUs
     what this process was told about how they talk to each other (NCCL_P2P_DISABLE=1 where cards cannot do it directly).
 
     `keys` names the volume or Secret with keys that is mounted where the step promotes.
     """
-    if settings.sign.folder is not None and promotes(request):
-        raise BadInput(
-            f"CARWRIGHT_SIGN__FOLDER, {settings.sign.folder}, is of this machine, and promotion runs in a container",
-            remedy="set CARWRIGHT_DOCKER__SIGNING_VOLUME or CARWRIGHT_KUBERNETES__SIGNING_SECRET, or CARWRIGHT_SIGN__KEY_FILE",
-        )
+    if promotes(request):
+        refuse_key_folder(settings)
     here = settings.model_copy(
         update={
             "log_format": "json",

@@ -16,7 +16,7 @@ from containers.oci.credentials import find_credentials
 from containers.oci.reference import Reference
 from containers.private import opener
 from containers.process import inherited
-from flows.runners.docker.container_spec import VOLUME, payload, refuse_folders, step_spec
+from flows.runners.docker.container_spec import VOLUME, payload, refuse_folders, step_spec, with_identity
 from flows.runners.process.launcher import run_folder
 from flows.runners.step_container import WORK, has_registry, image_name, image_step
 from flows.runners.step_protocol import LOG, RESULT, StepOutput, read_result
@@ -50,10 +50,11 @@ class DockerLauncher:
             _remove_abandoned(engine)
             image = image_of(self.settings, image_step(request))
             ensure_image(engine, image, self.settings, on_event)
-            spec = step_spec(self.settings, request, image)
+            settings = with_identity(self.settings, request)
+            spec = step_spec(settings, request, image)
             try:
                 container = engine.create(spec)
-                container.put(VOLUME, payload(self.settings, request))
+                container.put(VOLUME, payload(settings, request))
                 follower = Follower(container, StepOutput(on_event), folder / LOG)
                 container.start()
                 state = follower.wait(self.settings.docker.step_timeout)

@@ -19,6 +19,7 @@ from containers.contract import Step, StepResult
 from containers.errors import BadInput, Error, StepFailed, Temporary
 from containers.events import Event
 from containers.step import parse_result_line
+from flows.runners.docker.container_spec import with_identity
 from flows.runners.kubernetes.manifests import CONTAINER, FETCH, check, job, labels, new_name, resources, secret
 from flows.runners.service import serves
 from flows.runners.step_protocol import StepOutput
@@ -50,10 +51,11 @@ class KubernetesLauncher:
             raise BadInput("a model is served by a service, not by a launcher")
         check(request)
         name = new_name(request)
+        settings = with_identity(self.settings, request)
         with opened(self.settings, on_event) as cluster:
             try:
-                made = cluster.create(job(self.settings, request, name))
-                cluster.create(secret(self.settings, request, name, made["metadata"]["uid"]))
+                made = cluster.create(job(settings, request, name))
+                cluster.create(secret(settings, request, name, made["metadata"]["uid"]))
                 cluster.patch("Job", name, {"spec": {"suspend": False}})
                 return JobWatch(cluster, self.settings, request.step, name, on_event).run()
             except StepFailed:

@@ -31,6 +31,9 @@ CONTAINER: Final = "step"
 FETCH: Final = "fetch"  # the init container of a service
 REQUESTS: Final = "/run/request"
 _FETCH_REQUEST: Final = "fetch.json"
+_LARGEST: Final = (
+    1_000_000  # bytes of a request: a Secret takes 1 MiB (kubernetes.io, "Secrets"), with the step's secrets
+)
 
 
 def new_name(request: StepRequest) -> str:
@@ -200,4 +203,9 @@ def check(request: StepRequest) -> None:
         raise BadInput(
             f"{source or request.options['folder']} is a folder of this machine, which no pod sees",
             remedy="give hf://org/name or s3://bucket/prefix",
+        )
+    if (size := len(request.model_dump_json(indent=2).encode())) > _LARGEST:
+        raise BadInput(
+            f"the request to {request.step} has {size} bytes, and a Secret of a cluster takes {_LARGEST}",
+            remedy="make what it names smaller; of a large suite only suite.yaml is in it",
         )

@@ -8,7 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -202,10 +202,12 @@ def _wait(child: Child, request: StepRequest, folder: Path, on_event: OnEvent) -
     log = folder / LOG
     while not log.exists():
         time.sleep(0.01)
-    with log.open("rb") as lines:
+    with _Followed(log) as said:
         while True:
             ended, ready = child.poll(), (folder / RESULT).exists()
-            for line in _complete_lines(lines):
+            if ended is not None:
+                child.wait()  # until its last words are in the log
+            for line in said.lines():
                 output.line(line)
             if ready:
                 return
@@ -214,8 +216,32 @@ def _wait(child: Child, request: StepRequest, folder: Path, on_event: OnEvent) -
             time.sleep(0.05)
 
 
+class _Followed:
+    """A log that is read while it is written, and rotates meanwhile (`containers.rotating_log`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def lines(self) -> list[str]:
+        """The whole lines that were written since the last call; half a line is left for the next."""
+        lines = _complete_lines(self._file)
+        with contextlib.suppress(FileNotFoundError):  # between a rename and the next file
+            if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                lines += _complete_lines(self._file)  # what came before the rename
+                self._file.close()
+                self._file = self._path.open("rb")
+                lines += _complete_lines(self._file)
+        return lines
+
+
 def _complete_lines(stream: BinaryIO) -> list[str]:
-    """The whole lines that were written since the last call; half a line is left for the next."""
     lines = []
     while line := stream.readline():
         if not line.endswith(b"\n"):
