@@ -37,7 +37,7 @@ KINDS: Final = {
 }
 _WORDS: Final = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
 _PAGE: Final = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
-_HEAD: Final = 1 << 20  # bytes
+HEAD: Final = 1 << 20  # bytes
 _PIECE: Final = 1 << 16
 
 
@@ -97,7 +97,13 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_HEAD)
+            self._server = await self._begin()
+
+    async def _begin(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=HEAD)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.upstream, limit=HEAD)
 
     async def _leave(self) -> None:
         if self._server is not None:
@@ -149,7 +155,7 @@ class FaultProxy:
             writer.write(_answer(kind))
             await writer.drain()
             return
-        there, server = await asyncio.open_connection("127.0.0.1", self.upstream, limit=_HEAD)
+        there, server = await self._reach()
         self._open.add(server)
         server.write(_closing(head))
         body = asyncio.create_task(_pass_on(reader, server))
