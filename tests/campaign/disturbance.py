@@ -87,7 +87,7 @@ class Disturbance:
     def arm(self) -> None:
         """Before the ship: a fault waits in the proxy for its call."""
         case = self.case
-        if case.victim in self.world.proxies and case.group == "fault":
+        if case.victim in self.world.proxies and case.group in {"fault", "engine"}:
             calls = self.usual.calls.get(case.victim, 1)
             self.world.proxies[case.victim].arm(Fault(case.what, int(case.when * calls), case.times, case.pause))
 
