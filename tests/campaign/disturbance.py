@@ -94,7 +94,7 @@ class Disturbance:
     def disarm(self) -> None:
         for proxy in self.world.proxies.values():
             if proxy.hit:
-                self.done = f"call {self.usual.calls.get(self.case.victim, 0) and proxy.calls.index(proxy.hit[0])}: {proxy.hit[0]}"
+                self.done = f"call {proxy.first}: {proxy.hit[0]}"
             proxy.arm(None)
         if self._bring_back is not None:
             self._bring_back()

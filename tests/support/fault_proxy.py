@@ -59,6 +59,7 @@ class FaultProxy:
         self.port = free_port()
         self.calls: list[str] = []
         self.hit: list[str] = []
+        self.first = 0  # number of the first call that was hit
         self._fault: Fault | None = None
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -123,6 +124,7 @@ class FaultProxy:
         fault = self._fault
         if fault is None or not fault.nth <= number < fault.nth + fault.times:
             return None
+        self.first = number if not self.hit else self.first
         self.hit.append(call)
         return fault
 
