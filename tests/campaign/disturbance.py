@@ -108,7 +108,7 @@ class Disturbance:
             self._bring_back()
             self._bring_back = None
             return True
-        if self.case.group == "kill":
+        if self.case.group in {"kill", "container"}:
             return self._kill(root, elapsed)
         if self.case.victim == "machine" and self.case.what in {"memory full", "no more files"}:
             return self._limit(root, elapsed)
