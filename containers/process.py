@@ -68,15 +68,8 @@ _NAMED = frozenset(
         *("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "HF_TOKEN_PATH"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"),
         *("DOCKER_CONFIG", "DOCKER_CERT_PATH", "REGISTRY_AUTH_FILE"),
-        *(
-            "PIP_CACHE_DIR",
-            "PIP_CERT",
-            "PIP_CLIENT_CERT",
-            "PIP_CONFIG_FILE",
-            "PIP_CONSTRAINT",
-            "PIP_FIND_LINKS",
-            "PIP_LOG",
-        ),
+        *("PIP_CACHE_DIR", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_CONFIG_FILE"),
+        *("PIP_CONSTRAINT", "PIP_FIND_LINKS", "PIP_LOG"),
     }
 )
 _LISTS = frozenset({"PIP_CONSTRAINT", "PIP_FIND_LINKS"})

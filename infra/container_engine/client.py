@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import docker
 from docker.errors import DockerException, NotFound
 from docker.types import DeviceRequest, Mount
-from docker.utils import kwargs_from_env
 
 from containers.errors import BadInput, Error, Temporary
 from containers.events import Event
@@ -18,6 +16,7 @@ from containers.labels import LABEL
 from containers.process import inherited
 from infra.container_engine.container import Container, now, remove
 from infra.container_engine.failures import refusal, translated_errors
+from infra.container_engine.session import Client, was_reached
 from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS, USER
 
 if TYPE_CHECKING:
@@ -109,6 +108,8 @@ class ContainerEngine:
                     parts[told.get("id", "")] = (detail.get("current", 0), detail["total"])
                     done, total = (sum(part[place] for part in parts.values()) for place in (0, 1))
                     on_event(Event(event="progress", task=f"pulling {name}", done=done, total=total, unit="B"))
+        if not self.has_image(name):
+            raise Temporary(f"the container engine did not finish to pull {name}", remedy="start again")
 
     def create(self, spec: Spec) -> Container:
         """Make a container, not yet started; on any failure there is none."""
@@ -192,7 +193,7 @@ class ContainerEngine:
 
     def end(self, name: str, grace: int = 10) -> None:
         """SIGTERM, `grace` seconds, SIGKILL; then remove it with its volumes. Nothing happens where there is none."""
-        with translated_errors(f"stop {name}"), contextlib.suppress(NotFound):
+        with contextlib.suppress(Error), translated_errors(f"stop {name}"):  # removing ends what still runs
             self.api.stop(name, timeout=grace)
         self.remove(name)
 
@@ -201,19 +202,13 @@ class ContainerEngine:
         remove(self.api, name)
 
 
-class _Client(docker.APIClient):  # type: ignore[misc] # the SDK has no types
-    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        """Hold the engine's certificate against its own CA: requests lets REQUESTS_CA_BUNDLE outrank a session's."""
-        return super().merge_environment_settings(url, proxies, stream, self.verify if verify is None else verify, cert)
-
-
 @contextmanager
 def connect(settings: DockerSettings) -> Iterator[ContainerEngine]:
     """Connect to the container engine; raises BadInput if there is none or access is denied, Temporary if it does not answer."""
     environment = inherited("DOCKER_") | ({"DOCKER_HOST": settings.host} if settings.host else {})
     where = environment.get("DOCKER_HOST") or "the local socket"
     try:
-        api = _Client(version="auto", timeout=_TIMEOUT, use_ssh_client=True, **kwargs_from_env(environment=environment))
+        api = Client(where, environment, _TIMEOUT)
     except (DockerException, OSError, ValueError) as error:
         text = str(error)
         if "PermissionError" in text:
@@ -222,7 +217,8 @@ def connect(settings: DockerSettings) -> Iterator[ContainerEngine]:
                 remedy="join the group of its socket, or use a rootless engine (CARWRIGHT_DOCKER__HOST)",
                 doctor="engine",
             ) from error
-        if "FileNotFoundError" in text or not isinstance(error, DockerException):
+        away = "FileNotFoundError" in text and not was_reached(where)
+        if away or not isinstance(error, DockerException):
             raise BadInput(f"there is no container engine at {where}", remedy=_DOCS, doctor="engine") from error
         raise Temporary(
             f"the container engine at {where} does not answer: {text}", remedy=_DOCS, doctor="engine"

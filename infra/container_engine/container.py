@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from docker.errors import APIError, NotFound
+from requests.exceptions import RequestException
 
 from containers.errors import BadInput, Temporary
 from infra.container_engine.failures import translated_errors
@@ -57,11 +58,10 @@ class Container:
         """The content of a file; None when there is none."""
         with translated_errors(f"read from {self.name}"):
             try:
-                chunks, _ = self.api.get_archive(self.id, path)
-                content = io.BytesIO(_bounded(chunks, f"{path} in {self.name}"))
+                content, _ = self._archive(path)
             except NotFound:
                 return None
-            with tarfile.open(fileobj=content) as archive:
+            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
                 file = archive.extractfile(archive.next() or tarfile.TarInfo())
                 return file.read() if file is not None else None
 
@@ -69,11 +69,21 @@ class Container:
         """When a file or folder was changed, by its own time; None when there is none."""
         with translated_errors(f"look into {self.name}"):
             try:
-                chunks, about = self.api.get_archive(self.id, path)
-                _bounded(chunks, f"{path} in {self.name}")
+                _, about = self._archive(path)
             except NotFound:
                 return None
             return datetime.fromisoformat(about["mtime"]).timestamp()
+
+    def _archive(self, path: str) -> tuple[bytes, Mapping[str, Any]]:
+        """A tar of the file or folder, and what the engine says of it; one that is cut short is asked for once more."""
+        try:
+            return self._archive_once(path)
+        except RequestException:
+            return self._archive_once(path)
+
+    def _archive_once(self, path: str) -> tuple[bytes, Mapping[str, Any]]:
+        chunks, about = self.api.get_archive(self.id, path)
+        return _bounded(chunks, f"{path} in {self.name}"), about
 
     def touch(self, path: str, at: float | None = None) -> None:
         """Give a folder a time: `at`, or now by the engine's clock. The folder is never gone in between."""

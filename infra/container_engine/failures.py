@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from tarfile import TarError
 from typing import TYPE_CHECKING, Final
 
 from docker.errors import APIError, DockerException, NotFound
@@ -45,7 +46,8 @@ _KNOWN: Final = (
 )
 
 
-def refusal(text: str, what: str) -> Error:
+def refusal(text: str, what: str, status: int = 0) -> Error:
+    """What the engine's words mean; `status` is that of its answer."""
     if "no space left" in text:
         return DiskFull(
             f"no space is left on the engine's machine to {what}", remedy="free some space there", doctor=""
@@ -54,6 +56,12 @@ def refusal(text: str, what: str) -> Error:
         if pattern.search(text):
             doctor = "engine-gpu" if meaning == _NO_GPUS else ""
             return BadInput(f"cannot {what}: {meaning} ({text.strip()})", remedy=remedy, doctor=doctor)
+    if status >= 500:  # the engine's own trouble, which may pass
+        return Temporary(
+            f"the container engine failed to {what}: {text.strip()}",
+            remedy="look at the engine's log, and run the command again: it continues",
+            doctor="engine",
+        )
     return Error(f"the container engine refused to {what}: {text.strip()}")
 
 
@@ -65,9 +73,10 @@ def translated_errors(what: str) -> Iterator[None]:
     except NotFound as error:
         raise refusal(str(error.explanation or error), what) from error
     except APIError as error:
-        temporary = error.status_code is not None and error.status_code in {502, 503, 504}
-        raise _gone(what, error) if temporary else refusal(str(error.explanation or error), what) from error
-    except (DockerException, OSError) as error:
+        status = error.status_code or 0
+        gone = status in {502, 503, 504}
+        raise _gone(what, error) if gone else refusal(str(error.explanation or error), what, status) from error
+    except (DockerException, OSError, TarError) as error:
         raise _gone(what, error) from error
 
 

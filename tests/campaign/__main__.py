@@ -6,7 +6,8 @@
 Every case has its own home, bucket and repository, every lane its own services; the two vLLMs that measure are shared. A line
 is appended to the results for each case that has ended; those that are there are not run again (`--again` runs those that
 failed). Needs docker-registry on the PATH, the packages of tests/requirements.lock, and the steps' environments in the cache
-(they are made where they are missing).
+(they are made where they are missing). Ships in containers need Docker, too, and the images of `make images`; without them
+these are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaign import page
-from tests.campaign.cases import Case, every
+from tests.campaign.cases import GROUPS, Case, every
 from tests.campaign.runner import Runner
 from tests.campaign.world import ROOT, World, engines, toys, write_model, write_suite
 from tests.support.real_services import STORES
@@ -47,7 +48,7 @@ def read(paths: list[Path]) -> list[dict[str, Any]]:
 
 def chosen(arguments: argparse.Namespace) -> list[Case]:
     """The cases that are still to be run."""
-    numbers = {"kill": arguments.kills, "fault": arguments.faults, "beside": arguments.beside}
+    numbers = {group: getattr(arguments, group) for group in GROUPS if group in arguments.group}
     ended = {
         record["name"]
         for record in read(arguments.results)
@@ -67,17 +68,17 @@ def lane(arguments: argparse.Namespace) -> None:
     """One lane: takes cases that no other lane has taken until the time is over."""
     folder = Path(arguments.folder) / f"lane-{arguments.lane}"
     folder.mkdir(parents=True)
-    ports = tuple(map(int, arguments.engines.split(",")))
+    ports = tuple(map(int, arguments.ports.split(",")))
     kind = arguments.store if arguments.store != "both" else list(STORES)[arguments.lane % 2]
     cases = chosen(arguments)
     # A lane begins with one way to ship, since each way costs a ship that nobody disturbs.
     favourite = ("plain", "pool", "plain", "own")[arguments.lane % 4]
-    cases.sort(key=lambda case: ("own" if case.own_engines else "pool" if case.by_deployment else "plain") != favourite)
-    longest: dict[bool, float] = {}
+    cases.sort(key=lambda case: case.way != favourite)
+    longest: dict[str, float] = {}
     with World(folder, Path(arguments.folder) / "shared", (ports[0], ports[1]), kind) as world:
         runner = Runner(world)
         for case in cases:
-            needed = longest.get(case.own_engines, RESERVE / 2) * 1.2
+            needed = longest.get(case.way, RESERVE / 2) * 1.2
             if time.time() + needed > arguments.until:
                 continue
             try:
@@ -94,7 +95,7 @@ def lane(arguments: argparse.Namespace) -> None:
                     "problems": [f"the campaign: {error!r:.600}"],
                     "seconds": 0,
                 }
-            longest[case.own_engines] = max(longest.get(case.own_engines, 0.0), record["seconds"])
+            longest[case.way] = max(longest.get(case.way, 0.0), record["seconds"])
             record |= {"seed": arguments.seed, "store": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
             with arguments.results[0].open("a") as results:
                 results.write(json.dumps(record) + "\n")
@@ -157,7 +158,7 @@ def _start_lane(
     arguments: argparse.Namespace, folder: Path, ports: tuple[int, int], number: int
 ) -> subprocess.Popen[bytes]:
     argv = [sys.executable, "-m", "tests.campaign", *sys.argv[1:], "--lane", str(number), "--folder", str(folder)]
-    argv += ["--engines", f"{ports[0]},{ports[1]}", "--until", str(arguments.until)]
+    argv += ["--ports", f"{ports[0]},{ports[1]}", "--until", str(arguments.until)]
     # The tests' ports are dealt out by the number of a worker of pytest-xdist.
     return subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTEST_XDIST_WORKER": f"gw{number % 10}"})
 
@@ -168,9 +169,10 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--faults", type=int, default=100)
-    parser.add_argument("--beside", type=int, default=20)
+    meant = "container (kills of containers) and engine (faults of its socket) need Docker and our images"
+    parser.add_argument("--group", nargs="+", choices=[*GROUPS], default=[*GROUPS], help=f"only these; {meant}")
+    for group, plural in zip(GROUPS, ("kills", "faults", "beside", "containers", "calls"), strict=True):
+        parser.add_argument(f"--{plural}", dest=group, type=int, default=GROUPS[group], help="number of cases")
     parser.add_argument("--only", default="", help="expression that a case's name, victim and kind must match")
     parser.add_argument("--again", action="store_true", help="run those again that failed or missed")
     parser.add_argument("--store", choices=(*STORES, "both"), default="rclone")
@@ -182,7 +184,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--render", type=Path, help="write the page from the results and stop")
     parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--engines", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--ports", default="", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.results = [path.absolute() for path in arguments.results]

@@ -34,6 +34,12 @@ BESIDE: Final = (
     "a sweep of the store beside a ship",
 )
 FOR_EVER: Final = 10**9
+# Ships whose steps are containers: who is killed there, and what is done to a call of the engine's socket.
+CONTAINERS: Final = ("download", "quantize", "push", "evaluate", "flow")  # of a step; and the command that waits
+SERVING: Final = ("server", "modelcar", "fetch")  # vLLM's container and those beside it; the ship serves for these
+ENGINE: Final = "container engine"
+_SLOWEST: Final = 3  # slow calls in a row: a ship makes hundreds
+GROUPS: Final = {"kill": 100, "fault": 100, "beside": 20, "container": 10, "engine": 16}  # and how many cases each has
 _TIMES: Final = (1, 1, 1, 1, 3, 3, FOR_EVER)
 
 
@@ -52,6 +58,17 @@ class Case:
     pause: float = 1.0
 
     @property
+    def in_containers(self) -> bool:
+        """Whether each step of the ship is a container."""
+        return self.group in {"container", "engine"}
+
+    @property
+    def way(self) -> str:
+        """How the model is shipped; each way costs a ship that nobody disturbs."""
+        how = "own" if self.own_engines else "pool" if self.by_deployment else "plain"
+        return f"{how}-docker" if self.in_containers else how
+
+    @property
     def by_deployment(self) -> bool:
         """Whether the ship is a run of a deployment, in a work pool."""
         return self.victim in {*OF_A_POOL, "Prefect API"}
@@ -59,7 +76,7 @@ class Case:
     @property
     def own_engines(self) -> bool:
         """Whether the ship serves the models itself; else two vLLMs are there."""
-        return self.victim in ENGINES
+        return self.victim in {*ENGINES, *SERVING}
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
@@ -101,8 +118,34 @@ def beside(seed: int, number: int) -> list[Case]:
     return found
 
 
+def containers(seed: int, number: int) -> list[Case]:
+    """Containers that are killed: those of steps, and at last, since they cost most, those that serve."""
+    found = []
+    for index in range(number):
+        chance = random.Random(f"{seed}:container:{index}")
+        victims = (*CONTAINERS, *CONTAINERS[1:3], *SERVING)
+        found.append(
+            Case(f"container-{index:03}", "container", victims[index % len(victims)], "SIGKILL", chance.random())
+        )
+    return found
+
+
+def engine(seed: int, number: int) -> list[Case]:
+    """Calls of the engine's socket, each time with the next kind; first one call of each, then more in a row or all."""
+    found = []
+    for index in range(number):
+        chance = random.Random(f"{seed}:engine:{index}")
+        kind, times = _HTTP[index % len(_HTTP)], 1 if index < len(_HTTP) else chance.choice(_TIMES)
+        if kind == "slow":
+            times = min(times, _SLOWEST)
+        pause = round(chance.uniform(0.5, 6), 1)
+        found.append(Case(f"engine-{index:03}", "engine", ENGINE, kind, chance.random(), times, pause))
+    return found
+
+
 def every(seed: int, numbers: dict[str, int]) -> list[Case]:
     """All cases, mixed, so that a part of them already says something about each kind."""
-    cases = [*kills(seed, numbers["kill"]), *faults(seed, numbers["fault"]), *beside(seed, numbers["beside"])]
+    make = {"kill": kills, "fault": faults, "beside": beside, "container": containers, "engine": engine}
+    cases = [case for group, number in numbers.items() for case in make[group](seed, number)]
     random.Random(seed).shuffle(cases)
     return cases

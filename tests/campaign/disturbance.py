@@ -87,14 +87,14 @@ class Disturbance:
     def arm(self) -> None:
         """Before the ship: a fault waits in the proxy for its call."""
         case = self.case
-        if case.victim in self.world.proxies and case.group == "fault":
+        if case.victim in self.world.proxies and case.group in {"fault", "engine"}:
             calls = self.usual.calls.get(case.victim, 1)
             self.world.proxies[case.victim].arm(Fault(case.what, int(case.when * calls), case.times, case.pause))
 
     def disarm(self) -> None:
         for proxy in self.world.proxies.values():
             if proxy.hit:
-                self.done = f"call {self.usual.calls.get(self.case.victim, 0) and proxy.calls.index(proxy.hit[0])}: {proxy.hit[0]}"
+                self.done = f"call {proxy.first}: {proxy.hit[0]}"
             proxy.arm(None)
         if self._bring_back is not None:
             self._bring_back()
@@ -108,7 +108,7 @@ class Disturbance:
             self._bring_back()
             self._bring_back = None
             return True
-        if self.case.group == "kill":
+        if self.case.group in {"kill", "container"}:
             return self._kill(root, elapsed)
         if self.case.victim == "machine" and self.case.what in {"memory full", "no more files"}:
             return self._limit(root, elapsed)

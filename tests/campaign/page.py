@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
+from tests.campaign.cases import GROUPS
 from tests.support.fault_proxy import KINDS
 
 _OUTCOMES: Final = {
@@ -23,7 +24,7 @@ _GOOD: Final = ("unharmed", "told", "resumed")
 def counts(records: list[dict[str, Any]]) -> str:
     """One line for each group, and the problems."""
     lines = []
-    for group in ("kill", "fault", "beside"):
+    for group in GROUPS:
         found = Counter(record["outcome"] for record in records if record["group"] == group)
         lines.append(
             f"{group}: {', '.join(f'{number} {outcome}' for outcome, number in sorted(found.items())) or 'none'}"
@@ -67,6 +68,8 @@ def render(records: list[dict[str, Any]], before: str = "") -> str:
         "",
         *_table("what", [record for record in records if record["group"] == "beside"], "what"),
     ]
+    if any(record["group"] in {"container", "engine"} for record in records):
+        lines += ["", *_in_containers(records)]
     codes = Counter(
         str(record["first"]["code"]) for record in records if record["outcome"] == "told" and record.get("first")
     )
@@ -83,6 +86,24 @@ def render(records: list[dict[str, Any]], before: str = "") -> str:
         ]
     _, found, written = before.partition(_WRITTEN)
     return "\n".join(lines) + "\n" + (f"\n{found}{written}" if found else "")
+
+
+def _in_containers(records: list[dict[str, Any]]) -> list[str]:
+    killed = [record for record in records if record["group"] == "container"]
+    hit = [record for record in records if record["group"] == "engine"]
+    return [
+        "## Steps in containers",
+        "",
+        "Ships with the docker runner and a real engine. After each there is no container of it, no volume that a container had, and",
+        "no network either. SIGKILL of a container: of a step, `server` of vLLM, `modelcar` of what it reads, `fetch` of what fetches",
+        "for it; `flow` is the command that waits for them.",
+        "",
+        *_table("killed", killed, "victim"),
+        "",
+        "Calls of the engine's socket that fail: one, or some in a row. While nothing listens, the socket is gone, as when an engine ends.",
+        "",
+        *_table("kind", hit, "what"),
+    ]
 
 
 def _table(title: str, records: list[dict[str, Any]], key: str) -> list[str]:

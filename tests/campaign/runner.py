@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from flows.local import embedded
 from tests.campaign import leavings
 from tests.campaign.cases import Case
-from tests.campaign.disturbance import Disturbance, Watch, watched
+from tests.campaign.disturbance import Watch, watched
+from tests.campaign.engine import ContainerWatch, disturbance
+from tests.campaign.pool import Pool, end_tree
 from tests.campaign.world import LONGEST, POOL, ROOT, Bench, Ended, Usual, World
 from tests.support import real_services
-from tests.support.processes import descendants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,73 +52,6 @@ def can_mount(folder: Path) -> bool:
         return False
 
 
-class Pool:
-    """The worker of a case's deployment: its runs write to the case's bucket."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        bench = self._bench
-        home = bench.folder / "home-worker"
-        home.mkdir(exist_ok=True)
-        words = (
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            bench.name,
-            "--limit",
-            "1",
-        )
-        environment = bench.environment(
-            home,
-            PREFECT_WORKER_QUERY_SECONDS="1",
-            PREFECT_WORKER_HEARTBEAT_SECONDS="5",
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30",  # as in the runs of `carwright pools`
-        )
-        environment |= embedded.prefect_environment(home) | bench.world.prefect_client
-        with (bench.folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def pid(self) -> int:
-        return self.process.pid if self.process else 0
-
-    def keep(self) -> None:
-        """Start it again if it has ended by itself, as the restart policy of its container would."""
-        if self.process is not None and self.process.poll() is not None:
-            self.start()
-
-    def restart(self) -> None:
-        if self.process is not None:
-            self.process.wait(30)
-        self.start()
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            _end_tree(self.process.pid)
-            self.process.wait(30)
-
-
-def _end_tree(pid: int) -> None:
-    for one in [pid, *descendants(pid)]:
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-
-
 class Runner:
     """Runs cases in a world, one after the other."""
 
@@ -133,26 +63,24 @@ class Runner:
     # A ship that nobody disturbs, for each way to ship, when it is first needed.
 
     def usual(self, case: Case) -> Usual:
-        kind = "own" if case.own_engines else "pool" if case.by_deployment else "plain"
+        kind = case.way
         if kind in self._broken:
             raise RuntimeError(f"no undisturbed ship of this kind ended well: {self._broken[kind]}")
         if kind not in self.world.usual:
             try:
-                self.world.usual[kind] = self._undisturbed(kind)
+                self.world.usual[kind] = self._undisturbed(case)
             except AssertionError as error:
                 self._broken[kind] = str(error)
                 raise
         return self.world.usual[kind]
 
-    def _undisturbed(self, kind: str) -> Usual:
-        sample = {"own": "serve", "pool": "worker", "plain": "flow"}[kind]
-        case = Case(f"usual-{kind}", "kill", sample, "", 0.0)
+    def _undisturbed(self, case: Case) -> Usual:
         if case.by_deployment:
             self.world.open_pool()
-        bench = Bench(self.world, case.name, own_engines=case.own_engines)
+        bench = Bench(self.world, f"usual-{case.way}", case)
         for proxy in self.world.proxies.values():
             proxy.arm(None)
-        watch, pool = Watch(), Pool(bench)
+        watch, pool = ContainerWatch(engine=self.world.engine) if case.in_containers else Watch(), Pool(bench)
         try:
             if case.by_deployment:
                 pool.start()
@@ -165,12 +93,13 @@ class Runner:
             *leavings.living(bench.folder),
             *leavings.files(bench.folder, bench.homes()),
             *bench.left_in_store(),
+            *bench.left_on_engine(),
         ]
         found = Usual(
             ended.summary["digest"], sorted(bench.tags()), ended.seconds, watch.first(), watch.span(), watch.seconds(),
             calls, bench.artifacts(), problems,
         )  # fmt: skip
-        if kind == "plain" and not (self.world.folder / "template").exists():
+        if not case.by_deployment and not (self.world.folder / "template").exists():
             shutil.copytree(bench.home / "prefect", self.world.folder / "template")
         first = next(iter(self.world.usual.values()), found)
         assert found.digest == first.digest, "each way to ship makes the same image"
@@ -204,7 +133,7 @@ class Runner:
     def _end(self, bench: Bench, process: subprocess.Popen[str], began: float) -> Ended:
         hangs = process.poll() is None
         if hangs:
-            _end_tree(process.pid)
+            end_tree(process.pid)
             process.wait(60)
         ended = bench.ended(process, began, time.monotonic())
         return Ended(None, ended.seconds, ended.stdout, ended.stderr) if hangs else ended
@@ -212,6 +141,8 @@ class Runner:
     def run(self, case: Case) -> dict[str, Any]:
         """The record of the case, as it is kept."""
         began = time.monotonic()
+        if why := self.world.engine.missing() if case.in_containers else "":
+            return {**case.dump(), "outcome": "skipped", "problems": [], "why": why, "seconds": 0}
         if case.by_deployment:
             self.world.open_pool()
         usual = self.usual(case)
@@ -235,9 +166,9 @@ class Runner:
         small = case.what in {"disk full", "store's disk full"}
         if small and not can_mount(world.folder / "mounts"):
             return {"outcome": "skipped", "problems": [], "why": "no file system can be mounted here"}
-        bench = Bench(world, case.name, own_engines=case.own_engines)
+        bench = Bench(world, case.name, case)
         pool = Pool(bench)
-        disturbance = Disturbance(case, world, usual, pool.restart, pool.pid)
+        trouble = disturbance(case, world, usual, pool.restart, pool.pid)
         prefix: tuple[str, ...] = ()
         problems: list[str] = []
         try:
@@ -246,28 +177,28 @@ class Runner:
             if case.what == "disk full":
                 template = world.folder / "template"
                 size = sum(path.stat().st_size for path in template.rglob("*")) + int(case.when * 3 * _MB) + (64 << 10)
-                prefix, disturbance.done = in_namespace(size, bench.home, template), f"{size} bytes"
+                prefix, trouble.done = in_namespace(size, bench.home, template), f"{size} bytes"
             if case.what == "store's disk full":
-                disturbance.done = self._shrink_store(int(case.when * 600_000) + 50_000)
-            disturbance.arm()
-            first = self._ship(bench, case, pool, act=disturbance, prefix=prefix)
-            disturbance.disarm()
+                trouble.done = self._shrink_store(int(case.when * 600_000) + 50_000)
+            trouble.arm()
+            first = self._ship(bench, case, pool, act=trouble, prefix=prefix)
+            trouble.disarm()
             if case.what == "store's disk full":
                 world.store.kill()
                 world.store.begin = real_services.STORES[world.store_kind]
                 world.store.start()
-            if not disturbance.done:
+            if not trouble.done:
                 return {"outcome": "missed", "problems": self._after(bench, case, usual, first, tried=False)}
             problems += self._said(case, first, usual, bench)
             second = self._ship(bench, case, pool)
             problems += self._ended_well(second, usual)
         finally:
-            disturbance.disarm()
+            trouble.disarm()
             pool.stop()
         problems += self._left(bench, case, usual, second)
         outcome = "unharmed" if first.code == 0 else "resumed" if (first.code or 0) < 0 else "told"
         record = {
-            "outcome": outcome, "where": disturbance.done, "first": _short(first), "second": _short(second), "problems": problems,
+            "outcome": outcome, "where": trouble.done, "first": _short(first), "second": _short(second), "problems": problems,
         }  # fmt: skip
         if problems:
             record["shown"] = first.stderr[-2500:]
@@ -307,6 +238,8 @@ class Runner:
                 problems.append(f"{len(said)} lines that begin with error:")
         if "Traceback (most recent call last)" in first.stderr:
             problems.append("a traceback is shown")
+        if first.code == 0 or (case.times == 1 and (first.code or -1) > 0):  # else the next one removes them
+            problems += [f"after the first: {one}" for one in bench.left_on_engine()]
         if not case.by_deployment:  # there a run may go on
             problems += [f"after the first: {one}" for one in leavings.living(bench.folder)]
             if first.code is not None and first.code >= 0:
@@ -334,7 +267,7 @@ class Runner:
 
     def _left(self, bench: Bench, case: Case, usual: Usual, last: Ended) -> list[str]:
         found = leavings.living(bench.folder)
-        found += leavings.files(bench.folder, bench.homes())
+        found += leavings.files(bench.folder, bench.homes()) + bench.left_on_engine()
         store = bench.left_in_store()
         if case.victim != "store":  # a server that was killed leaves its own files, which the next one removes
             found += store
@@ -350,7 +283,7 @@ class Runner:
         return [f"left: {one}" for one in found]
 
     def _beside(self, case: Case, usual: Usual) -> dict[str, Any]:
-        bench = Bench(self.world, case.name)
+        bench = Bench(self.world, case.name, case)
         ships = {"two runs on one model": 2, "two runs in one folder": 2, "three runs on one store": 3}.get(
             case.what, 1
         )

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.campaign.cases import every
+from tests.campaign.cases import containers, engine, every
 from tests.campaign.runner import Runner
 from tests.campaign.world import ROOT, World, toys, write_model, write_suite
+from tests.support.dry_run_world import need_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,9 +43,25 @@ def test_a_kill_and_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
+def test_a_container_and_a_call_of_the_engine(tmp_path: Path) -> None:
+    """One of each, with toys in place of what is measured."""
+    need_images("download", "quantize", "push", "evaluate")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    write_model(shared / "model")
+    write_suite(shared / "tiny")
+    with toys() as ports, World(tmp_path / "lane", shared, ports, "rclone") as world:
+        runner = Runner(world)
+        records = [runner.run(case) for case in (containers(SEED, 2)[1], engine(SEED, 3)[2])]
+    assert [record["problems"] for record in records] == [[], []], records
+    assert {record["outcome"] for record in records} <= {"unharmed", "told"}, records
+
+
+@pytest.mark.campaign
 @pytest.mark.timeout(6 * 3600)
 def test_all_of_it(tmp_path: Path) -> None:
-    """A hundred kills, a hundred faults and twenty crowds, with real vLLMs."""
+    """Kills, faults and crowds, of processes and of containers, with real vLLMs."""
     results = tmp_path / "results.jsonl"
     lanes = max(1, len(os.sched_getaffinity(0)) // 2)
     argv = [

@@ -25,6 +25,8 @@ from containers.store import Store
 from flows.local import embedded
 from infra.settings import Settings
 from tests.campaign import leavings
+from tests.campaign.cases import ENGINE
+from tests.campaign.engine import Engine
 from tests.support import api_client, real_services, s3_servers, tiny_llama, vllm_server
 from tests.support.fault_proxy import FaultProxy
 from tests.support.openai_server import Behaviour, openai_server
@@ -32,6 +34,7 @@ from tests.support.openai_server import Behaviour, openai_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.campaign.cases import Case
     from tests.support.real_services import Service
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -155,12 +158,14 @@ class World:
         self.hub = real_services.HubBehindProxies(folder / "hub")
         self.ports = ports
         self.endpoints = [FaultProxy(port) for port in ports or ()]
+        self.engine = Engine.behind(folder)
         self.usual: dict[str, Usual] = {}
         self._deployed = False
 
     def __enter__(self) -> Self:
         for one in (self.store, self.registry, self.hub, *self.endpoints):
             self._stack.enter_context(one)
+        self._stack.enter_context(self.engine.proxy)
         self.hub.repositories.publish(REPOSITORY, self.shared / "model")
         return self
 
@@ -179,6 +184,7 @@ class World:
             "hub": self.hub.api,
             "cdn": self.hub.cdn,
             "Prefect API": self.prefect.proxy,
+            ENGINE: self.engine.proxy,
         }
         return found | dict(zip(("baseline", "candidate"), self.endpoints, strict=False))
 
@@ -212,9 +218,9 @@ class World:
 class Bench:
     """The folder of one case: homes, a bucket and a repository of its own."""
 
-    def __init__(self, world: World, name: str, *, own_engines: bool = False) -> None:
-        self.world, self.name, self.own_engines = world, name, own_engines
-        self.began = datetime.now(UTC)
+    def __init__(self, world: World, name: str, case: Case) -> None:
+        self.world, self.name, self.own_engines = world, name, case.own_engines
+        self.in_containers, self.began = case.in_containers, datetime.now(UTC)
         self.folder = world.folder / "cases" / name
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "tmp").mkdir(parents=True)
@@ -249,6 +255,7 @@ class Bench:
             "CARWRIGHT_STORE__SECRET_ACCESS_KEY": s3_servers.SECRET,
             "CARWRIGHT_REGISTRY__ATTEMPTS": "4",
             "CARWRIGHT_EVALUATE__ATTEMPTS": "3",
+            **(world.engine.environment(self.name) if self.in_containers else {}),
             **more,
         }
 
@@ -274,6 +281,8 @@ class Bench:
     ) -> subprocess.Popen[str]:
         """A command of Carwright's, as a person starts it."""
         number = len(list(self.folder.glob("*.err")))
+        if self.in_containers and not number:
+            self.world.engine.follow(self.name)
         with (self.folder / f"{number}.out").open("w") as out, (self.folder / f"{number}.err").open("w") as err:
             process = subprocess.Popen(
                 [*prefix, *COMMAND, *arguments],
@@ -303,6 +312,9 @@ class Bench:
         heads = {name: httpx.head(f"{base}/manifests/{name}", headers=accept, timeout=30) for name in names}
         return {name: head.headers.get("Docker-Content-Digest", str(head.status_code)) for name, head in heads.items()}
 
+    def left_on_engine(self) -> list[str]:
+        return self.world.engine.left() if self.in_containers else []
+
     def open_store(self) -> Store:
         settings = StoreSettings(
             endpoint=f"http://127.0.0.1:{self.world.store.proxy.upstream}",
@@ -326,6 +338,8 @@ class Bench:
         return sorted(f"{kind}/{one.fingerprint}" for kind in _SAME for one in store.manifests(kind))
 
     def remove(self) -> None:
+        if self.in_containers:
+            self.world.engine.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.world.store_kind == "rclone":
             shutil.rmtree(self.world.folder / "s3" / "data" / self.name, ignore_errors=True)

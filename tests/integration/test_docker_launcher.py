@@ -22,6 +22,8 @@ from containers.process import Child, inherited
 from flows.cli.housekeeping import sweep as swept
 from flows.runners.docker.launcher import DockerLauncher
 from flows.runners.docker.sweeper import sweep
+from flows.runners.step_protocol import LOG
+from infra.container_engine import ContainerEngine
 from infra.settings import Resources, Settings
 from tests.support.docker_world import left, played, played_images
 from tests.support.waiting import until
@@ -290,6 +292,21 @@ def test_an_engine_that_dies_while_a_step_runs(world: World, tmp_path: Path) -> 
     assert [one.why for one in sweep(world.settings.docker)] == ["the process that made it lives"]
     world.run(_DONE)
     assert world.left() == []
+
+
+def test_a_container_that_cannot_be_removed_costs_no_result(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next step of the run removes it. Nothing but its log stays in the folder of the run."""
+
+    def away(*_: object) -> None:
+        raise Temporary("the engine is away")
+
+    with monkeypatch.context() as engine:
+        engine.setattr(ContainerEngine, "remove", away)
+        assert world.run(_DONE).metrics == {"n": 1}
+    assert len(world.left()) == 1
+    world.run(_DONE)
+    assert world.left() == []
+    assert {path.name for path in world.settings.home.glob("runs/*/*/*")} == {LOG}
 
 
 def test_a_listener_s_trouble_does_not_stall_the_step(world: World) -> None:

@@ -37,7 +37,7 @@ KINDS: Final = {
 }
 _WORDS: Final = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
 _PAGE: Final = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
-_HEAD: Final = 1 << 20  # bytes
+HEAD: Final = 1 << 20  # bytes
 _PIECE: Final = 1 << 16
 
 
@@ -59,6 +59,7 @@ class FaultProxy:
         self.port = free_port()
         self.calls: list[str] = []
         self.hit: list[str] = []
+        self.first = 0  # number of the first call that was hit
         self._fault: Fault | None = None
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -97,7 +98,13 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_HEAD)
+            self._server = await self._begin()
+
+    async def _begin(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=HEAD)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.upstream, limit=HEAD)
 
     async def _leave(self) -> None:
         if self._server is not None:
@@ -117,6 +124,7 @@ class FaultProxy:
         fault = self._fault
         if fault is None or not fault.nth <= number < fault.nth + fault.times:
             return None
+        self.first = number if not self.hit else self.first
         self.hit.append(call)
         return fault
 
@@ -149,7 +157,7 @@ class FaultProxy:
             writer.write(_answer(kind))
             await writer.drain()
             return
-        there, server = await asyncio.open_connection("127.0.0.1", self.upstream, limit=_HEAD)
+        there, server = await self._reach()
         self._open.add(server)
         server.write(_closing(head))
         body = asyncio.create_task(_pass_on(reader, server))

@@ -65,7 +65,10 @@ class DockerLauncher:
                     engine.end(spec.name)
                     _abandoned.discard(spec.name)
                 raise
-            engine.remove(spec.name)
+            _abandoned.add(spec.name)
+            with contextlib.suppress(Error):  # the step has ended, and a run's next step or the sweeper removes it
+                engine.remove(spec.name)
+                _abandoned.discard(spec.name)
         if state.code != 0:
             raise ended_badly(request.step, state, spec, follower.output, f"its log is {folder / LOG}")
         return read_result(result, request.step)

@@ -85,13 +85,12 @@ def run_folder(settings: Settings, request: StepRequest) -> Path:
     if fault := name_fault(request.run):
         raise BadInput(f"the name of a run {request.run!r} {fault}")
     parent = run_folders.of_run(settings.home.resolve(), request.run)
-    folder = Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
-    private.folder(folder, SCRATCH)
-    return folder
+    return Path(tempfile.mkdtemp(prefix=f"{request.step}-", dir=parent))
 
 
 def step_command(environment: Environment, request: StepRequest, folder: Path) -> list[str]:
-    """Write the request into `folder` and return the command that answers it with `result.json` there."""
+    """Write the request into `folder`, make its scratch, and return the command that answers with `result.json` there."""
+    private.folder(folder, SCRATCH)
     private.write(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
     return [
         str(environment.python),
