@@ -55,14 +55,20 @@ _WAITING: Final = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)
 
 @contextlib.contextmanager
 def api() -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect server.
+    """A client of the Prefect server; raises what `server_errors` does."""
+    with server_errors(), get_client(sync_client=True) as client:
+        yield client
 
-    Raises NotReady if it cannot be reached, is overrun or in trouble, or if something else answers in its place; BadInput if it
-    rejects the login.
+
+@contextlib.contextmanager
+def server_errors() -> Iterator[None]:
+    """Says in our own errors what went wrong between Prefect's client and its server.
+
+    Raises NotReady if the server cannot be reached, is overrun or in trouble, or if something else answers in its place;
+    BadInput if it rejects the login.
     """
     try:
-        with get_client(sync_client=True) as client:
-            yield client
+        yield
     except httpx.HTTPStatusError as error:
         if passes(error):
             raise NotReady(

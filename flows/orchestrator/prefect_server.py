@@ -36,6 +36,8 @@ def server_settings(login: str, public: str) -> dict[str, str]:
     return {
         "PREFECT_SERVER_API_AUTH_STRING": login,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        # In memory, which is Prefect's default, a server that starts again forgets who holds a slot, and it is never freed.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(public)),
         "PREFECT_UI_API_URL": f"{public}/api",
         "PREFECT_UI_URL": public,

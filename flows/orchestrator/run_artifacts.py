@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
-from containers.errors import Error
+from containers.errors import Error, NotReady
 from flows.orchestrator.failure import Failure
 
 if TYPE_CHECKING:
@@ -32,8 +33,13 @@ def write_outcome(shipped: Shipped) -> None:
 
 
 def write_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Flow hook: attach the message and exit code of an Error to the failed run. A bug has neither and is left out."""
-    error = state.result(raise_on_failure=False)
+    """Flow hook: attach the message and exit code of an Error to the failed run. A bug has neither and is left out.
+
+    Prefect's own client, which everything in a flow uses, raises httpx's errors when the server is away for long.
+    """
+    error: Any = state.result(raise_on_failure=False)
+    if isinstance(error, httpx.TransportError):
+        error = NotReady(f"the Prefect server could not be reached: {error}", remedy="another run continues from there")
     if not isinstance(error, Error):
         return
     with get_client(sync_client=True) as client:

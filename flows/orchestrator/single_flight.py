@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from flows.orchestrator.child_runs import server_errors
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "carwright-"
 _POLL: Final = 1.0  # seconds: whoever is still waiting then waits for somebody
+_STUCK: Final = 150.0  # seconds: the slot of a killed run is free by then, unless the server has lost its lease
 _LEASE: Final = 60.0  # seconds, Prefect's minimum; renewed while the block runs
 
 
@@ -31,33 +35,45 @@ _LEASE: Final = 60.0  # seconds, Prefect's minimum; renewed while the block runs
 def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the slot of a fingerprint for the length of the block; `say` reports that another run holds it.
 
-    The limit of a run that failed stays, with its slot free: whoever waits for it must find one.
+    The limit of a run that failed stays, with its slot free: whoever waits for it must find one. Raises NotReady while the
+    server is away, before the block.
     """
     name = f"{_PREFIX}{fingerprint}"
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+    with server_errors(), get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-    acquired = threading.Event()
+    acquired, slot = threading.Event(), contextlib.ExitStack()
     watching = threading.Thread(target=copy_context().run, args=(_tell_of_others, name, acquired, say), daemon=True)
     watching.start()
     try:
-        with concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False):
-            acquired.set()
-            yield
+        with server_errors():
+            slot.enter_context(concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False))
+        acquired.set()
+        yield
     finally:
         acquired.set()
         watching.join()
+        with contextlib.suppress(
+            httpx.HTTPError
+        ):  # the work is done or has failed already, and the lease ends by itself
+            slot.close()
     # After success the waiting runs find the artifact, so the limit is no longer needed.
     with contextlib.suppress(ObjectNotFound, httpx.HTTPError), get_client(sync_client=True) as client:
         client.delete_global_concurrency_limit_by_name(name)
 
 
 def _tell_of_others(name: str, acquired: threading.Event, say: Callable[[str], None]) -> None:
-    """Say it once that somebody else holds the slot, if this run waits for it."""
-    while not acquired.wait(_POLL):
+    """Say it once that somebody else holds the slot, if this run waits for it, and once more when that takes too long."""
+    texts = [
+        (0.0, "another run is making the same artifact, or was killed at it: waiting for it"),
+        (_STUCK, f"still waiting; if no run is making it, `prefect gcl delete {name}` frees it"),
+    ]
+    began = time.monotonic()
+    while texts and not acquired.wait(_POLL):
+        if time.monotonic() - began < texts[0][0]:
+            continue
         with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
             if _is_held(client, name) and not acquired.is_set():
-                say("another run is making the same artifact, or was killed at it: waiting for it")
-                return
+                say(texts.pop(0)[1])
 
 
 def _is_held(client: SyncPrefectClient, name: str) -> bool:

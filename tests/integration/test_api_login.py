@@ -71,6 +71,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(api, api.removesuffix("/api"), home, login, flow, deployment)
 
 
+def test_who_holds_a_slot_is_kept_on_disk(served: Served) -> None:
+    """A server that only remembered it would never free the slot again once it had been started anew."""
+    with logged_in(served.api) as client:
+        client.post("/v2/concurrency_limits/", json={"name": "held", "limit": 1}).raise_for_status()
+        asked = {"names": ["held"], "slots": 1, "mode": "concurrency", "lease_duration": 60}
+        lease = client.post("/v2/concurrency_limits/increment-with-lease", json=asked).raise_for_status().json()
+    assert (served.home / "prefect/concurrency_leases" / f"{lease['lease_id']}.json").is_file()
+
+
 @pytest.mark.parametrize("auth", [None, ("carwright", "wrong"), ("", "")], ids=["none", "wrong", "empty"])
 def test_without_the_login_nothing_is_told_and_nothing_is_done(served: Served, auth: tuple[str, str] | None) -> None:
     """Reading is refused for want of a login (401), changing already for want of the token that only a login gets (403)."""

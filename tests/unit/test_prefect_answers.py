@@ -8,15 +8,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Failed
 
 from containers.errors import BadInput, NotReady, Temporary
-from flows.orchestrator import follow
+from flows.orchestrator import follow, run_artifacts
 from flows.orchestrator.child_runs import api as client_of
 from flows.orchestrator.child_runs import check_server, find_deployment
+from flows.orchestrator.failure import Failure
 from flows.orchestrator.follow import FollowedRun, start
+from flows.orchestrator.run_artifacts import write_failure
+from flows.orchestrator.single_flight import one_at_a_time
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,3 +112,31 @@ def test_a_run_without_a_live_worker_is_missed_once(monkeypatch: pytest.MonkeyPa
     assert said == [
         "the work pool gpu has no live worker (1 registered): if the run died with its worker, its state here stays Running"
     ]
+
+
+def test_an_artifact_is_not_made_while_the_server_is_away() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}),
+        pytest.raises(NotReady, match="cannot be reached"),
+        one_at_a_time("a", lambda text: None),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_a_run_that_loses_the_server_fails_for_a_while_and_not_by_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    @contextmanager
+    def client(**_: Any) -> Iterator[Any]:
+        yield type("Client", (), {"create_artifact": staticmethod(made.append)})
+
+    monkeypatch.setattr(run_artifacts, "get_client", client)
+    run: Any = type("Run", (), {"id": uuid4()})
+    state: Any = Failed(data=httpx.ConnectError("All connection attempts failed"))
+    write_failure(None, run, state)  # type: ignore[arg-type]
+    (failure,) = [Failure.model_validate_json(one.data) for one in made]
+    assert (failure.exit_code, failure.message) == (
+        75, "the Prefect server could not be reached: All connection attempts failed",
+    )  # fmt: skip
+    write_failure(None, run, Failed(data=RuntimeError("a bug")))  # type: ignore[arg-type]
+    assert len(made) == 1
