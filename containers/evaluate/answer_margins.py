@@ -61,7 +61,7 @@ class Smooth(NamedTuple):
         return self.apart > NormalDist().inv_cdf(_CONTRADICTION)
 
 
-class Interval(NamedTuple):
+class Bounds(NamedTuple):
     """Bounds of a difference, as shares; `expected` is the difference that they belong to where log-probabilities give it."""
 
     lower: float
@@ -76,17 +76,17 @@ def interval(
     passing: float,
     refusing: float,
     clusters: NDArray[np.int64] | None = None,
-) -> Interval:
+) -> Bounds:
     """The bounds that decide: by log-probabilities where they help, by the scores, or the wider ones of the two."""
     found = None if margins is None else smooth(scores, margins, clusters)
     if found is not None and found.agrees:
         lower, upper = normal_bounds(found.each, passing=passing, refusing=refusing, clusters=clusters)
-        return Interval(lower, upper, float(found.each.mean()))
+        return Bounds(lower, upper, float(found.each.mean()))
     lower, upper = bounds(*scores, passing=passing, refusing=refusing, clusters=clusters)
     if found is not None and not found.contradicts:
         other = normal_bounds(found.each, passing=passing, refusing=refusing, clusters=clusters)
         lower, upper = min(lower, other[0]), max(upper, other[1])
-    return Interval(lower, upper, None)
+    return Bounds(lower, upper, None)
 
 
 def smooth(

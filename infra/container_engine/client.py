@@ -16,7 +16,7 @@ from containers.labels import LABEL
 from containers.process import inherited
 from infra.container_engine.container import Container, now, remove
 from infra.container_engine.failures import refusal, translated_errors
-from infra.container_engine.session import Client, was_reached
+from infra.container_engine.session import EngineApi, was_reached
 from infra.hardening import DROPPED, NO_NEW_PRIVILEGES, PIDS, USER
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def connect(settings: DockerSettings) -> Iterator[ContainerEngine]:
     environment = inherited("DOCKER_") | ({"DOCKER_HOST": settings.host} if settings.host else {})
     where = environment.get("DOCKER_HOST") or "the local socket"
     try:
-        api = Client(where, environment, _TIMEOUT)
+        api = EngineApi(where, environment, _TIMEOUT)
     except (DockerException, OSError, ValueError) as error:
         text = str(error)
         if "PermissionError" in text:

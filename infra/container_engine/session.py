@@ -40,7 +40,7 @@ _RETRIES: Final = _Retries(
 )
 
 
-class Client(docker.APIClient):  # type: ignore[misc] # the SDK has no types
+class EngineApi(docker.APIClient):  # type: ignore[misc] # the SDK has no types
     """The SDK's client of an engine's API, at `where`; raises what the SDK raises, at once where no engine ever answered."""
 
     def __init__(self, where: str, environment: dict[str, str], timeout: float) -> None:
