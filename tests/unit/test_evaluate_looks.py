@@ -61,7 +61,7 @@ def test_the_levels_of_looks_fall_to_little_more_than_those_of_one() -> None:
 @pytest.mark.parametrize(
     ("looks", "said"),
     [
-        ((Look(),), "one look is no sequence"),
+        ((Look(),), "a sequence needs two looks or more"),
         ((Look(questions=0.5), Look(questions=0.75)), "the last look asks all questions"),
         ((Look(questions=0.5), Look(questions=0.5)), "each look asks more questions"),
         ((Look(questions=0.5), Look(questions=1, answers=2)), "each look asks more questions"),
