@@ -29,7 +29,9 @@ def test_a_gate_shows_the_speed_that_was_measured(shown: dict[str, Any]) -> None
         SLOW.model_copy(update={"slo": "at most 500", "decision": "pass"}),
         SLOW.model_copy(update={"measure": "ttft_p90"}),  # is in the report
     )
-    speed = SpeedComparison(hardware="1 x H100", generator="vllm 1", prompt_tokens=1, output_tokens=2, rounds=3, rows=rows)
+    speed = SpeedComparison(
+        hardware="1 x H100", generator="vllm 1", prompt_tokens=1, output_tokens=2, rounds=3, rows=rows
+    )
     verdict = Verdict(decision="pass", subject=SUBJECT, suite="own", speed=speed)
     reporting.publish_gate(verdict, None, ShipRequest(model="hf://a/b"))
     assert set(shown) == {"gate", "speed"}
