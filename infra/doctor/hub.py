@@ -132,5 +132,5 @@ def _wrong(text: str, remedy: str) -> Line:
 
 def _offline(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "name the bundle of your own certificate authority in SSL_CERTCONFIG"
+        return "name the bundle of your own certificate authority in SSL_CERT_FILE"
     return _NETWORK

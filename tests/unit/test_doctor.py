@@ -580,3 +580,10 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["ok"] is False
     assert {line["name"] for line in told["lines"] if line["state"] == "problem"} == {"hub", "registry"}
     assert TOKEN not in done.output
+
+
+def test_a_hub_with_a_certificate_that_nobody_vouches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with answering({}, tls=certificate(tmp_path)) as served:
+        line = hub.hub(Settings(hub_endpoint=f"https://{by_another_name(served.url)}"))
+    assert line.remedy == "name the bundle of your own certificate authority in SSL_CERT_FILE"
