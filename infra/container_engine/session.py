@@ -8,7 +8,7 @@ import docker
 from docker.utils import kwargs_from_env
 from requests.exceptions import ChunkedEncodingError
 from requests.exceptions import ConnectionError as Disconnected
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import ReadTimeoutError, SSLError
 from urllib3.util import Retry
 
 _reached: set[str] = set()  # addresses at which an engine has answered this process
@@ -20,12 +20,13 @@ def was_reached(where: str) -> bool:
 
 
 class _Retries(Retry):
-    """Not after a full timeout."""
+    """Not after a full timeout; and nothing that may not be done twice after TLS broke off, which urllib3 takes for "not sent"."""
 
-    def increment(self, *arguments: Any, **more: Any) -> Any:
-        if isinstance(error := more.get("error"), ReadTimeoutError):
+    def increment(self, method: Any = None, url: Any = None, *arguments: Any, **more: Any) -> Any:
+        error = more.get("error")
+        if isinstance(error, ReadTimeoutError) or (isinstance(error, SSLError) and method not in _TWICE):
             raise error
-        return super().increment(*arguments, **more)
+        return super().increment(method, url, *arguments, **more)
 
 
 # An engine that restarts, or a proxy in front of one, loses calls. Looking, putting files and removing may be done twice (RFC 9110,
@@ -37,6 +38,7 @@ _RETRIES: Final = _Retries(
     status_forcelist=(500, 502, 503, 504),
     backoff_factor=0.2,  # seconds: 0, 0.4, 0.8, 1.6
     raise_on_status=False,
+    respect_retry_after_header=False,  # of a proxy, which may ask for hours
 )
 
 

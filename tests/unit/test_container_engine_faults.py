@@ -9,9 +9,13 @@ import json
 import socketserver
 import tarfile
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from urllib3 import HTTPConnectionPool, HTTPResponse
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import NewConnectionError, SSLError
 
 from containers.errors import BadInput, Temporary
 from infra.container_engine import Container, Spec, connect, session
@@ -144,3 +148,23 @@ def test_an_engine_that_ends_takes_its_socket_along(proxy: SocketProxy) -> None:
     session._RETRIES.backoff_factor = 0.2
     with connect(settings) as engine:
         assert engine.containers() == []
+
+
+def test_what_may_not_be_done_twice_is_not_done_again_after_tls_broke_off() -> None:
+    """The engine may have got it: urllib3 repeats any call after an error of TLS."""
+    lost, pool = SSLError("EOF occurred in violation of protocol"), HTTPConnectionPool("engine")
+    refused = NewConnectionError(HTTPConnection("engine"), "refused")
+    assert session._RETRIES.increment("GET", "/containers/json", error=lost, _pool=pool).total == 3
+    with pytest.raises(SSLError):
+        session._RETRIES.increment("POST", "/containers/create", error=lost, _pool=pool)
+    assert session._RETRIES.increment("POST", "/containers/create", error=refused, _pool=pool).total == 3
+
+
+def test_a_proxy_does_not_say_when_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry-After may be hours."""
+    answer = HTTPResponse(status=503, headers={"Retry-After": "3600"})
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    asked = session._RETRIES.increment("GET", "/", response=answer).increment("GET", "/", response=answer)
+    asked.sleep(answer)
+    assert slept == [0.4]
