@@ -77,6 +77,15 @@ def create_app(names: tuple[str, ...]) -> ASGIApp:
     return app
 
 
+def free_leases() -> None:
+    """Remove the lock of the leases, which a killed server leaves: in a container the next one has the same process id, takes
+    the lock for one that is held, and waits for itself. One server alone has this PREFECT_HOME.
+    """
+    from prefect.settings import PREFECT_HOME
+
+    (PREFECT_HOME.value() / "concurrency_leases" / "expirations.lock").unlink(missing_ok=True)
+
+
 def main() -> None:
     """Run the server until it ends."""
     parser = argparse.ArgumentParser(
@@ -109,6 +118,7 @@ def main() -> None:
     os.umask(UMASK)  # its database, too
     # Prefect reads its settings once, when it is imported.
     export(server_settings(login, arguments.public or f"http://127.0.0.1:{arguments.port}") | database)
+    free_leases()
     import uvicorn
 
     given = (name.strip() for names in arguments.name for name in names.split(","))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -12,7 +13,8 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
-from containers.errors import Error, NotReady
+from containers.errors import Error
+from flows.orchestrator.child_runs import server_errors
 from flows.orchestrator.failure import Failure
 
 if TYPE_CHECKING:
@@ -35,11 +37,16 @@ def write_outcome(shipped: Shipped) -> None:
 def write_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Flow hook: attach the message and exit code of an Error to the failed run. A bug has neither and is left out.
 
-    Prefect's own client, which everything in a flow uses, raises httpx's errors when the server is away for long.
+    Prefect's own client, which everything in a flow uses, raises httpx's errors when the server is away, or in trouble, for long.
     """
     error: Any = state.result(raise_on_failure=False)
-    if isinstance(error, httpx.TransportError):
-        error = NotReady(f"the Prefect server could not be reached: {error}", remedy="another run continues from there")
+    if isinstance(error, httpx.HTTPError):
+        with contextlib.suppress(httpx.HTTPError):
+            try:
+                with server_errors():
+                    raise error
+            except Error as meant:
+                error = meant
     if not isinstance(error, Error):
         return
     with get_client(sync_client=True) as client:

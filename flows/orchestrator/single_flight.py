@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
@@ -46,7 +47,7 @@ def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None
     watching.start()
     try:
         with server_errors():
-            slot.enter_context(concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False))
+            _take(slot, name)
         acquired.set()
         yield
     finally:
@@ -59,6 +60,15 @@ def one_at_a_time(fingerprint: str, say: Callable[[str], None]) -> Iterator[None
     # After success the waiting runs find the artifact, so the limit is no longer needed.
     with contextlib.suppress(ObjectNotFound, httpx.HTTPError), get_client(sync_client=True) as client:
         client.delete_global_concurrency_limit_by_name(name)
+
+
+def _take(slot: contextlib.ExitStack, name: str) -> None:
+    """Wait for the slot and put it on the stack; raises what httpx raised, which Prefect wraps in an error of its own."""
+    try:
+        slot.enter_context(concurrency(name, lease_duration=_LEASE, raise_on_lease_renewal_failure=False))
+    except ConcurrencySlotAcquisitionError as error:
+        cause = error.__cause__
+        raise (cause or error) from None
 
 
 def _tell_of_others(name: str, acquired: threading.Event, say: Callable[[str], None]) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
+import json
+import os
+import socket
 import threading
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
 import pytest
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.server.concurrency.lease_storage.filesystem import ConcurrencyLeaseStorage
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
 from containers.errors import BadInput, NotReady, Temporary
@@ -20,12 +26,14 @@ from flows.orchestrator.child_runs import api as client_of
 from flows.orchestrator.child_runs import check_server, find_deployment
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.follow import FollowedRun, start
+from flows.orchestrator.prefect_server import free_leases
 from flows.orchestrator.run_artifacts import write_failure
 from flows.orchestrator.single_flight import one_at_a_time
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PAGE = b"<html><body>Please log in.</body></html>"
 
@@ -123,6 +131,54 @@ def test_an_artifact_is_not_made_while_the_server_is_away() -> None:
         pytest.fail("the block must not run")
 
 
+@pytest.mark.parametrize("status", [503, None])
+def test_an_artifact_is_not_made_while_its_slot_cannot_be_had(status: int | None) -> None:
+    """The server goes away, or gets into trouble, between the limit and its slot: Prefect wraps what httpx says of that."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)  # it gives no tokens against forged requests
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if status is None and "increment" in self.path:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            content = b"not now" if "increment" in self.path else json.dumps({"id": str(uuid4())}).encode()
+            self.send_response(status if status and "increment" in self.path else 201)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        with (
+            temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}),
+            pytest.raises(NotReady, match=f"answers {status}" if status else "cannot be reached"),
+            one_at_a_time(f"slot-{status}", lambda text: None),
+        ):
+            pytest.fail("the block must not run")
+        server.shutdown()
+
+
+def test_a_lock_that_a_killed_server_left_does_not_stop_the_next_one(tmp_path: Path) -> None:
+    """In a container both have the same process id, by which Prefect tells whether its owner is alive."""
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        free_leases()
+        lock = tmp_path / "concurrency_leases" / "expirations.lock"
+        lock.parent.mkdir()
+        lock.write_text(str(os.getpid()))
+        free_leases()
+        lease = asyncio.run(
+            asyncio.wait_for(ConcurrencyLeaseStorage().create_lease([uuid4()], timedelta(seconds=60)), 10)
+        )
+    assert (tmp_path / "concurrency_leases" / f"{lease.id}.json").exists()
+    assert not lock.exists()
+
+
 def test_a_run_that_loses_the_server_fails_for_a_while_and_not_by_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
@@ -134,9 +190,16 @@ def test_a_run_that_loses_the_server_fails_for_a_while_and_not_by_a_bug(monkeypa
     run: Any = type("Run", (), {"id": uuid4()})
     state: Any = Failed(data=httpx.ConnectError("All connection attempts failed"))
     write_failure(None, run, state)  # type: ignore[arg-type]
-    (failure,) = [Failure.model_validate_json(one.data) for one in made]
-    assert (failure.exit_code, failure.message) == (
-        75, "the Prefect server could not be reached: All connection attempts failed",
-    )  # fmt: skip
-    write_failure(None, run, Failed(data=RuntimeError("a bug")))  # type: ignore[arg-type]
-    assert len(made) == 1
+    request = httpx.Request("POST", "http://127.0.0.1:9/api/artifacts/")
+    busy, refused = (
+        httpx.HTTPStatusError("told", request=request, response=httpx.Response(status, request=request))
+        for status in (503, 422)
+    )
+    write_failure(None, run, Failed(data=busy))  # type: ignore[arg-type]
+    failures = [Failure.model_validate_json(one.data) for one in made]
+    assert [failure.exit_code for failure in failures] == [75, 75]
+    assert failures[0].message == "the Prefect server cannot be reached: All connection attempts failed"
+    assert failures[1].message.endswith(" answers 503")
+    for bug in (RuntimeError("a bug"), refused):
+        write_failure(None, run, Failed(data=bug))  # type: ignore[arg-type]
+    assert len(made) == 2
