@@ -234,9 +234,10 @@ class _Followed:
         lines = _complete_lines(self._file)
         with contextlib.suppress(FileNotFoundError):  # between a rename and the next file
             if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                following = self._path.open("rb")  # before the other is closed: it may have been renamed again
                 lines += _complete_lines(self._file)  # what came before the rename
                 self._file.close()
-                self._file = self._path.open("rb")
+                self._file = following
                 lines += _complete_lines(self._file)
         return lines
 
