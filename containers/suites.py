@@ -118,7 +118,9 @@ class SuiteFiles(Frozen):
         try:
             return cls.model_validate({"name": name, "files": json.loads(content)})
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"what the store has as the suite {name} is none", remedy="start the run again") from error
+            raise BadInput(
+                f"what the store has as the suite {name} is not a suite", remedy="start the run again"
+            ) from error
 
 
 def makes_load(request: StepRequest) -> bool:

@@ -109,7 +109,9 @@ class ContainerEngine:
                     done, total = (sum(part[place] for part in parts.values()) for place in (0, 1))
                     on_event(Event(event="progress", task=f"pulling {name}", done=done, total=total, unit="B"))
         if not self.has_image(name):
-            raise Temporary(f"the container engine did not finish to pull {name}", remedy="start again")
+            raise Temporary(
+                f"the container engine did not finish pulling {name}", remedy="run the command again: it continues"
+            )
 
     def create(self, spec: Spec) -> Container:
         """Make a container, not yet started; on any failure there is none."""

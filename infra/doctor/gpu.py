@@ -61,11 +61,14 @@ def gpu(settings: Settings, *, loaded: Path = _DRIVER_LOADED) -> Line:
 
 
 def _recent(found: Sequence[Gpu], *, asked_for: bool) -> Line:
-    """Driver and compute capability of the oldest GPU."""
-    oldest = min(found, key=lambda one: one.capability)
+    """Driver and compute capability of the oldest GPU; one whose capability the driver does not tell is not called old."""
+    told = [one for one in found if one.capability > (0, 0)]
+    oldest = min(told or found, key=lambda one: one.capability)
     text = f"{', '.join(map(_shown, found))}, driver {oldest.driver}"
     if oldest.old_driver:
         return wrong("gpu", f"{text}: too old for the GPU images", _NEW_DRIVER, asked_for=asked_for)
+    if not told:
+        return ok("gpu", text)
     if oldest.capability < MINIMUM_CAPABILITY:
         text += f": {oldest.name} is too old for the GPU images"
         return wrong("gpu", text, f"hide it with CUDA_VISIBLE_DEVICES; else {_CPU}", asked_for=asked_for)
@@ -76,4 +79,5 @@ def _recent(found: Sequence[Gpu], *, asked_for: bool) -> Line:
 
 
 def _shown(one: Gpu) -> str:
-    return f"{one.name} ({one.memory / (1 << 30):.0f} GiB, compute capability {'.'.join(map(str, one.capability))})"
+    capability = ".".join(map(str, one.capability)) if one.capability > (0, 0) else "unknown"
+    return f"{one.name} ({one.memory / (1 << 30):.0f} GiB, compute capability {capability})"

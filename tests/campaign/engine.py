@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _LABEL: Final = "dev.carwright."
 _SOCKET: Final = "/var/run/docker.sock"
-_IMAGES: Final = ("download", "quantize", "push", "evaluate", "serve-cpu")
+IMAGES: Final = ("download", "quantize", "push", "evaluate", "serve-cpu")
 _GRACE: Final = 5.0  # seconds for an engine to be done with what it was told to remove
 
 
@@ -77,7 +77,7 @@ class Engine:
                 there = {tag for image in api.images() for tag in image.get("RepoTags") or ()}
         except (DockerException, OSError):
             return f"no container engine answers at {self.proxy.engine}"
-        absent = [site.image(name) for name in _IMAGES if site.image(name) not in there]
+        absent = [site.image(name) for name in IMAGES if site.image(name) not in there]
         return f"the engine has no {', '.join(absent)}" if absent else ""
 
     def environment(self, name: str) -> dict[str, str]:

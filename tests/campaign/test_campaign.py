@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.campaign.cases import containers, engine, every
+from tests.campaign.engine import IMAGES
 from tests.campaign.runner import Runner
 from tests.campaign.world import ROOT, World, toys, write_model, write_suite
 from tests.support.dry_run_world import need_images
@@ -46,7 +47,7 @@ def test_a_kill_and_a_fault(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_a_container_and_a_call_of_the_engine(tmp_path: Path) -> None:
     """One of each, with toys in place of what is measured."""
-    need_images("download", "quantize", "push", "evaluate")
+    need_images(*IMAGES)
     shared = tmp_path / "shared"
     shared.mkdir()
     write_model(shared / "model")

@@ -133,7 +133,7 @@ def test_a_container_that_could_not_be_stopped_is_removed(proxy: SocketProxy, en
     assert Engine.got[-2:] == ["POST /containers/one/stop", "DELETE /containers/one"]
 
 
-def test_an_engine_that_ends_takes_its_socket_along(proxy: SocketProxy) -> None:
+def test_an_engine_that_ends_takes_its_socket_along(proxy: SocketProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is no lack of an engine, unless none was ever there."""
     settings = DockerSettings(host=proxy.url)
     with connect(settings):
@@ -144,8 +144,7 @@ def test_an_engine_that_ends_takes_its_socket_along(proxy: SocketProxy) -> None:
     elsewhere = DockerSettings(host=f"{proxy.url}-of-nobody")
     with pytest.raises(BadInput, match="there is no container engine"), connect(elsewhere):
         pass
-    threading.Timer(0.3, proxy.listen).start()
-    session._RETRIES.backoff_factor = 0.2
+    monkeypatch.setattr(session._Retries, "sleep", lambda *_: proxy.listen())  # it is back when it is asked again
     with connect(settings) as engine:
         assert engine.containers() == []
 

@@ -159,9 +159,11 @@ GPUS = Settings(resources=ResourcesSettings(serve=Resources(gpus=1)))
         ("0, GPU-1, Tesla V100-SXM2-16GB, 16384, 16384, 580.95.05, 7.0", GPUS, "problem", "Tesla V100-SXM2-16GB is too old"),
         ("0, GPU-1, NVIDIA A100, 40960, 40960, 580.95.05, 8.0", GPUS, "warning", "no FP8 arithmetic"),
         ("0, GPU-1, NVIDIA H100, 81559, 81559, 580.95.05, 9.0\n0, GPU-1, Tesla T4, 15360, 15360, 580.95.05, 7.5", GPUS, "warning", "Tesla T4 has no FP8"),
+        ("0, GPU-1, NVIDIA H100, 81559, 81559, 580.95.05, [N/A]", GPUS, "ok", "compute capability unknown"),
+        ("0, GPU-1, NVIDIA H100, 81559, 81559, 580.95.05, [N/A]\n1, GPU-2, Tesla V100, 16384, 16384, 580.95.05, 7.0", GPUS, "problem", "Tesla V100 is too old"),
         ("something else", GPUS, "problem", "there is none here"),
     ],
-    ids=["good", "old driver", "old driver, not used", "old GPU", "without FP8", "two", "nonsense"],
+    ids=["good", "old driver", "old driver, not used", "old GPU", "without FP8", "two", "not told", "not told and old", "nonsense"],
 )  # fmt: skip
 def test_gpus(programs: Path, said: str, settings: Settings, state: str, words: str) -> None:
     program(programs, "nvidia-smi", f"cat <<'END'\n{said}\nEND")
