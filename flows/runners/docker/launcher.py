@@ -65,22 +65,30 @@ class DockerLauncher:
                     engine.end(spec.name)
                     _abandoned.discard(spec.name)
                 raise
-            _abandoned.add(spec.name)
-            with contextlib.suppress(Error):  # the step has ended, and a run's next step or the sweeper removes it
-                engine.remove(spec.name)
-                _abandoned.discard(spec.name)
+            _ended.add(spec.name)
+            _remove_ended(engine)
         if state.code != 0:
             raise ended_badly(request.step, state, spec, follower.output, f"its log is {folder / LOG}")
         return read_result(result, request.step)
 
 
 _abandoned: set[str] = set()  # by this process, on an engine that did not answer; a retry must not run beside them
+_ended: set[str] = set()  # likewise, of steps that have ended: nothing runs in them
 
 
 def _remove_abandoned(engine: ContainerEngine) -> None:
     for name in list(_abandoned):
         engine.remove(name)
         _abandoned.discard(name)
+    _remove_ended(engine)
+
+
+def _remove_ended(engine: ContainerEngine) -> None:
+    """Each if it can be removed now, as one whose file system is busy cannot; else the run's next step or the sweeper does it."""
+    for name in list(_ended):
+        with contextlib.suppress(Error):
+            engine.remove(name)
+            _ended.discard(name)
 
 
 class Follower:
