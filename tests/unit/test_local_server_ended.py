@@ -1,0 +1,31 @@
+"""What a run says that fails because the Prefect server of its own command has ended."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from containers.errors import BadInput, Interrupted, NotReady
+from flows.local import ship
+
+AWAY = NotReady("the Prefect server cannot be reached", remedy="check PREFECT_API_URL", doctor="prefect")
+OTHER = BadInput("there is no such model", doctor="hub")
+
+
+@pytest.mark.parametrize("error", [AWAY, httpx.ConnectError("refused"), RuntimeError("a bug")])
+def test_it_names_the_server_that_ended(error: Exception) -> None:
+    """No setting leads to it, so there is none to be checked."""
+    server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: -9, log_file="prefect.log"))
+    told: Any = ship._told(error, server)
+    assert (told.exit_code, "has ended while it ran" in str(told), "prefect.log" in str(told)) == (75, True, True)
+    server.child.poll = lambda: None
+    assert ship._told(error, server) is error
+
+
+@pytest.mark.parametrize("error", [OTHER, Interrupted("stopped"), KeyboardInterrupt()])
+def test_what_has_another_cause_stays(error: BaseException) -> None:
+    server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: -9, log_file="prefect.log"))
+    assert ship._told(error, server) is error
