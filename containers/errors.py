@@ -50,6 +50,7 @@ class Error(Exception):
 
     def __init__(self, message: str, *, remedy: str = "", doctor: str = "") -> None:
         pointer = f"(`carwright doctor`, line `{doctor}`)" if doctor else ""
+        self.doctor = doctor
         self.message = clean(message)
         self.remedy = clean(" ".join(filter(None, (remedy, pointer))))
         super().__init__(self.message)

@@ -119,8 +119,9 @@ def choose_model(model: str, settings: Settings, stack: ExitStack, listener: Lis
 
 
 def _told(error: BaseException, server: embedded.PrefectServer) -> BaseException:
-    """What the run failed of: where the server of this command has ended, Prefect's own errors say nothing else."""
-    if isinstance(error, Error) or not isinstance(error, Exception) or server.child.poll() is None:
+    """What the run failed of: where the server of this command has ended, Prefect's own errors, and ours about it, say nothing else."""
+    about_it = not isinstance(error, Error) or error.doctor == "prefect"
+    if not about_it or not isinstance(error, Exception) or server.child.poll() is None:
         return error
     return NotReady(
         "the Prefect server of this run has ended while it ran",

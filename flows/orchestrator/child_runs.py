@@ -172,6 +172,11 @@ class ChildRun:
                 if time.monotonic() - self._log_read > _SLOW_POLL or state is None or state.is_final():
                     self._log_read = time.monotonic()
                     self._forward_log(client)
+        except ObjectNotFound as error:
+            self._over = True
+            self.send("end")  # its process may live on
+            self.heartbeat.stop()
+            raise StepFailed(self.step, 75, f"the child run {self.run_id} was deleted on the Prefect server") from error
         except (Temporary, httpx.HTTPStatusError):
             return None
         if state is None:
@@ -323,11 +328,12 @@ class Children:
         heartbeat = Heartbeat(self.store, child_key(key, "parent"), heartbeat_interval(self.settings))
         heartbeat.start()
         try:
-            run: Any = run_deployment(
-                deployment,
-                parameters={"request": request.model_dump(mode="json"), "key": key, "label": label},
-                timeout=0,
-            )
+            with server_errors():
+                run: Any = run_deployment(
+                    deployment,
+                    parameters={"request": request.model_dump(mode="json"), "key": key, "label": label},
+                    timeout=0,
+                )
         except BaseException:
             heartbeat.stop()
             raise

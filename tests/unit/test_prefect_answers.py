@@ -10,6 +10,7 @@ import socket
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -20,15 +21,17 @@ from prefect.server.concurrency.lease_storage.filesystem import ConcurrencyLease
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 from prefect.states import Failed
 
-from containers.errors import BadInput, NotReady, Temporary
-from flows.orchestrator import follow, run_artifacts
+from containers.contract import Step, StepRequest
+from containers.errors import BadInput, NotReady, StepFailed, Temporary
+from flows.orchestrator import child_runs, follow, run_artifacts
+from flows.orchestrator.child_runs import ChildRun, check_server, find_deployment
 from flows.orchestrator.child_runs import api as client_of
-from flows.orchestrator.child_runs import check_server, find_deployment
 from flows.orchestrator.failure import Failure
 from flows.orchestrator.follow import FollowedRun, start
 from flows.orchestrator.prefect_server import free_leases
 from flows.orchestrator.run_artifacts import write_failure
 from flows.orchestrator.single_flight import one_at_a_time
+from infra.settings import Settings
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -88,6 +91,32 @@ def test_a_name_without_its_one_slash_is_no_deployment(name: str) -> None:
 def test_a_run_that_was_deleted_is_told() -> None:
     with answering(404, b"{}"), pytest.raises(Temporary, match="the run was deleted"):
         FollowedRun(uuid4(), "pool", lambda name, event: None).wait()
+
+
+def test_a_child_run_that_was_deleted_is_told_and_ended() -> None:
+    sent: list[str] = []
+    heartbeat: Any = SimpleNamespace(send=sent.append, stop=lambda: sent.append("stop"))
+    nothing: Any = None
+    child = ChildRun(uuid4(), "key", "quantize", "pool", nothing, nothing, heartbeat, lambda event: None)
+    with answering(404, b"{}"), pytest.raises(StepFailed, match="was deleted") as caught:
+        child.poll()
+    assert (caught.value.exit_code, caught.value.temporary, sent) == (75, True, ["end", "stop"])
+
+
+def test_a_child_run_is_not_started_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server goes away between the look at the pool and the start."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(child_runs, "_pool_of", lambda deployment: "pool")
+    monkeypatch.setattr(child_runs, "check_pool", lambda *_: None)
+    monkeypatch.setattr(child_runs, "Heartbeat", lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None))
+    monkeypatch.setattr(child_runs, "run_deployment", away)
+    request = StepRequest(step=Step.QUANTIZE, run="r", parameters={})
+    nothing: Any = None
+    with pytest.raises(NotReady, match="cannot be reached"):
+        child_runs.Children(nothing, Settings()).start("run-step/gpu", request, "quantize", lambda event: None)
 
 
 class LateTaskRuns:
