@@ -17,7 +17,7 @@ from containers.errors import StepFailed
 from containers.parameters import ServeParameters
 from containers.process import start_time
 from flows.runners.process import services as process_services
-from flows.runners.process.services import ProcessServices
+from flows.runners.process.services import ProcessServices, _Followed
 from flows.runners.step_protocol import LOG
 from infra.environments.environment import Environment
 from infra.settings import Settings
@@ -117,6 +117,26 @@ def test_what_it_says_after_its_log_was_rotated_is_heard(services: ProcessServic
     assert list(services.settings.home.glob(f"runs/*/*/{LOG}.1"))
     assert heard[-1] == "loading"
     lease.end()
+
+
+def test_a_log_that_is_renamed_again_while_it_is_opened_is_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\n")
+
+    def renamed_meanwhile(*_: object) -> bool:
+        log.rename(tmp_path / "log.1")
+        return False
+
+    with _Followed(log) as followed:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.path.samestat", renamed_meanwhile)
+            assert followed.lines() == ["one"]
+        with (tmp_path / "log.1").open("a") as file:
+            file.write("two\n")
+        log.write_text("three\n")
+        assert followed.lines() == ["two", "three"]
 
 
 def test_one_that_is_found_is_compared_under_a_policy(services: ProcessServices) -> None:
