@@ -88,7 +88,8 @@ def _check_once(node: yaml.MappingNode, what: str) -> None:
         name = str(key.value)
         if name in seen:
             raise BadInput(
-                f"{what}, line {key.start_mark.line + 1}: {name} is there twice", remedy="only one of them would count"
+                f"{what}, line {key.start_mark.line + 1}: {name} is there twice",
+                remedy="keep one of them: only the last would count",
             )
         seen.add(name)
 

@@ -263,7 +263,7 @@ def _first(text: str, error: ValidationError) -> str:
     field = ".".join(map(str, place)) or "the whole"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "too_short":
-        message = "the list is empty; leave the field out where it is to say nothing"
+        message = "the list is empty; name what is meant, or leave the field out"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(place[-1]), _fields(place[:-1]), n=1)
         message = "there is no such field" + (f"; did you mean {near[0]}?" if near else "")

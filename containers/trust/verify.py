@@ -13,7 +13,8 @@ from containers.errors import BadInput, NotTrusted
 from containers.foreign_values import shown
 from containers.in_toto import PROVENANCE, TEST_RESULT
 from containers.oci.access import open_repository, read_manifest
-from containers.oci.repository import images
+from containers.oci.repository import found, images
+from containers.oci.types import Index
 from containers.oci.validate import listed_files
 from containers.trust.evidence import Evidence, collect
 from containers.trust.model_signing import compare, listed_in, signable
@@ -114,11 +115,11 @@ def check_base(repository: Repository, digest: Digest, policy: Policy, now: date
 
 def _check_denied(repository: Repository, digest: Digest, policy: Policy, what: str, remedy: str) -> None:
     """Raises NotTrusted for an image on the deny list, and for an index with one in it."""
-    looked = (
-        {digest}
-        if digest in policy.deny or not policy.deny
-        else {one.digest for one, _ in images(repository, str(digest))}
-    )
+    looked = {digest}
+    if policy.deny and digest not in policy.deny:
+        # By what the index says: an image in it that is for another platform need not be there.
+        parsed = found(repository, str(digest)).parse()
+        looked |= {one.digest for one in parsed.manifests} if isinstance(parsed, Index) else set()
     for one in sorted(looked & {*policy.deny}):
         inside = "" if one == digest else f", as the image {one} in it"
         raise NotTrusted(f"{what} is on the policy's deny list{inside}", remedy=remedy)

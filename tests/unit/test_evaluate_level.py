@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from containers import suites
 from containers.evaluate import answer_margins, paired
@@ -47,6 +48,17 @@ def test_strict_levels_hold_where_few_questions_make_up_the_loss(differing: floa
         allowed = level + 3 * (level / 4000) ** 0.5
         assert level / 5 < passed < allowed
         assert level / 5 < refused < allowed
+
+
+@pytest.mark.parametrize("count", [150, 164, 200, 270, 400, 600, 1319])
+def test_the_level_holds_where_whole_questions_alone_are_lost(count: int) -> None:
+    """Exactly, by the binomial distribution. Fewer than 150 may lose 2 points and show nothing of it, as the documentation says."""
+    lost = np.arange(count + 1.0)
+    chance = binom.pmf(lost, count, 0.02)
+    moments = paired.Moments(-lost / count, lost / count, -lost / count)
+    counts, z = np.full(count + 1, float(count)), NormalDist().inv_cdf(0.95)
+    assert 0.01 < chance[paired.mean_bound(moments, counts, z) > -0.02].sum() <= 0.05
+    assert 0.01 < chance[paired.mean_bound(moments, counts, -z) < -0.02].sum() <= 0.05
 
 
 def test_more_is_refused_where_few_questions_make_up_the_loss() -> None:

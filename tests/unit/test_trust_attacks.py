@@ -192,6 +192,18 @@ def test_an_index_around_a_denied_image_is_denied(model: SignedModel) -> None:
             check_base(repository, digest, policy(f"{KEY}deny: ['{digest}']\n"))
 
 
+def test_an_index_need_not_hold_all_that_it_names_for_the_deny_list(model: SignedModel) -> None:
+    """A base image copied for one platform, as mirrors do: its other images are names alone, and denied by these."""
+    absent = Digest("d" * 64)
+    with open_repository(model.reference, Settings(), write=True) as repository:
+        here = found(repository, str(model.digest)).descriptor
+        there = here.model_copy(update={"digest": absent, "platform": Platform(os="linux", architecture="s390x")})
+        digest = repository.put(Index(manifests=(here, there)).encode(), INDEX, "sparse")
+        check_base(repository, digest, policy(f"{KEY}deny: ['sha256:{'0' * 64}']\n"))
+        with pytest.raises(NotTrusted, match=f"deny list, as the image sha256:{absent.hex} in it"):
+            check_base(repository, digest, policy(f"{KEY}deny: ['{absent}']\n"))
+
+
 @pytest.mark.parametrize("kind", ["index", "manifest"])
 def test_a_manifest_that_is_also_an_index_is_refused(shelf: SignedModel, kind: str) -> None:
     """Two programs would read two images from the bytes of one signed digest (CVE-2021-41190)."""
