@@ -188,7 +188,11 @@ def test_values_survive_exactly(name: str) -> None:
     value = VALUES[name]
     found = plain_data.loads(plain_data.dumps(value))
     assert (found, repr(type(found))) == (value, repr(type(value)))
-    if not isinstance(value, int):
+    if isinstance(
+        value, set | frozenset
+    ):  # the order of equal sets may differ: it depends on the seed of text's hashes
+        assert sorted(map(repr, found)) == sorted(map(repr, value))
+    elif not isinstance(value, int):
         assert repr(found) == repr(value)
 
 
