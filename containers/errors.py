@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import TYPE_CHECKING, Final
 
 from containers.foreign_text import clean
@@ -32,8 +33,14 @@ _EXHAUSTED: Final = {
     errno.ENFILE: "open files",
     errno.EAGAIN: "processes or threads",
 }
-# RuntimeErrors without an error number: CPython's (Modules/_threadmodule.c) and PyTorch's (c10/core/impl/alloc_cpu.cpp).
-_WORDS: Final = {"can't start new thread": "processes or threads", "can't allocate memory": "memory"}
+# Errors without an error number: CPython's (Modules/_threadmodule.c), PyTorch's (c10/core/impl/alloc_cpu.cpp), and those of the
+# dynamic linker (glibc's elf/dl-load.c), which says "failed to map ...: Operation not permitted" of a place without `exec`.
+_WORDS: Final = (
+    (re.compile(r"can't start new thread"), "processes or threads"),
+    (re.compile(r"can't allocate memory"), "memory"),
+    (re.compile(r"failed to map segment from shared object(: Cannot allocate memory)?$"), "memory"),
+    (re.compile(r"cannot open shared object file: Too many open files"), "open files"),
+)
 
 
 class Error(Exception):
@@ -128,8 +135,10 @@ def exhausted(error: BaseException) -> str:
         return "memory"
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return _EXHAUSTED[error.errno]
-    if isinstance(error, RuntimeError):
-        return next((what for words, what in _WORDS.items() if words in str(error)), "")
+    if isinstance(error, RuntimeError | ImportError):
+        found = next((what for words, what in _WORDS if words.search(str(error))), "")
+        # A library that loads its parts when they are used raises an error of its own from the linker's.
+        return found or (exhausted(error.__cause__) if error.__cause__ else "")
     return ""
 
 

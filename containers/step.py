@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -22,10 +23,11 @@ from containers.events import Reporter
 from containers.settings import StepSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 PRINTED: Final = Path("-")
+_OF_THE_MACHINE: Final = (OSError, MemoryError, RuntimeError, ImportError)  # may be for want of something
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,21 @@ def run(step: Step, work: Callable[[StepRequest, Context], StepResult]) -> NoRet
         _fail(report, error)
     except KeyboardInterrupt:
         _fail(report, Interrupted(f"{step} was interrupted"))
-    except (OSError, MemoryError, RuntimeError) as error:
+    except _OF_THE_MACHINE as error:
         _fail(report, _want(step, error))
     sys.exit(0)
 
 
-def _want(step: Step, error: OSError | MemoryError | RuntimeError) -> Error:
+@contextmanager
+def loading(step: Step) -> Iterator[None]:
+    """Around the import of a step's work: large libraries are loaded then, and a machine with too little memory says so here."""
+    try:
+        yield
+    except _OF_THE_MACHINE as error:
+        _fail(Reporter(), _want(step, error))
+
+
+def _want(step: Step, error: Exception) -> Error:
     """What the step lacked; raises the error itself where it is none of that."""
     if isinstance(error, OSError) and is_disk_full(error):
         return DiskFull(f"no space left while {step} wrote {error.filename or 'a file'}", remedy="free some")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from containers.contract import Step
-from containers.push.work import work
-from containers.step import run
+from containers.step import loading, run
 
 if __name__ == "__main__":
+    with loading(Step.PUSH):
+        from containers.push.work import work
+
     run(Step.PUSH, work)

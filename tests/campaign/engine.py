@@ -184,6 +184,9 @@ class ContainerWatch(Watch):
                 self.seen[f"{one.label} {number}"] = (one.started - start, (one.ended or time.monotonic()) - start)
         return False
 
+    def seconds(self) -> dict[str, float]:
+        return {name: round(ended - began, 2) for name, (began, ended) in self.seen.items()}
+
 
 @dataclass
 class EngineDisturbance(Disturbance):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
 from datetime import UTC, datetime
@@ -19,8 +20,9 @@ _HALF_WRITTEN: Final = (
     "*.tmp",
 )
 _EVER: Final = datetime(1, 1, 2, tzinfo=UTC)
-# Prefect's workers make an empty folder for every run and leave it; one that is killed leaves its notes about its runs, too.
-_PREFECT_S: Final = ("runner_storage", "prefect-workspace-attempt-")
+# Prefect's workers make an empty folder for every run and leave it; one that is killed leaves its notes about its runs, too, and the
+# folder that a run stood in.
+_PREFECT_S: Final = re.compile(r"(runner_storage|prefect-workspace-attempt-).*|tmp.{8}prefect")
 
 
 def processes(folder: Path) -> dict[int, str]:
@@ -61,7 +63,7 @@ def files(case: Path, homes: list[Path], *, goes_on: bool = False) -> list[str]:
     scratch = [
         path
         for path in sorted((case / "tmp").rglob("*"))
-        if not (path.relative_to(case / "tmp").parts[0].startswith(_PREFECT_S) or _is_empty_scratch(path))
+        if not (_PREFECT_S.fullmatch(path.relative_to(case / "tmp").parts[0]) or _is_empty_scratch(path))
     ]
     found = [f"temporary {path.relative_to(case)}" for path in scratch]
     for home in homes:

@@ -41,6 +41,11 @@ PROGRAM = textwrap.dedent('''
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/x/shard")
             case "threads":
                 raise RuntimeError("can't start new thread")
+            case "library":
+                try:
+                    raise ImportError("libtorch_cpu.so: cannot open shared object file: Too many open files")
+                except ImportError as error:
+                    raise RuntimeError("could not import quantization") from error
             case "read":
                 QuantizeParameters.read({"colour": "red"})
             case "wait":
@@ -101,6 +106,7 @@ def test_a_step_that_is_done(tmp_path: Path) -> None:
         ("memory", 75, "quantize needed more memory than this machine lets it have"),
         ("files", 75, "quantize needed more open files than this machine lets it have"),
         ("threads", 75, "quantize needed more processes or threads than this machine lets it have"),
+        ("library", 75, "quantize needed more open files than this machine lets it have"),
         ("read", 2, "not QuantizeParameters: colour: Extra inputs are not permitted"),
     ],
 )
@@ -112,6 +118,39 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path, do: str, code: int, mes
     assert (error.event, error.message, error.exit_code) == ("error", message, code)
     assert not (tmp_path / "result.json").exists()
     assert not tmp_path.joinpath(scratch.strip()).exists()
+
+
+@pytest.mark.parametrize(
+    ("room", "code", "message"),
+    [
+        (2 << 20, 75, "quantize needed more memory than this machine lets it have"),
+        (1 << 40, 1, "ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_libraries_that_do_not_fit_are_no_bug(tmp_path: Path, room: int, code: int, message: str) -> None:
+    """The dynamic linker's own error while a step's work is imported; a missing module stays what it is."""
+    program = textwrap.dedent(f"""
+        import resource
+        from pathlib import Path
+        from containers.contract import Step
+        from containers.step import loading
+
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + {room}
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+        with loading(Step.QUANTIZE):
+            import numpy
+            import nowhere
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == code
+    assert message in done.stderr
 
 
 def test_a_bug_shows_where_it_is(tmp_path: Path) -> None:
