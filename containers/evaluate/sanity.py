@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from containers.evaluate.fidelity_text import Sanity
 
 _HIDDEN = (403, 404, 405)  # what a gateway answers to a path that it does not pass on
+PAUSES = (0.5, 2.0)  # seconds before a text in place of a list of models is asked for again
 _LOOP = 4  # a token sequence that comes this often in a row is a loop, not an answer
 
 
@@ -40,6 +41,13 @@ async def health(client: Client) -> Check:
 async def served(client: Client, needed: int) -> int:
     """The length that the endpoint offers, in tokens; raises BadInput for another model or too short a context."""
     listing = await client.get(f"{client.base}/models")
+    for (
+        pause
+    ) in PAUSES:  # a portal's or a gateway's page may be there for a moment; a wrong address answers with one for ever
+        if not isinstance(listing, str):
+            break
+        await asyncio.sleep(pause)
+        listing = await client.get(f"{client.base}/models")
     models = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(models, list) or not all(
         isinstance(one, dict) and isinstance(one.get("id"), str) for one in models

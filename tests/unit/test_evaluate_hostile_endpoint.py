@@ -10,6 +10,7 @@ import pytest
 
 from containers.errors import BadInput, Error
 from containers.evaluate import client as clients
+from containers.evaluate import sanity
 from containers.evaluate.client import Client
 from containers.evaluate.sanity import served
 from containers.parameters import EvaluateOptions
@@ -45,6 +46,7 @@ ATTACKS: dict[str, Callable[[Asked, Send], None]] = {
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "ANSWER", 4 << 20)
     monkeypatch.setattr(clients, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(sanity, "PAUSES", (0.0, 0.0))
 
 
 def options(url: str) -> EvaluateOptions:
@@ -74,6 +76,19 @@ def test_an_endpoint_that_never_ends(attack: Any, how: str) -> None:
 def test_a_listing_in_another_form_is_bad_input(listing: Any) -> None:
     with pytest.raises(BadInput, match=r"does not list models|serves nothing"):
         asyncio.run(length_of(listing))
+
+
+def test_a_page_for_a_moment_is_asked_again() -> None:
+    """One page in place of an answer, as a gateway sends while it restarts, would else end a measurement as bad input."""
+    listing = answer(body=json.dumps({"data": [{"id": "m", "max_model_len": 4096}]}).encode())
+    answers = iter([answer(body=b"<!DOCTYPE html><title>Back soon</title>"), listing])
+
+    async def length(url: str) -> int:
+        async with Client(options(url).model_copy(update={"request_timeout": 60.0})) as client:
+            return await served(client, 64)
+
+    with hostile(lambda _, send: send(next(answers))) as server:
+        assert asyncio.run(length(server.url)) == 4096
 
 
 @pytest.mark.parametrize(
