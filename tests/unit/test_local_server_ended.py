@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,3 +30,31 @@ def test_it_names_the_server_that_ended(error: Exception) -> None:
 def test_what_has_another_cause_stays(error: BaseException) -> None:
     server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: -9, log_file="prefect.log"))
     assert ship._told(error, server) is error
+
+
+def test_it_is_said_when_the_server_ends_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's client asks for minutes before the run itself ends of it."""
+    monkeypatch.setattr(ship, "_LOOK", 0.001)
+    codes = iter([None, None, -9])
+    looked, said = threading.Event(), []
+    server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: next(codes), log_file="prefect.log"))
+
+    def log(text: str) -> None:
+        said.append(text)
+        looked.set()
+
+    with ship._watched(server, log):
+        assert looked.wait(30)
+    assert len(said) == 1
+    assert "has ended (code -9; its log is prefect.log)" in said[0]
+
+
+def test_nothing_is_said_of_a_server_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ship, "_LOOK", 0.001)
+    looks = threading.Semaphore(0)
+    server: Any = SimpleNamespace(child=SimpleNamespace(poll=looks.release, log_file="prefect.log"))
+    said: list[str] = []
+    with ship._watched(server, said.append):
+        for _ in range(3):
+            assert looks.acquire(timeout=30)
+    assert said == []
