@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING
 
 import httpx
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_exponential
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 TRIES = 6  # as many as Prefect's own client makes
 
@@ -27,12 +30,34 @@ class Patient(httpx.HTTPTransport):
         return answer
 
 
+class Login(httpx.Auth):
+    """The login, and the token against CSRF, which the server takes for an hour: after that it is asked for another."""
+
+    requires_response_body = True
+
+    def __init__(self, api: str, login: str) -> None:
+        user, _, password = login.partition(":")
+        self._basic, self._api, self._client, self._token = httpx.BasicAuth(user, password), api, str(uuid.uuid4()), ""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        fresh = not self._token
+        if fresh:
+            yield from self._renew()
+        answer = yield self._signed(request)
+        if answer.status_code == httpx.codes.FORBIDDEN and "CSRF" in answer.text and not fresh:
+            yield from self._renew()
+            yield self._signed(request)
+
+    def _renew(self) -> Generator[httpx.Request, httpx.Response, None]:
+        asked = httpx.Request("GET", f"{self._api}/csrf-token", params={"client": self._client})
+        answer = yield next(self._basic.auth_flow(asked))
+        self._token = answer.raise_for_status().json()["token"]
+
+    def _signed(self, request: httpx.Request) -> httpx.Request:
+        request.headers.update({"Prefect-Csrf-Client": self._client, "Prefect-Csrf-Token": self._token})
+        return next(self._basic.auth_flow(request))
+
+
 def logged_in(api: str, login: str, timeout: float = 30) -> httpx.Client:
-    """`api` is the base of its paths, `login` user:password; raises what httpx raises when the login is refused."""
-    user, _, password = login.partition(":")
-    name = str(uuid.uuid4())
-    settings: dict[str, Any] = {"base_url": api, "auth": (user, password), "timeout": timeout}
-    with httpx.Client(**settings, transport=Patient()) as first:
-        told = first.get("/csrf-token", params={"client": name}).raise_for_status().json()
-    headers = {"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": told["token"]}
-    return httpx.Client(**settings, transport=Patient(), headers=headers)
+    """`api` is the base of its paths, `login` user:password; a call raises what httpx raises when the login is refused."""
+    return httpx.Client(base_url=api, auth=Login(api, login), timeout=timeout, transport=Patient())
