@@ -40,6 +40,8 @@ interval is within what is allowed: {flatness.MEMORY:.0%} of the median for memo
 run; there the growth for each ship must be flat. tests/soak/flatness.py has the rest.
 """
 
+_BY_HAND = "## What it says\n"  # from here on a page is written by hand, and stays
+
 
 def page(lines: Sequence[dict[str, Any]], plot: str) -> str:
     """The page in Markdown."""
@@ -143,7 +145,9 @@ def main() -> None:
     arguments.plot.write_text(draw(panels(lines), "what a soak used"))
     text = page(lines, arguments.plot.name)
     if arguments.page:
-        arguments.page.write_text(text)
+        before = arguments.page.read_text() if arguments.page.exists() else ""
+        _, heading, said = before.partition(_BY_HAND)
+        arguments.page.write_text(f"{text.rstrip()}\n\n{heading}{said}" if heading else text)
     else:
         print(text)
     decisions = {one.decision for one in judged(lines)}
