@@ -208,6 +208,9 @@ class Steps:
         elsewhere = served_elsewhere.plans(
             request, source.config, length, settings, run, lambda: inference_server(settings)
         )
+        for one in elsewhere.values():
+            for text in parsers.unseen(one.endpoint, suite.parsers):
+                say(text)
         if not gpus and len(elsewhere) < 2:
             machine.check_memory(source.config, source.weights, settings, length)
         plans = plan_both(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from containers.suites import SuiteFiles
 
 Positive = Annotated[int, Field(gt=0)]
+Questions = Annotated[int, Field(ge=2)]  # that are compared: one says nothing about a difference
 Points = Annotated[float, Field(ge=0, le=100)]
 
 

@@ -224,13 +224,18 @@ def compare(
     """One benchmark from the scores of its questions by identity; `clusters` and `margins` as in `Pair`, `tests` as in
     `paired.levels`.
 
-    Raises BadInput when the two did not answer the same questions: an incomplete sample set never passes.
+    Raises BadInput when the two did not answer the same questions: an incomplete sample set never passes. Likewise for fewer than two.
     """
-    if baseline.keys() != candidate.keys() or len(baseline) < 2:
+    if baseline.keys() != candidate.keys():
         raise BadInput(
             f"{title}: the baseline answered {len(baseline)} questions and the candidate {len(candidate)}, "
             f"{len(baseline.keys() & candidate.keys())} of them the same",
             remedy="measure both on the whole benchmark",
+        )
+    if (count := len(baseline)) < 2:
+        raise BadInput(
+            f"{title}: {count} question{' says' if count else 's say'} nothing about a difference",
+            remedy="take a benchmark with more questions",
         )
     keys = sorted(baseline)
     before, after = (np.array([one[key] for key in keys], np.float64) for one in (baseline, candidate))
@@ -373,7 +378,7 @@ def decide(
     if alone:
         reasons.append(
             f"Too few questions to show by themselves that less than the margin was lost: {', '.join(alone)}. "
-            "They lost no more than noise explains, and the average decides for them."
+            "None of them lost both more than its margin and more than noise explains, and the average decides for them."
         )
     every_one = (
         "Every average stays within its margin." if shown is averages else "Every benchmark stays within its margin."

@@ -137,7 +137,9 @@ def report(  # noqa: PLR0917 - typer makes options of them
     model_id: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Name of the model in Kubeflow's catalog.", show_default="the image's repository"
+            metavar="NAME",
+            help="Name of the model in every-eval-ever and in Kubeflow's catalog.",
+            show_default="the image's repository",
         ),
     ] = "",
     json_: Json = False,
@@ -150,6 +152,8 @@ def report(  # noqa: PLR0917 - typer makes options of them
     home = settings.home.resolve()
     if form and json_:
         raise BadInput("--json and --export exclude each other", remedy="every-eval-ever is JSON by itself")
+    if model_id and not form:
+        raise BadInput("--model-id is the model's name in an export", remedy="give --export, too, or leave it out")
     if form:
         _export(form, what, settings, output, attached, model_id)
         return
@@ -208,7 +212,7 @@ def _export(  # noqa: PLR0917 - the options of the command
             (folder / name).write_text(content)
             terminal.line(str(folder / name))
         return
-    text = exports.export(form, verdict, reference, int(time.time()))
+    text = exports.export(form, verdict, reference, int(time.time()), model_id)
     if output is None:
         print(clean(text), end="")
     else:

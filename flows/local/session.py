@@ -163,8 +163,11 @@ class Session:
         how = (settings.http, settings.evaluate)
         served = endpoint.find(url, *how)
         endpoint_probe.check_replicas(served, *how)
-        for lack in endpoint_probe.features(served, *how).missing:
-            self._say(f"{served.url} lacks {lack}")
+        if look < 2:  # else it was said before
+            for lack in endpoint_probe.features(served, *how).missing:
+                self._say(f"{served.url} lacks {lack}")
+            for text in parsers.unseen(served.url, suites.read(suite).parsers):
+                self._say(text)
         parameters = ServeParameters(served_model_name=served.served_model_name)
         subject = Subject(
             role,

@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from containers.errors import BadInput
+from containers.errors import BadInput, faults
 from containers.events import Event
 from containers.foreign_text import one_line
 from flows.orchestrator.child_runs import api
@@ -83,7 +83,10 @@ def answer(run: str, *, approve: bool, reason: str) -> None:
         given = ReleaseAnswer(approve=approve, reason=reason)
         identity = UUID(run)
     except ValueError as error:
-        raise BadInput(f"no answer for {run!r}: {error}", remedy="give the run's id and a reason") from error
+        said = faults(error) if isinstance(error, ValidationError) else str(error)
+        raise BadInput(
+            f"no answer for {run!r}: {said}", remedy="give the run's id, and a reason: --reason TEXT"
+        ) from error
     with api() as client:
         try:
             state = client.read_flow_run(identity).state

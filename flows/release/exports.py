@@ -16,7 +16,6 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from containers.errors import BadInput
-from containers.oci.reference import Reference
 from flows.release import model_catalog
 from flows.release.benchmarks import benchmarks
 
@@ -31,14 +30,13 @@ _REPOSITORY: Final = re.compile(
 )  # of the hub, and no file of a suite
 
 
-def every_eval_ever(verdict: Verdict, reference: str, now: int) -> str:
-    """`now` is the time of this record, in seconds since 1970: the form asks for it."""
+def every_eval_ever(verdict: Verdict, reference: str, now: int, model_id: str = "") -> str:
+    """`now` is the time of this record, in seconds since 1970: the form asks for it, and for a name as the hub's."""
     engine, _, version = verdict.server.partition(" ")
-    parsed = Reference.parse(reference)
-    name = parsed.repository.rpartition("/")[2] or reference
+    identity = model_id or model_catalog.model_name(reference)
     told = {
         "schema_version": _SCHEMA,
-        "evaluation_id": f"{verdict.suite}/{name}/{now}",
+        "evaluation_id": f"{verdict.suite}/{identity}/{now}",
         "retrieved_timestamp": str(now),
         "source_metadata": {
             "source_name": "Carwright",
@@ -48,14 +46,15 @@ def every_eval_ever(verdict: Verdict, reference: str, now: int) -> str:
         },
         "eval_library": {"name": "carwright", "version": _version(), "additional_details": {"suite": verdict.suite}},
         "model_info": {
-            "name": name,
-            "id": reference,
+            "name": identity.rpartition("/")[2],
+            "id": identity,
             "inference_engine": {"name": engine or "unknown", "version": version or "unknown"},
             "additional_details": {
                 "deployment_type": "self_deployed",
                 "model_availability": "unknown",
                 "digest": verdict.subject,
                 "baseline": verdict.baseline,
+                "reference": reference,
             },
         },
         "evaluation_results": [_result(one, task) for one, task in benchmarks(verdict)],
@@ -87,9 +86,13 @@ def _result(one: Score, task: str) -> dict[str, Any]:
     }
 
 
-def hub_results(verdict: Verdict, reference: str, now: int) -> str:
+def hub_results(verdict: Verdict, reference: str, now: int, model_id: str = "") -> str:
     """Scores in points of 100; the notes say what was run, and how much of the baseline is left."""
     del now
+    if model_id:
+        raise BadInput(
+            "hf-eval-results names no model: it is a file of the model's own repository", remedy="leave out --model-id"
+        )
     entries = [
         EvalResultEntry(
             dataset_id=one.data_set,
@@ -108,7 +111,7 @@ def hub_results(verdict: Verdict, reference: str, now: int) -> str:
     return str(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True))
 
 
-FORMATS: Final[Mapping[str, Callable[[Verdict, str, int], str]]] = {
+FORMATS: Final[Mapping[str, Callable[[Verdict, str, int, str], str]]] = {
     "every-eval-ever": every_eval_ever,
     "hf-eval-results": hub_results,
 }
@@ -117,12 +120,14 @@ FOLDER_FILES: Final = model_catalog.FILES
 _NAMES: Final = (*FORMATS, FOLDER)
 
 
-def export(form: str, verdict: Verdict, reference: str, now: int) -> str:
-    """The document; raises BadInput for an unknown format, and where nothing of the verdict fits into it."""
+def export(form: str, verdict: Verdict, reference: str, now: int, model_id: str = "") -> str:
+    """The document; raises BadInput for an unknown format, and where nothing of the verdict fits into it. `model_id` is the model's
+    name there, by default the repository without its registry.
+    """
     _check(form, verdict)
     if form == FOLDER:
         raise BadInput(f"{FOLDER} is a folder of files", remedy="name it: --output FOLDER")
-    return FORMATS[form](verdict, reference, now)
+    return FORMATS[form](verdict, reference, now, model_id)
 
 
 def export_folder(verdict: Verdict, reference: str, now: int, model_id: str = "") -> dict[str, str]:

@@ -35,7 +35,7 @@ def files(verdict: Verdict, reference: str, now: int, model_id: str = "") -> dic
     """The contents of a model's folder, by name; `now` is in seconds since 1970. performance.ndjson is missing where no speed was
     measured. `model_id` is the model's name in the catalog, by default the repository without its registry.
     """
-    name = model_id or _name(reference)
+    name = model_id or model_name(reference)
     times = {"created_at": now * 1000, "updated_at": now * 1000}
     average = next((one.candidate for one in verdict.scores if one.title == _AVERAGE and not one.lower_is_better), None)
     metadata: dict[str, Any] = {"id": name, **({} if average is None else {"overall_accuracy": average}), **times}
@@ -53,7 +53,8 @@ def files(verdict: Verdict, reference: str, now: int, model_id: str = "") -> dic
     return {file: text for file, text in zip(FILES, texts, strict=True) if text}
 
 
-def _name(reference: str) -> str:
+def model_name(reference: str) -> str:
+    """The repository of an image without its registry, or the name of its layout's folder."""
     parsed = Reference.parse(reference)
     return parsed.repository or (parsed.layout.name if parsed.layout is not None else reference)
 

@@ -45,3 +45,11 @@ def arguments(config: Mapping[str, Any], wanted: ServingOptions, needed: Sequenc
                 ),
             )
     return (*Parsers(tool_call=chosen["tool-call"], reasoning=chosen["reasoning"]).arguments, *given)
+
+
+def unseen(url: str, needed: Sequence[str]) -> tuple[str, ...]:
+    """What cannot be known of a server that somebody else runs, of the parsers that a suite needs."""
+    return tuple(
+        f"{url} is to have a {kind} parser, which does not show from outside: what it leaves in an answer counts as the answer"
+        for kind in needed
+    )

@@ -63,3 +63,11 @@ def test_without_a_folder_nothing_is_written(shipped: CommandLine) -> None:
     done = shipped("report", "--export", "kubeflow-catalog")
     assert (done.returncode, done.stdout) == (2, "")
     assert "is a folder of files" in done.stderr
+
+
+def test_a_name_without_an_export_is_told(shipped: CommandLine) -> None:
+    done = shipped("report", "--model-id", "RedHatAI/name-fp8")
+    assert done.returncode == 2
+    assert "--model-id is the model's name in an export" in done.stderr
+    named = shipped("report", "--export", "every-eval-ever", "--model-id", "RedHatAI/name-fp8")
+    assert '"id": "RedHatAI/name-fp8"' in named.stdout

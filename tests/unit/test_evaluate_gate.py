@@ -260,6 +260,8 @@ def test_a_gain_beyond_noise_is_flagged() -> None:
         (scores(5, 10), scores(5, 9), "answered 10 questions and the candidate 9"),
         (scores(5, 10), {f"x{i}": 1.0 for i in range(10)}, "0 of them the same"),
         (scores(5, 10), {**scores(5, 10), "00003": math.nan}, "are not numbers"),
+        (scores(1, 1), scores(1, 1), "x: 1 question says nothing about a difference"),
+        ({}, {}, "x: 0 questions say nothing about a difference"),
     ],
 )
 def test_samples_that_do_not_match_are_bad_input(base: dict[str, float], mine: dict[str, float], message: str) -> None:

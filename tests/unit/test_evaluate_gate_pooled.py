@@ -33,6 +33,16 @@ def test_a_small_benchmark_is_not_asked_to_show_what_it_cannot() -> None:
     assert report.more_samples == 0
 
 
+def test_a_loss_within_the_margin_that_is_no_noise_is_not_called_noise() -> None:
+    """1.3 points lost by 3,000 questions: less than the margin of 2, and more than nothing with confidence."""
+    report = assess([*[LARGE] * 4, pair("one", 150, 110, 3000)], ScoreGate())
+    assert report.comparisons[-1].upper < 0
+    assert report.decision == "pass"
+    assert report.reasons[-1].endswith(
+        "was lost: one. None of them lost both more than its margin and more than noise explains, and the average decides for them."
+    )
+
+
 def test_the_rule_each_asks_every_benchmark() -> None:
     report = assess([LARGE, *SMALL], ScoreGate(rule="each"))
     assert report.decision == "inconclusive"

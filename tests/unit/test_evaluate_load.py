@@ -303,6 +303,21 @@ def test_loads_are_measured_in_turn_after_a_warm_up(tmp_path: Path) -> None:
             Temporary,
             "1 of 2 requests failed: no way",
         ),
+        (
+            "said['completed'] = 0.0; said['failed'] = n; said['errors'] = ['Not Found']",
+            BadInput,
+            "the endpoint refused all 2 requests of a round: Not Found",
+        ),
+        (
+            "said['completed'] = 0.0; said['failed'] = n; said['errors'] = ['Too Many Requests']",
+            Temporary,
+            "2 of 2 requests failed: Too Many Requests",
+        ),
+        (  # it has answered before
+            "if number == 2: said['completed'] = 0.0; said['failed'] = n; said['errors'] = ['Not Found']",
+            Temporary,
+            "4 of 4 requests failed: Not Found",
+        ),
         ("said['total_output_tokens'] -= 1", BadInput, "counts 7 output_tokens where 8 were asked for"),
         ("said['total_input_tokens'] += 2", BadInput, "counts 18 prompt_tokens where 16"),
         ("del said['itl_p99']", BadInput, "does not say what it measured"),

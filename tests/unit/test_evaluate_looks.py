@@ -116,7 +116,7 @@ def test_an_early_look_does_not_pass_what_seems_to_lose_too_much() -> None:
 
 def declared(tmp_path: Path, looks: str = "[{questions: 0.5}, {}, {answers: 3}]") -> suites.SuiteFiles:
     folder = tmp_path / "mine"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "suite.yaml").write_text(
         f"""
 schema_version: 1
@@ -230,6 +230,10 @@ def test_a_look_is_part_of_a_measurements_name_and_none_is_not(tmp_path: Path) -
 def test_a_wrong_declaration_is_told_when_the_suite_is_read(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="9 answers to each question, and there are seeds for 3"):
         kinds.load(declared(tmp_path, "[{}, {answers: 9}]"))
+    with pytest.raises(
+        BadInput, match="the first look would ask 1 of the 400 questions of sums, and it takes two to see a difference"
+    ):
+        kinds.load(declared(tmp_path / "few", "[{questions: 0.0025}, {}]"))
     with pytest.raises(ValidationError):
         Look(questions=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -54,6 +55,39 @@ def test_a_question_without_a_score_is_missed() -> None:
     for some in (four, [*four, sample(3, 0.0)]):
         with pytest.raises(BadInput, match="has 4 scored questions, and 5 are declared"):
             questions.scored(ONE, found(a=some), "suite", "")
+
+
+@pytest.mark.parametrize("value", [-3.2, 31.5, (-120.0, 40), ("the reference", "the answer"), None])
+def test_a_score_that_is_no_share_is_bad_input(value: Any) -> None:
+    """As a perplexity's log-probability, points of 100, and the parts of BLEU are: the gate would take them for points of loss."""
+    with pytest.raises(
+        BadInput, match=r"X of the suite mine: a question has the acc .*, and scores are from 0 to 1"
+    ) as caught:
+        questions.scored(of(2), found(a=[sample(0, 1.0), sample(1, value)]), "mine", "")
+    assert "such as acc or exact_match" in caught.value.remedy
+    rounded = questions.scored(of(2), found(a=[sample(0, 1 + 1e-12), sample(1, math.nan)]), "mine", "")
+    assert rounded.scores["a/0"] == 1 + 1e-12, "a sum of shares"
+    assert math.isnan(rounded.scores["a/1"]), "the gate tells of a model whose numbers are none"
+
+
+@pytest.mark.parametrize("better", [{"acc": True}, {"perplexity": False}, {}])
+def test_a_metric_of_which_less_is_better_is_refused_before_a_question_is_asked(better: dict[str, bool]) -> None:
+    class Task:
+        def higher_is_better(self) -> dict[str, bool]:
+            return better
+
+    questions.check_metric(ONE, {"a": Task()}, "mine")
+    with pytest.raises(
+        BadInput, match="X of the suite mine has the metric acc, and to the task b less of it is better"
+    ):
+        questions.check_metric(ONE, {"a": Task(), "b": Other()}, "mine")
+
+
+class Other:
+    """A task of the harness whose metric counts mistakes."""
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {"acc": False}
 
 
 def test_noise_is_the_share_of_questions_with_another_score() -> None:

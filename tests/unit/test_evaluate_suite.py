@@ -124,6 +124,7 @@ def test_the_suite_of_reasoning_models_has_the_seeds_and_the_sampling_of_the_car
         ("seeds: &seeds [42, 1234, 4158,", "seeds: &seeds [42, 1234, 42,", "a seed is given twice"),
         ("seeds: *seeds\n  - key: ifeval", "seeds: []\n  - key: ifeval", "sampling and seeds go together"),
         ("temperature: 1.0", "temperature: 0", "temperature: Input should be greater than 0"),
+        ("samples: 30", "samples: 1", "samples: Input should be greater than or equal to 2"),
         ("rule: pooled", "rule: poled", "gate.rule: Input should be 'pooled' or 'each'"),
     ],
 )

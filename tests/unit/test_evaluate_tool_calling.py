@@ -285,6 +285,7 @@ def declared(**more: Any) -> SuiteFiles:
         ("expected: none", "expected: some\n      answers: x", "`answers` belong to `expected: calls`"),
         ("key: irrelevance", "key: simple", "two categories have the key simple"),
         ("samples: 24", "samples: 25", "has 24 questions, and 25 are declared"),
+        ("samples: 24", "samples: 1", "samples: Input should be greater than or equal to 2"),
         ("max_tokens: 96", "max_token: 96", "did you mean max_tokens?"),
     ],
 )

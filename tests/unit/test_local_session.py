@@ -17,9 +17,11 @@ from flows.cli.main import app
 from flows.cli.options import on_device
 from flows.local.session import Session
 from flows.runtime import Runtime
+from flows.serving.parsers import unseen
 from flows.ship_request import ServingOptions
 from infra.settings import Settings
 from tests.support.gpus import OLD_DRIVER, TWO, driver
+from tests.support.openai_server import Behaviour, openai_server
 from tests.support.played_steps import PlayedLauncher, PlayedServices
 
 if TYPE_CHECKING:
@@ -125,6 +127,23 @@ def test_a_suite_that_calls_tools_gets_the_parser_that_was_named(bench: Bench) -
     assert ServeParameters.read(bench.services.requests[0].parameters).arguments == said
     assert str(bench.launcher.requests[-1].parameters["engine"]).endswith(" ".join(said))
     assert bench.launcher.asked[1:] == ["resolve", "check", "download", "measure"]
+
+
+def test_of_an_endpoint_it_is_said_that_its_parsers_are_not_seen(bench: Bench) -> None:
+    """Once: a later look is at the same server."""
+    other = Behaviour(hidden=("/version", "/tokenize"), ignores_echo=True, context=0)
+    with openai_server(other) as url:
+        bench.session.measure(url, "candidate", "reasoning", ServingOptions())
+        first = list(bench.said)
+        bench.session.measure(url, "candidate", "reasoning", ServingOptions(), look=2)
+    assert [line for line in first if "parser" in line] == [
+        f"{url} is to have a reasoning parser, which does not show from outside: what it leaves in an answer counts as the answer"
+    ]
+    assert sum("lacks" in line for line in first) == 4
+    assert bench.said == first
+    assert unseen("http://x/v1", ("tool-call",)) == (
+        "http://x/v1 is to have a tool-call parser, which does not show from outside: what it leaves in an answer counts as the answer",
+    )
 
 
 def test_a_stored_measurement_needs_no_server(bench: Bench) -> None:

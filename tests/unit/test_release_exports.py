@@ -63,7 +63,7 @@ def test_every_eval_ever_has_what_its_schema_requires() -> None:
     """By hand, from eval.schema.json 0.3.0: what it requires at the top, of a model and of a result."""
     told = json.loads(export("every-eval-ever", VERDICT, REFERENCE, 1_700_000_000))
     assert told["schema_version"] == "0.3.0"
-    assert told["evaluation_id"] == "openllm-v1/llama-fp8/1700000000"
+    assert told["evaluation_id"] == "openllm-v1/models/llama-fp8/1700000000"
     assert told["retrieved_timestamp"] == "1700000000"
     assert told["source_metadata"] == {
         "source_name": "Carwright",
@@ -73,13 +73,14 @@ def test_every_eval_ever_has_what_its_schema_requires() -> None:
     }
     assert told["model_info"] == {
         "name": "llama-fp8",
-        "id": REFERENCE,
+        "id": "models/llama-fp8",
         "inference_engine": {"name": "vllm", "version": "0.23.0"},
         "additional_details": {
             "deployment_type": "self_deployed",
             "model_availability": "unknown",
             "digest": "sha256:" + "a" * 64,
             "baseline": "sha256:" + "b" * 64,
+            "reference": REFERENCE,
         },
     }
     assert told["eval_library"]["name"] == "carwright"
@@ -112,6 +113,16 @@ def test_every_eval_ever_has_what_its_schema_requires() -> None:
     }
     assert second["evaluation_name"] == "own"
     assert second["source_data"] == {"dataset_name": "Routing", "source_type": "other"}
+
+
+def test_a_model_has_the_name_that_was_given() -> None:
+    """In the form of the hub, which every_eval_ever asks for; a file of the model's own repository has none."""
+    told = json.loads(export("every-eval-ever", VERDICT, "oci:images:1", 7, "RedHatAI/llama-fp8"))
+    assert (told["model_info"]["id"], told["model_info"]["name"]) == ("RedHatAI/llama-fp8", "llama-fp8")
+    assert told["evaluation_id"] == "openllm-v1/RedHatAI/llama-fp8/7"
+    with pytest.raises(BadInput, match="hf-eval-results names no model") as caught:
+        export("hf-eval-results", VERDICT, REFERENCE, 7, "RedHatAI/llama-fp8")
+    assert "--model-id" in caught.value.remedy
 
 
 def test_without_the_harness_commands_a_benchmark_has_its_title() -> None:

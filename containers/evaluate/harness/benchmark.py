@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from containers.contract import Frozen
-from containers.evaluate.declaration import Points, Positive
+from containers.evaluate.declaration import Points, Positive, Questions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Benchmark(Frozen):
     add_bos_token: bool = False
     max_length: Positive
     max_gen_toks: Positive | None = None
-    samples: Positive
+    samples: Questions
     data_set: str
     margin: Points | None = None
     category: str = ""

@@ -4,12 +4,14 @@ repeated.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from containers.errors import BadInput
 from containers.evaluate.measurement import Scored
+from containers.foreign_text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,8 @@ _LENGTHS: Final[Mapping[str, Callable[[str], int]]] = {
     "acc_norm": len,
     "acc_bytes": lambda choice: len(choice.encode()),
 }
+_ROUNDING: Final = 1e-6  # of a score that is a sum of shares
+_METRICS: Final = "give a metric that scores each question from 0 to 1, more being better, such as acc or exact_match"
 _SHARED = 200  # characters from which on a text that two questions have in common makes them dependent
 
 
@@ -57,8 +61,8 @@ def scored(
             value, name = sample[metric], f"{task}/{sample['doc_id']}"
             answered.add(name)
             several = isinstance(value, list | tuple)  # IFEval: one for every instruction of a question
-            parts = {f"{name}/{number}": float(part) for number, part in enumerate(value)} if several else {name: value}
-            scores |= {key: float(part) for key, part in parts.items()}
+            parts = {f"{name}/{number}": part for number, part in enumerate(value)} if several else {name: value}
+            scores |= {key: _share(part, one, suite) for key, part in parts.items()}
             about |= dict.fromkeys(parts, _text(sample.get("doc")) or name)
     if not scores:
         raise BadInput(f"{one.title} of the suite {suite} has no answers through the filter {filter_name}")
@@ -85,6 +89,32 @@ def scored(
         margins=_margins(one, found, tasks or {}, scores),
         averaged=one.averaged,
     )
+
+
+def check_metric(one: Benchmark, tasks: Mapping[str, Any], suite: str) -> None:
+    """Raises BadInput for a metric of which less is better by what the harness's `tasks` say: the gate takes less for a loss."""
+    metric = one.metric.partition(",")[0]
+    for name, task in tasks.items():
+        if task.higher_is_better().get(metric) is False:
+            raise BadInput(
+                f"{one.title} of the suite {suite} has the metric {metric}, and to the task {name} less of it is better",
+                remedy=_METRICS,
+            )
+
+
+def _share(value: Any, one: Benchmark, suite: str) -> float:
+    """The score of one question; NaN stays, since that is the model's. Raises BadInput for one that is no share of a point."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.inf
+    if found < -_ROUNDING or found > 1 + _ROUNDING:
+        raise BadInput(
+            f"{one.title} of the suite {suite}: a question has the {one.metric.partition(',')[0]} {one_line(repr(value))}, and scores "
+            "are from 0 to 1",
+            remedy=_METRICS,
+        )
+    return found
 
 
 def asked_of(part: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:

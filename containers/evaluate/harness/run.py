@@ -232,6 +232,7 @@ class Harness:
             random.seed(_SEEDS[0])
             np.random.seed(_SEEDS[1])  # noqa: NPY002 - the generator that tasks use
             tasks = manager.load([one.task])["tasks"]
+            questions.check_metric(one, tasks, self.files.name)
             if any("ifeval" in name for name in tasks):
                 data.check_sentences(places)
             count = sum(len(task.eval_docs) for task in tasks.values())

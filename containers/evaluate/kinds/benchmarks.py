@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -42,6 +43,11 @@ class BenchmarkDeclaration(ScoredDeclaration):
         if self.looks and not answers:
             raise ValueError("every benchmark is measured at_once, so the looks after the first have nothing to ask")
         check_looks(self.looks, max(answers, default=1))
+        for one in self.benchmarks:
+            if self.looks and not one.at_once and (first := math.ceil(one.samples * self.looks[0].questions)) < 2:
+                raise ValueError(
+                    f"the first look would ask {first} of the {one.samples} questions of {one.key}, and it takes two to see a difference"
+                )
         return self
 
 

@@ -13,7 +13,7 @@ from containers.contract import Frozen
 from containers.endpoint_key import authorization
 from containers.evaluate import sanity
 from containers.evaluate.client import Client
-from containers.evaluate.declaration import Points, Positive, ScoredDeclaration, parse
+from containers.evaluate.declaration import Points, Questions, ScoredDeclaration, parse
 from containers.evaluate.kinds.scored import judge_samples
 from containers.evaluate.measure import gather
 from containers.evaluate.measurement import RequestCounts, Scored
@@ -49,7 +49,7 @@ class Category(Frozen):
     questions: str
     answers: str = ""
     expected: Literal["calls", "none", "some"] = "calls"
-    samples: Positive
+    samples: Questions
     category: str = ""
     data_set: str = ""
     margin: Points | None = None

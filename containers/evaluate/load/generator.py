@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,11 @@ _PROGRAM: Final = Path(__file__).with_name("vllm_load.py")
 _ROUND: Final = "carwright-round "
 _START: Final = 300.0  # seconds for importing vLLM, on a busy machine
 _POLL: Final = 0.1  # seconds
+# Of an answer with another status than 200, vLLM's generator tells the words. These come again, if the first round already gets them.
+_REFUSED: Final = {one.phrase for one in HTTPStatus if 400 <= one < 500} - {
+    HTTPStatus.TOO_MANY_REQUESTS.phrase,
+    HTTPStatus.REQUEST_TIMEOUT.phrase,
+}
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")  # the endpoint is addressed directly
 
 
@@ -207,6 +213,11 @@ def _checked(plan: Mapping[str, Any], asked: Mapping[str, Any], said: Mapping[st
         ) from error
     if result.failed or result.completed != asked["requests"]:
         why = one_line(result.errors[0]) if result.errors else "no reason given"
+        if asked is plan["rounds"][0] and not result.completed and why in _REFUSED:
+            raise BadInput(
+                f"the endpoint refused all {asked['requests']} requests of a round: {why}",
+                remedy="see the server's log; speed is measured with vLLM, whose completions take prompts of token ids (100 to 20,000)",
+            )
         raise Temporary(
             f"{asked['requests'] - result.completed} of {asked['requests']} requests failed: {why}",
             remedy="see the server's log, then measure again; nothing was stored",
