@@ -94,9 +94,9 @@ def test_what_a_look_leaves_open_is_measured_further(carwright: CommandLine, tmp
     assert told["scores"][0]["samples"] == 60
     assert told["reasons"][0] in (tmp_path / "page.html").read_text()
     completions = [path for path in behaviour.paths if path.endswith("/completions")]
-    # Two choices to each question, and to those of the first look again, to know the noise; and before each of the two
-    # measurements of a look the probes, which look at what the endpoint can do and whether it is one.
-    probes = 2 * 2 * (1 + REPLICAS)
+    # Two choices to each question, and to those of the first look again, to know the noise; before each of the two measurements
+    # of a look the probes whether the endpoint is one, and before those of the first look that of what it can do.
+    probes = 2 * 2 * REPLICAS + 2
     assert len(completions) == 2 * 60 + 2 * 20 + probes
 
 

@@ -71,7 +71,7 @@ GSM8K = {
     "max_length": 8192,
     "max_gen_toks": 64,
     "data_set": "openai/gsm8k",
-    "samples": 2,
+    "samples": 4,
 }
 # Its choices are shuffled while the data is loaded, with the generator of `random`.
 GPQA = {
@@ -141,7 +141,9 @@ def data_sets(folder: Path) -> Path:
         },
     )
     problem = {"question": "How much is 40 and 2?", "answer": "40 + 2 = 42\n#### 42"}
-    write("openai/gsm8k", {"train.jsonl": [problem], "test.jsonl": [problem, {**problem, "answer": "#### 7"}]}, "main")
+    wanted = ("#### 42", "#### 7")
+    problems = [{"question": f"How much is {n} and {42 - n}?", "answer": wanted[n % 2]} for n in range(4)]
+    write("openai/gsm8k", {"train.jsonl": [problem], "test.jsonl": problems}, "main")
     wrong = {f"Incorrect Answer {number}": f"{number} metres" for number in (1, 2, 3)}
     write(
         "Idavidrein/gpqa",
@@ -286,10 +288,10 @@ def test_the_margins_of_choices_are_kept(answers: dict[str, Any]) -> None:
 
 
 def test_every_question_is_sampled_once_for_each_seed(answers: dict[str, Any]) -> None:
-    """The toy says 42 whatever the seed: two questions, two seeds, and nothing asked a third time for the noise."""
+    """The toy says 42 whatever the seed: four questions, two seeds, and nothing asked a third time for the noise."""
     assert answers["sampled"].get("scored"), answers["sampled"]
-    assert list(answers["sampled"]["scored"]["gsm8k"]["scores"].values()) == [1.0, 0.0]
-    assert answers["sampled"]["requests"]["sent"] == 4
+    assert list(answers["sampled"]["scored"]["gsm8k"]["scores"].values()) == [1.0, 0.0, 1.0, 0.0]
+    assert answers["sampled"]["requests"]["sent"] == 8
     assert answers["sampled"]["noise"] == {}
     first, second = answers["sampled"]["commands"]
     assert "--seed 42 --gen_kwargs do_sample=True,temperature=0.7,top_k=20,max_gen_toks=64,seed=42" in first
@@ -307,11 +309,11 @@ def test_a_look_asks_what_it_adds(answers: dict[str, Any]) -> None:
     assert set(first["gpqa"]["margins"]) != {f"gpqa_main_zeroshot/{n}" for n in range(12)}  # no prefix of the data
     assert "gpqa" not in third
     scores = [one["gsm8k"]["scores"] for one in (first, second, third)]
-    assert [len(one) for one in scores] == [1, 1, 2]
-    assert scores[0] | scores[1] == scores[2] == {"gsm8k_llama/0": 1.0, "gsm8k_llama/1": 0.0}
+    assert [len(one) for one in scores] == [2, 2, 4]
+    assert scores[0] | scores[1] == scores[2] == {f"gsm8k_llama/{n}": (1.0, 0.0)[n % 2] for n in range(4)}
     assert third["gsm8k"]["answers"] == 2
     assert "answers" not in first["gsm8k"]
-    assert [answers[f"look-{n}"]["requests"]["sent"] for n in (3,)] == [4]
+    assert [answers[f"look-{n}"]["requests"]["sent"] for n in (3,)] == [8]
     assert answers["look-1"]["noise"].keys() == {"gpqa"}
     assert ["seed=7" in one or "seed=9" in one for one in answers["look-3"]["commands"]] == [True, True]
 
@@ -391,16 +393,16 @@ def test_a_near_name_is_offered(answers: dict[str, Any]) -> None:
 
 
 def test_benchmarks_of_the_card_run_on_local_data(answers: dict[str, Any]) -> None:
-    """Log-likelihoods, chat through the server, and chat rendered on this side, each with two questions."""
+    """Log-likelihoods, chat through the server, and chat rendered on this side."""
     scored = answers["known"].get("scored")
     assert scored, answers["known"]
     assert {key: sorted(one["scores"]) for key, one in scored.items()} == {
         "hellaswag": ["hellaswag/0", "hellaswag/1"],
-        "gsm8k": ["gsm8k_llama/0", "gsm8k_llama/1"],
+        "gsm8k": [f"gsm8k_llama/{n}" for n in range(4)],
         "arc": ["arc_challenge_llama/0", "arc_challenge_llama/1"],
     }
     assert sum(scored["hellaswag"]["scores"].values()) <= 1  # two answers to one question
-    assert list(scored["gsm8k"]["scores"].values()) == [1.0, 0.0]
+    assert list(scored["gsm8k"]["scores"].values()) == [1.0, 0.0, 1.0, 0.0]
     assert answers["known"]["commands"][1].startswith(
         "lm_eval run --model local-chat-completions --model_args model=toy,"
     )
