@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
-from flows.runners.docker.sweeper import sweep
+from flows.runners.docker.sweeper import check_removed, sweep
 from infra.settings import Settings
 
 
@@ -23,3 +23,4 @@ def sweep_containers(dry_run: bool = False) -> None:  # noqa: FBT001 - a paramet
     ]
     if rows:
         create_table_artifact(key="containers", table=rows, description="Containers found on this container engine")
+    check_removed(found)

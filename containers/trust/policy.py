@@ -51,7 +51,7 @@ Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class PolicyKey(Frozen):
-    """A key that is trusted: `file` beside the policy, or `pem` in it. `statements` are those that it may sign; empty: all.
+    """A key that is trusted: `file` beside the policy, or `pem` in it. `statements` are those that it may sign; left out: all.
 
     From the day after `until` it is trusted no more, and before `since` not yet. What it signed falls with it, because
     nobody but the holder of the key says when that was.
@@ -60,7 +60,7 @@ class PolicyKey(Frozen):
     name: str = Field(min_length=1)
     file: str = ""
     pem: str = ""
-    statements: tuple[StatementName, ...] = ()
+    statements: tuple[StatementName, ...] = Field(default=(), min_length=1)
     since: date | None = None
     until: date | None = None
 
@@ -98,7 +98,7 @@ class Identity(Frozen):
     issuer: str = Field(min_length=1)
     subject: str = Field(min_length=1)
     repository: str = ""
-    statements: tuple[StatementName, ...] = ()
+    statements: tuple[StatementName, ...] = Field(default=(), min_length=1)
     since: date | None = None
     until: date | None = None
 

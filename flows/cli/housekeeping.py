@@ -34,6 +34,7 @@ def sweep(
     found = sweeper.sweep(Settings().docker, dry_run=dry_run)
     if json_:
         print(json.dumps([asdict(one) for one in found], indent=2))
+        sweeper.check_removed(found)
         return
     if not found:
         terminal.out.print("no container of Carwright on this container engine")
@@ -41,6 +42,7 @@ def sweep(
     gone = "would go" if dry_run else "removed"
     rows = [(one.name, one.step, one.run, gone if one.removed else "stays", one.why) for one in found]
     terminal.show_table(("container", "step", "run", "", "why"), rows)
+    sweeper.check_removed(found)
 
 
 def services(settings: Settings) -> list[Services]:

@@ -27,14 +27,14 @@ def metrics(
     """Print runs, steps, bytes and verdicts as Prometheus metrics."""
     from containers.store import Store
     from flows.local import embedded
-    from flows.runners.process.run_folders import summaries
+    from flows.local.run_record import records
     from flows.runtime import location
     from flows.watching.metrics import exposition
 
     with ExitStack() as stack:
         settings = stack.enter_context(embedded.store(Settings()))
         store = Store.open(location(settings), settings.store)
-        text = exposition(store, summaries(settings.home))
+        text = exposition(store, (record for _, record in records(settings.home)))
     if output is None:
         print(text, end="")
     else:

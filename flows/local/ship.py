@@ -202,6 +202,8 @@ def _prepare_containers(request: ShipRequest, settings: Settings, listener: List
         for one in sweep(settings.docker):
             if one.removed:
                 _logger(listener, "carwright")(f"removed the container {one.name}: {one.why}")
+            elif one.failed:  # no run needs it gone
+                _logger(listener, "carwright")(f"could not remove the container {one.name}: {one.why}")
 
 
 def _on_event(listener: Listener, name: str) -> Any:

@@ -17,23 +17,23 @@ from flows.watching.records import product, read_attempt, shipped_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from containers.store import Store
     from flows.watching.records import ShipRecord
 
 _OUTCOMES: Final = ("running", "shipped", "failed", "killed")
 _PRODUCT: Final = ("model", "scheme", "target")
+_SHOWN: Final = {"model", "size_before", "size_after", "steps"}
 
 
-def exposition(store: Store, runs: Iterable[Path]) -> str:
-    """The metrics of what the store has shipped and of the runs of one folder, given as their `summary.json`.
+def exposition(store: Store, runs: Iterable[dict[str, Any]]) -> str:
+    """The metrics of what the store has shipped and of the runs of one folder, given by their records.
 
-    Raises BadInput for a record that cannot be read.
+    Raises BadInput for a record of the store that cannot be read.
     """
     registry = CollectorRegistry()
     _products(registry, shipped_records(store), store)
-    _runs(registry, [json.loads(path.read_text()) for path in runs])
+    _runs(registry, list(runs))
     _store(registry, store)
     return generate_latest(registry).decode()
 
@@ -108,7 +108,8 @@ def _runs(registry: CollectorRegistry, records: Sequence[dict[str, Any]]) -> Non
     for record in sorted(records, key=lambda one: str(one.get("started", ""))):
         outcome = str(record.get("state", "")).partition(":")[0]
         counts[outcome] = counts.get(outcome, 0) + 1
-        if shipped := record.get("shipped"):
+        shipped = record.get("shipped")
+        if isinstance(shipped, dict) and shipped.keys() >= _SHOWN:  # another version's may lack some
             last[str(shipped["model"])] = shipped
     for outcome, count in counts.items():
         outcomes.labels(outcome).set(count)

@@ -37,6 +37,8 @@ def test_a_policy_carries_its_keys() -> None:
         (f"{KEY}require:\n  statements: []\n", "require.statements: "),
         (f"{KEY}require:\n  statments: []\n", "line 5: require.statments: .*did you mean statements"),
         (f"{KEY}require:\n  statements: [provenence]\n", "line 5: require.statements.0: 'provenence' is none of"),
+        (f"{KEY}    statements: []\n", "line 4: keys.0.statements: "),
+        (f"{WHO}    statements: []\ntrusted_root: public\n", "line 5: identities.0.statements: "),
         (f"{KEY}gate:\n  decisions: [good]\n", "line 5: gate.decisions.0"),
         (f"{KEY}max_age_days: soon\n", "line 4: max_age_days"),
         (f"{KEY}deny: [sha256:12]\n", "line 4: deny.0"),

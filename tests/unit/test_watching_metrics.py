@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
 from containers.digest import Digest
+from flows.cli.main import app
+from flows.local.run_record import records
 from flows.watching.metrics import exposition
 from flows.watching.records import Attempt, ShipRecord, product, write_attempt, write_shipped
+from infra.settings import Settings
 from tests.support.memory_bucket import MemoryBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MODEL = 'hf://org/a "quoted" name'
@@ -28,7 +35,7 @@ def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     }
 
 
-def test_a_shipped_product_its_verdict_and_its_failed_rebuild(tmp_path: Path) -> None:
+def test_a_shipped_product_its_verdict_and_its_failed_rebuild() -> None:
     store = MemoryBucket().store()
     digest = Digest.parse("sha256:" + "a" * 64)
     record = ShipRecord(
@@ -61,13 +68,11 @@ def test_a_shipped_product_its_verdict_and_its_failed_rebuild(tmp_path: Path) ->
     assert seen["carwright_store_bytes", frozenset()] == 700
 
 
-def test_runs_steps_and_bytes_of_this_folder(tmp_path: Path) -> None:
-    def run(name: str, state: str, seconds: float | None = None) -> Path:
+def test_runs_steps_and_bytes_of_this_folder() -> None:
+    def run(name: str, state: str, seconds: float | None = None) -> dict[str, Any]:
         step = {"name": "quantize", "state": "done", "seconds": seconds, "what": ""}
         shipped = {"model": "hf://org/name", "size_before": 200, "size_after": 110, "steps": [step]}
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({"state": state, "started": name} | ({"shipped": shipped} if seconds else {})))
-        return path
+        return {"state": state, "started": name} | ({"shipped": shipped} if seconds else {})
 
     runs = [run("20261127T2", "shipped", 7.5), run("20261127T1", "shipped", 99), run("20261127T3", "failed: no space")]
     seen = read(exposition(MemoryBucket().store(), runs))
@@ -83,3 +88,33 @@ def test_runs_steps_and_bytes_of_this_folder(tmp_path: Path) -> None:
 
 def test_an_empty_store_has_no_products() -> None:
     assert "carwright_store_bytes" not in exposition(MemoryBucket().store(), [])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"state": "shipped", "shipped": {"model": "of another version"}}', "\xff"]
+)
+def test_a_record_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """As `carwright runs` passes it over: a run may be removed, as too old, between the listing and the reading."""
+    monkeypatch.chdir(tmp_path)
+    runs = Settings().home.resolve() / "runs"
+    for name, content in (("20260101T1", text), ("20260101T2", '{"state": "failed: no space"}')):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "summary.json").write_text(content, encoding="latin-1")
+    seen = read(exposition(MemoryBucket().store(), (one for _, one in records(Settings().home))))
+    assert seen["carwright_runs", frozenset({("outcome", "failed")})] == 1
+
+
+def test_the_command_passes_over_what_it_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def memory(settings: Settings) -> Iterator[Settings]:
+        yield settings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flows.local.embedded.store", memory)
+    monkeypatch.setattr("containers.store.Store.open", lambda *_: MemoryBucket().store())
+    (Settings().home.resolve() / "runs" / "1").mkdir(parents=True)
+    (Settings().home.resolve() / "runs" / "1" / "summary.json").write_text("{")
+    result = CliRunner().invoke(app, ["metrics"], catch_exceptions=False)
+    assert "carwright_runs" in result.stdout

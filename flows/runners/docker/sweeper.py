@@ -10,18 +10,19 @@ Whose a container is stands in its labels. The first of these that can be answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import httpx
 
+from containers.errors import Error, Temporary
 from flows.orchestrator.prefect_import import import_prefect
 from infra.container_engine import connect
 from infra.container_engine.ownership import ALIVE, ALIVE_SILENCE, LEASE, is_alive, is_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from infra.container_engine import Container, ContainerEngine
     from infra.settings import DockerSettings
@@ -31,20 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweptContainer:
-    """One container and what becomes of it; `why` is for people."""
+    """One container and what becomes of it; `why` is for people. `failed`: it should go, and the engine could not remove it."""
 
     name: str
     run: str
     step: str
     removed: bool
     why: str
+    failed: bool = False
 
 
 def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | None = None) -> list[SweptContainer]:
     """Look at every container of the project and remove, unless `dry_run`, what nobody waits for.
 
     `goes_on` says whether a flow run (by its id) has not ended, None when that cannot be found out; by default the
-    Prefect server is asked. Raises BadInput and Temporary when the engine cannot be reached.
+    Prefect server is asked. One that cannot be removed is `failed`, and keeps no other. Raises BadInput and Temporary when the
+    engine cannot be reached.
     """
     ask = goes_on or flow_run_goes_on
     found = []
@@ -60,10 +63,25 @@ def sweep(settings: DockerSettings, *, dry_run: bool = False, goes_on: Asked | N
             # Without a server: one is about to be made, or the run ended before it was.
             wanted, why = (not server.removed, server.why) if server else _judge(engine, container, ask)
             found.append(_swept(container, wanted, why))
-        for one in found:
-            if one.removed and not dry_run:
-                engine.remove(one.name)
-    return found
+        return found if dry_run else [_removed(engine, one) for one in found]
+
+
+def check_removed(found: Iterable[SweptContainer]) -> None:
+    """Raises Temporary that names what could not be removed."""
+    if left := [f"{one.name} ({one.why})" for one in found if one.failed]:
+        raise Temporary(
+            f"{len(left)} containers could not be removed: {'; '.join(left)}",
+            remedy="a file system that is busy is free after a while: run `carwright sweep` again",
+        )
+
+
+def _removed(engine: ContainerEngine, one: SweptContainer) -> SweptContainer:
+    if one.removed:
+        try:
+            engine.remove(one.name)
+        except Error as error:
+            return replace(one, removed=False, failed=True, why=f"{one.why}; {error}")
+    return one
 
 
 def _swept(container: Container, wanted: bool, why: str) -> SweptContainer:  # noqa: FBT001
