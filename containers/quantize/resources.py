@@ -39,6 +39,15 @@ def lanes_for(wanted: int, groups: int) -> int:
     return max(1, min(wanted or most, groups))
 
 
+def largest_first(groups: Sequence[Group]) -> list[Group]:
+    """The order in which groups that are all there are begun: those with the most bytes of result first.
+
+    A result is hashed on one core, so a large one that is begun last is waited for while the other cores have nothing to
+    do. The output head, which stays as it is, is such a one: it lies in the last shard and does not become smaller.
+    """
+    return sorted(groups, key=lambda group: (-group.output.size, -group.source.size, group.path))
+
+
 def threads_for(lanes: int) -> int:
     """How many threads compute for one group on a CPU."""
     return max(1, cores() // lanes)

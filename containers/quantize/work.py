@@ -19,6 +19,7 @@ from containers.quantize.config_cache import remembered_config
 from containers.quantize.during_download import quantize_during_download
 from containers.quantize.plan import make_plan
 from containers.quantize.preflight import prepare
+from containers.quantize.resources import lanes_for, largest_first
 from containers.quantize.worker import StoredShards, find_stored, quantize_groups
 from containers.quantize.worker_pool import WorkerPool, worker_devices
 from containers.store import FileEntry, Manifest, Store
@@ -89,6 +90,8 @@ def _quantize_missing(
     if min(len(devices), len(missing)) <= 1:
         if devices:
             options = options.model_copy(update={"device": devices[0]})
+            # One by one it gains nothing, and a list that was dealt keeps its order: its end may be dealt to another.
+            missing = largest_first(missing) if lanes_for(options.lanes, len(missing)) > 1 else missing
         return quantize_groups(job, store, context, options, missing)
     WorkerPool(request, job, store, context, options).run(missing, devices)
     shards, lost = find_stored(job, store, [group.path for group in missing])

@@ -31,7 +31,7 @@ from containers.quantize.devices import open_device
 from containers.quantize.group_quantizer import quantize_group
 from containers.quantize.layout import arrange, encode
 from containers.quantize.preflight import prepare
-from containers.quantize.resources import lanes_for
+from containers.quantize.resources import lanes_for, largest_first
 from containers.sha256 import Verification, hash_file
 
 if TYPE_CHECKING:
@@ -161,13 +161,15 @@ def ours(
     opened = [open_device(job.recipe.scheme, name, at_once) for name in names]
     opened = [replace(one, piece=piece or one.piece) for one in opened]
 
+    groups = largest_first(job.groups)
+
     def one(number: int) -> tuple[str, str]:
-        group = job.groups[number]
+        group = groups[number]
         written = quantize_group(group, job.files, opened[number % len(opened)], target / group.path)
         return group.path, written.sha256.hex
 
     with ThreadPoolExecutor(at_once * len(names)) as pool:
-        digests = dict(pool.map(one, range(len(job.groups))))
+        digests = dict(pool.map(one, range(len(groups))))
     (target / "config.json").write_bytes(
         config_json(job.checkpoint, quantization_config(job.recipe.scheme, job.ignore))
     )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from containers.quantize.resources import gpu_memory_needed, lanes_for, memory_needed, threads_for
+from containers.contract import Step
+from containers.parameters import QuantizeOptions
+from containers.quantize import work
+from containers.quantize.resources import gpu_memory_needed, lanes_for, largest_first, memory_needed, threads_for
 
 MIB = 1 << 20
 
@@ -54,3 +59,34 @@ def test_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 8)
     assert memory_needed(2) == (480 + 2 * (21 * 8 + 48) * 3 // 2) * MIB
     assert gpu_memory_needed(4) == (600 + 4 * 12 * 32) * MIB
+
+
+def of_size(path: str, output: int) -> Any:
+    return SimpleNamespace(path=path, output=SimpleNamespace(size=output), source=SimpleNamespace(size=2 * output))
+
+
+def test_the_shard_that_takes_longest_is_begun_first() -> None:
+    """The last one here holds an output head, which stays as it is: begun last, it would be waited for alone."""
+    groups = [of_size("1", 5), of_size("2", 4), of_size("3", 4), of_size("4", 12)]
+    assert [one.path for one in largest_first(groups)] == ["4", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "begun"),
+    [
+        ({"device": "cpu"}, ["3", "1", "2"]),
+        ({"device": "cpu", "lanes": 1}, ["1", "2", "3"]),
+        ({"device": "cpu", "groups": ["1", "2", "3"]}, ["1", "2", "3"]),
+    ],
+)
+def test_what_is_dealt_or_done_one_by_one_keeps_its_order(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], begun: list[str]
+) -> None:
+    """The end of a dealt list may be dealt to another worker, which would find that a large one there has been begun."""
+    machine(monkeypatch, 16)
+    order: list[str] = []
+    monkeypatch.setattr(work, "quantize_groups", lambda *given: order.extend(one.path for one in given[-1]))
+    request: Any = SimpleNamespace(step=Step.QUANTIZE, options=QuantizeOptions.model_validate(options).dump())
+    nothing: Any = None
+    work._quantize_missing([of_size("1", 2), of_size("2", 1), of_size("3", 9)], request, nothing, nothing, nothing)
+    assert order == begun
