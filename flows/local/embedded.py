@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
+_LOOK = 1.0  # seconds between two looks whether the server lives
+_RESTARTS = 3  # of a server in one run; one that ends of itself again and again needs a person
 _PREFECT_DEADLINE = 120.0  # seconds; a first start migrates an empty database, 7-25 s on two busy cores
 
 
@@ -47,11 +50,14 @@ def store(settings: Settings) -> Iterator[Settings]:
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A Prefect server with its UI at `url`; its login is user:password."""
+    """A Prefect server with its UI at `url`; its login is user:password. `endings` are the codes with which it ended and was started
+    again.
+    """
 
     child: Child
     url: str
     login: str = field(repr=False)
+    endings: list[int] = field(default_factory=list)
 
     @property
     def api(self) -> str:
@@ -78,6 +84,37 @@ class PrefectServer:
                 time.sleep(0.05)
         if not served_by(urlsplit(self.url).port or 0, self.child.pid):  # it would get the login
             raise BadInput(f"another program answers at {self.url} in the Prefect server's place", remedy="start again")
+
+    @contextmanager
+    def kept(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Start the server again where it ends before its time, at the same port and on the same data: Prefect's clients ask again,
+        and a run goes on. After the third time it stays away, and the run ends of it.
+        """
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(_LOOK):
+                if (code := self.child.poll()) is None:
+                    continue
+                self.endings.append(code)
+                again = len(self.endings) <= _RESTARTS
+                then = (
+                    "it is started again"
+                    if again
+                    else "the run ends, too, in some minutes; start it again, and it continues"
+                )
+                say(f"the Prefect server of this run has ended (code {code}; its log is {self.child.log_file}): {then}")
+                if not again:
+                    return
+                self.child.start()
+
+        thread = threading.Thread(target=look, daemon=True, name="prefect-server")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _answers(self, client: httpx.Client) -> bool:
         try:

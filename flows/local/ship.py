@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,6 @@ from infra.environments import device, environment
 from infra.environments.ahead import prepare_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from flows.release.summary import Shipped
     from flows.runtime import Listener
     from flows.ship_request import ShipRequest
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
 
 DEMO = f"{HUB}{demo.NAME}"
 PUBLIC_HUB = "https://huggingface.co"
-_LOOK = 1.0  # seconds between two looks whether the Prefect server lives
 _DRAIN = 10.0  # seconds for the last log lines of a run to reach the Prefect server
 _PROBE = 3.0  # seconds to find out whether the public hub can be reached
 
@@ -81,7 +77,7 @@ def ship(request: ShipRequest, settings: Settings, listener: Listener) -> Shippe
             log(f"stopped {url}, left by an earlier run")
         log(f"Prefect UI while this runs: {server.url}; its login is in {embedded.login_file(settings)}")
         record = RunRecord.begin(settings.home.resolve() / "runs", run_id, request, command)
-        stack.enter_context(_watched(server, log))
+        stack.enter_context(server.kept(log))
         try:
             # No heartbeats: the run lock says whether a run is alive, and their thread ends up to a second after the run.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
@@ -123,33 +119,18 @@ def choose_model(model: str, settings: Settings, stack: ExitStack, listener: Lis
     return DEMO, settings
 
 
-@contextmanager
-def _watched(server: embedded.PrefectServer, log: Callable[[str], None]) -> Iterator[None]:
-    """Say at once that the server has ended: Prefect's client goes on asking it for minutes before the run ends of it."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(_LOOK):
-            if (code := server.child.poll()) is not None:
-                log(
-                    f"the Prefect server of this run has ended (code {code}; its log is {server.child.log_file}): the run ends, too, "
-                    "in a few minutes at the latest; or stop it now and start it again: it continues"
-                )
-                return
-
-    thread = threading.Thread(target=look, daemon=True, name="prefect-server")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
 def _told(error: BaseException, server: embedded.PrefectServer) -> BaseException:
-    """What the run failed of: where the server of this command has ended, Prefect's own errors, and ours about it, say nothing else."""
-    about_it = not isinstance(error, Error) or error.doctor == "prefect"
-    if not about_it or not isinstance(error, Exception) or server.child.poll() is None:
+    """What the run failed of: where the server of this command has ended, Prefect's own errors, and ours about it, say nothing else.
+
+    Where it was started again, another error keeps its own words.
+    """
+    from prefect.exceptions import PrefectException
+
+    about_it = (
+        error.doctor == "prefect" if isinstance(error, Error) else isinstance(error, httpx.HTTPError | PrefectException)
+    )
+    gone = server.child.poll() is not None and isinstance(error, Exception) and not isinstance(error, Error)
+    if not gone and not (about_it and (server.endings or server.child.poll() is not None)):
         return error
     return NotReady(
         "the Prefect server of this run has ended while it ran",

@@ -1,60 +1,100 @@
-"""What a run says that fails because the Prefect server of its own command has ended."""
+"""A run whose own Prefect server ends: it is started again, and what a run says that fails of it."""
 
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from prefect.exceptions import CrashedRun
 
 from containers.errors import BadInput, Interrupted, NotReady
-from flows.local import ship
+from flows.local import embedded, ship
 
 AWAY = NotReady("the Prefect server cannot be reached", remedy="check PREFECT_API_URL", doctor="prefect")
 OTHER = BadInput("there is no such model", doctor="hub")
 
 
+class Child:
+    """Of a server that ends with these codes one after the other; None is a look at one that lives."""
+
+    log_file = "prefect.log"
+
+    def __init__(self, *codes: int | None) -> None:
+        self._codes, self.starts, self.looked = list(codes), 0, threading.Event()
+
+    def poll(self) -> int | None:
+        if len(self._codes) > 1:
+            return self._codes.pop(0)
+        self.looked.set()
+        return self._codes[0]
+
+    def start(self) -> None:
+        self.starts += 1
+
+
+def server(*codes: int | None, endings: tuple[int, ...] = ()) -> Any:
+    child: Any = Child(*codes)
+    return embedded.PrefectServer(child, "http://127.0.0.1:1", "me:secret", list(endings))
+
+
 @pytest.mark.parametrize("error", [AWAY, httpx.ConnectError("refused"), RuntimeError("a bug")])
 def test_it_names_the_server_that_ended(error: Exception) -> None:
     """No setting leads to it, so there is none to be checked."""
-    server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: -9, log_file="prefect.log"))
-    told: Any = ship._told(error, server)
+    told: Any = ship._told(error, server(-9))
     assert (told.exit_code, "has ended while it ran" in str(told), "prefect.log" in str(told)) == (75, True, True)
-    server.child.poll = lambda: None
-    assert ship._told(error, server) is error
+    assert ship._told(error, server(None)) is error
+
+
+@pytest.mark.parametrize("error", [AWAY, httpx.ReadError("reset"), CrashedRun("of a task")])
+def test_it_names_the_server_that_was_started_again(error: Exception) -> None:
+    told: Any = ship._told(error, server(None, endings=(-9,)))
+    assert (told.exit_code, "has ended while it ran" in str(told)) == (75, True)
 
 
 @pytest.mark.parametrize("error", [OTHER, Interrupted("stopped"), KeyboardInterrupt()])
 def test_what_has_another_cause_stays(error: BaseException) -> None:
-    server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: -9, log_file="prefect.log"))
-    assert ship._told(error, server) is error
+    assert ship._told(error, server(-9)) is error
+    assert ship._told(error, server(None, endings=(-9,))) is error
 
 
-def test_it_is_said_when_the_server_ends_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect's client asks for minutes before the run itself ends of it."""
-    monkeypatch.setattr(ship, "_LOOK", 0.001)
-    codes = iter([None, None, -9])
-    looked, said = threading.Event(), []
-    server: Any = SimpleNamespace(child=SimpleNamespace(poll=lambda: next(codes), log_file="prefect.log"))
+def test_a_bug_beside_a_server_that_was_started_again_stays_a_bug() -> None:
+    bug = RuntimeError("a bug")
+    assert ship._told(bug, server(None, endings=(-9,))) is bug
 
-    def log(text: str) -> None:
-        said.append(text)
-        looked.set()
 
-    with ship._watched(server, log):
-        assert looked.wait(30)
-    assert len(said) == 1
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_LOOK", 0.001)
+
+
+def test_a_server_that_ends_is_started_again() -> None:
+    """Prefect's clients ask again, so the run goes on."""
+    said: list[str] = []
+    kept = server(None, -9, None, 0, None)
+    with kept.kept(said.append):
+        assert kept.child.looked.wait(30)
+    assert (kept.child.starts, kept.endings) == (2, [-9, 0])
+    assert ["started again" in line for line in said] == [True, True]
     assert "has ended (code -9; its log is prefect.log)" in said[0]
 
 
-def test_nothing_is_said_of_a_server_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ship, "_LOOK", 0.001)
-    looks = threading.Semaphore(0)
-    server: Any = SimpleNamespace(child=SimpleNamespace(poll=looks.release, log_file="prefect.log"))
+def test_one_that_ends_again_and_again_stays_away() -> None:
     said: list[str] = []
-    with ship._watched(server, said.append):
-        for _ in range(3):
-            assert looks.acquire(timeout=30)
-    assert said == []
+    kept = server(1, 1, 1, 1, None)
+    with kept.kept(said.append):
+        for _ in range(30_000):
+            if len(said) > embedded._RESTARTS:
+                break
+            threading.Event().wait(0.001)
+    assert (kept.child.starts, len(said)) == (embedded._RESTARTS, embedded._RESTARTS + 1)
+    assert "the run ends, too" in said[-1]
+
+
+def test_nothing_is_done_to_a_server_that_lives() -> None:
+    said: list[str] = []
+    kept = server(None)
+    with kept.kept(said.append):
+        assert kept.child.looked.wait(30)
+    assert (kept.child.starts, kept.endings, said) == (0, [], [])
