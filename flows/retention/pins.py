@@ -48,7 +48,9 @@ def pin(store: Store, what: str) -> Pin:
 
 def unpin(store: Store, what: str) -> Pin:
     """Take a pin back; `what` is as it was given, or the beginning of the fingerprint. Raises BadInput for no such pin."""
-    found = [one for one in pins(store) if one.name == what or (len(what) >= _SHORTEST and what in one.name)]
+    there = pins(store)
+    found = [one for one in there if one.name == what]
+    found = found or [one for one in there if len(what) >= _SHORTEST and what in one.name]
     if len(found) != 1:
         raise BadInput(f"{len(found)} pins are called {what!r}", remedy="`carwright pin` lists them")
     store.delete_key(_key(found[0].name))

@@ -108,6 +108,18 @@ def test_a_pin_by_reference_keeps_all_of_it(bucket: MemoryBucket, model: Model) 
     assert whole(bucket.store(), first) == [False] * 6
 
 
+def test_a_whole_name_is_that_pin_alone(bucket: MemoryBucket, model: Model) -> None:
+    """Also where it is part of another's: of the same image in a mirror, say."""
+    store = bucket.store()
+    made = pins.pin(store, ship(bucket, model).found[0].fingerprint)
+    mirrored = made.model_copy(update={"name": f"mirror/{made.name}"})
+    store.write_key(pins._key(mirrored.name), mirrored.model_dump_json().encode())
+    with pytest.raises(BadInput, match="2 pins are called"):
+        pins.unpin(store, made.name[:12])
+    assert pins.unpin(store, made.name) == made
+    assert pins.pins(store) == [mirrored]
+
+
 def test_what_is_not_whole_is_not_pinned(bucket: MemoryBucket, model: Model) -> None:
     run = ship(bucket, model)
     entry = bucket.store().load(run.found[0]).files[0]
