@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from containers import private
-from containers.errors import BadInput, DiskFull, NotReady, is_disk_full
+from containers.errors import BadInput, DiskFull, Error, NotReady, is_disk_full
 from containers.ports import LOOPBACK, claimed, served_by
 from containers.process import Child, inherited
 from infra.credentials import new_login
@@ -106,7 +106,11 @@ class PrefectServer:
                 say(f"the Prefect server of this run has ended (code {code}; its log is {self.child.log_file}): {then}")
                 if not again:
                     return
-                self.child.start()
+                try:
+                    self.child.start()
+                except (OSError, Error) as error:  # no memory for another process, say, of which the first had ended
+                    say(f"the Prefect server cannot be started again: {error}")
+                    return
 
         thread = threading.Thread(target=look, daemon=True, name="prefect-server")
         thread.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from typing import Any
 
@@ -90,6 +92,26 @@ def test_one_that_ends_again_and_again_stays_away() -> None:
             threading.Event().wait(0.001)
     assert (kept.child.starts, len(said)) == (embedded._RESTARTS, embedded._RESTARTS + 1)
     assert "the run ends, too" in said[-1]
+
+
+def test_one_that_cannot_be_started_again_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended the first, too little memory for one, may keep the second from starting."""
+
+    def no_memory() -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    told, kept = threading.Event(), server(-9, None)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 2:
+            told.set()
+
+    monkeypatch.setattr(kept.child, "start", no_memory)
+    with kept.kept(say):
+        assert told.wait(30)
+    assert said[1] == "the Prefect server cannot be started again: [Errno 12] Cannot allocate memory"
 
 
 def test_nothing_is_done_to_a_server_that_lives() -> None:
