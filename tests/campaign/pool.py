@@ -28,19 +28,8 @@ class Pool:
         bench = self._bench
         home = bench.folder / "home-worker"
         home.mkdir(exist_ok=True)
-        words = (
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            bench.name,
-            "--limit",
-            "1",
-        )
+        worker = "flows.orchestrator.prefect_worker"
+        words = (worker, "--pool", POOL, "--type", "process", "--name", bench.name, "--limit", "1")
         environment = bench.environment(
             home,
             PREFECT_WORKER_QUERY_SECONDS="1",

@@ -32,7 +32,7 @@ PATIENCE = 300.0  # seconds for a service, or what it is asked
 # The role of a process by a part of its command line.
 ROLES = {
     "prefect server": "flows.orchestrator.prefect_server",
-    "worker": "worker start",
+    "worker": "flows.orchestrator.prefect_worker",
     "watcher": "flows.cli.main watch",
     "S3 server": " serve s3 ",
     "registry": "docker-registry serve",
@@ -106,7 +106,7 @@ class World:
         self.api = stack.enter_context(logged_in(server.api, server.login, timeout=PATIENCE))
         self._deploy()
         python = [sys.executable, "-m"]
-        worker = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        worker = [*python, "flows.orchestrator.prefect_worker", "--pool", POOL, "--type", "process"]
         worker += ["--limit", str(self.lanes + 1)]  # one more: a sweep, or a look of the scheduled watcher
         stack.enter_context(Child(worker, self._environment, log_file=log / "worker.log"))
         until(lambda: self.post("work_pools/soak/workers/filter"), "the worker comes up", within=PATIENCE)

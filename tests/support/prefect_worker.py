@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Worker:
-    """`prefect worker start` with settings for its runs; ready when the pool knows it."""
+    """A worker with settings for its runs; ready when the pool knows it."""
 
     pool: str
     name: str
@@ -34,7 +34,8 @@ class Worker:
     def __post_init__(self) -> None:
         home = self.settings.home.resolve() / self.name
         home.mkdir(parents=True)
-        command = ["prefect", "worker", "start", "--pool", self.pool, "--type", "process", "--name", self.name]
+        worker = "flows.orchestrator.prefect_worker"
+        command = [worker, "--pool", self.pool, "--type", "process", "--name", self.name]
         with (home / "worker.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command, "--limit", "1"],
