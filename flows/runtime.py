@@ -19,6 +19,7 @@ from containers.errors import BadInput
 from containers.store import Store
 from flows.requests import Requests
 from flows.runners.backends import BACKENDS
+from flows.unread_output import outlive_worker
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _of_this_process() -> Runtime:
     """The runtime of a flow run in its own process. Raises BadInput if the settings name no external store."""
     from prefect.runtime import flow_run
 
+    outlive_worker()
     settings = Settings()
     if settings.store.endpoint is None:
         raise BadInput(

@@ -26,6 +26,7 @@ from rich.text import Text
 from containers.events import Event, amount
 from containers.events import Reporter as EventReporter
 from containers.foreign_text import clean, one_line
+from flows.unread_output import go_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -51,6 +52,10 @@ class SafeConsole(Console):
         """Everything that is printed passes here, the cells of tables before their width is measured."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """`carwright ship ... | head`: the work goes on, unread."""
+        go_quiet(self)
 
 
 out = SafeConsole()

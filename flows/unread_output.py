@@ -1,0 +1,33 @@
+"""What becomes of a program whose output nobody reads any more: it goes on.
+
+A run of a deployment writes to its worker, and a command to whatever its user piped it into; both can end first. The console
+of rich, which Prefect's log and our commands write with, then raises SystemExit in the thread that happens to write. Where
+that is the one that passes on a step's lines, the step in turn has no reader, and dies in its next line without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def go_quiet(console: Console) -> None:
+    """Write to nowhere from now on, what is still in the stream's buffer included."""
+    console.quiet = True
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, console.file.fileno())
+    os.close(nowhere)
+
+
+def outlive_worker() -> None:
+    """Let this run go on when its worker is killed: Prefect's log on the console goes quiet, the one on the server does not."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    loggers = (logging.getLogger(name) for name in ("", *logging.root.manager.loggerDict))
+    for handler in {one for logger in loggers for one in logger.handlers if isinstance(one, PrefectConsoleHandler)}:
+        handler.console.on_broken_pipe = partial(go_quiet, handler.console)  # type: ignore[method-assign]
