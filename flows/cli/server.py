@@ -35,11 +35,12 @@ def pools(  # noqa: PLR0917 - typer makes options of them
         typer.Option("--env", help="Environment variable of every run, NAME=VALUE: addresses of store, hub, registry."),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this pool.")] = None,
+    json_: Json = False,
 ) -> None:
     """Create or update the work pools, queues and limits that the deployments need, on the server of PREFECT_API_URL."""
     import_prefect()
     from flows.orchestrator.child_runs import check_server
-    from flows.orchestrator.work_pools import CPU, GPU, Host, prepare
+    from flows.orchestrator.work_pools import CPU, GPU, POOLS, Host, prepare
 
     if unknown := sorted(set(only or ()) - {CPU, GPU}):
         raise BadInput(f"there is no pool {', '.join(unknown)}", remedy=f"the pools are {CPU} and {GPU}")
@@ -47,7 +48,13 @@ def pools(  # noqa: PLR0917 - typer makes options of them
     Settings.check_names(names_of_variables(variables))  # otherwise every run would refuse them
     check_server()
     host = Host(project, images, tag, socket, socket_group, variables)
-    prepare(host, terminal.out.print, tuple(only) if only else (CPU, GPU))
+    wanted = tuple(only) if only else (CPU, GPU)
+    prepare(host, terminal.err.print if json_ else terminal.out.print, wanted)
+    if json_:
+        made = [pool for pool in POOLS if pool.name in wanted]
+        terminal.document(
+            {"pools": [{"name": one.name, "queues": [queue.name for queue in one.queues]} for one in made]}
+        )
 
 
 @app.command()

@@ -142,11 +142,13 @@ def serve(  # noqa: PLR0917 - typer makes options of them
     max_model_len: MaxModelLen = 2048,
     policy: PolicyFile = None,
     device: Device = None,
+    json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Serve a modelcar or a checkpoint with vLLM on this machine, until Ctrl-C.
 
-    With a policy, only a model that passes it is served. Exit code 5: it did not; the message says why.
+    With a policy, only a model that passes it is served. Exit code 5: it did not; the message says why. The document of --json comes
+    when the model answers.
     """
     from flows.cli.session import session as open_session
 
@@ -157,11 +159,15 @@ def serve(  # noqa: PLR0917 - typer makes options of them
         subject = session.fetch(session.locate(chosen, name, max_model_len, serving))
         lease = stack.enter_context(session.serve(subject, port=port, admitted=admitted))
         url = lease.endpoint.published or lease.endpoint.url
-        terminal.out.print(f"serving {lease.endpoint.served_model_name} at {url}  (Ctrl-C ends it)")
-        terminal.out.print(
-            f"  curl {url}/chat/completions -H 'Content-Type: application/json' -d "
-            f"""'{{"model": "{lease.endpoint.served_model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
-        )
+        name = lease.endpoint.served_model_name
+        if json_:
+            terminal.document({"url": url, "served_model_name": name})
+        else:
+            terminal.out.print(f"serving {name} at {url}  (Ctrl-C ends it)")
+            terminal.out.print(
+                f"  curl {url}/chat/completions -H 'Content-Type: application/json' -d "
+                f"""'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+            )
         while lease.serves:
             time.sleep(1)
         raise Temporary("vLLM ended", remedy="see the newest engine.log under .carwright/runs")

@@ -216,7 +216,7 @@ def show_error(error: Error) -> None:
 
 def document(values: Any) -> None:
     """Print the one JSON document of a command with --json (docs/reference/json.md)."""
-    print(json.dumps(values, indent=2))
+    print(json.dumps(values, indent=2), flush=True)  # `serve` goes on
 
 
 def line(text: str, *, error: bool = False) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import shlex
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -13,6 +16,7 @@ import pytest
 
 from containers.trust.keys import PrivateKey, new_key
 from flows.local.dry_run.site import TARGETS
+from flows.release.summary import Shipped
 from tests.support.canaries import CANARIES, SECRETS
 from tests.support.container_watch import ContainerWatch
 from tests.support.dry_run_world import SITE, DryRun, docker, need_images, until
@@ -148,6 +152,31 @@ def test_what_is_shipped_is_served_under_the_policy(dry_run: DryRun, shipped: di
     finally:
         cleaned = here.run("clean")
     assert cleaned.code == 0, cleaned.stderr
+    assert dry_run.none_left() == {}
+
+
+def test_the_commands_of_the_summary_and_the_card_run_as_printed(dry_run: DryRun, shipped: dict[str, Any]) -> None:
+    """On the host, which knows the registry by another name than the steps: the page, the card, a manifest, and a model that answers."""
+    facts = dict(Shipped.model_validate(shipped).facts())
+    page = dry_run.run(*shlex.split(facts["report"])[1:])
+    assert page.code == 0, page.stderr
+    assert shipped["digest"] in (dry_run.folder / page.stdout.strip()).read_text()
+    card = dry_run.run("card", facts["modelcar"])
+    render = next(line for line in card.stdout.splitlines() if line.startswith("carwright render "))
+    rendered = dry_run.run(*shlex.split(render)[1:])
+    assert rendered.code == 0, rendered.stderr
+    assert shipped["digest"] in rendered.stdout
+    serving = dry_run.start(*shlex.split(facts["serve it"])[1:])
+    try:
+        assert serving.stdout is not None
+        told = serving.stdout.readline()
+        assert told.startswith("serving "), told
+        (url,) = re.findall(r"http://\S+", told)
+        assert httpx.get(f"{url}/models", timeout=60).json()["data"]
+    finally:
+        serving.send_signal(signal.SIGINT)
+        _, said = serving.communicate(timeout=120)
+    assert serving.returncode == 130, said
     assert dry_run.none_left() == {}
 
 
