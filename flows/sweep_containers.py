@@ -7,12 +7,14 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from flows.runners.docker.sweeper import check_removed, sweep
+from flows.unread_output import outlive_worker
 from infra.settings import Settings
 
 
 @flow(name="sweep-containers", flow_run_name="sweep containers", persist_result=False)
 def sweep_containers(dry_run: bool = False) -> None:  # noqa: FBT001 - a parameter of a deployment is plain
     """Remove abandoned containers from this host's container engine; with `dry_run` only list them."""
+    outlive_worker()
     log = get_run_logger()
     found = sweep(Settings().docker, dry_run=dry_run)
     for one in found:

@@ -7,9 +7,7 @@ that is the one that passes on a step's lines, the step in turn has no reader, a
 
 from __future__ import annotations
 
-import logging
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +23,7 @@ def go_quiet(console: Console) -> None:
 
 
 def outlive_worker() -> None:
-    """Let this run go on when its worker is killed: Prefect's log on the console goes quiet, the one on the server does not."""
-    from prefect.logging.handlers import PrefectConsoleHandler
+    """Let the flow run of this process go on when its worker is killed: Prefect's console goes quiet, its log on the server does not."""
+    from rich.console import Console
 
-    loggers = (logging.getLogger(name) for name in ("", *logging.root.manager.loggerDict))
-    for handler in {one for logger in loggers for one in logger.handlers if isinstance(one, PrefectConsoleHandler)}:
-        handler.console.on_broken_pipe = partial(go_quiet, handler.console)  # type: ignore[method-assign]
+    Console.on_broken_pipe = go_quiet  # type: ignore[assignment, method-assign]

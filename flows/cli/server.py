@@ -119,7 +119,7 @@ def start(deployment: str, asked: dict[str, Any], *, as_json: bool = False, verb
         except NotPromoted as error:
             shipped, stopped = error.shipped, error
     if as_json:
-        print(shipped.model_dump_json(indent=2))
+        terminal.write(shipped.model_dump_json(indent=2))
     else:
         terminal.show_shipped(shipped)
     if stopped is not None:

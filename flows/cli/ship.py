@@ -55,7 +55,7 @@ def ship(
         except NotPromoted as error:
             shipped, stopped = error.shipped, error
     if json_:
-        print(shipped.model_dump_json(indent=2))
+        terminal.write(shipped.model_dump_json(indent=2))
     else:
         terminal.show_shipped(shipped)
     if stopped is not None:

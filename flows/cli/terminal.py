@@ -216,7 +216,15 @@ def show_error(error: Error) -> None:
 
 def document(values: Any) -> None:
     """Print the one JSON document of a command with --json (docs/reference/json.md)."""
-    print(json.dumps(values, indent=2), flush=True)  # `serve` goes on
+    write(json.dumps(values, indent=2))
+
+
+def write(text: str) -> None:
+    """Print a result as it is, at once, since `serve` goes on. That nobody reads it any more is no error, as on a console."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        go_quiet(out)
 
 
 def line(text: str, *, error: bool = False) -> None:
@@ -224,7 +232,7 @@ def line(text: str, *, error: bool = False) -> None:
     if error:
         err.print(_indented(text))
     else:
-        print(_indented(clean(text)))
+        write(_indented(clean(text)))
 
 
 def _indented(text: str, margin: int = 2) -> str:

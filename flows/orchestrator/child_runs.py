@@ -378,7 +378,10 @@ def check_pool(pool: str, patience: float) -> None:
         if not why:
             return
         if time.monotonic() > deadline:
-            raise NotReady(why, remedy=f"start one with `prefect worker start --pool {pool}`, or resume the pool")
+            raise NotReady(
+                why,
+                remedy=f"start one with `python -m flows.orchestrator.prefect_worker --pool {pool}`, or resume the pool",
+            )
         time.sleep(POLL)
 
 

@@ -22,10 +22,13 @@ THRESHOLD: Final = (700, 10, 1)
 def load() -> None:
     """Import what a worker needs, and keep the garbage collector away from it for good."""
     gc.disable()
-    import prefect.cli
+    import prefect.cli.worker
     import prefect.client.orchestration
     import prefect.utilities.schema_tools.validation
-    import prefect.workers.process  # noqa: F401  (the other types share nearly all of it)
+    import prefect.workers.process  # noqa: F401
+    from prefect.plugins import load_prefect_collections
+
+    load_prefect_collections()  # the other types of workers
 
     gc.collect()
     gc.freeze()

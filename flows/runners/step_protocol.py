@@ -43,7 +43,10 @@ class StepOutput:
             self._on_event(event)
         except Interrupted:  # not the listener's: a signal's handler raises it wherever this thread stands
             raise
-        except Exception:  # a listener's trouble must neither end nor stall the step
+        except (
+            Exception,
+            SystemExit,
+        ):  # a listener's trouble must neither end nor stall the step; rich ends a thread that no one reads
             _LOGGER.exception("a line of the step could not be passed on")
 
     def failure(self, step: Step, code: int, where: str) -> StepFailed | Interrupted:

@@ -121,7 +121,7 @@ def look(environment: dict[str, str], hub: Hub) -> dict[str, Any]:
 def event_to_run(environment: dict[str, str], hub: Hub, api: httpx.Client, folder: Path) -> list[dict[str, float]]:
     """Seconds from the event until its run was there, a worker had it, and it was running; for one branch after the other."""
     deploy(environment, api, folder)
-    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "bench", "--type", "process"]
+    argv = [sys.executable, "-m", "flows.orchestrator.prefect_worker", "--pool", "bench", "--type", "process"]
     found: list[dict[str, float]] = []
     with Child(argv, environment, log_file=folder / "worker.log"):
         _until(lambda: bool(_post(api, "work_pools/bench/workers/filter", {})), "no worker came up")

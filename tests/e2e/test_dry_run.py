@@ -17,6 +17,7 @@ import pytest
 from containers.trust.keys import PrivateKey, new_key
 from flows.local.dry_run.site import TARGETS
 from flows.release.summary import Shipped
+from tests.e2e.workspace import Workspace
 from tests.support.canaries import CANARIES, SECRETS
 from tests.support.container_watch import ContainerWatch
 from tests.support.dry_run_world import SITE, DryRun, docker, need_images, until
@@ -24,8 +25,6 @@ from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.e2e.workspace import Workspace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -162,21 +161,22 @@ def test_the_commands_of_the_summary_and_the_card_run_as_printed(dry_run: DryRun
     assert page.code == 0, page.stderr
     assert shipped["digest"] in (dry_run.folder / page.stdout.strip()).read_text()
     card = dry_run.run("card", facts["modelcar"])
-    render = next(line for line in card.stdout.splitlines() if line.startswith("carwright render "))
+    (render,) = (line for line in card.stdout.splitlines() if line.startswith("carwright render "))
     rendered = dry_run.run(*shlex.split(render)[1:])
     assert rendered.code == 0, rendered.stderr
     assert shipped["digest"] in rendered.stdout
-    serving = dry_run.start(*shlex.split(facts["serve it"])[1:])
+    serving = dry_run.start(*shlex.split(facts["serve it"])[1:], "--port", "0")  # something else may have 8000
     try:
         assert serving.stdout is not None
         told = serving.stdout.readline()
-        assert told.startswith("serving "), told
+        assert told.startswith("serving "), (told, serving.poll() is not None and serving.communicate()[1])
         (url,) = re.findall(r"http://\S+", told)
         assert httpx.get(f"{url}/models", timeout=60).json()["data"]
     finally:
         serving.send_signal(signal.SIGINT)
         _, said = serving.communicate(timeout=120)
     assert serving.returncode == 130, said
+    assert Workspace.none_left(dry_run) == {}, "processes on the host"
     assert dry_run.none_left() == {}
 
 

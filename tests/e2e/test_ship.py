@@ -267,14 +267,14 @@ def test_the_raw_artifact_is_served_after_what_ilab_does(
     for layer in manifest["layers"]:
         blob = blobs / layer["digest"].partition(":")[2]
         (linked / layer["annotations"]["org.opencontainers.image.title"]).hardlink_to(blob)
-    process = workspace.start("serve", f"file://{linked}", "--port", "0", "--name", "raw")
+    process = workspace.start("serve", f"file://{linked}", "--port", "0", "--name", "raw", "--json")
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert "serving raw at" in line, line
+        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        assert told["served_model_name"] == "raw"
         question = [{"role": "user", "content": "What is the capital of France?"}]
         answer = httpx.post(
-            f"{line.split()[3]}/chat/completions",
+            f"{told['url']}/chat/completions",
             json={"model": "raw", "messages": question, "max_tokens": 12, "temperature": 0},
             timeout=120,
         )

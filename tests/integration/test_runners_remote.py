@@ -84,7 +84,7 @@ def test_a_pool_without_a_live_worker_is_named(place: Place) -> None:
     runtime = place.runtime()
     with use(runtime), pytest.raises(NotReady, match="work pool carwright-gpu has no live worker") as caught:
         runtime.launcher.run(place.request(), lambda event: None)
-    assert "prefect worker start --pool carwright-gpu" in caught.value.remedy
+    assert "prefect_worker --pool carwright-gpu" in caught.value.remedy
     with get_client(sync_client=True) as client:
         assert client.read_flow_runs() == []
 

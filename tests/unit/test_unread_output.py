@@ -12,14 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 _RUN = """
-from flows import unread_output
+from contextlib import suppress
+from containers.errors import BadInput
+from flows import runtime
 from prefect.logging.configuration import setup_logging
 from prefect.logging.loggers import get_logger
 import threading
 
 setup_logging()
 get_logger("steps").warning("read")
-unread_output.outlive_worker()
+with suppress(BadInput):  # no store is set, which it says at the end
+    runtime.current()
 """
 
 _COMMAND = """
@@ -47,8 +50,12 @@ thread.join()
 
 @pytest.mark.parametrize(
     ("program", "say"),
-    [(_RUN, 'get_logger("steps").warning("unread")'), (_COMMAND, 'terminal.err.print("unread")')],
-    ids=["a run whose worker was killed", "a command in a pipe"],
+    [
+        (_RUN, 'get_logger("steps").warning("unread")'),
+        (_COMMAND, 'terminal.err.print("unread")'),
+        (_COMMAND, "terminal.document({})"),
+    ],
+    ids=["a run whose worker was killed", "a command in a pipe", "its document"],
 )
 def test_goes_on_when_the_reader_of_its_output_has_gone(tmp_path: Path, program: str, say: str) -> None:
     reader, writer = os.pipe()
