@@ -353,7 +353,7 @@ class Child:
                 if self.on_line is not None:
                     try:
                         self.on_line(line)
-                    except Exception:  # a listener's trouble must neither end nor stall the program
+                    except (Exception, SystemExit):  # a listener's trouble must neither end nor stall the program
                         _LOGGER.exception("a line of %s could not be forwarded", self.argv[0])
 
 
