@@ -378,10 +378,8 @@ def check_pool(pool: str, patience: float) -> None:
         if not why:
             return
         if time.monotonic() > deadline:
-            raise NotReady(
-                why,
-                remedy=f"start one with `python -m flows.orchestrator.prefect_worker --pool {pool}`, or resume the pool",
-            )
+            start = f"python -m flows.orchestrator.prefect_worker --pool {pool}"
+            raise NotReady(why, remedy=f"start one with `{start}`, or resume the pool")
         time.sleep(POLL)
 
 
