@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 0.001  # seconds: a timeout of 0 would mean "do not block"
 _PIECE: Final = 64 << 10  # bytes written in one go, so that a slow reader is noticed
+_READ: Final = 1 << 20  # bytes: of a fast line the clients' own 64 KiB cost more than the bytes
 
 
 class TooSlow(Temporary):
@@ -143,7 +144,7 @@ class _Stream:
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _timed(timeout) as (allowed, sizes):
-            found = bytes(self._inner.read(max_bytes, timeout=allowed))
+            found = bytes(self._inner.read(max(max_bytes, _READ), timeout=allowed))
             sizes.append(len(found))
             return found
 
