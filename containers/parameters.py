@@ -34,7 +34,7 @@ class DownloadParameters(Values):
 
 
 class DownloadOptions(Values):
-    """`parallel`: files on their way at once, and so the most that lie on the disk. `revision`: what the user asked for,
+    """`parallel`: connections, and the most files that lie on the disk at once. `revision`: what the user asked for,
     as the manifest's metadata will say it. `announce` publishes the progress for a quantization that runs meanwhile.
     """
 

@@ -43,8 +43,8 @@ class BucketOrigin:
 
     @contextmanager
     def open(self, file: Remote, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        with self._bucket.read(file.path, file.mark, start, stop) as pieces:
-            yield start, pieces
+        with self._bucket.read(file.path, file.mark, start, stop) as found:
+            yield found
 
     def held(self, file: Remote) -> AbstractContextManager[Path] | None:
         return None

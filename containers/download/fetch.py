@@ -1,4 +1,8 @@
-"""Fetches files into the store, several at once. A file leaves the local disk as soon as it is stored."""
+"""Fetches files into the store, over several connections. A file leaves the local disk as soon as it is stored.
+
+A large file comes in parts, over all connections at once where nothing else is before it: so files are whole one after the
+other, in their order, and what follows can begin with the first of them.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,22 @@ import os
 import shutil
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from containers.download.transfer import Transfer, size_of
-from containers.errors import BadInput, DiskFull
+from containers.download.partial_file import PART, Arriving, PartialFile, Rewritten
+from containers.download.retries import NoRanges
+from containers.download.transfer import Transfer
+from containers.errors import BadInput, DiskFull, Interrupted
 from containers.events import amount
 from containers.sha256 import Sha256, hash_file
 from containers.store import FileEntry
 from containers.store.files import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from containers.digest import Digest
@@ -29,8 +37,6 @@ if TYPE_CHECKING:
     from containers.store import Store
 
 T = TypeVar("T")
-
-_PIECE: Final = 1 << 20
 
 
 class Fetcher:
@@ -47,6 +53,8 @@ class Fetcher:
         self._report = report
         self._feed = feed
         self._parallel = parallel
+        self._ranges = parallel > 1  # whether files are asked for in parts; not of a source that sends them whole alone
+        self._connections = ThreadPoolExecutor(parallel, thread_name_prefix="connection")
         self._stopping = threading.Event()
         self._transfer = Transfer(origin, report.log, self._stopping)
         self._lock = threading.Lock()
@@ -65,7 +73,10 @@ class Fetcher:
         """
         weights = [file for file in files if file.weights]
         rest = [file for file in files if not file.weights]
-        with self._report.progress("download", sum(file.size for file in files)) as progress:
+        with (
+            self._report.progress("download", sum(file.size for file in files)) as progress,
+            self._connections,
+        ):
             digests = self._all(partial(self._fetch_small, file, progress) for file in rest)
             check(self.small)
             headers = self._all(partial(self._transfer.check_weights, file) for file in weights)
@@ -91,7 +102,7 @@ class Fetcher:
     def _check_room(self, weights: list[Remote]) -> None:
         """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
         pending = [file for file in weights if self._origin.held(file) is None and not self._stored(file)]
-        present = {file.path: size_of(self._large / file.path) for file in pending}
+        present = {file.path: PartialFile(self._large / file.path, file.size).present for file in pending}
         needed = sum(sorted((file.size - present[file.path] for file in pending), reverse=True)[: self._parallel])
         free = shutil.disk_usage(self.small.parent).free
         if needed > free:
@@ -111,15 +122,18 @@ class Fetcher:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 self._stopping.set()
                 pool.shutdown(wait=True, cancel_futures=True)
+                if isinstance(error, Interrupted) and (cause := _cause(futures)) is not None:
+                    raise cause from None
                 raise
             return [future.result() for future in futures]
 
     def _fetch_small(self, file: Remote, progress: Progress) -> Digest:
-        path = self.small / file.path
-        return self._fetch_then(file, path, progress, lambda: _verified(file, path).digest())
+        return self._fetch_then(
+            file, self.small / file.path, progress, lambda arriving: _verified(file, arriving).digest()
+        )
 
     def _fetch_and_announce(self, file: Remote, progress: Progress) -> FileEntry:
         entry = self._fetch_large(file, progress)
@@ -133,35 +147,52 @@ class Fetcher:
         if (held := self._origin.held(file)) is not None:
             with held as local:
                 return self._put_local(file, local, progress)
-        path = self._large / file.path
-        digest = file.sha256  # known: then it is checked while the file is stored, in one pass
-        entry = self._fetch_then(file, path, progress, lambda: self._put_large(file, path, digest))
-        path.unlink(missing_ok=True)
-        return entry
+        return self._fetch_then(
+            file, self._large / file.path, progress, lambda arriving: self._put_large(file, arriving)
+        )
 
-    def _fetch_then(self, file: Remote, path: Path, progress: Progress, use: Callable[[], T]) -> T:
-        """Fetch a file and use it; when it is damaged and begins with what an earlier run left, once more from the start."""
-        resumed = path.exists()
-        self._fetch(file, path, progress)
+    def _fetch_then(self, file: Remote, path: Path, progress: Progress, use: Callable[[Arriving], T]) -> T:
+        """Fetch a file and use it, from its first bytes on; when it is damaged and begins with what an earlier run left, or
+        when it cannot be had in parts, once more from the start.
+        """
+        partial = PartialFile(path, file.size, part=PART if self._ranges else None)
+        progress.advance(partial.present)
         try:
-            return use()
+            with self._arriving(file, partial, progress) as arriving:
+                return use(arriving)
+        except NoRanges:
+            self._ranges = False
         except _Damaged:
-            path.unlink()
-            if not resumed:
+            if not partial.resumed:
+                partial.discard()
                 raise
-        progress.advance(-file.size)
+        progress.advance(-partial.present)
+        partial.discard()
         return self._fetch_then(file, path, progress, use)
 
-    def _fetch(self, file: Remote, path: Path, progress: Progress) -> None:
-        if path.exists():
-            progress.advance(path.stat().st_size)
+    @contextmanager
+    def _arriving(self, file: Remote, partial: PartialFile, progress: Progress) -> Iterator[Arriving]:
+        """Transfers of all parts of a file begin; none is left when the block ends."""
 
         def count(size: int) -> None:
             progress.advance(size)
             with self._lock:
                 self._metrics["bytes_read"] += max(0, size)
 
-        self._transfer.fetch(file, path, count)
+        with partial:
+            transfers = [self._connections.submit(self._transfer.fetch, file, part, count) for part in partial.parts]
+            try:
+                yield Arriving(partial, transfers)
+            except NoRanges:
+                raise
+            except BaseException:
+                if not all(transfer.done() for transfer in transfers):
+                    self._stopping.set()  # this ends the whole download, and the other parts need not come first
+                raise
+            finally:
+                for transfer in transfers:
+                    transfer.cancel()
+                wait(transfers)
 
     def _put(self, file: Remote, path: Path, digest: Digest) -> FileEntry:
         if not self._store.has_blob(digest, file.size):
@@ -175,17 +206,22 @@ class Fetcher:
                 self._metrics["bytes_stored"] += file.size
         return FileEntry(path=file.path, size=file.size, sha256=digest)
 
-    def _put_large(self, file: Remote, path: Path, digest: Digest | None) -> FileEntry:
-        """A file that is not needed here any more; `digest` is what its source promised, if it did."""
+    def _put_large(self, file: Remote, arriving: Arriving) -> FileEntry:
+        """A file that is not needed here any more."""
+        partial, digest = arriving.file, file.sha256
         if digest is not None and not self._store.here:
-            return self._put(file, path, digest)
-        hashed = _verified(file, path)
-        digest = hashed.digest()
-        if not self._store.has_blob(digest, file.size):
-            self._store.take_file(path, digest, midstates=hashed.midstates)
-            with self._lock:
-                self._metrics["bytes_stored"] += file.size
-        return FileEntry(path=file.path, size=file.size, sha256=digest)
+            arriving.wait()
+            entry = self._put(file, partial.path, digest)  # checked against what its source promised while it is stored
+        else:
+            hashed = _verified(file, arriving)
+            digest = hashed.digest()
+            if not self._store.has_blob(digest, file.size):
+                self._store.take_file(partial.path, digest, midstates=hashed.midstates)
+                with self._lock:
+                    self._metrics["bytes_stored"] += file.size
+            entry = FileEntry(path=file.path, size=file.size, sha256=digest)
+        partial.discard()
+        return entry
 
     def _put_local(self, file: Remote, path: Path, progress: Progress) -> FileEntry:
         """A file of this machine goes straight into the store, unless it changes meanwhile."""
@@ -219,20 +255,31 @@ def _damaged(file: Remote) -> _Damaged:
     )
 
 
-def _verified(file: Remote, path: Path) -> Sha256:
-    """The file, hashed; raises _Damaged when the source promised other bytes.
+def _verified(file: Remote, arriving: Arriving) -> Sha256:
+    """The file, hashed while it arrives; raises _Damaged when the source promised other bytes, and what its transfer raises."""
+    try:
+        return _hashed(file, arriving.pieces())
+    except Rewritten:
+        arriving.wait()
+        return _hashed(file, arriving.file.read())
 
-    Files that are not in LFS come with git's own digest: sha1 over a header and the content (Pro Git, 10.2).
-    """
+
+def _hashed(file: Remote, pieces: Iterable[bytes]) -> Sha256:
+    """Files that are not in LFS come with git's own digest: sha1 over a header and the content (Pro Git, 10.2)."""
     sha256 = Sha256()
     git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            sha256.update(piece)
-            if file.git is not None:
-                git.update(piece)
+    for piece in pieces:
+        sha256.update(piece)
+        if file.git is not None:
+            git.update(piece)
     if file.git is not None and git.hexdigest() != file.git:
         raise _damaged(file)
     if file.sha256 is not None and sha256.digest() != file.sha256:
         raise _damaged(file)
     return sha256
+
+
+def _cause(futures: Iterable[Future[Any]]) -> BaseException | None:
+    """The error for which the others were stopped."""
+    errors = (future.exception() for future in futures if future.done() and not future.cancelled())
+    return next((error for error in errors if error is not None and not isinstance(error, Interrupted)), None)

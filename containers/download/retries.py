@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
-from containers.errors import Temporary
+from containers.errors import Error, Temporary
 from containers.web.limits import TooSlow
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class Busy(Temporary):
     def __init__(self, message: str, *, remedy: str = "", after: float | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.after = after
+
+
+class NoRanges(Error):
+    """The source cannot start in the middle of a file."""
 
 
 class StartOver(Temporary):

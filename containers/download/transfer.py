@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from containers.download.retries import StartOver, retrying
-from containers.errors import BadInput, DiskFull, Error, Interrupted, Temporary
+from containers.download.partial_file import disk_error
+from containers.download.retries import NoRanges, StartOver, retrying
+from containers.errors import BadInput, Interrupted, Temporary
 from containers.safetensors import read_header
 from containers.web.limits import TooSlow
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
-    from io import FileIO
-    from pathlib import Path
 
     from containers.download.origin import FileOrigin
+    from containers.download.partial_file import FilePart
     from containers.download.selection import Remote
 
 _FIRST: Final = 64 << 10  # bytes: the whole header of most shards
@@ -40,21 +39,22 @@ class Transfer:
         self._stopping = stopping
         self._headers = 0
 
-    def fetch(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
-        """Make `path` the whole file, going on from the bytes that it has. `on_bytes` gets what is added, or, below 0,
+    def fetch(self, file: Remote, part: FilePart, on_bytes: Callable[[int], None]) -> None:
+        """Bring a part of an open file, going on from the bytes that it has. `on_bytes` gets what is added, or, below 0,
         taken back.
 
-        A source that fails is asked again for as long as each round of attempts brings something worth its time.
+        A source that fails is asked again for as long as each round of attempts brings something worth its time. Raises
+        NoRanges when it cannot start where the part does.
         """
-        while (before := size_of(path)) != file.size or not path.exists():
+        while (before := part.reached) != part.stop:
             started = time.monotonic()
             try:
-                retrying(self._say, self._sleep)(self._go_on, file, path, on_bytes)
+                retrying(self._say, self._sleep)(self._go_on, file, part, on_bytes)
             except TooSlow:
                 raise
             except Temporary:
                 seconds = max(0.0, time.monotonic() - started - _GRACE)
-                if size_of(path) - before <= _LEAST_RATE * seconds:
+                if part.reached - before <= _LEAST_RATE * seconds:
                     raise
 
     def check_weights(self, file: Remote) -> bytes:
@@ -87,51 +87,56 @@ class Transfer:
 
         return retrying(self._say, self._sleep)(once)
 
-    def _go_on(self, file: Remote, path: Path, on_bytes: Callable[[int], None]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def _go_on(self, file: Remote, part: FilePart, on_bytes: Callable[[int], None]) -> None:
         try:
-            with path.open("ab", buffering=0) as out:
-                have = out.tell()
-                if have > file.size:  # of another version: nothing of it can be used
-                    out.truncate(0)
-                    on_bytes(-have)
-                    have = 0
-                if have == file.size:
-                    return
-                with self._begun(file, out, have, on_bytes) as (offset, pieces):
-                    if offset != have:
-                        out.truncate(offset)
-                        on_bytes(offset - have)
-                        have = offset
-                    for piece in pieces:
-                        self._check_stop()
-                        have += len(piece)
-                        if have > file.size:
-                            raise BadInput(
-                                f"{file.path} has more than the {file.size} bytes that its source announced",
-                                remedy="resolve the source again",
-                            )
-                        out.write(piece)
-                        on_bytes(len(piece))
+            with self._noting(part), self._begun(file, part, on_bytes) as (offset, pieces):
+                if offset < part.start:
+                    raise NoRanges(f"the source of {file.path} sends it from its start alone")
+                if offset != part.reached:
+                    self._back(part, offset, on_bytes)
+                for piece in pieces:
+                    self._check_stop()
+                    room = part.stop - part.reached
+                    if len(piece) > room and part.last:
+                        raise BadInput(
+                            f"{file.path} has more than the {file.size} bytes that its source announced",
+                            remedy="resolve the source again",
+                        )
+                    part.write(piece[:room])
+                    on_bytes(min(len(piece), room))
+                    if len(piece) > room:  # it goes on where another part is at work
+                        break
         except OSError as error:
-            raise _disk(error, path) from error
-        if have != file.size:
+            raise disk_error(error, part.path) from error
+        if part.reached != part.stop:
             raise Temporary(
-                f"{file.path} was cut off at {have} of {file.size} bytes", remedy="run it again: it continues"
+                f"{file.path} was cut off at {part.reached} of {file.size} bytes", remedy="run it again: it continues"
             )
 
     @contextmanager
     def _begun(
-        self, file: Remote, out: FileIO, have: int, on_bytes: Callable[[int], None]
+        self, file: Remote, part: FilePart, on_bytes: Callable[[int], None]
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The rest of a file. Where its source has no such rest, what there is of the file is given up before the next attempt."""
+        """The rest of a part. Where its source has no such rest, what there is of it is given up before the next attempt."""
         try:
-            with self._origin.open(file, have, file.size) as (offset, pieces):
+            with self._origin.open(file, part.reached, part.stop) as (offset, pieces):
                 yield offset, pieces
         except StartOver:
-            out.truncate(0)
-            on_bytes(-have)
+            self._back(part, part.start, on_bytes)
             raise
+
+    @staticmethod
+    @contextmanager
+    def _noting(part: FilePart) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            part.note()
+
+    @staticmethod
+    def _back(part: FilePart, to: int, on_bytes: Callable[[int], None]) -> None:
+        on_bytes(to - part.reached)
+        part.back(to)
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
@@ -159,19 +164,3 @@ class _Header(io.RawIOBase):
         piece = self.have[self._place : end]
         self._place = end
         return piece
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 when it is not there."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _disk(error: OSError, path: Path) -> Error:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFull(
-            f"no space is left for {path}", remedy="free some space and run it again: it continues from here"
-        )
-    return BadInput(f"cannot write {path}: {error.strerror or error}")

@@ -79,8 +79,10 @@ class SourceBucket:
                         yield SourceKey(path, int(item["Size"]), str(item["ETag"]).strip('"'))
 
     @contextmanager
-    def read(self, path: str, etag: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
-        """The bytes from `start` up to, not including, `stop`, in pieces; BadInput when the object has changed."""
+    def read(self, path: str, etag: str, start: int, stop: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The bytes from `start` up to, not including, `stop`, in pieces, and where they really start: at 0 when the server
+        has no ranges. BadInput when the object has changed.
+        """
         with self._translated(f"reading {path} from"):
             try:
                 answer = self._s3.get_object(
@@ -97,7 +99,7 @@ class SourceBucket:
                     ) from error
                 raise
             with closing(answer["Body"]) as body:  # as a context manager itself it would check no length
-                yield iter(lambda: body.read(_PIECE), b"")
+                yield start if "ContentRange" in answer else 0, iter(lambda: body.read(_PIECE), b"")
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -119,7 +119,7 @@ def test_a_source_that_is_cut_short_is_temporary(served: StoreSettings) -> None:
         source = SourceBucket(served.bucket, "models", SourceSettings(endpoint=url, **keys))
         (found,) = source.listing()
         cutting.cuts = 1
-        with pytest.raises(Temporary), source.read(found.path, found.etag, 0, 1000) as pieces:
+        with pytest.raises(Temporary), source.read(found.path, found.etag, 0, 1000) as (_, pieces):
             list(pieces)
         assert cutting.seen == 1
 

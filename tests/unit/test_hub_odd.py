@@ -10,6 +10,7 @@ import pytest
 
 from containers.download import retries
 from containers.download.hub import HubOrigin
+from containers.download.partial_file import PartialFile
 from containers.download.selection import Remote
 from containers.download.transfer import Transfer
 from containers.errors import BadInput, Temporary
@@ -53,7 +54,8 @@ def test_a_rest_that_the_hub_refuses_is_fetched_from_the_start(tmp_path: Path) -
     with hostile(behave) as server:
         path = tmp_path / "config.json"
         path.write_bytes(b"of an older version")
-        Transfer(hub(server.url), print, threading.Event()).fetch(FILE, path, counted.append)
+        with PartialFile(path, FILE.size) as file:
+            Transfer(hub(server.url), print, threading.Event()).fetch(FILE, file.parts[0], counted.append)
         assert path.read_bytes() == CONTENT
         assert sum(counted) == len(CONTENT) - len(b"of an older version")
         assert ["range" in one.headers for one in server.asked] == [True, False]
@@ -62,8 +64,11 @@ def test_a_rest_that_the_hub_refuses_is_fetched_from_the_start(tmp_path: Path) -
 def test_a_hub_that_refuses_the_whole_file(tmp_path: Path) -> None:
     with hostile(lambda _, send: send(answer(416))) as server:
         transfer = Transfer(hub(server.url), print, threading.Event())
-        with pytest.raises(BadInput, match="with code 416"):
-            transfer.fetch(FILE, tmp_path / "config.json", lambda _: None)
+        with (
+            PartialFile(tmp_path / "config.json", FILE.size) as file,
+            pytest.raises(BadInput, match="with code 416"),
+        ):
+            transfer.fetch(FILE, file.parts[0], lambda _: None)
         with pytest.raises(Temporary, match=r"has no bytes of config\.json from 5 on"):
             transfer.read(FILE, 5, 9)
 

@@ -1,0 +1,160 @@
+"""What an earlier run left of a file is used as far as it can be, and never more."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containers.download.partial_file import Arriving, PartialFile, Rewritten
+from containers.errors import BadInput, Temporary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTENT = bytes(range(100))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "large" / "model.safetensors"
+
+
+def reached(path: Path, part: int | None = 40, size: int = 100) -> list[int]:
+    return [one.reached for one in PartialFile(path, size, part=part).parts]
+
+
+def leave(path: Path, *sizes: int) -> None:
+    """What a run leaves that was ended after so many bytes of each part of 40."""
+    with PartialFile(path, len(CONTENT), part=40) as file:
+        for part, size in zip(file.parts, sizes, strict=True):
+            part.write(CONTENT[part.start : part.start + size])
+            part.note()
+
+
+def test_parts_go_where_they_belong(path: Path) -> None:
+    """In any order, and the file is whole."""
+    with PartialFile(path, 100, part=40) as file:
+        for part in reversed(file.parts):
+            part.write(CONTENT[part.start : part.stop])
+        assert b"".join(file.read()) == path.read_bytes() == CONTENT
+        assert file.present == 100
+
+
+def test_each_part_goes_on_where_it_was(path: Path) -> None:
+    leave(path, 40, 0, 7)
+    assert reached(path) == [40, 40, 87]
+    assert PartialFile(path, 100, part=40).present == 47
+
+
+@pytest.mark.parametrize("part", [None, 10, 40, 100])
+def test_the_parts_of_the_run_before_count(path: Path, part: int | None) -> None:
+    """However large this run would make them: the size of the file says nothing any more."""
+    leave(path, 0, 0, 20)
+    assert path.stat().st_size == 100
+    assert reached(path, part) == [0, 40, 100]
+
+
+def test_a_beginning_is_a_beginning_in_parts_too(path: Path) -> None:
+    """What lies there without a journal came in one part."""
+    path.parent.mkdir()
+    path.write_bytes(CONTENT[:50])
+    assert reached(path, None) == [50]
+    assert reached(path) == [40, 50, 80]
+
+
+def test_a_small_file_has_no_journal(path: Path) -> None:
+    with PartialFile(path, 40, part=40) as file:
+        file.parts[0].write(CONTENT[:40])
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("journal", "expected"),
+    [
+        ("100 40\n0 30\n40 80\n80 9", [30, 80, 80]),  # the end of the last line is missing
+        ("100 40\n0 30\n0 10\n", [10, 40, 80]),  # taken back
+        ("100 40\n0 30\n\0\0\0\0\n40 x\n80 90\n", [30, 40, 90]),  # a disk that lost power
+        ("100 40\n0 99\n40 1\n80 1000\n7 50\n", [40, 40, 100]),
+        ("100 40\n", [0, 40, 80]),
+        ("100 40", [0, 40, 80]),
+        ("", [0, 40, 80]),
+        ("99 40\n0 30\n", [0, 40, 80]),  # of another file
+        ("100 0\n0 30\n", [0, 40, 80]),
+        ("100 100\n0 30\n", [0, 40, 80]),
+    ],
+)
+def test_a_journal_is_believed_within_reason(path: Path, journal: str, expected: list[int]) -> None:
+    leave(path, 40, 40, 20)
+    path.with_name(path.name + ".parts").write_text(journal)
+    assert reached(path) == expected
+    with PartialFile(path, 100, part=40):
+        pass
+    assert reached(path) == expected
+
+
+def test_a_file_that_lost_its_end_has_no_more_than_its_size(path: Path) -> None:
+    leave(path, 40, 40, 20)
+    with path.open("r+b") as file:
+        file.truncate(50)
+    assert reached(path) == [40, 50, 80]
+
+
+def test_a_file_that_is_too_long_is_given_up(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(CONTENT + b"more")
+    assert reached(path, None) == [0]
+    with PartialFile(path, 100):
+        assert path.read_bytes() == b""
+
+
+def test_what_was_taken_back_is_not_counted_again(path: Path) -> None:
+    leave(path, 40, 30, 0)
+    with PartialFile(path, 100, part=40) as file:
+        file.parts[1].back(40)
+    assert reached(path) == [40, 40, 80]
+
+
+def test_an_empty_file(path: Path) -> None:
+    with PartialFile(path, 0, part=40) as file:
+        assert [(part.start, part.stop) for part in file.parts] == [(0, 0)]
+    assert path.read_bytes() == b""
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "large").write_text("a file")
+    with pytest.raises(BadInput, match="cannot write"), PartialFile(tmp_path / "large" / "x", 10):
+        pass
+
+
+def test_bytes_are_read_while_they_arrive(path: Path) -> None:
+    """In order, from whichever part; an error of its transfer comes when its turn does."""
+    transfers = [Future[None]() for _ in range(3)]
+    with PartialFile(path, 100, part=40) as file:
+        pieces = Arriving(file, transfers).pieces()
+        file.parts[1].write(CONTENT[40:80])
+        file.parts[0].write(CONTENT[:10])
+        assert next(pieces) == CONTENT[:10]
+        file.parts[0].write(CONTENT[10:40])
+        transfers[0].set_result(None)
+        transfers[1].set_result(None)
+        transfers[2].set_exception(Temporary("away"))
+        assert [next(pieces), next(pieces)] == [CONTENT[10:40], CONTENT[40:80]]
+        with pytest.raises(Temporary, match="away"):
+            next(pieces)
+
+
+def test_bytes_that_come_a_second_time_are_not_passed_off_as_the_first(path: Path) -> None:
+    """Somebody has hashed them, and the disk may have others now."""
+    transfer = Future[None]()
+    with PartialFile(path, 100) as file:
+        pieces = Arriving(file, [transfer]).pieces()
+        file.parts[0].write(b"old")
+        assert next(pieces) == b"old"
+        file.parts[0].back(0)
+        file.parts[0].write(CONTENT)
+        transfer.set_result(None)
+        with pytest.raises(Rewritten):
+            list(pieces)
+        assert b"".join(file.read()) == CONTENT
