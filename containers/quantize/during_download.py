@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from containers.checkpoint_files import CheckpointFile
 from containers.download_feed import FeedReader
 from containers.quantize.channel import StoppedError
-from containers.quantize.config_cache import remembered_config
 from containers.quantize.preflight import prepare
 from containers.quantize.worker import StoredShards, quantize_groups
 
@@ -80,6 +79,4 @@ def quantize_during_download(
         return replace(group, source=replace(group.source, sha256=digest))
 
     groups = sorted(job.groups, key=lambda group: -group.source.size)  # as `containers.download` fetches them
-    done = quantize_groups(job, store, context, options, groups, wait_for)
-    remembered_config(job, store)  # for the assembly, which then need not load the libraries again
-    return done
+    return quantize_groups(job, store, context, options, groups, wait_for)

@@ -12,6 +12,7 @@ from containers import shard_feed
 from containers.contract import Kind
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.quantize.channel import StoppedError
+from containers.quantize.config_cache import remembered_config
 from containers.quantize.resources import lanes_for
 from containers.store import FileEntry, Manifest
 
@@ -64,6 +65,7 @@ def quantize_groups(  # noqa: PLR0917
 
     lanes = lanes_for(options.lanes, len(groups))
     device = open_device(job.recipe.scheme, options.device, lanes)
+    remembered_config(job, store)  # the libraries are loaded now: the assembly need not load them again
     name = str(device.arithmetic.device)
     total = sum(group.source.size for group in groups)
     stop = threading.Event()
