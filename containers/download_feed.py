@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _INTERVAL: Final = 4.0  # seconds between two notices when nothing arrives
 _SILENCE: Final = 30.0  # seconds without a new notice after which the download counts as dead
 _POLL: Final = 0.5  # seconds between two reads
+_POLL_HERE: Final = 0.1  # where a read is one of a file
 
 
 class DownloadFeed(Beat):
@@ -89,6 +90,7 @@ class FeedReader:
 
     def __init__(self, store: Store, fingerprint: str) -> None:
         self._watch = BeatWatch(store, _key(fingerprint), DownloadFeed)
+        self._poll = _POLL_HERE if store.here else _POLL
         self._lock = threading.Lock()
         self._last: DownloadFeed | None = None
         self._last_read = 0.0
@@ -102,7 +104,7 @@ class FeedReader:
                 return found
             if self._ended(found):
                 raise Temporary("the download ended before it listed its files", remedy="run it again")
-            time.sleep(_POLL)
+            time.sleep(self._poll)
         raise Temporary(
             f"no download listed its files within {timeout:.0f} s", remedy="quantize when the download is done"
         )
@@ -115,7 +117,7 @@ class FeedReader:
                 return found.arrived[path]
             if self._ended(found):
                 raise Temporary(f"the download ended before {path} arrived", remedy="run it again: it continues")
-            stop.wait(_POLL)
+            stop.wait(self._poll)
         return None
 
     def _ended(self, found: DownloadFeed | None) -> bool:
@@ -123,7 +125,7 @@ class FeedReader:
 
     def _read(self) -> DownloadFeed | None:
         with self._lock:
-            if time.monotonic() - self._last_read >= _POLL:
+            if time.monotonic() - self._last_read >= self._poll:
                 self._last_read = time.monotonic()
                 self._last = self._watch.read()
             return self._last

@@ -27,6 +27,7 @@ _INTERVAL: Final = 4.0  # seconds between two signs of life of the run
 _SILENCE: Final = 30.0  # seconds without one after which the run counts as dead
 _IDLE: Final = 1800.0  # seconds without a shard: the quantization may be waiting for the place that its reader takes
 _POLL: Final = 0.5  # seconds between two looks
+_POLL_HERE: Final = 0.1  # where a look is one into a folder
 
 
 class _RunBeat(Beat):
@@ -95,7 +96,7 @@ def shards(store: Store, name: str) -> Iterator[FileEntry]:
             raise Temporary("nothing was heard of the run that quantizes", remedy="run it again: it continues")
         if time.monotonic() - came > _IDLE:
             raise Temporary(f"no shard was quantized within {_IDLE:.0f} s", remedy="push when the quantization is done")
-        time.sleep(_POLL)
+        time.sleep(_POLL_HERE if store.here else _POLL)
 
 
 def _new(store: Store, name: str, seen: set[str]) -> list[FileEntry]:

@@ -264,7 +264,7 @@ def _verified(file: Remote, arriving: Arriving) -> Sha256:
         return _hashed(file, arriving.file.read())
 
 
-def _hashed(file: Remote, pieces: Iterable[bytes]) -> Sha256:
+def _hashed(file: Remote, pieces: Iterable[memoryview]) -> Sha256:
     """Files that are not in LFS come with git's own digest: sha1 over a header and the content (Pro Git, 10.2)."""
     sha256 = Sha256()
     git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
