@@ -14,7 +14,7 @@ import threading
 from datetime import datetime
 from pathlib import Path
 
-from infra.hub import Hub, Repositories
+from infra.hub import Fault, Hub, Repositories
 from infra.hub.server import HOST
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--name", default=HOST, help="host name or address that clients know it by")
     parser.add_argument("--publish", action="append", default=[], metavar="ORG/NAME=FOLDER", help="publish on main")
     parser.add_argument("--date", type=datetime.fromisoformat, help="date of the published commit; default: now")
+    parser.add_argument("--rate", type=int, help="bytes per second of each connection that large files come over")
     parser.add_argument("--no-serve", action="store_true", help="publish, then exit")
     arguments = parser.parse_args()
 
@@ -44,6 +45,8 @@ def main() -> None:
         return
     where = {"host": arguments.host, "name": arguments.name, "port": arguments.port, "cdn_port": arguments.cdn_port}
     with Hub(repositories, **where) as hub:
+        if arguments.rate is not None:
+            hub.faults.add(Fault(match=r"^/lfs/", bytes_per_second=arguments.rate))
         print(hub.endpoint, flush=True)
         stop.wait()
 

@@ -61,8 +61,10 @@ def make_checkpoint(folder: Path, shards: int, size: int) -> None:
 
 
 @contextmanager
-def serving(root: Path, model: Path) -> Iterator[str]:
-    """A hub in a process of its own, which publishes the files of `model` where they lie; yields its endpoint."""
+def serving(root: Path, model: Path, rate: int | None = None) -> Iterator[str]:
+    """A hub in a process of its own, which publishes the files of `model` where they lie and sends `rate` bytes per second
+    over each connection; yields its endpoint.
+    """
     heard: list[str] = []
     said = threading.Event()
 
@@ -72,7 +74,8 @@ def serving(root: Path, model: Path) -> Iterator[str]:
 
     argv = [sys.executable, "-m", "infra.hub", "--root", str(root)]
     run([*argv, "--publish", f"{REPO}={model}", "--no-serve"], env=inherited(), timeout=600)  # links, and does not copy
-    with Child(argv, inherited(), on_line=listen):
+    slow = [] if rate is None else ["--rate", str(rate)]
+    with Child([*argv, *slow], inherited(), on_line=listen):
         if not said.wait(120):
             raise SystemExit("the hub did not start")
         yield heard[0]

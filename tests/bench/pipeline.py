@@ -1,4 +1,6 @@
-"""Download, quantize and push: one after the other and overlapped. `python -m tests.bench.pipeline [--gb 1.5] [--runs 1]`.
+"""Download, quantize and push: one after the other and overlapped.
+
+    python -m tests.bench.pipeline [--gb 1.5] [--runs 1] [--line 5]
 
 A checkpoint of a Llama's shape in 8 shards comes from a local hub, is quantized in the embedded store and goes to an empty
 local registry (Debian's docker-registry), by the steps of the flow under a Prefect server, each as a process. Both ways are
@@ -6,7 +8,8 @@ run in turn, each with a store and a registry of its own. The yardstick is the s
 cores it cannot be reached, because all three compute digests.
 
 `--model` and `--work` are folders: the checkpoint lies in the first (its size), store and registry in the second (twice the
-size, one way at a time); without them both are where temporary files are. What each way took is printed as soon as it is known.
+size, one way at a time); without them both are where temporary files are. `--line` is how fast the hub sends, in Gbit/s;
+without it, as fast as it can. What each way took is printed as soon as it is known.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from containers.contract import Step
-from containers.parameters import PushParameters, QuantizeParameters
+from containers.parameters import DownloadOptions, PushParameters, QuantizeParameters
 from containers.process import export, inherited, run
 from flows.local import embedded
 from flows.local.ship import drain_workers
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 AIM: Final = 1.25  # times the slowest step alone
+_CONNECTIONS: Final = DownloadOptions().parallel
 _STEPS: Final = (Step.DOWNLOAD, Step.QUANTIZE, Step.PUSH)
 _LAYER: Final = 134_000_000  # bytes of one layer of the shape below, about
 _ENDS: Final = 262_000_000  # bytes of what is not in a layer
@@ -115,6 +119,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="runs of each way, in turn; medians are shown")
     parser.add_argument("--model", type=Path, help="an existing folder for the checkpoint")
     parser.add_argument("--work", type=Path, help="an existing folder for store and registry")
+    parser.add_argument("--line", type=float, help="Gbit/s from the hub, over all connections")
     given = parser.parse_args()
     with ExitStack() as stack:
         model, top = (
@@ -127,10 +132,11 @@ def main() -> None:
         settings = Settings(home=top / "home")
         for step in _STEPS:
             prepare(step, settings, lambda _: None)
+        rate = None if given.line is None else round(given.line * 1e9 / 8 / _CONNECTIONS)
         started = time.monotonic()
         make(model / "model", given.gb, settings)
         say("made", time.monotonic() - started)
-        hub = stack.enter_context(serving(model / "hub", model / "model"))
+        hub = stack.enter_context(serving(model / "hub", model / "model", rate))
         settings = settings.model_copy(update={"hub_endpoint": hub})
         server = stack.enter_context(embedded.prefect_server(settings))
         export(embedded.prefect_environment(settings.home.resolve()) | server.client)

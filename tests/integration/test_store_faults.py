@@ -236,7 +236,8 @@ def test_a_public_bucket_without_keys(
     assert "CARWRIGHT_SOURCE__UNSIGNED=true" in caught.value.remedy
     public = SourceBucket(served.bucket, "models", SourceSettings(endpoint=served.endpoint, unsigned=True))
     (found,) = public.listing()
-    with public.read(found.path, found.etag, 0, 7) as pieces:
+    with public.read(found.path, found.etag, 0, 7) as (start, pieces):
+        assert start == 0
         assert b"".join(pieces) == b"content"
 
 
