@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Error)
 
 _PIECE: Final = 1 << 20
+_PARTIAL: Final = 206  # Partial Content; 200 is the whole object (RFC 9110, 15.3.7 and 14.2)
 _CONFIG: Final[dict[str, Any]] = {
     "retries": {"mode": "standard", "total_max_attempts": 4},
     "connect_timeout": 10,
@@ -99,7 +100,9 @@ class SourceBucket:
                     ) from error
                 raise
             with closing(answer["Body"]) as body:  # as a context manager itself it would check no length
-                yield start if "ContentRange" in answer else 0, iter(lambda: body.read(_PIECE), b"")
+                # rclone sends a part with 200.
+                partial = "ContentRange" in answer or answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL
+                yield start if partial else 0, iter(lambda: body.read(_PIECE), b"")
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -124,6 +124,20 @@ def test_a_source_that_is_cut_short_is_temporary(served: StoreSettings) -> None:
         assert cutting.seen == 1
 
 
+@pytest.mark.every_s3
+def test_a_part_of_a_source(served: StoreSettings) -> None:
+    """From where it was asked for, on every server."""
+    connect(served)
+    content = os.urandom(1000)
+    Bucket(served.location, served).write("models/file", content)
+    keys = {"access_key_id": served.access_key_id, "secret_access_key": served.secret_access_key}
+    source = SourceBucket(served.bucket, "models", SourceSettings(endpoint=served.endpoint, **keys))
+    (found,) = source.listing()
+    with source.read(found.path, found.etag, 300, 700) as (start, pieces):
+        assert start == 300
+        assert b"".join(pieces) == content[300:700]
+
+
 def says(status: int, kind: str, text: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
