@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import signal
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +17,15 @@ from containers.download import fetch, retries
 from containers.download.partial_file import PartialFile
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.fingerprints import fingerprint_inputs
+from containers.process import Child, inherited
 from infra.hub import Fault, Hub, Repositories
 from infra.objectstore import EmbeddedStore
 from tests.support.download_world import REPO, World, checkpoint
+from tests.support.processes import descendants
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from containers.contract import StepResult
     from containers.settings import StoreSettings
@@ -130,6 +136,55 @@ def test_what_an_earlier_run_left_of_the_parts_is_kept(world: World, tmp_path: P
         == world.manifest(result).size - PART - 4000
     )
     assert (PART + 1000, 2 * PART) in [(start, stop) for _, start, stop in asked(world.hub)]
+
+
+def test_a_killed_download_goes_on_in_all_its_parts(world: World, tmp_path: Path) -> None:
+    """SIGKILL while three parts are on their way; the next run asks for less than the whole, and the file is right."""
+    request = world.request("download", world.resolve(SOURCE).pinned, parallel=3)
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    world.hub.faults.add(Fault(match=r"^/lfs/", times=3))  # the headers
+    world.hub.faults.add(Fault(match=r"^/lfs/", bytes_per_second=100_000))
+    store = world.store_settings
+    environment = inherited() | {
+        "CARWRIGHT_HOME": str(world.home),
+        "CARWRIGHT_HUB_ENDPOINT": world.hub.endpoint,
+        "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id.get_secret_value(),
+        "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key.get_secret_value(),
+        "CARWRIGHT_STORE__FOLDER": str(store.folder),
+        "CARWRIGHT_STORE__DIRECT": str(store.direct),
+    }
+    step = (
+        "from containers.contract import Step; from containers.download import fetch, partial_file, work;"
+        f"from containers.step import run; fetch.PART = {PART}; partial_file._NOTED = 1 << 12; run(Step.DOWNLOAD, work.work)"
+    )
+    argv = [
+        sys.executable,
+        "-c",
+        step,
+        "--request",
+        str(tmp_path / "request.json"),
+        "--result",
+        str(tmp_path / "r.json"),
+    ]
+    partial = world.home / "partial"
+    with Child(argv, environment, cwd=Path(__file__).parents[2]) as child:
+
+        def under_way() -> list[int]:
+            assert child.poll() is None, child.tail
+            return [
+                len({line.split()[0] for line in path.read_text().splitlines()[1:]})
+                for path in partial.rglob("*.parts")
+            ]
+
+        until(lambda: 3 in under_way(), under_way)
+        for pid in descendants(child.pid):
+            signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL)
+        child.wait(30)
+    assert not (tmp_path / "r.json").exists()
+    world.hub.faults.clear()
+    result = world.run(request)
+    assert_whole(world, result, tmp_path)
+    assert 0 < result.metrics["bytes_read"] < world.manifest(result).size - 3 * 4096 + 1
 
 
 def test_a_journal_that_says_too_much_costs_a_second_fetch(world: World, tmp_path: Path) -> None:
