@@ -131,9 +131,8 @@ class Fetcher:
             return [future.result() for future in futures]
 
     def _fetch_small(self, file: Remote, progress: Progress) -> Digest:
-        return self._fetch_then(
-            file, self.small / file.path, progress, lambda arriving: _verified(file, arriving).digest()
-        )
+        partial = PartialFile(self.small / file.path, file.size)
+        return self._fetch_then(file, partial, progress, lambda arriving: _verified(file, arriving).digest())
 
     def _fetch_and_announce(self, file: Remote, progress: Progress) -> FileEntry:
         entry = self._fetch_large(file, progress)
@@ -147,15 +146,15 @@ class Fetcher:
         if (held := self._origin.held(file)) is not None:
             with held as local:
                 return self._put_local(file, local, progress)
-        return self._fetch_then(
-            file, self._large / file.path, progress, lambda arriving: self._put_large(file, arriving)
-        )
+        checked = file.sha256 is not None or file.git is not None
+        part = PART if self._ranges else None
+        partial = PartialFile(self._large / file.path, file.size, part=part, checked=checked)
+        return self._fetch_then(file, partial, progress, lambda arriving: self._put_large(file, arriving))
 
-    def _fetch_then(self, file: Remote, path: Path, progress: Progress, use: Callable[[Arriving], T]) -> T:
+    def _fetch_then(self, file: Remote, partial: PartialFile, progress: Progress, use: Callable[[Arriving], T]) -> T:
         """Fetch a file and use it, from its first bytes on; when it is damaged and begins with what an earlier run left, or
         when it cannot be had in parts, once more from the start.
         """
-        partial = PartialFile(path, file.size, part=PART if self._ranges else None)
         progress.advance(partial.present)
         try:
             with self._arriving(file, partial, progress) as arriving:
@@ -168,7 +167,7 @@ class Fetcher:
                 raise
         progress.advance(-partial.present)
         partial.discard()
-        return self._fetch_then(file, path, progress, use)
+        return self._fetch_then(file, partial.anew(split=self._ranges), progress, use)
 
     @contextmanager
     def _arriving(self, file: Remote, partial: PartialFile, progress: Progress) -> Iterator[Arriving]:
@@ -180,19 +179,18 @@ class Fetcher:
                 self._metrics["bytes_read"] += max(0, size)
 
         with partial:
-            transfers = [self._connections.submit(self._transfer.fetch, file, part, count) for part in partial.parts]
+            arriving = Arriving(partial, self._stopping)
             try:
-                yield Arriving(partial, transfers)
+                arriving.begin(lambda part: self._connections.submit(self._transfer.fetch, file, part, count))
+                yield arriving
             except NoRanges:
                 raise
             except BaseException:
-                if not all(transfer.done() for transfer in transfers):
+                if not arriving.ended:
                     self._stopping.set()  # this ends the whole download, and the other parts need not come first
                 raise
             finally:
-                for transfer in transfers:
-                    transfer.cancel()
-                wait(transfers)
+                arriving.end()
 
     def _put(self, file: Remote, path: Path, digest: Digest) -> FileEntry:
         if not self._store.has_blob(digest, file.size):
@@ -260,8 +258,7 @@ def _verified(file: Remote, arriving: Arriving) -> Sha256:
     try:
         return _hashed(file, arriving.pieces())
     except Rewritten:
-        arriving.wait()
-        return _hashed(file, arriving.file.read())
+        return _hashed(file, arriving.again())
 
 
 def _hashed(file: Remote, pieces: Iterable[memoryview]) -> Sha256:

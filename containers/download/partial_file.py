@@ -1,9 +1,10 @@
 """A file on its way, as far as it lies on this machine's disk: small ones as one part, large ones in parts that come at once.
 
 Of a file in one part the disk has a beginning, and its size says how much. Parts are written where they belong, so the size
-says nothing. Beside such a file lies its journal, `<name>.parts`: the size of the file and of a part, and then lines of
-`<start> <reached>`, of which the last one of a part counts. A line is written after the bytes that it speaks of. Nobody trusts
-it: the whole file is held against its digest.
+says nothing. Such a file is called `<name>.split`, and beside it lies its journal, `<name>.parts`: the size of the file and of
+a part, the boot of the machine (random(4)), and then lines of `<start> <reached>`, of which the last one of a part counts. A
+line is written after the bytes that it speaks of, but a machine that loses its power may keep one without the other. A digest
+notices that. Where the source promised none, only a journal of the same boot is believed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from __future__ import annotations
 import errno
 import os
 import re
+import uuid
 from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from containers.errors import BadInput, DiskFull
+from containers.errors import BadInput, DiskFull, Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import threading
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
-    from pathlib import Path
 
     from containers.errors import Error
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 PART: Final = 128 << 20
 _NOTED: Final = 8 << 20  # bytes of a part that a kill may cost
 _PIECE: Final = 4 << 20  # bytes: whoever hashes fights for the interpreter with the connections, for each piece
+_HEAD: Final = re.compile(r"([0-9]{1,19}) ([0-9]{1,19}) (\S{1,64})")
 _LINE: Final = re.compile(r"([0-9]{1,19}) ([0-9]{1,19})")
 _FOLLOW: Final = 0.05  # seconds between two looks at a part that arrives
 
@@ -80,27 +85,33 @@ class FilePart:
 
 
 class PartialFile:
-    """`path` on its way to `size` bytes, with what an earlier run left of it, and in that run's parts; else in parts of
-    `part` bytes, or as one.
+    """A file of `size` bytes on its way to `path`, with what an earlier run left of it, and in that run's parts; else in
+    parts of `part` bytes, or as one. `checked`: whether its bytes will be held against a digest that its source promised.
 
     Nothing is written before it is opened, by `with`, which raises DiskFull and BadInput.
     """
 
-    def __init__(self, path: Path, size: int, *, part: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, size: int, *, part: int | None = None, checked: bool = False) -> None:
         self.size = size
+        self._checked = checked
+        self._whole, self._split = path, path.with_name(path.name + ".split")
         self._journal = path.with_name(path.name + ".parts")
         self._file = self._notes = -1
-        noted, there = self._noted(), _size(path)
-        self._usable = noted is not None or (there <= size and not self._journal.exists())
+        noted = self._noted(checked=checked)
+        self._fresh = noted is None
         self._part = noted.part if noted is not None else part if part is not None and size > part else None
         length = self._part or max(size, 1)
         self.parts = tuple(FilePart(self, start, min(start + length, size)) for start in range(0, max(size, 1), length))
-        if self._usable:
-            for one in self.parts:  # without a journal all that is there is a beginning
-                reached = there if noted is None else min(there, noted.reached.get(one.start, 0))
-                one.resume(max(one.start, min(reached, one.stop)))
-        self.resumed = self._usable and path.exists()
+        there = _size(self._whole if noted is None else self._split)
+        for one in self.parts if there <= size else ():
+            reached = there if noted is None else min(there, noted.reached.get(one.start, 0))
+            one.resume(max(one.start, min(reached, one.stop)))  # without a journal all that is there is a beginning
+        self.resumed = there <= size and (noted is not None or self._whole.exists())
+
+    @property
+    def path(self) -> Path:
+        """Where its bytes are."""
+        return self._split if self._part else self._whole
 
     @property
     def present(self) -> int:
@@ -111,33 +122,44 @@ class PartialFile:
         try:
             self._open()
         except OSError as error:
+            self._close()
             raise disk_error(error, self.path) from error
         return self
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._usable:
-            self.discard()
+        if self._fresh:
+            self._journal.unlink(missing_ok=True)
+            self._split.unlink(missing_ok=True)
+            if self.path != self._whole and self._whole.exists():
+                self._whole.rename(self.path)
+        if not self.resumed:
+            self.path.unlink(missing_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         if self._part:
-            lines = (
-                f"{self.size} {self._part}",
-                *(f"{part.start} {part.reached}" for part in self.parts if part.reached > part.start),
-            )
-            fresh = self._journal.with_name(self._journal.name + "~")
-            fresh.write_text("".join(f"{line}\n" for line in lines))
-            fresh.replace(self._journal)
+            reached = (f"{part.start} {part.reached}" for part in self.parts if part.reached > part.start)
+            new = self._journal.with_name(self._journal.name + "~")
+            new.write_text("".join(f"{line}\n" for line in (f"{self.size} {self._part} {_boot()}", *reached)))
+            new.replace(self._journal)
             self._notes = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-        if self._part:
-            os.close(self._notes)
+        self._close()
+
+    def _close(self) -> None:
+        for file in (self._file, self._notes):
+            if file >= 0:
+                os.close(file)
+        self._file = self._notes = -1  # nobody writes to what else gets these numbers
+
+    def anew(self, *, split: bool) -> PartialFile:
+        """The same file once more, in parts only with `split`."""
+        return PartialFile(self._whole, self.size, part=self._part if split else None, checked=self._checked)
 
     def discard(self) -> None:
         """Remove it from the disk."""
-        self.path.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
+        for path in (self._whole, self._split, self._journal):
+            path.unlink(missing_ok=True)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
         """Its bytes in order, as far as they are there. A piece is good until the next one is asked for."""
@@ -162,16 +184,19 @@ class PartialFile:
         if self._part:
             os.write(self._notes, f"{part.start} {part.reached}\n".encode())
 
-    def _noted(self) -> _Noted | None:
-        """What the journal says; None without one, or when it is of a file of another size."""
+    def _noted(self, *, checked: bool) -> _Noted | None:
+        """What the journal says; None without one, or when it is of a file of another size or not to be believed."""
         try:
             lines = self._journal.read_text(errors="replace").split("\n")[:-1]  # what has no end was not written whole
         except OSError:
             return None
-        pairs = [(int(line[1]), int(line[2])) for line in map(_LINE.fullmatch, lines) if line]
-        if not pairs or pairs[0][0] != self.size or not 0 < pairs[0][1] < self.size:
+        head = _HEAD.fullmatch(lines[0]) if lines else None
+        if head is None or int(head[1]) != self.size or not 0 < int(head[2]) < self.size:
             return None
-        return _Noted(pairs[0][1], dict(pairs[1:]))
+        if not checked and head[3] != _boot():
+            return None
+        notes = (_LINE.fullmatch(line) for line in lines[1:])
+        return _Noted(int(head[2]), {int(note[1]): int(note[2]) for note in notes if note})
 
 
 @dataclass(frozen=True)
@@ -182,31 +207,72 @@ class _Noted:
     reached: dict[int, int]
 
 
-@dataclass(frozen=True)
 class Arriving:
-    """An open file, and a transfer for each of its parts."""
+    """An open file whose parts are transferred. Setting `stopping` ends whoever waits for it."""
 
-    file: PartialFile
-    transfers: Sequence[Future[None]]
+    def __init__(self, file: PartialFile, stopping: threading.Event) -> None:
+        self.file = file
+        self._stopping = stopping
+        self._transfers: list[Future[None]] = []
+        self._failure: BaseException | None = None
+
+    def begin(self, begin: Callable[[FilePart], Future[None]]) -> None:
+        """Begin the transfer of each part."""
+        for part in self.file.parts:
+            transfer = begin(part)
+            self._transfers.append(transfer)
+            transfer.add_done_callback(self._look)
+
+    def end(self) -> None:
+        """Leave no transfer: those under way have ended when this returns."""
+        wait([transfer for transfer in self._transfers if not transfer.cancel()])
+
+    @property
+    def ended(self) -> bool:
+        """Whether no transfer is under way, or waits for its turn."""
+        return all(transfer.done() for transfer in self._transfers)
 
     def pieces(self) -> Iterator[memoryview]:
-        """All bytes in order, as they come in; a piece is good until the next one is asked for. Raises what a transfer raises, and Rewritten."""
-        for part, transfer in zip(self.file.parts, self.transfers, strict=True):
+        """All bytes in order, as they come in; a piece is good until the next one is asked for. Raises what the first
+        transfer that fails raises, at once, Interrupted, and Rewritten.
+        """
+        for part, transfer in zip(self.file.parts, self._transfers, strict=True):
             at, ended = part.start, False
             while not ended:
                 ended = transfer.done()  # asked first: what it brought before is read below
                 for piece in self.file.read(at, part.reached):
+                    self._check()
                     at += len(piece)
                     yield piece
                 if part.rewritten:
                     raise Rewritten
+                self._check()
                 wait([transfer], timeout=_FOLLOW)
-            transfer.result()
+
+    def again(self) -> Iterator[memoryview]:
+        """All bytes in order, once all are there. Raises as `pieces`, but for Rewritten."""
+        self.wait()
+        for piece in self.file.read():
+            self._check()
+            yield piece
 
     def wait(self) -> None:
-        """Until all bytes are there. Raises what a transfer raises."""
-        for transfer in self.transfers:
-            transfer.result()
+        """Until all bytes are there. Raises as `pieces`, but for Rewritten."""
+        for transfer in self._transfers:
+            while not transfer.done():
+                self._check()
+                wait([transfer], timeout=_FOLLOW)
+        self._check()
+
+    def _look(self, transfer: Future[None]) -> None:
+        if self._failure is None and not transfer.cancelled():
+            self._failure = transfer.exception()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping.is_set():
+            raise Interrupted("the download was stopped")
 
 
 class Rewritten(Exception):
@@ -220,6 +286,15 @@ def disk_error(error: OSError, path: Path) -> Error:
             f"no space is left for {path}", remedy="free some space and run it again: it continues from here"
         )
     return BadInput(f"cannot write {path}: {error.strerror or error}")
+
+
+@cache
+def _boot() -> str:
+    """What tells this boot of the machine from any other."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return uuid.uuid4().hex  # of this process alone
 
 
 def _size(path: Path) -> int:

@@ -88,6 +88,7 @@ class Transfer:
         return retrying(self._say, self._sleep)(once)
 
     def _go_on(self, file: Remote, part: FilePart, on_bytes: Callable[[int], None]) -> None:
+        self._check_stop()
         try:
             with self._noting(part), self._begun(file, part, on_bytes) as (offset, pieces):
                 if offset < part.start:
@@ -117,11 +118,15 @@ class Transfer:
     def _begun(
         self, file: Remote, part: FilePart, on_bytes: Callable[[int], None]
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The rest of a part. Where its source has no such rest, what there is of it is given up before the next attempt."""
+        """The rest of a part. Where its source has no such rest, what there is of the first one is given up before the next
+        attempt; of another one it is nothing that this source has.
+        """
         try:
             with self._origin.open(file, part.reached, part.stop) as (offset, pieces):
                 yield offset, pieces
-        except StartOver:
+        except StartOver as error:
+            if part.start:
+                raise NoRanges(error.message) from error
             self._back(part, part.start, on_bytes)
             raise
 

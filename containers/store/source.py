@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Error)
 
 _PIECE: Final = 1 << 20
-_PARTIAL: Final = 206  # Partial Content; 200 is the whole object (RFC 9110, 15.3.7 and 14.2)
 _CONFIG: Final[dict[str, Any]] = {
     "retries": {"mode": "standard", "total_max_attempts": 4},
     "connect_timeout": 10,
@@ -50,6 +49,7 @@ class SourceBucket:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._name = f"s3://{bucket}/{prefix}"
+        self._dates: dict[str, Any] = {}  # of the objects that were read
         addressing = addressing_style(settings.addressing, own_endpoint=settings.endpoint is not None)
         signing = UNSIGNED if settings.unsigned else "s3v4"
         try:
@@ -94,15 +94,24 @@ class SourceBucket:
                 )
             except ClientError as error:
                 if code(error) in {"PreconditionFailed", "412"}:
-                    raise BadInput(
-                        f"{path} in {self._name} has changed since it was listed",
-                        remedy="run again to use the new version",
-                    ) from error
+                    raise self._changed(path) from error
                 raise
             with closing(answer["Body"]) as body:  # as a context manager itself it would check no length
-                # rclone sends a part with 200.
-                partial = "ContentRange" in answer or answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL
-                yield start if partial else 0, iter(lambda: body.read(_PIECE), b"")
+                yield self._start(answer, path, start, etag), iter(lambda: body.read(_PIECE), b"")
+
+    def _start(self, answer: Any, path: str, asked: int, etag: str) -> int:
+        """Where an answer starts. Without an ETag to ask for, an object has changed when its date has."""
+        if not etag and self._dates.setdefault(path, answer.get("LastModified")) != answer.get("LastModified"):
+            raise self._changed(path)
+        said = answer.get("ContentRange")  # rclone sends it with 200
+        if said is not None and not said.startswith(f"bytes {asked}-"):
+            raise Temporary(f"{self._name} sent another part of {path} than was asked for", remedy="run it again")
+        return asked if said is not None else 0
+
+    def _changed(self, path: str) -> BadInput:
+        return BadInput(
+            f"{path} in {self._name} has changed since it was listed", remedy="run again to use the new version"
+        )
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -11,6 +11,7 @@ import pytest
 from containers.download import retries
 from containers.download.hub import HubOrigin
 from containers.download.partial_file import PartialFile
+from containers.download.retries import NoRanges
 from containers.download.selection import Remote
 from containers.download.transfer import Transfer
 from containers.errors import BadInput, Temporary
@@ -59,6 +60,19 @@ def test_a_rest_that_the_hub_refuses_is_fetched_from_the_start(tmp_path: Path) -
         assert path.read_bytes() == CONTENT
         assert sum(counted) == len(CONTENT) - len(b"of an older version")
         assert ["range" in one.headers for one in server.asked] == [True, False]
+
+
+def test_a_part_that_the_hub_refuses_is_had_with_the_whole_file(tmp_path: Path) -> None:
+    """A mirror that sends files from their start alone may say so with 416, too."""
+
+    def behave(asked: Asked, send: Any) -> None:
+        send(answer(416) if "range" in asked.headers else answer(200, CONTENT))
+
+    with hostile(behave) as server, PartialFile(tmp_path / "config.json", FILE.size, part=150) as file:
+        transfer = Transfer(hub(server.url), print, threading.Event())
+        with pytest.raises(NoRanges):
+            transfer.fetch(FILE, file.parts[1], lambda _: None)
+        assert len(server.asked) == 1
 
 
 def test_a_hub_that_refuses_the_whole_file(tmp_path: Path) -> None:
