@@ -102,7 +102,7 @@ class Fetcher:
     def _check_room(self, weights: list[Remote]) -> None:
         """Raises DiskFull when the files that will be under way at once cannot lie on the disk together."""
         pending = [file for file in weights if self._origin.held(file) is None and not self._stored(file)]
-        present = {file.path: PartialFile(self._large / file.path, file.size).present for file in pending}
+        present = {file.path: self._partial(file).present for file in pending}
         needed = sum(sorted((file.size - present[file.path] for file in pending), reverse=True)[: self._parallel])
         free = shutil.disk_usage(self.small.parent).free
         if needed > free:
@@ -146,10 +146,13 @@ class Fetcher:
         if (held := self._origin.held(file)) is not None:
             with held as local:
                 return self._put_local(file, local, progress)
+        return self._fetch_then(file, self._partial(file), progress, lambda arriving: self._put_large(file, arriving))
+
+    def _partial(self, file: Remote) -> PartialFile:
+        """What is on the disk of a large file."""
         checked = file.sha256 is not None or file.git is not None
         part = PART if self._ranges else None
-        partial = PartialFile(self._large / file.path, file.size, part=part, checked=checked)
-        return self._fetch_then(file, partial, progress, lambda arriving: self._put_large(file, arriving))
+        return PartialFile(self._large / file.path, file.size, part=part, checked=checked)
 
     def _fetch_then(self, file: Remote, partial: PartialFile, progress: Progress, use: Callable[[Arriving], T]) -> T:
         """Fetch a file and use it, from its first bytes on; when it is damaged and begins with what an earlier run left, or
@@ -269,7 +272,7 @@ def _hashed(file: Remote, pieces: Iterable[memoryview]) -> Sha256:
         sha256.update(piece)
         if file.git is not None:
             git.update(piece)
-    if file.git is not None and git.hexdigest() != file.git:
+    if sha256.size != file.size or (file.git is not None and git.hexdigest() != file.git):
         raise _damaged(file)
     if file.sha256 is not None and sha256.digest() != file.sha256:
         raise _damaged(file)

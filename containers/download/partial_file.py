@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from concurrent.futures import wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,13 +145,17 @@ class PartialFile:
             self._notes = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        try:
+            self._close()
+        except OSError as error:  # of a file system that writes when a file is closed
+            raise disk_error(error, self.path) from error
 
     def _close(self) -> None:
-        for file in (self._file, self._notes):
-            if file >= 0:
-                os.close(file)
+        files = [file for file in (self._file, self._notes) if file >= 0]
         self._file = self._notes = -1  # nobody writes to what else gets these numbers
+        with ExitStack() as stack:
+            for file in files:
+                stack.callback(os.close, file)
 
     def anew(self, *, split: bool) -> PartialFile:
         """The same file once more, in parts only with `split`."""
@@ -248,6 +253,7 @@ class Arriving:
                     raise Rewritten
                 self._check()
                 wait([transfer], timeout=_FOLLOW)
+            transfer.result()  # a transfer is done a moment before `_look` hears of it
 
     def again(self) -> Iterator[memoryview]:
         """All bytes in order, once all are there. Raises as `pieces`, but for Rewritten."""
@@ -262,6 +268,7 @@ class Arriving:
             while not transfer.done():
                 self._check()
                 wait([transfer], timeout=_FOLLOW)
+            transfer.result()
         self._check()
 
     def _look(self, transfer: Future[None]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Error)
 
 _PIECE: Final = 1 << 20
+_PARTIAL: Final = 206  # Partial Content; 200 is the whole object (RFC 9110, 15.3.7 and 14.2)
 _CONFIG: Final[dict[str, Any]] = {
     "retries": {"mode": "standard", "total_max_attempts": 4},
     "connect_timeout": 10,
@@ -103,10 +104,11 @@ class SourceBucket:
         """Where an answer starts. Without an ETag to ask for, an object has changed when its date has."""
         if not etag and self._dates.setdefault(path, answer.get("LastModified")) != answer.get("LastModified"):
             raise self._changed(path)
-        said = answer.get("ContentRange")  # rclone sends it with 200
+        said = answer.get("ContentRange")  # rclone sends it with 200, and others a part without it
+        partial = said is not None or answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL
         if said is not None and not said.startswith(f"bytes {asked}-"):
             raise Temporary(f"{self._name} sent another part of {path} than was asked for", remedy="run it again")
-        return asked if said is not None else 0
+        return asked if partial else 0
 
     def _changed(self, path: str) -> BadInput:
         return BadInput(

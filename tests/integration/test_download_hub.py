@@ -21,7 +21,8 @@ from huggingface_hub import constants
 from pydantic import SecretStr
 
 from containers.digest import Digest
-from containers.download import retries
+from containers.download import partial_file, retries
+from containers.download.partial_file import PartialFile
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
@@ -347,6 +348,25 @@ def test_a_disk_that_is_too_small_is_noticed_at_once(world: World, monkeypatch: 
     with pytest.raises(DiskFull, match=r"has 399\.0 kB free, and 400\.2 kB will be downloaded at once"):
         world.run(world.request("download", pinned, parallel=4))
     assert world.run(world.request("download", pinned, parallel=1)).metrics["files"] == len(TAKEN)
+
+
+def test_what_is_on_the_disk_needs_no_room_a_second_time(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as a beginning nor in parts, of another boot of the machine, too: its digest will be checked."""
+    request = world.request("download", world.resolve(SOURCE).pinned, parallel=2)
+    large = world.home / "partial" / request.fingerprint(fingerprint_inputs(request.step)) / "large"
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    first, second = ((tmp_path / "model" / name).read_bytes() for name in names)
+    with PartialFile(large / names[0], len(first), part=100_000) as left:
+        left.parts[0].write(first[:100_000])
+        left.parts[1].write(first[100_000:150_000])
+        left.parts[1].note()
+    (large / names[1]).write_bytes(second[:50_000])
+    monkeypatch.setattr(partial_file, "_boot", lambda: "another")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=len(first) + len(second) - 200_000))
+    result = world.run(request)
+    assert result.metrics["bytes_read"] == world.manifest(result).size - 200_000
 
 
 def test_busy_hubs_are_asked_again(world: World) -> None:

@@ -201,6 +201,25 @@ def test_an_error_does_not_wait_for_its_turn(path: Path) -> None:
         assert transfers[0].cancelled()
 
 
+@pytest.mark.parametrize("parts", [None, 40])
+def test_an_error_is_not_missed_in_the_moment_in_which_it_comes(path: Path, parts: int | None) -> None:
+    """A future is done before it calls back."""
+
+    class Slow(Future[None]):
+        def _invoke_callbacks(self) -> None:
+            pass
+
+    with PartialFile(path, 100, part=parts) as file:
+        transfers: list[Future[None]] = [Slow() for _ in file.parts]
+        one = arriving(file, transfers)
+        for transfer in transfers[:-1]:
+            transfer.set_result(None)
+        transfers[-1].set_exception(Temporary("away"))
+        for wait in (one.wait, lambda: list(one.pieces()), lambda: list(one.again())):
+            with pytest.raises(Temporary, match="away"):
+                wait()
+
+
 def test_whoever_waits_is_stopped(path: Path) -> None:
     """While bytes are to come, and while those are hashed that are there."""
     transfers, stopping = [Future[None]()], threading.Event()
