@@ -26,7 +26,7 @@ from containers.download.partial_file import PartialFile
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
-from containers.process import Child, inherited
+from containers.process import Child
 from infra.hub import Fault, Hub, Repositories
 from infra.objectstore import EmbeddedStore
 from tests.support.download_world import REPO, TAKEN, World, checkpoint, safetensors
@@ -76,15 +76,8 @@ def cdn(hub: Hub) -> list[tuple[str | None, int]]:
 def start(world: World, request: StepRequest, folder: Path) -> Child:
     """The step as a process, as the launcher starts it."""
     (folder / "request.json").write_text(request.model_dump_json())
-    store = world.store_settings
-    environment = inherited() | {
-        "CARWRIGHT_HOME": str(world.home),
-        "CARWRIGHT_HUB_ENDPOINT": world.hub.endpoint,
-        "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id.get_secret_value(),
-        "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key.get_secret_value(),
-    }
     argv = [sys.executable, "-m", "containers.download", "--request", str(folder / "request.json")]
-    return Child([*argv, "--result", str(folder / "result.json")], environment, cwd=Path(__file__).parents[2])
+    return Child([*argv, "--result", str(folder / "result.json")], world.environment, cwd=Path(__file__).parents[2])
 
 
 def wait_for(look: Callable[[], list[Path]], child: Child) -> list[Path]:

@@ -18,7 +18,7 @@ from containers.download import fetch, retries
 from containers.download.partial_file import PartialFile
 from containers.errors import BadInput, DiskFull, Temporary
 from containers.fingerprints import fingerprint_inputs
-from containers.process import Child, inherited
+from containers.process import Child
 from infra.hub import Fault, Hub, Repositories
 from infra.objectstore import EmbeddedStore
 from tests.support.download_world import REPO, World, checkpoint
@@ -147,15 +147,6 @@ def test_a_killed_download_goes_on_in_all_its_parts(world: World, tmp_path: Path
     (tmp_path / "request.json").write_text(request.model_dump_json())
     world.hub.faults.add(Fault(match=r"^/lfs/", times=3))  # the headers
     world.hub.faults.add(Fault(match=r"^/lfs/", bytes_per_second=100_000))
-    store = world.store_settings
-    environment = inherited() | {
-        "CARWRIGHT_HOME": str(world.home),
-        "CARWRIGHT_HUB_ENDPOINT": world.hub.endpoint,
-        "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id.get_secret_value(),
-        "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key.get_secret_value(),
-        "CARWRIGHT_STORE__FOLDER": str(store.folder),
-        "CARWRIGHT_STORE__DIRECT": str(store.direct),
-    }
     step = (
         "from containers.contract import Step; from containers.download import fetch, partial_file, work;"
         f"from containers.step import run; fetch.PART = {PART}; partial_file._NOTED = 1 << 12; run(Step.DOWNLOAD, work.work)"
@@ -170,7 +161,7 @@ def test_a_killed_download_goes_on_in_all_its_parts(world: World, tmp_path: Path
         str(tmp_path / "r.json"),
     ]
     partial = world.home / "partial"
-    with Child(argv, environment, cwd=Path(__file__).parents[2]) as child:
+    with Child(argv, world.environment, cwd=Path(__file__).parents[2]) as child:
 
         def under_way() -> list[int]:
             assert child.poll() is None, child.tail

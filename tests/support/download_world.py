@@ -12,6 +12,7 @@ from containers.contract import Step, StepRequest, StoreLocation
 from containers.download.work import work
 from containers.events import Event, Reporter
 from containers.parameters import DownloadOptions, DownloadParameters, ResolvedSource
+from containers.process import inherited
 from containers.step import Context
 from containers.store import Manifest, Store
 from infra.settings import Settings
@@ -102,6 +103,19 @@ class World:
         if self.source is not None:
             update["source"] = self.source
         return Settings().model_copy(update=update)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the step as a process, with these settings."""
+        store, settings = self.store_settings, self.settings
+        return inherited() | {
+            "CARWRIGHT_HOME": str(self.home),
+            "CARWRIGHT_HUB_ENDPOINT": str(settings.hub_endpoint),
+            "CARWRIGHT_STORE__ACCESS_KEY_ID": store.access_key_id.get_secret_value(),
+            "CARWRIGHT_STORE__SECRET_ACCESS_KEY": store.secret_access_key.get_secret_value(),
+            "CARWRIGHT_STORE__FOLDER": str(store.folder),
+            "CARWRIGHT_STORE__DIRECT": str(store.direct),
+        }
 
     @property
     def store(self) -> Store:
