@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.variables import Variable
 
 from containers.labels import FLOW_RUNS
@@ -183,10 +183,8 @@ def prepare(host: Host, say: Callable[[str], None], pools: tuple[str, ...] = (CP
 def _pool(client: SyncPrefectClient, pool: Pool, template: dict[str, Any]) -> None:
     attributes = {"description": pool.description, "concurrency_limit": pool.limit, "base_job_template": template}
     try:
-        client.read_work_pool(pool.name)
-    except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=pool.name, type="docker", **attributes))
-    else:
+    except ObjectAlreadyExists:  # from before, or made a moment ago by a worker, which needs one
         client.update_work_pool(pool.name, WorkPoolUpdate(**attributes))
     for queue in pool.queues:
         settings: dict[str, Any] = {
@@ -195,10 +193,9 @@ def _pool(client: SyncPrefectClient, pool: Pool, template: dict[str, Any]) -> No
             "priority": queue.priority,
         }
         try:
-            known = client.read_work_queue_by_name(queue.name, work_pool_name=pool.name)
-        except ObjectNotFound:
             client.create_work_queue(name=queue.name, work_pool_name=pool.name, **settings)
-        else:
+        except ObjectAlreadyExists:
+            known = client.read_work_queue_by_name(queue.name, work_pool_name=pool.name)
             client.update_work_queue(known.id, **settings)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import ObjectNotFound
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -69,6 +71,23 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             deployment = client.post("/deployments/", json=asked).raise_for_status().json()["id"]
         login = client_of(api)["PREFECT_API_AUTH_STRING"]
         yield Served(api, api.removesuffix("/api"), home, login, flow, deployment)
+
+
+def test_a_pool_that_somebody_makes_meanwhile_becomes_ours(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that starts at the same time makes the pool that it needs; whoever looked before that saw none."""
+
+    def nothing(*_: object, **__: object) -> None:
+        raise ObjectNotFound(http_exc=Exception("404"))
+
+    monkeypatch.setattr(SyncPrefectClient, "read_work_pool", nothing)
+    with logged_in(served.api) as client:
+        client.patch(f"/work_pools/{CPU}", json={"description": "a worker's"}).raise_for_status()
+        prepare(Host(project="p", socket_group=998, environment={"SITE": "here"}), lambda _: None)
+        pool = client.get(f"/work_pools/{CPU}").raise_for_status().json()
+        queues = client.post(f"/work_pools/{CPU}/queues/filter", json={}).raise_for_status().json()
+    expected = next(pool for pool in POOLS if pool.name == CPU)
+    assert pool["description"] == expected.description
+    assert {queue.name for queue in expected.queues} <= {queue["name"] for queue in queues}
 
 
 def test_who_holds_a_slot_is_kept_on_disk(served: Served) -> None:
