@@ -28,7 +28,6 @@ from containers.events import Event
 from containers.fingerprints import fingerprint_inputs
 from containers.process import Child
 from infra.hub import Fault, Hub, Repositories
-from infra.objectstore import EmbeddedStore
 from tests.support.download_world import REPO, TAKEN, World, checkpoint, safetensors
 from tests.support.processes import descendants
 from tests.support.waiting import until
@@ -43,13 +42,6 @@ pytestmark = pytest.mark.integration
 
 SOURCE = f"hf://{REPO}"
 TOKEN = "hf_thisTokenMustNotBeWrittenAnywhere"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
-    folder = tmp_path_factory.mktemp("store")
-    with EmbeddedStore(folder / "data", folder / "log.txt") as settings:
-        yield settings
 
 
 @pytest.fixture

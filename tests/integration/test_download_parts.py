@@ -20,7 +20,6 @@ from containers.errors import BadInput, DiskFull, Temporary
 from containers.fingerprints import fingerprint_inputs
 from containers.process import Child
 from infra.hub import Fault, Hub, Repositories
-from infra.objectstore import EmbeddedStore
 from tests.support.download_world import REPO, World, checkpoint
 from tests.support.processes import descendants
 from tests.support.waiting import until
@@ -36,13 +35,6 @@ pytestmark = pytest.mark.integration
 SOURCE = f"hf://{REPO}"
 PART = 64 << 10
 FIRST = "model-00001-of-00003.safetensors"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
-    folder = tmp_path_factory.mktemp("store")
-    with EmbeddedStore(folder / "data", folder / "log.txt") as settings:
-        yield settings
 
 
 @pytest.fixture(params=[True, False], ids=["store-here", "store-elsewhere"])

@@ -16,23 +16,14 @@ from containers.errors import BadInput, Temporary
 from containers.fingerprints import fingerprint_inputs
 from containers.process import inherited, run
 from containers.settings import SourceSettings
-from infra.objectstore import EmbeddedStore
 from tests.support.download_world import TAKEN, World, checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from containers.settings import StoreSettings
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
-    folder = tmp_path_factory.mktemp("store")
-    with EmbeddedStore(folder / "data", folder / "log.txt") as settings:
-        yield settings
 
 
 @pytest.fixture
